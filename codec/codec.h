@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * codec: rows of f32[d] (hidden states, one row a token) <-> tiles that each fit one packet.
+ *
+ * A tile covers a token range x a column range, decodes alone, and carries everything its decoder
+ * needs. Three modes: f32 (lossless), f16, and tsq = threshold splitting (TS) followed by
+ * token-wise adaptive bit quantization (TAB-Q), after arXiv 2511.04002 section 3:
+ *
+ *   TS     values with |x| > T go to a sparse side list at high precision (T = tau * mean|x| of the
+ *          row, or an absolute T); what is left is a dense row of small range.
+ *   TAB-Q  the dense row gets the smallest width q in [qmin,qmax] bits whose relative L2 error
+ *          ||x - x'|| / ||x|| over the dense part is <= delta; asymmetric uniform, scale and zero
+ *          point per row.
+ *
+ * What a row decodes to depends only on the row, the parameters and the packet capacity: never on
+ * which other rows share its tile. The bytes and the decoded values are identical on every ISA.
+ *
+ * Bit by bit: docs/codec.md.
+ */
+#ifndef ISTHMUS_CODEC_CODEC_H
+#define ISTHMUS_CODEC_CODEC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define CODEC_COLS_MAX 16384u /* columns of a row */
+#define CODEC_QMAX     8u     /* widest TAB-Q code, bits */
+
+enum codec_mode {
+    CODEC_F32 = 0,
+    CODEC_F16 = 1,
+    CODEC_TSQ = 2,
+};
+
+enum codec_tau_rule {
+    CODEC_TAU_MEAN = 0, /* T = tau * mean|x| of the row */
+    CODEC_TAU_ABS = 1,  /* T = tau */
+};
+
+struct codec_params {
+    enum codec_mode mode;
+    enum codec_tau_rule tau_rule; /* tsq only, as are all below */
+    float tau;                    /* > 0, finite */
+    float delta;                  /* relative L2 error allowed, 0 < delta < 1 */
+    uint8_t qmin, qmax;           /* 1 <= qmin <= qmax <= CODEC_QMAX */
+};
+
+/* Defaults of a mode: tsq is tau_rule MEAN, tau 4, delta .08, qmin 2, qmax 8. */
+struct codec_params codec_params_default(enum codec_mode mode);
+
+/* 0, or -EINVAL when a field is out of its range. */
+int codec_params_check(const struct codec_params *p);
+
+/* Stable 32-bit hash of what both ends must agree on (mode and format version; not how the encoder
+ * decides). The decoder needs no parameters: they are in the tiles. */
+uint32_t codec_params_id(const struct codec_params *p);
+
+/* An encoder/decoder: kernel table, parameters, scratch for one row. One thread at a time. */
+struct codec;
+
+/* cols: the row width d, 1..CODEC_COLS_MAX. 0, -EINVAL, -ENOMEM. */
+int codec_open(const struct codec_params *p, uint32_t cols, struct codec **out);
+void codec_close(struct codec *c);
+
+/* The bytes that any `rows` rows of `cols` values can take at most, in one tile. A buffer of this
+ * size is never too small. 0 when rows or cols is out of range. */
+size_t codec_bound(const struct codec_params *p, uint32_t rows, uint32_t cols);
+
+/* The smallest capacity codec_encode accepts for this width: below it, it returns -ENOSPC. */
+size_t codec_min_capacity(const struct codec_params *p, uint32_t cols);
+
+/* What an encoder did; counters add up over calls, clear with memset. */
+struct codec_stats {
+    uint64_t rows;                 /* rows finished */
+    uint64_t values;               /* values encoded */
+    uint64_t bytes;                /* tile bytes, headers included */
+    uint64_t outliers;             /* values set aside by TS */
+    uint64_t rows_by_width[9];     /* row parts by TAB-Q width q, index 1..8 */
+    uint32_t bad_token, bad_col;   /* set when -EDOM is returned */
+};
+
+/* Where an encoder stands in a message: start at {0, 0}, done when row == n_rows. */
+struct codec_cursor {
+    uint32_t row, col;
+};
+
+/*
+ * Fill one packet: encode from *at as much of rows [0, n_rows) as fits in dst[0, capacity) as one
+ * tile, and move *at on. rows is f32[n_rows][stride], stride >= cols; row i is token
+ * first_token + i. A row that fits in `capacity` is never cut; a longer one is cut into the fewest
+ * equal column ranges that each fit. Use the same capacity for every call of a message.
+ * stats may be NULL. dst may be unaligned.
+ *
+ * Returns the tile's bytes (> 0); -ENOSPC when capacity < codec_min_capacity(); -EDOM when a row
+ * holds a NaN or infinity in mode tsq or a value beyond f16 in mode f16 (stats names token and
+ * column; *at is unchanged); -EINVAL for a cursor outside the rows.
+ */
+int codec_encode(struct codec *c, const float *rows, size_t stride, uint32_t n_rows,
+                 uint32_t first_token, struct codec_cursor *at, uint8_t *dst, size_t capacity,
+                 struct codec_stats *stats);
+
+/* What a tile covers. */
+struct codec_tile {
+    enum codec_mode mode;
+    uint32_t first_token, n_tokens;
+    uint32_t first_col, n_cols;
+};
+
+/* Read and check a tile's header only. 0, or -EBADMSG. */
+int codec_peek(const uint8_t *src, size_t len, struct codec_tile *tile);
+
+/*
+ * Decode a tile into rows, f32[n_rows][stride], whose row 0 is token base_token; only the tile's
+ * own columns of its own rows are written. The tile must lie inside [base_token, base_token+n_rows)
+ * and inside the codec's columns, be of the codec's mode, and use src[0,len) exactly.
+ * src may be unaligned; nothing past src+len is read.
+ *
+ * 0 and *tile (may be NULL), or -EBADMSG: malformed, reserved bits set, or outside; rows' content
+ * is then unspecified within the tile's claimed range and untouched elsewhere.
+ */
+int codec_decode(struct codec *c, const uint8_t *src, size_t len, uint32_t base_token, float *rows,
+                 size_t stride, uint32_t n_rows, struct codec_tile *tile);
+
+#endif

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Compute kernels: quantized matrix products and the row operations of a transformer.
+ *
+ * Every kernel is defined by its C reference (ref.c) down to the last bit: sums run in a fixed
+ * order over 16 virtual lanes, products use fused multiply-add where the reference says fmaf(), and
+ * exp() is our own polynomial. The SIMD files give the same bits, so a result depends neither on the
+ * ISA, nor on how many rows share a call, nor on the number of threads.
+ *
+ * Matrices live in panels of 16 output rows, repacked at load at their own bit width.
+ */
+#ifndef ISTHMUS_COMPUTE_KERNELS_H
+#define ISTHMUS_COMPUTE_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "compute/gguf.h"
+
+#define ACT_BLOCK  32u /* activations share a scale in blocks of 32 */
+#define PANEL_ROWS 16u
+
+/* Changes whenever a kernel's rounding does; exchanged at session set-up. */
+#define KERNELS_NUMERICS_ID 1u
+
+/* --- matrices ---------------------------------------------------------------------------------- */
+
+struct mat; /* W[rows][cols], read-only after load */
+
+/* Load a 2-D tensor (ne[0] = cols, ne[1] = rows) and repack it. Reads in pieces; peak extra memory
+ * is one piece. cols must be a multiple of ACT_BLOCK. 0, -EINVAL, -ENOMEM, -EIO; err as gguf.h. */
+int mat_load(const struct gguf *g, const struct gguf_tensor *t, struct mat **out, char *err);
+/* The same from memory: `src` is rows x cols in the file's own block format. For tests, bench. */
+int mat_from_blocks(enum qtype type, const void *src, uint32_t rows, uint32_t cols,
+                    struct mat **out);
+void mat_free(struct mat *m);
+uint32_t mat_rows(const struct mat *m);
+uint32_t mat_cols(const struct mat *m);
+size_t mat_bytes(const struct mat *m);                       /* resident bytes of the panels */
+size_t mat_bytes_for(enum qtype type, uint32_t rows, uint32_t cols); /* before loading */
+
+/* --- activations ------------------------------------------------------------------------------- */
+
+/*
+ * n_tokens rows of `cols` activations, quantized for mat_mul: per block of 32, int8 values q, a
+ * scale d with x ~ d * q, and the block's sum of q. The layout inside is the kernels' own.
+ * `exact` holds plain f32 instead and makes mat_mul use f32 arithmetic (eval --exact).
+ */
+struct acts;
+int acts_alloc(uint32_t max_tokens, uint32_t max_cols, int exact, struct acts **out);
+void acts_free(struct acts *a);
+size_t acts_bytes(const struct acts *a);
+
+/* Quantize x f32[n_tokens][ldx] into a: this part's share (by tokens). All parts must be done
+ * (team_barrier) before mat_mul. n_tokens and cols are taken from the call. */
+void acts_set(struct acts *a, const float *x, size_t ldx, uint32_t n_tokens, uint32_t cols,
+              unsigned part, unsigned parts);
+
+/*
+ * y[t][r] = sum_c W[r][c] * x[t][c] (+ bias[r] when bias != NULL), for this part's share of rows;
+ * y is f32[n_tokens][ldy]. When add != 0, y[t][r] += instead of = (residual).
+ */
+void mat_mul(const struct mat *w, const struct acts *a, const float *bias, int add, float *y,
+             size_t ldy, unsigned part, unsigned parts);
+
+/* --- row operations, from the table of this process's ISA --------------------------------------- */
+
+struct kernels {
+    const char *name; /* "c", "avx2", "avx512", "vnni" */
+
+    /* y[i] = x[i] / sqrt(mean(x^2) + eps) * w[i], i < n; n a multiple of 16; y may be x. */
+    void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);
+    /* y[i] += x[i]. */
+    void (*add)(float *y, const float *x, size_t n);
+    /* y[i] = g[i] / (1 + exp(-g[i])) * u[i]. y may be g. */
+    void (*silu_mul)(float *y, const float *g, const float *u, size_t n);
+    /* Rotate one head, n = dims (even), by cs f32[n/2][2] = cos, sin of this position.
+     * neox: pairs (i, i + n/2); else pairs (2i, 2i+1). */
+    void (*rope)(float *x, const float *cs, size_t n, int neox);
+    /* f32 -> f16 with round to nearest even, and back. */
+    void (*f32_to_f16)(uint16_t *y, const float *x, size_t n);
+    void (*f16_to_f32)(float *y, const uint16_t *x, size_t n);
+    /*
+     * One query head against n_keys cached keys and values of its KV head:
+     * s_j = scale * (q . k_j), p = softmax(s), out = sum_j p_j v_j. k and v are f16, row j at
+     * k + j * stride (elements). hd (head dims) a multiple of 16. scores: scratch f32[n_keys]
+     * rounded up to 16. The order of sums depends on n_keys and hd only.
+     */
+    void (*attend)(float *out, const float *q, const uint16_t *k, const uint16_t *v, size_t stride,
+                   size_t n_keys, size_t hd, float scale, float *scores);
+    /* max over x, and sum of exp(x - max): for log-softmax. */
+    void (*logsumexp)(const float *x, size_t n, float *max, double *sum);
+};
+
+/* The table for cpu_flags(). Never NULL. */
+const struct kernels *kernels_get(void);
+
+#endif

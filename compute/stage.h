@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A stage: layers [first, end) of a model, with the embedding when first == 0 and the head when
+ * end == n_layers, holding only its own tensors, and the KV cache of its sequences.
+ *
+ * The operations stand behind a table so that the pipeline can run on a fake stage in tests, and
+ * later on other devices.
+ */
+#ifndef ISTHMUS_COMPUTE_STAGE_H
+#define ISTHMUS_COMPUTE_STAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct gguf;
+struct team;
+
+struct stage_info {
+    uint32_t first_layer, end_layer; /* held here */
+    uint32_t n_layers;               /* of the model */
+    uint32_t d_model, n_vocab;
+    uint32_t n_ctx;                  /* longest sequence, tokens */
+    uint32_t max_rows;               /* rows one stage_run takes at most */
+    uint32_t max_seqs;
+    uint32_t numerics_id;            /* what decides rounding; equal ids give equal bits */
+    uint8_t fingerprint[16];         /* of the model, gguf_fingerprint() */
+    size_t weights_bytes, kv_bytes, scratch_bytes; /* resident, by account */
+};
+
+/* n rows of one sequence at positions pos .. pos+n-1; of the last n_logits of them the logits are
+ * wanted (0 unless the stage has the head). pos must be the sequence's present length: rows are
+ * appended. A sequence appears once in a batch. */
+struct stage_rows {
+    int seq;
+    uint32_t pos, n, n_logits;
+};
+
+struct stage; /* first member: const struct stage_ops *ops */
+
+struct stage_ops {
+    const struct stage_info *(*info)(const struct stage *s);
+    int (*seq_open)(struct stage *s, uint32_t max_tokens);
+    int (*seq_truncate)(struct stage *s, int seq, uint32_t n_tokens);
+    void (*seq_close)(struct stage *s, int seq);
+    int (*run)(struct stage *s, const struct stage_rows *batch, size_t n_batch, const int32_t *ids,
+               const float *in, float *out, float *logits);
+    void (*set_poll)(struct stage *s, void (*poll)(void *arg), void *arg);
+    void (*close)(struct stage *s);
+};
+
+struct stage {
+    const struct stage_ops *ops;
+};
+
+struct stage_params {
+    uint32_t first_layer;
+    uint32_t end_layer;      /* 0: to the end */
+    uint32_t max_rows;       /* 0: 128 */
+    uint32_t max_seqs;       /* 0: 1 */
+    uint32_t n_ctx;          /* 0: the model's, at most 8192 */
+    size_t kv_budget_bytes;  /* hard budget of the cache; 0: max_seqs * n_ctx tokens. Pages are
+                              * allocated as sequences grow */
+    bool exact;              /* f32 activations instead of int8: slow, for eval */
+};
+
+/* Load layers of the model. The stage keeps no reference to g; embedding rows are read from the
+ * file by its own descriptor. err: gguf.h's GGUF_ERR bytes, one line.
+ * 0, -ENOTSUP (architecture, tensor type: err names it and those supported), -EBADMSG (missing or
+ * misshapen tensors), -ERANGE (layers), -ENOMEM, -EIO. */
+int stage_open(const struct gguf *g, const struct stage_params *p, struct team *team,
+               struct stage **out, char *err);
+
+/* What stage_open would keep resident, from the metadata alone: weights and KV for `tokens` tokens
+ * of one sequence. 0 or as stage_open. */
+int stage_footprint(const struct gguf *g, const struct stage_params *p, uint32_t tokens,
+                    size_t *weights_bytes, size_t *kv_bytes, char *err);
+
+/* Number of layers in the model file (any supported architecture); -errno. */
+int stage_count_layers(const struct gguf *g, char *err);
+
+static inline const struct stage_info *stage_info(const struct stage *s)
+{
+    return s->ops->info(s);
+}
+
+/* A new empty sequence that may grow to max_tokens: its id >= 0; -ENOSPC when the KV budget or
+ * max_seqs says no (admission: budget for max_tokens is reserved now), -ERANGE past n_ctx. */
+static inline int stage_seq_open(struct stage *s, uint32_t max_tokens)
+{
+    return s->ops->seq_open(s, max_tokens);
+}
+
+/* Forget all but the first n_tokens. 0 or -EINVAL. */
+static inline int stage_seq_truncate(struct stage *s, int seq, uint32_t n_tokens)
+{
+    return s->ops->seq_truncate(s, seq, n_tokens);
+}
+
+static inline void stage_seq_close(struct stage *s, int seq)
+{
+    s->ops->seq_close(s, seq);
+}
+
+/*
+ * Run the rows of the batch through the layers; rows are in batch order.
+ *   ids     i32[rows]           when the stage has the embedding, else NULL
+ *   in      f32[rows][d_model]  otherwise, else NULL
+ *   out     f32[rows][d_model]  when the stage lacks the head, else NULL
+ *   logits  f32[sum n_logits][n_vocab], may be NULL when that sum is 0
+ * What a row gives depends only on its sequence's rows so far: not on the batch, its size, the
+ * threads or the chunking. 0, -EINVAL (positions, ids or counts out of range; nothing changed),
+ * -EIO (embedding read).
+ */
+static inline int stage_run(struct stage *s, const struct stage_rows *batch, size_t n_batch,
+                            const int32_t *ids, const float *in, float *out, float *logits)
+{
+    return s->ops->run(s, batch, n_batch, ids, in, out, logits);
+}
+
+/* poll(arg) is called by the leader thread between kernels, about every millisecond of a long
+ * run, so that the link answers while the stage computes. It must not call the stage. */
+static inline void stage_set_poll(struct stage *s, void (*poll)(void *arg), void *arg)
+{
+    s->ops->set_poll(s, poll, arg);
+}
+
+static inline void stage_close(struct stage *s)
+{
+    if (s)
+        s->ops->close(s);
+}
+
+#endif

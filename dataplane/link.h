@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Link: reliable messages between two peers over an unreliable port, as a pure state machine. Time
+ * and packets go in, packets come out; it reads no clock and does no I/O.
+ *
+ * A message is a list of packets whose payloads the caller wrote in place. The link seals and
+ * numbers them, holds a reference until each is acknowledged, and retransmits the very same bytes.
+ * The receiver suppresses duplicates and delivers each message whole, once, in order per session.
+ * A message that answers another (reply_to) acknowledges it. Acknowledgements are otherwise
+ * delayed a little so that a reply can carry them.
+ */
+#ifndef ISTHMUS_DATAPLANE_LINK_H
+#define ISTHMUS_DATAPLANE_LINK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "dataplane/pkt.h"
+#include "dataplane/wire.h"
+
+struct link;
+
+struct link_params {
+    const struct wire_path *path;  /* our side's addresses */
+    bool initiator;                /* the edge: chooses connection id and epoch */
+    uint32_t connection;           /* initiator: random, nonzero. Other side: 0, learnt */
+    uint16_t epoch;
+    uint8_t hop;
+    uint32_t window_packets;       /* most packets in flight; 0: 512 */
+    uint32_t rx_budget_packets;    /* most received packets held for incomplete or undelivered
+                                    * messages; beyond it they are dropped (and sent again); 0: 1024 */
+    uint64_t rto_min_ns;           /* 0: 20 ms */
+    uint64_t rto_max_ns;           /* 0: 300 ms */
+    uint64_t ack_delay_ns;         /* 0: 1 ms */
+    uint64_t ping_interval_ns;     /* when nothing was heard; 0: 500 ms */
+    uint64_t dead_after_ns;        /* silence that means death; 0: 10 s */
+};
+
+struct link_stats {
+    uint64_t tx_packets, tx_bytes, tx_messages, retransmits; /* bytes: whole frames */
+    uint64_t rx_packets, rx_bytes, rx_messages, duplicates, bad_frames, over_budget, resets;
+    uint64_t srtt_ns, rtt_min_ns, rtt_p50_ns; /* from samples without ambiguity (Karn) */
+    uint32_t in_flight_packets;
+};
+
+/* A delivered message: packets in fragment order, payload of i at pkt->data + WIRE_PAYLOAD_AT
+ * (+ 4 in fragment 0 when it is a reply: already skipped in payload()). */
+struct link_message {
+    uint32_t session, message;
+    enum wire_class cls;
+    bool is_reply;
+    uint32_t reply_to;
+    uint16_t n_fragments;
+    struct pkt **pkts;    /* owned by the message: link_message_free */
+};
+
+int link_open(const struct link_params *p, uint64_t now_ns, struct link **out);
+void link_close(struct link *l); /* drops every held reference */
+
+/* Bytes before the caller's payload inside a fragment's payload space: 4 in the first fragment of
+ * a reply, else 0. The caller writes its bytes at data + WIRE_PAYLOAD_AT + this. */
+static inline uint32_t link_payload_offset(bool is_reply, uint32_t fragment)
+{
+    return is_reply && fragment == 0 ? 4u : 0u;
+}
+
+/*
+ * Queue one message. payload_bytes[i] is what the caller wrote into pkts[i] (without the reply
+ * prefix). reply_to: the message answered, or -1. Takes over the caller's references in all cases.
+ * Returns the message number >= 0, -EINVAL, -ENOMEM, -EPIPE (link dead or closing).
+ */
+int64_t link_send(struct link *l, uint32_t session, enum wire_class cls, int64_t reply_to,
+                  struct pkt **pkts, const uint16_t *payload_bytes, uint16_t n);
+
+/* Feed one received packet; takes over the reference. Bad frames, strangers' frames and duplicates
+ * are counted and dropped. 0, or -EBADMSG for a bad frame (informative). */
+int link_input(struct link *l, struct pkt *p, uint64_t now_ns);
+
+/* Next complete message, or false. Decode class first, then in order of completion; order within a
+ * session is the order of sending. */
+bool link_recv(struct link *l, struct link_message *m);
+void link_message_free(struct link_message *m);
+const uint8_t *link_message_payload(const struct link_message *m, uint16_t fragment, size_t *len);
+
+/* Packets to transmit now, decode class first: up to n, with a reference each for the caller, who
+ * hands them to port_tx and unrefs those taken. What the port refused is given back in order with
+ * link_output_refused (takes the reference). */
+int link_output(struct link *l, struct pkt **out, int n, struct pkt_pool *pool, uint64_t now_ns);
+void link_output_refused(struct link *l, struct pkt *p, uint64_t now_ns);
+
+/* Let time pass: retransmissions, delayed acknowledgements, pings, death. *deadline_ns: when to call
+ * again at the latest (UINT64_MAX: never). 0, or -EPIPE when the peer is dead, closed, or reset. */
+int link_tick(struct link *l, uint64_t now_ns, uint64_t *deadline_ns);
+
+/* Packets the window still allows: for back-pressure. */
+uint32_t link_window_left(const struct link *l);
+/* Everything sent is acknowledged. */
+bool link_idle(const struct link *l);
+/* Say goodbye: queues a CLOSE frame; the link then reports -EPIPE. */
+void link_shutdown(struct link *l);
+void link_stats(const struct link *l, struct link_stats *s);
+
+#endif

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Session loops of the edge and the cloud: they join a stage, a codec and a link over a port.
+ * Both are driven by poll(now_ns) and never block or read a clock, so that on a loop port with a
+ * fake stage both run in one thread of a test.
+ *
+ *   session: OPEN -> OPENED | REFUSED, then ROWS (n rows up) -> TOKENS (m <= n ids down), CLOSE.
+ *
+ * A ROWS message may end in rows whose input ids were guessed (drafts): the cloud samples after the
+ * row before the first guess, goes on while its sample equals the next guess, answers the accepted
+ * ids plus the one that ends them, and both sides truncate their KV to what was accepted. Plain
+ * decode is the case of no guesses. docs/wire.md has the message formats.
+ */
+#ifndef ISTHMUS_DATAPLANE_PIPELINE_H
+#define ISTHMUS_DATAPLANE_PIPELINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "codec/codec.h"
+#include "compute/sampler.h"
+#include "compute/stage.h"
+#include "dataplane/link.h"
+#include "dataplane/port.h"
+
+#define PIPELINE_ERR 256
+
+/* --- edge --------------------------------------------------------------------------------------- */
+
+struct edge;
+
+struct edge_params {
+    struct stage *stage;           /* layers [0, split); not owned */
+    struct port *port;             /* not owned */
+    struct codec_params codec;
+    struct link_params link;       /* path, initiator and connection are filled in */
+    uint32_t chunk_tokens;         /* prefill chunk; 0: 64 */
+    uint32_t max_sessions;         /* 0: 1 */
+    uint64_t connect_timeout_ns;   /* no peer by then: error; 0: 10 s */
+};
+
+enum edge_finish { EDGE_LENGTH, EDGE_STOP, EDGE_CANCELLED, EDGE_REFUSED, EDGE_LOST };
+
+struct edge_result {
+    enum edge_finish finish;
+    char error[PIPELINE_ERR];      /* EDGE_REFUSED, EDGE_LOST: why, in one line */
+    uint32_t n_prompt, n_generated;
+    uint64_t submitted_ns, first_token_ns, last_token_ns; /* in now_ns's clock */
+    uint64_t tile_bytes_up;        /* message payloads with rows, tiles and their headers */
+    uint64_t rows_up;              /* rows those bytes carried */
+};
+
+struct edge_request {
+    const int32_t *prompt_ids;     /* copied */
+    uint32_t n_prompt;
+    uint32_t n_predict;            /* most ids to generate, >= 1 */
+    struct sampler_params sampler;
+    bool (*is_stop)(void *arg, int32_t id); /* end-of-generation ids; NULL: none. The stop id is
+                                             * reported by on_token */
+    void (*on_token)(void *arg, int32_t id, float logprob);
+    void (*on_done)(void *arg, const struct edge_result *r);
+    void *arg;
+    const int32_t *drafts;         /* tests: guessed continuation, NULL: none. */
+    uint32_t n_drafts, draft_len;  /* guesses sent per ROWS message */
+};
+
+struct edge_stats {
+    struct link_stats link;
+    uint64_t tokens, rows_up, tile_bytes_up;
+    struct codec_stats codec;
+    uint32_t sessions;
+};
+
+int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, char *err);
+void edge_close(struct edge *e); /* CLOSE is sent as well as one burst can; sessions end CANCELLED */
+
+/* Queue a request: session id > 0; -EAGAIN when max_sessions are busy, -ERANGE when
+ * n_prompt + n_predict exceeds the stage's context, -EINVAL for an id outside the vocabulary. */
+int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_ns);
+int edge_cancel(struct edge *e, int64_t session);
+
+/* Do what can be done now: packets, then at most one stage run. *deadline_ns: when to call again if
+ * no packet comes (now_ns: at once, there is work). Returns the number of busy sessions, or -EPIPE
+ * when the peer is lost (every session has ended EDGE_LOST, err says why). Callbacks run inside. */
+int edge_poll(struct edge *e, uint64_t now_ns, uint64_t *deadline_ns);
+const char *edge_error(const struct edge *e);
+void edge_stats(const struct edge *e, struct edge_stats *s);
+
+/* --- cloud -------------------------------------------------------------------------------------- */
+
+struct cloud;
+
+struct cloud_params {
+    struct stage *stage;           /* layers [split, n); not owned */
+    struct port *port;             /* not owned */
+    struct codec_params codec;     /* mode must agree with the edge's */
+    struct link_params link;
+    uint32_t max_sessions;         /* 0: 1 */
+};
+
+struct cloud_stats {
+    struct link_stats link;
+    uint64_t rows, tokens, refused;
+    uint32_t sessions;
+};
+
+int cloud_open(const struct cloud_params *p, uint64_t now_ns, struct cloud **out, char *err);
+void cloud_close(struct cloud *c);
+
+/* As edge_poll. Returns the number of open sessions, or -EPIPE when the peer left or died (all
+ * sessions are freed; the cloud can go on with cloud_reset for a new peer). */
+int cloud_poll(struct cloud *c, uint64_t now_ns, uint64_t *deadline_ns);
+int cloud_reset(struct cloud *c, uint64_t now_ns);
+const char *cloud_error(const struct cloud *c);
+void cloud_stats(const struct cloud *c, struct cloud_stats *s);
+
+/* During a stage run the loops keep the link alive through stage_set_poll; `clock` gives them the
+ * time there (control passes port_now_ns; tests a virtual clock). */
+void edge_set_clock(struct edge *e, uint64_t (*clock)(void *arg), void *arg);
+void cloud_set_clock(struct cloud *c, uint64_t (*clock)(void *arg), void *arg);
+
+#endif

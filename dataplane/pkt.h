@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * pkt: a reference-counted view of one packet buffer, which hides rte_mbuf.
+ *
+ * In a DPDK pool the struct lies in the mbuf's private area, so a pkt is the mbuf and nothing is
+ * allocated or copied beside it; in a heap pool (tests, loop) it lies before a malloc'd buffer.
+ * One packet = one buffer, never chained. Not thread safe: a pool and its packets belong to the
+ * thread that polls the port.
+ */
+#ifndef ISTHMUS_DATAPLANE_PKT_H
+#define ISTHMUS_DATAPLANE_PKT_H
+
+#include <stdint.h>
+#include <stddef.h>
+
+struct pkt_pool;
+
+struct pkt {
+    uint8_t *data;         /* first byte of the frame */
+    uint32_t len;          /* bytes of the frame */
+    uint32_t room;         /* bytes usable from data on */
+    uint32_t refs;
+    struct pkt_pool *pool;
+};
+
+struct pkt_pool {
+    struct pkt *(*alloc)(struct pkt_pool *pool); /* refs 1, len 0; NULL when empty */
+    void (*free)(struct pkt *p);                 /* the last reference is gone */
+    uint32_t room;                               /* of a fresh packet */
+    uint32_t n_total, n_free;                    /* n_free is a hint for back-pressure */
+};
+
+static inline struct pkt *pkt_alloc(struct pkt_pool *pool)
+{
+    return pool->alloc(pool);
+}
+
+static inline struct pkt *pkt_ref(struct pkt *p)
+{
+    p->refs++;
+    return p;
+}
+
+static inline void pkt_unref(struct pkt *p)
+{
+    if (--p->refs == 0)
+        p->pool->free(p);
+}
+
+/* A pool of malloc'd packets, without DPDK: n packets of `room` bytes. NULL: out of memory.
+ * pkt_pool_heap_close aborts in debug builds when packets are still out. */
+struct pkt_pool *pkt_pool_heap(uint32_t n, uint32_t room);
+void pkt_pool_heap_close(struct pkt_pool *pool);
+
+#endif

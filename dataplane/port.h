@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Ports: packets in and out in bursts, behind one interface. Back ends: memif (two processes of one
+ * host, DPDK), loop (in-process pair, for tests), netem (seeded impairments around another port).
+ */
+#ifndef ISTHMUS_DATAPLANE_PORT_H
+#define ISTHMUS_DATAPLANE_PORT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "dataplane/pkt.h"
+
+#define PORT_ERR 256
+
+struct port;
+
+struct port_caps {
+    const char *name;      /* "memif", "loop": for people */
+    uint32_t mtu_bytes;    /* longest IP packet (frame without the 14 bytes of Ethernet) */
+    uint32_t burst;        /* best number of packets a call */
+};
+
+struct port_stats {
+    uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes;
+    uint64_t tx_refused;       /* packets handed back by port_tx */
+    uint64_t sleeps, wakeups;  /* port_wait: went to sleep; woken by the peer's doorbell */
+    uint64_t faults;           /* bursts cut short because the peer's rings vanished */
+};
+
+struct port_ops {
+    int (*rx)(struct port *p, struct pkt **pkts, int n);
+    int (*tx)(struct port *p, struct pkt **pkts, int n);
+    int (*wait)(struct port *p, uint64_t deadline_ns);
+    int (*alive)(struct port *p);
+    void (*close)(struct port *p);
+};
+
+struct port {
+    const struct port_ops *ops;
+    struct port_caps caps;
+    struct port_stats stats;
+    struct pkt_pool *pool;     /* where port_rx's packets come from and senders' must */
+};
+
+enum port_role { PORT_SERVER, PORT_CLIENT };
+
+/*
+ * Open "memif:PATH" (Unix socket at PATH) or "memif:@NAME" (abstract socket: leaves nothing behind
+ * whatever dies). The cloud is the server, the edge the client. Starts EAL on first use
+ * (unprivileged, no hugepages, own runtime folder that is removed). A stale socket of a dead server
+ * is removed; one in use is -EADDRINUSE. Returns at once; the peer may come later (port_alive).
+ * err: PORT_ERR bytes, one line naming the port and the mend.
+ * 0, -EINVAL (bad name), -EADDRINUSE, -EACCES, -ENOMEM, -EIO.
+ */
+int port_open(const char *uri, enum port_role role, struct port **out, char *err);
+
+/* Two joined in-process ports without DPDK, each with a heap pool of n packets and a queue of
+ * `depth` packets each way. Packets are copied from pool to pool. */
+int port_loop_pair(uint32_t n, uint32_t depth, uint32_t mtu_bytes, struct port **a,
+                   struct port **b);
+
+/* Impairments on what is sent into `inner`, which it owns from then on. Fractions in [0,1]; the
+ * same seed gives the same fate to the same sequence of sends. Packets are copied before they are
+ * held back, so a held mbuf is never changed. */
+struct netem_params {
+    double drop, duplicate, reorder; /* reorder: held back by 1..reorder_depth sends */
+    uint32_t reorder_depth;          /* 0: 4 */
+    uint64_t seed;
+};
+/* "drop=20%,dup=.1,reorder=20%,depth=4,seed=7" -> params. 0 or -EINVAL and err. */
+int netem_parse(const char *text, struct netem_params *p, char *err);
+int port_netem(struct port *inner, const struct netem_params *p, struct port **out);
+
+/* Receive up to n packets: the count (0: none). The caller gets one reference to each. Malformed
+ * lengths are dropped. Never blocks, never crashes when the peer dies. */
+static inline int port_rx(struct port *p, struct pkt **pkts, int n)
+{
+    return p->ops->rx(p, pkts, n);
+}
+
+/* Send: returns how many were taken, in order; the rest stays the caller's to send again. The
+ * port takes its own references: the caller's references, and the bytes, stay valid and unchanged
+ * after the send, so that a packet can be held for retransmission. */
+static inline int port_tx(struct port *p, struct pkt **pkts, int n)
+{
+    return p->ops->tx(p, pkts, n);
+}
+
+/*
+ * Wait until packets may be there, the peer's state changed, or deadline_ns (CLOCK_MONOTONIC; 0:
+ * return at once): bounded spin, then sleep until the peer's doorbell rings. port_tx of the peer
+ * rings it only when this side sleeps. 0, or -EINTR when a signal came.
+ */
+static inline int port_wait(struct port *p, uint64_t deadline_ns)
+{
+    return p->ops->wait(p, deadline_ns);
+}
+
+/* 1 connected; 0 not yet; -EPIPE: it was there and died or left (seen at once: the control socket
+ * closed). */
+static inline int port_alive(struct port *p)
+{
+    return p->ops->alive(p);
+}
+
+static inline void port_close(struct port *p)
+{
+    if (p)
+        p->ops->close(p);
+}
+
+/* CLOCK_MONOTONIC in ns: the clock of port_wait's deadline and of every now_ns. */
+uint64_t port_now_ns(void);
+
+/* Resident bytes that EAL, DPDK's libraries and the packet pools added to this process, measured
+ * around their start; 0 when no port needed EAL. */
+uint64_t port_eal_rss_bytes(void);
+
+#endif

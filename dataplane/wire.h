@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The frame, version 1: Ethernet 14 / IPv4 20 / UDP 8 / header 24 / payload / tag 16, big-endian.
+ * docs/wire.md has the byte table. Until frames are encrypted the tag is XXH3-128 of header and
+ * payload, so that damaged or foreign frames are dropped.
+ */
+#ifndef ISTHMUS_DATAPLANE_WIRE_H
+#define ISTHMUS_DATAPLANE_WIRE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "dataplane/pkt.h"
+
+#define WIRE_VERSION       1u
+#define WIRE_L2L4_BYTES    42u /* Ethernet + IPv4 + UDP */
+#define WIRE_HEADER_BYTES  24u
+#define WIRE_TAG_BYTES     16u
+#define WIRE_PAYLOAD_AT    (WIRE_L2L4_BYTES + WIRE_HEADER_BYTES)
+#define WIRE_OVERHEAD      (WIRE_PAYLOAD_AT + WIRE_TAG_BYTES) /* 82 */
+
+enum wire_type {
+    WIRE_DATA = 0,  /* a fragment of a message */
+    WIRE_ACK = 1,   /* payload: link.h's acknowledgement list */
+    WIRE_PING = 2,  /* asks for an ACK: liveness, RTT */
+    WIRE_RESET = 3, /* the sender knows no such connection or epoch */
+    WIRE_CLOSE = 4, /* graceful end of the connection */
+};
+
+enum wire_class { WIRE_DECODE = 0, WIRE_PREFILL = 1, WIRE_REPLAY = 2, WIRE_CONTROL = 3 };
+
+#define WIRE_FLAG_REPLY 0x01u /* payload starts with the u32 message this one answers, and so
+                               * acknowledges */
+
+struct wire_header {
+    uint8_t version, type, flags;
+    uint32_t connection;
+    uint16_t epoch;
+    uint32_t message;
+    uint16_t fragment, n_fragments;
+    uint32_t session;
+    uint8_t hop;      /* stage boundary in a chain: 0 edge->first cloud */
+    uint8_t cls;      /* enum wire_class */
+    uint16_t payload_bytes;
+};
+
+/* Addresses of the outer headers. memif and loop use fixed local ones. */
+struct wire_path {
+    uint8_t src_mac[6], dst_mac[6];
+    uint32_t src_ip, dst_ip;         /* host order */
+    uint16_t src_port, dst_port;
+};
+extern const struct wire_path wire_path_edge, wire_path_cloud; /* for memif and loop */
+
+/* Payload bytes that fit a frame on a port of this MTU. */
+static inline uint32_t wire_payload_max(uint32_t mtu_bytes)
+{
+    return mtu_bytes - (WIRE_OVERHEAD - 14u);
+}
+
+/*
+ * Seal in place: the payload h->payload_bytes long stands at p->data + WIRE_PAYLOAD_AT; write all
+ * headers before it and the tag behind it, and set p->len. The payload is not moved. -ENOSPC when
+ * the room is too small.
+ */
+int wire_seal(struct pkt *p, const struct wire_path *path, const struct wire_header *h);
+
+/*
+ * Check a received frame (EtherType, IPv4 header length, protocol, lengths, version, type, class,
+ * fragment < n_fragments, payload length, tag) and give its header and payload (inside `frame`).
+ * Trailing Ethernet padding is allowed. 0 or -EBADMSG; reads nothing past len.
+ */
+int wire_open(const uint8_t *frame, size_t len, struct wire_header *h, const uint8_t **payload);
+
+#endif
