@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Commands: `isthmus NAME ...`. One file each under cmd/, one line each in main.c's table and in
+ * meson.build.
+ *
+ * A command gets argv with argv[0] = "isthmus NAME", parses it with argp (options.h has the parts
+ * they share) and returns one of the exit codes below. Results go to stdout; everything said to
+ * people, errors and progress, goes to stderr through log.h.
+ */
+#ifndef ISTHMUS_CONTROL_CMD_H
+#define ISTHMUS_CONTROL_CMD_H
+
+enum {
+    EXIT_OK = 0,
+    EXIT_FAILED = 1,        /* something went wrong while running: peer lost, I/O, memory */
+    EXIT_USAGE = 2,         /* bad usage or bad input: nothing was done */
+    EXIT_INTERRUPTED = 130, /* stopped by SIGINT */
+};
+
+struct command {
+    const char *name;
+    const char *summary; /* one line for `isthmus --help` */
+    int (*run)(int argc, char **argv);
+};
+
+int cmd_run(int argc, char **argv);
+int cmd_edge(int argc, char **argv);
+int cmd_cloud(int argc, char **argv);
+int cmd_tokenize(int argc, char **argv);
+int cmd_score(int argc, char **argv);
+int cmd_eval(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
+
+#endif

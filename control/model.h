@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Opening a model file for a command: GGUF, layers, tokenizer, with errors said on stderr. */
+#ifndef ISTHMUS_CONTROL_MODEL_H
+#define ISTHMUS_CONTROL_MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "compute/gguf.h"
+#include "compute/team.h"
+#include "compute/tokenizer.h"
+#include "control/options.h"
+
+struct model {
+    const char *path;
+    struct gguf *gguf;          /* NULL after model_drop_file */
+    struct tokenizer *tok;      /* NULL when not asked for */
+    uint32_t n_layers;
+};
+
+/* EXIT_OK, or the exit code with the error already said. */
+int model_open(const char *path, bool want_tokenizer, struct model *m);
+
+/* Once the stages are loaded the file's metadata need not stay resident. */
+void model_drop_file(struct model *m);
+void model_close(struct model *m);
+
+/* The thread team of options, or of these defaults where none were given. Said on stderr when fewer
+ * cores are allowed than asked for. EXIT_OK or an exit code. */
+int model_team(const struct model_options *o, unsigned default_threads, int default_first_core,
+               struct team **team);
+
+/* Ids of a prompt, BOS first when the model wants one. malloc'd; NULL: said on stderr. */
+int32_t *model_encode_prompt(const struct model *m, const char *text, size_t len, uint32_t *n);
+
+#endif

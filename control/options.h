@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The parts of command lines that commands share, as argp children:
+ *
+ *     static const struct argp_child children[] = { { &model_argp, 0, NULL, 0 }, { 0 } };
+ *     case ARGP_KEY_INIT: state->child_inputs[0] = &my->model; ...
+ *
+ * A child fills its struct's defaults at ARGP_KEY_INIT and checks it at ARGP_KEY_END. Bad values end
+ * the program through argp_error(), with exit code 2.
+ */
+#ifndef ISTHMUS_CONTROL_OPTIONS_H
+#define ISTHMUS_CONTROL_OPTIONS_H
+
+#include <argp.h>
+#include <stdint.h>
+
+#include "codec/codec.h"
+#include "compute/sampler.h"
+
+/* Keys of options without a letter; a command's own keys start at OPT_OWN. */
+enum {
+    OPT_THREADS = 0x100,
+    OPT_FIRST_CORE,
+    OPT_CPU_MASK,
+    OPT_CTX,
+    OPT_SPLIT,
+    OPT_CODEC,
+    OPT_TEMP,
+    OPT_TOP_K,
+    OPT_TOP_P,
+    OPT_MIN_P,
+    OPT_REPEAT_PENALTY,
+    OPT_SEED,
+    OPT_OWN,
+};
+
+/* -m FILE, --threads N, --first-core N, --cpu-mask MASK (takes effect at once), --ctx N. */
+struct model_options {
+    const char *path;  /* never NULL after parsing */
+    uint32_t threads;  /* 0: not given */
+    int first_core;    /* -1: do not pin; INT32_MIN: not given */
+    uint32_t ctx;      /* 0: not given */
+};
+extern const struct argp model_argp;
+
+/* --split N, --codec C. */
+struct split_options {
+    int32_t split;     /* layers at the edge; -1: not given */
+    struct codec_params codec;
+};
+extern const struct argp split_argp;
+
+/* --temp, --top-k, --top-p, --min-p, --repeat-penalty, --seed -> struct sampler_params. */
+extern const struct argp sampler_argp;
+
+/* An option's value as a number in [min, max], or argp_error. */
+uint32_t opt_u32(struct argp_state *state, const char *name, const char *arg, uint32_t min,
+                 uint32_t max);
+double opt_f64(struct argp_state *state, const char *name, const char *arg, double min, double max);
+
+/* Layers at the edge for a model of n_layers: what was asked for, or a third of them. -EINVAL, said
+ * on stderr, when split is not in 1..n_layers-1. */
+int split_resolve(const struct split_options *o, uint32_t n_layers, const char *path);
+
+#endif
