@@ -19,6 +19,11 @@
 
 struct gguf;
 
+/* Write one printable line "path: message" into err (GGUF_ERR bytes) and return rc: for errors about
+ * a model's content, here and in the readers built on this one. */
+__attribute__((format(printf, 4, 5))) int gguf_fail(const char *path, char *err, int rc,
+                                                    const char *fmt, ...);
+
 struct gguf_tensor {
     const char *name;    /* NUL-terminated, owned by the gguf */
     enum qtype type;
