@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compute/arch/decoder.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* About a millisecond of one core's work: how often the leader polls. */
+#define POLL_WORK_MACS 6000000u
+
+struct decoder {
+    const struct hparams *hp;
+    const struct weights *w;
+    struct kv *kv;
+    struct team *team;
+    const struct kernels *k;
+
+    /* scratch */
+    float *x;         /* [max_rows][d_model] the residual stream */
+    float *n;         /* [max_rows][d_model] normed */
+    float *q;         /* [max_rows][n_heads][head_dim]; then attention's result in its place */
+    float *keys;      /* [max_rows][n_kv_heads][head_dim] */
+    float *values;    /* [max_rows][n_kv_heads][head_dim] */
+    float *gate, *up; /* [max_rows][n_ff] */
+    float *cs;        /* [max_rows][rope_dims / 2][2] cos, sin of the row's position */
+    float *scores;    /* [team][scores_stride]: head_dim results, then n_ctx scores */
+    size_t scores_stride;
+    double *freq; /* [rope_dims / 2] radians a position */
+    struct acts *acts;
+    size_t bytes;
+
+    /* one run */
+    const struct decoder_row *rows;
+    uint32_t n_rows;
+    const uint32_t *wanted;
+    uint32_t n_wanted;
+    float *logits;
+
+    void (*poll)(void *arg);
+    void *poll_arg;
+    uint64_t work_macs; /* since the last poll; the leader's */
+};
+
+/* --- open, close
+ * ---------------------------------------------------------------------------------- */
+
+static float *alloc_f32(struct decoder *d, size_t n)
+{
+    size_t bytes = (n * sizeof(float) + 63) / 64 * 64;
+
+    d->bytes += bytes;
+    return aligned_alloc(64, bytes);
+}
+
+static int alloc_scratch(struct decoder *d, uint32_t max_rows, uint32_t n_ctx, int exact)
+{
+    const struct hparams *hp = d->hp;
+    size_t rows = max_rows;
+    uint32_t q_dim = hp->n_heads * hp->head_dim, kv_dim = hp->n_kv_heads * hp->head_dim;
+    uint32_t widest = hp->d_model > hp->n_ff ? hp->d_model : hp->n_ff;
+
+    d->scores_stride = hp->head_dim + ((size_t)n_ctx + 15) / 16 * 16;
+    d->x = alloc_f32(d, rows * hp->d_model);
+    d->n = alloc_f32(d, rows * hp->d_model);
+    d->q = alloc_f32(d, rows * q_dim);
+    d->keys = alloc_f32(d, rows * kv_dim);
+    d->values = alloc_f32(d, rows * kv_dim);
+    d->gate = alloc_f32(d, rows * hp->n_ff);
+    d->up = alloc_f32(d, rows * hp->n_ff);
+    d->cs = alloc_f32(d, rows * hp->rope_dims);
+    d->scores = alloc_f32(d, team_size(d->team) * d->scores_stride);
+    d->freq = calloc(hp->rope_dims / 2, sizeof(*d->freq));
+    if (!d->x || !d->n || !d->q || !d->keys || !d->values || !d->gate || !d->up || !d->cs ||
+        !d->scores || !d->freq)
+        return -ENOMEM;
+    int rc = acts_alloc(max_rows, widest > q_dim ? widest : q_dim, exact, &d->acts);
+    if (rc == 0)
+        d->bytes += acts_bytes(d->acts);
+    return rc;
+}
+
+int decoder_open(const struct hparams *hp, const struct weights *w, struct kv *kv,
+                 struct team *team, uint32_t max_rows, uint32_t n_ctx, int exact,
+                 struct decoder **out)
+{
+    struct decoder *d = calloc(1, sizeof(*d));
+
+    *out = NULL;
+    if (!d)
+        return -ENOMEM;
+    d->hp = hp;
+    d->w = w;
+    d->kv = kv;
+    d->team = team;
+    d->k = kernels_get();
+    int rc = alloc_scratch(d, max_rows, n_ctx, exact);
+    if (rc) {
+        decoder_close(d);
+        return rc;
+    }
+    for (uint32_t i = 0; i < hp->rope_dims / 2; i++) {
+        double factor = w->rope_factors ? w->rope_factors[i] : 1;
+
+        d->freq[i] = pow(hp->rope_base, -2.0 * i / hp->rope_dims) * hp->rope_scale / factor;
+    }
+    *out = d;
+    return 0;
+}
+
+void decoder_close(struct decoder *d)
+{
+    if (!d)
+        return;
+    free(d->x);
+    free(d->n);
+    free(d->q);
+    free(d->keys);
+    free(d->values);
+    free(d->gate);
+    free(d->up);
+    free(d->cs);
+    free(d->scores);
+    free(d->freq);
+    acts_free(d->acts);
+    free(d);
+}
+
+size_t decoder_bytes(const struct decoder *d)
+{
+    return d->bytes;
+}
+
+void decoder_set_poll(struct decoder *d, void (*poll)(void *arg), void *arg)
+{
+    d->poll = poll;
+    d->poll_arg = arg;
+}
+
+float *decoder_x(struct decoder *d)
+{
+    return d->x;
+}
+
+/* --- working together
+ * ------------------------------------------------------------------------------ */
+
+static void worked(struct decoder *d, unsigned part, uint64_t macs)
+{
+    if (part != 0 || !d->poll)
+        return;
+    d->work_macs += macs;
+    if (d->work_macs >= POLL_WORK_MACS) {
+        d->work_macs = 0;
+        d->poll(d->poll_arg);
+    }
+}
+
+/* y = W a (+ bias), or y += W a; then whoever needs y meets at a barrier. */
+static void multiply(struct decoder *d, const struct mat *w, const float *bias, int add, float *y,
+                     uint32_t n_rows, unsigned part, unsigned parts)
+{
+    mat_mul(w, d->acts, bias, add, y, mat_rows(w), part, parts);
+    worked(d, part, (uint64_t)mat_rows(w) * mat_cols(w) * n_rows / parts);
+}
+
+static void quantize(struct decoder *d, const float *x, uint32_t cols, uint32_t n_rows,
+                     unsigned part, unsigned parts)
+{
+    acts_set(d->acts, x, cols, n_rows, cols, part, parts);
+    team_barrier(d->team);
+}
+
+/* Norm rows of x (all, or those in `which`) and make them the activations. */
+static void norm_quantize(struct decoder *d, const float *weight, const uint32_t *which,
+                          uint32_t n_rows, unsigned part, unsigned parts)
+{
+    size_t from, to, width = d->hp->d_model;
+
+    team_share(n_rows, 1, part, parts, &from, &to);
+    for (size_t i = from; i < to; i++)
+        d->k->rmsnorm(d->n + i * width, d->x + (which ? which[i] : i) * width, weight, width,
+                      d->hp->rms_eps);
+    team_barrier(d->team);
+    quantize(d, d->n, (uint32_t)width, n_rows, part, parts);
+}
+
+/* --- the block
+ * ------------------------------------------------------------------------------------- */
+
+/* Angles in double: the same table whatever the position, rounded once. */
+static void rope_angles(struct decoder *d, unsigned part, unsigned parts)
+{
+    uint32_t pairs = d->hp->rope_dims / 2;
+
+    for (uint32_t r = part; r < d->n_rows; r += parts) {
+        float *cs = d->cs + (size_t)r * pairs * 2;
+
+        for (uint32_t i = 0; i < pairs; i++) {
+            double angle = d->rows[r].pos * d->freq[i];
+
+            cs[2 * i] = (float)cos(angle);
+            cs[2 * i + 1] = (float)sin(angle);
+        }
+    }
+}
+
+static void rotate(const struct decoder *d, float *head, uint32_t row)
+{
+    d->k->rope(head, d->cs + (size_t)row * d->hp->rope_dims, d->hp->rope_dims,
+               d->hp->arch->rope_neox);
+}
+
+static void store_kv(struct decoder *d, uint32_t layer, unsigned part, unsigned parts)
+{
+    uint32_t heads = d->hp->n_kv_heads, hd = d->hp->head_dim;
+
+    for (uint32_t i = part; i < d->n_rows * heads; i += parts) {
+        uint32_t r = i / heads, h = i % heads;
+        const struct decoder_row *row = &d->rows[r];
+        float *key = d->keys + (size_t)i * hd, *value = d->values + (size_t)i * hd;
+        size_t at = (size_t)row->pos * hd;
+
+        rotate(d, key, r);
+        d->k->f32_to_f16(kv_keys(d->kv, row->seq, layer, h) + at, key, hd);
+        d->k->f32_to_f16(kv_values(d->kv, row->seq, layer, h) + at, value, hd);
+    }
+}
+
+/* One task a (head, row), heads outside so that a head's keys stay in cache for many rows. */
+static void attend(struct decoder *d, uint32_t layer, unsigned part, unsigned parts)
+{
+    uint32_t heads = d->hp->n_heads, hd = d->hp->head_dim;
+    uint32_t group = heads / d->hp->n_kv_heads;
+    float *result = d->scores + part * d->scores_stride, *scores = result + hd;
+    const float scale = (float)(1 / sqrt(hd));
+
+    for (uint32_t i = part; i < heads * d->n_rows; i += parts) {
+        uint32_t h = i / d->n_rows, r = i % d->n_rows;
+        const struct decoder_row *row = &d->rows[r];
+        float *q = d->q + ((size_t)r * heads + h) * hd;
+
+        rotate(d, q, r);
+        d->k->attend(result, q, kv_keys(d->kv, row->seq, layer, h / group),
+                     kv_values(d->kv, row->seq, layer, h / group), hd, row->pos + 1, hd, scale,
+                     scores);
+        memcpy(q, result, hd * sizeof(float));
+        worked(d, part, 2ull * hd * (row->pos + 1));
+    }
+}
+
+static void attention_block(struct decoder *d, uint32_t layer, unsigned part, unsigned parts)
+{
+    const struct layer_weights *w = &d->w->layers[layer];
+
+    norm_quantize(d, w->attn_norm, NULL, d->n_rows, part, parts);
+    multiply(d, w->q, w->q_bias, 0, d->q, d->n_rows, part, parts);
+    multiply(d, w->k, w->k_bias, 0, d->keys, d->n_rows, part, parts);
+    multiply(d, w->v, w->v_bias, 0, d->values, d->n_rows, part, parts);
+    team_barrier(d->team);
+    store_kv(d, layer, part, parts);
+    team_barrier(d->team);
+    attend(d, layer, part, parts);
+    team_barrier(d->team);
+    quantize(d, d->q, d->hp->n_heads * d->hp->head_dim, d->n_rows, part, parts);
+    multiply(d, w->o, NULL, 1, d->x, d->n_rows, part, parts);
+    team_barrier(d->team);
+}
+
+static void feed_forward_block(struct decoder *d, uint32_t layer, unsigned part, unsigned parts)
+{
+    const struct layer_weights *w = &d->w->layers[layer];
+    size_t from, to;
+
+    norm_quantize(d, w->ffn_norm, NULL, d->n_rows, part, parts);
+    multiply(d, w->gate, NULL, 0, d->gate, d->n_rows, part, parts);
+    multiply(d, w->up, NULL, 0, d->up, d->n_rows, part, parts);
+    team_barrier(d->team);
+    team_share((size_t)d->n_rows * d->hp->n_ff, 32, part, parts, &from, &to);
+    d->k->silu_mul(d->gate + from, d->gate + from, d->up + from, to - from);
+    team_barrier(d->team);
+    quantize(d, d->gate, d->hp->n_ff, d->n_rows, part, parts);
+    multiply(d, w->down, NULL, 1, d->x, d->n_rows, part, parts);
+    team_barrier(d->team);
+}
+
+static void step(void *arg, unsigned part, unsigned parts)
+{
+    struct decoder *d = arg;
+
+    rope_angles(d, part, parts);
+    for (uint32_t layer = 0; layer < d->w->n_layers; layer++) {
+        attention_block(d, layer, part, parts);
+        feed_forward_block(d, layer, part, parts);
+    }
+    if (d->n_wanted) {
+        norm_quantize(d, d->w->out_norm, d->wanted, d->n_wanted, part, parts);
+        multiply(d, d->w->head, NULL, 0, d->logits, d->n_wanted, part, parts);
+    }
+}
+
+void decoder_run(struct decoder *d, const struct decoder_row *rows, uint32_t n_rows,
+                 const uint32_t *wanted, uint32_t n_wanted, float *logits)
+{
+    d->rows = rows;
+    d->n_rows = n_rows;
+    d->wanted = wanted;
+    d->n_wanted = n_wanted;
+    d->logits = logits;
+    team_run(d->team, step, d);
+}

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compute/arch/weights.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum dim { MODEL, Q, KV, FF, VOCAB, ROPE_PAIRS, N_DIMS };
+
+/* One tensor: a matrix W[rows][cols], or a vector where rows is NONE. */
+enum { NONE = N_DIMS };
+enum need { REQUIRED, OPTIONAL, QKV_BIAS };
+
+struct spec {
+    const char *name; /* of a layer's: after "blk.N." */
+    unsigned cols, rows;
+    enum need need;
+    size_t at; /* its pointer in struct layer_weights, or struct weights */
+};
+
+#define AT(field) offsetof(struct layer_weights, field)
+static const struct spec layer_specs[] = {
+    {"attn_norm.weight", MODEL, NONE, REQUIRED, AT(attn_norm)},
+    {"attn_q.weight", MODEL, Q, REQUIRED, AT(q)},
+    {"attn_k.weight", MODEL, KV, REQUIRED, AT(k)},
+    {"attn_v.weight", MODEL, KV, REQUIRED, AT(v)},
+    {"attn_q.bias", Q, NONE, QKV_BIAS, AT(q_bias)},
+    {"attn_k.bias", KV, NONE, QKV_BIAS, AT(k_bias)},
+    {"attn_v.bias", KV, NONE, QKV_BIAS, AT(v_bias)},
+    {"attn_output.weight", Q, MODEL, REQUIRED, AT(o)},
+    {"ffn_norm.weight", MODEL, NONE, REQUIRED, AT(ffn_norm)},
+    {"ffn_gate.weight", MODEL, FF, REQUIRED, AT(gate)},
+    {"ffn_up.weight", MODEL, FF, REQUIRED, AT(up)},
+    {"ffn_down.weight", FF, MODEL, REQUIRED, AT(down)},
+};
+#undef AT
+
+#define AT(field) offsetof(struct weights, field)
+static const struct spec rope_spec = {"rope_freqs.weight", ROPE_PAIRS, NONE, OPTIONAL,
+                                      AT(rope_factors)};
+static const struct spec norm_spec = {"output_norm.weight", MODEL, NONE, REQUIRED, AT(out_norm)};
+static const struct spec head_spec = {"output.weight", MODEL, VOCAB, OPTIONAL, AT(head)};
+static const struct spec embd_spec = {"token_embd.weight", MODEL, VOCAB, REQUIRED, AT(head)};
+#undef AT
+
+static const struct spec *const model_specs[] = {&rope_spec, &norm_spec, &head_spec, &embd_spec};
+
+#define COUNT(a) (sizeof(a) / sizeof((a)[0]))
+
+/* --- proving
+ * -------------------------------------------------------------------------------------- */
+
+static uint32_t dim(const struct hparams *hp, unsigned d)
+{
+    const uint32_t dims[N_DIMS + 1] = {
+        [MODEL] = hp->d_model,
+        [Q] = hp->n_heads * hp->head_dim,
+        [KV] = hp->n_kv_heads * hp->head_dim,
+        [FF] = hp->n_ff,
+        [VOCAB] = hp->n_vocab,
+        [ROPE_PAIRS] = hp->rope_dims / 2,
+        [NONE] = 1,
+    };
+
+    return dims[d];
+}
+
+/* *t is the tensor, proved to have its shape; NULL when it may be left out and is. */
+static int find(const struct gguf *g, const struct hparams *hp, const struct spec *s,
+                const char *name, const struct gguf_tensor **t, char *err)
+{
+    uint32_t cols = dim(hp, s->cols), rows = dim(hp, s->rows);
+    bool required = s->need == REQUIRED || (s->need == QKV_BIAS && hp->arch->qkv_bias);
+
+    *t = gguf_find(g, name);
+    if (!*t)
+        return required ? gguf_fail(gguf_path(g), err, -EBADMSG, "tensor %s: missing", name) : 0;
+    if ((*t)->ne[0] != cols || (*t)->ne[1] != rows || (*t)->ne[2] != 1 || (*t)->ne[3] != 1)
+        return gguf_fail(
+            gguf_path(g), err, -EBADMSG,
+            "tensor %s: shape [%llu, %llu, %llu, %llu], the hyper-parameters say [%u, %u]", name,
+            (unsigned long long)(*t)->ne[0], (unsigned long long)(*t)->ne[1],
+            (unsigned long long)(*t)->ne[2], (unsigned long long)(*t)->ne[3], cols, rows);
+    return 0;
+}
+
+/* blk.N.<suffix> -> its suffix, when N is a plain number below n_layers. */
+static const char *layer_suffix(const char *name, uint32_t n_layers)
+{
+    uint32_t n = 0;
+
+    if (strncmp(name, "blk.", 4) || name[4] < '0' || name[4] > '9')
+        return NULL;
+    for (name += 4; *name >= '0' && *name <= '9' && n < n_layers; name++)
+        n = n * 10 + (uint32_t)(*name - '0');
+    return *name == '.' && n < n_layers ? name + 1 : NULL;
+}
+
+static bool known(const char *name, uint32_t n_layers)
+{
+    const char *suffix = layer_suffix(name, n_layers);
+
+    for (size_t i = 0; suffix && i < COUNT(layer_specs); i++)
+        if (!strcmp(suffix, layer_specs[i].name))
+            return true;
+    for (size_t i = 0; !suffix && i < COUNT(model_specs); i++)
+        if (!strcmp(name, model_specs[i]->name))
+            return true;
+    return false;
+}
+
+static int refuse_unknown(const struct gguf *g, const struct hparams *hp, char *err)
+{
+    for (uint32_t i = 0; i < gguf_n_tensors(g); i++) {
+        const char *name = gguf_tensor_at(g, i)->name;
+
+        if (!known(name, hp->n_layers))
+            return gguf_fail(gguf_path(g), err, -ENOTSUP,
+                             "tensor %s: not part of a model of architecture %s with %u layers",
+                             name, hp->arch->name, hp->n_layers);
+    }
+    return 0;
+}
+
+/* --- walking
+ * -------------------------------------------------------------------------------------- */
+
+/* What is done with each tensor: `to` is the place of its pointer, NULL when only counting. */
+typedef int (*visit_fn)(const struct gguf *g, const struct spec *s, const struct gguf_tensor *t,
+                        void *to, size_t *bytes, char *err);
+
+static void *place(void *base, const struct spec *s)
+{
+    return base ? (char *)base + s->at : NULL;
+}
+
+static int walk_layer(const struct gguf *g, const struct hparams *hp, uint32_t layer,
+                      visit_fn visit, struct layer_weights *to, size_t *bytes, char *err)
+{
+    for (size_t i = 0; i < COUNT(layer_specs); i++) {
+        const struct spec *s = &layer_specs[i];
+        const struct gguf_tensor *t;
+        char name[64];
+
+        snprintf(name, sizeof(name), "blk.%u.%s", layer, s->name);
+        int rc = find(g, hp, s, name, &t, err);
+        if (rc == 0 && t)
+            rc = visit(g, s, t, place(to, s), bytes, err);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+static int walk_one(const struct gguf *g, const struct hparams *hp, const struct spec *s,
+                    visit_fn visit, struct weights *to, size_t *bytes, char *err)
+{
+    const struct gguf_tensor *t;
+    int rc = find(g, hp, s, s->name, &t, err);
+
+    return rc || !t ? rc : visit(g, s, t, place(to, s), bytes, err);
+}
+
+static int walk(const struct gguf *g, const struct hparams *hp, uint32_t first, uint32_t end,
+                visit_fn visit, struct weights *to, size_t *bytes, char *err)
+{
+    const struct gguf_tensor *embd;
+    int rc = refuse_unknown(g, hp, err);
+
+    if (rc == 0)
+        rc = find(g, hp, &embd_spec, embd_spec.name, &embd, err);
+    if (rc == 0)
+        rc = walk_one(g, hp, &rope_spec, visit, to, bytes, err);
+    for (uint32_t i = first; i < end && rc == 0; i++)
+        rc = walk_layer(g, hp, i, visit, to ? &to->layers[i - first] : NULL, bytes, err);
+    if (rc || end < hp->n_layers)
+        return rc;
+
+    /* Without a matrix of its own the head is the embedding's. */
+    const struct spec *head = gguf_find(g, head_spec.name) ? &head_spec : &embd_spec;
+    rc = walk_one(g, hp, &norm_spec, visit, to, bytes, err);
+    return rc ? rc : walk_one(g, hp, head, visit, to, bytes, err);
+}
+
+/* --- loading
+ * -------------------------------------------------------------------------------------- */
+
+static int load_vector(const struct gguf *g, const struct gguf_tensor *t, float **to, char *err)
+{
+    size_t n = (size_t)t->ne[0];
+    void *raw = malloc(t->bytes);
+    int rc = -ENOMEM;
+
+    *to = aligned_alloc(64, (n * sizeof(float) + 63) / 64 * 64);
+    if (raw && *to)
+        rc = gguf_read(g, t, 0, raw, t->bytes, err);
+    else
+        gguf_fail(gguf_path(g), err, rc, "tensor %s: out of memory", t->name);
+    if (rc == 0)
+        qtype_dequantize(t->type, raw, *to, n);
+    free(raw);
+    return rc;
+}
+
+static int load(const struct gguf *g, const struct spec *s, const struct gguf_tensor *t, void *to,
+                size_t *bytes, char *err)
+{
+    if (s->rows == NONE) {
+        *bytes += (size_t)t->ne[0] * sizeof(float);
+        return load_vector(g, t, to, err);
+    }
+    struct mat **m = to;
+    int rc = mat_load(g, t, m, err);
+    if (rc == 0)
+        *bytes += mat_bytes(*m);
+    return rc == -EINVAL ? -EBADMSG : rc;
+}
+
+static int count(const struct gguf *g, const struct spec *s, const struct gguf_tensor *t, void *to,
+                 size_t *bytes, char *err)
+{
+    *bytes += s->rows == NONE ? (size_t)t->ne[0] * sizeof(float)
+                              : mat_bytes_for(t->type, (uint32_t)t->ne[1], (uint32_t)t->ne[0]);
+    return 0;
+}
+
+int weights_load(const struct gguf *g, const struct hparams *hp, uint32_t first, uint32_t end,
+                 struct weights *w, char *err)
+{
+    memset(w, 0, sizeof(*w));
+    w->layers = calloc(end - first, sizeof(*w->layers));
+    if (!w->layers)
+        return gguf_fail(gguf_path(g), err, -ENOMEM, "out of memory");
+    w->n_layers = end - first;
+    return walk(g, hp, first, end, load, w, &w->bytes, err);
+}
+
+int weights_count(const struct gguf *g, const struct hparams *hp, uint32_t first, uint32_t end,
+                  size_t *bytes, char *err)
+{
+    *bytes = 0;
+    return walk(g, hp, first, end, count, NULL, bytes, err);
+}
+
+static void free_weight(const struct spec *s, void *base)
+{
+    void *p = (char *)base + s->at;
+
+    if (s->rows == NONE)
+        free(*(float **)p);
+    else
+        mat_free(*(struct mat **)p);
+}
+
+void weights_free(struct weights *w)
+{
+    for (uint32_t l = 0; l < w->n_layers; l++)
+        for (size_t i = 0; i < COUNT(layer_specs); i++)
+            free_weight(&layer_specs[i], &w->layers[l]);
+    free_weight(&rope_spec, w);
+    free_weight(&norm_spec, w);
+    free_weight(&head_spec, w);
+    free(w->layers);
+    memset(w, 0, sizeof(*w));
+}

@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compute/stage.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compute/arch/decoder.h"
+#include "compute/embed.h"
+#include "compute/gguf.h"
+#include "compute/kv.h"
+#include "compute/team.h"
+
+#define MAX_ROWS_DEFAULT 128u
+#define MAX_ROWS_LIMIT   4096u
+#define MAX_SEQS_LIMIT   4096u
+#define N_CTX_DEFAULT    8192u
+
+/* Changes with the order of operations here; the kernels have their own. */
+#define STAGE_NUMERICS_ID 1u
+
+/* A stage on this machine's cores. */
+struct cpu_stage {
+    struct stage base;
+    struct stage_info info;
+    struct hparams hp;
+    struct weights weights;
+    struct embed *embed; /* NULL: another stage has the embedding */
+    struct kv *kv;
+    struct decoder *decoder;
+    struct decoder_row *rows; /* [max_rows] of the running batch */
+    uint32_t *wanted;         /* [max_rows] rows of it whose logits are wanted */
+};
+
+static struct cpu_stage *self(struct stage *s)
+{
+    return (struct cpu_stage *)s;
+}
+
+/* --- sequences
+ * ------------------------------------------------------------------------------------ */
+
+static const struct stage_info *cpu_info(const struct stage *s)
+{
+    return &((const struct cpu_stage *)s)->info;
+}
+
+static int cpu_seq_open(struct stage *s, uint32_t max_tokens)
+{
+    if (max_tokens == 0 || max_tokens > self(s)->info.n_ctx)
+        return -ERANGE;
+    return kv_seq_open(self(s)->kv, max_tokens);
+}
+
+static int cpu_seq_truncate(struct stage *s, int seq, uint32_t n_tokens)
+{
+    int64_t have = kv_tokens(self(s)->kv, seq);
+
+    if (have < 0 || n_tokens > have)
+        return -EINVAL;
+    return kv_set_tokens(self(s)->kv, seq, n_tokens);
+}
+
+static void cpu_seq_close(struct stage *s, int seq)
+{
+    kv_seq_close(self(s)->kv, seq);
+    self(s)->info.kv_bytes = kv_resident_bytes(self(s)->kv);
+}
+
+/* --- running
+ * -------------------------------------------------------------------------------------- */
+
+/* Prove the batch and lay it out in rows and wanted. 0 or -EINVAL. */
+static int plan(struct cpu_stage *s, const struct stage_rows *batch, size_t n_batch,
+                uint32_t *n_rows, uint32_t *n_wanted)
+{
+    *n_rows = *n_wanted = 0;
+    if (n_batch > s->info.max_seqs)
+        return -EINVAL;
+    for (size_t b = 0; b < n_batch; b++) {
+        const struct stage_rows *r = &batch[b];
+
+        if (r->n == 0 || r->n > s->info.max_rows - *n_rows || r->n_logits > r->n ||
+            (r->n_logits && !s->weights.head))
+            return -EINVAL;
+        if (kv_tokens(s->kv, r->seq) != r->pos ||
+            kv_max_tokens(s->kv, r->seq) < (int64_t)r->pos + r->n)
+            return -EINVAL;
+        for (size_t other = 0; other < b; other++)
+            if (batch[other].seq == r->seq)
+                return -EINVAL;
+        for (uint32_t i = 0; i < r->n; i++) {
+            if (i >= r->n - r->n_logits)
+                s->wanted[(*n_wanted)++] = *n_rows;
+            s->rows[(*n_rows)++] = (struct decoder_row){.seq = r->seq, .pos = r->pos + i};
+        }
+    }
+    return 0;
+}
+
+static int check_ids(const struct cpu_stage *s, const int32_t *ids, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (ids[i] < 0 || (uint32_t)ids[i] >= s->info.n_vocab)
+            return -EINVAL;
+    return 0;
+}
+
+static int cpu_run(struct stage *base, const struct stage_rows *batch, size_t n_batch,
+                   const int32_t *ids, const float *in, float *out, float *logits)
+{
+    struct cpu_stage *s = self(base);
+    float *x = decoder_x(s->decoder);
+    uint32_t n_rows, n_wanted;
+    int rc = plan(s, batch, n_batch, &n_rows, &n_wanted);
+
+    if (rc || n_rows == 0)
+        return rc;
+    if (!ids == !!s->embed || !in == !s->embed || !out == !s->weights.head || (n_wanted && !logits))
+        return -EINVAL;
+
+    size_t bytes = (size_t)n_rows * s->info.d_model * sizeof(float);
+    if (s->embed) {
+        rc = check_ids(s, ids, n_rows);
+        if (rc == 0)
+            rc = embed_rows(s->embed, ids, n_rows, x);
+        if (rc)
+            return rc;
+    } else {
+        memcpy(x, in, bytes);
+    }
+    for (size_t b = 0; b < n_batch; b++)
+        kv_set_tokens(s->kv, batch[b].seq, batch[b].pos + batch[b].n);
+    s->info.kv_bytes = kv_resident_bytes(s->kv);
+
+    decoder_run(s->decoder, s->rows, n_rows, s->wanted, n_wanted, logits);
+    if (out)
+        memcpy(out, x, bytes);
+    return 0;
+}
+
+static void cpu_set_poll(struct stage *s, void (*poll)(void *arg), void *arg)
+{
+    decoder_set_poll(self(s)->decoder, poll, arg);
+}
+
+static void cpu_close(struct stage *base)
+{
+    struct cpu_stage *s = self(base);
+
+    decoder_close(s->decoder);
+    kv_close(s->kv);
+    embed_close(s->embed);
+    weights_free(&s->weights);
+    free(s->rows);
+    free(s->wanted);
+    free(s);
+}
+
+static const struct stage_ops cpu_ops = {
+    .info = cpu_info,
+    .seq_open = cpu_seq_open,
+    .seq_truncate = cpu_seq_truncate,
+    .seq_close = cpu_seq_close,
+    .run = cpu_run,
+    .set_poll = cpu_set_poll,
+    .close = cpu_close,
+};
+
+/* --- opening
+ * -------------------------------------------------------------------------------------- */
+
+/* Defaults filled in and proved against the model. */
+static int resolve(const struct gguf *g, const struct hparams *hp, const struct stage_params *in,
+                   struct stage_params *p, char *err)
+{
+    *p = *in;
+    if (!p->end_layer)
+        p->end_layer = hp->n_layers;
+    if (!p->max_rows)
+        p->max_rows = MAX_ROWS_DEFAULT;
+    if (!p->max_seqs)
+        p->max_seqs = 1;
+    if (!p->n_ctx)
+        p->n_ctx = hp->n_ctx < N_CTX_DEFAULT ? hp->n_ctx : N_CTX_DEFAULT;
+
+    if (p->end_layer > hp->n_layers || p->first_layer >= p->end_layer)
+        return gguf_fail(gguf_path(g), err, -ERANGE, "no layers [%u, %u): the model has %u",
+                         p->first_layer, p->end_layer, hp->n_layers);
+    if (p->n_ctx > hp->n_ctx)
+        return gguf_fail(gguf_path(g), err, -ERANGE, "a context of %u tokens: the model has %u",
+                         p->n_ctx, hp->n_ctx);
+    if (p->max_rows > MAX_ROWS_LIMIT || p->max_seqs > MAX_SEQS_LIMIT)
+        return gguf_fail(gguf_path(g), err, -ERANGE,
+                         "%u rows of %u sequences at once: at most %u and %u", p->max_rows,
+                         p->max_seqs, MAX_ROWS_LIMIT, MAX_SEQS_LIMIT);
+    return 0;
+}
+
+static struct kv_shape kv_shape(const struct hparams *hp, const struct stage_params *p)
+{
+    return (struct kv_shape){
+        .n_layers = p->end_layer - p->first_layer,
+        .n_kv_heads = hp->n_kv_heads,
+        .head_dim = hp->head_dim,
+    };
+}
+
+static int build(struct cpu_stage *s, const struct gguf *g, const struct stage_params *p,
+                 struct team *team, char *err)
+{
+    struct kv_shape shape = kv_shape(&s->hp, p);
+    size_t kv_budget =
+        p->kv_budget_bytes ? p->kv_budget_bytes : p->max_seqs * kv_bytes_for(&shape, p->n_ctx);
+    int rc = weights_load(g, &s->hp, p->first_layer, p->end_layer, &s->weights, err);
+
+    if (rc == 0 && p->first_layer == 0)
+        rc = embed_open(g, gguf_find(g, "token_embd.weight"), &s->embed, err);
+    if (rc)
+        return rc;
+
+    s->rows = calloc(p->max_rows, sizeof(*s->rows));
+    s->wanted = calloc(p->max_rows, sizeof(*s->wanted));
+    if (!s->rows || !s->wanted || kv_open(&shape, p->max_seqs, kv_budget, &s->kv))
+        return -ENOMEM;
+    return decoder_open(&s->hp, &s->weights, s->kv, team, p->max_rows, p->n_ctx, p->exact,
+                        &s->decoder);
+}
+
+int stage_open(const struct gguf *g, const struct stage_params *params, struct team *team,
+               struct stage **out, char *err)
+{
+    struct cpu_stage *s = calloc(1, sizeof(*s));
+    struct stage_params p;
+
+    *out = NULL;
+    gguf_fail(gguf_path(g), err, 0, "out of memory, or unreadable"); /* until something says more */
+    if (!s)
+        return -ENOMEM;
+    s->base.ops = &cpu_ops;
+    int rc = hparams_read(g, &s->hp, err);
+    if (rc == 0)
+        rc = resolve(g, &s->hp, params, &p, err);
+    if (rc == 0)
+        rc = build(s, g, &p, team, err);
+    if (rc)
+        goto out;
+    s->info = (struct stage_info){
+        .first_layer = p.first_layer,
+        .end_layer = p.end_layer,
+        .n_layers = s->hp.n_layers,
+        .d_model = s->hp.d_model,
+        .n_vocab = s->hp.n_vocab,
+        .n_ctx = p.n_ctx,
+        .max_rows = p.max_rows,
+        .max_seqs = p.max_seqs,
+        .numerics_id = STAGE_NUMERICS_ID << 24 | KERNELS_NUMERICS_ID << 1 | p.exact,
+        .weights_bytes = s->weights.bytes,
+        .scratch_bytes = decoder_bytes(s->decoder),
+    };
+    rc = gguf_fingerprint(g, s->info.fingerprint);
+out:
+    if (rc)
+        cpu_close(&s->base);
+    else
+        *out = &s->base;
+    return rc;
+}
+
+int stage_footprint(const struct gguf *g, const struct stage_params *params, uint32_t tokens,
+                    size_t *weights_bytes, size_t *kv_bytes, char *err)
+{
+    struct stage_params p;
+    struct hparams hp;
+    int rc = hparams_read(g, &hp, err);
+
+    if (rc == 0)
+        rc = resolve(g, &hp, params, &p, err);
+    if (rc == 0)
+        rc = weights_count(g, &hp, p.first_layer, p.end_layer, weights_bytes, err);
+    if (rc == 0) {
+        struct kv_shape shape = kv_shape(&hp, &p);
+
+        *kv_bytes = kv_bytes_for(&shape, tokens);
+    }
+    return rc;
+}
+
+int stage_count_layers(const struct gguf *g, char *err)
+{
+    struct hparams hp;
+    int rc = hparams_read(g, &hp, err);
+
+    return rc ? rc : (int)hp.n_layers;
+}
