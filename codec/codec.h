@@ -8,9 +8,10 @@
  *
  *   TS     values with |x| > T go to a sparse side list at high precision (T = tau * mean|x| of the
  *          row, or an absolute T); what is left is a dense row of small range.
- *   TAB-Q  the dense row gets the smallest width q in [qmin,qmax] bits whose relative L2 error
- *          ||x - x'|| / ||x|| over the dense part is <= delta; asymmetric uniform, scale and zero
- *          point per row.
+ *   TAB-Q  the dense row gets the smallest width q in [qmin,qmax] bits (qmax if none will do) whose
+ *          relative L2 error ||x - x'|| / ||x|| is <= delta; asymmetric uniform, scale and zero
+ *          point per row. x - x' is taken over the dense part, ||x|| over the whole row with every
+ *          value counted as at most 8 T, so that one giant doesn't excuse errors everywhere else.
  *
  * What a row decodes to depends only on the row, the parameters and the packet capacity: never on
  * which other rows share its tile. The bytes and the decoded values are identical on every ISA.
@@ -24,6 +25,7 @@
 #include <stdint.h>
 
 #define CODEC_COLS_MAX 16384u /* columns of a row */
+#define CODEC_ROWS_MAX 1024u  /* rows of a tile */
 #define CODEC_QMAX     8u     /* widest TAB-Q code, bits */
 
 enum codec_mode {
@@ -71,12 +73,12 @@ size_t codec_min_capacity(const struct codec_params *p, uint32_t cols);
 
 /* What an encoder did; counters add up over calls, clear with memset. */
 struct codec_stats {
-    uint64_t rows;                 /* rows finished */
-    uint64_t values;               /* values encoded */
-    uint64_t bytes;                /* tile bytes, headers included */
-    uint64_t outliers;             /* values set aside by TS */
-    uint64_t rows_by_width[9];     /* row parts by TAB-Q width q, index 1..8 */
-    uint32_t bad_token, bad_col;   /* set when -EDOM is returned */
+    uint64_t rows;               /* rows finished */
+    uint64_t values;             /* values encoded */
+    uint64_t bytes;              /* tile bytes, headers included */
+    uint64_t outliers;           /* values set aside by TS */
+    uint64_t rows_by_width[9];   /* row parts by TAB-Q width q; 0: dense part all zeros */
+    uint32_t bad_token, bad_col; /* set when -EDOM is returned */
 };
 
 /* Where an encoder stands in a message: start at {0, 0}, done when row == n_rows. */

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The codec's kernels behind one table, one implementation an ISA. All implementations give the
+ * same bits: sums run in CODEC_LANES lanes (element i in lane i % CODEC_LANES) that are added
+ * pairwise at the end, products and sums are rounded one by one (never fused), and rounding to an
+ * integer is to nearest even.
+ *
+ * "Padded" buffers are the codec's own scratch: n is rounded up to CODEC_PAD elements, and a kernel
+ * may read and write all of those. Other buffers are the caller's: a kernel touches the n elements
+ * only. None need be aligned.
+ */
+#ifndef ISTHMUS_CODEC_DSP_H
+#define ISTHMUS_CODEC_DSP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define CODEC_LANES     16u
+#define CODEC_PAD       64u
+#define CODEC_PAD_TO(n) (((size_t)(n) + CODEC_PAD - 1) / CODEC_PAD * CODEC_PAD)
+
+/* One row's uniform grid: value = unit * ((code << (8 - width)) - zero). */
+struct codec_grid {
+    uint8_t width;  /* bits a code, 1..8; 0: no codes, every value is 0 */
+    uint8_t zero;   /* zero point, in units */
+    uint16_t scale; /* the unit as sent: bits 30..15 of its f32 */
+    float unit;     /* a power of two x 9 bits: unit * (up to 9 bits) is exact */
+    float inv;      /* 1 / (unit << (8 - width)), rounded: value -> code */
+    float bias;     /* zero in code steps */
+    float top;      /* largest code */
+};
+
+/* What a dense row spans. lo <= 0 <= hi. */
+struct codec_span {
+    float lo, hi;
+    double sum_sq;
+};
+
+struct codec_dsp {
+    /* Sum of |x|, f64. Not finite when a value is not. */
+    double (*sum_abs)(const float *x, size_t n);
+
+    /* Values with |x| <= limit go to dense (padded), closed up; the columns of the others to pos
+     * (padded). Returns the number of the others. */
+    size_t (*split)(const float *x, size_t n, float limit, float *dense, uint16_t *pos);
+
+    /* dense (padded) is zero from n on. */
+    void (*span)(const float *dense, size_t n, struct codec_span *span);
+
+    /* Sum of squared errors on the grid, in code steps squared. f32. */
+    float (*grid_error)(const float *dense, size_t n, const struct codec_grid *g);
+
+    /* dense and codes padded; codes from n on are unspecified. */
+    void (*quantize)(const float *dense, size_t n, const struct codec_grid *g, uint8_t *codes);
+
+    /* codes and out padded. */
+    void (*dequantize)(const uint8_t *codes, size_t n, const struct codec_grid *g, float *out);
+
+    /* Codes of q bits, first code in the lowest bits. Both buffers padded, n codes either way
+     * (n need not be whole groups of 8: codes from n on are zero for pack, unspecified after
+     * unpack). */
+    void (*pack)(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits);
+    void (*unpack)(const uint8_t *bits, size_t n, unsigned q, uint8_t *codes);
+
+    /* f16 little-endian. False when a value is NaN or beyond f16 (dst is then unspecified). */
+    bool (*to_f16)(const float *x, size_t n, uint8_t *dst);
+    /* False when a value is not finite (out is then unspecified). */
+    bool (*from_f16)(const uint8_t *src, size_t n, float *out);
+};
+
+/* The table for these cpu_flags(). */
+void codec_dsp_init(struct codec_dsp *dsp, unsigned flags);
+
+/* Fill in what the ISA does better. */
+void codec_dsp_init_avx2(struct codec_dsp *dsp);
+void codec_dsp_init_avx512(struct codec_dsp *dsp);
+
+/* pack.c */
+void codec_pack(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits);
+void codec_unpack(const uint8_t *bits, size_t n, unsigned q, uint8_t *codes);
+
+/* Ends of every lane-wise sum. */
+static inline double codec_lanes_sum_f64(double lane[CODEC_LANES])
+{
+    for (unsigned half = CODEC_LANES / 2; half; half /= 2)
+        for (unsigned i = 0; i < half; i++)
+            lane[i] += lane[i + half];
+    return lane[0];
+}
+
+static inline float codec_lanes_sum_f32(float lane[CODEC_LANES])
+{
+    for (unsigned half = CODEC_LANES / 2; half; half /= 2)
+        for (unsigned i = 0; i < half; i++)
+            lane[i] += lane[i + half];
+    return lane[0];
+}
+
+#endif
