@@ -7,7 +7,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "compute/stage.h"
 #include "control/cmd.h"
 #include "control/log.h"
 
@@ -83,6 +82,17 @@ int model_team(const struct model_options *o, unsigned default_threads, int defa
         log_warn("--threads %u: only %u cores are allowed here, so %u are used", o->threads, used,
                  used);
     return EXIT_OK;
+}
+
+int model_open_stage(const struct model *m, const struct stage_params *p, struct team *team,
+                     struct stage **stage)
+{
+    char err[GGUF_ERR] = "";
+    const int rc = stage_open(m->gguf, p, team, stage, err);
+    if (rc == 0)
+        return EXIT_OK;
+    log_error("%s", err[0] ? err : strerror(-rc));
+    return exit_code(rc);
 }
 
 int32_t *model_encode_prompt(const struct model *m, const char *text, size_t len, uint32_t *n)

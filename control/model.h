@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "compute/gguf.h"
+#include "compute/stage.h"
 #include "compute/team.h"
 #include "compute/tokenizer.h"
 #include "control/options.h"
@@ -29,6 +30,10 @@ void model_close(struct model *m);
  * cores are allowed than asked for. EXIT_OK or an exit code. */
 int model_team(const struct model_options *o, unsigned default_threads, int default_first_core,
                struct team **team);
+
+/* stage_open, its error said. EXIT_OK or an exit code. */
+int model_open_stage(const struct model *m, const struct stage_params *p, struct team *team,
+                     struct stage **stage);
 
 /* Ids of a prompt, BOS first when the model wants one. malloc'd; NULL: said on stderr. */
 int32_t *model_encode_prompt(const struct model *m, const char *text, size_t len, uint32_t *n);

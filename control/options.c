@@ -45,10 +45,9 @@ static const struct argp_option model_options[] = {
 static error_t model_parse(int key, char *arg, struct argp_state *state)
 {
     struct model_options *o = state->input;
-    unsigned mask;
     switch (key) {
     case ARGP_KEY_INIT:
-        *o = (struct model_options){ .first_core = INT32_MIN };
+        *o = (struct model_options){ .first_core = INT32_MIN, .cpu_mask = CPU_ALL };
         return 0;
     case 'm':
         o->path = arg;
@@ -60,9 +59,9 @@ static error_t model_parse(int key, char *arg, struct argp_state *state)
         o->first_core = (int) opt_f64(state, "--first-core", arg, -1, 4095);
         return 0;
     case OPT_CPU_MASK:
-        if (cpu_parse_mask(arg, &mask) < 0)
+        if (cpu_parse_mask(arg, &o->cpu_mask) < 0)
             argp_error(state, "--cpu-mask %s: must be c, avx2, avx512, vnni, all or a number", arg);
-        cpu_set_mask(mask);
+        cpu_set_mask(o->cpu_mask);
         return 0;
     case OPT_CTX:
         o->ctx = opt_u32(state, "--ctx", arg, 1, 1u << 20);

@@ -40,6 +40,7 @@ struct model_options {
     uint32_t threads;  /* 0: not given */
     int first_core;    /* -1: do not pin; INT32_MIN: not given */
     uint32_t ctx;      /* 0: not given */
+    unsigned cpu_mask; /* CPU_ALL: not given */
 };
 extern const struct argp model_argp;
 

@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* front_answer: one prompt, a file of requests, or a chat. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "control/cmd.h"
+#include "control/front.h"
+#include "control/generation.h"
+#include "control/log.h"
+#include "control/report.h"
+
+#define STEP_NS 50000000u /* how long a step may wait before signals and the child are looked at */
+
+static volatile sig_atomic_t stop_signal;
+
+static void on_signal(int sig)
+{
+    stop_signal = sig;
+}
+
+static void catch_signals(void)
+{
+    /* No SA_RESTART: a read of the chat's next line ends too. */
+    const struct sigaction catch = { .sa_handler = on_signal };
+    sigaction(SIGINT, &catch, NULL);
+    sigaction(SIGTERM, &catch, NULL);
+    sigaction(SIGHUP, &catch, NULL);
+    signal(SIGPIPE, SIG_IGN); /* a closed stdout shows as a failed write */
+}
+
+/* The cloud is lost: say what happened to it, as exactly as can be known. */
+static void say_lost(struct front *f)
+{
+    char fate[80];
+    if (f->cloud.pid && child_gone(&f->cloud, 500))
+        log_error("the cloud half %s", child_fate(&f->cloud, fate, sizeof fate));
+    else
+        log_error("%s", engine_error(f->engine));
+}
+
+/* Busy sessions; -1 when the cloud is lost, which has been said. */
+static int step(struct front *f)
+{
+    int busy = engine_step(f->engine, port_now_ns() + STEP_NS);
+    if (busy >= 0 && f->cloud.pid && child_gone(&f->cloud, 0))
+        busy = -EPIPE;
+    if (busy < 0) {
+        say_lost(f);
+        return -1;
+    }
+    return busy;
+}
+
+static int start_failed(const struct front *f, const struct generation *g, int rc)
+{
+    if (rc == -ERANGE)
+        log_error("the prompt has %u tokens, the context %u: no room for an answer", g->n_prompt,
+                  f->engine->info->n_ctx);
+    else if (rc == -EINVAL && g->n_prompt == 0)
+        log_error("the prompt is empty");
+    else
+        log_error("cannot start the answer: %s", strerror(-rc));
+    return rc == -ERANGE || rc == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
+}
+
+/* Run one answer to its end. Stopped by a signal, it is cancelled and EXIT_INTERRUPTED returned. */
+static int run_one(struct front *f, struct generation *g)
+{
+    int rc = generation_start(g, f->engine);
+    if (rc < 0)
+        return start_failed(f, g, rc);
+    bool cancelled = false;
+    while (!g->done) {
+        if (stop_signal && !cancelled) {
+            engine_cancel(f->engine, g->session);
+            cancelled = true;
+        }
+        if (step(f) < 0)
+            return EXIT_FAILED;
+    }
+    if (g->out_of_memory) {
+        log_error("out of memory for the answer's text");
+        return EXIT_FAILED;
+    }
+    if (g->result.finish == EDGE_REFUSED || g->result.finish == EDGE_LOST) {
+        log_error("%s", g->result.error);
+        return EXIT_FAILED;
+    }
+    return cancelled ? EXIT_INTERRUPTED : EXIT_OK;
+}
+
+/* --- one prompt ---------------------------------------------------------------------------------- */
+
+static int answer_prompt(struct front *f)
+{
+    const struct front_options *o = f->o;
+    struct generation g = {
+        .tok = f->model.tok,
+        .stream = o->json ? NULL : stdout,
+        .ignore_eos = o->ignore_eos,
+        .n_predict = o->n_predict,
+        .sampler = o->sampler,
+    };
+    int32_t *ids = model_encode_prompt(&f->model, f->prompt, f->prompt_bytes, &g.n_prompt);
+    if (!ids)
+        return EXIT_FAILED;
+    g.prompt_ids = ids;
+
+    int rc = run_one(f, &g);
+    if (g.stream && g.n_text)
+        putchar('\n');
+    if (fflush(stdout) == EOF && rc == EXIT_OK) {
+        log_error("cannot write the answer: %s", strerror(errno));
+        rc = EXIT_FAILED;
+    }
+    if (rc == EXIT_OK && o->json)
+        rc = report_run_json(f, &g);
+    else if (rc == EXIT_OK || rc == EXIT_INTERRUPTED)
+        report_run_line(f, &g);
+    generation_free(&g);
+    free(ids);
+    return rc;
+}
+
+/* --- requests ------------------------------------------------------------------------------------ */
+
+/* Answers in the making and made; `printed` of them have been printed, in the file's order. */
+struct batch {
+    struct front *f;
+    struct generation *g;
+    char (*refused)[PIPELINE_ERR]; /* not started, and why; "": started or not yet */
+    size_t n, started, printed;
+    struct report_totals totals;
+};
+
+/* Start what there is room for. */
+static int start_more(struct batch *b)
+{
+    for (; b->started < b->n; b->started++) {
+        struct generation *g = &b->g[b->started];
+        const struct request *r = &b->f->requests.list[b->started];
+        const int rc = generation_start(g, b->f->engine);
+        if (rc == -EAGAIN || rc == -ENOSPC)
+            return EXIT_OK;
+        if (rc == -ERANGE)
+            snprintf(b->refused[b->started], PIPELINE_ERR,
+                     "the prompt has %u tokens, the context %u: no room for an answer", g->n_prompt,
+                     b->f->engine->info->n_ctx);
+        else if (rc < 0)
+            return start_failed(b->f, g, rc);
+        if (rc < 0) {
+            log_error("%s:%u: %s", b->f->o->requests, r->line, b->refused[b->started]);
+            g->done = true;
+        }
+    }
+    return EXIT_OK;
+}
+
+static int print_finished(struct batch *b)
+{
+    for (; b->printed < b->started && b->g[b->printed].done; b->printed++) {
+        struct generation *g = &b->g[b->printed];
+        const unsigned line = b->f->requests.list[b->printed].line;
+        const char *refused = b->refused[b->printed];
+        const bool failed = *refused || g->result.error[0] || g->out_of_memory;
+        if (!*refused && g->result.error[0])
+            log_error("%s:%u: %s", b->f->o->requests, line, g->result.error);
+        const int rc = *refused ? report_error_json(line, refused) : report_result_json(line, g);
+        if (rc != EXIT_OK)
+            return rc;
+        b->totals.requests++;
+        b->totals.failed += failed;
+        b->totals.prompt_tokens += g->n_prompt;
+        b->totals.tokens += g->n_ids;
+        generation_free(g);
+    }
+    return EXIT_OK;
+}
+
+static int run_batch(struct batch *b)
+{
+    bool cancelled = false;
+    while (b->printed < b->n) {
+        int rc = start_more(b);
+        if (rc == EXIT_OK)
+            rc = print_finished(b);
+        if (rc != EXIT_OK)
+            return rc;
+        if (stop_signal && !cancelled) {
+            for (size_t i = 0; i < b->started; i++)
+                if (!b->g[i].done)
+                    engine_cancel(b->f->engine, b->g[i].session);
+            b->n = b->started;
+            cancelled = true;
+            continue;
+        }
+        if (b->printed < b->n && step(b->f) < 0)
+            return EXIT_FAILED;
+    }
+    return cancelled ? EXIT_INTERRUPTED : EXIT_OK;
+}
+
+static int answer_requests(struct front *f)
+{
+    const struct front_options *o = f->o;
+    const size_t n = f->requests.n;
+    struct batch b = { .f = f, .n = n };
+    int rc = EXIT_FAILED;
+    b.g = calloc(n, sizeof *b.g);
+    b.refused = calloc(n, sizeof *b.refused);
+    if (!b.g || !b.refused) {
+        log_error("out of memory for %zu requests", n);
+        goto out;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const struct request *r = &f->requests.list[i];
+        b.g[i] = (struct generation){
+            .tok = f->model.tok,
+            .ignore_eos = o->ignore_eos,
+            .prompt_ids = r->prompt_ids,
+            .n_prompt = r->n_prompt,
+            .n_predict = r->n_predict,
+            .sampler = r->sampler,
+        };
+    }
+
+    const uint64_t start_ns = port_now_ns();
+    rc = run_batch(&b);
+    b.totals.elapsed_ns = port_now_ns() - start_ns;
+    if (rc == EXIT_OK && o->json)
+        rc = report_totals_json(f, &b.totals);
+    else if (rc == EXIT_OK || rc == EXIT_INTERRUPTED)
+        report_totals_line(f, &b.totals);
+    if (rc == EXIT_OK && b.totals.failed)
+        rc = EXIT_FAILED;
+out:
+    for (size_t i = 0; b.g && i < n; i++)
+        generation_free(&b.g[i]);
+    free(b.g);
+    free(b.refused);
+    return rc;
+}
+
+/* --- chat ---------------------------------------------------------------------------------------- */
+
+struct chat {
+    struct chat_message *messages;
+    size_t n;
+};
+
+/* Takes over content. */
+static int chat_add(struct chat *c, const char *role, char *content)
+{
+    struct chat_message *m = realloc(c->messages, (c->n + 1) * sizeof *m);
+    if (!m || !content) {
+        log_error("out of memory for the conversation");
+        free(content);
+        return EXIT_FAILED;
+    }
+    c->messages = m;
+    m[c->n++] = (struct chat_message){ .role = role, .content = content };
+    return EXIT_OK;
+}
+
+static void chat_forget(struct chat *c, size_t n)
+{
+    while (c->n > n)
+        free((char *) c->messages[--c->n].content);
+}
+
+/* Answer the conversation so far; the answer joins it. */
+static int chat_turn(struct front *f, struct chat *c)
+{
+    char *text = NULL;
+    if (tok_chat_render(f->model.tok, c->messages, c->n, true, &text) < 0) {
+        log_error("out of memory for the conversation");
+        return EXIT_FAILED;
+    }
+    struct generation g = {
+        .tok = f->model.tok,
+        .stream = stdout,
+        .n_predict = f->o->n_predict,
+        .sampler = f->o->sampler,
+    };
+    int32_t *ids = model_encode_prompt(&f->model, text, strlen(text), &g.n_prompt);
+    free(text);
+    if (!ids)
+        return EXIT_FAILED;
+    g.prompt_ids = ids;
+
+    int rc = EXIT_OK;
+    if (g.n_prompt >= f->engine->info->n_ctx) {
+        log_error("the conversation (%u tokens) no longer fits the context (%u): /clear starts anew",
+                  g.n_prompt, f->engine->info->n_ctx);
+        chat_forget(c, c->n - 1);
+    } else {
+        rc = run_one(f, &g);
+        putchar('\n');
+        if (rc == EXIT_INTERRUPTED && stop_signal == SIGINT) {
+            stop_signal = 0; /* ^C ends the answer, not the chat */
+            rc = EXIT_OK;
+        }
+        if (rc == EXIT_OK) {
+            report_run_line(f, &g);
+            rc = chat_add(c, "assistant", strndup(g.text ? g.text : "", g.n_text));
+        }
+    }
+    generation_free(&g);
+    free(ids);
+    return rc;
+}
+
+static int answer_chat(struct front *f)
+{
+    const bool terminal = isatty(STDIN_FILENO);
+    if (terminal)
+        log_info("a chat: ^D ends it, ^C an answer, /clear forgets what was said");
+    struct chat c = { 0 };
+    char *line = NULL;
+    size_t cap = 0;
+    int rc = EXIT_OK;
+    while (rc == EXIT_OK) {
+        if (terminal) {
+            fputs("> ", stdout);
+            fflush(stdout);
+        }
+        ssize_t n = getline(&line, &cap, stdin);
+        if (n < 0)
+            break;
+        while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r'))
+            line[--n] = '\0';
+        if (n == 0)
+            continue;
+        if (strcmp(line, "/clear") == 0) {
+            chat_forget(&c, 0);
+            continue;
+        }
+        rc = chat_add(&c, "user", strdup(line));
+        if (rc == EXIT_OK)
+            rc = chat_turn(f, &c);
+    }
+    if (terminal)
+        putchar('\n');
+    free(line);
+    chat_forget(&c, 0);
+    free(c.messages);
+    return rc == EXIT_OK && stop_signal ? EXIT_INTERRUPTED : rc;
+}
+
+int front_answer(struct front *f)
+{
+    catch_signals();
+    int rc;
+    if (f->o->requests)
+        rc = answer_requests(f);
+    else if (f->o->prompt)
+        rc = answer_prompt(f);
+    else
+        rc = answer_chat(f);
+    return rc == EXIT_INTERRUPTED && stop_signal ? 128 + stop_signal : rc;
+}

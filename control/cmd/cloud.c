@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `isthmus cloud`: the back half. Serves one edge after the other until a signal comes. */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+
+#include "control/child.h"
+#include "control/cmd.h"
+#include "control/log.h"
+#include "control/model.h"
+#include "control/options.h"
+#include "dataplane/pipeline/pipeline.h"
+
+#define STEP_NS 200000000u /* how long a wait may last before signals are looked at */
+
+enum { OPT_PORT = OPT_OWN, OPT_ONCE, OPT_MAX_SESSIONS, OPT_CHUNK, OPT_NETEM };
+
+struct cloud_options {
+    struct model_options model;
+    struct split_options split;
+    const char *port;
+    bool once, netem_set;
+    struct netem_params netem;
+    uint32_t max_sessions, chunk_tokens;
+};
+
+static const struct argp_option options[] = {
+    { "port", OPT_PORT, "URI", 0, "Where edges come in: memif:PATH of a socket, or memif:@NAME", 0 },
+    { "once", OPT_ONCE, NULL, 0, "End when the first edge has left", 0 },
+    { "max-sessions", OPT_MAX_SESSIONS, "N", 0, "Sessions at once (default 16)", 0 },
+    { "chunk", OPT_CHUNK, "N", 0, "Most rows computed at once (default 128)", 2 },
+    { "netem", OPT_NETEM, "SPEC", 0, "Impair what is sent, for tests: see `isthmus run --help`", 2 },
+    { 0 },
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct cloud_options *o = state->input;
+    char err[PORT_ERR];
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->model;
+        state->child_inputs[1] = &o->split;
+        return 0;
+    case OPT_PORT:
+        o->port = arg;
+        return 0;
+    case OPT_ONCE:
+        o->once = true;
+        return 0;
+    case OPT_MAX_SESSIONS:
+        o->max_sessions = opt_u32(state, "--max-sessions", arg, 1, 256);
+        return 0;
+    case OPT_CHUNK:
+        o->chunk_tokens = opt_u32(state, "--chunk", arg, 1, 1024);
+        return 0;
+    case OPT_NETEM:
+        if (netem_parse(arg, &o->netem, err) < 0)
+            argp_error(state, "--netem %s: %s", arg, err);
+        o->netem.seed += 1; /* its own fate for the way back */
+        o->netem_set = true;
+        return 0;
+    case ARGP_KEY_END:
+        if (!o->port)
+            argp_error(state, "--port is missing, e.g. --port memif:/tmp/isthmus.sock");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_child children[] = {
+    { &model_argp, 0, NULL, 0 },
+    { &split_argp, 0, NULL, 0 },
+    { 0 },
+};
+static const struct argp argp = {
+    options, parse, NULL, "Hold the back layers of a model and answer the edges that join.",
+    children, NULL, NULL,
+};
+
+static volatile sig_atomic_t stop_signal;
+
+static void on_signal(int sig)
+{
+    stop_signal = sig;
+}
+
+/* From here on the port leaves something to clean up, so signals end the loop instead of the
+ * process. ^C stays ignored where the parent asked for that. */
+static void catch_signals(void)
+{
+    const struct sigaction catch = { .sa_handler = on_signal };
+    struct sigaction old;
+    sigaction(SIGINT, NULL, &old);
+    if (old.sa_handler != SIG_IGN)
+        sigaction(SIGINT, &catch, NULL);
+    sigaction(SIGTERM, &catch, NULL);
+    sigaction(SIGHUP, &catch, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static uint64_t cloud_clock(void *arg)
+{
+    (void) arg;
+    return port_now_ns();
+}
+
+static int serve(struct cloud *cloud, struct port *port, bool once)
+{
+    while (!stop_signal) {
+        uint64_t deadline_ns = 0;
+        int rc = cloud_poll(cloud, port_now_ns(), &deadline_ns);
+        if (rc == -EPIPE) {
+            if (once)
+                return EXIT_OK;
+            log_info("%s: waiting for the next edge", cloud_error(cloud));
+            rc = cloud_reset(cloud, port_now_ns());
+        }
+        if (rc < 0) {
+            log_error("%s", cloud_error(cloud));
+            return EXIT_FAILED;
+        }
+        const uint64_t now_ns = port_now_ns();
+        if (deadline_ns > now_ns + STEP_NS)
+            deadline_ns = now_ns + STEP_NS;
+        if (deadline_ns > now_ns)
+            port_wait(port, deadline_ns);
+    }
+    return EXIT_OK;
+}
+
+static int open_port(const struct cloud_options *o, struct port **port)
+{
+    char err[PORT_ERR] = "";
+    int rc = port_open(o->port, PORT_SERVER, port, err);
+    if (rc < 0) {
+        log_error("%s", err);
+        return rc == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
+    }
+    if (o->netem_set) {
+        struct port *inner = *port;
+        rc = port_netem(inner, &o->netem, port);
+        if (rc < 0) {
+            *port = inner;
+            log_error("cannot impair the port: %s", strerror(-rc));
+            return EXIT_FAILED;
+        }
+    }
+    return EXIT_OK;
+}
+
+int cmd_cloud(int argc, char **argv)
+{
+    struct cloud_options o = { .max_sessions = 16, .chunk_tokens = 128 };
+    argp_parse(&argp, argc, argv, 0, NULL, &o);
+    log_set_name("cloud: ");
+
+    struct team *team = NULL;
+    struct stage *stage = NULL;
+    struct port *port = NULL;
+    struct cloud *cloud = NULL;
+    struct model m;
+    int rc = model_open(o.model.path, false, &m);
+    if (rc != EXIT_OK)
+        return rc;
+    const int split = split_resolve(&o.split, m.n_layers, m.path);
+    rc = split < 0 ? EXIT_USAGE : model_team(&o.model, 1, 1, &team);
+    if (rc != EXIT_OK)
+        goto out;
+    const struct stage_params stage_params = {
+        .first_layer = (uint32_t) split,
+        .max_rows = o.chunk_tokens > o.max_sessions ? o.chunk_tokens : o.max_sessions,
+        .max_seqs = o.max_sessions,
+        .n_ctx = o.model.ctx,
+    };
+    rc = model_open_stage(&m, &stage_params, team, &stage);
+    if (rc != EXIT_OK)
+        goto out;
+    model_drop_file(&m);
+
+    catch_signals();
+    rc = open_port(&o, &port);
+    if (rc != EXIT_OK)
+        goto out;
+    child_report(port_eal_rss_bytes());
+
+    char err[PIPELINE_ERR] = "";
+    const struct cloud_params params = {
+        .stage = stage,
+        .port = port,
+        .codec = o.split.codec,
+        .max_sessions = o.max_sessions,
+    };
+    if (cloud_open(&params, port_now_ns(), &cloud, err) < 0) {
+        log_error("%s", err);
+        rc = EXIT_FAILED;
+        goto out;
+    }
+    cloud_set_clock(cloud, cloud_clock, NULL);
+    if (!o.once)
+        log_info("layers %d to %u of %s at %s", split, m.n_layers - 1, m.path, o.port);
+    rc = serve(cloud, port, o.once);
+out:
+    cloud_close(cloud);
+    port_close(port);
+    stage_close(stage);
+    team_close(team);
+    model_close(&m);
+    return rc;
+}

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `isthmus run`: both halves on this machine, the cloud half as a child; or --local, unsplit. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "codec/cpu.h"
+#include "control/cmd.h"
+#include "control/codec_arg.h"
+#include "control/front.h"
+#include "control/log.h"
+
+#define CONNECT_NS 120000000000u /* the child is watched: this only bounds a cloud that never answers */
+
+enum { OPT_LOCAL = OPT_OWN };
+
+struct run_options {
+    struct front_options front;
+    bool local;
+};
+
+static const struct argp_option options[] = {
+    { "local", OPT_LOCAL, NULL, 0, "The whole model in this process, not split", 2 },
+    { 0 },
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct run_options *o = state->input;
+    (void) arg;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->front;
+        return 0;
+    case OPT_LOCAL:
+        o->local = true;
+        return 0;
+    case ARGP_KEY_END:
+        if (o->local && (o->front.split.split >= 0 || o->front.netem_set))
+            argp_error(state, "--local does not split: leave out --split and --netem");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_child children[] = { { &front_argp, 0, NULL, 0 }, { 0 } };
+static const struct argp argp = {
+    options, parse, NULL,
+    "Generate text with a model cut in two: the front layers in this process, the back layers in a "
+    "second one, compressed activations between them.",
+    children, NULL, NULL,
+};
+
+/* Threads of each half and where they are pinned. */
+struct placement {
+    unsigned threads;
+    int edge_core, cloud_core;
+};
+
+static struct placement place(const struct model_options *o)
+{
+    struct topology t = { .allowed_cores = 1 };
+    topology_read(&t);
+    const unsigned cores = t.allowed_cores ? t.allowed_cores : 1;
+    struct placement p = { .threads = o->threads ? o->threads : cores / 2 ? cores / 2 : 1 };
+    p.edge_core = o->first_core != INT32_MIN ? o->first_core : 0;
+    p.cloud_core = p.edge_core + (int) p.threads;
+    if (p.edge_core < 0)
+        p.cloud_core = -1;
+    else if ((unsigned) p.cloud_core + p.threads > cores)
+        p.cloud_core = p.edge_core; /* not enough for both: they take turns */
+    return p;
+}
+
+static int start_cloud(struct front *f, const char *uri, const struct placement *p)
+{
+    const struct front_options *o = f->o;
+    char split[16], codec[CODEC_ARG_MAX], threads[16], core[16], mask[16], ctx[16], parallel[16],
+        chunk[16];
+    snprintf(split, sizeof split, "%u", f->split);
+    snprintf(threads, sizeof threads, "%u", p->threads);
+    snprintf(core, sizeof core, "%d", p->cloud_core);
+    snprintf(mask, sizeof mask, "%u", o->model.cpu_mask);
+    snprintf(ctx, sizeof ctx, "%u", o->model.ctx);
+    snprintf(parallel, sizeof parallel, "%u", o->parallel);
+    snprintf(chunk, sizeof chunk, "%u", o->chunk_tokens);
+
+    const char *argv[32];
+    int n = 0;
+    const char *fixed[] = { "isthmus", "cloud", "--once", "-m", o->model.path, "--port", uri,
+                            "--split", split, "--codec", codec_arg_format(&o->split.codec, codec),
+                            "--threads", threads, "--first-core", core, "--cpu-mask", mask,
+                            "--max-sessions", parallel, "--chunk", chunk };
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
+        argv[n++] = fixed[i];
+    if (o->model.ctx) {
+        argv[n++] = "--ctx";
+        argv[n++] = ctx;
+    }
+    if (o->netem_text) {
+        argv[n++] = "--netem";
+        argv[n++] = o->netem_text;
+    }
+    argv[n] = NULL;
+    const int rc = child_start(&f->cloud, (char *const *) argv);
+    if (rc < 0) {
+        log_error("cannot start the cloud half: %s", strerror(-rc));
+        return EXIT_FAILED;
+    }
+    return EXIT_OK;
+}
+
+static int run_split(struct front *f)
+{
+    const int split = split_resolve(&f->o->split, f->model.n_layers, f->model.path);
+    if (split < 0)
+        return EXIT_USAGE;
+    f->split = (uint32_t) split;
+
+    /* An abstract socket under a name nobody can guess: it is gone with its last process. */
+    uint64_t name[2];
+    if (getrandom(name, sizeof name, 0) != (ssize_t) sizeof name) {
+        log_error("no random numbers from the kernel: %s", strerror(errno));
+        return EXIT_FAILED;
+    }
+    char uri[64];
+    snprintf(uri, sizeof uri, "memif:@isthmus-%016" PRIx64 "%016" PRIx64, name[0], name[1]);
+
+    const struct placement p = place(&f->o->model);
+    int rc = start_cloud(f, uri, &p);
+    if (rc == EXIT_OK)
+        rc = front_join(f, uri, p.threads, p.edge_core, CONNECT_NS);
+    return rc;
+}
+
+int cmd_run(int argc, char **argv)
+{
+    struct run_options o = { .local = false };
+    argp_parse(&argp, argc, argv, 0, NULL, &o);
+
+    struct front f;
+    int rc = front_open(&f, &o.front);
+    if (rc == EXIT_OK)
+        rc = o.local ? front_local(&f) : run_split(&f);
+    if (rc == EXIT_OK)
+        rc = front_answer(&f);
+    front_close(&f);
+    return rc;
+}

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a command generates with, behind one table: the whole model in this process (local), or a
+ * front stage joined to a cloud by a port (split). Requests and results are the pipeline's own.
+ */
+#ifndef ISTHMUS_CONTROL_ENGINE_H
+#define ISTHMUS_CONTROL_ENGINE_H
+
+#include <stdint.h>
+
+#include "dataplane/pipeline/pipeline.h"
+
+struct engine_stats {
+    uint64_t wire_bytes_up, wire_bytes_down; /* whole frames */
+    uint64_t tile_bytes_up, rows_up;
+    uint64_t link_rtt_ns_p50;
+    uint64_t eal_rss_bytes;
+    const char *port;                        /* "memif", "local" */
+};
+
+struct engine;
+
+struct engine_ops {
+    int64_t (*submit)(struct engine *e, const struct edge_request *r);
+    void (*cancel)(struct engine *e, int64_t session);
+    /* Do what can be done, then wait for what comes next, at most until_ns. Returns the number of
+     * busy sessions, or -EPIPE or another -errno: error() says why, every session has ended. */
+    int (*step)(struct engine *e, uint64_t until_ns);
+    const char *(*error)(const struct engine *e);
+    void (*stats)(const struct engine *e, struct engine_stats *s);
+    void (*close)(struct engine *e);
+};
+
+struct engine {
+    const struct engine_ops *ops;
+    const struct stage_info *info; /* of the stage in this process */
+};
+
+/* The stage must be whole; it is not owned. 0 or -ENOMEM. */
+int engine_local(struct stage *whole, uint32_t chunk_tokens, uint32_t max_sessions,
+                 struct engine **out);
+
+/* params as edge_open takes them, stage and port included; neither is owned. 0, or -errno with err
+ * (PIPELINE_ERR bytes). */
+int engine_split(const struct edge_params *params, struct engine **out, char *err);
+
+/* Session > 0, or as edge_submit. */
+static inline int64_t engine_submit(struct engine *e, const struct edge_request *r)
+{
+    return e->ops->submit(e, r);
+}
+
+static inline void engine_cancel(struct engine *e, int64_t session)
+{
+    e->ops->cancel(e, session);
+}
+
+static inline int engine_step(struct engine *e, uint64_t until_ns)
+{
+    return e->ops->step(e, until_ns);
+}
+
+static inline const char *engine_error(const struct engine *e)
+{
+    return e->ops->error(e);
+}
+
+static inline void engine_stats(const struct engine *e, struct engine_stats *s)
+{
+    e->ops->stats(e, s);
+}
+
+static inline void engine_close(struct engine *e)
+{
+    if (e)
+        e->ops->close(e);
+}
+
+#endif

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The whole model in this process: the same stage code, sampler and order of positions as the split
+ * model, without codec and port. A step runs one batch: a row of every session that decodes, then as
+ * much of the oldest unfinished prompt as the chunk allows.
+ */
+#include "control/engine.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct session {
+    int64_t id;      /* 0: free */
+    int seq;
+    struct edge_request req;
+    struct edge_result result;
+    int32_t *ids;    /* the prompt, then what was generated */
+    uint32_t n_ids, n_run; /* ids known; ids that went through the stage */
+    bool cancelled;
+};
+
+struct local {
+    struct engine base;
+    struct stage *stage;
+    struct sampler *sampler;
+    uint32_t chunk_tokens, max_sessions;
+    struct session *sessions;
+    struct session **batch_sessions;
+    struct stage_rows *batch;
+    int32_t *ids;
+    float *logits;
+    int64_t next_id;
+    char error[PIPELINE_ERR];
+};
+
+static int64_t local_submit(struct engine *e, const struct edge_request *r)
+{
+    struct local *l = (struct local *) e;
+    const struct stage_info *info = e->info;
+    if (r->n_prompt == 0 || r->n_predict == 0)
+        return -EINVAL;
+    if (r->n_prompt > info->n_ctx || r->n_predict > info->n_ctx - r->n_prompt)
+        return -ERANGE;
+    for (uint32_t i = 0; i < r->n_prompt; i++)
+        if (r->prompt_ids[i] < 0 || (uint32_t) r->prompt_ids[i] >= info->n_vocab)
+            return -EINVAL;
+
+    struct session *s = NULL;
+    for (uint32_t i = 0; i < l->max_sessions && !s; i++)
+        if (l->sessions[i].id == 0)
+            s = &l->sessions[i];
+    if (!s)
+        return -EAGAIN;
+
+    const uint32_t max_tokens = r->n_prompt + r->n_predict;
+    int32_t *ids = malloc(max_tokens * sizeof *ids);
+    if (!ids)
+        return -ENOMEM;
+    const int seq = stage_seq_open(l->stage, max_tokens);
+    if (seq < 0) {
+        free(ids);
+        return seq;
+    }
+    memcpy(ids, r->prompt_ids, r->n_prompt * sizeof *ids);
+    *s = (struct session){ .id = ++l->next_id, .seq = seq, .req = *r, .ids = ids,
+                           .n_ids = r->n_prompt };
+    s->req.prompt_ids = NULL; /* the copy is s->ids */
+    s->result.n_prompt = r->n_prompt;
+    s->result.submitted_ns = port_now_ns();
+    return s->id;
+}
+
+static void local_cancel(struct engine *e, int64_t session)
+{
+    struct local *l = (struct local *) e;
+    for (uint32_t i = 0; i < l->max_sessions; i++)
+        if (session > 0 && l->sessions[i].id == session)
+            l->sessions[i].cancelled = true;
+}
+
+static void finish(struct local *l, struct session *s, enum edge_finish how)
+{
+    s->result.finish = how;
+    stage_seq_close(l->stage, s->seq);
+    free(s->ids);
+    s->ids = NULL;
+    s->id = 0;
+    s->req.on_done(s->req.arg, &s->result);
+}
+
+/* The next id of a session from its last row's logits. */
+static void sample(struct local *l, struct session *s, const float *logits)
+{
+    const uint32_t n_prompt = s->result.n_prompt;
+    float logprob;
+    const int32_t id = sampler_pick(l->sampler, &s->req.sampler, logits, s->ids + n_prompt,
+                                    s->n_ids - n_prompt, s->n_ids, &logprob);
+    s->ids[s->n_ids++] = id;
+    s->result.n_generated++;
+    s->result.last_token_ns = port_now_ns();
+    if (s->result.n_generated == 1)
+        s->result.first_token_ns = s->result.last_token_ns;
+    if (s->req.on_token)
+        s->req.on_token(s->req.arg, id, logprob);
+    if (s->req.is_stop && s->req.is_stop(s->req.arg, id))
+        finish(l, s, EDGE_STOP);
+    else if (s->result.n_generated == s->req.n_predict)
+        finish(l, s, EDGE_LENGTH);
+}
+
+/* Rows of one session join the batch. */
+static void add_rows(struct local *l, size_t *n_batch, uint32_t *n_rows, struct session *s,
+                     uint32_t n)
+{
+    memcpy(l->ids + *n_rows, s->ids + s->n_run, n * sizeof *l->ids);
+    l->batch_sessions[*n_batch] = s;
+    l->batch[*n_batch] = (struct stage_rows){ .seq = s->seq, .pos = s->n_run, .n = n,
+                                              .n_logits = s->n_run + n == s->n_ids };
+    *n_rows += n;
+    ++*n_batch;
+}
+
+static int local_step(struct engine *e, uint64_t until_ns)
+{
+    struct local *l = (struct local *) e;
+    size_t n_batch = 0;
+    uint32_t n_rows = 0;
+    int busy = 0;
+    struct session *prompt = NULL;
+    for (uint32_t i = 0; i < l->max_sessions; i++) {
+        struct session *s = &l->sessions[i];
+        if (s->id && s->cancelled)
+            finish(l, s, EDGE_CANCELLED);
+        if (!s->id)
+            continue;
+        busy++;
+        if (s->n_ids - s->n_run == 1 && n_rows < e->info->max_rows)
+            add_rows(l, &n_batch, &n_rows, s, 1);
+        else if (s->n_ids - s->n_run > 1 && (!prompt || s->id < prompt->id))
+            prompt = s;
+    }
+    if (prompt && n_rows < e->info->max_rows) {
+        uint32_t n = prompt->n_ids - prompt->n_run;
+        if (n > l->chunk_tokens)
+            n = l->chunk_tokens;
+        if (n > e->info->max_rows - n_rows)
+            n = e->info->max_rows - n_rows;
+        add_rows(l, &n_batch, &n_rows, prompt, n);
+    }
+    if (n_batch == 0)
+        return busy;
+
+    const int rc = stage_run(l->stage, l->batch, n_batch, l->ids, NULL, NULL, l->logits);
+    if (rc < 0) {
+        snprintf(l->error, sizeof l->error, "the model cannot run: %s", strerror(-rc));
+        for (uint32_t i = 0; i < l->max_sessions; i++)
+            if (l->sessions[i].id) {
+                strcpy(l->sessions[i].result.error, l->error);
+                finish(l, &l->sessions[i], EDGE_LOST);
+            }
+        return rc;
+    }
+    const float *logits = l->logits;
+    for (size_t i = 0; i < n_batch; i++) {
+        struct session *s = l->batch_sessions[i];
+        s->n_run += l->batch[i].n;
+        if (l->batch[i].n_logits) {
+            sample(l, s, logits);
+            logits += e->info->n_vocab;
+        }
+    }
+    return busy;
+}
+
+static const char *local_error(const struct engine *e)
+{
+    return ((const struct local *) e)->error;
+}
+
+static void local_stats(const struct engine *e, struct engine_stats *s)
+{
+    *s = (struct engine_stats){ .port = "local" };
+}
+
+static void local_close(struct engine *e)
+{
+    struct local *l = (struct local *) e;
+    for (uint32_t i = 0; l->sessions && i < l->max_sessions; i++)
+        if (l->sessions[i].id)
+            finish(l, &l->sessions[i], EDGE_CANCELLED);
+    sampler_close(l->sampler);
+    free(l->sessions);
+    free(l->batch_sessions);
+    free(l->batch);
+    free(l->ids);
+    free(l->logits);
+    free(l);
+}
+
+static const struct engine_ops local_ops = {
+    .submit = local_submit,
+    .cancel = local_cancel,
+    .step = local_step,
+    .error = local_error,
+    .stats = local_stats,
+    .close = local_close,
+};
+
+int engine_local(struct stage *whole, uint32_t chunk_tokens, uint32_t max_sessions,
+                 struct engine **out)
+{
+    const struct stage_info *info = stage_info(whole);
+    struct local *l = calloc(1, sizeof *l);
+    if (!l)
+        return -ENOMEM;
+    l->base.ops = &local_ops;
+    l->base.info = info;
+    l->stage = whole;
+    l->chunk_tokens = chunk_tokens < info->max_rows ? chunk_tokens : info->max_rows;
+    l->max_sessions = max_sessions;
+    l->sessions = calloc(max_sessions, sizeof *l->sessions);
+    l->batch_sessions = calloc(max_sessions, sizeof *l->batch_sessions);
+    l->batch = calloc(max_sessions, sizeof *l->batch);
+    l->ids = calloc(info->max_rows, sizeof *l->ids);
+    l->logits = calloc((size_t) max_sessions * info->n_vocab, sizeof *l->logits);
+    const int rc = l->sessions && l->batch_sessions && l->batch && l->ids && l->logits
+                       ? sampler_open(info->n_vocab, &l->sampler)
+                       : -ENOMEM;
+    if (rc < 0) {
+        local_close(&l->base);
+        return rc;
+    }
+    *out = &l->base;
+    return 0;
+}

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/engine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct split {
+    struct engine base;
+    struct edge *edge;
+    struct port *port;
+};
+
+static uint64_t split_clock(void *arg)
+{
+    (void) arg;
+    return port_now_ns();
+}
+
+static int64_t split_submit(struct engine *e, const struct edge_request *r)
+{
+    return edge_submit(((struct split *) e)->edge, r, port_now_ns());
+}
+
+static void split_cancel(struct engine *e, int64_t session)
+{
+    edge_cancel(((struct split *) e)->edge, session);
+}
+
+static int split_step(struct engine *e, uint64_t until_ns)
+{
+    struct split *s = (struct split *) e;
+    uint64_t deadline_ns = 0;
+    const int busy = edge_poll(s->edge, port_now_ns(), &deadline_ns);
+    if (busy < 0)
+        return busy;
+    if (deadline_ns > until_ns)
+        deadline_ns = until_ns;
+    if (busy > 0 && deadline_ns > port_now_ns())
+        port_wait(s->port, deadline_ns); /* -EINTR: the caller looks at its signals next */
+    return busy;
+}
+
+static const char *split_error(const struct engine *e)
+{
+    return edge_error(((const struct split *) e)->edge);
+}
+
+static void split_stats(const struct engine *e, struct engine_stats *st)
+{
+    const struct split *s = (const struct split *) e;
+    struct edge_stats es;
+    edge_stats(s->edge, &es);
+    *st = (struct engine_stats){
+        .wire_bytes_up = es.link.tx_bytes,
+        .wire_bytes_down = es.link.rx_bytes,
+        .tile_bytes_up = es.tile_bytes_up,
+        .rows_up = es.rows_up,
+        .link_rtt_ns_p50 = es.link.rtt_p50_ns,
+        .eal_rss_bytes = port_eal_rss_bytes(),
+        .port = s->port->caps.name,
+    };
+}
+
+static void split_close(struct engine *e)
+{
+    struct split *s = (struct split *) e;
+    edge_close(s->edge);
+    free(s);
+}
+
+static const struct engine_ops split_ops = {
+    .submit = split_submit,
+    .cancel = split_cancel,
+    .step = split_step,
+    .error = split_error,
+    .stats = split_stats,
+    .close = split_close,
+};
+
+int engine_split(const struct edge_params *params, struct engine **out, char *err)
+{
+    struct split *s = calloc(1, sizeof *s);
+    if (!s) {
+        strcpy(err, "out of memory");
+        return -ENOMEM;
+    }
+    s->base.ops = &split_ops;
+    s->base.info = stage_info(params->stage);
+    s->port = params->port;
+    const int rc = edge_open(params, port_now_ns(), &s->edge, err);
+    if (rc < 0) {
+        free(s);
+        return rc;
+    }
+    edge_set_clock(s->edge, split_clock, NULL);
+    *out = &s->base;
+    return 0;
+}

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/front.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "control/cmd.h"
+#include "control/log.h"
+
+/* --- options ------------------------------------------------------------------------------------- */
+
+enum { OPT_PARALLEL = OPT_OWN + 0x100, OPT_REQUESTS, OPT_CHUNK, OPT_NETEM, OPT_JSON, OPT_IGNORE_EOS };
+
+static const struct argp_option options[] = {
+    { "prompt", 'p', "TEXT", 0, "Continue this text; -: from stdin. Without it: a chat", 0 },
+    { "n-predict", 'n', "N", 0, "Most tokens to generate (default 256)", 0 },
+    { "requests", OPT_REQUESTS, "FILE", 0,
+      "Answer every line of FILE, a JSON object with prompt or prompt_ids, and n_predict, temp, top_k, "
+      "top_p, min_p, repeat_penalty, seed; a result line each, in order",
+      0 },
+    { "parallel", OPT_PARALLEL, "N", 0, "Sessions at once with --requests (default 1)", 0 },
+    { "json", OPT_JSON, NULL, 0, "Print one JSON object with text, ids and figures", 0 },
+    { "ignore-eos", OPT_IGNORE_EOS, NULL, 0, "Go on after the model has ended its answer", 0 },
+    { "chunk", OPT_CHUNK, "N", 0, "Prompt tokens sent at once (default 64)", 2 },
+    { "netem", OPT_NETEM, "SPEC", 0,
+      "Impair what is sent, for tests: drop=20%,dup=20%,reorder=20%,depth=4,seed=1", 2 },
+    { 0 },
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct front_options *o = state->input;
+    char err[PORT_ERR];
+    switch (key) {
+    case ARGP_KEY_INIT:
+        *o = (struct front_options){ .parallel = 1, .n_predict = 256, .chunk_tokens = 64 };
+        state->child_inputs[0] = &o->model;
+        state->child_inputs[1] = &o->split;
+        state->child_inputs[2] = &o->sampler;
+        return 0;
+    case 'p':
+        o->prompt = arg;
+        return 0;
+    case 'n':
+        o->n_predict = opt_u32(state, "--n-predict", arg, 1, 1u << 20);
+        return 0;
+    case OPT_REQUESTS:
+        o->requests = arg;
+        return 0;
+    case OPT_PARALLEL:
+        o->parallel = opt_u32(state, "--parallel", arg, 1, 256);
+        return 0;
+    case OPT_JSON:
+        o->json = true;
+        return 0;
+    case OPT_IGNORE_EOS:
+        o->ignore_eos = true;
+        return 0;
+    case OPT_CHUNK:
+        o->chunk_tokens = opt_u32(state, "--chunk", arg, 1, 1024);
+        return 0;
+    case OPT_NETEM:
+        if (netem_parse(arg, &o->netem, err) < 0)
+            argp_error(state, "--netem %s: %s", arg, err);
+        o->netem_set = true;
+        o->netem_text = arg;
+        return 0;
+    case ARGP_KEY_END:
+        if (o->prompt && o->requests)
+            argp_error(state, "-p and --requests do not go together");
+        if (o->parallel > 1 && !o->requests)
+            argp_error(state, "--parallel is for --requests");
+        if (o->json && !o->prompt && !o->requests)
+            argp_error(state, "--json needs -p or --requests");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_child children[] = {
+    { &model_argp, 0, NULL, 0 },
+    { &split_argp, 0, NULL, 0 },
+    { &sampler_argp, 0, NULL, 0 },
+    { 0 },
+};
+
+const struct argp front_argp = { options, parse, NULL, NULL, children, NULL, NULL };
+
+/* --- opening ------------------------------------------------------------------------------------- */
+
+static int read_stdin(char **text, size_t *n)
+{
+    size_t cap = 0;
+    *text = NULL;
+    /* Up to a byte that no text holds: the whole of stdin. */
+    const ssize_t got = getdelim(text, &cap, 0, stdin);
+    if (got < 0 && ferror(stdin)) {
+        log_error("cannot read the prompt from stdin: %s", strerror(errno));
+        return EXIT_USAGE;
+    }
+    *n = got < 0 ? 0 : (size_t) got;
+    return EXIT_OK;
+}
+
+int front_open(struct front *f, const struct front_options *o)
+{
+    *f = (struct front){ .o = o, .cloud.report_fd = -1 };
+    int rc = model_open(o->model.path, true, &f->model);
+    if (rc != EXIT_OK)
+        return rc;
+
+    if (o->requests)
+        return requests_read(o->requests, &f->model, o->n_predict, &o->sampler, &f->requests);
+    if (!o->prompt) {
+        if (tok_chat_template(f->model.tok))
+            return EXIT_OK;
+        log_error("%s has no chat template that isthmus knows (chatml): give a prompt with -p",
+                  o->model.path);
+        return EXIT_USAGE;
+    }
+    if (strcmp(o->prompt, "-") == 0)
+        return read_stdin(&f->prompt, &f->prompt_bytes);
+    f->prompt = strdup(o->prompt);
+    f->prompt_bytes = strlen(o->prompt);
+    return f->prompt ? EXIT_OK : EXIT_FAILED;
+}
+
+static uint32_t max_rows(const struct front_options *o)
+{
+    return o->chunk_tokens > o->parallel ? o->chunk_tokens : o->parallel;
+}
+
+static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int first_core)
+{
+    int rc = model_team(&f->o->model, threads, first_core, &f->team);
+    if (rc != EXIT_OK)
+        return rc;
+    const struct stage_params params = {
+        .end_layer = end_layer,
+        .max_rows = max_rows(f->o),
+        .max_seqs = f->o->parallel,
+        .n_ctx = f->o->model.ctx,
+    };
+    rc = model_open_stage(&f->model, &params, f->team, &f->stage);
+    if (rc == EXIT_OK)
+        model_drop_file(&f->model);
+    return rc;
+}
+
+int front_local(struct front *f)
+{
+    int rc = open_stage(f, 0, 0, 0);
+    if (rc != EXIT_OK)
+        return rc;
+    rc = engine_local(f->stage, f->o->chunk_tokens, f->o->parallel, &f->engine);
+    if (rc < 0) {
+        log_error("cannot open the model: %s", strerror(-rc));
+        return EXIT_FAILED;
+    }
+    return EXIT_OK;
+}
+
+int front_join(struct front *f, const char *uri, unsigned threads, int first_core,
+               uint64_t connect_timeout_ns)
+{
+    const struct front_options *o = f->o;
+    int rc = open_stage(f, f->split, threads, first_core);
+    if (rc != EXIT_OK)
+        return rc;
+
+    char err[PORT_ERR > PIPELINE_ERR ? PORT_ERR : PIPELINE_ERR] = "";
+    rc = port_open(uri, PORT_CLIENT, &f->port, err);
+    if (rc < 0) {
+        log_error("%s", err);
+        return rc == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
+    }
+    if (o->netem_set) {
+        struct port *inner = f->port;
+        rc = port_netem(inner, &o->netem, &f->port);
+        if (rc < 0) {
+            f->port = inner;
+            log_error("cannot impair the port: %s", strerror(-rc));
+            return EXIT_FAILED;
+        }
+    }
+
+    struct edge_params params = {
+        .stage = f->stage,
+        .port = f->port,
+        .codec = o->split.codec,
+        .chunk_tokens = o->chunk_tokens,
+        .max_sessions = o->parallel,
+        .connect_timeout_ns = connect_timeout_ns,
+    };
+    if (getrandom(&params.link.connection, sizeof params.link.connection, 0) < 0 ||
+        params.link.connection == 0)
+        params.link.connection = 1;
+    rc = engine_split(&params, &f->engine, err);
+    if (rc < 0) {
+        log_error("%s", err);
+        return EXIT_FAILED;
+    }
+    return EXIT_OK;
+}
+
+void front_close(struct front *f)
+{
+    engine_close(f->engine);
+    port_close(f->port);
+    stage_close(f->stage);
+    team_close(f->team);
+    requests_free(&f->requests);
+    free(f->prompt);
+    model_close(&f->model);
+    child_stop(&f->cloud);
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What faces the user in `run` and `edge`: prompts in, answers out, whatever engine makes them.
+ *
+ *     front_open -> (the command may start a cloud) -> front_join or front_local -> front_answer
+ *     -> front_close
+ */
+#ifndef ISTHMUS_CONTROL_FRONT_H
+#define ISTHMUS_CONTROL_FRONT_H
+
+#include <stdbool.h>
+
+#include "control/child.h"
+#include "control/engine.h"
+#include "control/model.h"
+#include "control/options.h"
+#include "control/requests.h"
+#include "dataplane/port.h"
+
+struct front_options {
+    struct model_options model;
+    struct split_options split;
+    struct sampler_params sampler;
+    const char *prompt;      /* NULL: a chat */
+    const char *requests;    /* file of requests, or NULL */
+    uint32_t parallel;       /* sessions at once */
+    uint32_t n_predict;
+    uint32_t chunk_tokens;   /* of prefill */
+    bool netem_set;
+    struct netem_params netem;
+    const char *netem_text;  /* to hand on; NULL: none */
+    bool json, ignore_eos;
+};
+/* All of the above, for a command's argp as a child. */
+extern const struct argp front_argp;
+
+struct front {
+    const struct front_options *o;
+    struct model model;
+    char *prompt;            /* of -p, or read from stdin */
+    size_t prompt_bytes;
+    struct requests requests;
+    struct team *team;
+    struct stage *stage;
+    struct port *port;
+    struct engine *engine;
+    uint32_t split;          /* 0: local */
+    struct child cloud;      /* pid 0: not ours */
+};
+
+/* Read and check everything that can be wrong before a stage is loaded. EXIT_OK or an exit code,
+ * the error said; front_close is due in either case. */
+int front_open(struct front *f, const struct front_options *o);
+
+/* Load the whole model. */
+int front_local(struct front *f);
+
+/* Load layers [0, f->split) and join the cloud at uri. The threads and first core are those of the
+ * options, or else the ones given. */
+int front_join(struct front *f, const char *uri, unsigned threads, int first_core,
+               uint64_t connect_timeout_ns);
+
+/* Answer the prompt, the requests or the chat. */
+int front_answer(struct front *f);
+
+void front_close(struct front *f);
+
+#endif

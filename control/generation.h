@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One answer as it grows: the sink of a request's callbacks. */
+#ifndef ISTHMUS_CONTROL_GENERATION_H
+#define ISTHMUS_CONTROL_GENERATION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "compute/tokenizer.h"
+#include "control/engine.h"
+
+struct generation {
+    /* set by the caller */
+    const struct tokenizer *tok;
+    FILE *stream;        /* where text goes as it comes, or NULL */
+    bool ignore_eos;     /* go on after an end-of-generation id */
+    const int32_t *prompt_ids;
+    uint32_t n_prompt, n_predict; /* n_predict: cut to what the context leaves */
+    struct sampler_params sampler;
+
+    /* filled in */
+    int64_t session;
+    int32_t *ids;        /* generated, the end-of-generation id included */
+    uint32_t n_ids;
+    char *text;          /* their bytes, control tokens left out; may hold invalid UTF-8 */
+    size_t n_text;
+    bool done;
+    struct edge_result result;
+
+    size_t n_shown;
+    bool out_of_memory;
+};
+
+/* Room for the answer, then engine_submit. 0, -ERANGE (the prompt leaves no room in the context),
+ * -EAGAIN and others as engine_submit, -ENOMEM. g must stay where it is until done. */
+int generation_start(struct generation *g, struct engine *e);
+void generation_free(struct generation *g);
+
+double generation_ttft_ms(const struct generation *g);
+double generation_prefill_tokens_per_s(const struct generation *g);
+double generation_decode_tokens_per_s(const struct generation *g); /* from the second token on */
+
+/* "length", "stop", "cancelled", "refused", "lost". */
+const char *generation_finish_name(const struct generation *g);
+
+#endif

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/report.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "control/cmd.h"
+#include "control/codec_arg.h"
+#include "control/log.h"
+#include "control/utf8.h"
+
+static void set(json_t *o, const char *key, json_t *value)
+{
+    json_object_set_new(o, key, value);
+}
+
+/* Rounded to a millionth: what a clock or a quotient of counters can mean. */
+static json_t *real(double v)
+{
+    return json_real(round(v * 1e6) / 1e6);
+}
+
+static json_t *ids_json(const int32_t *ids, uint32_t n)
+{
+    json_t *a = json_array();
+    for (uint32_t i = 0; i < n; i++)
+        json_array_append_new(a, json_integer(ids[i]));
+    return a;
+}
+
+/* JSON is UTF-8: bytes of the answer that are not become U+FFFD. */
+static json_t *text_json(const char *text, size_t n)
+{
+    size_t n_clean = 0;
+    char *clean = utf8_clean(text, n, &n_clean);
+    json_t *v = clean ? json_stringn(clean, n_clean) : NULL;
+    free(clean);
+    return v;
+}
+
+static int print(json_t *o)
+{
+    const int rc = json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(12));
+    json_decref(o);
+    if (rc < 0 || putchar('\n') == EOF || fflush(stdout) == EOF) {
+        log_error("cannot write the result");
+        return EXIT_FAILED;
+    }
+    return EXIT_OK;
+}
+
+static double ratio(uint64_t a, uint64_t b)
+{
+    return b ? (double) a / (double) b : 0;
+}
+
+static double bits_per_value(const struct front *f, const struct engine_stats *s)
+{
+    return 8 * ratio(s->tile_bytes_up, s->rows_up * f->engine->info->d_model);
+}
+
+static void set_answer(json_t *o, const struct generation *g)
+{
+    set(o, "text", text_json(g->text, g->n_text));
+    set(o, "prompt_ids", ids_json(g->prompt_ids, g->n_prompt));
+    set(o, "ids", ids_json(g->ids, g->n_ids));
+    set(o, "finish", json_string(generation_finish_name(g)));
+    set(o, "ttft_ms", real(generation_ttft_ms(g)));
+    set(o, "prefill_tokens_per_s", real(generation_prefill_tokens_per_s(g)));
+    set(o, "decode_tokens_per_s", real(generation_decode_tokens_per_s(g)));
+}
+
+/* What belongs to the run as a whole. */
+static void set_run(json_t *o, struct front *f)
+{
+    struct engine_stats s;
+    engine_stats(f->engine, &s);
+    char codec[CODEC_ARG_MAX];
+    set(o, "wire_bytes_up", json_integer((json_int_t) s.wire_bytes_up));
+    set(o, "wire_bytes_down", json_integer((json_int_t) s.wire_bytes_down));
+    set(o, "bytes_per_token", real(ratio(s.tile_bytes_up, s.rows_up)));
+    set(o, "wire_bytes_per_token", real(ratio(s.wire_bytes_up, s.rows_up)));
+    set(o, "bits_per_value", real(bits_per_value(f, &s)));
+    set(o, "link_rtt_us_p50", real((double) s.link_rtt_ns_p50 / 1e3));
+    set(o, "port", json_string(s.port));
+    set(o, "cipher", json_string("none"));
+    set(o, "split", f->split ? json_integer(f->split) : json_null());
+    set(o, "codec", f->split ? json_string(codec_arg_format(&f->o->split.codec, codec)) : json_null());
+    set(o, "edge_rss_bytes", json_integer((json_int_t) process_rss_bytes(0)));
+    set(o, "edge_eal_rss_bytes", json_integer((json_int_t) s.eal_rss_bytes));
+    if (f->cloud.pid) {
+        set(o, "cloud_rss_bytes", json_integer((json_int_t) process_rss_bytes(f->cloud.pid)));
+        set(o, "cloud_eal_rss_bytes", json_integer((json_int_t) child_eal_rss_bytes(&f->cloud)));
+    } else {
+        set(o, "cloud_rss_bytes", json_null());
+        set(o, "cloud_eal_rss_bytes", json_null());
+    }
+}
+
+int report_run_json(struct front *f, const struct generation *g)
+{
+    json_t *o = json_object();
+    set_answer(o, g);
+    set_run(o, f);
+    return print(o);
+}
+
+int report_result_json(unsigned line, const struct generation *g)
+{
+    json_t *o = json_object();
+    set(o, "line", json_integer(line));
+    if (g->result.error[0])
+        set(o, "error", json_string(g->result.error));
+    set_answer(o, g);
+    set(o, "bytes_per_token", real(ratio(g->result.tile_bytes_up, g->result.rows_up)));
+    return print(o);
+}
+
+int report_error_json(unsigned line, const char *error)
+{
+    json_t *o = json_object();
+    set(o, "line", json_integer(line));
+    set(o, "error", json_string(error));
+    return print(o);
+}
+
+int report_totals_json(struct front *f, const struct report_totals *t)
+{
+    json_t *o = json_object();
+    set(o, "requests", json_integer((json_int_t) t->requests));
+    set(o, "failed", json_integer((json_int_t) t->failed));
+    set(o, "prompt_tokens", json_integer((json_int_t) t->prompt_tokens));
+    set(o, "tokens", json_integer((json_int_t) t->tokens));
+    set(o, "seconds", real((double) t->elapsed_ns / 1e9));
+    set(o, "tokens_per_s", real(1e9 * ratio(t->tokens, t->elapsed_ns)));
+    set_run(o, f);
+    return print(o);
+}
+
+/* ", 342 bytes a token (...), split 10+20, ..." */
+static void wire_line(const struct front *f, char *buf, size_t n)
+{
+    if (!f->split) {
+        snprintf(buf, n, "not split");
+        return;
+    }
+    struct engine_stats s;
+    engine_stats(f->engine, &s);
+    char codec[CODEC_ARG_MAX];
+    const double bytes = ratio(s.tile_bytes_up, s.rows_up);
+    const double f16_bytes = 2.0 * f->engine->info->d_model;
+    snprintf(buf, n,
+             "%.0f bytes/token by %s (%.2f bits/value, %.1fx less than f16), %.0f with headers | "
+             "RTT %.1f us | split %u+%u over %s, not encrypted",
+             bytes, codec_arg_format(&f->o->split.codec, codec), bits_per_value(f, &s),
+             bytes > 0 ? f16_bytes / bytes : 0, ratio(s.wire_bytes_up, s.rows_up),
+             (double) s.link_rtt_ns_p50 / 1e3, f->split, f->model.n_layers - f->split, s.port);
+}
+
+void report_run_line(const struct front *f, const struct generation *g)
+{
+    char wire[256];
+    wire_line(f, wire, sizeof wire);
+    log_info("%u prompt tokens at %.1f/s, %u tokens at %.1f/s | %s", g->n_prompt,
+             generation_prefill_tokens_per_s(g), g->n_ids, generation_decode_tokens_per_s(g), wire);
+}
+
+void report_totals_line(const struct front *f, const struct report_totals *t)
+{
+    char wire[256];
+    wire_line(f, wire, sizeof wire);
+    log_info("%llu requests, %llu failed: %llu tokens in %.1f s, %.1f/s | %s",
+             (unsigned long long) t->requests, (unsigned long long) t->failed,
+             (unsigned long long) t->tokens, (double) t->elapsed_ns / 1e9,
+             1e9 * ratio(t->tokens, t->elapsed_ns), wire);
+}
