@@ -9,9 +9,6 @@
 #include "control/log.h"
 
 static const struct command commands[] = {
-    { "run", "generate text, split over two processes of this machine", cmd_run },
-    { "edge", "the front half, joined to a cloud started by itself", cmd_edge },
-    { "cloud", "the back half: answers the edges that join", cmd_cloud },
     { NULL, NULL, NULL },
 };
 
