@@ -28,7 +28,8 @@
 struct mat; /* W[rows][cols], read-only after load */
 
 /* Load a 2-D tensor (ne[0] = cols, ne[1] = rows) and repack it. Reads in pieces; peak extra memory
- * is one piece. cols must be a multiple of ACT_BLOCK. 0, -EINVAL, -ENOMEM, -EIO; err as gguf.h. */
+ * is one piece, 256 KiB or 16 rows. cols must be a multiple of ACT_BLOCK and of the type's block.
+ * 0, -EINVAL, -ENOMEM, -EIO; err as gguf.h. */
 int mat_load(const struct gguf *g, const struct gguf_tensor *t, struct mat **out, char *err);
 /* The same from memory: `src` is rows x cols in the file's own block format. For tests, bench. */
 int mat_from_blocks(enum qtype type, const void *src, uint32_t rows, uint32_t cols,
@@ -43,8 +44,9 @@ size_t mat_bytes_for(enum qtype type, uint32_t rows, uint32_t cols); /* before l
 
 /*
  * n_tokens rows of `cols` activations, quantized for mat_mul: per block of 32, int8 values q, a
- * scale d with x ~ d * q, and the block's sum of q. The layout inside is the kernels' own.
- * `exact` holds plain f32 instead and makes mat_mul use f32 arithmetic (eval --exact).
+ * scale d with x ~ d * q, and sums of q. The f32 values are kept beside them for matrices of float
+ * types, which always use f32 arithmetic; `exact` holds only these and makes mat_mul use f32
+ * arithmetic for every type (eval --exact).
  */
 struct acts;
 int acts_alloc(uint32_t max_tokens, uint32_t max_cols, int exact, struct acts **out);

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "codec/cpu.h"
+#include "compute/kernels/internal.h"
+
+const struct kernels_isa *kernels_isa_get(void)
+{
+    return &kernels_isa_c;
+}
+
+const struct kernels *kernels_get(void)
+{
+    return &kernels_isa_get()->rows;
+}

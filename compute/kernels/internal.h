@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the kernel files share: the panel layouts, the inside of acts, and the table of one ISA.
+ *
+ * Numerics of a product, the same bits on every ISA. Lane = output row. For each token and row, over
+ * the blocks of 32 columns in order, starting from acc = 0:
+ *
+ *   i   = sum_k (code_k - offset) * a_k                        exact integer
+ *         (Q6_K: sc0 * sum over k < 16 + sc1 * sum over k >= 16, below 2^24)
+ *   acc = fmaf(dw * da, (float)i, acc)                         dw: weight scale, da: acts' scale
+ *   acc = fmaf(m, s, acc)                                      types with a minimum m; s = da * sum a
+ *
+ * and for float types and `exact` acts, over the columns in order:
+ *
+ *   acc = fmaf(w_k, x_k, acc)                                  w_k as qtype_dequantize() gives it
+ */
+#ifndef ISTHMUS_COMPUTE_KERNELS_INTERNAL_H
+#define ISTHMUS_COMPUTE_KERNELS_INTERNAL_H
+
+#include "compute/kernels/kernels.h"
+
+/* --- panels ------------------------------------------------------------------------------------ */
+
+enum layout_id {
+    LAYOUT_F32,
+    LAYOUT_F16,
+    LAYOUT_BF16,
+    LAYOUT_Q4_0,
+    LAYOUT_Q4_1,
+    LAYOUT_Q5_0,
+    LAYOUT_Q5_1,
+    LAYOUT_Q8_0,
+    LAYOUT_Q4_K,
+    LAYOUT_Q5_K,
+    LAYOUT_Q6_K,
+    N_LAYOUTS
+};
+
+/*
+ * A panel is 16 rows x cols, stored as units of unit_cols columns one after another: one stream.
+ * Inside a unit, in bytes (n = number of 32-column blocks in the unit, 1 or 8):
+ *
+ *   floats  element[32][16]: column by column
+ *   others  blocks' codes: n times, from `codes` on, `block_bytes` apart:
+ *             Q8_0    int8[8][16][4]: group g of 4 columns, row, column in the group
+ *             others  nibbles u8[4][16][4]: low nibble group g, high nibble group g + 4;
+ *             then    5 bits: u8[16][4], bit g is bit 4 of group g's code;
+ *                     6 bits: u8[2][16][4], bits 2g, 2g+1 of [0] are bits 4, 5 of group g's code,
+ *                     of [1] those of group g + 4
+ *           d f16[16] at `d`; m (K: dmin) f16[16] at `m` when the type has one
+ *           K-quants: at `scales`, 32 bytes a block: u8 sc[16], mn[16]; Q6_K: s8 sc[16][2]
+ */
+struct layout {
+    enum qtype type;
+    uint16_t unit_cols, unit_bytes;
+    uint16_t codes, block_bytes, d, m, scales;
+    uint8_t bits, offset; /* 0 bits: float */
+    bool has_min;
+};
+
+extern const struct layout kernels_layouts[N_LAYOUTS];
+
+/* N_LAYOUTS when the type is unknown. */
+enum layout_id kernels_layout_of(enum qtype type);
+
+/* Pack one unit: src[lane] points at the unit's source block(s) of that row, NULL for a row of
+ * zeros (past the last row). */
+void kernels_pack_unit(enum layout_id id, const uint8_t *const src[PANEL_ROWS], uint8_t *dst);
+
+static inline size_t panel_bytes(const struct layout *l, size_t cols)
+{
+    return cols / l->unit_cols * l->unit_bytes;
+}
+
+/* Memory for panels: shared 2 MiB-page regions, so that small matrices fill huge pages together.
+ * Aligned to 64. NULL: no memory. */
+void *kernels_mem_alloc(size_t bytes);
+void kernels_mem_free(void *p, size_t bytes);
+
+/* --- activations ------------------------------------------------------------------------------- */
+
+struct acts {
+    uint32_t max_tokens, max_cols;
+    uint32_t n_tokens, cols; /* of the present content */
+    int exact;
+    size_t bytes;
+    /* Block b of token t is at index i = b * n_tokens + t. */
+    int8_t *q;     /* q[i * 32 + k], never -128 */
+    float *d;      /* x ~ d[i] * q */
+    float *s;      /* d[i] * sum of q */
+    int16_t *half; /* half[2i], half[2i+1]: sums of q over k < 16 and k >= 16 */
+    float *x;      /* x[t * cols + c] */
+};
+
+/* --- one ISA ----------------------------------------------------------------------------------- */
+
+/* Tokens [t0, t0 + nt) of `a` times one panel: acc f32[nt][16]. */
+typedef void (*panel_fn)(const uint8_t *panel, const struct acts *a, size_t t0, size_t nt,
+                         float *acc);
+
+struct kernels_isa {
+    struct kernels rows;
+    /* One token's row x[n_blocks * 32] into block column t of a, whose rows have n_tokens. */
+    void (*quantize)(const float *x, size_t n_blocks, const struct acts *a, size_t n_tokens,
+                     size_t t);
+    panel_fn mul[N_LAYOUTS];   /* int8 activations (floats: as mul_f32) */
+    panel_fn mul_f32[N_LAYOUTS];
+};
+
+extern const struct kernels_isa kernels_isa_c;
+#if defined(__x86_64__)
+extern const struct kernels_isa kernels_isa_avx2, kernels_isa_avx512, kernels_isa_vnni;
+#endif
+
+/* The table for cpu_flags(). */
+const struct kernels_isa *kernels_isa_get(void);
+
+/* mat_from_blocks and mat_mul with a table of choice, for tests and bench. */
+void kernels_mat_mul(const struct kernels_isa *isa, const struct mat *w, const struct acts *a,
+                     const float *bias, int add, float *y, size_t ldy, unsigned part,
+                     unsigned parts);
+void kernels_acts_set(const struct kernels_isa *isa, struct acts *a, const float *x, size_t ldx,
+                      uint32_t n_tokens, uint32_t cols, unsigned part, unsigned parts);
+
+/* --- f16 in integer arithmetic, equal to F16C (nearest even, NaNs quieted) ---------------------- */
+
+static inline float f32_of_bits(uint32_t u)
+{
+    float f;
+    __builtin_memcpy(&f, &u, 4);
+    return f;
+}
+
+static inline uint32_t bits_of_f32(float f)
+{
+    uint32_t u;
+    __builtin_memcpy(&u, &f, 4);
+    return u;
+}
+
+static inline float f32_of_f16(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = h >> 10 & 31, m = h & 0x3ff;
+
+    if (e == 31) /* infinity, NaN */
+        return f32_of_bits(sign | 0x7f800000 | m << 13 | (m ? 0x400000 : 0));
+    if (e)
+        return f32_of_bits(sign | (e + 112) << 23 | m << 13);
+    float f = (float)m * 0x1p-24f; /* exact */
+    return f32_of_bits(sign | bits_of_f32(f));
+}
+
+static inline uint16_t f16_of_f32(float f)
+{
+    uint32_t u = bits_of_f32(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffff;
+
+    if (a > 0x7f800000)
+        return (uint16_t)(sign | 0x7e00 | (a >> 13 & 0x3ff));
+    if (a >= 0x477ff000) /* rounds past 65504 */
+        return (uint16_t)(sign | 0x7c00);
+    if (a >= 0x38800000) { /* normal: drop 13 bits, nearest even; a carry into the exponent is right */
+        a += 0xfff + (a >> 13 & 1);
+        return (uint16_t)(sign | (a - 0x38000000) >> 13);
+    }
+    /* Subnormal: adding .5 leaves the value rounded to 2^-24 in the low bits. */
+    return (uint16_t)(sign | (bits_of_f32(f32_of_bits(a) + .5f) - 0x3f000000));
+}
+
+static inline uint16_t load_u16(const uint8_t *p)
+{
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+
+#endif

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Panel layouts, and packing from the file's block formats.
+ *
+ * Packing goes by way of a neutral form (codes, scales), so that each source format is read in one
+ * place and each panel layout written in one.
+ */
+#include <string.h>
+
+#include "compute/kernels/internal.h"
+
+/* clang-format off */
+const struct layout kernels_layouts[N_LAYOUTS] = {
+    /*              type        cols  bytes  codes block    d    m  scales bits off  min */
+    [LAYOUT_F32]  = {QTYPE_F32,   32, 2048,    0, 2048,     0,   0,   0,   0,   0, false},
+    [LAYOUT_F16]  = {QTYPE_F16,   32, 1024,    0, 1024,     0,   0,   0,   0,   0, false},
+    [LAYOUT_BF16] = {QTYPE_BF16,  32, 1024,    0, 1024,     0,   0,   0,   0,   0, false},
+    [LAYOUT_Q4_0] = {QTYPE_Q4_0,  32,  288,    0,  256,   256,   0,   0,   4,   8, false},
+    [LAYOUT_Q4_1] = {QTYPE_Q4_1,  32,  320,    0,  256,   256, 288,   0,   4,   0, true},
+    [LAYOUT_Q5_0] = {QTYPE_Q5_0,  32,  352,    0,  320,   320,   0,   0,   5,  16, false},
+    [LAYOUT_Q5_1] = {QTYPE_Q5_1,  32,  384,    0,  320,   320, 352,   0,   5,   0, true},
+    [LAYOUT_Q8_0] = {QTYPE_Q8_0,  32,  544,    0,  512,   512,   0,   0,   8,   0, false},
+    [LAYOUT_Q4_K] = {QTYPE_Q4_K, 256, 2368,  320,  256,     0,  32,  64,   4,   0, true},
+    [LAYOUT_Q5_K] = {QTYPE_Q5_K, 256, 2880,  320,  320,     0,  32,  64,   5,   0, true},
+    [LAYOUT_Q6_K] = {QTYPE_Q6_K, 256, 3360,  288,  384,     0,   0,  32,   6,  32, false},
+};
+/* clang-format on */
+
+enum layout_id kernels_layout_of(enum qtype type)
+{
+    for (int i = 0; i < N_LAYOUTS; i++)
+        if (kernels_layouts[i].type == type)
+            return (enum layout_id)i;
+    return N_LAYOUTS;
+}
+
+/* One row of one unit, format apart. */
+struct unit {
+    uint8_t code[256];
+    uint8_t scale[16], min[8]; /* K-quants */
+    uint16_t d, m;             /* f16 */
+};
+
+static void read_nibbles32(uint8_t code[32], const uint8_t *qs)
+{
+    for (int i = 0; i < 16; i++) {
+        code[i] = qs[i] & 15;
+        code[i + 16] = qs[i] >> 4;
+    }
+}
+
+static void read_fifth_bits32(uint8_t code[32], const uint8_t qh[4])
+{
+    for (int i = 0; i < 32; i++)
+        code[i] |= (uint8_t)((qh[i / 8] >> (i % 8) & 1) << 4);
+}
+
+/* Q4_K, Q5_K: eight 6-bit scales and minima in 12 bytes. */
+static void read_k_scales(struct unit *u, const uint8_t s[12])
+{
+    for (int j = 0; j < 4; j++) {
+        u->scale[j] = s[j] & 63;
+        u->min[j] = s[j + 4] & 63;
+        u->scale[j + 4] = (uint8_t)((s[j + 8] & 15) | s[j] >> 6 << 4);
+        u->min[j + 4] = (uint8_t)(s[j + 8] >> 4 | s[j + 4] >> 6 << 4);
+    }
+}
+
+/* Q4_K, Q5_K: 64 values share 32 bytes: low nibbles the first half. */
+static void read_k_nibbles(uint8_t code[256], const uint8_t qs[128])
+{
+    for (int c = 0; c < 4; c++) {
+        for (int i = 0; i < 32; i++) {
+            code[64 * c + i] = qs[32 * c + i] & 15;
+            code[64 * c + 32 + i] = qs[32 * c + i] >> 4;
+        }
+    }
+}
+
+static void read_q6k(struct unit *u, const uint8_t *src)
+{
+    for (int h = 0; h < 2; h++) {
+        const uint8_t *ql = src + 64 * h, *qh = src + 128 + 32 * h;
+        uint8_t *code = u->code + 128 * h;
+
+        for (int i = 0; i < 32; i++) {
+            code[i] = (uint8_t)((ql[i] & 15) | (qh[i] & 3) << 4);
+            code[i + 32] = (uint8_t)((ql[i + 32] & 15) | (qh[i] >> 2 & 3) << 4);
+            code[i + 64] = (uint8_t)(ql[i] >> 4 | (qh[i] >> 4 & 3) << 4);
+            code[i + 96] = (uint8_t)(ql[i + 32] >> 4 | (qh[i] >> 6) << 4);
+        }
+    }
+    memcpy(u->scale, src + 192, 16);
+    u->d = load_u16(src + 208);
+}
+
+static void read_unit(enum layout_id id, const uint8_t *src, struct unit *u)
+{
+    u->d = load_u16(src);
+    switch (id) {
+    case LAYOUT_Q4_0:
+        read_nibbles32(u->code, src + 2);
+        break;
+    case LAYOUT_Q4_1:
+        u->m = load_u16(src + 2);
+        read_nibbles32(u->code, src + 4);
+        break;
+    case LAYOUT_Q5_0:
+        read_nibbles32(u->code, src + 6);
+        read_fifth_bits32(u->code, src + 2);
+        break;
+    case LAYOUT_Q5_1:
+        u->m = load_u16(src + 2);
+        read_nibbles32(u->code, src + 8);
+        read_fifth_bits32(u->code, src + 4);
+        break;
+    case LAYOUT_Q8_0:
+        memcpy(u->code, src + 2, 32);
+        break;
+    case LAYOUT_Q4_K:
+        u->m = load_u16(src + 2);
+        read_k_scales(u, src + 4);
+        read_k_nibbles(u->code, src + 16);
+        break;
+    case LAYOUT_Q5_K:
+        u->m = load_u16(src + 2);
+        read_k_scales(u, src + 4);
+        read_k_nibbles(u->code, src + 48);
+        for (int i = 0; i < 256; i++)
+            u->code[i] |= (uint8_t)((src[16 + i % 32] >> (i / 32) & 1) << 4);
+        break;
+    case LAYOUT_Q6_K:
+        read_q6k(u, src);
+        break;
+    default:
+        __builtin_unreachable();
+    }
+}
+
+/* One lane's 32 codes into a block whose bytes are zero. */
+static void put_codes(uint8_t *block, unsigned bits, size_t lane, const uint8_t code[32])
+{
+    for (size_t k = 0; k < 32; k++) {
+        size_t g = k / 4, at = lane * 4 + k % 4;
+        uint8_t c = code[k];
+
+        if (bits == 8) {
+            block[g * 64 + at] = c;
+            continue;
+        }
+        block[g % 4 * 64 + at] |= (uint8_t)((c & 15) << (g < 4 ? 0 : 4));
+        if (bits == 5)
+            block[256 + at] |= (uint8_t)(c >> 4 << g);
+        else if (bits == 6)
+            block[256 + g / 4 * 64 + at] |= (uint8_t)(c >> 4 << 2 * (g % 4));
+    }
+}
+
+static void pack_floats(size_t elem_bytes, const uint8_t *const src[PANEL_ROWS], uint8_t *dst)
+{
+    for (size_t c = 0; c < 32; c++)
+        for (size_t lane = 0; lane < PANEL_ROWS; lane++, dst += elem_bytes)
+            if (src[lane])
+                memcpy(dst, src[lane] + c * elem_bytes, elem_bytes);
+}
+
+void kernels_pack_unit(enum layout_id id, const uint8_t *const src[PANEL_ROWS], uint8_t *dst)
+{
+    const struct layout *l = &kernels_layouts[id];
+
+    memset(dst, 0, l->unit_bytes);
+    if (l->bits == 0) {
+        pack_floats(id == LAYOUT_F32 ? 4 : 2, src, dst);
+        return;
+    }
+    for (size_t lane = 0; lane < PANEL_ROWS; lane++) {
+        struct unit u;
+
+        if (!src[lane])
+            continue;
+        read_unit(id, src[lane], &u);
+        memcpy(dst + l->d + 2 * lane, &u.d, 2);
+        if (l->has_min)
+            memcpy(dst + l->m + 2 * lane, &u.m, 2);
+        for (size_t b = 0; b < l->unit_cols / 32u; b++) {
+            put_codes(dst + l->codes + b * l->block_bytes, l->bits, lane, u.code + 32 * b);
+            if (id == LAYOUT_Q6_K) {
+                memcpy(dst + l->scales + 32 * b + 2 * lane, u.scale + 2 * b, 2);
+            } else if (l->unit_cols == 256) {
+                dst[l->scales + 32 * b + lane] = u.scale[b];
+                dst[l->scales + 32 * b + 16 + lane] = u.min[b];
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The C reference: what every kernel's result is, bit by bit. Written to be read, not to be fast. */
+#include <math.h>
+#include <string.h>
+
+#include "compute/kernels/internal.h"
+
+/* --- 16 virtual lanes -------------------------------------------------------------------------- */
+
+#define ROWS_FN static
+
+typedef struct {
+    float l[16];
+} v16;
+
+#define LANES(expr)                                                                                \
+    v16 r;                                                                                         \
+    for (int i = 0; i < 16; i++)                                                                   \
+        r.l[i] = (expr);                                                                           \
+    return r
+
+ROWS_FN v16 v_load(const float *p)
+{
+    LANES(p[i]);
+}
+
+ROWS_FN v16 v_set1(float x)
+{
+    LANES(x);
+}
+
+ROWS_FN v16 v_loadh(const uint16_t *p)
+{
+    LANES(f32_of_f16(p[i]));
+}
+
+ROWS_FN v16 v_add(v16 a, v16 b)
+{
+    LANES(a.l[i] + b.l[i]);
+}
+
+ROWS_FN v16 v_sub(v16 a, v16 b)
+{
+    LANES(a.l[i] - b.l[i]);
+}
+
+ROWS_FN v16 v_mul(v16 a, v16 b)
+{
+    LANES(a.l[i] * b.l[i]);
+}
+
+ROWS_FN v16 v_div(v16 a, v16 b)
+{
+    LANES(a.l[i] / b.l[i]);
+}
+
+ROWS_FN v16 v_fma(v16 a, v16 b, v16 c)
+{
+    LANES(fmaf(a.l[i], b.l[i], c.l[i]));
+}
+
+ROWS_FN v16 v_max(v16 a, v16 b)
+{
+    LANES(a.l[i] > b.l[i] ? a.l[i] : b.l[i]);
+}
+
+ROWS_FN v16 v_min(v16 a, v16 b)
+{
+    LANES(a.l[i] < b.l[i] ? a.l[i] : b.l[i]);
+}
+
+ROWS_FN v16 v_abs(v16 a)
+{
+    LANES(fabsf(a.l[i]));
+}
+
+ROWS_FN v16 v_ldexp(v16 p, v16 t)
+{
+    LANES(f32_of_bits(bits_of_f32(p.l[i]) + (bits_of_f32(t.l[i]) << 23)));
+}
+
+ROWS_FN v16 v_zero_below(v16 x, v16 lo, v16 y)
+{
+    LANES(x.l[i] < lo.l[i] ? 0.f : y.l[i]);
+}
+
+ROWS_FN void v_store(float *p, v16 a)
+{
+    memcpy(p, a.l, sizeof(a.l));
+}
+
+ROWS_FN void v_storeh(uint16_t *p, v16 a)
+{
+    for (int i = 0; i < 16; i++)
+        p[i] = f16_of_f32(a.l[i]);
+}
+
+ROWS_FN void v_store_i8(int8_t *p, v16 a)
+{
+    for (int i = 0; i < 16; i++)
+        p[i] = (int8_t)a.l[i];
+}
+
+ROWS_FN float v_sum(v16 a)
+{
+    for (int n = 8; n; n /= 2)
+        for (int i = 0; i < n; i++)
+            a.l[i] += a.l[i + n];
+    return a.l[0];
+}
+
+ROWS_FN void v_sum4(v16 a, v16 b, v16 c, v16 d, float out[4])
+{
+    out[0] = v_sum(a);
+    out[1] = v_sum(b);
+    out[2] = v_sum(c);
+    out[3] = v_sum(d);
+}
+
+ROWS_FN float v_hmax(v16 a)
+{
+    float m = a.l[0];
+    for (int i = 1; i < 16; i++)
+        m = a.l[i] > m ? a.l[i] : m;
+    return m;
+}
+
+#include "compute/kernels/rows_impl.h"
+
+/* --- products ---------------------------------------------------------------------------------- */
+
+/* One block of 32 columns of a panel, read out of its layout. */
+struct block {
+    int8_t code[PANEL_ROWS][32];        /* less the type's offset */
+    float d[PANEL_ROWS], m[PANEL_ROWS]; /* weight = d * code + m; Q6_K: d * sc * code */
+    int8_t sc[PANEL_ROWS][2];           /* Q6_K: of columns < 16 and >= 16 */
+};
+
+static void read_codes(const struct layout *l, const uint8_t *p, struct block *blk)
+{
+    for (size_t lane = 0; lane < PANEL_ROWS; lane++) {
+        for (size_t k = 0; k < 32; k++) {
+            size_t g = k / 4, at = lane * 4 + k % 4;
+            unsigned c;
+
+            if (l->bits == 8) {
+                blk->code[lane][k] = (int8_t)p[g * 64 + at];
+                continue;
+            }
+            c = p[g % 4 * 64 + at] >> (g < 4 ? 0 : 4) & 15;
+            if (l->bits == 5)
+                c |= (p[256 + at] >> g & 1u) << 4;
+            else if (l->bits == 6)
+                c |= (p[256 + g / 4 * 64 + at] >> 2 * (g % 4) & 3u) << 4;
+            blk->code[lane][k] = (int8_t)((int)c - l->offset);
+        }
+    }
+}
+
+static void read_block(enum layout_id id, const uint8_t *panel, size_t b, struct block *blk)
+{
+    const struct layout *l = &kernels_layouts[id];
+    size_t per_unit = l->unit_cols / 32u;
+    const uint8_t *unit = panel + b / per_unit * l->unit_bytes;
+    const uint8_t *sc = unit + l->scales + 32 * (b % per_unit);
+
+    read_codes(l, unit + l->codes + b % per_unit * l->block_bytes, blk);
+    for (size_t lane = 0; lane < PANEL_ROWS; lane++) {
+        blk->d[lane] = f32_of_f16(load_u16(unit + l->d + 2 * lane));
+        blk->m[lane] = l->has_min ? f32_of_f16(load_u16(unit + l->m + 2 * lane)) : 0.f;
+        if (id == LAYOUT_Q6_K) {
+            memcpy(blk->sc[lane], sc + 2 * lane, 2);
+        } else if (l->unit_cols == 256) { /* products exact: 11 bits by 6 */
+            blk->d[lane] *= (float)sc[lane];
+            blk->m[lane] *= -(float)sc[16 + lane];
+        }
+    }
+}
+
+static int32_t dot(const int8_t *w, const int8_t *a, size_t n)
+{
+    int32_t sum = 0;
+    for (size_t k = 0; k < n; k++)
+        sum += w[k] * a[k];
+    return sum;
+}
+
+static void mul_int(enum layout_id id, const uint8_t *panel, const struct acts *a, size_t t0,
+                    size_t nt, float *acc)
+{
+    const struct layout *l = &kernels_layouts[id];
+
+    memset(acc, 0, nt * PANEL_ROWS * sizeof(*acc));
+    for (size_t b = 0; b < a->cols / 32; b++) {
+        struct block blk;
+
+        read_block(id, panel, b, &blk);
+        for (size_t t = 0; t < nt; t++) {
+            size_t at = b * a->n_tokens + t0 + t;
+            const int8_t *q = a->q + at * 32;
+
+            for (size_t lane = 0; lane < PANEL_ROWS; lane++) {
+                const int8_t *w = blk.code[lane];
+                float *y = &acc[t * PANEL_ROWS + lane];
+                int32_t i = id == LAYOUT_Q6_K ? blk.sc[lane][0] * dot(w, q, 16) +
+                                                    blk.sc[lane][1] * dot(w + 16, q + 16, 16)
+                                              : dot(w, q, 32);
+
+                *y = fmaf(blk.d[lane] * a->d[at], (float)i, *y);
+                if (l->has_min)
+                    *y = fmaf(blk.m[lane], a->s[at], *y);
+            }
+        }
+    }
+}
+
+/* Block b as plain weights w[32][16]. Only the addition of a minimum rounds. */
+static void read_weights(enum layout_id id, const uint8_t *panel, size_t b, float *w)
+{
+    struct block blk;
+
+    if (kernels_layouts[id].bits == 0) {
+        for (size_t i = 0; i < 32 * PANEL_ROWS; i++) {
+            size_t at = b * 32 * PANEL_ROWS + i;
+
+            if (id == LAYOUT_F32)
+                memcpy(&w[i], panel + 4 * at, 4);
+            else if (id == LAYOUT_F16)
+                w[i] = f32_of_f16(load_u16(panel + 2 * at));
+            else
+                w[i] = f32_of_bits((uint32_t)load_u16(panel + 2 * at) << 16);
+        }
+        return;
+    }
+    read_block(id, panel, b, &blk);
+    for (size_t k = 0; k < 32; k++) {
+        for (size_t lane = 0; lane < PANEL_ROWS; lane++) {
+            float d = blk.d[lane], code = blk.code[lane][k];
+
+            if (id == LAYOUT_Q6_K)
+                d *= (float)blk.sc[lane][k / 16];
+            w[k * PANEL_ROWS + lane] = kernels_layouts[id].has_min ? d * code + blk.m[lane]
+                                                                   : d * code;
+        }
+    }
+}
+
+static void mul_float(enum layout_id id, const uint8_t *panel, const struct acts *a, size_t t0,
+                      size_t nt, float *acc)
+{
+    memset(acc, 0, nt * PANEL_ROWS * sizeof(*acc));
+    for (size_t b = 0; b < a->cols / 32; b++) {
+        float w[32 * PANEL_ROWS];
+
+        read_weights(id, panel, b, w);
+        for (size_t t = 0; t < nt; t++) {
+            const float *x = a->x + (t0 + t) * a->cols + b * 32;
+
+            for (size_t k = 0; k < 32; k++)
+                for (size_t lane = 0; lane < PANEL_ROWS; lane++)
+                    acc[t * PANEL_ROWS + lane] =
+                        fmaf(w[k * PANEL_ROWS + lane], x[k], acc[t * PANEL_ROWS + lane]);
+        }
+    }
+}
+
+#define PANEL_FN(type, kind)                                                                       \
+    static void mul_##kind##_##type(const uint8_t *panel, const struct acts *a, size_t t0,         \
+                                    size_t nt, float *acc)                                         \
+    {                                                                                              \
+        mul_##kind(LAYOUT_##type, panel, a, t0, nt, acc);                                          \
+    }
+#include "compute/kernels/isa_table.h"
+
+const struct kernels_isa kernels_isa_c = KERNELS_ISA_TABLE("c");

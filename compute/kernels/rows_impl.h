@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The row operations, written once over vectors of 16 virtual lanes and compiled for each ISA.
+ * No include guard: an ISA's file includes it once, having defined
+ *
+ *   v16                         16 floats
+ *   v_load v_store v_set1       unaligned
+ *   v_loadh v_storeh            from and to f16
+ *   v_add v_sub v_mul v_div     IEEE, rounded each
+ *   v_fma(a, b, c)              a * b + c, rounded once
+ *   v_max(a, b) v_min(a, b)     a > b ? a : b, a < b ? a : b: the second when one is a NaN
+ *   v_abs
+ *   v_ldexp(p, t)               bits of p + (bits of t << 23)
+ *   v_zero_below(x, lo, y)      x < lo ? 0 : y
+ *   v_sum                       halves added: lane i + lane i + 8, then + 4, + 2, + 1
+ *   v_sum4(a, b, c, d, out)     four v_sum
+ *   v_hmax                      the greatest lane
+ *   v_store_i8(p, x)            integers in [-128, 127]
+ *   ROWS_FN                     attributes of every function
+ */
+
+/* Nearest integer, ties to even, for |x| < 2^22. */
+ROWS_FN v16 v_round(v16 x)
+{
+    const v16 magic = v_set1(0x1.8p23f);
+    return v_sub(v_add(x, magic), magic);
+}
+
+/* exp(x): x = n ln 2 + r, |r| <= ln 2 / 2, Taylor to r^7 (its error is 5e-9), times 2^n.
+ * Below -87 it is 0, above 88 exp(88). */
+ROWS_FN v16 v_exp(v16 x)
+{
+    const v16 magic = v_set1(0x1.8p23f);
+    v16 c = v_max(v_set1(-87.f), v_min(v_set1(88.f), x));
+    v16 t = v_fma(c, v_set1(0x1.715476p+0f), magic); /* its low bits hold n */
+    v16 n = v_sub(t, magic);
+    v16 r = v_fma(n, v_set1(-0x1.62e4p-1f), c); /* ln 2 in two parts, the first short: exact */
+    r = v_fma(n, v_set1(-0x1.7f7d1cp-20f), r);
+    v16 p = v_set1(1.f / 5040.f);
+    p = v_fma(p, r, v_set1(1.f / 720.f));
+    p = v_fma(p, r, v_set1(1.f / 120.f));
+    p = v_fma(p, r, v_set1(1.f / 24.f));
+    p = v_fma(p, r, v_set1(1.f / 6.f));
+    p = v_fma(p, r, v_set1(.5f));
+    p = v_fma(p, r, v_set1(1.f));
+    p = v_fma(p, r, v_set1(1.f));
+    return v_zero_below(x, v_set1(-87.f), v_ldexp(p, t));
+}
+
+ROWS_FN void rmsnorm(float *y, const float *x, const float *w, size_t n, float eps)
+{
+    v16 sum = v_set1(0.f);
+
+    for (size_t i = 0; i < n; i += 16)
+        sum = v_fma(v_load(x + i), v_load(x + i), sum);
+    float inv = 1.f / sqrtf(v_sum(sum) / (float)n + eps);
+    for (size_t i = 0; i < n; i += 16)
+        v_store(y + i, v_mul(v_mul(v_load(x + i), v_set1(inv)), v_load(w + i)));
+}
+
+ROWS_FN void add(float *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] += x[i];
+}
+
+ROWS_FN v16 silu_mul16(v16 g, v16 u)
+{
+    v16 e = v_exp(v_sub(v_set1(0.f), g));
+    return v_mul(v_div(g, v_add(v_set1(1.f), e)), u);
+}
+
+ROWS_FN void silu_mul(float *y, const float *g, const float *u, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16)
+        v_store(y + i, silu_mul16(v_load(g + i), v_load(u + i)));
+    if (i < n) {
+        float tg[16] = {0}, tu[16] = {0};
+        memcpy(tg, g + i, (n - i) * sizeof(float));
+        memcpy(tu, u + i, (n - i) * sizeof(float));
+        v_store(tg, silu_mul16(v_load(tg), v_load(tu)));
+        memcpy(y + i, tg, (n - i) * sizeof(float));
+    }
+}
+
+/* A pair (a, b) turned by the angle whose cosine and sine are c and s. */
+ROWS_FN void turn(float *a, float *b, float c, float s)
+{
+    float a0 = *a, b0 = *b;
+    *a = fmaf(a0, c, -(b0 * s));
+    *b = fmaf(a0, s, b0 * c);
+}
+
+ROWS_FN void rope(float *x, const float *cs, size_t n, int neox)
+{
+    if (neox)
+        for (size_t i = 0; i < n / 2; i++)
+            turn(x + i, x + n / 2 + i, cs[2 * i], cs[2 * i + 1]);
+    else
+        for (size_t i = 0; i < n / 2; i++)
+            turn(x + 2 * i, x + 2 * i + 1, cs[2 * i], cs[2 * i + 1]);
+}
+
+ROWS_FN void f32_to_f16(uint16_t *y, const float *x, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16)
+        v_storeh(y + i, v_load(x + i));
+    for (; i < n; i++)
+        y[i] = f16_of_f32(x[i]);
+}
+
+ROWS_FN void f16_to_f32(float *y, const uint16_t *x, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16)
+        v_store(y + i, v_loadh(x + i));
+    for (; i < n; i++)
+        y[i] = f32_of_f16(x[i]);
+}
+
+/* q . k_j for n keys. */
+ROWS_FN void attend_scores(const float *q, const uint16_t *k, size_t stride, size_t n, size_t hd,
+                           float *scores)
+{
+    size_t j = 0;
+
+    for (; j + 4 <= n; j += 4, k += 4 * stride) {
+        v16 s0 = v_set1(0.f), s1 = s0, s2 = s0, s3 = s0;
+        for (size_t i = 0; i < hd; i += 16) {
+            v16 x = v_load(q + i);
+            s0 = v_fma(x, v_loadh(k + i), s0);
+            s1 = v_fma(x, v_loadh(k + stride + i), s1);
+            s2 = v_fma(x, v_loadh(k + 2 * stride + i), s2);
+            s3 = v_fma(x, v_loadh(k + 3 * stride + i), s3);
+        }
+        v_sum4(s0, s1, s2, s3, scores + j);
+    }
+    for (; j < n; j++, k += stride) {
+        v16 s = v_set1(0.f);
+        for (size_t i = 0; i < hd; i += 16)
+            s = v_fma(v_load(q + i), v_loadh(k + i), s);
+        scores[j] = v_sum(s);
+    }
+}
+
+/* scores -> exp(scale * score - max), rounded up to 16 with zeros; returns 1 / their sum. */
+ROWS_FN float attend_softmax(float *scores, size_t n, float scale)
+{
+    size_t n16 = (n + 15) / 16 * 16;
+    v16 top = v_set1(-INFINITY), sum = v_set1(0.f);
+
+    for (size_t j = n; j < n16; j++)
+        scores[j] = -INFINITY;
+    for (size_t j = 0; j < n16; j += 16) {
+        v16 s = v_mul(v_load(scores + j), v_set1(scale));
+        v_store(scores + j, s);
+        top = v_max(s, top);
+    }
+    top = v_set1(v_hmax(top));
+    for (size_t j = 0; j < n16; j += 16) {
+        v16 e = v_exp(v_sub(v_load(scores + j), top));
+        v_store(scores + j, e);
+        sum = v_add(sum, e);
+    }
+    return 1.f / v_sum(sum);
+}
+
+/* out = norm * sum_j p_j v_j, over j in order; four vectors of dims at a time stay in registers. */
+ROWS_FN void attend_values(float *out, const float *p, const uint16_t *v, size_t stride, size_t n,
+                           size_t hd, float norm)
+{
+    const v16 scale = v_set1(norm);
+    size_t i = 0;
+
+    for (; i + 64 <= hd; i += 64) {
+        v16 a0 = v_set1(0.f), a1 = a0, a2 = a0, a3 = a0;
+        const uint16_t *vj = v + i;
+        for (size_t j = 0; j < n; j++, vj += stride) {
+            v16 pj = v_set1(p[j]);
+            a0 = v_fma(pj, v_loadh(vj), a0);
+            a1 = v_fma(pj, v_loadh(vj + 16), a1);
+            a2 = v_fma(pj, v_loadh(vj + 32), a2);
+            a3 = v_fma(pj, v_loadh(vj + 48), a3);
+        }
+        v_store(out + i, v_mul(a0, scale));
+        v_store(out + i + 16, v_mul(a1, scale));
+        v_store(out + i + 32, v_mul(a2, scale));
+        v_store(out + i + 48, v_mul(a3, scale));
+    }
+    for (; i < hd; i += 16) {
+        v16 a = v_set1(0.f);
+        for (size_t j = 0; j < n; j++)
+            a = v_fma(v_set1(p[j]), v_loadh(v + j * stride + i), a);
+        v_store(out + i, v_mul(a, scale));
+    }
+}
+
+ROWS_FN void attend(float *out, const float *q, const uint16_t *k, const uint16_t *v, size_t stride,
+                    size_t n_keys, size_t hd, float scale, float *scores)
+{
+    attend_scores(q, k, stride, n_keys, hd, scores);
+    float norm = attend_softmax(scores, n_keys, scale);
+    attend_values(out, scores, v, stride, n_keys, hd, norm);
+}
+
+/* The last, partial vector of x, filled up with -infinity. */
+ROWS_FN v16 load_tail(const float *x, size_t n)
+{
+    float t[16];
+
+    for (size_t i = 0; i < 16; i++)
+        t[i] = i < n ? x[i] : -INFINITY;
+    return v_load(t);
+}
+
+/* Sums run in f32 over 512 values at most, then in double. */
+ROWS_FN void logsumexp(const float *x, size_t n, float *max, double *sum)
+{
+    v16 top = v_set1(-INFINITY);
+    double total = 0;
+
+    for (size_t i = 0; i < n; i += 16)
+        top = v_max(n - i < 16 ? load_tail(x + i, n - i) : v_load(x + i), top);
+    *max = v_hmax(top);
+    top = v_set1(*max);
+    for (size_t i = 0; i < n; i += 512) {
+        size_t end = n - i < 512 ? n : i + 512;
+        v16 part = v_set1(0.f);
+        for (size_t j = i; j < end; j += 16) {
+            v16 t = end - j < 16 ? load_tail(x + j, end - j) : v_load(x + j);
+            part = v_add(part, v_exp(v_sub(t, top)));
+        }
+        total += (double)v_sum(part);
+    }
+    *sum = total;
+}
+
+/* A block of 32 to int8: d = max|x| / 127, nearest even. NaNs count as nothing in the maximum. */
+ROWS_FN void quantize(const float *x, size_t n_blocks, const struct acts *a, size_t n_tokens,
+                      size_t t)
+{
+    const v16 lo = v_set1(-127.f), hi = v_set1(127.f);
+
+    for (size_t b = 0; b < n_blocks; b++, x += 32) {
+        size_t at = b * n_tokens + t;
+        v16 x0 = v_load(x), x1 = v_load(x + 16);
+        float top = v_hmax(v_max(v_abs(x0), v_max(v_abs(x1), v_set1(0.f))));
+        bool tiny = top < 0x1p-100f; /* its reciprocal might overflow */
+        float d = tiny ? 0.f : top / 127.f;
+        v16 inv = v_set1(tiny ? 0.f : 127.f / top);
+        v16 q0 = v_max(lo, v_min(v_round(v_mul(x0, inv)), hi));
+        v16 q1 = v_max(lo, v_min(v_round(v_mul(x1, inv)), hi));
+        float h0 = v_sum(q0), h1 = v_sum(q1); /* exact */
+
+        v_store_i8(a->q + at * 32, q0);
+        v_store_i8(a->q + at * 32 + 16, q1);
+        a->d[at] = d;
+        a->s[at] = d * (h0 + h1);
+        a->half[2 * at] = (int16_t)h0;
+        a->half[2 * at + 1] = (int16_t)h1;
+    }
+}
