@@ -28,7 +28,9 @@ bool tok_is_eog(const struct tokenizer *t, int32_t id); /* ends a generation: eo
 
 /*
  * Text (UTF-8; invalid bytes are carried as bytes) -> ids. parse_special: control tokens written in
- * the text (e.g. <|im_start|>) become their ids. No BOS is added. Writes at most cap ids; returns
+ * the text (e.g. <|im_start|>) become their ids; without it they are plain text, while user-defined
+ * tokens become their ids either way. A byte that the vocabulary has no token for gives none
+ * (SmolLM2 lacks 21: some control characters, and lead bytes of UTF-8). No BOS is added. Writes at most cap ids; returns
  * the number the text has (may exceed cap: call again with more), or -ENOMEM / -EOVERFLOW.
  * Thread safe (const).
  */
