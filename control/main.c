@@ -9,6 +9,7 @@
 #include "control/log.h"
 
 static const struct command commands[] = {
+    { "tokenize", "text to token ids, and back", cmd_tokenize },
     { NULL, NULL, NULL },
 };
 
