@@ -4,6 +4,12 @@
 
 const struct kernels_isa *kernels_isa_get(void)
 {
+#if defined(__x86_64__)
+    unsigned flags = cpu_flags();
+
+    if (flags & CPU_AVX2)
+        return &kernels_isa_avx2;
+#endif
     return &kernels_isa_c;
 }
 

@@ -58,7 +58,23 @@ struct layout {
     bool has_min;
 };
 
-extern const struct layout kernels_layouts[N_LAYOUTS];
+/* Here and not in panel.c, so that kernels specialised by type fold it. */
+/* clang-format off */
+static const struct layout kernels_layouts[N_LAYOUTS] = {
+    /*              type        cols  bytes  codes block    d    m  scales bits off  min */
+    [LAYOUT_F32]  = {QTYPE_F32,   32, 2048,    0, 2048,     0,   0,   0,   0,   0, false},
+    [LAYOUT_F16]  = {QTYPE_F16,   32, 1024,    0, 1024,     0,   0,   0,   0,   0, false},
+    [LAYOUT_BF16] = {QTYPE_BF16,  32, 1024,    0, 1024,     0,   0,   0,   0,   0, false},
+    [LAYOUT_Q4_0] = {QTYPE_Q4_0,  32,  288,    0,  256,   256,   0,   0,   4,   8, false},
+    [LAYOUT_Q4_1] = {QTYPE_Q4_1,  32,  320,    0,  256,   256, 288,   0,   4,   0, true},
+    [LAYOUT_Q5_0] = {QTYPE_Q5_0,  32,  352,    0,  320,   320,   0,   0,   5,  16, false},
+    [LAYOUT_Q5_1] = {QTYPE_Q5_1,  32,  384,    0,  320,   320, 352,   0,   5,   0, true},
+    [LAYOUT_Q8_0] = {QTYPE_Q8_0,  32,  544,    0,  512,   512,   0,   0,   8,   0, false},
+    [LAYOUT_Q4_K] = {QTYPE_Q4_K, 256, 2368,  320,  256,     0,  32,  64,   4,   0, true},
+    [LAYOUT_Q5_K] = {QTYPE_Q5_K, 256, 2880,  320,  320,     0,  32,  64,   5,   0, true},
+    [LAYOUT_Q6_K] = {QTYPE_Q6_K, 256, 3360,  288,  384,     0,   0,  32,   6,  32, false},
+};
+/* clang-format on */
 
 /* N_LAYOUTS when the type is unknown. */
 enum layout_id kernels_layout_of(enum qtype type);
