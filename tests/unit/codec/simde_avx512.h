@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Included before codec/x86/avx512.c to build its emulated copy: every AVX-512 intrinsic becomes
+ * SIMDe's portable function, so that the file's logic is checked on machines without AVX-512.
+ * The few that SIMDe 0.7.4 lacks stand here, by Intel's definition.
+ */
+#ifndef ISTHMUS_TESTS_SIMDE_AVX512_H
+#define ISTHMUS_TESTS_SIMDE_AVX512_H
+
+#pragma GCC system_header
+
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+
+#include <math.h>
+#include <string.h>
+
+static inline simde__m512 emu_maskz_loadu_ps(simde__mmask16 k, const void *p)
+{
+    float lane[16] = {0};
+    for (unsigned i = 0; i < 16; i++)
+        if (k >> i & 1)
+            memcpy(&lane[i], (const float *)p + i, sizeof(float));
+    return simde_mm512_loadu_ps(lane);
+}
+
+static inline simde__m512d emu_cvtps_pd(simde__m256 v)
+{
+    float in[8];
+    double lane[8];
+    simde_mm256_storeu_ps(in, v);
+    for (unsigned i = 0; i < 8; i++)
+        lane[i] = (double)in[i];
+    return simde_mm512_loadu_pd(lane);
+}
+
+static inline simde__m512i emu_cvtps_epi32(simde__m512 v)
+{
+    float in[16];
+    int32_t lane[16];
+    simde_mm512_storeu_ps(in, v);
+    for (unsigned i = 0; i < 16; i++)
+        lane[i] = (int32_t)lrintf(in[i]);
+    return simde_mm512_loadu_si512(lane);
+}
+
+static inline simde__m512 emu_cvtepi32_ps(simde__m512i v)
+{
+    int32_t in[16];
+    float lane[16];
+    simde_mm512_storeu_si512(in, v);
+    for (unsigned i = 0; i < 16; i++)
+        lane[i] = (float)in[i];
+    return simde_mm512_loadu_ps(lane);
+}
+
+static inline simde__m512i emu_cvtepu8_epi32(simde__m128i v)
+{
+    uint8_t in[16];
+    int32_t lane[16];
+    simde_mm_storeu_si128((simde__m128i *)in, v);
+    for (unsigned i = 0; i < 16; i++)
+        lane[i] = in[i];
+    return simde_mm512_loadu_si512(lane);
+}
+
+static inline simde__m128i emu_cvtepi32_epi8(simde__m512i v)
+{
+    int32_t in[16];
+    uint8_t lane[16];
+    simde_mm512_storeu_si512(in, v);
+    for (unsigned i = 0; i < 16; i++)
+        lane[i] = (uint8_t)in[i];
+    return simde_mm_loadu_si128((const simde__m128i *)lane);
+}
+
+#undef _mm512_maskz_loadu_ps
+#undef _mm512_cvtepi32_epi8
+#undef _mm512_cvtepu8_epi32
+#undef _mm512_cvtps_pd
+#undef _mm512_cvtps_epi32
+#undef _mm512_cvtepi32_ps
+#define _mm512_maskz_loadu_ps emu_maskz_loadu_ps
+#define _mm512_cvtps_pd       emu_cvtps_pd
+#define _mm512_cvtps_epi32    emu_cvtps_epi32
+#define _mm512_cvtepi32_ps    emu_cvtepi32_ps
+#define _mm512_cvtepu8_epi32  emu_cvtepu8_epi32
+#define _mm512_cvtepi32_epi8  emu_cvtepi32_epi8
+#define __m512                simde__m512
+#define __m512d               simde__m512d
+#define __m512i               simde__m512i
+
+#endif
