@@ -10,6 +10,7 @@
 
 static const struct command commands[] = {
     { "tokenize", "text to token ids, and back", cmd_tokenize },
+    { "score", "log-probabilities of given continuations, from JSON lines", cmd_score },
     { NULL, NULL, NULL },
 };
 

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `isthmus score`: log-probabilities of given continuations, for comparing with a reference. */
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "compute/sampler.h"
+#include "control/cmd.h"
+#include "control/log.h"
+#include "control/model.h"
+#include "control/options.h"
+#include "control/splitpass.h"
+
+#define TOP 20
+
+enum { OPT_LOCAL = OPT_OWN, OPT_EXACT };
+
+struct score_options {
+    struct model_options model;
+    struct split_options split;
+    bool local, exact;
+};
+
+static const struct argp_option options[] = {
+    { "local", OPT_LOCAL, NULL, 0, "The whole model, not split", 2 },
+    { "exact", OPT_EXACT, NULL, 0, "f32 activations instead of int8: slow", 2 },
+    { 0 },
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct score_options *o = state->input;
+    (void) arg;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->model;
+        state->child_inputs[1] = &o->split;
+        return 0;
+    case OPT_LOCAL:
+        o->local = true;
+        return 0;
+    case OPT_EXACT:
+        o->exact = true;
+        return 0;
+    case ARGP_KEY_END:
+        if (o->local && o->split.split >= 0)
+            argp_error(state, "--local does not split: leave out --split");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_child children[] = { { &model_argp, 0, NULL, 0 },
+                                              { &split_argp, 0, NULL, 0 },
+                                              { 0 } };
+static const struct argp argp = {
+    options, parse, NULL,
+    "Read JSON lines {\"prompt_ids\":[...],\"forced_ids\":[...]} from stdin and write for each the 20 "
+    "best log-probabilities at every forced position: {\"prompt_ids\":...,\"forced_ids\":...,"
+    "\"top20\":[[[id,logprob],...],...]}. Position i is the distribution that predicts forced_ids[i].",
+    children, NULL, NULL,
+};
+
+struct scorer {
+    struct splitpass pass;
+    struct codec *codec; /* NULL: whole */
+    struct sampler *sampler;
+    unsigned line;
+};
+
+/* One line: prompt and forced ids in one array. */
+struct item {
+    int32_t *ids;
+    uint32_t n_prompt, n_forced;
+};
+
+/* --- reading ------------------------------------------------------------------------------------- */
+
+static int bad_line(const struct scorer *s, const char *field, const char *why)
+{
+    log_error("stdin:%u: %s%s%s", s->line, field, *field ? " " : "", why);
+    return EXIT_USAGE;
+}
+
+static int check_ids(const struct scorer *s, const json_t *line, const char *field, const json_t **ids)
+{
+    const json_t *v = *ids = json_object_get(line, field);
+    if (!v)
+        return bad_line(s, field, "is missing");
+    if (!json_is_array(v) || json_array_size(v) == 0)
+        return bad_line(s, field, "must be an array of token ids, not empty");
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        const json_t *id = json_array_get(v, i);
+        if (!json_is_integer(id) || json_integer_value(id) < 0 ||
+            json_integer_value(id) >= s->pass.n_vocab)
+            return bad_line(s, field, "has an id that is not in the vocabulary");
+    }
+    return EXIT_OK;
+}
+
+static int read_item(const struct scorer *s, const json_t *line, struct item *it)
+{
+    const json_t *prompt, *forced;
+    int rc = check_ids(s, line, "prompt_ids", &prompt);
+    if (rc == EXIT_OK)
+        rc = check_ids(s, line, "forced_ids", &forced);
+    if (rc != EXIT_OK)
+        return rc;
+
+    const size_t n_prompt = json_array_size(prompt), n_forced = json_array_size(forced);
+    if (n_prompt + n_forced > s->pass.n_ctx) {
+        log_error("stdin:%u: %zu ids are more than the context of %u: see --ctx", s->line,
+                  n_prompt + n_forced, s->pass.n_ctx);
+        return EXIT_USAGE;
+    }
+    *it = (struct item){ .ids = malloc((n_prompt + n_forced) * sizeof *it->ids),
+                         .n_prompt = (uint32_t) n_prompt,
+                         .n_forced = (uint32_t) n_forced };
+    if (!it->ids)
+        return bad_line(s, "", "out of memory"), EXIT_FAILED;
+    for (size_t i = 0; i < n_prompt; i++)
+        it->ids[i] = (int32_t) json_integer_value(json_array_get(prompt, i));
+    for (size_t i = 0; i < n_forced; i++)
+        it->ids[n_prompt + i] = (int32_t) json_integer_value(json_array_get(forced, i));
+    return EXIT_OK;
+}
+
+/* --- writing ------------------------------------------------------------------------------------- */
+
+static void print_ids(const char *field, const int32_t *ids, uint32_t n)
+{
+    printf("\"%s\": [", field);
+    for (uint32_t i = 0; i < n; i++)
+        printf("%s%d", i ? ", " : "", ids[i]);
+    printf("], ");
+}
+
+struct printer {
+    struct sampler *sampler;
+    size_t n_vocab;
+    bool any;
+};
+
+static void print_tops(void *arg, uint32_t first, uint32_t count, const float *logits)
+{
+    struct printer *p = arg;
+    (void) first;
+    for (uint32_t i = 0; i < count; i++) {
+        struct sampler_top top[TOP];
+        const size_t n = sampler_top_logprobs(p->sampler, logits + i * p->n_vocab, top, TOP);
+        printf("%s[", p->any ? ", " : "");
+        for (size_t k = 0; k < n; k++)
+            printf("%s[%d, %.5f]", k ? ", " : "", top[k].id, (double) top[k].logprob);
+        printf("]");
+        p->any = true;
+    }
+}
+
+/* --- scoring ------------------------------------------------------------------------------------- */
+
+static int score_item(struct scorer *s, const struct item *it)
+{
+    /* The last forced id is predicted, never fed. */
+    const uint32_t n = it->n_prompt + it->n_forced - 1;
+    const size_t bytes = (size_t) n * s->pass.d_model * sizeof(float);
+    struct printer printer = { .sampler = s->sampler, .n_vocab = s->pass.n_vocab };
+    struct splitpass_traffic traffic = { 0 };
+    float *sent = NULL, *got = NULL;
+    int rc = 0;
+
+    if (s->codec) {
+        sent = malloc(bytes);
+        got = malloc(bytes);
+        rc = sent && got ? splitpass_front(&s->pass, it->ids, n, sent) : -ENOMEM;
+        if (rc == 0)
+            rc = splitpass_carry(s->codec, sent, n, s->pass.d_model, got, &traffic);
+    }
+    if (rc == 0) {
+        printf("{");
+        print_ids("prompt_ids", it->ids, it->n_prompt);
+        print_ids("forced_ids", it->ids + it->n_prompt, it->n_forced);
+        printf("\"top20\": [");
+        rc = splitpass_back(&s->pass, it->ids, got, n, it->n_prompt - 1, print_tops, &printer);
+        printf("]}\n");
+    }
+    free(sent);
+    free(got);
+    if (rc == -EDOM)
+        log_error("stdin:%u: the codec cannot carry the value at token %u, column %u", s->line,
+                  traffic.codec.bad_token, traffic.codec.bad_col);
+    else if (rc < 0)
+        log_error("stdin:%u: %s", s->line, strerror(-rc));
+    return rc == 0 ? EXIT_OK : EXIT_FAILED;
+}
+
+static int score_line(struct scorer *s, const char *text, size_t len)
+{
+    json_error_t error;
+    struct item it = { 0 };
+    json_t *line = json_loadb(text, len, JSON_REJECT_DUPLICATES, &error);
+    int rc;
+
+    if (!line)
+        rc = bad_line(s, "", error.text);
+    else if (!json_is_object(line))
+        rc = bad_line(s, "", "must be a JSON object");
+    else
+        rc = read_item(s, line, &it);
+    json_decref(line);
+    if (rc == EXIT_OK)
+        rc = score_item(s, &it);
+    free(it.ids);
+    return rc;
+}
+
+static int score_lines(struct scorer *s)
+{
+    char *text = NULL;
+    size_t room = 0;
+    ssize_t len;
+    int rc = EXIT_OK;
+
+    while (rc == EXIT_OK && (len = getline(&text, &room, stdin)) >= 0) {
+        s->line++;
+        if (strspn(text, " \t\r\n") != (size_t) len)
+            rc = score_line(s, text, (size_t) len);
+    }
+    free(text);
+    if (rc == EXIT_OK && (ferror(stdin) || fflush(stdout) || ferror(stdout))) {
+        log_error("stdin or stdout: %s", strerror(errno));
+        rc = EXIT_FAILED;
+    }
+    return rc;
+}
+
+int cmd_score(int argc, char **argv)
+{
+    struct score_options o = { 0 };
+    struct scorer s = { 0 };
+    struct model model;
+    struct team *team = NULL;
+    int split = 0;
+
+    argp_parse(&argp, argc, argv, 0, NULL, &o);
+    int rc = model_open(o.model.path, false, &model);
+    if (rc != EXIT_OK)
+        return rc;
+    if (!o.local && (split = split_resolve(&o.split, model.n_layers, model.path)) < 0)
+        rc = EXIT_USAGE;
+    if (rc == EXIT_OK)
+        rc = model_team(&o.model, 0, 0, &team);
+    if (rc == EXIT_OK)
+        rc = splitpass_open(&model, (uint32_t) split, o.model.ctx, o.exact, team, &s.pass);
+    if (rc == EXIT_OK &&
+        (sampler_open(s.pass.n_vocab, &s.sampler) < 0 ||
+         (!o.local && codec_open(&o.split.codec, s.pass.d_model, &s.codec) < 0))) {
+        log_error("out of memory");
+        rc = EXIT_FAILED;
+    }
+    if (rc == EXIT_OK)
+        rc = score_lines(&s);
+
+    codec_close(s.codec);
+    sampler_close(s.sampler);
+    splitpass_close(&s.pass);
+    team_close(team);
+    model_close(&model);
+    return rc;
+}
