@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All checks of the project, called by tools/check. The last line it prints is the count alone:
+
+    N passed, N failed, N skipped
+
+--quick     one build and its tests, with few prompts: a developer's minute
+--fuzz N    seconds for each fuzz target (default 60)
+"""
+import argparse
+import concurrent.futures
+import glob
+import json
+import os
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+COVERED = {"codec": "codec/", "wire and link": "dataplane/link/"}
+COVERAGE_MIN = 90.0
+
+counts = {"passed": 0, "failed": 0, "skipped": 0}
+failures = []
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def count(result, name):
+    counts[result] += 1
+    if result == "failed":
+        failures.append(name)
+    return result == "passed"
+
+
+def command(name, argv, env=None, quiet=True, counted=True):
+    """Run one check; its output is shown when it fails (or when not quiet)."""
+    start = time.monotonic()
+    done = subprocess.run(argv, cwd=ROOT, env={**os.environ, **(env or {})}, text=True,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, check=False)
+    good = done.returncode == 0
+    if not good or not quiet:
+        say(done.stdout.rstrip())
+    say("%-6s %s (%.0f s)" % ("ok" if good else "FAILED", name, time.monotonic() - start))
+    if counted:
+        count("passed" if good else "failed", name)
+    return good
+
+
+def build(folder, *options, env=None, targets=()):
+    if not os.path.exists(os.path.join(ROOT, folder, "build.ninja")):
+        if not command("configure " + folder, ["meson", "setup", folder, *options], env,
+                       counted=False):
+            return count("failed", "configure " + folder)
+    return command("build " + folder, ["ninja", "-C", folder, *targets], env)
+
+
+def meson_test(folder, *options, env=None):
+    """Run a build's tests and count each of them."""
+    log = os.path.join(ROOT, folder, "meson-logs", "testlog.json")
+    if os.path.exists(log):
+        os.unlink(log)
+    say("test   " + folder)
+    subprocess.run(["meson", "test", "-C", folder, "--no-rebuild", "--print-errorlogs", *options],
+                   cwd=ROOT, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL,
+                   check=False)
+    if not os.path.exists(log):
+        count("failed", folder + ": no test ran")
+        return
+    with open(log, encoding="utf-8") as f:
+        for line in f:
+            test = json.loads(line)
+            name = "%s: %s" % (folder, test["name"])
+            count({"OK": "passed", "EXPECTEDFAIL": "passed", "SKIP": "skipped"}.get(
+                test["result"], "failed"), name)
+
+
+def fuzz_target(binary, seconds):
+    name = os.path.basename(binary)
+    corpus = os.path.join(os.path.dirname(binary), "corpus-" + name)
+    os.makedirs(corpus, exist_ok=True)
+    argv = [binary, "-max_total_time=%d" % seconds, "-timeout=10", "-rss_limit_mb=2048",
+            "-print_final_stats=1", corpus]
+    seeds = os.path.join(ROOT, "tests", "fuzz", "corpus", name)
+    if os.path.isdir(seeds):
+        argv.append(seeds)
+    done = subprocess.run(argv, cwd=os.path.dirname(binary), text=True, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    runs = [l for l in done.stdout.splitlines() if "number_of_executed_units" in l]
+    return name, done, runs[0].split()[-1] if runs else "0"
+
+
+def fuzz(seconds):
+    if not build("build-fuzz", "-Dfuzzers=true", "-Dbuildtype=debugoptimized",
+                 "-Db_lundef=false", env={"CC": "clang-14"}):
+        return
+    binaries = sorted(b for b in glob.glob(os.path.join(ROOT, "build-fuzz/tests/fuzz/*"))
+                      if os.path.isfile(b) and os.access(b, os.X_OK))
+    if not binaries:
+        count("failed", "fuzz: no targets")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for name, done, runs in pool.map(lambda b: fuzz_target(b, seconds), binaries):
+            if done.returncode != 0:
+                say(done.stdout[-6000:])
+            good = done.returncode == 0 and int(runs) > 0
+            say("%-6s fuzz %s: %s inputs" % ("ok" if good else "FAILED", name, runs))
+            count("passed" if good else "failed", "fuzz " + name)
+
+
+def coverage():
+    if not build("build-cov", "-Db_coverage=true", "-Dbuildtype=debug"):
+        return
+    for stale in glob.glob(os.path.join(ROOT, "build-cov/**/*.gcda"), recursive=True):
+        os.unlink(stale)
+    say("test   build-cov (codec, link)")
+    subprocess.run(["meson", "test", "-C", "build-cov", "--no-rebuild", "-q", "--suite", "codec",
+                    "--suite", "link"], cwd=ROOT, stdin=subprocess.DEVNULL, check=False)
+    for name, folder in COVERED.items():
+        done = subprocess.run(["gcovr", "--root", ".", "--filter", folder, "--json-summary",
+                               "--gcov-ignore-parse-errors", "build-cov"], cwd=ROOT, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+        try:
+            summary = json.loads(done.stdout)
+        except ValueError:
+            say(done.stderr[-2000:])
+            count("failed", "coverage of " + name)
+            continue
+        for file in summary["files"]:
+            say("         %-40s %5.1f %%" % (file["filename"], file["line_percent"] or 0))
+        good = summary["line_percent"] is not None and summary["line_percent"] >= COVERAGE_MIN
+        say("%-6s line coverage of %s: %.1f %% (at least %.0f)"
+            % ("ok" if good else "FAILED", name, summary["line_percent"] or 0, COVERAGE_MIN))
+        count("passed" if good else "failed", "coverage of " + name)
+
+
+def fetch_models():
+    for name, variable in (("smollm2", "ISTHMUS_SMOLLM2"), ("qwen05", "ISTHMUS_QWEN05")):
+        if os.environ.get(variable):
+            continue
+        done = subprocess.run(["tools/fetch-model", name], cwd=ROOT, text=True,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+        if count("passed" if done.returncode == 0 else "failed", "fetch-model " + name):
+            os.environ[variable] = done.stdout.strip()
+            say("ok     model %s: %s" % (name, done.stdout.strip()))
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="tools/check", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--fuzz", type=int, default=60, metavar="N")
+    options = parser.parse_args()
+
+    start = time.monotonic()
+    fetch_models()
+    if build("build"):
+        command("headers", ["tools/check-headers"], quiet=False)
+        command("symbols", ["tools/check-symbols", "build"], quiet=False)
+        meson_test("build", env={"ISTHMUS_QUICK": "1"} if options.quick else None)
+    if not options.quick:
+        if build("build-asan", "-Db_sanitize=address,undefined", "-Db_lundef=false",
+                 "-Dbuildtype=debugoptimized"):
+            meson_test("build-asan", env={
+                "ISTHMUS_QUICK": "1",  # the same cases, fewer prompts
+                "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1",
+                "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"})
+        if build("build-tsan", "-Db_sanitize=thread", "-Db_lundef=false",
+                 "-Dbuildtype=debugoptimized", "-Dtests=true"):
+            meson_test("build-tsan", "--suite", "tsan")
+        coverage()
+        fuzz(options.fuzz)
+
+    for name in failures:
+        say("FAILED " + name)
+    say("%.0f s" % (time.monotonic() - start))
+    say("%(passed)d passed, %(failed)d failed, %(skipped)d skipped" % counts)
+    return 1 if counts["failed"] or not counts["passed"] else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
