@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the end-to-end tests share: the binary, models, golden data, and a way to say what was found.
+
+A test is a program: exit code 0 passed, 1 failed, 77 skipped. Each runs by itself:
+
+    tests/e2e/test_NAME.py          (after `ninja -C build`)
+
+ISTHMUS          the binary (default build/isthmus)
+ISTHMUS_SHARED   folder with golden/ and eval/ (default ../shared beside the checkout)
+ISTHMUS_SMOLLM2, ISTHMUS_QWEN05   model files (default: tools/fetch-model)
+ISTHMUS_QUICK    set: fewer prompts and rounds
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BINARY = os.environ.get("ISTHMUS") or os.path.join(ROOT, "build", "isthmus")
+SHARED = os.environ.get("ISTHMUS_SHARED") or os.path.join(os.path.dirname(ROOT), "shared")
+QUICK = bool(os.environ.get("ISTHMUS_QUICK"))
+TIMEOUT_S = 600
+
+failures = 0
+
+
+def skip(why):
+    print("skipped: " + why)
+    sys.exit(77)
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def check(good, what):
+    """One expectation: said when it fails, counted at the end by finish()."""
+    global failures
+    if not good:
+        failures += 1
+        say("FAILED: " + what)
+    return good
+
+
+def finish():
+    say("%d failures" % failures if failures else "passed")
+    sys.exit(1 if failures else 0)
+
+
+def model(name):
+    path = os.environ.get({"smollm2": "ISTHMUS_SMOLLM2", "qwen05": "ISTHMUS_QWEN05"}[name])
+    if not path:
+        done = subprocess.run([os.path.join(ROOT, "tools", "fetch-model"), name], text=True,
+                              stdout=subprocess.PIPE, check=False)
+        path = done.stdout.strip()
+        if done.returncode != 0:
+            skip("no model %s: tools/fetch-model could not fetch it" % name)
+    return path
+
+
+def shared(path):
+    full = os.path.join(SHARED, path)
+    if not os.path.exists(full):
+        skip("%s is not there: ISTHMUS_SHARED names the folder of the reference data" % full)
+    return full
+
+
+def golden(name):
+    with open(shared("golden/" + name), encoding="utf-8") as f:
+        return [json.loads(line) for line in f]
+
+
+def isthmus(*args, text_in=None, timeout=TIMEOUT_S, env=None, **more):
+    """Run to the end; output as text. A hang is a failure of the test."""
+    return subprocess.run([BINARY, *map(str, args)], input=text_in, text=True, encoding="utf-8",
+                          stdin=subprocess.DEVNULL if text_in is None else None,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout,
+                          env={**os.environ, **(env or {})}, check=False, **more)
+
+
+def json_lines(done, what):
+    """The JSON lines of a run that must have worked."""
+    if done.returncode != 0:
+        say("FAILED: %s: exit code %d\n%s" % (what, done.returncode, done.stderr[-4000:]))
+        sys.exit(1)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def lines_of(objects):
+    return "".join(json.dumps(o, ensure_ascii=False) + "\n" for o in objects)
+
+
+def run_requests(requests, *args, timeout=TIMEOUT_S):
+    """`isthmus run --requests`: the result lines."""
+    return json_lines(isthmus("run", "--requests", "-", *args, text_in=lines_of(requests),
+                              timeout=timeout), "run " + " ".join(map(str, args)))
+
+
+def processes(word):
+    """Pids of live processes with this word in their command line."""
+    pids = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            with open("/proc/%s/cmdline" % entry, "rb") as f:
+                arguments = f.read().split(b"\0")
+            with open("/proc/%s/stat" % entry, "rb") as f:
+                state = f.read().rsplit(b")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if word.encode() in arguments and state != b"Z":
+            pids.append(int(entry))
+    return pids
+
+
+def wait_for(condition, seconds):
+    """True as soon as condition() is; False when the time is over."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return condition()
+
+
+def leftovers():
+    """What a run could leave behind: DPDK run-time folders, shared memory, Unix sockets."""
+    found = set()
+    folders = ["/dev/shm", "/tmp", "/var/run/dpdk", tempfile.gettempdir(),
+               os.environ.get("XDG_RUNTIME_DIR") or "/run/user/%d" % os.getuid()]
+    for folder in folders:
+        for base in (folder, os.path.join(folder, "dpdk")):
+            try:
+                found.update(os.path.join(base, n) for n in os.listdir(base)
+                             if "isthmus" in n or base.endswith("dpdk"))
+            except OSError:
+                pass
+    with open("/proc/net/unix", encoding="utf-8") as f:
+        found.update("socket " + line.split()[-1] for line in f if "isthmus" in line)
+    return found

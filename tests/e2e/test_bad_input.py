@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input gets one clear line and exit code 2 (or 1 when the peer refuses); never a crash or hang."""
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+import e2e
+
+
+def refused(what, args, code, *words, text_in=None):
+    try:
+        done = e2e.isthmus(*args, timeout=60, text_in=text_in)
+    except subprocess.TimeoutExpired:
+        e2e.check(False, what + ": hangs")
+        return
+    last = done.stderr.strip().splitlines()[-1:] or [""]
+    e2e.say("%-34s exit %d: %s" % (what, done.returncode, last[0][:140]))
+    e2e.check(done.returncode == code, "%s: exit code %d, expected %d: %s"
+              % (what, done.returncode, code, done.stderr[-500:]))
+    for word in words:
+        e2e.check(word in done.stderr, "%s: does not say %r: %s" % (what, word, done.stderr[-500:]))
+    e2e.check(done.stdout == "", "%s: prints %r" % (what, done.stdout[:100]))
+
+
+def write(folder, name, data):
+    path = os.path.join(folder, name)
+    with open(path, "wb") as f:
+        f.write(data)
+    return path
+
+
+def gguf_string(text):
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def gguf(architecture, tensor_type=0):
+    """A small well-formed file: one key, one tensor of 32 values."""
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 1)
+    head += gguf_string("general.architecture") + struct.pack("<I", 8) + gguf_string(architecture)
+    head += gguf_string("token_embd.weight") + struct.pack("<IQIQ", 1, 32, tensor_type, 0)
+    head += b"\0" * (-len(head) % 32)
+    return head + b"\0" * 128
+
+
+def files(folder, model):
+    with open(model, "rb") as f:
+        head = f.read(1 << 22)
+
+    def run(path):
+        return ["run", "-m", path, "-p", "x", "-n", "1"]
+
+    refused("no such file", run(os.path.join(folder, "none.gguf")), 2, "none.gguf", "fetch-model")
+    refused("a folder", run(folder), 2, "not a regular file")
+    refused("an empty file", run(write(folder, "empty.gguf", b"")), 2, "empty.gguf")
+    refused("not GGUF", run(write(folder, "text.gguf", b"hello world, " * 100)), 2, "text.gguf")
+    refused("truncated in the header", run(write(folder, "short.gguf", head[:5000])), 2, "short.gguf")
+    refused("truncated in the tensors", run(write(folder, "cut.gguf", head)), 2, "cut.gguf")
+    lying = bytearray(head)
+    lying[8:16] = struct.pack("<Q", 1 << 60)
+    refused("2^60 tensors", run(write(folder, "count.gguf", bytes(lying))), 2, "count.gguf")
+    refused("unknown architecture", run(write(folder, "arch.gguf", gguf("mamba"))), 2, "mamba", "llama")
+    refused("unknown tensor type", run(write(folder, "type.gguf", gguf("llama", 99))), 2, "99", "Q4_K")
+
+    # Whatever single field is wrong: an answer or one error, no crash.
+    seed = random.randrange(1 << 32)
+    e2e.say("seed %d" % seed)
+    rnd = random.Random(seed)
+    crashes = 0
+    for _ in range(10 if e2e.QUICK else 40):
+        broken = bytearray(head[:1 << 21])
+        for _ in range(rnd.randrange(1, 4)):
+            at = rnd.randrange(4, len(broken) if rnd.random() < .3 else 400)
+            broken[at] = rnd.randrange(256)
+        path = write(folder, "broken.gguf", bytes(broken))
+        done = e2e.isthmus(*run(path), timeout=60)
+        crashes += not e2e.check(done.returncode in (1, 2), "exit code %d with seed %d: %s"
+                                 % (done.returncode, seed, done.stderr[-500:]))
+    e2e.say("broken headers: %d crashes" % crashes)
+
+
+def usage(model):
+    run = ["run", "-m", model]
+    refused("split 0", run + ["-p", "x", "--split", "0"], 2, "--split", "1 to 29")
+    refused("split past the end", run + ["-p", "x", "--split", "30"], 2, "--split", "1 to 29")
+    refused("split no number", run + ["-p", "x", "--split", "ten"], 2, "--split ten")
+    refused("unknown codec", run + ["-p", "x", "--codec", "zip"], 2, "tsq, f16 and f32")
+    refused("codec out of range", run + ["-p", "x", "--codec", "tsq:delta=2"], 2, "delta")
+    refused("unknown option", run + ["-p", "x", "--frobnicate"], 2, "frobnicate")
+    refused("unknown command", ["frobnicate"], 2, "frobnicate")
+    refused("no model", ["run", "-p", "x"], 2, "-m FILE")
+    refused("no port", ["edge", "-m", model, "-p", "x"], 2, "--port")
+    refused("bad port", ["edge", "-m", model, "-p", "x", "--port", "tcp:1"], 2, "tcp:1")
+    refused("empty prompt", run + ["-p", "", "--local"], 2, "empty")
+    refused("prompt past the context", run + ["--ctx", "16", "-p", "one two three " * 20], 2,
+            "the context 16")
+    refused("prompt past the context, local", run + ["--local", "--ctx", "16", "-p", "one two " * 20],
+            2, "the context 16")
+    refused("requests: not JSON", run + ["--requests", "-"], 2, "-:2", text_in='{"prompt":"a"}\n{"p\n')
+    refused("requests: unknown field", run + ["--requests", "-"], 2, "-:1", "promt",
+            text_in='{"promt":"a"}\n')
+    refused("requests: bad ids", run + ["--requests", "-"], 2, "-:1", "vocabulary",
+            text_in='{"prompt_ids":[1,99999999]}\n')
+    refused("requests: nothing", run + ["--requests", "-"], 2, "no requests", text_in="\n")
+
+    # One line too long does not harm the others.
+    done = e2e.isthmus(*run, "--requests", "-", "--ctx", "32", "-n", "4", "--ignore-eos", text_in=(
+        '{"prompt":"The capital of France is"}\n{"prompt":"%s"}\n{"prompt":"Water boils at"}\n'
+        % ("one two three " * 40)))
+    lines = done.stdout.splitlines()
+    e2e.check(done.returncode == 1 and len(lines) == 3 and '"error"' in lines[1]
+              and '"ids"' in lines[0] and '"ids"' in lines[2] and "-:2" in done.stderr,
+              "a line too long among others: exit %d, %s %s" % (done.returncode, lines, done.stderr))
+
+
+def mismatches(folder, model):
+    """Halves that do not fit are refused when they meet, both values said."""
+    def meet(what, cloud_args, edge_args, *words):
+        socket = os.path.join(folder, "m.sock")
+        cloud = subprocess.Popen([e2e.BINARY, "cloud", "--port", "memif:" + socket, *cloud_args],
+                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                 stderr=subprocess.STDOUT)
+        try:
+            refused(what, ["edge", "--port", "memif:" + socket, "-p", "Water", "-n", "2",
+                           *edge_args], 1, *words)
+            e2e.check(cloud.poll() is None, what + ": the cloud ended")
+        finally:
+            cloud.send_signal(signal.SIGTERM)
+            try:
+                cloud.wait(5)
+            except subprocess.TimeoutExpired:
+                e2e.check(False, what + ": the cloud does not end")
+                cloud.kill()
+            cloud.stdout.close()
+        e2e.check(not os.path.exists(socket), what + ": the socket stays")
+
+    m = ["-m", model]
+    meet("another split", m + ["--split", "10"], m + ["--split", "11"], "10", "11")
+    meet("another codec", m + ["--split", "10", "--codec", "f16"], m + ["--split", "10"])
+    other = os.environ.get("ISTHMUS_QWEN05") or (None if e2e.QUICK else e2e.model("qwen05"))
+    if other:
+        meet("another model", ["-m", other, "--split", "10"], m + ["--split", "10"])
+    socket = os.path.join(folder, "nobody.sock")
+    refused("no cloud", ["edge", *m, "-p", "x", "--connect", "1", "--port", "memif:" + socket], 1)
+
+
+def interrupted(model):
+    for args in (["--local"], []):
+        edge = subprocess.Popen([e2e.BINARY, "run", "-m", model, "-p", "Once upon a time", "-n",
+                                 "1500", "--ignore-eos", *args], stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        os.read(edge.stdout.fileno(), 1)
+        start = time.monotonic()
+        edge.send_signal(signal.SIGINT)
+        try:
+            err = edge.communicate(timeout=10)[1].decode()
+        except subprocess.TimeoutExpired:
+            edge.kill()
+            e2e.check(False, "SIGINT: hangs")
+            continue
+        took = time.monotonic() - start
+        e2e.say("SIGINT in mid-answer %-10s exit %d after %.2f s: %s"
+                % (" ".join(args), edge.returncode, took, err.strip()[-90:]))
+        e2e.check(edge.returncode == 130 and took < 2, "SIGINT: exit 130 within 2 s")
+
+
+def main():
+    model = e2e.model("smollm2")
+    before = e2e.leftovers()
+    with tempfile.TemporaryDirectory(prefix="isthmus-test-") as folder:
+        files(folder, model)
+        usage(model)
+        mismatches(folder, model)
+    interrupted(model)
+    e2e.check(e2e.wait_for(lambda: e2e.leftovers() <= before, 2),
+              "left behind: %s" % sorted(e2e.leftovers() - before))
+    e2e.finish()
+
+
+sys.exit(main())

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The commands as a user meets them: help, one prompt, JSON fields, chat, requests, two terminals."""
+import json
+import os
+import signal
+import subprocess
+import tempfile
+
+import e2e
+
+COMMANDS = ("run", "edge", "cloud", "tokenize", "score", "eval", "doctor")
+FIELDS = ("text", "prompt_ids", "ids", "ttft_ms", "prefill_tokens_per_s", "decode_tokens_per_s",
+          "wire_bytes_up", "wire_bytes_down", "bytes_per_token", "wire_bytes_per_token",
+          "bits_per_value", "link_rtt_us_p50", "port", "cipher", "split", "codec",
+          "edge_rss_bytes", "cloud_rss_bytes")
+PROMPT = "The capital of France is"
+
+
+def helps():
+    top = e2e.isthmus("--help")
+    for name in COMMANDS:
+        done = e2e.isthmus(name, "--help")
+        e2e.check(done.returncode == 0 and "Usage: isthmus " + name in done.stdout,
+                  "%s --help: exit %d, %r" % (name, done.returncode, done.stdout[:80]))
+        e2e.check("  %s " % name in top.stdout, "isthmus --help lists " + name)
+        done = e2e.isthmus(name, "--version")
+        e2e.check(done.stdout.startswith("isthmus 0."), name + " --version")
+    e2e.say("%d commands explain themselves" % len(COMMANDS))
+
+
+def one_prompt(model):
+    done = e2e.isthmus("run", "-m", model, "-p", PROMPT, "-n", "12")
+    e2e.say(done.stderr.strip())
+    e2e.check(done.returncode == 0 and done.stdout.startswith(" Paris."), "run: %r" % done.stdout)
+    e2e.check("bytes/token" in done.stderr, "the summary line")
+    from_stdin = e2e.isthmus("run", "-m", model, "-p", "-", "-n", "12", text_in=PROMPT)
+    e2e.check(from_stdin.stdout == done.stdout, "-p - reads stdin: %r" % from_stdin.stdout)
+
+    r = e2e.json_lines(e2e.isthmus("run", "-m", model, "-p", PROMPT, "-n", "12", "--json"), "--json")
+    e2e.check(len(r) == 1 and all(f in r[0] for f in FIELDS), "the fields of --json")
+    r = r[0]
+    e2e.check(r["text"] + "\n" == done.stdout, "--json has the same text: %r" % r["text"])
+    e2e.check(r["port"] == "memif" and r["cipher"] == "none" and r["split"] == 10, "port, cipher, split")
+    e2e.check(len(r["ids"]) == 12 and len(r["prompt_ids"]) == 5, "ids")
+    # The last id needs no row: 5 + 11 rows went up, each in its packet or several to one.
+    e2e.check(r["wire_bytes_up"] > 16 * r["bytes_per_token"] * .95, "bytes on the wire")
+    e2e.check(abs(r["bits_per_value"] - r["bytes_per_token"] * 8 / 576) < .01, "bits per value")
+    e2e.check(0 < r["link_rtt_us_p50"] < 1e6 and r["ttft_ms"] > 0, "times")
+    f16 = e2e.json_lines(e2e.isthmus("run", "-m", model, "-p", PROMPT, "-n", "12", "--json",
+                                     "--codec", "f16"), "--json")[0]
+    e2e.check(1152 <= f16["bytes_per_token"] < 1200, "f16: %.1f bytes" % f16["bytes_per_token"])
+
+
+def utf8(model):
+    """Text streams in whole characters: what comes is valid UTF-8 even if the last one is cut."""
+    done = e2e.isthmus("run", "-m", model, "-p", "Emoji: 😀 😃 😄", "-n", "24", "--ignore-eos", "--json")
+    e2e.check(done.returncode == 0 and json.loads(done.stdout)["text"], "emoji")
+
+
+def chat(model):
+    done = e2e.isthmus("run", "-m", model, "-n", "24",
+                       text_in="What is the capital of France?\nAnd of Italy?\n/clear\nHello\n")
+    e2e.say("chat: %r" % done.stdout[:200])
+    e2e.check(done.returncode == 0 and "Paris" in done.stdout, "chat: exit %d, %r, %s"
+              % (done.returncode, done.stdout, done.stderr))
+    e2e.check(done.stderr.count("prompt tokens") == 3, "three answers")
+
+
+def requests(model):
+    lines = [{"prompt": PROMPT, "n_predict": 6}, {"prompt": "Water boils at", "n_predict": 3},
+             {"prompt": PROMPT, "temp": 1.0, "seed": 1, "n_predict": 9}]
+    got = e2e.run_requests(lines, "-m", model, "--parallel", "3", "--json", "--ignore-eos")
+    e2e.check([len(g["ids"]) for g in got[:3]] == [6, 3, 9], "a result for every line, in order")
+    e2e.check([g["line"] for g in got[:3]] == [1, 2, 3], "lines are numbered")
+    e2e.check(got[3]["requests"] == 3 and got[3]["tokens"] == 18, "the final summary")
+    alone = e2e.run_requests(lines[2:], "-m", model, "--ignore-eos")
+    e2e.check(alone[0]["ids"] == got[2]["ids"], "the same seed gives the same text")
+
+
+def two_terminals(model):
+    with tempfile.TemporaryDirectory(prefix="isthmus-test-") as folder:
+        socket = os.path.join(folder, "isthmus.sock")
+        cloud = subprocess.Popen([e2e.BINARY, "cloud", "-m", model, "--split", "10", "--port",
+                                  "memif:" + socket], stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            for i in range(2):  # one edge after the other
+                done = e2e.isthmus("edge", "-m", model, "--split", "10", "--port",
+                                   "memif:" + socket, "-p", PROMPT, "-n", "6")
+                e2e.check(done.returncode == 0 and done.stdout.startswith(" Paris."),
+                          "edge %d: exit %d, %r, %s" % (i, done.returncode, done.stdout, done.stderr))
+        finally:
+            cloud.send_signal(signal.SIGTERM)
+            said = cloud.communicate(timeout=10)[0].decode()
+        e2e.check(cloud.returncode == 0, "the cloud ends by SIGTERM with %d: %s"
+                  % (cloud.returncode, said))
+        e2e.check(not os.path.exists(socket), "the socket is gone")
+        e2e.say("two edges, one after the other, at one cloud")
+
+
+def main():
+    model = e2e.model("smollm2")
+    helps()
+    one_prompt(model)
+    utf8(model)
+    chat(model)
+    requests(model)
+    two_terminals(model)
+    e2e.finish()
+
+
+main()

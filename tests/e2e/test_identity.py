@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Acceptance 4: split with the lossless codec, the model gives the very ids of --local, whatever the
+split, losses on the way, threads, prefill chunks, sessions at once, and sampling."""
+import time
+
+import e2e
+
+NETEM = "drop=20%,dup=20%,reorder=20%"
+
+
+def main():
+    model = e2e.model("smollm2")
+    prompts = [c["prompt_ids"] for c in e2e.golden("smollm2-greedy.jsonl")]
+    if e2e.QUICK:
+        prompts = prompts[:2] + prompts[6:7]
+    n_predict = 8 if e2e.QUICK else 48
+    greedy = [{"prompt_ids": p, "n_predict": n_predict} for p in prompts]
+    drawn = [{**r, "temp": .9, "top_p": .95, "top_k": 40, "repeat_penalty": 1.1, "seed": i}
+             for i, r in enumerate(greedy)]
+
+    def ids(requests, *args):
+        return [r["ids"] for r in e2e.run_requests(requests, "-m", model, "--ignore-eos", *args)]
+
+    local = {"greedy": ids(greedy, "--local", "--parallel", "4"),
+             "drawn": ids(drawn, "--local", "--parallel", "4")}
+    e2e.check(all(len(i) == n_predict for i in local["greedy"]), "every prompt was answered")
+    e2e.check(local["greedy"] != local["drawn"], "sampling draws")
+
+    one = ids(greedy[:3], "--local", "--threads", "1", "--chunk", "1")
+    e2e.check(one == local["greedy"][:3], "--local is the same one at a time, chunk 1")
+
+    def compare(which, requests, *args):
+        start = time.monotonic()
+        got = ids(requests, "--codec", "f32", *args)
+        same = sum(a == b for a, b in zip(got, local[which]))
+        e2e.say("%2d of %d the same (%.1f s): %s %s" % (same, len(requests),
+                time.monotonic() - start, which, " ".join(args)))
+        e2e.check(same == len(requests), " ".join(args))
+
+    for split in ("1", "10", "29"):
+        compare("greedy", greedy, "--split", split, "--parallel", "8")
+    for split in ("10",) if e2e.QUICK else ("1", "10", "29"):
+        compare("greedy", greedy, "--split", split, "--parallel", "8", "--netem", NETEM)
+    compare("greedy", greedy, "--split", "10", "--parallel", "8", "--threads", "2")
+    compare("greedy", greedy, "--split", "10", "--parallel", "3", "--chunk", "7")
+    compare("greedy", greedy, "--split", "10", "--parallel", "8", "--chunk", "1", "--threads", "1")
+    compare("drawn", drawn, "--split", "10", "--parallel", "8", "--netem", NETEM + ",seed=3")
+    if not e2e.QUICK:
+        compare("greedy", greedy, "--split", "10", "--cpu-mask", "avx2", "--parallel", "8")
+    few = 1 if e2e.QUICK else 3
+    local["few"] = local["greedy"]
+    compare("few", greedy[:few], "--split", "10", "--cpu-mask", "c", "--chunk", "64")
+    e2e.finish()
+
+
+main()
