@@ -8,6 +8,13 @@
  * The receiver suppresses duplicates and delivers each message whole, once, in order per session.
  * A message that answers another (reply_to) acknowledges it. Acknowledgements are otherwise
  * delayed a little so that a reply can carry them.
+ *
+ * Memory is bounded: a sender has at most window_packets (and what the receiver's last
+ * acknowledgement allows) in flight; a receiver holds at most rx_budget_packets and one message.
+ * The oldest message that is not yet whole is always let through, so neither bound can deadlock.
+ *
+ * Message numbers count from 1 and never wrap: after 2^32 - 2 messages link_send returns -EPIPE;
+ * the owner then closes this link and opens one with the next epoch.
  */
 #ifndef ISTHMUS_DATAPLANE_LINK_H
 #define ISTHMUS_DATAPLANE_LINK_H
@@ -17,6 +24,9 @@
 
 #include "dataplane/pkt.h"
 #include "dataplane/wire.h"
+
+#define LINK_FRAGMENTS_MAX 512u  /* packets of one message */
+#define LINK_MESSAGES_MAX  2048u /* messages from the oldest unacknowledged to the newest */
 
 struct link;
 
@@ -39,12 +49,12 @@ struct link_params {
 struct link_stats {
     uint64_t tx_packets, tx_bytes, tx_messages, retransmits; /* bytes: whole frames */
     uint64_t rx_packets, rx_bytes, rx_messages, duplicates, bad_frames, over_budget, resets;
+    uint64_t strangers; /* frames of another connection, epoch or hop */
     uint64_t srtt_ns, rtt_min_ns, rtt_p50_ns; /* from samples without ambiguity (Karn) */
     uint32_t in_flight_packets;
 };
 
-/* A delivered message: packets in fragment order, payload of i at pkt->data + WIRE_PAYLOAD_AT
- * (+ 4 in fragment 0 when it is a reply: already skipped in payload()). */
+/* A delivered message: packets in fragment order; link_message_payload() skips the link's prefix. */
 struct link_message {
     uint32_t session, message;
     enum wire_class cls;
@@ -57,17 +67,26 @@ struct link_message {
 int link_open(const struct link_params *p, uint64_t now_ns, struct link **out);
 void link_close(struct link *l); /* drops every held reference */
 
-/* Bytes before the caller's payload inside a fragment's payload space: 4 in the first fragment of
- * a reply, else 0. The caller writes its bytes at data + WIRE_PAYLOAD_AT + this. */
+/*
+ * Bytes of the link's own before the caller's payload, in the first fragment of a message only: the
+ * session's message before this one (u32), and in a reply the message answered (u32) and how long
+ * it was held (u32 ns). The caller writes its bytes at data + WIRE_PAYLOAD_AT + this.
+ */
+#define LINK_PREFIX_BYTES       4u
+#define LINK_REPLY_PREFIX_BYTES 12u
 static inline uint32_t link_payload_offset(bool is_reply, uint32_t fragment)
 {
-    return is_reply && fragment == 0 ? 4u : 0u;
+    if (fragment)
+        return 0;
+    return is_reply ? LINK_REPLY_PREFIX_BYTES : LINK_PREFIX_BYTES;
 }
 
 /*
- * Queue one message. payload_bytes[i] is what the caller wrote into pkts[i] (without the reply
- * prefix). reply_to: the message answered, or -1. Takes over the caller's references in all cases.
- * Returns the message number >= 0, -EINVAL, -ENOMEM, -EPIPE (link dead or closing).
+ * Queue one message of 1..LINK_FRAGMENTS_MAX packets. payload_bytes[i] is what the caller wrote into
+ * pkts[i] (without the link's prefix). reply_to: the message answered, or -1. Takes over the
+ * caller's references in all cases.
+ * Returns the message number > 0, -EINVAL, -ENOMEM, -ENOBUFS (LINK_MESSAGES_MAX unacknowledged),
+ * -ENOTCONN (a responder that knows no peer yet), -EPIPE (link dead, closing, or out of numbers).
  */
 int64_t link_send(struct link *l, uint32_t session, enum wire_class cls, int64_t reply_to,
                   struct pkt **pkts, const uint16_t *payload_bytes, uint16_t n);
@@ -83,14 +102,24 @@ void link_message_free(struct link_message *m);
 const uint8_t *link_message_payload(const struct link_message *m, uint16_t fragment, size_t *len);
 
 /* Packets to transmit now, decode class first: up to n, with a reference each for the caller, who
- * hands them to port_tx and unrefs those taken. What the port refused is given back in order with
+ * hands them to port_tx and unrefs those taken. The pool, for control frames, has packets of at
+ * least 600 bytes. What the port refused is given back in order with
  * link_output_refused (takes the reference). */
 int link_output(struct link *l, struct pkt **out, int n, struct pkt_pool *pool, uint64_t now_ns);
 void link_output_refused(struct link *l, struct pkt *p, uint64_t now_ns);
 
-/* Let time pass: retransmissions, delayed acknowledgements, pings, death. *deadline_ns: when to call
- * again at the latest (UINT64_MAX: never). 0, or -EPIPE when the peer is dead, closed, or reset. */
+/* Let time pass: retransmissions, delayed acknowledgements, pings, death. Call it after link_input
+ * and before link_output. Silence counts only while the link is called: time the owner was away
+ * (longer than ping_interval_ns between two calls) does not. *deadline_ns: when to call again at the
+ * latest (UINT64_MAX: never). 0, or -EPIPE when the peer is dead, closed, or reset. */
 int link_tick(struct link *l, uint64_t now_ns, uint64_t *deadline_ns);
+
+/* Why link_tick said -EPIPE, in a few words; NULL while the link lives. */
+const char *link_why_dead(const struct link *l);
+/* A valid frame of this connection was received. */
+bool link_heard(const struct link *l);
+/* Something for link_output to send. */
+bool link_has_output(const struct link *l);
 
 /* Packets the window still allows: for back-pressure. */
 uint32_t link_window_left(const struct link *l);

@@ -29,8 +29,8 @@ enum wire_type {
 
 enum wire_class { WIRE_DECODE = 0, WIRE_PREFILL = 1, WIRE_REPLAY = 2, WIRE_CONTROL = 3 };
 
-#define WIRE_FLAG_REPLY 0x01u /* payload starts with the u32 message this one answers, and so
-                               * acknowledges */
+#define WIRE_FLAG_REPLY 0x01u /* the message answers another, which it so acknowledges: link.h */
+#define WIRE_FLAG_HELLO 0x02u /* DATA sent before anything was heard from the peer */
 
 struct wire_header {
     uint8_t version, type, flags;

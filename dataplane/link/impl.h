@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The link's inside, shared by its four files: link.c (life), send.c, receive.c, loss.c. */
+#ifndef ISTHMUS_DATAPLANE_LINK_IMPL_H
+#define ISTHMUS_DATAPLANE_LINK_IMPL_H
+
+#include "dataplane/link.h"
+#include "dataplane/link/list.h"
+
+#define RING_MASK       (LINK_MESSAGES_MAX - 1u)
+#define N_CLASSES       4u
+#define SESSION_BUCKETS 256u
+#define RTT_SAMPLES     128u
+#define OWED_MAX        8u  /* messages with packets not yet acknowledged */
+#define ACK_EVERY       16u /* packets */
+#define ACK_BYTES_MAX   512u
+#define HOLD_UNKNOWN    UINT32_MAX
+
+enum tx_state { TX_QUEUED, TX_SENT, TX_LOST, TX_REFUSED, TX_ACKED };
+
+/* One packet of a message on its way out: in exactly one list until it is acknowledged. */
+struct tx_fragment {
+    struct list_node node;
+    struct tx_message *message;
+    struct pkt *pkt;
+    uint64_t sent_ns, order; /* of the last transmission; order counts all transmissions */
+    uint32_t n_sent;
+    uint16_t fragment, payload_bytes;
+    uint8_t state;
+};
+
+struct tx_message {
+    uint32_t number, session;
+    uint32_t reply_to;
+    uint32_t older; /* message before this one in the same session bucket */
+    uint8_t cls;
+    bool is_reply;
+    uint16_t n, n_started, n_acked, first_unacked;
+    struct tx_fragment fragments[];
+};
+
+struct rx_message {
+    uint32_t number, session, reply_to, prev;
+    uint8_t cls;
+    bool is_reply;
+    uint16_t n, n_have;
+    uint16_t leading; /* fragments below this have all arrived */
+    uint16_t end;     /* no fragment at or above this has arrived */
+    struct rx_message *next; /* in a ready queue */
+    uint64_t have[LINK_FRAGMENTS_MAX / 64];
+    struct pkt *pkts[];
+};
+
+/* A message number from rx_base on. */
+struct rx_slot {
+    struct rx_message *message; /* incomplete, or complete and waiting for an earlier one */
+    uint32_t follower;          /* the message that follows it in its session; 0: not seen yet */
+    uint16_t n;                 /* its fragments */
+    uint8_t complete, delivered; /* delivered: in a ready queue or taken */
+};
+
+struct rx_queue {
+    struct rx_message *head, **tail;
+};
+
+enum link_end { LINK_ALIVE, LINK_SILENT, LINK_RESET, LINK_CLOSED, LINK_SHUT, LINK_WORN_OUT };
+
+struct link {
+    struct link_params p;
+    uint64_t now_ns, heard_ns, pinged_ns, ticked_ns;
+    enum link_end end;
+    bool heard;
+
+    /* control frames to send */
+    bool ack_now, ping_pending, close_pending, reset_pending;
+    uint32_t control_number;
+    uint32_t reset_connection;
+    uint16_t reset_epoch;
+
+    /* sending */
+    struct tx_message *tx_ring[LINK_MESSAGES_MAX];
+    uint32_t tx_base, tx_next; /* oldest not wholly acknowledged; next number */
+    uint32_t newest[SESSION_BUCKETS];
+    struct list_node queued[N_CLASSES], lost[N_CLASSES], refused, sent;
+    uint32_t n_queued, in_flight;
+    uint32_t credit, credit_number;
+
+    /* loss */
+    uint64_t order, rack_order, rack_rtt_ns, rto_from_ns;
+    uint32_t backoff;
+    uint64_t srtt_ns, rttvar_ns, rtt_min_ns;
+    uint64_t rtt_samples[RTT_SAMPLES];
+    uint32_t n_rtt_samples;
+
+    /* receiving */
+    struct rx_slot rx_ring[LINK_MESSAGES_MAX];
+    uint32_t rx_base, rx_end; /* oldest not complete; above the newest seen */
+    uint32_t rx_held;         /* packets of incomplete and undelivered messages */
+    struct rx_queue ready_decode, ready_other;
+
+    /* acknowledgement owed */
+    struct {
+        uint32_t message;
+        uint64_t at_ns; /* its last packet's arrival */
+    } owed[OWED_MAX];
+    uint32_t n_owed, owed_packets;
+    uint64_t owed_since_ns;
+    uint32_t echo_message; /* last packet that arrived; 0: none since the last acknowledgement */
+    uint16_t echo_fragment;
+    uint64_t echo_ns;
+    uint32_t credit_told;
+    uint32_t ack_from; /* where the next list begins when the last one had no room for all; 0: base */
+
+    struct link_stats stats;
+};
+
+/* send.c */
+struct tx_message *send_find(struct link *l, uint32_t number);
+void send_release(struct link *l);
+void send_drop_all(struct link *l);
+int send_output(struct link *l, struct pkt **out, int n);
+void send_refused(struct link *l, struct tx_fragment *f);
+bool send_has_output(const struct link *l);
+
+/* loss.c */
+void loss_acked(struct link *l, struct tx_fragment *f, uint64_t hold_ns, bool sample);
+void loss_message_acked(struct link *l, struct tx_message *m, uint32_t hold_ns);
+void loss_below_acked(struct link *l, uint32_t below);
+int loss_read_ack(struct link *l, uint32_t control_number, const uint8_t *payload, size_t len);
+void loss_tick(struct link *l);
+uint64_t loss_deadline(const struct link *l);
+uint64_t loss_rtt_p50(const struct link *l);
+
+/* receive.c */
+int receive_data(struct link *l, struct pkt *p, const struct wire_header *h,
+                 const uint8_t *payload);
+void receive_drop_all(struct link *l);
+size_t receive_write_ack(struct link *l, uint8_t *payload, size_t capacity);
+uint32_t receive_answered(struct link *l, uint32_t message);
+uint32_t receive_credit(const struct link *l);
+uint64_t receive_ack_deadline(const struct link *l);
+
+#endif

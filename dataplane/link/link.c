@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A link's life: connection, control frames, time, death. */
+#include "dataplane/link/impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MS_NS 1000000ull
+
+static void set_defaults(struct link_params *p)
+{
+    p->window_packets = p->window_packets ? p->window_packets : 512;
+    p->rx_budget_packets = p->rx_budget_packets ? p->rx_budget_packets : 1024;
+    p->rto_min_ns = p->rto_min_ns ? p->rto_min_ns : 20 * MS_NS;
+    p->rto_max_ns = p->rto_max_ns ? p->rto_max_ns : 300 * MS_NS;
+    p->ack_delay_ns = p->ack_delay_ns ? p->ack_delay_ns : 1 * MS_NS;
+    p->ping_interval_ns = p->ping_interval_ns ? p->ping_interval_ns : 500 * MS_NS;
+    p->dead_after_ns = p->dead_after_ns ? p->dead_after_ns : 10000 * MS_NS;
+}
+
+int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
+{
+    struct link *l;
+
+    if (!p->path || p->initiator != (p->connection != 0))
+        return -EINVAL;
+    l = calloc(1, sizeof *l);
+    if (!l)
+        return -ENOMEM;
+    l->p = *p;
+    set_defaults(&l->p);
+    if (l->p.rto_min_ns > l->p.rto_max_ns) {
+        free(l);
+        return -EINVAL;
+    }
+    l->now_ns = l->heard_ns = l->pinged_ns = l->ticked_ns = now_ns;
+    l->tx_base = l->tx_next = l->rx_base = l->rx_end = 1;
+    l->credit = l->p.window_packets;
+    l->credit_told = l->p.rx_budget_packets;
+    send_drop_all(l); /* makes the lists */
+    receive_drop_all(l);
+    *out = l;
+    return 0;
+}
+
+void link_close(struct link *l)
+{
+    if (!l)
+        return;
+    send_drop_all(l);
+    receive_drop_all(l);
+    free(l);
+}
+
+static void end(struct link *l, enum link_end how)
+{
+    if (l->end == LINK_ALIVE)
+        l->end = how;
+    l->ack_now = l->ping_pending = false;
+    send_drop_all(l);
+}
+
+void link_shutdown(struct link *l)
+{
+    if (l->end == LINK_ALIVE && l->p.connection)
+        l->close_pending = true;
+    end(l, LINK_SHUT);
+}
+
+const char *link_why_dead(const struct link *l)
+{
+    static const char *const why[] = {
+        [LINK_ALIVE] = NULL,
+        [LINK_SILENT] = "the peer fell silent",
+        [LINK_RESET] = "the peer does not know this connection (it restarted, or serves another)",
+        [LINK_CLOSED] = "the peer closed the connection",
+        [LINK_SHUT] = "the connection was closed here",
+        [LINK_WORN_OUT] = "the connection used up its packet numbers",
+    };
+    return why[l->end];
+}
+
+bool link_heard(const struct link *l)
+{
+    return l->heard;
+}
+
+/* --- arrival ------------------------------------------------------------------------------------ */
+
+static void queue_reset(struct link *l, const struct wire_header *h)
+{
+    if (h->type != WIRE_DATA && h->type != WIRE_PING)
+        return; /* never answer a RESET with one; a CLOSE or ACK needs none */
+    l->reset_pending = true;
+    l->reset_connection = h->connection;
+    l->reset_epoch = h->epoch;
+    l->stats.resets++;
+}
+
+/*
+ * Whether the frame belongs to this connection. A responder takes the connection of the first
+ * message 1 it sees. Later messages of a peer that has not heard us yet may overtake that one and
+ * are dropped (they will be sent again); anything else is from a connection we don't know.
+ */
+static bool is_ours(struct link *l, const struct wire_header *h)
+{
+    if (h->hop == l->p.hop && h->connection) {
+        if (!l->p.connection && h->type == WIRE_DATA && h->message == 1) {
+            l->p.connection = h->connection;
+            l->p.epoch = h->epoch;
+        }
+        if (h->connection == l->p.connection && h->epoch == l->p.epoch)
+            return true;
+        if (l->p.connection || !(h->flags & WIRE_FLAG_HELLO))
+            queue_reset(l, h);
+    }
+    l->stats.strangers++;
+    return false;
+}
+
+static int control_frame(struct link *l, const struct wire_header *h, const uint8_t *payload)
+{
+    switch (h->type) {
+    case WIRE_ACK:
+        return loss_read_ack(l, h->message, payload, h->payload_bytes);
+    case WIRE_PING:
+        l->ack_now = true;
+        return 0;
+    case WIRE_RESET:
+        l->stats.resets++;
+        end(l, LINK_RESET);
+        return 0;
+    default:
+        end(l, LINK_CLOSED);
+        return 0;
+    }
+}
+
+static void advance(struct link *l, uint64_t now_ns)
+{
+    if (now_ns > l->now_ns)
+        l->now_ns = now_ns;
+}
+
+int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
+{
+    const uint8_t *payload;
+    struct wire_header h;
+    int err = 0;
+
+    advance(l, now_ns);
+    if (wire_open(p->data, p->len, &h, &payload)) {
+        l->stats.bad_frames++;
+        pkt_unref(p);
+        return -EBADMSG;
+    }
+    l->stats.rx_packets++;
+    l->stats.rx_bytes += p->len;
+    if (!is_ours(l, &h) || l->end != LINK_ALIVE) {
+        if (l->end == LINK_SHUT && h.type != WIRE_CLOSE && h.type != WIRE_RESET)
+            l->close_pending = l->p.connection != 0; /* the first one was lost */
+        pkt_unref(p);
+        return 0;
+    }
+    l->heard = true;
+    l->heard_ns = l->now_ns;
+    if (h.type == WIRE_DATA) {
+        err = receive_data(l, p, &h, payload);
+    } else {
+        err = control_frame(l, &h, payload);
+        pkt_unref(p);
+    }
+    if (err)
+        l->stats.bad_frames++;
+    return err;
+}
+
+/* --- departure ---------------------------------------------------------------------------------- */
+
+/* One control frame; NULL: no packet to be had, or no number left. */
+static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wire_type type)
+{
+    struct wire_header h = {
+        .type = (uint8_t)type,
+        .connection = type == WIRE_RESET ? l->reset_connection : l->p.connection,
+        .epoch = type == WIRE_RESET ? l->reset_epoch : l->p.epoch,
+        .message = l->control_number + 1,
+        .n_fragments = 1,
+        .hop = l->p.hop,
+        .cls = WIRE_CONTROL,
+    };
+    struct pkt *p;
+
+    if (l->control_number == UINT32_MAX) {
+        end(l, LINK_WORN_OUT);
+        return NULL;
+    }
+    p = pool->room >= WIRE_OVERHEAD + ACK_BYTES_MAX ? pkt_alloc(pool) : NULL;
+    if (!p)
+        return NULL;
+    if (type == WIRE_ACK)
+        h.payload_bytes = (uint16_t)receive_write_ack(l, p->data + WIRE_PAYLOAD_AT, ACK_BYTES_MAX);
+    (void)wire_seal(p, l->p.path, &h); /* cannot fail: the room was asked for */
+    l->control_number++;
+    l->stats.tx_packets++;
+    l->stats.tx_bytes += p->len;
+    return p;
+}
+
+/* The flag of a control frame that waits to be sent, in the order they go. */
+static bool *pending(struct link *l, enum wire_type type)
+{
+    switch (type) {
+    case WIRE_RESET:
+        return &l->reset_pending;
+    case WIRE_CLOSE:
+        return &l->close_pending;
+    case WIRE_ACK:
+        return &l->ack_now;
+    default:
+        return &l->ping_pending;
+    }
+}
+
+int link_output(struct link *l, struct pkt **out, int n, struct pkt_pool *pool, uint64_t now_ns)
+{
+    static const enum wire_type order[] = {WIRE_RESET, WIRE_CLOSE, WIRE_ACK, WIRE_PING};
+    int count = 0;
+
+    advance(l, now_ns);
+    for (unsigned i = 0; i < sizeof order / sizeof order[0] && count < n; i++) {
+        struct pkt *p = *pending(l, order[i]) ? control_packet(l, pool, order[i]) : NULL;
+
+        if (!p)
+            continue;
+        *pending(l, order[i]) = false;
+        out[count++] = p;
+    }
+    if (l->end == LINK_ALIVE)
+        count += send_output(l, out + count, n - count);
+    return count;
+}
+
+void link_output_refused(struct link *l, struct pkt *p, uint64_t now_ns)
+{
+    enum wire_type type = p->data[WIRE_L2L4_BYTES] & 15u;
+
+    advance(l, now_ns);
+    if (type != WIRE_DATA) {
+        *pending(l, type) = true; /* made anew: a held acknowledgement would be stale */
+        l->stats.tx_packets--;
+        l->stats.tx_bytes -= p->len;
+    } else {
+        /* The latest sent lie at the end. It is not there if the link ended meanwhile. */
+        for (struct list_node *node = l->sent.prev; node != &l->sent; node = node->prev) {
+            struct tx_fragment *f = (struct tx_fragment *)node;
+
+            if (f->pkt == p) {
+                send_refused(l, f);
+                break;
+            }
+        }
+    }
+    pkt_unref(p);
+}
+
+bool link_has_output(const struct link *l)
+{
+    if (l->reset_pending || l->close_pending || l->ack_now || l->ping_pending)
+        return true;
+    return l->end == LINK_ALIVE && send_has_output(l);
+}
+
+/* --- time --------------------------------------------------------------------------------------- */
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Whether the peer's silence means something: it has spoken before, or we asked. */
+static bool expects_peer(const struct link *l)
+{
+    return l->heard || l->order;
+}
+
+static void tick_silence(struct link *l, uint64_t away_ns)
+{
+    if (away_ns > l->p.ping_interval_ns) /* what the peer said meanwhile may have been lost here */
+        l->heard_ns += away_ns - l->p.ping_interval_ns;
+    if (!expects_peer(l))
+        return;
+    if (l->now_ns - l->heard_ns >= l->p.dead_after_ns) {
+        end(l, LINK_SILENT);
+        return;
+    }
+    if (l->heard && l->now_ns - l->heard_ns >= l->p.ping_interval_ns &&
+        l->now_ns - l->pinged_ns >= l->p.ping_interval_ns) {
+        l->pinged_ns = l->now_ns;
+        l->ping_pending = true;
+    }
+}
+
+static uint64_t silence_deadline(const struct link *l)
+{
+    uint64_t ping, from = l->heard_ns > l->pinged_ns ? l->heard_ns : l->pinged_ns;
+
+    if (!expects_peer(l))
+        return UINT64_MAX;
+    ping = from + l->p.ping_interval_ns;
+    return least(ping > l->now_ns ? ping : UINT64_MAX, l->heard_ns + l->p.dead_after_ns);
+}
+
+int link_tick(struct link *l, uint64_t now_ns, uint64_t *deadline_ns)
+{
+    uint64_t before = l->ticked_ns;
+
+    advance(l, now_ns);
+    l->ticked_ns = l->now_ns;
+    *deadline_ns = UINT64_MAX;
+    if (l->end != LINK_ALIVE)
+        return -EPIPE;
+    tick_silence(l, l->now_ns - before);
+    if (l->end != LINK_ALIVE)
+        return -EPIPE;
+    loss_tick(l);
+    if (l->now_ns >= receive_ack_deadline(l))
+        l->ack_now = true;
+    *deadline_ns = least(loss_deadline(l), silence_deadline(l));
+    if (!l->ack_now)
+        *deadline_ns = least(*deadline_ns, receive_ack_deadline(l));
+    return 0;
+}
+
+void link_stats(const struct link *l, struct link_stats *s)
+{
+    *s = l->stats;
+    s->srtt_ns = l->srtt_ns;
+    s->rtt_min_ns = l->rtt_min_ns;
+    s->rtt_p50_ns = loss_rtt_p50(l);
+    s->in_flight_packets = l->in_flight;
+}

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What was acknowledged, what is lost, and when to send again.
+ *
+ * A packet counts as lost when one sent later was acknowledged and a reordering time has passed
+ * (after RACK, RFC 8985), or when nothing was acknowledged for the retransmission timeout
+ * (RFC 6298, with Karn's rule and exponential backoff). A timeout sends one packet, a probe: a peer
+ * that is merely busy costs a few packets, and a probe's acknowledgement brings out all real losses.
+ */
+#include "dataplane/link/impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dataplane/link/bytes.h"
+
+#define RTO_INITIAL_NS    (100u * 1000000ull)
+#define REORDER_MIN_NS    100000ull
+#define BACKOFF_MAX       16u
+#define ACK_HEAD_BYTES    16u
+#define ACK_ENTRY_BYTES   8u
+
+static void rtt_sample(struct link *l, uint64_t rtt)
+{
+    l->rtt_samples[l->n_rtt_samples++ % RTT_SAMPLES] = rtt;
+    if (!l->srtt_ns) {
+        l->srtt_ns = rtt ? rtt : 1;
+        l->rttvar_ns = rtt / 2;
+        l->rtt_min_ns = rtt;
+        return;
+    }
+    uint64_t off = rtt > l->srtt_ns ? rtt - l->srtt_ns : l->srtt_ns - rtt;
+
+    l->rttvar_ns += (uint64_t)((int64_t)(off - l->rttvar_ns) / 4);
+    l->srtt_ns += (uint64_t)((int64_t)(rtt - l->srtt_ns) / 8);
+    if (!l->srtt_ns)
+        l->srtt_ns = 1;
+    if (rtt < l->rtt_min_ns)
+        l->rtt_min_ns = rtt;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+uint64_t loss_rtt_p50(const struct link *l)
+{
+    uint32_t n = l->n_rtt_samples < RTT_SAMPLES ? l->n_rtt_samples : RTT_SAMPLES;
+    uint64_t sorted[RTT_SAMPLES];
+
+    if (!n)
+        return 0;
+    memcpy(sorted, l->rtt_samples, n * sizeof sorted[0]);
+    qsort(sorted, n, sizeof sorted[0], by_size);
+    return sorted[n / 2];
+}
+
+/* --- acknowledged ------------------------------------------------------------------------------- */
+
+/* hold_ns: how long the peer held it before answering. sample: hold_ns is known. */
+void loss_acked(struct link *l, struct tx_fragment *f, uint64_t hold_ns, bool sample)
+{
+    struct tx_message *m = f->message;
+    uint64_t took = l->now_ns - f->sent_ns;
+
+    if (f->state == TX_ACKED || f->state == TX_QUEUED) /* queued: the peer cannot have it */
+        return;
+    if (sample && f->n_sent == 1)
+        rtt_sample(l, took > hold_ns ? took - hold_ns : 0);
+    /* A packet sent twice and acknowledged sooner than any round trip: it was the first copy, which
+     * says nothing about packets sent before the second. */
+    if (f->order > l->rack_order && (f->n_sent == 1 || took >= l->rtt_min_ns)) {
+        l->rack_order = f->order;
+        l->rack_rtt_ns = took;
+    }
+    list_remove(&f->node);
+    f->state = TX_ACKED;
+    pkt_unref(f->pkt);
+    f->pkt = NULL;
+    m->n_acked++;
+    l->in_flight--;
+    l->backoff = 0;
+    l->rto_from_ns = l->now_ns;
+}
+
+static void fragments_below_acked(struct link *l, struct tx_message *m, uint32_t end)
+{
+    for (uint32_t i = m->first_unacked; i < end; i++)
+        loss_acked(l, &m->fragments[i], 0, false);
+    while (m->first_unacked < m->n && m->fragments[m->first_unacked].state == TX_ACKED)
+        m->first_unacked++;
+}
+
+/* The peer answered the message, hold_ns after it was whole. */
+void loss_message_acked(struct link *l, struct tx_message *m, uint32_t hold_ns)
+{
+    if (m->n == 1)
+        loss_acked(l, &m->fragments[0], hold_ns, hold_ns != HOLD_UNKNOWN);
+    fragments_below_acked(l, m, m->n);
+    send_release(l);
+}
+
+void loss_below_acked(struct link *l, uint32_t below)
+{
+    for (uint32_t number = l->tx_base; number < below && number < l->tx_next; number++) {
+        struct tx_message *m = l->tx_ring[number & RING_MASK];
+
+        fragments_below_acked(l, m, m->n);
+    }
+    send_release(l);
+}
+
+/* Where a list entry ends, or NULL when it is cut short or names fragments beyond any message. */
+static const uint8_t *entry_end(const uint8_t *entry, const uint8_t *end)
+{
+    uint32_t first, bits;
+
+    if (end - entry < (ptrdiff_t)ACK_ENTRY_BYTES)
+        return NULL;
+    first = get_be16(entry + 4);
+    bits = get_be16(entry + 6);
+    if (first + bits > LINK_FRAGMENTS_MAX || end - entry < (ptrdiff_t)(ACK_ENTRY_BYTES + (bits + 7) / 8))
+        return NULL;
+    return entry + ACK_ENTRY_BYTES + (bits + 7) / 8;
+}
+
+static void read_entry(struct link *l, const uint8_t *entry)
+{
+    struct tx_message *m = send_find(l, get_be32(entry));
+    uint32_t first = get_be16(entry + 4), bits = get_be16(entry + 6);
+
+    if (!m || first + bits > m->n)
+        return;
+    fragments_below_acked(l, m, first);
+    for (uint32_t i = 0; i < bits; i++) {
+        if (entry[ACK_ENTRY_BYTES + i / 8] >> i % 8 & 1)
+            loss_acked(l, &m->fragments[first + i], 0, false);
+    }
+}
+
+/* An ACK's payload; docs/wire.md has the table. Checked whole before anything is believed. */
+int loss_read_ack(struct link *l, uint32_t control_number, const uint8_t *payload, size_t len)
+{
+    const uint8_t *end = payload + len, *entry;
+    struct tx_message *echoed;
+    uint32_t hold;
+
+    if (len < ACK_HEAD_BYTES)
+        return -EBADMSG;
+    for (entry = payload + ACK_HEAD_BYTES; entry < end;) {
+        entry = entry_end(entry, end);
+        if (!entry)
+            return -EBADMSG;
+    }
+
+    echoed = send_find(l, get_be32(payload + 4));
+    hold = get_be32(payload + 12);
+    if (echoed && get_be16(payload + 8) < echoed->n)
+        loss_acked(l, &echoed->fragments[get_be16(payload + 8)], hold, hold != HOLD_UNKNOWN);
+    for (entry = payload + ACK_HEAD_BYTES; entry < end; entry = entry_end(entry, end))
+        read_entry(l, entry);
+    loss_below_acked(l, get_be32(payload));
+    if (control_number > l->credit_number) { /* not overtaken by a later one */
+        l->credit_number = control_number;
+        l->credit = get_be16(payload + 10);
+    }
+    return 0;
+}
+
+/* --- lost --------------------------------------------------------------------------------------- */
+
+static uint64_t clamp(uint64_t v, uint64_t low, uint64_t high)
+{
+    return v < low ? low : v > high ? high : v;
+}
+
+static uint64_t rto(const struct link *l)
+{
+    uint64_t ns = l->srtt_ns ? l->srtt_ns + 4 * l->rttvar_ns : RTO_INITIAL_NS;
+
+    ns = clamp(ns, l->p.rto_min_ns, l->p.rto_max_ns);
+    return clamp(ns << l->backoff, 0, l->p.rto_max_ns);
+}
+
+/* When the packet is lost by the order of acknowledgements; UINT64_MAX: nothing sent after it was
+ * acknowledged. */
+static uint64_t overtaken_at(const struct link *l, const struct tx_fragment *f)
+{
+    uint64_t reorder = clamp(l->srtt_ns / 4, REORDER_MIN_NS, l->p.rto_min_ns);
+
+    return f->order < l->rack_order ? f->sent_ns + l->rack_rtt_ns + reorder : UINT64_MAX;
+}
+
+static uint64_t timeout_at(const struct link *l, const struct tx_fragment *f)
+{
+    uint64_t from = f->sent_ns > l->rto_from_ns ? f->sent_ns : l->rto_from_ns;
+
+    return from + rto(l);
+}
+
+static void lose(struct link *l, struct tx_fragment *f)
+{
+    list_remove(&f->node);
+    f->state = TX_LOST;
+    list_append(&l->lost[f->message->cls], &f->node);
+}
+
+void loss_tick(struct link *l)
+{
+    struct tx_fragment *f;
+
+    while (!list_empty(&l->sent)) {
+        f = (struct tx_fragment *)l->sent.next;
+        if (l->now_ns < overtaken_at(l, f))
+            break;
+        lose(l, f);
+    }
+    if (list_empty(&l->sent))
+        return;
+    f = (struct tx_fragment *)l->sent.next;
+    if (l->now_ns >= timeout_at(l, f)) {
+        lose(l, f);
+        l->rto_from_ns = l->now_ns;
+        if (l->backoff < BACKOFF_MAX)
+            l->backoff++;
+    }
+}
+
+uint64_t loss_deadline(const struct link *l)
+{
+    const struct tx_fragment *f = (const struct tx_fragment *)l->sent.next;
+    uint64_t at, overtaken;
+
+    if (list_empty(&l->sent))
+        return UINT64_MAX;
+    at = timeout_at(l, f);
+    overtaken = overtaken_at(l, f);
+    return overtaken < at ? overtaken : at;
+}

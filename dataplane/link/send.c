@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Messages on their way out: numbering, order within a session, window, transmission. */
+#include "dataplane/link/impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "dataplane/link/bytes.h"
+
+/* Which class goes first. Control opens and closes sessions: small and rare. */
+static const uint8_t precedence[N_CLASSES] = {WIRE_DECODE, WIRE_CONTROL, WIRE_PREFILL, WIRE_REPLAY};
+
+/* With the window closed, the oldest message may still have this many packets under way: whatever
+ * else is stuck at the receiver, it is the one that lets the receiver go on. */
+#define OLDEST_PACKETS 8u
+
+static uint32_t bucket_of(uint32_t session)
+{
+    return session * 0x9e3779b1u >> 24;
+}
+
+struct tx_message *send_find(struct link *l, uint32_t number)
+{
+    if (number < l->tx_base || number >= l->tx_next)
+        return NULL;
+    return l->tx_ring[number & RING_MASK];
+}
+
+/* The session's latest message that the peer may not have, 0 if none. Messages below tx_base have
+ * all arrived whole, so the chain ends there and nothing is kept for idle sessions. */
+static uint32_t previous_of(struct link *l, uint32_t session)
+{
+    uint32_t number = l->newest[bucket_of(session)];
+
+    while (number >= l->tx_base && number) {
+        const struct tx_message *m = l->tx_ring[number & RING_MASK];
+
+        if (m->session == session)
+            return number;
+        number = m->older;
+    }
+    return 0;
+}
+
+static int check(const struct link *l, enum wire_class cls, int64_t reply_to,
+                 struct pkt *const *pkts, const uint16_t *payload_bytes, uint16_t n)
+{
+    if (l->end != LINK_ALIVE || l->tx_next == UINT32_MAX)
+        return -EPIPE;
+    if (!l->p.connection)
+        return -ENOTCONN;
+    if (n < 1 || n > LINK_FRAGMENTS_MAX || (unsigned)cls >= N_CLASSES || reply_to < -1 ||
+        reply_to > UINT32_MAX)
+        return -EINVAL;
+    for (uint16_t i = 0; i < n; i++) {
+        uint32_t bytes = link_payload_offset(reply_to >= 0, i) + payload_bytes[i];
+
+        if (bytes > UINT16_MAX || bytes + WIRE_OVERHEAD > pkts[i]->room)
+            return -EINVAL;
+    }
+    if (l->tx_next - l->tx_base >= LINK_MESSAGES_MAX)
+        return -ENOBUFS;
+    return 0;
+}
+
+int64_t link_send(struct link *l, uint32_t session, enum wire_class cls, int64_t reply_to,
+                  struct pkt **pkts, const uint16_t *payload_bytes, uint16_t n)
+{
+    int err = check(l, cls, reply_to, pkts, payload_bytes, n);
+    struct tx_message *m = NULL;
+    uint8_t *prefix;
+
+    if (!err) {
+        m = malloc(sizeof *m + n * sizeof m->fragments[0]);
+        if (!m)
+            err = -ENOMEM;
+    }
+    if (err) {
+        for (uint16_t i = 0; i < n; i++)
+            pkt_unref(pkts[i]);
+        return err;
+    }
+
+    *m = (struct tx_message){
+        .number = l->tx_next++,
+        .session = session,
+        .reply_to = reply_to >= 0 ? (uint32_t)reply_to : 0,
+        .older = l->newest[bucket_of(session)],
+        .cls = (uint8_t)cls,
+        .is_reply = reply_to >= 0,
+        .n = n,
+    };
+    prefix = pkts[0]->data + WIRE_PAYLOAD_AT;
+    put_be32(prefix, previous_of(l, session));
+    if (m->is_reply)
+        put_be32(prefix + 4, m->reply_to);
+    for (uint16_t i = 0; i < n; i++) {
+        struct tx_fragment *f = &m->fragments[i];
+
+        *f = (struct tx_fragment){
+            .message = m,
+            .pkt = pkts[i],
+            .fragment = i,
+            .payload_bytes = (uint16_t)(link_payload_offset(m->is_reply, i) + payload_bytes[i]),
+            .state = TX_QUEUED,
+        };
+        list_append(&l->queued[cls], &f->node);
+    }
+    l->n_queued += n;
+    l->tx_ring[m->number & RING_MASK] = m;
+    l->newest[bucket_of(session)] = m->number;
+    l->stats.tx_messages++;
+    return m->number;
+}
+
+/* The oldest messages that are wholly acknowledged are forgotten. */
+void send_release(struct link *l)
+{
+    while (l->tx_base < l->tx_next) {
+        struct tx_message *m = l->tx_ring[l->tx_base & RING_MASK];
+
+        if (m->n_acked < m->n)
+            break;
+        l->tx_ring[l->tx_base & RING_MASK] = NULL;
+        l->tx_base++;
+        free(m);
+    }
+}
+
+void send_drop_all(struct link *l)
+{
+    for (; l->tx_base < l->tx_next; l->tx_base++) {
+        struct tx_message *m = l->tx_ring[l->tx_base & RING_MASK];
+
+        for (uint16_t i = 0; i < m->n; i++) {
+            if (m->fragments[i].state != TX_ACKED)
+                pkt_unref(m->fragments[i].pkt);
+        }
+        l->tx_ring[l->tx_base & RING_MASK] = NULL;
+        free(m);
+    }
+    for (unsigned c = 0; c < N_CLASSES; c++) {
+        list_init(&l->queued[c]);
+        list_init(&l->lost[c]);
+    }
+    list_init(&l->refused);
+    list_init(&l->sent);
+    l->n_queued = l->in_flight = 0;
+}
+
+/* First transmission: everything the headers and the tag cover is known now. */
+static void seal(struct link *l, struct tx_fragment *f)
+{
+    const struct tx_message *m = f->message;
+    bool reply = m->is_reply && f->fragment == 0;
+    struct wire_header h = {
+        .type = WIRE_DATA,
+        .flags = (uint8_t)((reply ? WIRE_FLAG_REPLY : 0) | (l->heard ? 0 : WIRE_FLAG_HELLO)),
+        .connection = l->p.connection,
+        .epoch = l->p.epoch,
+        .message = m->number,
+        .fragment = f->fragment,
+        .n_fragments = m->n,
+        .session = m->session,
+        .hop = l->p.hop,
+        .cls = m->cls,
+        .payload_bytes = f->payload_bytes,
+    };
+
+    if (reply)
+        put_be32(f->pkt->data + WIRE_PAYLOAD_AT + 8, receive_answered(l, m->reply_to));
+    (void)wire_seal(f->pkt, l->p.path, &h); /* cannot fail: link_send checked the room */
+}
+
+static struct pkt *transmit(struct link *l, struct tx_fragment *f)
+{
+    list_remove(&f->node);
+    if (f->state == TX_QUEUED) {
+        seal(l, f);
+        f->message->n_started++;
+        l->n_queued--;
+        l->in_flight++;
+        if (!l->heard && !l->order)
+            l->heard_ns = l->now_ns; /* an answer is expected from now on */
+    } else if (f->n_sent) {
+        l->stats.retransmits++;
+    }
+    f->n_sent++;
+    f->state = TX_SENT;
+    f->sent_ns = l->now_ns;
+    f->order = ++l->order;
+    list_append(&l->sent, &f->node);
+    l->stats.tx_packets++;
+    l->stats.tx_bytes += f->pkt->len;
+    return pkt_ref(f->pkt);
+}
+
+static uint32_t window(const struct link *l)
+{
+    return l->credit < l->p.window_packets ? l->credit : l->p.window_packets;
+}
+
+/* A packet of the oldest message that may go although the window is closed. */
+static struct tx_fragment *oldest_unsent(struct link *l)
+{
+    uint32_t most = OLDEST_PACKETS < l->p.window_packets ? OLDEST_PACKETS : l->p.window_packets;
+    struct tx_message *m = send_find(l, l->tx_base);
+
+    if (!m || m->n_started == m->n || (uint32_t)(m->n_started - m->n_acked) >= most)
+        return NULL;
+    return &m->fragments[m->n_started];
+}
+
+/* What goes next: what the port refused, then by class what was lost before what is new. */
+static struct tx_fragment *next_fragment(struct link *l)
+{
+    bool open = l->in_flight < window(l);
+
+    if (!list_empty(&l->refused))
+        return (struct tx_fragment *)l->refused.next;
+    for (unsigned i = 0; i < N_CLASSES; i++) {
+        unsigned c = precedence[i];
+
+        if (!list_empty(&l->lost[c]))
+            return (struct tx_fragment *)l->lost[c].next;
+        if (open && !list_empty(&l->queued[c]))
+            return (struct tx_fragment *)l->queued[c].next;
+    }
+    return open ? NULL : oldest_unsent(l);
+}
+
+int send_output(struct link *l, struct pkt **out, int n)
+{
+    int count = 0;
+
+    while (count < n) {
+        struct tx_fragment *f = next_fragment(l);
+
+        if (!f)
+            break;
+        out[count++] = transmit(l, f);
+    }
+    return count;
+}
+
+/* The port did not take it: as if it had not been sent. */
+void send_refused(struct link *l, struct tx_fragment *f)
+{
+    list_remove(&f->node);
+    if (--f->n_sent)
+        l->stats.retransmits--;
+    l->stats.tx_packets--;
+    l->stats.tx_bytes -= f->pkt->len;
+    f->state = TX_REFUSED;
+    list_append(&l->refused, &f->node);
+}
+
+bool send_has_output(const struct link *l)
+{
+    return next_fragment((struct link *)l) != NULL;
+}
+
+uint32_t link_window_left(const struct link *l)
+{
+    uint32_t used = l->in_flight + l->n_queued, all = window(l);
+
+    return used < all ? all - used : 0;
+}
+
+bool link_idle(const struct link *l)
+{
+    return l->tx_base == l->tx_next;
+}
