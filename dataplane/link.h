@@ -49,7 +49,7 @@ struct link_params {
 struct link_stats {
     uint64_t tx_packets, tx_bytes, tx_messages, retransmits; /* bytes: whole frames */
     uint64_t rx_packets, rx_bytes, rx_messages, duplicates, bad_frames, over_budget, resets;
-    uint64_t strangers; /* frames of another connection, epoch or hop */
+    uint64_t strangers; /* frames of another connection, epoch or hop, or our own */
     uint64_t srtt_ns, rtt_min_ns, rtt_p50_ns; /* from samples without ambiguity (Karn) */
     uint32_t in_flight_packets;
 };
@@ -111,8 +111,9 @@ void link_output_refused(struct link *l, struct pkt *p, uint64_t now_ns);
 /* Let time pass: retransmissions, delayed acknowledgements, pings, death. Call it after link_input
  * and before link_output. Silence counts only while the link is called: time the owner was away
  * (longer than ping_interval_ns between two calls) does not. *deadline_ns: when to call again at the
- * latest (UINT64_MAX: never). 0, or -EPIPE when the peer is dead, closed, or reset. */
+ * latest (UINT64_MAX: never), unless link_output sends something meanwhile: then link_deadline(). 0, or -EPIPE when the peer is dead, closed, or reset. */
 int link_tick(struct link *l, uint64_t now_ns, uint64_t *deadline_ns);
+uint64_t link_deadline(const struct link *l);
 
 /* Why link_tick said -EPIPE, in a few words; NULL while the link lives. */
 const char *link_why_dead(const struct link *l);

@@ -31,6 +31,7 @@ enum wire_class { WIRE_DECODE = 0, WIRE_PREFILL = 1, WIRE_REPLAY = 2, WIRE_CONTR
 
 #define WIRE_FLAG_REPLY 0x01u /* the message answers another, which it so acknowledges: link.h */
 #define WIRE_FLAG_HELLO 0x02u /* DATA sent before anything was heard from the peer */
+#define WIRE_FLAG_INITIATOR 0x04u /* from the side that opened the connection */
 
 struct wire_header {
     uint8_t version, type, flags;

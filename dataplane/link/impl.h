@@ -14,6 +14,7 @@
 #define ACK_EVERY       16u /* packets */
 #define ACK_BYTES_MAX   512u
 #define HOLD_UNKNOWN    UINT32_MAX
+#define FIRST_CREDIT    32u /* packets, until the receiver has said what it allows */
 
 enum tx_state { TX_QUEUED, TX_SENT, TX_LOST, TX_REFUSED, TX_ACKED };
 
@@ -115,6 +116,7 @@ struct link {
 
 /* send.c */
 struct tx_message *send_find(struct link *l, uint32_t number);
+struct tx_fragment *send_oldest(struct link *l, enum tx_state state);
 void send_release(struct link *l);
 void send_drop_all(struct link *l);
 int send_output(struct link *l, struct pkt **out, int n);

@@ -36,7 +36,7 @@ int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
     }
     l->now_ns = l->heard_ns = l->pinged_ns = l->ticked_ns = now_ns;
     l->tx_base = l->tx_next = l->rx_base = l->rx_end = 1;
-    l->credit = l->p.window_packets;
+    l->credit = FIRST_CREDIT;
     l->credit_told = l->p.rx_budget_packets;
     send_drop_all(l); /* makes the lists */
     receive_drop_all(l);
@@ -86,7 +86,8 @@ bool link_heard(const struct link *l)
     return l->heard;
 }
 
-/* --- arrival ------------------------------------------------------------------------------------ */
+/* --- arrival ------------------------------------------------------------------------------------
+ */
 
 static void queue_reset(struct link *l, const struct wire_header *h)
 {
@@ -105,7 +106,9 @@ static void queue_reset(struct link *l, const struct wire_header *h)
  */
 static bool is_ours(struct link *l, const struct wire_header *h)
 {
-    if (h->hop == l->p.hop && h->connection) {
+    bool from_initiator = h->flags & WIRE_FLAG_INITIATOR;
+
+    if (h->hop == l->p.hop && h->connection && from_initiator != l->p.initiator) {
         if (!l->p.connection && h->type == WIRE_DATA && h->message == 1) {
             l->p.connection = h->connection;
             l->p.epoch = h->epoch;
@@ -165,6 +168,7 @@ int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
     }
     l->heard = true;
     l->heard_ns = l->now_ns;
+    l->backoff = 0; /* the peer is not busy or gone: what is missing was lost */
     if (h.type == WIRE_DATA) {
         err = receive_data(l, p, &h, payload);
     } else {
@@ -176,13 +180,15 @@ int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
     return err;
 }
 
-/* --- departure ---------------------------------------------------------------------------------- */
+/* --- departure ----------------------------------------------------------------------------------
+ */
 
 /* One control frame; NULL: no packet to be had, or no number left. */
 static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wire_type type)
 {
     struct wire_header h = {
         .type = (uint8_t)type,
+        .flags = l->p.initiator ? WIRE_FLAG_INITIATOR : 0,
         .connection = type == WIRE_RESET ? l->reset_connection : l->p.connection,
         .epoch = type == WIRE_RESET ? l->reset_epoch : l->p.epoch,
         .message = l->control_number + 1,
@@ -272,7 +278,8 @@ bool link_has_output(const struct link *l)
     return l->end == LINK_ALIVE && send_has_output(l);
 }
 
-/* --- time --------------------------------------------------------------------------------------- */
+/* --- time ---------------------------------------------------------------------------------------
+ */
 
 static uint64_t least(uint64_t a, uint64_t b)
 {
@@ -288,7 +295,7 @@ static bool expects_peer(const struct link *l)
 static void tick_silence(struct link *l, uint64_t away_ns)
 {
     if (away_ns > l->p.ping_interval_ns) /* what the peer said meanwhile may have been lost here */
-        l->heard_ns += away_ns - l->p.ping_interval_ns;
+        l->heard_ns = least(l->heard_ns + away_ns - l->p.ping_interval_ns, l->now_ns);
     if (!expects_peer(l))
         return;
     if (l->now_ns - l->heard_ns >= l->p.dead_after_ns) {
@@ -312,6 +319,16 @@ static uint64_t silence_deadline(const struct link *l)
     return least(ping > l->now_ns ? ping : UINT64_MAX, l->heard_ns + l->p.dead_after_ns);
 }
 
+uint64_t link_deadline(const struct link *l)
+{
+    uint64_t at;
+
+    if (l->end != LINK_ALIVE)
+        return UINT64_MAX;
+    at = least(loss_deadline(l), silence_deadline(l));
+    return l->ack_now ? at : least(at, receive_ack_deadline(l));
+}
+
 int link_tick(struct link *l, uint64_t now_ns, uint64_t *deadline_ns)
 {
     uint64_t before = l->ticked_ns;
@@ -327,9 +344,7 @@ int link_tick(struct link *l, uint64_t now_ns, uint64_t *deadline_ns)
     loss_tick(l);
     if (l->now_ns >= receive_ack_deadline(l))
         l->ack_now = true;
-    *deadline_ns = least(loss_deadline(l), silence_deadline(l));
-    if (!l->ack_now)
-        *deadline_ns = least(*deadline_ns, receive_ack_deadline(l));
+    *deadline_ns = link_deadline(l);
     return 0;
 }
 

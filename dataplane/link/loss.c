@@ -4,8 +4,9 @@
  *
  * A packet counts as lost when one sent later was acknowledged and a reordering time has passed
  * (after RACK, RFC 8985), or when nothing was acknowledged for the retransmission timeout
- * (RFC 6298, with Karn's rule and exponential backoff). A timeout sends one packet, a probe: a peer
- * that is merely busy costs a few packets, and a probe's acknowledgement brings out all real losses.
+ * (RFC 6298, with Karn's rule and exponential backoff, which ends when anything is heard). A
+ * timeout sends two packets again, probes: a peer that is merely busy costs a few packets, and a
+ * probe's acknowledgement brings out all real losses.
  */
 #include "dataplane/link/impl.h"
 
@@ -15,11 +16,12 @@
 
 #include "dataplane/link/bytes.h"
 
-#define RTO_INITIAL_NS    (100u * 1000000ull)
-#define REORDER_MIN_NS    100000ull
-#define BACKOFF_MAX       16u
-#define ACK_HEAD_BYTES    16u
-#define ACK_ENTRY_BYTES   8u
+#define RTO_INITIAL_NS  (100u * 1000000ull)
+#define REORDER_MIN_NS  100000ull
+#define BACKOFF_MAX     16u
+#define PROBES          2u /* packets sent again at a timeout: one may be lost too */
+#define ACK_HEAD_BYTES  16u
+#define ACK_ENTRY_BYTES 8u
 
 static void rtt_sample(struct link *l, uint64_t rtt)
 {
@@ -59,7 +61,8 @@ uint64_t loss_rtt_p50(const struct link *l)
     return sorted[n / 2];
 }
 
-/* --- acknowledged ------------------------------------------------------------------------------- */
+/* --- acknowledged -------------------------------------------------------------------------------
+ */
 
 /* hold_ns: how long the peer held it before answering. sample: hold_ns is known. */
 void loss_acked(struct link *l, struct tx_fragment *f, uint64_t hold_ns, bool sample)
@@ -123,7 +126,8 @@ static const uint8_t *entry_end(const uint8_t *entry, const uint8_t *end)
         return NULL;
     first = get_be16(entry + 4);
     bits = get_be16(entry + 6);
-    if (first + bits > LINK_FRAGMENTS_MAX || end - entry < (ptrdiff_t)(ACK_ENTRY_BYTES + (bits + 7) / 8))
+    if (first + bits > LINK_FRAGMENTS_MAX ||
+        end - entry < (ptrdiff_t)(ACK_ENTRY_BYTES + (bits + 7) / 8))
         return NULL;
     return entry + ACK_ENTRY_BYTES + (bits + 7) / 8;
 }
@@ -171,7 +175,8 @@ int loss_read_ack(struct link *l, uint32_t control_number, const uint8_t *payloa
     return 0;
 }
 
-/* --- lost --------------------------------------------------------------------------------------- */
+/* --- lost ---------------------------------------------------------------------------------------
+ */
 
 static uint64_t clamp(uint64_t v, uint64_t low, uint64_t high)
 {
@@ -222,12 +227,16 @@ void loss_tick(struct link *l)
     if (list_empty(&l->sent))
         return;
     f = (struct tx_fragment *)l->sent.next;
-    if (l->now_ns >= timeout_at(l, f)) {
-        lose(l, f);
-        l->rto_from_ns = l->now_ns;
-        if (l->backoff < BACKOFF_MAX)
-            l->backoff++;
+    if (l->now_ns < timeout_at(l, f))
+        return;
+    for (unsigned i = 0; i < PROBES && !list_empty(&l->sent); i++) {
+        struct tx_fragment *oldest = l->credit ? NULL : send_oldest(l, TX_SENT);
+
+        lose(l, oldest ? oldest : (struct tx_fragment *)l->sent.next);
     }
+    l->rto_from_ns = l->now_ns;
+    if (l->backoff < BACKOFF_MAX)
+        l->backoff++;
 }
 
 uint64_t loss_deadline(const struct link *l)

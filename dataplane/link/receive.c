@@ -12,7 +12,8 @@ static struct rx_slot *slot_of(struct link *l, uint32_t number)
     return &l->rx_ring[number & RING_MASK];
 }
 
-/* --- delivery ----------------------------------------------------------------------------------- */
+/* --- delivery -----------------------------------------------------------------------------------
+ */
 
 static bool queue_has_session(const struct rx_queue *q, uint32_t session)
 {
@@ -138,7 +139,8 @@ void receive_drop_all(struct link *l)
     l->rx_held = 0;
 }
 
-/* --- acknowledgement ---------------------------------------------------------------------------- */
+/* --- acknowledgement ----------------------------------------------------------------------------
+ */
 
 static void owe(struct link *l, const struct wire_header *h)
 {
@@ -242,7 +244,8 @@ size_t receive_write_ack(struct link *l, uint8_t *payload, size_t capacity)
     put_be32(payload + 12, l->echo_message ? hold_since(l, l->echo_ns) : HOLD_UNKNOWN);
 
     /* Oldest first, but where they don't all fit the next list begins where this one ends. */
-    uint32_t number = l->ack_from > l->rx_base && l->ack_from < l->rx_end ? l->ack_from : l->rx_base;
+    uint32_t number =
+        l->ack_from > l->rx_base && l->ack_from < l->rx_end ? l->ack_from : l->rx_base;
     l->ack_from = 0;
     for (; number < l->rx_end; number++) {
         const struct rx_slot *slot = slot_of(l, number);
@@ -263,7 +266,8 @@ size_t receive_write_ack(struct link *l, uint8_t *payload, size_t capacity)
     return at;
 }
 
-/* --- arrival ------------------------------------------------------------------------------------ */
+/* --- arrival ------------------------------------------------------------------------------------
+ */
 
 static struct rx_message *begin_message(struct link *l, const struct wire_header *h)
 {
@@ -339,8 +343,7 @@ static void take(struct link *l, struct rx_message *m, struct pkt *p, const stru
 }
 
 /* Takes over p. -EBADMSG when the frame is not what a link of this version sends. */
-int receive_data(struct link *l, struct pkt *p, const struct wire_header *h,
-                 const uint8_t *payload)
+int receive_data(struct link *l, struct pkt *p, const struct wire_header *h, const uint8_t *payload)
 {
     bool first = h->fragment == 0;
     struct rx_message *m;

@@ -155,7 +155,8 @@ static void seal(struct link *l, struct tx_fragment *f)
     bool reply = m->is_reply && f->fragment == 0;
     struct wire_header h = {
         .type = WIRE_DATA,
-        .flags = (uint8_t)((reply ? WIRE_FLAG_REPLY : 0) | (l->heard ? 0 : WIRE_FLAG_HELLO)),
+        .flags = (uint8_t)((reply ? WIRE_FLAG_REPLY : 0) | (l->heard ? 0 : WIRE_FLAG_HELLO) |
+                           (l->p.initiator ? WIRE_FLAG_INITIATOR : 0)),
         .connection = l->p.connection,
         .epoch = l->p.epoch,
         .message = m->number,
@@ -200,6 +201,18 @@ static uint32_t window(const struct link *l)
     return l->credit < l->p.window_packets ? l->credit : l->p.window_packets;
 }
 
+/* The first packet of the oldest message in this state, NULL if none. */
+struct tx_fragment *send_oldest(struct link *l, enum tx_state state)
+{
+    struct tx_message *m = send_find(l, l->tx_base);
+
+    for (uint16_t i = m ? m->first_unacked : 0; m && i < m->n_started; i++) {
+        if (m->fragments[i].state == state)
+            return &m->fragments[i];
+    }
+    return NULL;
+}
+
 /* A packet of the oldest message that may go although the window is closed. */
 static struct tx_fragment *oldest_unsent(struct link *l)
 {
@@ -211,13 +224,19 @@ static struct tx_fragment *oldest_unsent(struct link *l)
     return &m->fragments[m->n_started];
 }
 
-/* What goes next: what the port refused, then by class what was lost before what is new. */
+/* What goes next: what the port refused, then by class what was lost before what is new. A receiver
+ * that is full takes the oldest message only. */
 static struct tx_fragment *next_fragment(struct link *l)
 {
     bool open = l->in_flight < window(l);
 
     if (!list_empty(&l->refused))
         return (struct tx_fragment *)l->refused.next;
+    if (l->credit == 0) {
+        struct tx_fragment *f = send_oldest(l, TX_LOST);
+
+        return f ? f : oldest_unsent(l);
+    }
     for (unsigned i = 0; i < N_CLASSES; i++) {
         unsigned c = precedence[i];
 

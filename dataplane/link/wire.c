@@ -10,17 +10,17 @@
 
 #include "dataplane/link/bytes.h"
 
-#define ETH_BYTES   14u
-#define IP_BYTES    20u
-#define UDP_BYTES   8u
-#define IP_AT       ETH_BYTES
-#define UDP_AT      (ETH_BYTES + IP_BYTES)
-#define HEADER_AT   WIRE_L2L4_BYTES
-#define ETHERTYPE   0x0800u
-#define IP_VERSION  0x45u   /* IPv4, five words: no options */
+#define ETH_BYTES        14u
+#define IP_BYTES         20u
+#define UDP_BYTES        8u
+#define IP_AT            ETH_BYTES
+#define UDP_AT           (ETH_BYTES + IP_BYTES)
+#define HEADER_AT        WIRE_L2L4_BYTES
+#define ETHERTYPE        0x0800u
+#define IP_VERSION       0x45u /* IPv4, five words: no options */
 #define IP_DONT_FRAGMENT 0x4000u
-#define IP_TTL      64u
-#define IP_PROTOCOL 17u
+#define IP_TTL           64u
+#define IP_PROTOCOL      17u
 
 const struct wire_path wire_path_edge = {
     .src_mac = {0x02, 'i', 's', 't', 'h', 0x01},
@@ -144,17 +144,16 @@ static bool outer_ok(const uint8_t *frame, size_t len, size_t *udp_bytes)
         return false;
     ip_bytes = get_be16(ip + 2);
     *udp_bytes = get_be16(frame + UDP_AT + 4);
-    return ip_bytes <= len - ETH_BYTES && ip_bytes == IP_BYTES + *udp_bytes &&
-           ip_sum(ip) == 0xffff;
+    return ip_bytes <= len - ETH_BYTES && ip_bytes == IP_BYTES + *udp_bytes && ip_sum(ip) == 0xffff;
 }
 
 static bool header_ok(const struct wire_header *h)
 {
     if (h->version != WIRE_VERSION || h->type > WIRE_CLOSE || h->cls > WIRE_CONTROL)
         return false;
-    if (h->flags & ~(WIRE_FLAG_REPLY | WIRE_FLAG_HELLO))
+    if (h->flags & ~(WIRE_FLAG_REPLY | WIRE_FLAG_HELLO | WIRE_FLAG_INITIATOR))
         return false;
-    if (h->type != WIRE_DATA && (h->n_fragments != 1 || h->flags))
+    if (h->type != WIRE_DATA && (h->n_fragments != 1 || h->flags & ~WIRE_FLAG_INITIATOR))
         return false;
     return h->fragment < h->n_fragments;
 }

@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Two links over a simulated network under a virtual clock. Random messages both ways, random
+ * impairments, owners that go away for a while, tiny budgets. What must hold, for any seed:
+ *
+ *   every message arrives whole, unchanged, exactly once, in order within its session;
+ *   packets in flight and packets held stay within their bounds;
+ *   when sending stops, everything is soon acknowledged, and no packet is left anywhere.
+ *
+ *   sim_link [--seed N] [--steps M] [--runs R]
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dataplane/link.h"
+#include "tests/sim/network.h"
+
+#define SESSIONS   24u
+#define MS         1000000ull
+#define POOL       8192u
+#define MTU        700u
+#define SETTLE_NS  (600ull * 1000 * MS) /* virtual: far more than needed at 50 % loss */
+#define MARK_BYTES 16u
+
+static uint64_t seed;
+static uint32_t steps = 4000;
+
+static void fail(const char *what, uint64_t a, uint64_t b)
+{
+    fprintf(stderr,
+            "FAILED: %s (%" PRIu64 ", %" PRIu64 ")\nagain: sim_link --runs 1 --seed %" PRIu64
+            " --steps %" PRIu32 "\n",
+            what, a, b, seed, steps);
+    exit(1);
+}
+
+struct peer {
+    struct link *link;
+    struct port *port;
+    struct link_params params;
+    uint64_t away_until_ns;      /* the owner computes and does not call the link */
+    double recv_chance;          /* how eagerly it takes messages */
+    uint32_t sent[SESSIONS];     /* messages so far, by session */
+    uint32_t received[SESSIONS]; /* by session */
+    uint64_t n_sent, n_received, n_taken_packets;
+    uint32_t held_max, in_flight_max;
+};
+
+static uint8_t pattern(uint32_t session, uint32_t ordinal, uint32_t fragment, uint32_t i)
+{
+    return (uint8_t)((session * 131 + ordinal * 31 + fragment * 7 + i) * 0x9d + (ordinal >> 8));
+}
+
+static uint32_t fragment_bytes(uint32_t session, uint32_t ordinal, uint32_t fragment)
+{
+    return MARK_BYTES + (session * 37 + ordinal * 11 + fragment * 5) % 500;
+}
+
+/* Mark: session, ordinal within the session, fragment, fragments; then a pattern of all these. */
+static void write_fragment(uint8_t *p, uint32_t session, uint32_t ordinal, uint32_t fragment,
+                           uint32_t n)
+{
+    uint32_t mark[4] = {session, ordinal, fragment, n};
+
+    memcpy(p, mark, sizeof mark);
+    for (uint32_t i = MARK_BYTES; i < fragment_bytes(session, ordinal, fragment); i++)
+        p[i] = pattern(session, ordinal, fragment, i);
+}
+
+static void check_message(struct peer *to, struct link_message *m)
+{
+    if (m->session >= SESSIONS)
+        fail("unknown session", m->session, 0);
+    uint32_t ordinal = to->received[m->session]++;
+
+    for (uint16_t i = 0; i < m->n_fragments; i++) {
+        size_t len;
+        const uint8_t *p = link_message_payload(m, i, &len);
+        uint32_t mark[4];
+
+        if (len != fragment_bytes(m->session, ordinal, i))
+            fail("length, so order or content", m->session, ordinal);
+        memcpy(mark, p, sizeof mark);
+        if (mark[0] != m->session || mark[1] != ordinal || mark[2] != i ||
+            mark[3] != m->n_fragments)
+            fail("order within a session", ordinal, mark[1]);
+        for (uint32_t k = MARK_BYTES; k < len; k++) {
+            if (p[k] != pattern(m->session, ordinal, i, k))
+                fail("content", m->session, ordinal);
+        }
+    }
+    to->n_received++;
+}
+
+static uint32_t message_size(struct dice *d, bool small)
+{
+    if (dice_chance(d, .7))
+        return 1;
+    if (small || dice_chance(d, .9))
+        return (uint32_t)dice_between(d, 2, 40);
+    return (uint32_t)dice_between(d, 41, LINK_FRAGMENTS_MAX);
+}
+
+static void send_message(struct peer *p, struct dice *d, int64_t reply_to)
+{
+    struct pkt *pkts[LINK_FRAGMENTS_MAX];
+    uint16_t bytes[LINK_FRAGMENTS_MAX];
+    uint32_t session = (uint32_t)dice_below(d, SESSIONS),
+             n = message_size(d, p->params.window_packets < 16);
+    int64_t number;
+
+    if ((n > 1 || dice_chance(d, .9)) && link_window_left(p->link) == 0)
+        return; /* as a pipeline does; a little beyond the window must do no harm */
+    if (p->port->pool->n_free < POOL / 2 + n)
+        return;
+    for (uint32_t i = 0; i < n; i++) {
+        pkts[i] = pkt_alloc(p->port->pool);
+        bytes[i] = (uint16_t)fragment_bytes(session, p->sent[session], i);
+        write_fragment(pkts[i]->data + WIRE_PAYLOAD_AT + link_payload_offset(reply_to >= 0, i),
+                       session, p->sent[session], i, n);
+    }
+    number = link_send(p->link, session, (enum wire_class)dice_below(d, 4), reply_to, pkts, bytes,
+                       (uint16_t)n);
+    if (number == -ENOBUFS || number == -ENOTCONN)
+        return;
+    if (number <= 0)
+        fail("link_send", (uint64_t)-number, n);
+    p->sent[session]++;
+    p->n_sent++;
+}
+
+static void check_bounds(struct peer *p)
+{
+    struct link_stats s;
+    uint32_t window = p->params.window_packets;
+
+    link_stats(p->link, &s);
+    if (s.in_flight_packets > window + 8)
+        fail("in flight above the window", s.in_flight_packets, window);
+    if (s.in_flight_packets > p->in_flight_max)
+        p->in_flight_max = s.in_flight_packets;
+}
+
+/* One call of the owner: packets in, messages out, time, packets out. The next deadline. */
+static uint64_t service(struct peer *p, struct dice *d, uint64_t now)
+{
+    struct link_message m;
+    struct pkt *pkts[32];
+    uint64_t deadline;
+    int n, taken;
+
+    while ((n = port_rx(p->port, pkts, 32)) > 0) {
+        for (int i = 0; i < n; i++)
+            (void)link_input(p->link, pkts[i], now);
+    }
+    while (dice_chance(d, p->recv_chance) && link_recv(p->link, &m)) {
+        check_message(p, &m);
+        if (dice_chance(d, .5))
+            send_message(p, d, m.message);
+        link_message_free(&m);
+    }
+    if (link_tick(p->link, now, &deadline))
+        fail(link_why_dead(p->link), now, 0);
+    do {
+        n = link_output(p->link, pkts, 32, p->port->pool, now);
+        taken = port_tx(p->port, pkts, n);
+        for (int i = 0; i < taken; i++)
+            pkt_unref(pkts[i]);
+        for (int i = taken; i < n; i++)
+            link_output_refused(p->link, pkts[i], now);
+    } while (n && taken == n);
+    check_bounds(p);
+    return n ? now + MS / 10 : link_deadline(p->link); /* the port was full: soon again */
+}
+
+static uint64_t min64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Let virtual time pass to the next thing that happens. */
+static uint64_t step(struct network *net, struct peer *peers, struct dice *d)
+{
+    uint64_t now = network_now(net), next = UINT64_MAX;
+
+    for (int i = 0; i < 2; i++) {
+        struct peer *p = &peers[i];
+
+        if (p->away_until_ns > now) {
+            next = min64(next, p->away_until_ns);
+            continue;
+        }
+        next = min64(next, service(p, d, now));
+        next = min64(next, network_next(net, i));
+        if (p->recv_chance < 1)
+            next = min64(next, now + MS);
+    }
+    for (int i = 0; i < 2; i++) { /* what the second sent to the first just now */
+        if (peers[i].away_until_ns <= now)
+            next = min64(next, network_next(net, i));
+    }
+    if (next == UINT64_MAX)
+        return now;
+    if (next <= now)
+        next = now + 1000;
+    network_set_now(net, next);
+    return next;
+}
+
+static bool settled(const struct peer *a, const struct peer *b)
+{
+    return link_idle(a->link) && link_idle(b->link) && a->n_sent == b->n_received &&
+           b->n_sent == a->n_received;
+}
+
+static void run(void)
+{
+    struct dice d = {seed};
+    static const double drops[] = {0, .01, .2, .5};
+    struct network_params np = {
+        .drop = drops[dice_below(&d, 4)],
+        .duplicate = dice_chance(&d, .5) ? .2 : 0,
+        .flip = dice_chance(&d, .3) ? .05 : 0,
+        .noise = dice_chance(&d, .3) ? .05 : 0,
+        .replay = dice_chance(&d, .3) ? .1 : 0,
+        .refuse = dice_chance(&d, .3) ? .1 : 0,
+        .delay_min_ns = dice_below(&d, 2) ? 5000 : 2 * MS,
+    };
+    np.delay_max_ns = np.delay_min_ns * dice_between(&d, 1, 8);
+    double away_chance = dice_chance(&d, .5) ? .01 : 0, send_chance = dice_chance(&d, .5) ? .3 : 1;
+    bool tiny = dice_chance(&d, .3);
+    struct network *net = network_open(dice_next(&d), &np, POOL, MTU);
+    struct peer peers[2] = {0};
+    uint64_t deadline = 0;
+
+    for (int i = 0; i < 2; i++) {
+        struct peer *p = &peers[i];
+
+        p->port = network_port(net, i);
+        p->recv_chance = dice_chance(&d, .3) ? .3 : 1;
+        p->params = (struct link_params){
+            .path = i ? &wire_path_cloud : &wire_path_edge,
+            .initiator = i == 0,
+            .connection = i ? 0 : 0x12345678,
+            .epoch = i ? 0 : 7,
+            .window_packets = tiny ? (uint32_t)dice_between(&d, 1, 8) : 512,
+            .rx_budget_packets =
+                (uint32_t)(tiny ? dice_between(&d, 1, 16) : dice_between(&d, 64, 1024)),
+            .dead_after_ns = 1000000 * MS,
+        };
+        if (link_open(&p->params, 0, &p->link))
+            fail("link_open", (uint64_t)i, 0);
+    }
+
+    for (uint32_t i = 0; i < steps; i++) {
+        struct peer *p = &peers[dice_below(&d, 2)];
+
+        if (dice_chance(&d, send_chance) && p->away_until_ns <= network_now(net))
+            send_message(p, &d, -1);
+        if (dice_chance(&d, away_chance))
+            p->away_until_ns = network_now(net) + dice_below(&d, 400 * MS);
+        step(net, peers, &d);
+    }
+    for (deadline = network_now(net) + SETTLE_NS; !settled(&peers[0], &peers[1]);) {
+        if (step(net, peers, &d) > deadline)
+            fail("no progress", peers[0].n_sent - peers[1].n_received,
+                 peers[1].n_sent - peers[0].n_received);
+    }
+    for (int i = 0; i < 2; i++) {
+        struct link_stats s;
+
+        link_stats(peers[i].link, &s);
+        printf("seed %" PRIu64 " side %d: drop %.2f tiny %d: %" PRIu64 " messages, %" PRIu64
+               " packets, %" PRIu64 " again, %" PRIu64 " duplicates, %" PRIu64
+               " over budget, %" PRIu64 " bad, %.3f s, rtt p50 %.3f ms\n",
+               seed, i, np.drop, tiny, s.tx_messages, s.tx_packets, s.retransmits, s.duplicates,
+               s.over_budget, s.bad_frames, (double)network_now(net) * 1e-9,
+               (double)s.rtt_p50_ns * 1e-6);
+        link_close(peers[i].link);
+    }
+    network_close(net);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"seed", required_argument, NULL, 's'},
+        {"steps", required_argument, NULL, 'n'},
+        {"runs", required_argument, NULL, 'r'},
+        {0},
+    };
+    uint64_t runs = 40;
+    int c;
+
+    seed = 1;
+    while ((c = getopt_long(argc, argv, "", options, NULL)) >= 0) {
+        if (c == 's')
+            seed = strtoull(optarg, NULL, 0);
+        else if (c == 'n')
+            steps = (uint32_t)strtoul(optarg, NULL, 0);
+        else if (c == 'r')
+            runs = strtoull(optarg, NULL, 0);
+        else
+            return 2;
+    }
+    for (; runs; runs--, seed++)
+        run();
+    return 0;
+}
