@@ -5,6 +5,7 @@
 #define ISTHMUS_TESTS_CODEC_UTIL_H
 
 #include <setjmp.h>
+#include <stdbool.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a decoder does with bytes no encoder wrote: refuses them, or yields finite values within the
+ * range they claim; never reads past their end or writes anywhere else. */
+#include "util.h"
+
+#include <errno.h>
+
+#include "codec/codec.h"
+#include "codec/cpu.h"
+
+#define COLS   100u
+#define STRIDE 103u
+#define ROWS   4u
+#define BASE   1000u
+#define HEADER 10u
+
+#define FENCED_BYTES 8192u
+
+static uint8_t *fence; /* FENCED_BYTES that end where no access is allowed */
+
+static struct codec *codecs[3];
+static struct codec_params absolute; /* tsq, T = 1 */
+
+static float canvas[ROWS + 2][STRIDE]; /* a row before and one behind those offered */
+
+/* Decodes from memory that ends at a fence. Whatever comes of it, nothing outside the tile's
+ * claimed range is written. */
+static int try_decode(enum codec_mode mode, const uint8_t *bytes, size_t len)
+{
+    static uint32_t canary[ROWS + 2][STRIDE];
+    struct codec_tile tile = {0};
+    uint8_t *src = fence + FENCED_BYTES - len;
+    int rc;
+
+    memcpy(src, bytes, len);
+    memset(canvas, 0xa5, sizeof(canvas));
+    rc = codec_decode(codecs[mode], src, len, BASE, canvas[1], STRIDE, ROWS, NULL);
+    assert_true(rc == 0 || rc == -EBADMSG);
+    memcpy(canary, canvas, sizeof(canvas));
+    if (codec_peek(src, len, &tile) != 0)
+        assert_int_equal(rc, -EBADMSG);
+    for (uint32_t r = 0; r < ROWS + 2; r++) {
+        for (uint32_t k = 0; k < STRIDE; k++) {
+            bool inside = r + BASE - 1 - tile.first_token < tile.n_tokens && r > 0 && r <= ROWS &&
+                          k - tile.first_col < tile.n_cols && k < COLS;
+            if (!inside)
+                assert_int_equal(canary[r][k], 0xa5a5a5a5);
+            else if (rc == 0 && mode != CODEC_F32)
+                assert_true(isfinite(canvas[r][k]));
+        }
+    }
+    return rc;
+}
+
+/* A valid tile of rows BASE + 1 and BASE + 2. */
+static size_t make_tile(const struct codec_params *p, enum row_kind kind, uint8_t *dst)
+{
+    struct codec_cursor at = {0, 0};
+    float rows[2][COLS];
+    struct codec *c;
+    int bytes;
+
+    fill_row(rows[0], COLS, kind);
+    fill_row(rows[1], COLS, kind);
+    for (uint32_t i = 0; p->mode == CODEC_F16 && i < 2 * COLS; i++)
+        rows[i / COLS][i % COLS] = fminf(fmaxf(rows[i / COLS][i % COLS], -6e4f), 6e4f);
+    assert_int_equal(codec_open(p, COLS, &c), 0);
+    bytes = codec_encode(c, rows[0], COLS, 2, BASE + 1, &at, dst, codec_bound(p, 2, COLS), NULL);
+    assert_true(bytes > 0);
+    assert_int_equal(at.row, 2);
+    codec_close(c);
+    assert_int_equal(try_decode(p->mode, dst, (size_t)bytes), 0);
+    return (size_t)bytes;
+}
+
+static void for_each_tile(void (*check)(enum codec_mode, uint8_t *, size_t))
+{
+    static uint8_t tile[FENCED_BYTES];
+
+    for (int mode = CODEC_F32; mode <= CODEC_TSQ; mode++) {
+        for (int kind = 0; kind < ROW_KINDS; kind++) {
+            struct codec_params p = codec_params_default((enum codec_mode)mode);
+            size_t len = make_tile(&p, (enum row_kind)kind, tile);
+            check(p.mode, tile, len);
+            if (p.mode != CODEC_TSQ)
+                continue;
+            p = absolute; /* many outliers: bitmaps */
+            len = make_tile(&p, (enum row_kind)kind, tile);
+            check(p.mode, tile, len);
+        }
+    }
+}
+
+static void check_lengths(enum codec_mode mode, uint8_t *tile, size_t len)
+{
+    for (size_t n = 0; n < len; n++)
+        assert_int_equal(try_decode(mode, tile, n), -EBADMSG);
+    for (int byte = 0; byte < 256; byte += 85) {
+        tile[len] = (uint8_t)byte;
+        assert_int_equal(try_decode(mode, tile, len + 1), -EBADMSG);
+    }
+}
+
+static void every_other_length_is_refused(void **state)
+{
+    for_each_tile(check_lengths);
+}
+
+static void check_flips(enum codec_mode mode, uint8_t *tile, size_t len)
+{
+    for (size_t bit = 0; bit < 8 * len; bit++) {
+        tile[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        try_decode(mode, tile, len);
+        tile[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    }
+}
+
+static void every_flipped_bit_is_survived(void **state)
+{
+    for_each_tile(check_flips);
+}
+
+static void check_noise(enum codec_mode mode, uint8_t *tile, size_t len)
+{
+    for (int r = 0; r < 200; r++) {
+        for (size_t i = HEADER; i < len; i++)
+            tile[i] = (uint8_t)(r & 1 ? rng() : rng() & rng() & rng());
+        try_decode(mode, tile, HEADER + rng_below((uint32_t)(len - HEADER) + 1));
+    }
+}
+
+static void noise_is_survived(void **state)
+{
+    for_each_tile(check_noise);
+}
+
+static void lying_headers_are_refused(void **state)
+{
+    static uint8_t tile[FENCED_BYTES];
+    const struct codec_params p = codec_params_default(CODEC_TSQ);
+    const size_t len = make_tile(&p, ROW_NORMAL, tile);
+    static const struct {
+        unsigned byte;
+        uint8_t value, mask;
+    } lies[] = {
+        {1, 0x10, 0xf0},                  /* version 1 */
+        {1, 0xf0, 0xf0}, {1, 0x00, 0x0c}, /* mode f32: not the codec's */
+        {1, 0x04, 0x0c},                  /* f16 */
+        {1, 0x0c, 0x0c},                  /* none */
+        {0, 0x00, 0xff},                  /* 1 row of 2 */
+        {0, 0x02, 0xff},                  /* 3 rows */
+        {0, 0x04, 0xff},                  /* more rows than offered */
+        {1, 0x03, 0x03}, {2, 0xe7, 0xff}, /* token 999: before the first */
+        {2, 0xeb, 0xff},                  /* token 1003: its second row is behind the last */
+        {5, 0x80, 0xff}, {6, 0x01, 0xff}, /* columns 1..100 */
+        {7, 0x40, 0xc0},                  /* reserved */
+        {7, 0x80, 0xc0}, {7, 0x3f, 0x3f}, /* beyond any row */
+        {8, 100, 0xff},                   /* 101 columns */
+        {8, 0, 0xff},    {9, 0x40, 0xc0}, /* reserved */
+        {9, 0x80, 0xc0},
+    };
+    struct codec_tile peeked;
+
+    assert_int_equal(codec_peek(tile, len, &peeked), 0);
+    assert_int_equal(peeked.mode, CODEC_TSQ);
+    assert_int_equal(peeked.first_token, BASE + 1);
+    assert_int_equal(peeked.n_tokens, 2);
+    assert_int_equal(peeked.first_col, 0);
+    assert_int_equal(peeked.n_cols, COLS);
+    for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
+        uint8_t old = tile[lies[i].byte];
+        tile[lies[i].byte] = (uint8_t)((old & ~lies[i].mask) | lies[i].value);
+        if (try_decode(CODEC_TSQ, tile, len) != -EBADMSG)
+            fail_msg("lie %zu believed", i);
+        tile[lies[i].byte] = old;
+    }
+    memset(tile + 2, 0xff, 4); /* token 2^32 - 1, and one more */
+    assert_int_equal(codec_peek(tile, len, &peeked), -EBADMSG);
+}
+
+/* One-row tiles written by hand after docs/codec.md. 8 columns unless said. */
+static int decode_part(uint32_t cols, const uint8_t *part, size_t len)
+{
+    uint8_t tile[256] = {0x00, 0x08, (uint8_t)BASE, BASE >> 8, 0, 0, 0, 0, (uint8_t)(cols - 1), 0};
+
+    memcpy(tile + HEADER, part, len);
+    return try_decode(CODEC_TSQ, tile, HEADER + len);
+}
+
+#define PART(cols, ...)                                                                            \
+    decode_part(cols, (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}))
+#define ACCEPTED(...) assert_int_equal(PART(__VA_ARGS__), 0)
+#define REFUSED(...)  assert_int_equal(PART(__VA_ARGS__), -EBADMSG)
+
+static void lying_parts_are_refused(void **state)
+{
+    /* zeros */
+    ACCEPTED(8, 0x00);
+    REFUSED(8, 0x80);       /* reserved bit */
+    REFUSED(8, 0x40);       /* wide outliers, but none */
+    REFUSED(8, 0x30, 0xff); /* no such list */
+    /* gap lists */
+    ACCEPTED(8, 0x10, 0, 6, 255, 0x00, 0x3c, 0x00, 0xbc);
+    assert_true(canvas[1][0] == 1.0f && canvas[1][7] == -1.0f && canvas[1][3] == 0.0f);
+    REFUSED(8, 0x10, 0, 7, 255, 0x00, 0x3c, 0x00, 0xbc); /* column 8 */
+    REFUSED(8, 0x10, 255);                               /* empty */
+    REFUSED(8, 0x10, 0, 0x00, 0x3c);                     /* no end */
+    REFUSED(8, 0x10, 254, 0, 255, 0x00, 0x3c);           /* skips past the row */
+    REFUSED(8, 0x10, 0, 255, 0x00, 0x7c);                /* infinity */
+    REFUSED(8, 0x10, 0, 255, 0x01, 0xfe);                /* NaN */
+    REFUSED(8, 0x50, 0, 255, 0x00, 0x00, 0x80, 0x7f);
+    REFUSED(8, 0x50, 0, 255, 0x00, 0x00, 0x80);
+    ACCEPTED(8, 0x50, 0, 255, 0x00, 0x00, 0x80, 0x3f);
+    REFUSED(100, 0x10, 1, 254, 255, 0x00, 0x3c); /* a skip that leads nowhere */
+    /* bitmaps */
+    ACCEPTED(9, 0x20, 0x01, 0x01, 0x00, 0x3c, 0x00, 0x3c);
+    assert_true(canvas[1][0] == 1.0f && canvas[1][8] == 1.0f);
+    REFUSED(9, 0x20, 0x01, 0x02, 0x00, 0x3c, 0x00, 0x3c); /* column 9 */
+    REFUSED(9, 0x20, 0x00, 0x00);                         /* empty */
+    REFUSED(9, 0x20, 0x01);
+    /* grids: unit 1.0 is 0x7f00 */
+    ACCEPTED(8, 0x01, 0x00, 0x7f, 128, 0xf0);
+    assert_true(canvas[1][0] == -128.0f && canvas[1][7] == 0.0f);
+    REFUSED(8, 0x01, 0x00, 0x7f, 129, 0xf0); /* zero point above the grid */
+    REFUSED(8, 0x01, 0x00, 0x00, 0, 0xf0);   /* unit 0 */
+    REFUSED(8, 0x01, 0xff, 0x00, 0, 0xf0);   /* subnormal */
+    REFUSED(8, 0x01, 0x00, 0xff, 0, 0xf0);   /* infinite */
+    REFUSED(8, 0x01, 0xff, 0xff, 0, 0xf0);   /* NaN, negative if it had a sign */
+    REFUSED(8, 0x01, 0x00, 0xf8, 0, 0xf0);   /* top overflows */
+    REFUSED(8, 0x01, 0x00, 0xf8, 128, 0xf0); /* bottom overflows */
+    ACCEPTED(8, 0x01, 0x00, 0xf7, 0, 0xf0);
+    REFUSED(7, 0x01, 0x00, 0x7f, 0, 0xf0); /* bits behind the last code */
+    ACCEPTED(7, 0x01, 0x00, 0x7f, 0, 0x70);
+    REFUSED(1, 0x09, 0x00, 0x7f, 0, 0x00, 0x00); /* 9 bits a code */
+    REFUSED(1, 0x0f, 0x00, 0x7f, 0, 0x00, 0x00);
+    REFUSED(1, 0x11, 0, 255, 0x00, 0x3c, 0x00, 0x7f, 0); /* codes for no dense value */
+    REFUSED(8, 0x01, 0x00, 0x7f, 128);
+    REFUSED(8, 0x01, 0x00);
+}
+
+static int open_codecs(void **state)
+{
+    fence = fenced_alloc(FENCED_BYTES);
+    absolute = codec_params_default(CODEC_TSQ);
+    absolute.tau_rule = CODEC_TAU_ABS;
+    absolute.tau = 1.0f;
+    for (int mode = CODEC_F32; mode <= CODEC_TSQ; mode++) {
+        struct codec_params p = codec_params_default((enum codec_mode)mode);
+        if (codec_open(&p, COLS, &codecs[mode]))
+            return -1;
+    }
+    return 0;
+}
+
+static int close_codecs(void **state)
+{
+    for (int mode = CODEC_F32; mode <= CODEC_TSQ; mode++)
+        codec_close(codecs[mode]);
+    fenced_free(fence, FENCED_BYTES);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_other_length_is_refused),
+        cmocka_unit_test(every_flipped_bit_is_survived),
+        cmocka_unit_test(noise_is_survived),
+        cmocka_unit_test(lying_headers_are_refused),
+        cmocka_unit_test(lying_parts_are_refused),
+    };
+    unsigned tried = ~0u;
+    int failed = 0;
+
+    rng_seed();
+    for (unsigned mask = 0; mask <= CPU_ALL; mask = mask << 1 | 1) { /* c, avx2, avx512, vnni */
+        cpu_set_mask(mask);
+        if (cpu_flags() == tried)
+            continue;
+        tried = cpu_flags();
+        printf("kernels: %s\n", cpu_level_name(cpu_flags()));
+        failed += cmocka_run_group_tests(tests, open_codecs, close_codecs);
+    }
+    return failed;
+}
