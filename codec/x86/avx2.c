@@ -191,6 +191,18 @@ static void dequantize(const uint8_t *codes, size_t n, const struct codec_grid *
     }
 }
 
+static inline long long load8(const uint8_t *p)
+{
+    long long v;
+    memcpy(&v, p, sizeof(v));
+    return v;
+}
+
+static inline void store8(uint8_t *p, long long v)
+{
+    memcpy(p, &v, sizeof(v));
+}
+
 /* Codes close up in their 16-bit, then 32-bit, then 64-bit lane; each 64-bit lane then holds 8
  * codes in its q low bytes, and its store is overwritten from there by the next. */
 static void pack(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits)
@@ -208,19 +220,11 @@ static void pack(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits)
                             _mm256_sll_epi32(_mm256_srli_epi32(v, 16), q2));
         v = _mm256_or_si256(_mm256_and_si256(v, low64),
                             _mm256_sll_epi64(_mm256_srli_epi64(v, 32), q4));
-        _mm_storel_epi64((__m128i *)bits, _mm256_castsi256_si128(v));
-        _mm_storeh_pd((double *)(void *)(bits + q), _mm_castsi128_pd(_mm256_castsi256_si128(v)));
-        _mm_storel_epi64((__m128i *)(bits + 2 * q), _mm256_extracti128_si256(v, 1));
-        _mm_storeh_pd((double *)(void *)(bits + 3 * q),
-                      _mm_castsi128_pd(_mm256_extracti128_si256(v, 1)));
+        store8(bits, _mm256_extract_epi64(v, 0));
+        store8(bits + q, _mm256_extract_epi64(v, 1));
+        store8(bits + 2 * q, _mm256_extract_epi64(v, 2));
+        store8(bits + 3 * q, _mm256_extract_epi64(v, 3));
     }
-}
-
-static inline long long load8(const uint8_t *p)
-{
-    long long v;
-    memcpy(&v, p, sizeof(v));
-    return v;
 }
 
 /* pack's steps backwards. */
