@@ -25,7 +25,7 @@ struct port_stats {
     uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes;
     uint64_t tx_refused;       /* packets handed back by port_tx */
     uint64_t sleeps, wakeups;  /* port_wait: went to sleep; woken by the peer's doorbell */
-    uint64_t faults;           /* bursts cut short because the peer's rings vanished */
+    uint64_t peers_lost;       /* peers that died or left */
 };
 
 struct port_ops {
@@ -48,8 +48,9 @@ enum port_role { PORT_SERVER, PORT_CLIENT };
 /*
  * Open "memif:PATH" (Unix socket at PATH) or "memif:@NAME" (abstract socket: leaves nothing behind
  * whatever dies). The cloud is the server, the edge the client. Starts EAL on first use
- * (unprivileged, no hugepages, own runtime folder that is removed). A stale socket of a dead server
- * is removed; one in use is -EADDRINUSE. Returns at once; the peer may come later (port_alive).
+ * (unprivileged, no hugepages, no runtime folder). A stale socket of a dead server is removed; one
+ * in use is -EADDRINUSE. Returns at once; the peer may come later, and after one was lost (and
+ * port_alive told so) another may come: neither order of starting matters.
  * err: PORT_ERR bytes, one line naming the port and the mend.
  * 0, -EINVAL (bad name), -EADDRINUSE, -EACCES, -ENOMEM, -EIO.
  */
@@ -90,15 +91,16 @@ static inline int port_tx(struct port *p, struct pkt **pkts, int n)
 /*
  * Wait until packets may be there, the peer's state changed, or deadline_ns (CLOCK_MONOTONIC; 0:
  * return at once): bounded spin, then sleep until the peer's doorbell rings. port_tx of the peer
- * rings it only when this side sleeps. 0, or -EINTR when a signal came.
+ * rings it only when this side sleeps. May return early. 0, or -EINTR when a signal came.
  */
 static inline int port_wait(struct port *p, uint64_t deadline_ns)
 {
     return p->ops->wait(p, deadline_ns);
 }
 
-/* 1 connected; 0 not yet; -EPIPE: it was there and died or left (seen at once: the control socket
- * closed). */
+/* 1 connected; 0 not yet; -EPIPE: it was there and died or left (seen at once: its socket closed).
+ * What it had sent can still be received. memif: told at least once, and 0 again as soon as the
+ * port can take a new peer. */
 static inline int port_alive(struct port *p)
 {
     return p->ops->alive(p);

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* DPDK's environment (EAL), started once for the process. */
+#ifndef ISTHMUS_DATAPLANE_PORT_EAL_H
+#define ISTHMUS_DATAPLANE_PORT_EAL_H
+
+#include <stdint.h>
+
+/* Start EAL unless it runs. It needs no privilege and no hugepages, leaves nothing in the file
+ * system, and neither the caller's CPU affinity nor its signals change. 0 or -errno and err. */
+int eal_start(char *err);
+
+/* What DPDK said last, for error messages; "" if nothing. */
+const char *eal_last_words(void);
+
+/* Count what this process grew by, from rss_before on, as DPDK's. */
+uint64_t eal_rss_now(void);
+void eal_rss_account(uint64_t rss_before);
+
+#endif

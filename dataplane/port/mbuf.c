@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "dataplane/port/mbuf.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define CACHE 64u
+
+struct mbuf_pool {
+    struct pkt_pool pool; /* first */
+    struct rte_mempool *mempool;
+};
+
+static struct pkt *wrap(struct pkt_pool *pool, struct rte_mbuf *m)
+{
+    struct pkt *p = rte_mbuf_to_priv(m);
+    *p = (struct pkt){.data = rte_pktmbuf_mtod(m, uint8_t *),
+                      .len = rte_pktmbuf_data_len(m),
+                      .room = pool->room,
+                      .refs = 1,
+                      .pool = pool};
+    pool->n_free--;
+    return p;
+}
+
+static struct pkt *pool_alloc(struct pkt_pool *pool)
+{
+    struct rte_mbuf *m = rte_pktmbuf_alloc(mbuf_pool_mempool(pool));
+    return m ? wrap(pool, m) : NULL;
+}
+
+static void pool_free(struct pkt *p)
+{
+    p->pool->n_free++;
+    rte_pktmbuf_free(mbuf_of_pkt(p));
+}
+
+struct pkt *mbuf_received(struct pkt_pool *pool, struct rte_mbuf *m, uint32_t frame_max)
+{
+    if (m->nb_segs != 1 || m->data_len == 0 || m->data_len > frame_max) {
+        rte_pktmbuf_free(m);
+        return NULL;
+    }
+    return wrap(pool, m);
+}
+
+struct rte_mempool *mbuf_pool_mempool(struct pkt_pool *pool)
+{
+    return ((struct mbuf_pool *)pool)->mempool;
+}
+
+/* As rte_pktmbuf_pool_create(), but objects may cross pages: nothing does DMA here, and with 4 KB
+ * pages every packet would take a page of its own. */
+static struct rte_mempool *create(const char *name, uint32_t n, uint32_t room)
+{
+    const unsigned priv = RTE_ALIGN(sizeof(struct pkt), RTE_MBUF_PRIV_ALIGN);
+    struct rte_pktmbuf_pool_private config = {.mbuf_data_room_size =
+                                                  (uint16_t)(room + RTE_PKTMBUF_HEADROOM),
+                                              .mbuf_priv_size = (uint16_t)priv};
+    struct rte_mempool *mp = rte_mempool_create_empty(
+        name, n, (unsigned)sizeof(struct rte_mbuf) + priv + config.mbuf_data_room_size, CACHE,
+        sizeof(config), SOCKET_ID_ANY, RTE_MEMPOOL_F_NO_IOVA_CONTIG);
+    if (!mp)
+        return NULL;
+    rte_pktmbuf_pool_init(mp, &config);
+    if (rte_mempool_populate_default(mp) < 0) {
+        rte_mempool_free(mp);
+        return NULL;
+    }
+    rte_mempool_obj_iter(mp, rte_pktmbuf_init, NULL);
+    return mp;
+}
+
+int mbuf_pool_open(uint32_t n, uint32_t room, struct pkt_pool **out)
+{
+    static atomic_uint serial;
+    char name[RTE_MEMPOOL_NAMESIZE];
+    snprintf(name, sizeof(name), "pkt%u", atomic_fetch_add(&serial, 1));
+    struct mbuf_pool *p = malloc(sizeof(*p));
+    if (!p)
+        return -ENOMEM;
+    *p = (struct mbuf_pool){
+        .pool = {.alloc = pool_alloc, .free = pool_free, .room = room, .n_total = n, .n_free = n},
+        .mempool = create(name, n, room)};
+    if (!p->mempool) {
+        free(p);
+        return -ENOMEM;
+    }
+    *out = &p->pool;
+    return 0;
+}
+
+void mbuf_pool_close(struct pkt_pool *pool)
+{
+    if (!pool)
+        return;
+    assert(pool->n_free == pool->n_total && "packets outlive their pool");
+    rte_mempool_free(mbuf_pool_mempool(pool));
+    free(pool);
+}

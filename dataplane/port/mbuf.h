@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Packets that are mbufs: the struct pkt lies in the mbuf's private area. */
+#ifndef ISTHMUS_DATAPLANE_PORT_MBUF_H
+#define ISTHMUS_DATAPLANE_PORT_MBUF_H
+
+#include <rte_mbuf.h>
+
+#include "dataplane/pkt.h"
+
+/* A pool of n packets of `room` bytes; EAL must run. 0, -ENOMEM. */
+int mbuf_pool_open(uint32_t n, uint32_t room, struct pkt_pool **out);
+void mbuf_pool_close(struct pkt_pool *pool); /* every packet must be back */
+struct rte_mempool *mbuf_pool_mempool(struct pkt_pool *pool);
+
+static inline struct rte_mbuf *mbuf_of_pkt(struct pkt *p)
+{
+    return (struct rte_mbuf *)((char *)p - sizeof(struct rte_mbuf));
+}
+
+/* A received mbuf becomes a packet with one reference; NULL (and it is freed) if it is chained,
+ * empty or longer than frame_max. */
+struct pkt *mbuf_received(struct pkt_pool *pool, struct rte_mbuf *m, uint32_t frame_max);
+
+#endif
