@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "codec/tile.h"
 
-#include <endian.h>
 #include <errno.h>
 #include <string.h>
 
@@ -10,20 +9,21 @@
 #define MODE_BITS 2
 #define COLS_BITS 14 /* first column, and columns - 1: the two bits above are zero */
 
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tiles hold this machine's own bytes");
 _Static_assert(1u << ROWS_BITS == CODEC_ROWS_MAX, "rows - 1 fits its field");
 _Static_assert(1u << COLS_BITS == CODEC_COLS_MAX, "columns - 1 fits its field");
 
 static void put16(uint8_t *dst, uint32_t v)
 {
-    uint16_t le = htole16((uint16_t)v);
-    memcpy(dst, &le, sizeof(le));
+    uint16_t half = (uint16_t)v;
+    memcpy(dst, &half, sizeof(half));
 }
 
 static uint32_t get16(const uint8_t *src)
 {
-    uint16_t le;
-    memcpy(&le, src, sizeof(le));
-    return le16toh(le);
+    uint16_t half;
+    memcpy(&half, src, sizeof(half));
+    return half;
 }
 
 void codec_tile_write(const struct codec_tile *tile, uint8_t dst[TILE_HEADER_BYTES])
