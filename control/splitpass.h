@@ -20,7 +20,7 @@ struct splitpass {
     struct stage *front; /* NULL: whole */
     struct stage *back;
     uint32_t d_model, n_vocab, n_ctx;
-    float *logits;       /* f32[SPLITPASS_CHUNK][n_vocab] */
+    float *logits; /* f32[SPLITPASS_CHUNK][n_vocab] */
 };
 
 /* split 0: whole. ctx 0: the default. EXIT_OK or an exit code, the error said; close either way. */

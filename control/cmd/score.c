@@ -24,15 +24,15 @@ struct score_options {
 };
 
 static const struct argp_option options[] = {
-    { "local", OPT_LOCAL, NULL, 0, "The whole model, not split", 2 },
-    { "exact", OPT_EXACT, NULL, 0, "f32 activations instead of int8: slow", 2 },
-    { 0 },
+    {"local", OPT_LOCAL, NULL, 0, "The whole model, not split", 2},
+    {"exact", OPT_EXACT, NULL, 0, "f32 activations instead of int8: slow", 2},
+    {0},
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct score_options *o = state->input;
-    (void) arg;
+    (void)arg;
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->model;
@@ -53,15 +53,20 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-static const struct argp_child children[] = { { &model_argp, 0, NULL, 0 },
-                                              { &split_argp, 0, NULL, 0 },
-                                              { 0 } };
+static const struct argp_child children[] = {
+    {&model_argp, 0, NULL, 0}, {&split_argp, 0, NULL, 0}, {0}};
 static const struct argp argp = {
-    options, parse, NULL,
-    "Read JSON lines {\"prompt_ids\":[...],\"forced_ids\":[...]} from stdin and write for each the 20 "
+    options,
+    parse,
+    NULL,
+    "Read JSON lines {\"prompt_ids\":[...],\"forced_ids\":[...]} from stdin and write for each the "
+    "20 "
     "best log-probabilities at every forced position: {\"prompt_ids\":...,\"forced_ids\":...,"
-    "\"top20\":[[[id,logprob],...],...]}. Position i is the distribution that predicts forced_ids[i].",
-    children, NULL, NULL,
+    "\"top20\":[[[id,logprob],...],...]}. Position i is the distribution that predicts "
+    "forced_ids[i].",
+    children,
+    NULL,
+    NULL,
 };
 
 struct scorer {
@@ -77,7 +82,8 @@ struct item {
     uint32_t n_prompt, n_forced;
 };
 
-/* --- reading ------------------------------------------------------------------------------------- */
+/* --- reading -------------------------------------------------------------------------------------
+ */
 
 static int bad_line(const struct scorer *s, const char *field, const char *why)
 {
@@ -85,7 +91,8 @@ static int bad_line(const struct scorer *s, const char *field, const char *why)
     return EXIT_USAGE;
 }
 
-static int check_ids(const struct scorer *s, const json_t *line, const char *field, const json_t **ids)
+static int check_ids(const struct scorer *s, const json_t *line, const char *field,
+                     const json_t **ids)
 {
     const json_t *v = *ids = json_object_get(line, field);
     if (!v)
@@ -116,19 +123,20 @@ static int read_item(const struct scorer *s, const json_t *line, struct item *it
                   n_prompt + n_forced, s->pass.n_ctx);
         return EXIT_USAGE;
     }
-    *it = (struct item){ .ids = malloc((n_prompt + n_forced) * sizeof *it->ids),
-                         .n_prompt = (uint32_t) n_prompt,
-                         .n_forced = (uint32_t) n_forced };
+    *it = (struct item){.ids = malloc((n_prompt + n_forced) * sizeof *it->ids),
+                        .n_prompt = (uint32_t)n_prompt,
+                        .n_forced = (uint32_t)n_forced};
     if (!it->ids)
         return bad_line(s, "", "out of memory"), EXIT_FAILED;
     for (size_t i = 0; i < n_prompt; i++)
-        it->ids[i] = (int32_t) json_integer_value(json_array_get(prompt, i));
+        it->ids[i] = (int32_t)json_integer_value(json_array_get(prompt, i));
     for (size_t i = 0; i < n_forced; i++)
-        it->ids[n_prompt + i] = (int32_t) json_integer_value(json_array_get(forced, i));
+        it->ids[n_prompt + i] = (int32_t)json_integer_value(json_array_get(forced, i));
     return EXIT_OK;
 }
 
-/* --- writing ------------------------------------------------------------------------------------- */
+/* --- writing -------------------------------------------------------------------------------------
+ */
 
 static void print_ids(const char *field, const int32_t *ids, uint32_t n)
 {
@@ -147,27 +155,28 @@ struct printer {
 static void print_tops(void *arg, uint32_t first, uint32_t count, const float *logits)
 {
     struct printer *p = arg;
-    (void) first;
+    (void)first;
     for (uint32_t i = 0; i < count; i++) {
         struct sampler_top top[TOP];
         const size_t n = sampler_top_logprobs(p->sampler, logits + i * p->n_vocab, top, TOP);
         printf("%s[", p->any ? ", " : "");
         for (size_t k = 0; k < n; k++)
-            printf("%s[%d, %.5f]", k ? ", " : "", top[k].id, (double) top[k].logprob);
+            printf("%s[%d, %.5f]", k ? ", " : "", top[k].id, (double)top[k].logprob);
         printf("]");
         p->any = true;
     }
 }
 
-/* --- scoring ------------------------------------------------------------------------------------- */
+/* --- scoring -------------------------------------------------------------------------------------
+ */
 
 static int score_item(struct scorer *s, const struct item *it)
 {
     /* The last forced id is predicted, never fed. */
     const uint32_t n = it->n_prompt + it->n_forced - 1;
-    const size_t bytes = (size_t) n * s->pass.d_model * sizeof(float);
-    struct printer printer = { .sampler = s->sampler, .n_vocab = s->pass.n_vocab };
-    struct splitpass_traffic traffic = { 0 };
+    const size_t bytes = (size_t)n * s->pass.d_model * sizeof(float);
+    struct printer printer = {.sampler = s->sampler, .n_vocab = s->pass.n_vocab};
+    struct splitpass_traffic traffic = {0};
     float *sent = NULL, *got = NULL;
     int rc = 0;
 
@@ -199,7 +208,7 @@ static int score_item(struct scorer *s, const struct item *it)
 static int score_line(struct scorer *s, const char *text, size_t len)
 {
     json_error_t error;
-    struct item it = { 0 };
+    struct item it = {0};
     json_t *line = json_loadb(text, len, JSON_REJECT_DUPLICATES, &error);
     int rc;
 
@@ -225,8 +234,8 @@ static int score_lines(struct scorer *s)
 
     while (rc == EXIT_OK && (len = getline(&text, &room, stdin)) >= 0) {
         s->line++;
-        if (strspn(text, " \t\r\n") != (size_t) len)
-            rc = score_line(s, text, (size_t) len);
+        if (strspn(text, " \t\r\n") != (size_t)len)
+            rc = score_line(s, text, (size_t)len);
     }
     free(text);
     if (rc == EXIT_OK && (ferror(stdin) || fflush(stdout) || ferror(stdout))) {
@@ -238,8 +247,8 @@ static int score_lines(struct scorer *s)
 
 int cmd_score(int argc, char **argv)
 {
-    struct score_options o = { 0 };
-    struct scorer s = { 0 };
+    struct score_options o = {0};
+    struct scorer s = {0};
     struct model model;
     struct team *team = NULL;
     int split = 0;
@@ -253,10 +262,9 @@ int cmd_score(int argc, char **argv)
     if (rc == EXIT_OK)
         rc = model_team(&o.model, 0, 0, &team);
     if (rc == EXIT_OK)
-        rc = splitpass_open(&model, (uint32_t) split, o.model.ctx, o.exact, team, &s.pass);
-    if (rc == EXIT_OK &&
-        (sampler_open(s.pass.n_vocab, &s.sampler) < 0 ||
-         (!o.local && codec_open(&o.split.codec, s.pass.d_model, &s.codec) < 0))) {
+        rc = splitpass_open(&model, (uint32_t)split, o.model.ctx, o.exact, team, &s.pass);
+    if (rc == EXIT_OK && (sampler_open(s.pass.n_vocab, &s.sampler) < 0 ||
+                          (!o.local && codec_open(&o.split.codec, s.pass.d_model, &s.codec) < 0))) {
         log_error("out of memory");
         rc = EXIT_FAILED;
     }
