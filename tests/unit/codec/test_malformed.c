@@ -7,6 +7,7 @@
 
 #include "codec/codec.h"
 #include "codec/cpu.h"
+#include "codec/outlier.h"
 
 #define COLS   100u
 #define STRIDE 103u
@@ -238,6 +239,42 @@ static void lying_parts_are_refused(void **state)
     REFUSED(8, 0x01, 0x00);
 }
 
+/* Rows wide enough for skips, which the codecs above are not. */
+static void gap_lists_of_wide_rows(void **state)
+{
+    static const struct {
+        uint8_t list[8];
+        uint32_t bytes, values, col; /* column 0: refused */
+    } cases[] = {
+        {{254, 10, 255}, 3, 1, 264},
+        {{254, 45, 255}, 3, 1, 299},
+        {{254, 46, 255}, 3, 1, 0},     /* column 300 */
+        {{1, 254, 255}, 3, 1, 0},      /* a skip that leads nowhere */
+        {{254, 254, 0, 255}, 4, 1, 0}, /* skips past the row */
+        {{254, 10}, 2, 0, 0},          /* no end */
+        {{254}, 1, 0, 0},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct codec_outliers o = {.form = OUTLIERS_GAPS};
+        const uint32_t len = cases[i].bytes + 2 * cases[i].values;
+        uint8_t *src = fence + FENCED_BYTES - len;
+        const uint8_t *end;
+        uint16_t pos[300];
+        float values[300];
+        memset(src, 0, len);
+        memcpy(src, cases[i].list, cases[i].bytes);
+        end = codec_outliers_read(&o, 300, src, src + len, pos, values);
+        if (!cases[i].col) {
+            assert_null(end);
+            continue;
+        }
+        assert_ptr_equal(end, src + len);
+        assert_int_equal(o.n, 1);
+        assert_int_equal(pos[0], cases[i].col);
+    }
+}
+
 static int open_codecs(void **state)
 {
     fence = fenced_alloc(FENCED_BYTES);
@@ -268,6 +305,7 @@ int main(void)
         cmocka_unit_test(noise_is_survived),
         cmocka_unit_test(lying_headers_are_refused),
         cmocka_unit_test(lying_parts_are_refused),
+        cmocka_unit_test(gap_lists_of_wide_rows),
     };
     unsigned tried = ~0u;
     int failed = 0;

@@ -26,6 +26,7 @@ static const struct vector {
     {"f16", {CODEC_F16}, 11, 2, 500, ROW_NORMAL},
     {"tsq-normal", {CODEC_TSQ, CODEC_TAU_MEAN, 4, .08f, 2, 8}, 67, 2, 1500, ROW_NORMAL},
     {"tsq-giants", {CODEC_TSQ, CODEC_TAU_MEAN, 4, .08f, 2, 8}, 300, 1, 1500, ROW_GIANTS},
+    {"tsq-massive", {CODEC_TSQ, CODEC_TAU_MEAN, 4, .08f, 2, 8}, 300, 1, 1500, ROW_MASSIVE},
     {"tsq-zero", {CODEC_TSQ, CODEC_TAU_MEAN, 4, .08f, 2, 8}, 40, 3, 1500, ROW_ZERO},
     {"tsq-constant", {CODEC_TSQ, CODEC_TAU_MEAN, 4, .08f, 2, 8}, 20, 1, 1500, ROW_CONSTANT},
     {"tsq-tiny", {CODEC_TSQ, CODEC_TAU_MEAN, 2, .05f, 3, 8}, 33, 1, 1500, ROW_TINY},

@@ -62,7 +62,8 @@ static inline float rng_normal(void)
 enum row_kind {
     ROW_ZERO,
     ROW_NORMAL,
-    ROW_GIANTS, /* small values, a few up to 27,000 */
+    ROW_GIANTS,  /* small values, a few up to 27,000 */
+    ROW_MASSIVE, /* one channel above all, as in SmolLM2's first token */
     ROW_CONSTANT,
     ROW_POSITIVE,
     ROW_SPARSE,
@@ -88,6 +89,9 @@ static inline void fill_row(float *x, uint32_t n, enum row_kind kind)
             break;
         case ROW_GIANTS:
             x[i] = rng_below(64) ? rng_normal() : rng_unit() * 27000.0f;
+            break;
+        case ROW_MASSIVE:
+            x[i] = i == n / 3 ? 20000.0f : 20.0f * rng_normal();
             break;
         case ROW_CONSTANT:
             x[i] = level;
