@@ -96,8 +96,8 @@ int tok_chat_load(struct tokenizer *t, const struct gguf *g)
         return 0;
     const char *end = s.ptr + s.len;
     /* <|im_sep|> marks a cousin of ChatML with another layout. */
-    t->chatml = find(s.ptr, end, START) && find(s.ptr, end, END) && !find(s.ptr, end, "<|im_sep|>") &&
-                has_special(t, START) && has_special(t, END);
+    t->chatml = find(s.ptr, end, START) && find(s.ptr, end, END) &&
+                !find(s.ptr, end, "<|im_sep|>") && has_special(t, START) && has_special(t, END);
     return t->chatml ? load_default_system(t, s.ptr, end) : 0;
 }
 

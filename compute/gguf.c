@@ -24,7 +24,7 @@
 #define TENSOR_MIN_BYTES  33u /* name length, one byte of name, n_dims, one dim, type, offset */
 
 static const uint8_t type_bytes[GGUF_TYPES] = {
-    [GGUF_U8] = 1,  [GGUF_I8] = 1,  [GGUF_U16] = 2,  [GGUF_I16] = 2, [GGUF_U32] = 4, [GGUF_I32] = 4,
+    [GGUF_U8] = 1,  [GGUF_I8] = 1,   [GGUF_U16] = 2, [GGUF_I16] = 2, [GGUF_U32] = 4, [GGUF_I32] = 4,
     [GGUF_F32] = 4, [GGUF_BOOL] = 1, [GGUF_U64] = 8, [GGUF_I64] = 8, [GGUF_F64] = 8,
 };
 
@@ -84,7 +84,7 @@ int gguf_pread(int fd, void *buf, size_t n, uint64_t at)
     return 0;
 }
 
-/* --- reading ------------------------------------------------------------------------------------ */
+/* --- reading --------------------------------------------------------------------------------- */
 
 static int load(struct parser *p, uint64_t end)
 {
@@ -170,7 +170,7 @@ static int take_name(struct parser *p, const char *what, uint64_t max, uint64_t 
     return 0;
 }
 
-/* --- metadata ----------------------------------------------------------------------------------- */
+/* --- metadata -------------------------------------------------------------------------------- */
 
 static int prove_scalars(struct parser *p, struct gguf_kv *kv)
 {
@@ -275,7 +275,7 @@ static int prove_metadata(struct parser *p, uint64_t n_kv)
     return 0;
 }
 
-/* --- tensors ------------------------------------------------------------------------------------ */
+/* --- tensors --------------------------------------------------------------------------------- */
 
 static int prove_shape(struct parser *p, struct gguf_tensor *t)
 {
@@ -385,7 +385,7 @@ static int prove_tensor_data(struct parser *p)
     return 0;
 }
 
-/* --- the file ----------------------------------------------------------------------------------- */
+/* --- the file -------------------------------------------------------------------------------- */
 
 static int prove(struct gguf *g, char *err)
 {

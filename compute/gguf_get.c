@@ -19,7 +19,7 @@ uint64_t gguf_file_bytes(const struct gguf *g)
     return g->file_bytes;
 }
 
-/* --- metadata ----------------------------------------------------------------------------------- */
+/* --- metadata -------------------------------------------------------------------------------- */
 
 static const struct gguf_kv *find_kv(const struct gguf *g, const char *key)
 {
@@ -183,7 +183,7 @@ bool gguf_str_next(struct gguf_str_iter *it, struct gguf_str *v)
     return true;
 }
 
-/* --- tensors ------------------------------------------------------------------------------------ */
+/* --- tensors --------------------------------------------------------------------------------- */
 
 uint32_t gguf_n_tensors(const struct gguf *g)
 {
@@ -233,7 +233,7 @@ int gguf_read(const struct gguf *g, const struct gguf_tensor *t, uint64_t from, 
     return 0;
 }
 
-/* --- fingerprint -------------------------------------------------------------------------------- */
+/* --- fingerprint ----------------------------------------------------------------------------- */
 
 static int hash_range(const struct gguf *g, XXH3_state_t *state, uint64_t at, size_t n)
 {

@@ -29,20 +29,20 @@ enum gguf_type {
 /* One proved key and value. Positions count from the start of the file. */
 struct gguf_kv {
     uint64_t key_at, key_len;
-    uint64_t at;           /* the value; of an array: its first element */
-    uint64_t n;            /* elements of an array, bytes of a string, else 1 */
-    enum gguf_type type;   /* of the value; of an array: of its elements */
+    uint64_t at;         /* the value; of an array: its first element */
+    uint64_t n;          /* elements of an array, bytes of a string, else 1 */
+    enum gguf_type type; /* of the value; of an array: of its elements */
     bool is_array;
 };
 
 struct gguf {
     char *path;
-    int fd;                /* -1: in memory */
+    int fd; /* -1: in memory */
     uint64_t file_bytes;
-    const uint8_t *meta;   /* the file's first meta_bytes, or all of it when in memory */
-    uint8_t *owned;        /* meta when we read it */
-    uint64_t meta_bytes;   /* header, metadata and tensor infos */
-    struct gguf_kv *kv;    /* sorted by key */
+    const uint8_t *meta; /* the file's first meta_bytes, or all of it when in memory */
+    uint8_t *owned;      /* meta when we read it */
+    uint64_t meta_bytes; /* header, metadata and tensor infos */
+    struct gguf_kv *kv;  /* sorted by key */
     uint64_t n_kv;
     struct gguf_tensor *tensors; /* in file order */
     const struct gguf_tensor **by_name;

@@ -11,15 +11,15 @@
 
 /* Unicode's White_Space, spelled out: pcre2's own \s also holds U+180E. */
 #define SPACES                                                                                     \
-    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"     \
+    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"    \
     "\\x{205f}\\x{3000}"
-#define SPACE       "[" SPACES "]"
-#define OTHER       "[^" SPACES "\\p{L}\\p{N}]"
-#define TRAIL       SPACE "+(?![^" SPACES "])" /* all but the last space before a word */
-#define SUFFIXES    "'s|'t|'re|'ve|'m|'ll|'d"
-#define ANY_CASE    "'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
+#define SPACE    "[" SPACES "]"
+#define OTHER    "[^" SPACES "\\p{L}\\p{N}]"
+#define TRAIL    SPACE "+(?![^" SPACES "])" /* all but the last space before a word */
+#define SUFFIXES "'s|'t|'re|'ve|'m|'ll|'d"
+#define ANY_CASE "'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
 #define ANY_CASE_OF(digits)                                                                        \
-    ANY_CASE "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?" OTHER "+[\\r\\n]*|" SPACE               \
+    ANY_CASE "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?" OTHER "+[\\r\\n]*|" SPACE              \
              "*[\\r\\n]+|" TRAIL "|" SPACE "+"
 
 struct kind {
@@ -45,12 +45,12 @@ struct pretok {
     pcre2_match_context *limits;
 };
 
-const char *pretok_supported(void)
+const char *tok_pre_supported(void)
 {
     return "gpt-2 smollm qwen2 llama-bpe";
 }
 
-int pretok_open(const char *name, size_t name_len, struct pretok **out)
+int tok_pre_open(const char *name, size_t name_len, struct pretok **out)
 {
     const struct kind *kind = NULL;
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
@@ -65,11 +65,12 @@ int pretok_open(const char *name, size_t name_len, struct pretok **out)
     int error;
     size_t where;
     p->kind = kind;
-    p->code = pcre2_compile((PCRE2_SPTR)kind->pattern, PCRE2_ZERO_TERMINATED,
-                            PCRE2_UTF | PCRE2_ANCHORED | PCRE2_NO_AUTO_CAPTURE, &error, &where, NULL);
+    p->code =
+        pcre2_compile((PCRE2_SPTR)kind->pattern, PCRE2_ZERO_TERMINATED,
+                      PCRE2_UTF | PCRE2_ANCHORED | PCRE2_NO_AUTO_CAPTURE, &error, &where, NULL);
     p->limits = pcre2_match_context_create(NULL);
     if (!p->code || !p->limits) {
-        pretok_close(p);
+        tok_pre_close(p);
         return -ENOMEM; /* the patterns are constants: nothing else can be wrong */
     }
     /* A run of spaces costs steps in proportion to its length; the default bound is for patterns
@@ -80,7 +81,7 @@ int pretok_open(const char *name, size_t name_len, struct pretok **out)
     return 0;
 }
 
-void pretok_close(struct pretok *p)
+void tok_pre_close(struct pretok *p)
 {
     if (!p)
         return;
@@ -89,29 +90,29 @@ void pretok_close(struct pretok *p)
     free(p);
 }
 
-bool pretok_whole_words(const struct pretok *p)
+bool tok_pre_whole_words(const struct pretok *p)
 {
     return p->kind->whole_words;
 }
 
-bool pretok_default_add_bos(const struct pretok *p)
+bool tok_pre_default_add_bos(const struct pretok *p)
 {
     return p->kind->default_add_bos;
 }
 
-int pretok_walk_open(const struct pretok *p, struct pretok_walk *w)
+int tok_pre_walk_open(const struct pretok *p, struct pretok_walk *w)
 {
     *w = (struct pretok_walk){.pretok = p, .match = pcre2_match_data_create(1, NULL)};
     return w->match ? 0 : -ENOMEM;
 }
 
-void pretok_walk_text(struct pretok_walk *w, const char *text, size_t len)
+void tok_pre_walk_text(struct pretok_walk *w, const char *text, size_t len)
 {
     w->at = w->valid = text;
     w->end = text + len;
 }
 
-void pretok_walk_close(struct pretok_walk *w)
+void tok_pre_walk_close(struct pretok_walk *w)
 {
     pcre2_match_data_free(w->match);
 }
@@ -142,7 +143,7 @@ static int match_valid(struct pretok_walk *w)
     return w->at < w->valid ? match(w, w->valid, PCRE2_NO_UTF_CHECK) : rc;
 }
 
-int pretok_next(struct pretok_walk *w, const char **word, size_t *len)
+int tok_pre_next(struct pretok_walk *w, const char **word, size_t *len)
 {
     if (w->at == w->end)
         return 0;

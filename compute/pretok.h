@@ -10,15 +10,15 @@
 
 struct pretok;
 
-/* By GGUF's name of it. 0, -ENOTSUP (unknown: see pretok_supported()), -ENOMEM. */
-int pretok_open(const char *name, size_t name_len, struct pretok **out);
-void pretok_close(struct pretok *p);
-const char *pretok_supported(void); /* "gpt-2 smollm ...": for errors */
+/* By GGUF's name of it. 0, -ENOTSUP (unknown: see tok_pre_supported()), -ENOMEM. */
+int tok_pre_open(const char *name, size_t name_len, struct pretok **out);
+void tok_pre_close(struct pretok *p);
+const char *tok_pre_supported(void); /* "gpt-2 smollm ...": for errors */
 
 /* A word that is a token as a whole is not merged from parts. */
-bool pretok_whole_words(const struct pretok *p);
+bool tok_pre_whole_words(const struct pretok *p);
 /* The model wants BOS when its file says nothing. */
-bool pretok_default_add_bos(const struct pretok *p);
+bool tok_pre_default_add_bos(const struct pretok *p);
 
 /* Walks the words of one text; one thread's. */
 struct pretok_walk {
@@ -28,13 +28,13 @@ struct pretok_walk {
     const char *valid; /* [at, valid) is known to be UTF-8 */
 };
 
-/* 0 or -ENOMEM. Walk many texts with one open walk: pretok_walk_text, then pretok_next till 0. */
-int pretok_walk_open(const struct pretok *p, struct pretok_walk *w);
-void pretok_walk_text(struct pretok_walk *w, const char *text, size_t len);
-void pretok_walk_close(struct pretok_walk *w);
+/* 0 or -ENOMEM. Walk many texts with one open walk: tok_pre_walk_text, then tok_pre_next till 0. */
+int tok_pre_walk_open(const struct pretok *p, struct pretok_walk *w);
+void tok_pre_walk_text(struct pretok_walk *w, const char *text, size_t len);
+void tok_pre_walk_close(struct pretok_walk *w);
 
 /* 1 and the next word; 0 at the end; -ENOMEM, -EOVERFLOW (the pattern gave up). The words cover the
  * text without gaps; a byte that is no UTF-8 is a word of its own. */
-int pretok_next(struct pretok_walk *w, const char **word, size_t *len);
+int tok_pre_next(struct pretok_walk *w, const char **word, size_t *len);
 
 #endif

@@ -26,7 +26,7 @@ void tok_close(struct tokenizer *t)
 {
     if (!t)
         return;
-    pretok_close(t->pretok);
+    tok_pre_close(t->pretok);
     free(t->type);
     free(t->offset);
     free(t->bytes);
@@ -66,7 +66,7 @@ bool tok_is_eog(const struct tokenizer *t, int32_t id)
     return false;
 }
 
-/* --- text to ids --------------------------------------------------------------------------------- */
+/* --- text to ids ------------------------------------------------------------------------------ */
 
 struct encoder {
     const struct tokenizer *t;
@@ -105,8 +105,8 @@ static int encode_plain(struct encoder *e, const char *text, size_t len)
     const char *word;
     size_t word_len;
     int rc;
-    pretok_walk_text(&e->walk, text, len);
-    while ((rc = pretok_next(&e->walk, &word, &word_len)) > 0)
+    tok_pre_walk_text(&e->walk, text, len);
+    while ((rc = tok_pre_next(&e->walk, &word, &word_len)) > 0)
         if ((rc = encode_word(e, word, word_len)))
             return rc;
     return rc;
@@ -138,16 +138,16 @@ int64_t tok_encode(const struct tokenizer *t, const char *text, size_t len, bool
     if (len > INT32_MAX) /* positions in a word are 32 bits wide */
         return -EOVERFLOW;
     struct encoder e = {.t = t, .ids = ids, .cap = cap};
-    int rc = pretok_walk_open(t->pretok, &e.walk);
+    int rc = tok_pre_walk_open(t->pretok, &e.walk);
     if (rc)
         return rc;
     rc = encode(&e, text, len, parse_special);
     tok_bpe_free(&e.bpe);
-    pretok_walk_close(&e.walk);
+    tok_pre_walk_close(&e.walk);
     return rc ? rc : e.n;
 }
 
-/* --- ids to text --------------------------------------------------------------------------------- */
+/* --- ids to text ------------------------------------------------------------------------------ */
 
 /* What the id shows, borrowed; -EINVAL. */
 static int64_t piece(const struct tokenizer *t, int32_t id, bool special, const char **bytes)

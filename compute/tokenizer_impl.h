@@ -34,16 +34,16 @@ struct tokenizer {
     struct pretok *pretok;
     uint64_t hash_seed; /* random: a file must not choose who collides */
     uint32_t n_vocab;
-    uint8_t *type;      /* [n_vocab] enum token_type */
-    uint32_t *offset;   /* [n_vocab + 1] into bytes */
-    char *bytes;        /* what each token stands for, one after the other */
+    uint8_t *type;        /* [n_vocab] enum token_type */
+    uint32_t *offset;     /* [n_vocab + 1] into bytes */
+    char *bytes;          /* what each token stands for, one after the other */
     int32_t byte_id[256]; /* -1: the vocabulary has no token for the byte */
-    struct index words;   /* of normal tokens by bytes; empty unless pretok_whole_words */
+    struct index words;   /* of normal tokens by bytes; empty unless tok_pre_whole_words */
     uint32_t n_merges;
     struct merge *merges; /* in rank order */
     struct index pairs;   /* of merges by (left, right) */
     uint32_t n_special;
-    int32_t *special; /* written in text: sorted by first byte, the longest first */
+    int32_t *special;           /* written in text: sorted by first byte, the longest first */
     uint32_t special_from[257]; /* those that begin with byte b: [from[b], from[b + 1]) */
     int32_t bos, eos, eog[MAX_EOG];
     uint32_t n_eog;

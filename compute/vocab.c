@@ -17,7 +17,7 @@
 
 #define FREE_SLOT UINT32_MAX
 
-/* --- GPT-2's alphabet ---------------------------------------------------------------------------- */
+/* --- GPT-2's alphabet ------------------------------------------------------------------------- */
 
 /* Printable Latin-1 stands for itself, the other 68 bytes are U+0100 and on, in order. */
 static bool is_itself(unsigned byte)
@@ -56,7 +56,7 @@ static int64_t spelt(const struct alphabet *a, const char *text, size_t len, cha
     return n;
 }
 
-/* --- hashed indices ------------------------------------------------------------------------------ */
+/* --- hashed indices --------------------------------------------------------------------------- */
 
 /* At most three quarters full. */
 static int index_open(struct index *x, uint64_t entries)
@@ -111,7 +111,7 @@ const struct merge *tok_find_merge(const struct tokenizer *t, int32_t left, int3
     return rank == FREE_SLOT ? NULL : &t->merges[rank];
 }
 
-/* --- tokens -------------------------------------------------------------------------------------- */
+/* --- tokens ----------------------------------------------------------------------------------- */
 
 static int load_types(struct tokenizer *t, const struct gguf *g, char *err)
 {
@@ -131,8 +131,8 @@ static int load_types(struct tokenizer *t, const struct gguf *g, char *err)
     for (uint32_t id = 0; id < t->n_vocab; id++) {
         uint32_t type = gguf_load32((const uint8_t *)types + (size_t)id * 4);
         if (type < TOKEN_NORMAL || type > TOKEN_BYTE)
-            return gguf_fail(gguf_path(g), err, -EBADMSG, "%s: token %u has type %u, must be 1 to 6",
-                             TYPES, id, type);
+            return gguf_fail(gguf_path(g), err, -EBADMSG,
+                             "%s: token %u has type %u, must be 1 to 6", TYPES, id, type);
         t->type[id] = (uint8_t)type;
     }
     return 0;
@@ -151,8 +151,8 @@ static int load_tokens(struct tokenizer *t, const struct gguf *g, const struct a
     for (struct gguf_str_iter count = it; gguf_str_next(&count, &s);)
         bytes += s.len;
     if (n == 0 || n > INT32_MAX || bytes >= UINT32_MAX)
-        return gguf_fail(gguf_path(g), err, -EBADMSG, "%s: %llu tokens of %llu bytes in all", TOKENS,
-                         (unsigned long long)n, (unsigned long long)bytes);
+        return gguf_fail(gguf_path(g), err, -EBADMSG, "%s: %llu tokens of %llu bytes in all",
+                         TOKENS, (unsigned long long)n, (unsigned long long)bytes);
     t->n_vocab = (uint32_t)n;
     if ((rc = load_types(t, g, err)))
         return rc;
@@ -195,7 +195,7 @@ static int index_words(struct tokenizer *t)
     return 0;
 }
 
-/* --- merges -------------------------------------------------------------------------------------- */
+/* --- merges ----------------------------------------------------------------------------------- */
 
 /* "left right": both and their join are tokens. */
 static int load_merge(const struct tokenizer *t, const struct alphabet *a, const struct gguf_str *s,
@@ -255,7 +255,7 @@ static int load_merges(struct tokenizer *t, const struct gguf *g, const struct a
     return rc;
 }
 
-/* --- special tokens ------------------------------------------------------------------------------ */
+/* --- special tokens --------------------------------------------------------------------------- */
 
 static int compare_special(const void *a, const void *b, void *tokenizer)
 {
@@ -296,7 +296,8 @@ static int index_specials(struct tokenizer *t)
 int32_t tok_find_special(const struct tokenizer *t, const char *text, size_t len,
                          bool parse_special)
 {
-    for (uint32_t i = t->special_from[(uint8_t)*text]; i < t->special_from[(uint8_t)*text + 1]; i++) {
+    for (uint32_t i = t->special_from[(uint8_t)*text]; i < t->special_from[(uint8_t)*text + 1];
+         i++) {
         int32_t id = t->special[i];
         size_t n;
         const char *p = tok_bytes(t, id, &n);
@@ -348,7 +349,7 @@ static int load_special_ids(struct tokenizer *t, const struct gguf *g, char *err
     }
     rc = gguf_bool(g, "tokenizer.ggml.add_bos_token", &t->add_bos);
     if (rc == -ENOENT)
-        t->add_bos = pretok_default_add_bos(t->pretok);
+        t->add_bos = tok_pre_default_add_bos(t->pretok);
     else if (rc)
         return gguf_fail(gguf_path(g), err, -EBADMSG,
                          "tokenizer.ggml.add_bos_token: must be a bool");
@@ -356,7 +357,7 @@ static int load_special_ids(struct tokenizer *t, const struct gguf *g, char *err
     return 0;
 }
 
-/* --- all ----------------------------------------------------------------------------------------- */
+/* --- all -------------------------------------------------------------------------------------- */
 
 static int load_kind(struct tokenizer *t, const struct gguf *g, char *err)
 {
@@ -373,11 +374,11 @@ static int load_kind(struct tokenizer *t, const struct gguf *g, char *err)
     if (rc)
         return gguf_fail(gguf_path(g), err, rc == -ENOENT ? -ENOTSUP : -EBADMSG,
                          "tokenizer.ggml.pre: %s; supported: %s",
-                         rc == -ENOENT ? "is missing" : "must be a string", pretok_supported());
-    rc = pretok_open(s.ptr, s.len, &t->pretok);
+                         rc == -ENOENT ? "is missing" : "must be a string", tok_pre_supported());
+    rc = tok_pre_open(s.ptr, s.len, &t->pretok);
     if (rc == -ENOTSUP)
         gguf_fail(gguf_path(g), err, rc, "pre-tokenizer \"%.*s\" is not supported; supported: %s",
-                  s.len > 40 ? 40 : (int)s.len, s.ptr, pretok_supported());
+                  s.len > 40 ? 40 : (int)s.len, s.ptr, tok_pre_supported());
     return rc;
 }
 
@@ -388,11 +389,11 @@ int tok_vocab_load(struct tokenizer *t, const struct gguf *g, char *err)
     alphabet_fill(&a);
     if (getrandom(&t->hash_seed, sizeof t->hash_seed, GRND_NONBLOCK) < 0)
         t->hash_seed = (uintptr_t)t; /* early at boot: still not the file's choice */
-    if ((rc = load_kind(t, g, err)) || (rc = load_tokens(t, g, &a, err)) ||
-        (rc = index_words(t)) || (rc = load_merges(t, g, &a, err)) || (rc = index_specials(t)) ||
+    if ((rc = load_kind(t, g, err)) || (rc = load_tokens(t, g, &a, err)) || (rc = index_words(t)) ||
+        (rc = load_merges(t, g, &a, err)) || (rc = index_specials(t)) ||
         (rc = load_special_ids(t, g, err)))
         return rc;
-    if (!pretok_whole_words(t->pretok)) { /* ids are enough from here on */
+    if (!tok_pre_whole_words(t->pretok)) { /* ids are enough from here on */
         free(t->words.slots);
         t->words.slots = NULL;
     }

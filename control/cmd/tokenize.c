@@ -25,9 +25,9 @@ struct job {
 };
 
 static const struct argp_option option_list[] = {
-    { "model", 'm', "FILE", 0, "The model, a GGUF file", 0 },
-    { "decode", 'd', NULL, 0, "From ids to text", 0 },
-    { 0 },
+    {"model", 'm', "FILE", 0, "The model, a GGUF file", 0},
+    {"decode", 'd', NULL, 0, "From ids to text", 0},
+    {0},
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -42,8 +42,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case ARGP_KEY_END:
         if (!o->model)
-            argp_error(state, "-m FILE is missing: `tools/fetch-model smollm2` prints the path of a "
-                              "small model");
+            argp_error(state,
+                       "-m FILE is missing: `tools/fetch-model smollm2` prints the path of a "
+                       "small model");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -55,11 +56,14 @@ static const struct argp argp = {
     parse,
     NULL,
     "Turns text into the model's token ids, or ids into text.\v"
-    "Reads a JSON object a line from stdin: {\"text\": ..., \"parse_special\": ...} (the second may be "
-    "left out: control tokens in the text are plain text then) and writes {\"ids\": [...]} for each. "
-    "With --decode reads {\"ids\": [...]} and writes {\"text\": ...}; bytes that are no UTF-8 become "
-    "U+FFFD there, and \"bytes\" has the exact ones in hexadecimal. Other fields are ignored.",
-    NULL, NULL, NULL,
+    "Reads a JSON object a line from stdin: {\"text\": ..., \"parse_special\": ...} (the second\n"
+    "may be left out: control tokens in the text are plain text then) and writes {\"ids\": [...]}\n"
+    "for each. With --decode reads {\"ids\": [...]} and writes {\"text\": ...}; bytes that are no\n"
+    "UTF-8 become U+FFFD there, and \"bytes\" has the exact ones in hexadecimal. Other fields are\n"
+    "ignored.",
+    NULL,
+    NULL,
+    NULL,
 };
 
 static int bad(const struct job *j, const char *what)
@@ -88,7 +92,7 @@ static int print(const struct job *j, json_t *object)
     return rc;
 }
 
-/* --- text to ids --------------------------------------------------------------------------------- */
+/* --- text to ids ------------------------------------------------------------------------------ */
 
 static int print_ids(const struct job *j, const int32_t *ids, int64_t n)
 {
@@ -109,15 +113,17 @@ static int encode(const struct job *j, const json_t *object)
 
     size_t len = json_string_length(text);
     int32_t *ids = reallocarray(NULL, len + 1, sizeof *ids); /* an id has at least a byte */
-    int64_t n = ids ? tok_encode(j->tok, json_string_value(text), len, json_is_true(special), ids, len)
-                    : -ENOMEM;
-    int rc = n >= 0 ? print_ids(j, ids, n)
-                    : (n == -ENOMEM ? no_memory(j) : bad(j, "the text is too long"));
+    int64_t n = -ENOMEM;
+    if (ids)
+        n = tok_encode(j->tok, json_string_value(text), len, json_is_true(special), ids, len);
+    int rc = n >= 0         ? print_ids(j, ids, n)
+             : n == -ENOMEM ? no_memory(j)
+                            : bad(j, "the text is too long");
     free(ids);
     return rc;
 }
 
-/* --- ids to text --------------------------------------------------------------------------------- */
+/* --- ids to text ------------------------------------------------------------------------------ */
 
 static json_t *hex(const char *bytes, size_t n)
 {
@@ -151,7 +157,8 @@ static int read_ids(const struct job *j, const json_t *array, int32_t *ids)
     char what[96];
     size_t i;
     json_t *id;
-    json_array_foreach(array, i, id) {
+    json_array_foreach(array, i, id)
+    {
         json_int_t v = json_integer_value(id);
         if (!json_is_integer(id) || v < 0 || v >= tok_n_vocab(j->tok)) {
             snprintf(what, sizeof what, "\"ids\"[%zu] must be a token id, 0 to %u", i,
@@ -188,7 +195,7 @@ out:
     return rc;
 }
 
-/* ------------------------------------------------------------------------------------------------- */
+/* ---------------------------------------------------------------------------------------------- */
 
 static int run_line(const struct job *j, const char *text, size_t len)
 {
@@ -232,7 +239,7 @@ static int run_lines(struct job *j)
 
 int cmd_tokenize(int argc, char **argv)
 {
-    struct options o = { 0 };
+    struct options o = {0};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
 
     char err[GGUF_ERR];
@@ -246,7 +253,7 @@ int cmd_tokenize(int argc, char **argv)
         log_error("%s", err);
         return rc == -ENOMEM || rc == -EIO ? EXIT_FAILED : EXIT_USAGE;
     }
-    struct job j = { .tok = tok, .decode = o.decode };
+    struct job j = {.tok = tok, .decode = o.decode};
     rc = run_lines(&j);
     tok_close(tok);
     return rc;

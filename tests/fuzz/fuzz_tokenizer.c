@@ -15,15 +15,21 @@ static void open_all(void)
 {
     static const char *const pres[4] = {"gpt-2", "smollm", "qwen2", "llama-bpe"};
     static const struct vocab_token tokens[] = {
-        {"he", 1},  {"ll", 1},  {"hell", 1},      {"hello", 1},     {"Ġh", 1},
-        {"ĠĠ", 1}, {"ĠĠĠĠ", 1}, {"<|im_start|>", 3}, {"<|im_end|>", 3}, {"<|im", 4},
-        {"ä½", 1},
+        {"he", 1},   {"ll", 1},           {"hell", 1},       {"hello", 1}, {"Ġh", 1}, {"ĠĠ", 1},
+        {"ĠĠĠĠ", 1}, {"<|im_start|>", 3}, {"<|im_end|>", 3}, {"<|im", 4},  {"ä½", 1},
     };
-    static const char *const merges[] = {"l l", "h e", "he ll", "hell o", "Ġ h", "Ġ Ġ", "ĠĠ ĠĠ",
-                                         "ä ½"};
+    static const char *const merges[] = {"l l", "h e", "he ll", "hell o",
+                                         "Ġ h", "Ġ Ġ", "ĠĠ ĠĠ", "ä ½"};
     for (int i = 0; i < 4; i++) {
-        const struct vocab v = {"gpt2", pres[i], NULL, tokens, sizeof tokens / sizeof tokens[0],
-                                merges, sizeof merges / sizeof merges[0], -1, 0};
+        const struct vocab v = {"gpt2",
+                                pres[i],
+                                NULL,
+                                tokens,
+                                sizeof tokens / sizeof tokens[0],
+                                merges,
+                                sizeof merges / sizeof merges[0],
+                                -1,
+                                0};
         struct build b = {0};
         struct gguf *g;
         char err[GGUF_ERR];

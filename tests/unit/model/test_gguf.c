@@ -20,7 +20,7 @@
 #define F32  0
 #define Q8_0 8
 
-/* --- opening ------------------------------------------------------------------------------------- */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 /* In a block of its own size, so that a sanitizer sees every byte read past. */
 static int open_exact(const struct build *b, size_t n, void **copy, struct gguf **g, char *err)
@@ -309,7 +309,7 @@ LIE(name)
     refuse(&b, -EBADMSG, "tensor same: the name is there twice");
 }
 
-/* --- a true file --------------------------------------------------------------------------------- */
+/* --- a true file ------------------------------------------------------------------------------ */
 
 static void true_file(struct build *b, uint32_t gguf_version)
 {
@@ -609,30 +609,18 @@ static void test_damage(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(lie_magic),
-        cmocka_unit_test(lie_version),
-        cmocka_unit_test(lie_counts),
-        cmocka_unit_test(lie_key),
-        cmocka_unit_test(lie_key_twice),
-        cmocka_unit_test(lie_value_type),
-        cmocka_unit_test(lie_nested_array),
-        cmocka_unit_test(lie_bool),
-        cmocka_unit_test(lie_string),
-        cmocka_unit_test(lie_array_length),
-        cmocka_unit_test(lie_array_string),
-        cmocka_unit_test(lie_alignment),
-        cmocka_unit_test(lie_shape),
-        cmocka_unit_test(lie_offset),
-        cmocka_unit_test(lie_data_start),
-        cmocka_unit_test(lie_name),
-        cmocka_unit_test(test_true_file),
-        cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_long_metadata),
-        cmocka_unit_test(test_fingerprint),
-        cmocka_unit_test(test_cut_in_use),
-        cmocka_unit_test(test_not_a_file),
-        cmocka_unit_test(test_long_path),
-        cmocka_unit_test(test_damage),
+        cmocka_unit_test(lie_magic),          cmocka_unit_test(lie_version),
+        cmocka_unit_test(lie_counts),         cmocka_unit_test(lie_key),
+        cmocka_unit_test(lie_key_twice),      cmocka_unit_test(lie_value_type),
+        cmocka_unit_test(lie_nested_array),   cmocka_unit_test(lie_bool),
+        cmocka_unit_test(lie_string),         cmocka_unit_test(lie_array_length),
+        cmocka_unit_test(lie_array_string),   cmocka_unit_test(lie_alignment),
+        cmocka_unit_test(lie_shape),          cmocka_unit_test(lie_offset),
+        cmocka_unit_test(lie_data_start),     cmocka_unit_test(lie_name),
+        cmocka_unit_test(test_true_file),     cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_long_metadata), cmocka_unit_test(test_fingerprint),
+        cmocka_unit_test(test_cut_in_use),    cmocka_unit_test(test_not_a_file),
+        cmocka_unit_test(test_long_path),     cmocka_unit_test(test_damage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -18,13 +18,13 @@ static void check(const char *name, const char *text, const char *want)
     const char *word, *at = text;
     size_t len;
     int rc;
-    assert_int_equal(pretok_open(name, strlen(name), &p), 0);
-    assert_int_equal(pretok_walk_open(p, &w), 0);
+    assert_int_equal(tok_pre_open(name, strlen(name), &p), 0);
+    assert_int_equal(tok_pre_walk_open(p, &w), 0);
     /* In a block of its own size, so that a sanitizer sees every byte read past. */
     char *exact = malloc(strlen(text) + !*text);
     memcpy(exact, text, strlen(text));
-    pretok_walk_text(&w, exact, strlen(text));
-    while ((rc = pretok_next(&w, &word, &len)) > 0) {
+    tok_pre_walk_text(&w, exact, strlen(text));
+    while ((rc = tok_pre_next(&w, &word, &len)) > 0) {
         assert_ptr_equal(word, exact + (at - text));
         at += len;
         strcat(got, "|");
@@ -35,8 +35,8 @@ static void check(const char *name, const char *text, const char *want)
     if (strcmp(got, want) != 0)
         fail_msg("%s: \"%s\" gives \"%s\", must be \"%s\"", name, text, got, want);
     free(exact);
-    pretok_walk_close(&w);
-    pretok_close(p);
+    tok_pre_walk_close(&w);
+    tok_pre_close(p);
 }
 
 static void test_words(void **state)
@@ -48,7 +48,8 @@ static void test_words(void **state)
         check(all[i], "we've don't", "|we|'ve| don|'t");
         check(all[i], "  two   three ", "| | two|  | three| ");
         check(all[i], "a \t b", "|a| \t| b");
-        check(all[i], "naïve 你好 ½!", all[i][0] == 'g' ? "|naïve| 你好| ½|!" : "|naïve| 你好| |½|!");
+        check(all[i], "naïve 你好 ½!",
+              all[i][0] == 'g' ? "|naïve| 你好| ½|!" : "|naïve| 你好| |½|!");
         /* U+00A0 and U+3000 are spaces, U+180E is none. */
         check(all[i], "a\u3000\u00a0", "|a|\u3000\u00a0");
         check(all[i], "- \u180e", "|-| \u180e");
@@ -86,7 +87,10 @@ static void test_lines(void **state)
 /* Bytes that are no UTF-8 stand alone; the text around them is cut as ever. */
 static void test_invalid(void **state)
 {
-    check("gpt-2", "ab\xff\xfe" "cd", "|ab|\xff|\xfe|cd");
+    check("gpt-2",
+          "ab\xff\xfe"
+          "cd",
+          "|ab|\xff|\xfe|cd");
     check("qwen2", "x \xe4\xbd y", "|x| |\xe4|\xbd| y");
     check("smollm", "\xc0\x80", "|\xc0|\x80");
     check("smollm", "a\xed\xa0\x80", "|a|\xed|\xa0|\x80");
@@ -109,14 +113,14 @@ static void test_long(void **state)
             size_t len, total = 0;
             memset(text, fill[f], n);
             text[n - 1] = 'x';
-            assert_int_equal(pretok_open(all[i], strlen(all[i]), &p), 0);
-            assert_int_equal(pretok_walk_open(p, &w), 0);
-            pretok_walk_text(&w, text, n);
-            while (pretok_next(&w, &word, &len) > 0)
+            assert_int_equal(tok_pre_open(all[i], strlen(all[i]), &p), 0);
+            assert_int_equal(tok_pre_walk_open(p, &w), 0);
+            tok_pre_walk_text(&w, text, n);
+            while (tok_pre_next(&w, &word, &len) > 0)
                 total += len;
             assert_int_equal(total, n);
-            pretok_walk_close(&w);
-            pretok_close(p);
+            tok_pre_walk_close(&w);
+            tok_pre_close(p);
         }
     }
     free(text);
@@ -125,25 +129,24 @@ static void test_long(void **state)
 static void test_names(void **state)
 {
     struct pretok *p;
-    assert_int_equal(pretok_open("gpt", 3, &p), -ENOTSUP);
-    assert_int_equal(pretok_open("gpt-22", 6, &p), -ENOTSUP);
-    assert_int_equal(pretok_open("", 0, &p), -ENOTSUP);
-    assert_int_equal(pretok_open("llama-bpe", 9, &p), 0);
-    assert_true(pretok_whole_words(p) && pretok_default_add_bos(p));
-    pretok_close(p);
-    assert_int_equal(pretok_open("qwen2", 5, &p), 0);
-    assert_false(pretok_whole_words(p) || pretok_default_add_bos(p));
-    pretok_close(p);
-    assert_string_equal(pretok_supported(), "gpt-2 smollm qwen2 llama-bpe");
-    pretok_close(NULL);
+    assert_int_equal(tok_pre_open("gpt", 3, &p), -ENOTSUP);
+    assert_int_equal(tok_pre_open("gpt-22", 6, &p), -ENOTSUP);
+    assert_int_equal(tok_pre_open("", 0, &p), -ENOTSUP);
+    assert_int_equal(tok_pre_open("llama-bpe", 9, &p), 0);
+    assert_true(tok_pre_whole_words(p) && tok_pre_default_add_bos(p));
+    tok_pre_close(p);
+    assert_int_equal(tok_pre_open("qwen2", 5, &p), 0);
+    assert_false(tok_pre_whole_words(p) || tok_pre_default_add_bos(p));
+    tok_pre_close(p);
+    assert_string_equal(tok_pre_supported(), "gpt-2 smollm qwen2 llama-bpe");
+    tok_pre_close(NULL);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_words),   cmocka_unit_test(test_digits),
-        cmocka_unit_test(test_case),    cmocka_unit_test(test_lines),
-        cmocka_unit_test(test_invalid), cmocka_unit_test(test_long),
+        cmocka_unit_test(test_words), cmocka_unit_test(test_digits),  cmocka_unit_test(test_case),
+        cmocka_unit_test(test_lines), cmocka_unit_test(test_invalid), cmocka_unit_test(test_long),
         cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

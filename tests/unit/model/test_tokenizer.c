@@ -17,16 +17,16 @@
 
 /* Ġ is the letter of the space. */
 static const struct vocab_token hello_tokens[] = {
-    {"he", 1},         {"ll", 1},         {"hell", 1},      {"hello", 1}, {"Ġh", 1},
-    {"lo", 1},         {"<|im_start|>", 3}, {"<|im_end|>", 3}, {"<|im", 4}, {"<tool>", 4},
-    {"<|endoftext|>", 2}, {"[PAD]", 5},
+    {"he", 1},   {"ll", 1},     {"hell", 1},          {"hello", 1},
+    {"Ġh", 1},   {"lo", 1},     {"<|im_start|>", 3},  {"<|im_end|>", 3},
+    {"<|im", 4}, {"<tool>", 4}, {"<|endoftext|>", 2}, {"[PAD]", 5},
 };
 enum { HE = 256, LL, HELL, HELLO, SPACE_H, LO, IM_START, IM_END, IM, TOOL, ENDOFTEXT, PAD };
 static const char *const hello_merges[] = {"l l", "h e", "he ll", "hell o", "Ġ h", "l o", "l l"};
 
 static const struct vocab hello = {
-    "gpt2", "gpt-2", NULL, hello_tokens, COUNT(hello_tokens), hello_merges, COUNT(hello_merges), -1,
-    IM_END,
+    "gpt2", "gpt-2", NULL, hello_tokens, COUNT(hello_tokens), hello_merges, COUNT(hello_merges),
+    -1,     IM_END,
 };
 
 static int try_open(const struct vocab *v, struct tokenizer **t, char *err)
@@ -190,7 +190,7 @@ static void test_whole_words(void **state)
     tok_close(t);
 }
 
-/* --- against the plain way ----------------------------------------------------------------------- */
+/* --- against the plain way -------------------------------------------------------------------- */
 
 /* Merge the lowest rank, the leftmost of its places, until none is left. */
 static size_t plain_bpe(const int32_t (*merges)[2], size_t n_merges, int32_t *ids, size_t n)
@@ -212,8 +212,8 @@ static size_t plain_bpe(const int32_t (*merges)[2], size_t n_merges, int32_t *id
 enum { RANDOM_MERGES = 40, RANDOM_TEXT = 24 };
 
 /* Over the letters a, b and c: random merges of earlier tokens, each with a new text. */
-static size_t random_vocab(unsigned *seed, char (*texts)[RANDOM_TEXT], char (*lines)[2 * RANDOM_TEXT],
-                           int32_t (*merges)[2])
+static size_t random_vocab(unsigned *seed, char (*texts)[RANDOM_TEXT],
+                           char (*lines)[2 * RANDOM_TEXT], int32_t (*merges)[2])
 {
     size_t n = 0;
     for (int tries = 0; tries < 400 && n < RANDOM_MERGES; tries++) {
@@ -318,7 +318,7 @@ static void test_random_bytes(void **state)
     }
 }
 
-/* --- lies ---------------------------------------------------------------------------------------- */
+/* --- lies ------------------------------------------------------------------------------------- */
 
 static void test_refused(void **state)
 {
@@ -337,8 +337,8 @@ static void test_refused(void **state)
     v.eos = PAD + 1;
     refuse(&v, -EBADMSG, "tokenizer.ggml.eos_token_id: must be a token id below 268");
 
-    static const char *const bad_merges[] = {"hl", "h l", "", " h", "h ", "x he", "€ h", "\xff h",
-                                             "<|im_start|> h"};
+    static const char *const bad_merges[] = {
+        "hl", "h l", "", " h", "h ", "x he", "€ h", "\xff h", "<|im_start|> h"};
     for (size_t i = 0; i < COUNT(bad_merges); i++) {
         const char *const two[] = {"l l", bad_merges[i]};
         v = hello;
@@ -397,7 +397,7 @@ static void test_refused_arrays(void **state)
     refuse_arrays(&b, "tokenizer.ggml.merges: is missing");
 }
 
-/* --- chat ---------------------------------------------------------------------------------------- */
+/* --- chat ------------------------------------------------------------------------------------- */
 
 static void check_chat(const char *template, const char *want)
 {

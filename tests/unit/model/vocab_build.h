@@ -11,7 +11,7 @@ struct vocab_token {
 };
 
 struct vocab {
-    const char *model, *pre, *chat; /* NULL: not in the file */
+    const char *model, *pre, *chat;   /* NULL: not in the file */
     const struct vocab_token *tokens; /* those after the bytes */
     size_t n_tokens;
     const char *const *merges;
