@@ -147,6 +147,23 @@ static bool is_ring_name(const char *s)
     return strncmp(s, "isthmus", 7) == 0 && strspn(s + 7, "0123456789abcdef") == strlen(s + 7);
 }
 
+static int burst_in(struct memif *m, struct pkt **pkts, int n)
+{
+    struct rte_mbuf *mbufs[BURST];
+    int got = 0;
+    int k = rte_eth_rx_burst(m->dev, 0, mbufs, (uint16_t)(n < BURST ? n : BURST));
+    m->drained = k == 0;
+    for (int i = 0; i < k; i++) {
+        struct pkt *p = mbuf_received(m->port.pool, mbufs[i], FRAME_MAX);
+        if (!p)
+            continue;
+        m->port.stats.rx_packets++;
+        m->port.stats.rx_bytes += p->len;
+        pkts[got++] = p;
+    }
+    return got;
+}
+
 /* --- meeting and parting ------------------------------------------------------------------------
  */
 
@@ -228,8 +245,12 @@ static int join_as_client(struct memif *m)
             return -EIO;
     }
     intr_dispatch(&m->intr);
-    if (dev_link_up(m))
+    if (dev_link_up(m)) {
+        struct pkt *none[1];
+        if (burst_in(m, none, 1) > 0) /* posts the buffers the server sends into */
+            pkt_unref(none[0]);
         return rdv_send_ready(m->peer_fd);
+    }
     return rdv_hung_up(m->peer_fd) ? -EPIPE : -EAGAIN;
 }
 
@@ -291,23 +312,6 @@ static void housekeeping(struct memif *m, uint64_t now)
 
 /* --- the port -----------------------------------------------------------------------------------
  */
-
-static int burst_in(struct memif *m, struct pkt **pkts, int n)
-{
-    struct rte_mbuf *mbufs[BURST];
-    int got = 0;
-    int k = rte_eth_rx_burst(m->dev, 0, mbufs, (uint16_t)(n < BURST ? n : BURST));
-    m->drained = k == 0;
-    for (int i = 0; i < k; i++) {
-        struct pkt *p = mbuf_received(m->port.pool, mbufs[i], FRAME_MAX);
-        if (!p)
-            continue;
-        m->port.stats.rx_packets++;
-        m->port.stats.rx_bytes += p->len;
-        pkts[got++] = p;
-    }
-    return got;
-}
 
 static int memif_rx(struct port *port, struct pkt **pkts, int n)
 {
