@@ -3,6 +3,7 @@
 """The commands as a user meets them: help, one prompt, JSON fields, chat, requests, two terminals."""
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -24,6 +25,10 @@ def helps():
         e2e.check(done.returncode == 0 and "Usage: isthmus " + name in done.stdout,
                   "%s --help: exit %d, %r" % (name, done.returncode, done.stdout[:80]))
         e2e.check("  %s " % name in top.stdout, "isthmus --help lists " + name)
+        with open(os.path.join(e2e.ROOT, "docs", "man", "isthmus-%s.1" % name), encoding="utf-8") as f:
+            page = f.read().replace("\\-", "-")
+        for option in re.findall(r"(?<=[ ,])--[a-z][a-z-]+", done.stdout):
+            e2e.check(option in page, "isthmus-%s(1) does not explain %s" % (name, option))
         done = e2e.isthmus(name, "--version")
         e2e.check(done.stdout.startswith("isthmus 0."), name + " --version")
     e2e.say("%d commands explain themselves" % len(COMMANDS))
