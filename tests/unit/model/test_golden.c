@@ -64,7 +64,7 @@ static struct tokenizer *open_model(const char *env)
 {
     char err[GGUF_ERR];
     struct gguf *g;
-    struct tokenizer *t;
+    struct tokenizer *t = NULL;
     const char *path = getenv(env);
     if (!path)
         missing(env);
