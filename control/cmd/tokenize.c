@@ -56,10 +56,10 @@ static const struct argp argp = {
     parse,
     NULL,
     "Turns text into the model's token ids, or ids into text.\v"
-    "Reads a JSON object a line from stdin: {\"text\": ..., \"parse_special\": ...} (the second\n"
-    "may be left out: control tokens in the text are plain text then) and writes {\"ids\": [...]}\n"
-    "for each. With --decode reads {\"ids\": [...]} and writes {\"text\": ...}; bytes that are no\n"
-    "UTF-8 become U+FFFD there, and \"bytes\" has the exact ones in hexadecimal. Other fields are\n"
+    "Reads a JSON object a line from stdin: {\"text\": ..., \"parse_special\": ...} (the second "
+    "may be left out: control tokens in the text are plain text then) and writes {\"ids\": [...]} "
+    "for each. With --decode reads {\"ids\": [...]} and writes {\"text\": ...}; bytes that are no "
+    "UTF-8 become U+FFFD there, and \"bytes\" has the exact ones in hexadecimal. Other fields are "
     "ignored.",
     NULL,
     NULL,
