@@ -163,7 +163,7 @@ static float grid_error(const float *dense, size_t n, const struct codec_grid *g
 static void quantize(const float *dense, size_t n, const struct codec_grid *g, uint8_t *codes)
 {
     const __m256 inv = _mm256_set1_ps(g->inv), bias = _mm256_set1_ps(g->bias);
-    const __m256i top = _mm256_set1_epi8((char)g->top);
+    const __m256i top = _mm256_set1_epi8((char)(uint8_t)g->top);
     const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
 
     for (size_t i = 0; i < n; i += 32) {
