@@ -15,20 +15,6 @@
 #include "codec/tabq.h"
 #include "codec/tile.h"
 
-/* Part head: width in bits 0..3, outlier form in 4..5, wide outliers in 6, bit 7 zero. */
-#define PART_WIDTH    0x0fu
-#define PART_FORM_AT  4
-#define PART_FORM     0x3u
-#define PART_WIDE     0x40u
-#define PART_RESERVED 0x80u
-
-#define PART_HEAD_BYTES 1u
-#define PART_GRID_BYTES 3u /* scale u16, zero u8 */
-
-/* A cut row's parts are never narrower than this has to be, so that no capacity makes the search
- * for the fewest parts long. */
-#define CUT_COLS 64u
-
 /* TAB-Q's norm counts a value as at most this many T: a giant in one channel (SmolLM2 has rows of
  * norm 24,000 around values of 100) would otherwise let everything else round to nothing. */
 #define NORM_CAP 8.0
@@ -55,92 +41,6 @@ struct part {
     struct codec_outliers outliers;
     struct codec_grid grid;
 };
-
-/* --- parameters and sizes --- */
-
-struct codec_params codec_params_default(enum codec_mode mode)
-{
-    return (struct codec_params){
-        .mode = mode,
-        .tau_rule = CODEC_TAU_MEAN,
-        .tau = 4.0f,
-        .delta = 0.08f,
-        .qmin = 2,
-        .qmax = CODEC_QMAX,
-    };
-}
-
-int codec_params_check(const struct codec_params *p)
-{
-    if (p->mode == CODEC_F32 || p->mode == CODEC_F16)
-        return 0;
-    if (p->mode != CODEC_TSQ)
-        return -EINVAL;
-    if (p->tau_rule != CODEC_TAU_MEAN && p->tau_rule != CODEC_TAU_ABS)
-        return -EINVAL;
-    if (!(p->tau > 0.0f) || !isfinite(p->tau) || !(p->delta > 0.0f) || !(p->delta < 1.0f))
-        return -EINVAL;
-    if (p->qmin < 1 || p->qmin > p->qmax || p->qmax > CODEC_QMAX)
-        return -EINVAL;
-    return 0;
-}
-
-uint32_t codec_params_id(const struct codec_params *p)
-{
-    const uint8_t agreed[] = {'t', 'i', 'l', 'e', TILE_VERSION, (uint8_t)p->mode};
-    uint32_t hash = 2166136261u; /* FNV-1a */
-
-    for (size_t i = 0; i < sizeof(agreed); i++)
-        hash = (hash ^ agreed[i]) * 16777619u;
-    return hash;
-}
-
-static size_t raw_bytes(enum codec_mode mode, size_t values)
-{
-    return values * (mode == CODEC_F32 ? 4 : 2);
-}
-
-/* The most a part of `cols` values takes when up to `outliers` of them are set aside. An f32
- * outlier costs more than a code, so the worst has as many outliers as may be. */
-static size_t part_bound(uint32_t cols, uint32_t outliers, unsigned qmax)
-{
-    size_t dense = cols - outliers;
-
-    return PART_HEAD_BYTES + (outliers ? (cols + 7) / 8 + 4 * (size_t)outliers : 0) +
-           (dense ? PART_GRID_BYTES + (dense * qmax + 7) / 8 : 0);
-}
-
-/* Of a whole row, fewer than cols / tau values exceed tau times the mean (and a little room for the
- * rounding of T). */
-static uint32_t row_outliers_max(const struct codec_params *p, uint32_t cols)
-{
-    double most = (double)cols / (double)p->tau * (1.0 + 0x1p-20);
-
-    return p->tau_rule == CODEC_TAU_MEAN && most < (double)cols ? (uint32_t)most : cols;
-}
-
-static size_t row_bound(const struct codec_params *p, uint32_t cols)
-{
-    if (p->mode != CODEC_TSQ)
-        return raw_bytes(p->mode, cols);
-    return part_bound(cols, row_outliers_max(p, cols), p->qmax);
-}
-
-size_t codec_bound(const struct codec_params *p, uint32_t rows, uint32_t cols)
-{
-    if (rows < 1 || rows > CODEC_ROWS_MAX || cols < 1 || cols > CODEC_COLS_MAX)
-        return 0;
-    return TILE_HEADER_BYTES + rows * row_bound(p, cols);
-}
-
-size_t codec_min_capacity(const struct codec_params *p, uint32_t cols)
-{
-    uint32_t cut = cols < CUT_COLS ? cols : CUT_COLS;
-    size_t whole = codec_bound(p, 1, cols);
-    size_t part = p->mode == CODEC_TSQ ? part_bound(cut, cut, p->qmax) : raw_bytes(p->mode, cut);
-
-    return whole < TILE_HEADER_BYTES + part ? whole : TILE_HEADER_BYTES + part;
-}
 
 /* --- open, close --- */
 
@@ -232,7 +132,7 @@ static void part_plan(struct codec *c, const float *x, uint32_t cols, float limi
     if (c->params.mode == CODEC_TSQ)
         part_plan_tsq(c, limit, part);
     else
-        part->bytes = raw_bytes(c->params.mode, cols);
+        part->bytes = codec_raw_bytes(c->params.mode, cols);
 }
 
 static void part_write_tsq(struct codec *c, const struct part *part, uint8_t *dst)
@@ -407,7 +307,7 @@ out:
 static int read_raw(const struct codec *c, const struct codec_tile *tile, const uint8_t *src,
                     size_t len, float *out, size_t stride)
 {
-    const size_t row_bytes = raw_bytes(tile->mode, tile->n_cols);
+    const size_t row_bytes = codec_raw_bytes(tile->mode, tile->n_cols);
 
     if (len != tile->n_tokens * row_bytes)
         return -EBADMSG;
