@@ -12,6 +12,7 @@ static const struct command commands[] = {
     { "tokenize", "text to token ids, and back", cmd_tokenize },
     { "score", "log-probabilities of given continuations, from JSON lines", cmd_score },
     { "eval", "what a codec costs: KL divergence, perplexity, bytes", cmd_eval },
+    { "doctor", "what this machine offers and lacks", cmd_doctor },
     { NULL, NULL, NULL },
 };
 
