@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One stage run for what waits: the first message of each session, decode before prefill; but after
+ * PREFILL_PATIENCE such runs prefill has its turn. Tiles are decoded from the packets into the
+ * stage's input panel.
+ */
+#include <errno.h>
+#include <stdio.h>
+
+#include "dataplane/pipeline/cloud_impl.h"
+
+#define PREFILL_PATIENCE 4u
+
+static const struct link_message *waiting(const struct cloud_session *s)
+{
+    return s->id && s->queue_count ? &s->queue[s->queue_head] : NULL;
+}
+
+static bool is_decode(const struct link_message *m)
+{
+    return m->cls == WIRE_DECODE;
+}
+
+static void drop_first(struct cloud *c, struct cloud_session *s)
+{
+    struct link_message *m = &s->queue[s->queue_head];
+
+    c->held -= m->n_fragments;
+    link_message_free(m);
+    s->queue_head = (s->queue_head + 1) % CLOUD_QUEUE;
+    s->queue_count--;
+}
+
+/* --- rows out of packets ------------------------------------------------------------------------
+ */
+
+/* Tiles must cover the rows one after the other without gap or overlap: what stood in the panel
+ * before belongs to other sessions. */
+static bool tile_follows(struct codec_cursor *at, uint32_t *height, const struct codec_tile *t,
+                         uint32_t position, uint32_t n_cols)
+{
+    if (t->first_token - position != at->row || t->first_col != at->col)
+        return false;
+    if (at->col && t->n_tokens != *height)
+        return false;
+    *height = t->n_tokens;
+    at->col += t->n_cols;
+    if (at->col == n_cols) {
+        at->row += t->n_tokens;
+        at->col = 0;
+    }
+    return true;
+}
+
+static int decode_rows(struct cloud *c, const struct link_message *m, const struct proto_rows *head,
+                       size_t tile_at, float *rows)
+{
+    uint32_t d = c->info->d_model, height = 0;
+    struct codec_cursor at = {0, 0};
+
+    for (uint16_t i = 0; i < m->n_fragments; i++) {
+        struct codec_tile tile;
+        size_t len;
+        const uint8_t *p = link_message_payload(m, i, &len);
+        size_t skip = i ? 0 : tile_at;
+
+        if (codec_decode(c->codec, p + skip, len - skip, head->position, rows, d, head->n_rows,
+                         &tile) ||
+            !tile_follows(&at, &height, &tile, head->position, d))
+            return -EBADMSG;
+    }
+    return at.row == head->n_rows && at.col == 0 ? 0 : -EBADMSG;
+}
+
+static const char *check_rows(const struct cloud *c, const struct cloud_session *s,
+                              const struct proto_rows *head)
+{
+    if (head->n_rows > c->info->max_rows || head->n_logits > c->max_logits)
+        return "more rows in one message than this cloud takes";
+    if (head->position != s->n_kv)
+        return "rows at another position than the session has reached";
+    if (head->position + head->n_rows > s->max_tokens)
+        return "more rows than the session was opened for";
+    for (unsigned i = 0; i < head->n_drafts; i++) {
+        if ((uint32_t)head->drafts[i] >= c->info->n_vocab)
+            return "a guessed id outside the vocabulary";
+    }
+    return NULL;
+}
+
+/* --- what next ----------------------------------------------------------------------------------
+ */
+
+/* Put the session's first message into the batch: false when there is no room left. A message that
+ * makes no sense ends its session. */
+static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_rows, uint32_t *n_logits)
+{
+    const struct link_message *m = waiting(s);
+    struct cloud_item item = {
+        .session = s, .message = m->message, .cls = m->cls, .first_logits = *n_logits};
+    const char *error;
+    size_t len, tile_at;
+    const uint8_t *p = link_message_payload(m, 0, &len);
+
+    if (proto_read_rows(p, len, &item.head, &tile_at)) {
+        cloud_break_session(c, s, PROTO_BAD_ROWS, "malformed rows");
+        return true;
+    }
+    error = check_rows(c, s, &item.head);
+    if (error) {
+        cloud_break_session(c, s, PROTO_BAD_ROWS, error);
+        return true;
+    }
+    if (*n_rows + item.head.n_rows > c->info->max_rows ||
+        *n_logits + item.head.n_logits > c->max_logits)
+        return false;
+    if (decode_rows(c, m, &item.head, tile_at, c->panel + (size_t)*n_rows * c->info->d_model)) {
+        cloud_break_session(c, s, PROTO_BAD_ROWS, "tiles that don't make up the rows");
+        return true;
+    }
+    drop_first(c, s);
+    c->batch[c->n_items] = (struct stage_rows){.seq = s->seq,
+                                               .pos = item.head.position,
+                                               .n = item.head.n_rows,
+                                               .n_logits = item.head.n_logits};
+    c->items[c->n_items++] = item;
+    *n_rows += item.head.n_rows;
+    *n_logits += item.head.n_logits;
+    return true;
+}
+
+static void gather(struct cloud *c)
+{
+    bool decode = false, prefill = false;
+    uint32_t n_rows = 0, n_logits = 0;
+
+    c->n_items = 0;
+    for (uint32_t i = 0; i < c->p.max_sessions; i++) {
+        const struct link_message *m = waiting(&c->sessions[i]);
+
+        decode = decode || (m && is_decode(m));
+        prefill = prefill || (m && !is_decode(m));
+    }
+    if (decode && prefill && c->prefill_waited++ >= PREFILL_PATIENCE)
+        decode = false;
+    if (!decode)
+        c->prefill_waited = 0;
+    for (uint32_t i = 0; i < c->p.max_sessions; i++) {
+        uint32_t at = (c->turn + i) % c->p.max_sessions;
+        const struct link_message *m = waiting(&c->sessions[at]);
+
+        if (!m || is_decode(m) != decode)
+            continue;
+        if (!add(c, &c->sessions[at], &n_rows, &n_logits)) {
+            c->turn = at; /* first next time */
+            break;
+        }
+    }
+}
+
+/* --- answer -------------------------------------------------------------------------------------
+ */
+
+/* Sample after the last row that was not guessed, and go on while the sample is what was guessed.
+ */
+static void sample(struct cloud *c, const struct cloud_item *item, struct proto_tokens *out)
+{
+    struct cloud_session *s = item->session;
+    const float *logits = c->logits + (size_t)item->first_logits * c->info->n_vocab;
+
+    out->n = 0;
+    out->position = item->head.position + item->head.n_rows - item->head.n_drafts;
+    while (out->n < item->head.n_logits) {
+        unsigned i = out->n++;
+
+        out->ids[i] =
+            sampler_pick(c->sampler, &s->sampler, logits + (size_t)i * c->info->n_vocab,
+                         s->generated, s->n_generated, out->position + i, &out->logprobs[i]);
+        s->generated[s->n_generated++] = out->ids[i];
+        if (i == item->head.n_drafts || out->ids[i] != item->head.drafts[i])
+            break;
+    }
+    c->stats.tokens += out->n;
+}
+
+static void answer(struct cloud *c, const struct cloud_item *item)
+{
+    struct cloud_session *s = item->session;
+    struct proto_tokens tokens;
+    uint8_t bytes[PROTO_SMALL_MAX];
+    uint32_t kept;
+
+    s->n_kv += item->head.n_rows;
+    c->stats.rows += item->head.n_rows;
+    sample(c, item, &tokens);
+    kept = tokens.n ? tokens.position + tokens.n - 1u : s->n_kv;
+    if (kept < s->n_kv) {
+        if (stage_seq_truncate(c->p.stage, s->seq, kept)) {
+            cloud_break_session(c, s, PROTO_FAILED, "the stage can't take back rejected guesses");
+            return;
+        }
+        s->n_kv = kept;
+    }
+    if (pump_send(&c->pump, s->id, item->cls, item->message, bytes,
+                  proto_write_tokens(bytes, &tokens)))
+        cloud_break_session(c, s, PROTO_FAILED, "out of memory");
+}
+
+bool cloud_batch_step(struct cloud *c)
+{
+    char text[PROTO_TEXT_MAX];
+    uint32_t n_sessions = c->n_sessions;
+    int err;
+
+    gather(c);
+    if (!c->n_items)
+        return c->n_sessions != n_sessions; /* broken off: others may have their turn */
+    err = stage_run(c->p.stage, c->batch, c->n_items, NULL, c->panel, NULL, c->logits);
+    pump_now(&c->pump);
+    for (uint32_t i = 0; i < c->n_items; i++) {
+        if (!err) {
+            answer(c, &c->items[i]);
+            continue;
+        }
+        snprintf(text, sizeof text, "the cloud's stage failed at position %u: error %d",
+                 c->items[i].head.position, -err);
+        cloud_break_session(c, c->items[i].session, PROTO_FAILED, text);
+    }
+    return true;
+}

@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the edge computes next, and sending it. Decode rows of all sessions that are ready go in one
+ * stage run, before prefill; but after PREFILL_PATIENCE such runs a waiting chunk has its turn.
+ */
+#include "dataplane/pipeline/edge_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#define PREFILL_PATIENCE 4u
+#define CHUNKS_AHEAD     4u /* ROWS messages of a prompt that the cloud has not answered */
+
+static uint32_t smaller(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+static bool in_prefill(const struct edge_session *s)
+{
+    return s->computed < s->r.n_prompt;
+}
+
+/* --- packets of a message -----------------------------------------------------------------------
+ */
+
+void edge_packing(struct edge *e)
+{
+    const struct codec_params *p = &e->p.codec;
+    uint32_t d = e->info->d_model;
+
+    for (e->row_cuts = 1;
+         codec_bound(p, 1, (d + e->row_cuts - 1) / e->row_cuts) > e->tile_capacity;)
+        e->row_cuts++;
+    for (e->packet_rows = 1; e->row_cuts == 1 && e->packet_rows < e->info->max_rows &&
+                             codec_bound(p, e->packet_rows + 1, d) <= e->tile_capacity;)
+        e->packet_rows++;
+}
+
+uint32_t edge_rows_in(const struct edge *e, uint32_t fragments)
+{
+    uint32_t packets = fragments / e->row_cuts;
+
+    return packets ? packets * e->packet_rows : 1;
+}
+
+static uint32_t packets_of(const struct edge *e, uint32_t n_rows)
+{
+    return e->row_cuts * ((n_rows + e->packet_rows - 1) / e->packet_rows);
+}
+
+/* --- what next ----------------------------------------------------------------------------------
+ */
+
+static void add_item(struct edge *e, struct edge_session *s, uint32_t n, uint32_t n_drafts,
+                     uint32_t *n_rows)
+{
+    struct edge_item *item = &e->items[e->n_items];
+    uint32_t n_generated = s->result.n_generated, known = n - n_drafts;
+
+    *item = (struct edge_item){
+        .session = s,
+        .id = s->id,
+        .first = *n_rows,
+        .cls = in_prefill(s) ? WIRE_PREFILL : WIRE_DECODE,
+        .head = {.position = s->computed,
+                 .n_rows = (uint16_t)n,
+                 .n_logits = (uint16_t)(s->computed + known == s->n_ids ? 1 + n_drafts : 0),
+                 .n_drafts = (uint8_t)n_drafts},
+    };
+    for (uint32_t i = 0; i < known; i++)
+        e->batch_ids[*n_rows + i] = s->ids[s->computed + i];
+    for (uint32_t i = 0; i < n_drafts; i++) {
+        item->head.drafts[i] = s->drafts[n_generated + i];
+        e->batch_ids[*n_rows + known + i] = item->head.drafts[i];
+    }
+    e->batch[e->n_items++] = (struct stage_rows){.seq = s->seq, .pos = s->computed, .n = n};
+    *n_rows += n;
+}
+
+/* Guesses to send behind the next id: as many as the request has and can still use. */
+static uint32_t drafts_now(const struct edge *e, const struct edge_session *s)
+{
+    uint32_t generated = s->result.n_generated, n;
+
+    if (!s->drafts || generated >= s->r.n_drafts)
+        return 0;
+    n = smaller(s->r.draft_len, s->r.n_drafts - generated);
+    n = smaller(n, s->r.n_predict - generated - 1);
+    return smaller(n, e->chunk_rows - 1);
+}
+
+static bool decode_ready(const struct edge_session *s)
+{
+    return s->state == EDGE_RUNNING && !in_prefill(s) && !s->unanswered;
+}
+
+static bool prefill_ready(const struct edge_session *s)
+{
+    return s->state == EDGE_RUNNING && in_prefill(s) && s->unanswered < CHUNKS_AHEAD;
+}
+
+static struct edge_session *by_turn(struct edge *e, uint32_t i)
+{
+    return &e->sessions[(e->turn + i) % e->p.max_sessions];
+}
+
+static void pick_decode(struct edge *e)
+{
+    uint32_t n_rows = 0;
+
+    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
+        struct edge_session *s = by_turn(e, i);
+        uint32_t n;
+
+        if (!decode_ready(s))
+            continue;
+        n = 1 + drafts_now(e, s);
+        if (n_rows + n > e->info->max_rows) {
+            e->turn = (e->turn + i) % e->p.max_sessions; /* first next time */
+            break;
+        }
+        add_item(e, s, n, n - 1, &n_rows);
+    }
+}
+
+/* One chunk's worth of prompt rows, of the first session whose turn it is and of further ones when
+ * it leaves room. */
+static void pick_prefill(struct edge *e)
+{
+    uint32_t n_rows = 0, packets = 0, next_turn = e->turn;
+
+    for (uint32_t i = 0; i < e->p.max_sessions && n_rows < e->chunk_rows; i++) {
+        struct edge_session *s = by_turn(e, i);
+        uint32_t n;
+
+        if (!prefill_ready(s))
+            continue;
+        n = smaller(s->r.n_prompt - s->computed, e->chunk_rows - n_rows);
+        packets += packets_of(e, n);
+        if (!pump_can_alloc(&e->pump, packets))
+            break;
+        add_item(e, s, n, 0, &n_rows);
+        next_turn = (e->turn + i + 1) % e->p.max_sessions;
+    }
+    e->turn = next_turn;
+}
+
+static void pick(struct edge *e)
+{
+    bool decode = false, prefill = false;
+
+    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
+        decode = decode || decode_ready(&e->sessions[i]);
+        prefill = prefill || prefill_ready(&e->sessions[i]);
+    }
+    /* Nothing is gained by computing ahead of a link that is full. */
+    prefill = prefill && (link_window_left(e->pump.link) || link_idle(e->pump.link));
+    e->n_items = e->next_item = 0;
+    if (decode && (!prefill || e->prefill_waited < PREFILL_PATIENCE)) {
+        e->prefill_waited += prefill;
+        pick_decode(e);
+    } else if (prefill) {
+        e->prefill_waited = 0;
+        pick_prefill(e);
+    }
+}
+
+/* --- compute and send ---------------------------------------------------------------------------
+ */
+
+static void compute(struct edge *e)
+{
+    int err = stage_run(e->p.stage, e->batch, e->n_items, e->batch_ids, NULL, e->panel, NULL);
+
+    pump_now(&e->pump);
+    for (uint32_t i = 0; i < e->n_items; i++) {
+        struct edge_item *item = &e->items[i];
+        struct edge_session *s = item->session;
+        char why[PIPELINE_ERR];
+
+        if (err) {
+            snprintf(why, sizeof why, "the edge's stage failed at position %u: error %d",
+                     item->head.position, -err);
+            edge_end_session(e, s, EDGE_LOST, why);
+            continue;
+        }
+        s->computed += item->head.n_rows;
+        s->drafted = item->head.n_drafts;
+        s->unanswered++;
+    }
+}
+
+/* Encode straight into packets. The count, -EAGAIN while packets are short, or codec_encode's error
+ * with *bad_token. */
+static int encode(struct edge *e, const struct edge_item *item, bool reply, uint16_t *payload_bytes,
+                  uint32_t *bad_token)
+{
+    uint32_t d = e->info->d_model, n_rows = item->head.n_rows;
+    struct codec_cursor at = {0, 0};
+    struct codec_stats stats = {0};
+    int n = 0, bytes = -EAGAIN;
+
+    while (at.row < n_rows) {
+        struct pkt *p = n < (int)LINK_FRAGMENTS_MAX ? pump_alloc(&e->pump) : NULL;
+        size_t head = 0;
+        uint8_t *to;
+
+        if (!p)
+            goto undo;
+        e->pkts[n++] = p;
+        to = p->data + WIRE_PAYLOAD_AT + link_payload_offset(reply, (uint32_t)n - 1);
+        if (n == 1)
+            head = proto_write_rows(to, &item->head);
+        bytes = codec_encode(e->codec, e->panel + (size_t)item->first * d, d, n_rows,
+                             item->head.position, &at, to + head, e->tile_capacity, &stats);
+        if (bytes < 0) {
+            *bad_token = stats.bad_token;
+            goto undo;
+        }
+        payload_bytes[n - 1] = (uint16_t)(head + (size_t)bytes);
+        bytes = -EAGAIN;
+    }
+    e->stats.codec.rows += stats.rows;
+    e->stats.codec.values += stats.values;
+    e->stats.codec.bytes += stats.bytes;
+    e->stats.codec.outliers += stats.outliers;
+    for (unsigned q = 0; q < sizeof stats.rows_by_width / sizeof stats.rows_by_width[0]; q++)
+        e->stats.codec.rows_by_width[q] += stats.rows_by_width[q];
+    return n;
+
+undo:
+    while (n)
+        pkt_unref(e->pkts[--n]);
+    return bytes;
+}
+
+static void count_sent(struct edge *e, struct edge_session *s, const struct edge_item *item,
+                       const uint16_t *payload_bytes, int n)
+{
+    uint64_t bytes = 0;
+
+    for (int i = 0; i < n; i++)
+        bytes += payload_bytes[i];
+    s->result.tile_bytes_up += bytes;
+    s->result.rows_up += item->head.n_rows;
+    e->stats.tile_bytes_up += bytes;
+    e->stats.rows_up += item->head.n_rows;
+}
+
+/* False while packets are short. */
+static bool send_item(struct edge *e, const struct edge_item *item)
+{
+    struct edge_session *s = item->session;
+    uint16_t payload_bytes[LINK_FRAGMENTS_MAX];
+    uint32_t bad_token = 0;
+    char why[PIPELINE_ERR];
+    int64_t number;
+    int n;
+
+    if (s->state != EDGE_RUNNING || s->id != item->id)
+        return true; /* it ended after its rows were computed */
+    n = encode(e, item, s->to_answer >= 0, payload_bytes, &bad_token);
+    if (n == -EAGAIN)
+        return false;
+    if (n < 0) {
+        snprintf(
+            why, sizeof why,
+            "the codec can't carry the hidden state of position %u: it holds a NaN, an infinity "
+            "or a value out of range (error %d)",
+            bad_token, -n);
+        edge_end_session(e, s, EDGE_LOST, why);
+        return true;
+    }
+    number = link_send(e->pump.link, s->id, item->cls, s->to_answer, e->pkts, payload_bytes,
+                       (uint16_t)n);
+    if (number < 0) {
+        snprintf(why, sizeof why, "the link refused a message of %d packets: error %d", n,
+                 (int)-number);
+        edge_end_session(e, s, EDGE_LOST, why);
+        return true;
+    }
+    s->to_answer = -1;
+    count_sent(e, s, item, payload_bytes, n);
+    return true;
+}
+
+bool edge_batch_step(struct edge *e)
+{
+    bool sent = false;
+
+    for (; e->next_item < e->n_items; e->next_item++, sent = true) {
+        if (!send_item(e, &e->items[e->next_item]))
+            return sent; /* the panel is not free yet */
+    }
+    pick(e);
+    if (!e->n_items)
+        return sent;
+    compute(e);
+    for (; e->next_item < e->n_items; e->next_item++) {
+        if (!send_item(e, &e->items[e->next_item]))
+            break;
+    }
+    return true;
+}

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "dataplane/pipeline/proto.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "dataplane/link/bytes.h"
+
+static void put_f32(uint8_t *p, float v)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &v, sizeof bits);
+    put_be32(p, bits);
+}
+
+static float get_f32(const uint8_t *p)
+{
+    uint32_t bits = get_be32(p);
+    float v;
+
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
+size_t proto_write_open(uint8_t *p, const struct proto_open *m)
+{
+    p[0] = PROTO_OPEN;
+    p[1] = m->version;
+    put_be16(p + 2, 0);
+    put_be32(p + 4, m->session);
+    memcpy(p + 8, m->fingerprint, 16);
+    put_be32(p + 24, m->split);
+    put_be32(p + 28, m->n_layers);
+    put_be32(p + 32, m->d_model);
+    put_be32(p + 36, m->n_vocab);
+    put_be32(p + 40, m->codec_id);
+    put_be32(p + 44, m->numerics_id);
+    put_be32(p + 48, m->max_tokens);
+    put_f32(p + 52, m->sampler.temp);
+    put_be32(p + 56, m->sampler.top_k);
+    put_f32(p + 60, m->sampler.top_p);
+    put_f32(p + 64, m->sampler.min_p);
+    put_f32(p + 68, m->sampler.repeat_penalty);
+    put_be64(p + 72, m->sampler.seed);
+    put_be32(p + 80, 0);
+    return PROTO_OPEN_BYTES;
+}
+
+int proto_read_open(const uint8_t *p, size_t len, struct proto_open *m)
+{
+    *m = (struct proto_open){0};
+    if (len < 8 || p[0] != PROTO_OPEN)
+        return -EBADMSG;
+    m->version = p[1];
+    m->session = get_be32(p + 4);
+    if (m->version != PROTO_VERSION)
+        return 0;
+    if (len != PROTO_OPEN_BYTES || get_be16(p + 2) || get_be32(p + 80))
+        return -EBADMSG;
+    memcpy(m->fingerprint, p + 8, 16);
+    m->split = get_be32(p + 24);
+    m->n_layers = get_be32(p + 28);
+    m->d_model = get_be32(p + 32);
+    m->n_vocab = get_be32(p + 36);
+    m->codec_id = get_be32(p + 40);
+    m->numerics_id = get_be32(p + 44);
+    m->max_tokens = get_be32(p + 48);
+    m->sampler.temp = get_f32(p + 52);
+    m->sampler.top_k = get_be32(p + 56);
+    m->sampler.top_p = get_f32(p + 60);
+    m->sampler.min_p = get_f32(p + 64);
+    m->sampler.repeat_penalty = get_f32(p + 68);
+    m->sampler.seed = get_be64(p + 72);
+    return 0;
+}
+
+size_t proto_write_opened(uint8_t *p, const struct proto_opened *m)
+{
+    put_be32(p, (uint32_t)PROTO_OPENED << 24);
+    put_be32(p + 4, m->max_rows);
+    put_be32(p + 8, m->max_fragments);
+    return PROTO_OPENED_BYTES;
+}
+
+int proto_read_opened(const uint8_t *p, size_t len, struct proto_opened *m)
+{
+    if (len != PROTO_OPENED_BYTES || get_be32(p) != (uint32_t)PROTO_OPENED << 24)
+        return -EBADMSG;
+    m->max_rows = get_be32(p + 4);
+    m->max_fragments = get_be32(p + 8);
+    return m->max_rows && m->max_fragments ? 0 : -EBADMSG;
+}
+
+size_t proto_write_rows(uint8_t *p, const struct proto_rows *m)
+{
+    p[0] = PROTO_ROWS;
+    p[1] = m->n_drafts;
+    put_be16(p + 2, m->n_rows);
+    put_be16(p + 4, m->n_logits);
+    put_be16(p + 6, 0);
+    put_be32(p + 8, m->position);
+    for (unsigned i = 0; i < m->n_drafts; i++)
+        put_be32(p + PROTO_ROWS_BYTES + 4 * i, (uint32_t)m->drafts[i]);
+    return PROTO_ROWS_BYTES + 4u * m->n_drafts;
+}
+
+int proto_read_rows(const uint8_t *p, size_t len, struct proto_rows *m, size_t *tile_at)
+{
+    if (len < PROTO_ROWS_BYTES || p[0] != PROTO_ROWS || get_be16(p + 6))
+        return -EBADMSG;
+    m->n_drafts = p[1];
+    m->n_rows = get_be16(p + 2);
+    m->n_logits = get_be16(p + 4);
+    m->position = get_be32(p + 8);
+    *tile_at = PROTO_ROWS_BYTES + 4u * m->n_drafts;
+    if (m->n_drafts > PROTO_DRAFTS_MAX || len < *tile_at || m->n_drafts >= m->n_rows)
+        return -EBADMSG;
+    if (m->n_logits != m->n_drafts + 1 && (m->n_logits || m->n_drafts))
+        return -EBADMSG;
+    for (unsigned i = 0; i < m->n_drafts; i++)
+        m->drafts[i] = (int32_t)get_be32(p + PROTO_ROWS_BYTES + 4 * i);
+    return 0;
+}
+
+size_t proto_write_tokens(uint8_t *p, const struct proto_tokens *m)
+{
+    p[0] = PROTO_TOKENS;
+    p[1] = m->n;
+    put_be16(p + 2, 0);
+    put_be32(p + 4, m->position);
+    for (unsigned i = 0; i < m->n; i++) {
+        put_be32(p + PROTO_TOKENS_BYTES + 8 * i, (uint32_t)m->ids[i]);
+        put_f32(p + PROTO_TOKENS_BYTES + 8 * i + 4, m->logprobs[i]);
+    }
+    return PROTO_TOKENS_BYTES + 8u * m->n;
+}
+
+int proto_read_tokens(const uint8_t *p, size_t len, struct proto_tokens *m)
+{
+    if (len < PROTO_TOKENS_BYTES || p[0] != PROTO_TOKENS || get_be16(p + 2))
+        return -EBADMSG;
+    m->n = p[1];
+    m->position = get_be32(p + 4);
+    if (m->n > PROTO_DRAFTS_MAX + 1 || len != PROTO_TOKENS_BYTES + 8u * m->n)
+        return -EBADMSG;
+    for (unsigned i = 0; i < m->n; i++) {
+        m->ids[i] = (int32_t)get_be32(p + PROTO_TOKENS_BYTES + 8 * i);
+        m->logprobs[i] = get_f32(p + PROTO_TOKENS_BYTES + 8 * i + 4);
+    }
+    return 0;
+}
+
+size_t proto_write_close(uint8_t *p, uint32_t session)
+{
+    put_be32(p, (uint32_t)PROTO_CLOSE << 24);
+    put_be32(p + 4, session);
+    return PROTO_CLOSE_BYTES;
+}
+
+int proto_read_close(const uint8_t *p, size_t len, uint32_t *session)
+{
+    if (len != PROTO_CLOSE_BYTES || get_be32(p) != (uint32_t)PROTO_CLOSE << 24)
+        return -EBADMSG;
+    *session = get_be32(p + 4);
+    return 0;
+}
+
+size_t proto_write_text(uint8_t *p, enum proto_kind kind, enum proto_reason reason,
+                        const char *text)
+{
+    size_t n = strnlen(text, PROTO_TEXT_MAX);
+
+    p[0] = (uint8_t)kind;
+    p[1] = (uint8_t)reason;
+    put_be16(p + 2, (uint16_t)n);
+    memcpy(p + PROTO_TEXT_BYTES, text, n);
+    return PROTO_TEXT_BYTES + n;
+}
+
+int proto_read_text(const uint8_t *p, size_t len, struct proto_text *m)
+{
+    size_t n;
+
+    if (len < PROTO_TEXT_BYTES || (p[0] != PROTO_REFUSED && p[0] != PROTO_ERROR))
+        return -EBADMSG;
+    n = get_be16(p + 2);
+    if (n > PROTO_TEXT_MAX || len != PROTO_TEXT_BYTES + n)
+        return -EBADMSG;
+    m->reason = p[1];
+    for (size_t i = 0; i < n; i++) { /* it goes to a terminal */
+        uint8_t c = p[PROTO_TEXT_BYTES + i];
+
+        m->text[i] = c >= 0x20 && c < 0x7f ? (char)c : '?';
+    }
+    m->text[n] = 0;
+    return 0;
+}

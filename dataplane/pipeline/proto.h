@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The messages between edge and cloud, version 1, big-endian. docs/wire.md has the byte tables.
+ *
+ * OPEN and CLOSE travel as the link's session 0, so that they keep their order among each other: a
+ * place given up by a CLOSE is free when the next OPEN comes. All others travel as their session.
+ * Readers take any bytes: 0, or -EBADMSG for wrong length, reserved bits or values out of range.
+ */
+#ifndef ISTHMUS_DATAPLANE_PIPELINE_PROTO_H
+#define ISTHMUS_DATAPLANE_PIPELINE_PROTO_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "compute/sampler.h"
+
+#define PROTO_VERSION        1u
+#define PROTO_DRAFTS_MAX     15u
+#define PROTO_TEXT_MAX       224u
+#define PROTO_OPEN_BYTES     84u
+#define PROTO_OPENED_BYTES   12u
+#define PROTO_ROWS_BYTES     12u /* and 4 a draft, and the tile */
+#define PROTO_ROWS_BYTES_MAX (PROTO_ROWS_BYTES + 4u * PROTO_DRAFTS_MAX)
+#define PROTO_TOKENS_BYTES   8u /* and 8 a token */
+#define PROTO_CLOSE_BYTES    8u
+#define PROTO_TEXT_BYTES     4u /* REFUSED and ERROR: and the text */
+#define PROTO_SMALL_MAX      256u /* any message but ROWS */
+
+enum proto_kind {
+    PROTO_OPEN = 1,
+    PROTO_OPENED = 2,
+    PROTO_REFUSED = 3,
+    PROTO_ROWS = 4,
+    PROTO_TOKENS = 5,
+    PROTO_CLOSE = 6,
+    PROTO_ERROR = 7,
+};
+
+/* Why a session was refused or broken off. */
+enum proto_reason {
+    PROTO_BAD_VERSION = 1,
+    PROTO_BAD_MODEL = 2,
+    PROTO_BAD_SPLIT = 3,
+    PROTO_BAD_CODEC = 4,
+    PROTO_BAD_NUMERICS = 5,
+    PROTO_BAD_REQUEST = 6,
+    PROTO_NO_ROOM = 7,
+    PROTO_BAD_ROWS = 8,
+    PROTO_FAILED = 9,
+};
+
+struct proto_open {
+    uint8_t version;
+    uint32_t session;
+    uint8_t fingerprint[16];
+    uint32_t split, n_layers, d_model, n_vocab;
+    uint32_t codec_id, numerics_id;
+    uint32_t max_tokens; /* longest the session gets, prompt included */
+    struct sampler_params sampler;
+};
+
+struct proto_opened {
+    uint32_t max_rows;      /* rows of one ROWS message at most */
+    uint32_t max_fragments; /* packets of one message at most */
+};
+
+/* The head of a ROWS message. The last n_logits rows want logits: none inside a prompt, else one
+ * and one for each draft. Row n_rows - n_drafts + i is that of drafts[i]. */
+struct proto_rows {
+    uint32_t position; /* of the first row */
+    uint16_t n_rows, n_logits;
+    uint8_t n_drafts;
+    int32_t drafts[PROTO_DRAFTS_MAX];
+};
+
+/* ids[i] has position + i. The last of them is in no cache yet. */
+struct proto_tokens {
+    uint32_t position;
+    uint8_t n;
+    int32_t ids[PROTO_DRAFTS_MAX + 1];
+    float logprobs[PROTO_DRAFTS_MAX + 1];
+};
+
+struct proto_text { /* REFUSED, ERROR */
+    uint8_t reason;
+    char text[PROTO_TEXT_MAX + 1]; /* printable ASCII, 0-terminated */
+};
+
+/* The kind of a message, 0 when it is empty. */
+static inline uint8_t proto_kind(const uint8_t *p, size_t len)
+{
+    return len ? p[0] : 0;
+}
+
+/* Writers return the bytes written: at most PROTO_SMALL_MAX, or PROTO_ROWS_BYTES_MAX for rows. */
+size_t proto_write_open(uint8_t *p, const struct proto_open *m);
+size_t proto_write_opened(uint8_t *p, const struct proto_opened *m);
+size_t proto_write_rows(uint8_t *p, const struct proto_rows *m);
+size_t proto_write_tokens(uint8_t *p, const struct proto_tokens *m);
+size_t proto_write_close(uint8_t *p, uint32_t session);
+size_t proto_write_text(uint8_t *p, enum proto_kind kind, enum proto_reason reason,
+                        const char *text);
+
+/* An OPEN of another version gives 0 with version and session set only. */
+int proto_read_open(const uint8_t *p, size_t len, struct proto_open *m);
+int proto_read_opened(const uint8_t *p, size_t len, struct proto_opened *m);
+/* *tile_at: where the tile begins. */
+int proto_read_rows(const uint8_t *p, size_t len, struct proto_rows *m, size_t *tile_at);
+int proto_read_tokens(const uint8_t *p, size_t len, struct proto_tokens *m);
+int proto_read_close(const uint8_t *p, size_t len, uint32_t *session);
+int proto_read_text(const uint8_t *p, size_t len, struct proto_text *m);
+
+#endif

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "dataplane/pipeline/pump.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BURST        32
+#define BURSTS_MAX   64     /* a flood must not keep the stage from running */
+#define PORT_FULL_NS 50000u /* when to try a full port again */
+#define POOL_MIN     128u
+
+struct pump_small {
+    struct pump_small *next;
+    int64_t reply_to;
+    uint32_t session;
+    enum wire_class cls;
+    uint16_t n;
+    uint8_t bytes[];
+};
+
+static uint32_t smaller(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+int pump_open(struct pump *p, struct port *port, const struct link_params *params,
+              const struct wire_path *path, uint32_t connection, uint64_t now_ns)
+{
+    uint32_t share = port->pool->n_total / PUMP_POOL_SHARE;
+
+    *p = (struct pump){.port = port, .params = *params, .now_ns = now_ns};
+    p->end = &p->first;
+    if (port->pool->n_total < POOL_MIN)
+        return -EINVAL;
+    if (!p->params.path)
+        p->params.path = path;
+    p->params.initiator = connection != 0;
+    p->params.connection = connection;
+    if (!p->params.rx_budget_packets)
+        p->params.rx_budget_packets = smaller(1024, share);
+    if (!p->params.window_packets)
+        p->params.window_packets = smaller(512, share);
+    return link_open(&p->params, now_ns, &p->link);
+}
+
+static void drop_small(struct pump *p)
+{
+    while (p->first) {
+        struct pump_small *s = p->first;
+
+        p->first = s->next;
+        free(s);
+    }
+    p->end = &p->first;
+}
+
+void pump_close(struct pump *p)
+{
+    drop_small(p);
+    link_close(p->link);
+    p->link = NULL;
+}
+
+int pump_renew(struct pump *p, uint64_t now_ns)
+{
+    struct link *fresh;
+    int err = link_open(&p->params, now_ns, &fresh);
+
+    if (err)
+        return err;
+    pump_close(p);
+    p->link = fresh;
+    p->now_ns = now_ns;
+    p->dead = p->port_full = false;
+    return 0;
+}
+
+uint64_t pump_now(struct pump *p)
+{
+    if (p->clock) {
+        uint64_t now = p->clock(p->clock_arg);
+
+        if (now > p->now_ns)
+            p->now_ns = now;
+    }
+    return p->now_ns;
+}
+
+void pump_in(struct pump *p, uint64_t now_ns)
+{
+    struct pkt *pkts[BURST];
+    uint64_t deadline;
+
+    if (now_ns > p->now_ns)
+        p->now_ns = now_ns;
+    for (int i = 0; i < BURSTS_MAX; i++) {
+        int n = port_rx(p->port, pkts, BURST);
+
+        for (int k = 0; k < n; k++)
+            (void)link_input(p->link, pkts[k], p->now_ns); /* bad frames are counted there */
+        if (n < BURST)
+            break;
+    }
+    if (link_tick(p->link, p->now_ns, &deadline))
+        p->dead = true;
+}
+
+static bool send_small(struct pump *p, const struct pump_small *s)
+{
+    struct pkt *pkt = pkt_alloc(p->port->pool);
+
+    if (!pkt)
+        return false;
+    memcpy(pkt->data + WIRE_PAYLOAD_AT + link_payload_offset(s->reply_to >= 0, 0), s->bytes, s->n);
+    if (link_send(p->link, s->session, s->cls, s->reply_to, &pkt, &s->n, 1) < 0)
+        p->dead = true; /* a link that can't send what is small and valid is of no use */
+    return true;
+}
+
+void pump_out(struct pump *p)
+{
+    struct pkt *pkts[BURST];
+    int n, taken;
+
+    while (p->first && !p->dead && send_small(p, p->first)) {
+        struct pump_small *s = p->first;
+
+        p->first = s->next;
+        if (!p->first)
+            p->end = &p->first;
+        free(s);
+    }
+    do {
+        n = link_output(p->link, pkts, BURST, p->port->pool, p->now_ns);
+        taken = n ? port_tx(p->port, pkts, n) : 0;
+        for (int i = 0; i < taken; i++)
+            pkt_unref(pkts[i]);
+        for (int i = taken; i < n; i++)
+            link_output_refused(p->link, pkts[i], p->now_ns);
+    } while (n == BURST && taken == n);
+    p->port_full = taken < n;
+}
+
+void pump_during_run(void *arg)
+{
+    struct pump *p = arg;
+
+    if (!p->clock)
+        return;
+    pump_in(p, pump_now(p));
+    pump_out(p);
+}
+
+uint64_t pump_deadline(const struct pump *p)
+{
+    uint64_t at = link_deadline(p->link);
+
+    if (p->port_full || p->first || link_has_output(p->link)) {
+        if (at > p->now_ns + PORT_FULL_NS)
+            at = p->now_ns + PORT_FULL_NS;
+    }
+    return at;
+}
+
+bool pump_can_alloc(const struct pump *p, uint32_t n)
+{
+    const struct pkt_pool *pool = p->port->pool;
+
+    return pool->n_free >= n + pool->n_total / 2;
+}
+
+struct pkt *pump_alloc(struct pump *p)
+{
+    return pump_can_alloc(p, 1) ? pkt_alloc(p->port->pool) : NULL;
+}
+
+uint32_t pump_max_fragments(const struct pump *p)
+{
+    return smaller(LINK_FRAGMENTS_MAX, p->port->pool->n_total / (2 * PUMP_POOL_SHARE));
+}
+
+int pump_send(struct pump *p, uint32_t session, enum wire_class cls, int64_t reply_to,
+              const uint8_t *bytes, size_t n)
+{
+    struct pump_small *s = malloc(sizeof *s + n);
+
+    if (!s)
+        return -ENOMEM;
+    *s =
+        (struct pump_small){.reply_to = reply_to, .session = session, .cls = cls, .n = (uint16_t)n};
+    memcpy(s->bytes, bytes, n);
+    *p->end = s;
+    p->end = &s->next;
+    return 0;
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Port and link together: packets in, packets out, small messages. Shared by edge and cloud. */
+#ifndef ISTHMUS_DATAPLANE_PIPELINE_PUMP_H
+#define ISTHMUS_DATAPLANE_PIPELINE_PUMP_H
+
+#include "dataplane/link.h"
+#include "dataplane/pipeline/proto.h"
+#include "dataplane/port.h"
+
+struct pump_small;
+
+struct pump {
+    struct port *port;
+    struct link *link;
+    struct link_params params;       /* for the next link */
+    uint64_t (*clock)(void *arg);    /* may be NULL: then nothing moves during a stage run */
+    void *clock_arg;
+    uint64_t now_ns;
+    bool dead;                       /* the link said -EPIPE */
+    bool port_full;                  /* the last burst was cut short */
+    struct pump_small *first, **end; /* small messages that wait for a packet */
+};
+
+/* Received packets held by the link, and those of messages that wait to be computed, may each take
+ * one share of the port's pool; packets to send leave half of it free. So neither direction can
+ * starve the other. */
+#define PUMP_POOL_SHARE 4u
+
+/* Fills in what p leaves to the pipeline. 0, -EINVAL (pool too small), -ENOMEM. */
+int pump_open(struct pump *p, struct port *port, const struct link_params *params,
+              const struct wire_path *path, uint32_t connection, uint64_t now_ns);
+void pump_close(struct pump *p);
+/* A new link, as pump_open made it. The old one stays when this fails. */
+int pump_renew(struct pump *p, uint64_t now_ns);
+
+void pump_in(struct pump *p, uint64_t now_ns);
+void pump_out(struct pump *p);
+/* For stage_set_poll; arg is the pump. */
+void pump_during_run(void *arg);
+/* The clock's time, or the latest given. */
+uint64_t pump_now(struct pump *p);
+/* When to call again if no packet comes. */
+uint64_t pump_deadline(const struct pump *p);
+
+/* A packet for a message to send; NULL when the sender's share is used up. */
+struct pkt *pump_alloc(struct pump *p);
+bool pump_can_alloc(const struct pump *p, uint32_t n);
+/* Packets of one message at most, by this side's pool. */
+uint32_t pump_max_fragments(const struct pump *p);
+
+/* Send a copy of a message of up to PROTO_SMALL_MAX bytes; it waits here while packets are short.
+ * 0 or -ENOMEM. */
+int pump_send(struct pump *p, uint32_t session, enum wire_class cls, int64_t reply_to,
+              const uint8_t *bytes, size_t n);
+
+#endif

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/pipeline/fake_stage.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct fake_seq {
+    bool open;
+    uint32_t n, max;
+    uint64_t *state; /* [max]: hash of all rows so far, by position */
+};
+
+struct fake {
+    struct stage stage; /* first */
+    struct stage_info info;
+    struct fake_params p;
+    struct fake_counts counts;
+    struct fake_seq *seqs;
+    bool cloud;
+    void (*poll)(void *arg);
+    void *poll_arg;
+};
+
+static uint64_t mix(uint64_t a, uint64_t b)
+{
+    uint64_t z = (a ^ b * 0x9e3779b97f4a7c15u) + 0x7f4a7c15u;
+
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static const struct stage_info *fake_info(const struct stage *s)
+{
+    return &((const struct fake *)s)->info;
+}
+
+static int fake_seq_open(struct stage *s, uint32_t max_tokens)
+{
+    struct fake *f = (struct fake *)s;
+
+    if (max_tokens > f->info.n_ctx)
+        return -ERANGE;
+    for (uint32_t i = 0; i < f->info.max_seqs; i++) {
+        struct fake_seq *q = &f->seqs[i];
+
+        if (q->open)
+            continue;
+        *q = (struct fake_seq){true, 0, max_tokens, calloc(max_tokens, sizeof q->state[0])};
+        f->counts.open_seqs++;
+        return (int)i;
+    }
+    return -ENOSPC;
+}
+
+static int fake_seq_truncate(struct stage *s, int seq, uint32_t n_tokens)
+{
+    struct fake *f = (struct fake *)s;
+
+    if (seq < 0 || (uint32_t)seq >= f->info.max_seqs || !f->seqs[seq].open ||
+        n_tokens > f->seqs[seq].n)
+        return -EINVAL;
+    f->counts.truncated += f->seqs[seq].n - n_tokens;
+    f->seqs[seq].n = n_tokens;
+    return 0;
+}
+
+static void fake_seq_close(struct stage *s, int seq)
+{
+    struct fake *f = (struct fake *)s;
+
+    if (!f->seqs[seq].open)
+        abort();
+    free(f->seqs[seq].state);
+    f->seqs[seq] = (struct fake_seq){0};
+    f->counts.open_seqs--;
+}
+
+static uint64_t hash_row(const float *row, uint32_t d)
+{
+    uint64_t h = 1;
+
+    for (uint32_t i = 0; i < d; i++) {
+        uint32_t bits;
+
+        memcpy(&bits, &row[i], sizeof bits);
+        h = mix(h, bits);
+    }
+    return h;
+}
+
+static int check_batch(const struct fake *f, const struct stage_rows *batch, size_t n_batch)
+{
+    uint32_t rows = 0;
+
+    for (size_t b = 0; b < n_batch; b++) {
+        const struct stage_rows *r = &batch[b];
+        const struct fake_seq *q = &f->seqs[r->seq];
+
+        if (r->seq < 0 || (uint32_t)r->seq >= f->info.max_seqs || !q->open || r->pos != q->n ||
+            !r->n || r->pos + r->n > q->max || r->n_logits > r->n || (r->n_logits && !f->cloud))
+            return -EINVAL;
+        for (size_t other = 0; other < b; other++) {
+            if (batch[other].seq == r->seq)
+                return -EINVAL;
+        }
+        rows += r->n;
+        if (f->p.fail_at && r->pos <= f->p.fail_at && f->p.fail_at < r->pos + r->n)
+            return -EIO;
+    }
+    return rows <= f->info.max_rows ? 0 : -EINVAL;
+}
+
+static void pass_time(struct fake *f, uint64_t rows)
+{
+    uint64_t left = f->p.run_ns + rows * f->p.row_ns;
+
+    do { /* the hook is called about every millisecond */
+        uint64_t part = left < 1000000 ? left : 1000000;
+
+        if (f->p.now_ns)
+            *f->p.now_ns += part;
+        left -= part;
+        if (f->poll)
+            f->poll(f->poll_arg);
+    } while (left);
+}
+
+static int fake_run(struct stage *s, const struct stage_rows *batch, size_t n_batch,
+                    const int32_t *ids, const float *in, float *out, float *logits)
+{
+    struct fake *f = (struct fake *)s;
+    uint32_t d = f->info.d_model;
+    size_t row = 0;
+    int err = check_batch(f, batch, n_batch);
+
+    if (err)
+        return err;
+    for (size_t b = 0; b < n_batch; b++) {
+        struct fake_seq *q = &f->seqs[batch[b].seq];
+
+        for (uint32_t i = 0; i < batch[b].n; i++, row++) {
+            uint64_t h = q->n ? q->state[q->n - 1] : 7;
+
+            h = mix(h, f->cloud ? hash_row(in + row * d, d) : (uint64_t)ids[row] + 1);
+            for (uint32_t k = 0; !f->cloud && k < d; k++)
+                out[row * d + k] = (float)(int32_t)(mix(h, k) & 0xffff) - 32768.0f;
+            if (!f->cloud && f->p.nan_at && q->n == f->p.nan_at)
+                out[row * d + 3] = NAN;
+            for (uint32_t k = 0; i >= batch[b].n - batch[b].n_logits && k < FAKE_VOCAB; k++)
+                *logits++ = (float)(mix(h, k + 1000) & 0xffff) / 8192.0f;
+            q->state[q->n++] = h;
+        }
+    }
+    f->counts.runs++;
+    f->counts.rows += row;
+    if (n_batch > f->counts.largest_batch)
+        f->counts.largest_batch = n_batch;
+    pass_time(f, row);
+    return 0;
+}
+
+static void fake_set_poll(struct stage *s, void (*poll)(void *arg), void *arg)
+{
+    ((struct fake *)s)->poll = poll;
+    ((struct fake *)s)->poll_arg = arg;
+}
+
+static void fake_close(struct stage *s)
+{
+    struct fake *f = (struct fake *)s;
+
+    for (uint32_t i = 0; i < f->info.max_seqs; i++)
+        free(f->seqs[i].state);
+    free(f->seqs);
+    free(f);
+}
+
+static const struct stage_ops fake_ops = {
+    .info = fake_info,
+    .seq_open = fake_seq_open,
+    .seq_truncate = fake_seq_truncate,
+    .seq_close = fake_seq_close,
+    .run = fake_run,
+    .set_poll = fake_set_poll,
+    .close = fake_close,
+};
+
+struct stage *fake_open(bool cloud, const struct fake_params *p, struct stage_info **info)
+{
+    struct fake *f = calloc(1, sizeof *f);
+
+    f->stage.ops = &fake_ops;
+    f->p = *p;
+    f->cloud = cloud;
+    f->info = (struct stage_info){
+        .first_layer = cloud ? FAKE_SPLIT : 0,
+        .end_layer = cloud ? FAKE_LAYERS : FAKE_SPLIT,
+        .n_layers = FAKE_LAYERS,
+        .d_model = p->d_model ? p->d_model : 64,
+        .n_vocab = FAKE_VOCAB,
+        .n_ctx = FAKE_CTX,
+        .max_rows = p->max_rows ? p->max_rows : 128,
+        .max_seqs = p->max_seqs ? p->max_seqs : 1,
+        .numerics_id = 0x600d,
+        .fingerprint = {0xf0, 1, 2, 3},
+    };
+    f->seqs = calloc(f->info.max_seqs, sizeof f->seqs[0]);
+    if (info)
+        *info = &f->info;
+    return &f->stage;
+}
+
+const struct fake_counts *fake_counts(const struct stage *s)
+{
+    return &((const struct fake *)s)->counts;
+}
+
+uint32_t fake_reference(const int32_t *prompt, uint32_t n_prompt, uint32_t n_predict,
+                        const struct sampler_params *sampler, int32_t stop, uint32_t d_model,
+                        int32_t *ids)
+{
+    struct fake_params p = {.d_model = d_model, .max_rows = FAKE_CTX};
+    struct stage *edge = fake_open(false, &p, NULL), *cloud = fake_open(true, &p, NULL);
+    float *row = malloc(stage_info(edge)->d_model * sizeof *row);
+    float logits[FAKE_VOCAB];
+    struct sampler *s;
+    uint32_t n = 0;
+
+    if (sampler_open(FAKE_VOCAB, &s) || stage_seq_open(edge, FAKE_CTX) ||
+        stage_seq_open(cloud, FAKE_CTX))
+        abort();
+    for (uint32_t pos = 0; n < n_predict; pos++) {
+        int32_t id = pos < n_prompt ? prompt[pos] : ids[pos - n_prompt];
+        struct stage_rows up = {.pos = pos, .n = 1}, down = {.pos = pos, .n = 1, .n_logits = 1};
+
+        if (stage_run(edge, &up, 1, &id, NULL, row, NULL) ||
+            stage_run(cloud, &down, 1, NULL, row, NULL, logits))
+            abort();
+        if (pos + 1 < n_prompt)
+            continue;
+        ids[n] = sampler_pick(s, sampler, logits, ids, n, pos + 1, NULL);
+        if (ids[n++] == stop)
+            break;
+    }
+    sampler_close(s);
+    free(row);
+    fake_seq_close(edge, 0);
+    fake_seq_close(cloud, 0);
+    stage_close(edge);
+    stage_close(cloud);
+    return n;
+}

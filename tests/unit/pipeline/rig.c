@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/pipeline/rig.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void die(const char *what, const char *why)
+{
+    fprintf(stderr, "rig: %s: %s\n", what, why);
+    abort();
+}
+
+static uint64_t rig_clock(void *arg)
+{
+    struct rig *r = arg;
+
+    network_set_now(r->network, r->now_ns);
+    return r->now_ns;
+}
+
+void rig_open(struct rig *r, const struct rig_params *p)
+{
+    *r = (struct rig){.p = *p, .now_ns = RIG_MS};
+    r->p.edge_stage.now_ns = r->p.cloud_stage.now_ns = &r->now_ns;
+    r->p.sessions = p->sessions ? p->sessions : 1;
+    r->p.edge_stage.max_seqs = r->p.cloud_stage.max_seqs = r->p.sessions;
+    r->network = network_open(p->seed, &p->network, p->pool_packets ? p->pool_packets : 1024,
+                              p->mtu ? p->mtu : 1500);
+    network_set_now(r->network, r->now_ns);
+    r->edge_stage = fake_open(false, &r->p.edge_stage, &r->edge_info);
+    r->cloud_stage = fake_open(true, &r->p.cloud_stage, &r->cloud_info);
+}
+
+void rig_start(struct rig *r)
+{
+    char err[PIPELINE_ERR] = "";
+    struct edge_params ep = {
+        .stage = r->edge_stage,
+        .port = network_port(r->network, 0),
+        .codec =
+            r->p.codec.tau > 0 || r->p.codec.mode ? r->p.codec : codec_params_default(CODEC_F32),
+        .link = r->p.link,
+        .chunk_tokens = r->p.chunk_tokens,
+        .max_sessions = r->p.sessions,
+        .connect_timeout_ns = r->p.connect_timeout_ns,
+    };
+    struct cloud_params cp = {
+        .stage = r->cloud_stage,
+        .port = network_port(r->network, 1),
+        .codec = ep.codec,
+        .link = r->p.link,
+        .max_sessions = r->p.sessions,
+    };
+
+    if (edge_open(&ep, r->now_ns, &r->edge, err))
+        die("edge_open", err);
+    if (cloud_open(&cp, r->now_ns, &r->cloud, err))
+        die("cloud_open", err);
+    if (r->p.hook) {
+        edge_set_clock(r->edge, rig_clock, r);
+        cloud_set_clock(r->cloud, rig_clock, r);
+    }
+}
+
+void rig_close(struct rig *r)
+{
+    edge_close(r->edge);
+    cloud_close(r->cloud);
+    if (fake_counts(r->edge_stage)->open_seqs || fake_counts(r->cloud_stage)->open_seqs)
+        die("rig_close", "a sequence was left open");
+    stage_close(r->edge_stage);
+    stage_close(r->cloud_stage);
+    network_close(r->network);
+}
+
+void rig_step(struct rig *r)
+{
+    uint64_t edge_at, cloud_at = UINT64_MAX, next;
+
+    network_set_now(r->network, r->now_ns);
+    r->edge_rc = edge_poll(r->edge, r->now_ns, &edge_at);
+    network_set_now(r->network, r->now_ns);
+    if (!r->cloud_silent)
+        r->cloud_rc = cloud_poll(r->cloud, r->now_ns, &cloud_at);
+    next = edge_at < cloud_at ? edge_at : cloud_at;
+    for (int side = 0; side < (r->cloud_silent ? 1 : 2); side++) {
+        if (network_next(r->network, side) < next)
+            next = network_next(r->network, side);
+    }
+    if (next == UINT64_MAX)
+        next = r->now_ns + RIG_MS;
+    r->now_ns = next > r->now_ns ? next : r->now_ns + 1000;
+}
+
+/* --- requests -----------------------------------------------------------------------------------
+ */
+
+static bool is_stop(void *arg, int32_t id)
+{
+    return id == ((struct rig_request *)arg)->stop;
+}
+
+static void on_token(void *arg, int32_t id, float logprob)
+{
+    struct rig_request *q = arg;
+
+    if (q->done || !(logprob <= 0))
+        die("on_token", "after the end, or with a log-probability above 0");
+    q->ids[q->n_ids++] = id;
+    if (q->cancel_at && q->n_ids == q->cancel_at)
+        edge_cancel(q->rig->edge, q->session);
+}
+
+static void on_done(void *arg, const struct edge_result *result)
+{
+    struct rig_request *q = arg;
+
+    if (q->done)
+        die("on_done", "twice");
+    q->done = true;
+    q->result = *result;
+}
+
+void rig_request(struct rig_request *q, uint64_t seed, uint32_t n_prompt, uint32_t n_predict)
+{
+    struct dice d = {seed};
+
+    *q = (struct rig_request){
+        .n_prompt = n_prompt,
+        .n_predict = n_predict,
+        .sampler = sampler_params_default(),
+        .stop = -1,
+    };
+    q->prompt = malloc(n_prompt * sizeof q->prompt[0]);
+    for (uint32_t i = 0; i < n_prompt; i++)
+        q->prompt[i] = (int32_t)dice_below(&d, FAKE_VOCAB);
+}
+
+int64_t rig_submit(struct rig *r, struct rig_request *q)
+{
+    struct edge_request er = {
+        .prompt_ids = q->prompt,
+        .n_prompt = q->n_prompt,
+        .n_predict = q->n_predict,
+        .sampler = q->sampler,
+        .is_stop = is_stop,
+        .on_token = on_token,
+        .on_done = on_done,
+        .arg = q,
+        .drafts = q->drafts,
+        .n_drafts = q->n_drafts,
+        .draft_len = q->draft_len,
+    };
+    int64_t session;
+
+    q->rig = r;
+    session = edge_submit(r->edge, &er, r->now_ns);
+    if (session > 0)
+        q->session = session;
+    return session;
+}
+
+bool rig_run(struct rig *r, struct rig_request *q, uint32_t n, uint64_t limit_ns)
+{
+    uint64_t until = r->now_ns + limit_ns;
+    uint32_t submitted = 0, done;
+
+    do {
+        while (submitted < n) {
+            int64_t rc = rig_submit(r, &q[submitted]);
+
+            if (rc == -EAGAIN || rc == -EPIPE)
+                break;
+            if (rc < 0)
+                die("edge_submit", strerror((int)-rc));
+            submitted++;
+        }
+        rig_step(r);
+        done = 0;
+        for (uint32_t i = 0; i < n; i++)
+            done += q[i].done;
+    } while (done < n && r->now_ns < until && r->edge_rc >= 0);
+    return done == n;
+}
+
+bool rig_right(const struct rig *r, const struct rig_request *q)
+{
+    int32_t ids[FAKE_CTX];
+    uint32_t n = fake_reference(q->prompt, q->n_prompt, q->n_predict, &q->sampler, q->stop,
+                                r->p.edge_stage.d_model, ids);
+
+    return n == q->n_ids && !memcmp(ids, q->ids, n * sizeof ids[0]);
+}
+
+void rig_request_free(struct rig_request *q)
+{
+    free(q->prompt);
+    q->prompt = NULL;
+}

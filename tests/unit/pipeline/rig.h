@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* An edge and a cloud on fake stages, in one thread under a virtual clock, and requests to them. */
+#ifndef ISTHMUS_TESTS_RIG_H
+#define ISTHMUS_TESTS_RIG_H
+
+#include "dataplane/pipeline/pipeline.h"
+#include "tests/sim/network.h"
+#include "tests/unit/pipeline/fake_stage.h"
+
+#define RIG_MS 1000000ull
+
+struct rig_params {
+    struct network_params network;
+    struct fake_params edge_stage, cloud_stage;
+    struct link_params link; /* of both */
+    struct codec_params codec;
+    uint32_t sessions;       /* 0: 1 */
+    uint32_t chunk_tokens;
+    uint32_t pool_packets;   /* 0: 1024 */
+    uint32_t mtu;            /* 0: 1500 */
+    uint64_t connect_timeout_ns;
+    bool hook;               /* the links live during stage runs */
+    uint64_t seed;
+};
+
+struct rig_request {
+    int32_t *prompt;
+    uint32_t n_prompt, n_predict;
+    struct sampler_params sampler;
+    int32_t stop;         /* -1: none */
+    const int32_t *drafts;
+    uint32_t n_drafts, draft_len;
+    uint32_t cancel_at;   /* tokens after which it is cancelled; 0: never */
+    struct rig *rig;
+    int64_t session;      /* 0: not submitted yet */
+    bool done;
+    struct edge_result result;
+    int32_t ids[FAKE_CTX];
+    uint32_t n_ids;
+};
+
+struct rig {
+    struct rig_params p;
+    uint64_t now_ns;
+    struct network *network;
+    struct stage *edge_stage, *cloud_stage;
+    struct stage_info *edge_info, *cloud_info;
+    struct edge *edge;
+    struct cloud *cloud;
+    bool cloud_silent;       /* the cloud is not polled */
+    int edge_rc, cloud_rc;   /* of the last poll */
+};
+
+/* The stages only: their info may be changed before rig_start. */
+void rig_open(struct rig *r, const struct rig_params *p);
+void rig_start(struct rig *r);
+void rig_close(struct rig *r);
+/* One poll of each side; virtual time goes on to what comes next. */
+void rig_step(struct rig *r);
+
+/* A prompt made of a seed. Greedy, no stop. */
+void rig_request(struct rig_request *q, uint64_t seed, uint32_t n_prompt, uint32_t n_predict);
+int64_t rig_submit(struct rig *r, struct rig_request *q);
+/* Submit all, as places are free, and poll until all are done. False: not within limit_ns. */
+bool rig_run(struct rig *r, struct rig_request *q, uint32_t n, uint64_t limit_ns);
+/* Whether the ids are those of an unsplit run. */
+bool rig_right(const struct rig *r, const struct rig_request *q);
+void rig_request_free(struct rig_request *q);
+
+#endif

@@ -1,0 +1,682 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Edge and cloud whole, on fake stages: the tokens must be those of an unsplit run, whatever
+ * happens on the way. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/unit/pipeline/rig.h"
+
+#define SECOND (1000 * RIG_MS)
+
+static const struct network_params quiet = {.delay_min_ns = 10000, .delay_max_ns = 10000};
+
+static void run_all(const struct rig_params *p, struct rig_request *q, uint32_t n)
+{
+    struct rig r;
+
+    rig_open(&r, p);
+    rig_start(&r);
+    if (!rig_run(&r, q, n, 600 * SECOND))
+        fail_msg("not done in 600 virtual seconds (seed %lu): %s", (unsigned long)p->seed,
+                 edge_error(r.edge));
+    for (uint32_t i = 0; i < n; i++) {
+        if (q[i].result.finish != (q[i].stop >= 0 ? EDGE_STOP : EDGE_LENGTH))
+            fail_msg("request %u ended by %d: %s", i, q[i].result.finish, q[i].result.error);
+        assert_true(rig_right(&r, &q[i]));
+        assert_int_equal(q[i].result.n_generated, q[i].n_ids);
+        assert_int_equal(q[i].result.n_prompt, q[i].n_prompt);
+        assert_true(q[i].result.first_token_ns >= q[i].result.submitted_ns);
+    }
+    rig_close(&r);
+}
+
+static void test_lengths_and_chunks(void **state)
+{
+    static const uint32_t prompts[] = {1, 2, 63, 64, 65, 200}, predicts[] = {1, 2, 20};
+    static const uint32_t chunks[] = {1, 7, 64, 128, 1000};
+
+    for (unsigned c = 0; c < 5; c++) {
+        for (unsigned i = 0; i < 18; i++) {
+            struct rig_params p = {.network = quiet, .chunk_tokens = chunks[c], .hook = i % 2};
+            struct rig_request q;
+
+            rig_request(&q, i, prompts[i % 6], predicts[i / 6]);
+            run_all(&p, &q, 1);
+            rig_request_free(&q);
+        }
+    }
+}
+
+static void test_impairments(void **state)
+{
+    static const double drops[] = {.01, .2, .5};
+
+    for (uint64_t seed = 1; seed <= 12; seed++) {
+        struct rig_params p = {
+            .network = {.drop = drops[seed % 3],
+                        .duplicate = .2,
+                        .delay_min_ns = 10000,
+                        .delay_max_ns = seed % 2 ? 200000 : 5 * RIG_MS},
+            .sessions = 3,
+            .chunk_tokens = 16,
+            .seed = seed,
+            .hook = true,
+        };
+        struct rig_request q[3];
+
+        for (unsigned i = 0; i < 3; i++)
+            rig_request(&q[i], seed * 10 + i, 30 + 20 * i, 12);
+        run_all(&p, q, 3);
+        for (unsigned i = 0; i < 3; i++)
+            rig_request_free(&q[i]);
+    }
+}
+
+static void test_many_sessions(void **state)
+{
+    struct rig_params p = {.network = quiet,
+                           .sessions = 8,
+                           .chunk_tokens = 32,
+                           .hook = true,
+                           .edge_stage = {.run_ns = 2 * RIG_MS, .row_ns = 50000},
+                           .cloud_stage = {.run_ns = 2 * RIG_MS, .row_ns = 50000}};
+    static struct rig_request q[30];
+    struct rig r;
+
+    for (unsigned i = 0; i < 30; i++)
+        rig_request(&q[i], i, 1 + i * 37 % 150, 1 + i * 11 % 40);
+    rig_open(&r, &p);
+    rig_start(&r);
+    assert_true(rig_run(&r, q, 30, 600 * SECOND));
+    for (unsigned i = 0; i < 30; i++) {
+        assert_true(rig_right(&r, &q[i]));
+        rig_request_free(&q[i]);
+    }
+    /* Rows of different sessions share stage runs on both sides. */
+    assert_true(fake_counts(r.edge_stage)->largest_batch >= 4);
+    assert_true(fake_counts(r.cloud_stage)->largest_batch >= 4);
+    rig_close(&r);
+}
+
+static void test_sampling_is_by_position(void **state)
+{
+    for (unsigned chunk = 3; chunk <= 48; chunk += 15) {
+        struct rig_params p = {.network = quiet, .chunk_tokens = chunk};
+        struct rig_request q;
+
+        rig_request(&q, 5, 40, 30);
+        q.sampler.temp = .9f;
+        q.sampler.top_k = 50;
+        q.sampler.top_p = .95f;
+        q.sampler.repeat_penalty = 1.2f;
+        q.sampler.seed = 1234567890123u;
+        run_all(&p, &q, 1);
+        rig_request_free(&q);
+    }
+}
+
+static void test_stop(void **state)
+{
+    struct rig_params p = {.network = quiet};
+    struct sampler_params greedy = sampler_params_default();
+    struct rig_request q;
+    int32_t ids[20];
+
+    rig_request(&q, 5, 40, 20);
+    fake_reference(q.prompt, 40, 20, &greedy, -1, 64, ids);
+    q.stop = ids[7];
+    run_all(&p, &q, 1);
+    rig_request_free(&q);
+}
+
+/* Guesses change how many messages it takes, never the tokens. */
+static void test_drafts(void **state)
+{
+    int32_t right[64], guess[64];
+
+    for (unsigned kind = 0; kind < 4; kind++) { /* none, right, wrong, right now and then */
+        struct rig_params p = {.network = quiet, .hook = true};
+        struct rig_request q;
+        struct rig r;
+
+        rig_request(&q, 77, 20, 50);
+        q.sampler.temp = .7f;
+        q.sampler.seed = 3;
+        fake_reference(q.prompt, 20, 50, &q.sampler, -1, 64, right);
+        for (unsigned i = 0; i < 50; i++)
+            guess[i] = kind == 1 || (kind == 3 && i % 5) ? right[i] : (right[i] + 1) % 257;
+        q.drafts = kind ? guess : NULL;
+        q.n_drafts = 50;
+        q.draft_len = 4;
+        rig_open(&r, &p);
+        rig_start(&r);
+        assert_true(rig_run(&r, &q, 1, 60 * SECOND));
+        assert_true(rig_right(&r, &q));
+        if (kind == 1)
+            assert_true(fake_counts(r.cloud_stage)->runs < 16);
+        else
+            assert_true(fake_counts(r.cloud_stage)->runs >= (kind == 3 ? 11 : 50));
+        if (kind >= 2) {
+            assert_true(fake_counts(r.cloud_stage)->truncated >= (kind == 3 ? 9 : 100));
+            assert_int_equal(fake_counts(r.cloud_stage)->truncated,
+                             fake_counts(r.edge_stage)->truncated);
+        }
+        rig_close(&r);
+        rig_request_free(&q);
+    }
+}
+
+static void check_refused(struct rig *r, const char *a, const char *b)
+{
+    struct rig_request q;
+
+    rig_start(r);
+    rig_request(&q, 1, 10, 10);
+    assert_true(rig_run(r, &q, 1, SECOND));
+    assert_int_equal(q.result.finish, EDGE_REFUSED);
+    if (!strstr(q.result.error, a) || !strstr(q.result.error, b))
+        fail_msg("'%s' lacks '%s' or '%s'", q.result.error, a, b);
+    rig_request_free(&q);
+    rig_close(r);
+}
+
+static void test_mismatch(void **state)
+{
+    struct rig_params p = {.network = quiet};
+    struct rig r;
+
+    rig_open(&r, &p);
+    r.cloud_info->fingerprint[0] = 0xab;
+    check_refused(&r, "model mismatch: edge f0010203", "cloud ab010203");
+    rig_open(&r, &p);
+    r.cloud_info->first_layer = 6;
+    check_refused(&r, "edge ends before layer 5", "cloud begins at layer 6");
+    rig_open(&r, &p);
+    r.cloud_info->numerics_id = 0xbeef;
+    check_refused(&r, "numerics mismatch: edge 0000600d", "cloud 0000beef");
+    rig_open(&r, &p);
+    r.edge_info->n_layers = 13;
+    check_refused(&r, "edge has 13 layers", "cloud 12");
+}
+
+static void test_codec_mismatch(void **state)
+{
+    struct rig_params p = {.network = quiet};
+    struct cloud_params cp = {.codec = codec_params_default(CODEC_F16)};
+    char err[PIPELINE_ERR];
+    struct rig_request q;
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    cloud_close(r.cloud);
+    network_clear(r.network);
+    cp.stage = r.cloud_stage;
+    cp.port = network_port(r.network, 1);
+    assert_int_equal(cloud_open(&cp, r.now_ns, &r.cloud, err), 0);
+    rig_request(&q, 1, 10, 10);
+    assert_true(rig_run(&r, &q, 1, SECOND));
+    assert_int_equal(q.result.finish, EDGE_REFUSED);
+    assert_non_null(strstr(q.result.error, "codec mismatch: edge "));
+    rig_request_free(&q);
+    rig_close(&r);
+}
+
+static void test_bad_requests(void **state)
+{
+    struct rig_params p = {.network = quiet};
+    int32_t huge = FAKE_VOCAB;
+    struct rig_request q, second;
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    rig_request(&q, 1, 10, 0);
+    assert_int_equal(rig_submit(&r, &q), -EINVAL);
+    q.n_predict = FAKE_CTX - 9;
+    assert_int_equal(rig_submit(&r, &q), -ERANGE);
+    q.n_predict = 5;
+    q.prompt[3] = FAKE_VOCAB;
+    assert_int_equal(rig_submit(&r, &q), -EINVAL);
+    q.prompt[3] = -1;
+    assert_int_equal(rig_submit(&r, &q), -EINVAL);
+    q.prompt[3] = 0;
+    q.draft_len = 16;
+    assert_int_equal(rig_submit(&r, &q), -EINVAL);
+    q.draft_len = 1;
+    q.drafts = &huge;
+    q.n_drafts = 1;
+    assert_int_equal(rig_submit(&r, &q), -EINVAL);
+    q.drafts = NULL;
+    assert_true(rig_submit(&r, &q) > 0);
+    rig_request(&second, 2, 10, 1);
+    assert_int_equal(rig_submit(&r, &second), -EAGAIN);
+    assert_int_equal(edge_cancel(r.edge, 99), -ENOENT);
+    rig_request_free(&q);
+    rig_request_free(&second);
+    rig_close(&r);
+}
+
+/* The cloud takes fewer sessions than the edge, which is told so; the others are not disturbed. */
+static void test_cloud_full(void **state)
+{
+    struct rig_params p = {.network = quiet, .sessions = 3};
+    struct rig_request q[3];
+    unsigned refused = 0;
+    struct rig r;
+
+    rig_open(&r, &p);
+    r.cloud_info->max_seqs = 2;
+    rig_start(&r);
+    for (unsigned i = 0; i < 3; i++)
+        rig_request(&q[i], i, 10, 10);
+    assert_true(rig_run(&r, q, 3, SECOND));
+    for (unsigned i = 0; i < 3; i++) {
+        if (q[i].result.finish == EDGE_REFUSED) {
+            refused++;
+            assert_non_null(strstr(q[i].result.error, "no room"));
+        } else {
+            assert_true(rig_right(&r, &q[i]));
+        }
+        rig_request_free(&q[i]);
+    }
+    assert_int_equal(refused, 1);
+    r.cloud_info->max_seqs = 3;
+    rig_close(&r);
+}
+
+static void test_garbage(void **state)
+{
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        struct rig_params p = {
+            .network = {.drop = .05,
+                        .duplicate = .1,
+                        .flip = .3,
+                        .replay = .3,
+                        .noise = .5,
+                        .refuse = .05,
+                        .delay_min_ns = 10000,
+                        .delay_max_ns = RIG_MS},
+            .sessions = 2,
+            .seed = seed,
+        };
+        struct rig_request q[4];
+
+        for (unsigned i = 0; i < 4; i++)
+            rig_request(&q[i], seed + i, 50, 30);
+        run_all(&p, q, 4);
+        for (unsigned i = 0; i < 4; i++)
+            rig_request_free(&q[i]);
+    }
+}
+
+static void test_cancel(void **state)
+{
+    struct rig_params p = {.network = {.drop = .1, .delay_min_ns = 10000, .delay_max_ns = RIG_MS},
+                           .sessions = 2,
+                           .chunk_tokens = 8,
+                           .hook = true};
+    struct cloud_stats stats;
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    for (unsigned i = 0; i < 40; i++) {
+        struct rig_request q, other;
+
+        rig_request(&q, i, 60, 30);
+        rig_request(&other, i + 100, 20, 5);
+        if (i % 2)
+            q.cancel_at = 1 + i / 4; /* in on_token */
+        assert_true(rig_submit(&r, &q) > 0);
+        for (unsigned k = 0; !q.cancel_at && k < i * 3; k++)
+            rig_step(&r);
+        if (!q.cancel_at && !q.done)
+            assert_int_equal(edge_cancel(r.edge, q.session), 0);
+        assert_true(rig_run(&r, &other, 1, 60 * SECOND));
+        assert_true(rig_right(&r, &other));
+        while (!q.done)
+            rig_step(&r);
+        assert_true(q.result.finish == EDGE_CANCELLED || rig_right(&r, &q));
+        if (q.cancel_at)
+            assert_int_equal(q.n_ids, q.cancel_at);
+        rig_request_free(&q);
+        rig_request_free(&other);
+    }
+    for (unsigned k = 0; k < 1000; k++)
+        rig_step(&r);
+    cloud_stats(r.cloud, &stats);
+    assert_int_equal(stats.sessions, 0);
+    assert_int_equal(fake_counts(r.cloud_stage)->open_seqs, 0);
+    rig_close(&r);
+}
+
+static void test_silent_cloud(void **state)
+{
+    struct rig_params p = {.network = quiet,
+                           .link = {.dead_after_ns = SECOND, .ping_interval_ns = 100 * RIG_MS},
+                           .hook = true};
+    struct rig_request q, late;
+    uint64_t from;
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    rig_request(&q, 1, 10, 500);
+    assert_true(rig_submit(&r, &q) > 0);
+    while (q.n_ids < 10)
+        rig_step(&r);
+    r.cloud_silent = true;
+    from = r.now_ns;
+    while (!q.done)
+        rig_step(&r);
+    assert_int_equal(q.result.finish, EDGE_LOST);
+    assert_non_null(strstr(q.result.error, "silent"));
+    assert_in_range((r.now_ns - from) / RIG_MS, 900, 1300);
+    rig_step(&r);
+    assert_int_equal(r.edge_rc, -EPIPE);
+    rig_request(&late, 1, 10, 5);
+    assert_int_equal(rig_submit(&r, &late), -EPIPE);
+    rig_request_free(&q);
+    rig_request_free(&late);
+    rig_close(&r);
+}
+
+static void test_no_cloud(void **state)
+{
+    struct rig_params p = {.network = quiet, .connect_timeout_ns = 2 * SECOND};
+    struct rig_request q;
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    r.cloud_silent = true;
+    for (unsigned i = 0; i < 5000; i++) /* nobody waits: no error */
+        rig_step(&r);
+    rig_request(&q, 1, 10, 5);
+    assert_true(rig_run(&r, &q, 1, 3 * SECOND));
+    assert_int_equal(q.result.finish, EDGE_LOST);
+    assert_non_null(strstr(q.result.error, "no cloud answered on port simulated within 2.0 s"));
+    rig_request_free(&q);
+    rig_close(&r);
+}
+
+/* The edge dies without a word: the cloud frees its sessions and serves the next one. */
+static void test_edge_dies(void **state)
+{
+    struct rig_params p = {.network = quiet,
+                           .link = {.dead_after_ns = SECOND, .ping_interval_ns = 100 * RIG_MS}};
+    char err[PIPELINE_ERR];
+    struct rig_request q;
+    uint64_t deadline, now;
+    struct edge_params ep;
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    rig_request(&q, 1, 10, 500);
+    assert_true(rig_submit(&r, &q) > 0);
+    while (q.n_ids < 10)
+        rig_step(&r);
+    for (now = r.now_ns;; now += 10 * RIG_MS) {
+        network_set_now(r.network, now);
+        if (cloud_poll(r.cloud, now, &deadline) < 0)
+            break;
+        assert_true(now < r.now_ns + 2 * SECOND);
+    }
+    assert_non_null(strstr(cloud_error(r.cloud), "the edge is lost"));
+    assert_int_equal(fake_counts(r.cloud_stage)->open_seqs, 0);
+    assert_int_equal(cloud_poll(r.cloud, now, &deadline), -EPIPE);
+
+    edge_close(r.edge);
+    rig_request_free(&q);
+    r.now_ns = now;
+    assert_int_equal(cloud_reset(r.cloud, now), 0);
+    ep = (struct edge_params){.stage = r.edge_stage,
+                              .port = network_port(r.network, 0),
+                              .codec = codec_params_default(CODEC_F32)};
+    assert_int_equal(edge_open(&ep, now, &r.edge, err), 0);
+    rig_request(&q, 2, 10, 50);
+    assert_true(rig_run(&r, &q, 1, SECOND));
+    assert_true(rig_right(&r, &q));
+    rig_request_free(&q);
+    rig_close(&r);
+}
+
+/* The cloud restarts and knows nothing: the edge is told at once. */
+static void test_cloud_restarts(void **state)
+{
+    struct rig_params p = {.network = quiet};
+    struct rig_request q;
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    rig_request(&q, 1, 10, 500);
+    assert_true(rig_submit(&r, &q) > 0);
+    while (q.n_ids < 10)
+        rig_step(&r);
+    assert_int_equal(cloud_reset(r.cloud, r.now_ns), 0);
+    while (!q.done)
+        rig_step(&r);
+    assert_int_equal(q.result.finish, EDGE_LOST);
+    assert_non_null(strstr(q.result.error, "does not know this connection"));
+    rig_request_free(&q);
+    rig_close(&r);
+}
+
+static void test_small_pool_and_window(void **state)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        struct rig_params p = {
+            .network = {.drop = i % 2 ? .1 : 0, .delay_min_ns = 10000, .delay_max_ns = RIG_MS},
+            .sessions = 4,
+            .chunk_tokens = 128,
+            .pool_packets = 128,
+            .mtu = i / 2 ? 700 : 1500,
+            .link = {.window_packets = i % 2 ? 2 : 0, .rx_budget_packets = i / 2 ? 3 : 0},
+            .edge_stage = {.d_model = 300},
+            .cloud_stage = {.d_model = 300},
+            .seed = i,
+        };
+        struct rig_request q[6];
+
+        for (unsigned k = 0; k < 6; k++)
+            rig_request(&q[k], k, 100 + 50 * k, 4);
+        run_all(&p, q, 6);
+        for (unsigned k = 0; k < 6; k++)
+            rig_request_free(&q[k]);
+    }
+}
+
+/* Two equal stages and a long prompt: both compute at once. */
+static void test_prefill_overlaps(void **state)
+{
+    struct rig_params p = {.network = quiet, .chunk_tokens = 32, .hook = true};
+    struct link_stats stats;
+    struct edge_stats es;
+    struct rig_request q;
+    struct rig r;
+
+    /* The rig runs the stages one after the other, so overlap shows in what is sent ahead: when the
+     * cloud gets its second turn, further chunks are there already. */
+    p.edge_stage.row_ns = p.cloud_stage.row_ns = 200000;
+    rig_open(&r, &p);
+    rig_start(&r);
+    rig_request(&q, 1, 512, 3);
+    assert_true(rig_submit(&r, &q) > 0);
+    while (fake_counts(r.edge_stage)->rows < 96)
+        rig_step(&r);
+    assert_true(fake_counts(r.cloud_stage)->rows >= 32);
+    while (!q.done)
+        rig_step(&r);
+    assert_true(rig_right(&r, &q));
+    edge_stats(r.edge, &es);
+    stats = es.link;
+    assert_int_equal(stats.retransmits, 0); /* the hook keeps acknowledging */
+    assert_int_equal(es.rows_up, 514);
+    assert_int_equal(es.codec.rows, 514);
+    assert_int_equal(es.tile_bytes_up, q.result.tile_bytes_up);
+    rig_request_free(&q);
+    rig_close(&r);
+}
+
+/* Without the hook a peer is deaf for long: what is sent again is little, and harmless. */
+static void test_deaf_while_computing(void **state)
+{
+    struct rig_params p = {.network = quiet, .chunk_tokens = 64};
+    struct edge_stats es;
+    struct rig_request q;
+    struct rig r;
+
+    p.edge_stage.run_ns = p.cloud_stage.run_ns = 400 * RIG_MS;
+    rig_open(&r, &p);
+    rig_start(&r);
+    rig_request(&q, 1, 300, 20);
+    assert_true(rig_run(&r, &q, 1, 600 * SECOND));
+    assert_true(rig_right(&r, &q));
+    edge_stats(r.edge, &es);
+    assert_true(es.link.retransmits < es.link.tx_packets / 2);
+    rig_request_free(&q);
+    rig_close(&r);
+}
+
+/* Long prompts arrive while others decode: neither waits for the other's end. */
+static void test_fairness(void **state)
+{
+    struct rig_params p = {.network = quiet,
+                           .sessions = 4,
+                           .chunk_tokens = 16,
+                           .hook = true,
+                           .edge_stage = {.row_ns = 100000},
+                           .cloud_stage = {.row_ns = 100000}};
+    struct rig_request q[4];
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    for (unsigned i = 0; i < 3; i++)
+        rig_request(&q[i], i, 5, 400);
+    rig_request(&q[3], 3, 800, 2);
+    for (unsigned i = 0; i < 3; i++)
+        assert_true(rig_submit(&r, &q[i]) > 0);
+    while (q[2].n_ids < 5)
+        rig_step(&r);
+    assert_true(rig_submit(&r, &q[3]) > 0);
+    while (!q[3].n_ids)
+        rig_step(&r);
+    assert_in_range(q[0].n_ids, 20, 399); /* decode went on, and prefill was not starved */
+    while (!q[0].done || !q[1].done || !q[2].done || !q[3].done)
+        rig_step(&r);
+    for (unsigned i = 0; i < 4; i++) {
+        assert_true(rig_right(&r, &q[i]));
+        rig_request_free(&q[i]);
+    }
+    rig_close(&r);
+}
+
+static void check_lost(const struct rig_params *p, const char *text)
+{
+    struct rig_request q;
+    struct rig r;
+
+    rig_open(&r, p);
+    rig_start(&r);
+    rig_request(&q, 1, 10, 30);
+    assert_true(rig_run(&r, &q, 1, 10 * SECOND));
+    assert_int_equal(q.result.finish, EDGE_LOST);
+    if (!strstr(q.result.error, text))
+        fail_msg("'%s' lacks '%s'", q.result.error, text);
+    rig_request_free(&q);
+    rig_close(&r);
+}
+
+static void test_stage_failures(void **state)
+{
+    struct rig_params p = {.network = quiet, .edge_stage = {.fail_at = 20}};
+
+    check_lost(&p, "the edge's stage failed at position 20");
+    p = (struct rig_params){.network = quiet, .cloud_stage = {.fail_at = 20}};
+    check_lost(&p, "the cloud's stage failed at position 20");
+    p = (struct rig_params){
+        .network = quiet, .codec = codec_params_default(CODEC_TSQ), .edge_stage = {.nan_at = 13}};
+    check_lost(&p, "hidden state of position 13");
+}
+
+static void test_bad_params(void **state)
+{
+    struct rig_params p = {.network = quiet};
+    char err[PIPELINE_ERR] = "";
+    struct edge_params ep;
+    struct cloud_params cp;
+    struct edge *e;
+    struct cloud *c;
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    ep = (struct edge_params){.stage = r.cloud_stage,
+                              .port = network_port(r.network, 0),
+                              .codec = codec_params_default(CODEC_F32)};
+    cp = (struct cloud_params){.stage = r.edge_stage,
+                               .port = network_port(r.network, 1),
+                               .codec = codec_params_default(CODEC_F32)};
+    assert_int_equal(edge_open(&ep, 0, &e, err), -EINVAL);
+    assert_non_null(strstr(err, "[5, 12)"));
+    assert_int_equal(cloud_open(&cp, 0, &c, err), -EINVAL);
+    assert_non_null(strstr(err, "[0, 5)"));
+    ep.stage = r.edge_stage;
+    cp.stage = r.cloud_stage;
+    ep.codec.mode = cp.codec.mode = (enum codec_mode)9;
+    assert_int_equal(edge_open(&ep, 0, &e, err), -EINVAL);
+    assert_int_equal(cloud_open(&cp, 0, &c, err), -EINVAL);
+    rig_close(&r);
+    p.mtu = 160;
+    rig_open(&r, &p);
+    ep = (struct edge_params){.stage = r.edge_stage,
+                              .port = network_port(r.network, 0),
+                              .codec = codec_params_default(CODEC_F32)};
+    assert_int_equal(edge_open(&ep, 0, &e, err), -EINVAL);
+    assert_non_null(strstr(err, "MTU of 160"));
+    p.mtu = 0;
+    stage_close(r.edge_stage);
+    stage_close(r.cloud_stage);
+    network_close(r.network);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_lengths_and_chunks),
+        cmocka_unit_test(test_impairments),
+        cmocka_unit_test(test_many_sessions),
+        cmocka_unit_test(test_sampling_is_by_position),
+        cmocka_unit_test(test_stop),
+        cmocka_unit_test(test_drafts),
+        cmocka_unit_test(test_mismatch),
+        cmocka_unit_test(test_codec_mismatch),
+        cmocka_unit_test(test_bad_requests),
+        cmocka_unit_test(test_cloud_full),
+        cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_silent_cloud),
+        cmocka_unit_test(test_no_cloud),
+        cmocka_unit_test(test_edge_dies),
+        cmocka_unit_test(test_cloud_restarts),
+        cmocka_unit_test(test_small_pool_and_window),
+        cmocka_unit_test(test_prefill_overlaps),
+        cmocka_unit_test(test_deaf_while_computing),
+        cmocka_unit_test(test_fairness),
+        cmocka_unit_test(test_stage_failures),
+        cmocka_unit_test(test_bad_params),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
