@@ -152,7 +152,7 @@ static void test_drafts(void **state)
         q.sampler.seed = 3;
         fake_reference(q.prompt, 20, 50, &q.sampler, -1, 64, right);
         for (unsigned i = 0; i < 50; i++)
-            guess[i] = kind == 1 || (kind == 3 && i % 5) ? right[i] : (right[i] + 1) % 257;
+            guess[i] = kind == 1 || (kind == 3 && i % 3) ? right[i] : (right[i] + 1) % 257;
         q.drafts = kind ? guess : NULL;
         q.n_drafts = 50;
         q.draft_len = 4;
