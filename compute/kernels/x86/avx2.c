@@ -6,7 +6,9 @@
 
 #include "compute/kernels/internal.h"
 
-#define ROWS_FN static inline __attribute__((always_inline))
+#define REGISTERS     16
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#define ROWS_FN       static ALWAYS_INLINE
 
 typedef struct {
     __m256 l, h;
@@ -262,7 +264,7 @@ ROWS_FN vb vb_low_one16(void)
 }
 
 #undef ROWS_FN
-#define ROWS_FN static inline
+#define ROWS_FN static
 #include "compute/kernels/rows_impl.h"
 #include "compute/kernels/x86/mat_impl.h"
 

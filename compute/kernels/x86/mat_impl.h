@@ -4,6 +4,8 @@
  * and compiled for each ISA. No include guard: an ISA's file includes it once, having defined what
  * rows_impl.h asks for, and
  *
+ *   ALWAYS_INLINE               so that a type's constants fold
+ *   REGISTERS                   how many the ISA has: 16 or 32
  *   vb                          64 bytes; lane = dword = row
  *   vb_load vb_store            unaligned
  *   vb_set8 vb_set16            the same in every byte, word
@@ -32,7 +34,7 @@
  * streams by at memory speed. More: a block is unpacked once into the L1 cache for all tokens.
  */
 
-#define KFN static inline __attribute__((always_inline))
+#define KFN static ALWAYS_INLINE
 
 /* Where block b of a panel stands. */
 struct place {
@@ -119,69 +121,84 @@ KFN vb dot_codes(enum layout_id id, const uint8_t *codes, size_t g)
     return c;
 }
 
-#define REPEAT_GROUPS(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7)
+/*
+ * Dots of one block with 1, 2 or 4 tokens: s0 .. s3 += codes times activations. Named accumulators
+ * throughout: arrays of this size GCC keeps in memory. In scope: id, CODE(g) giving the codes of
+ * group g, q the tokens' activations (32 bytes apart), sc the scale pairs of Q6_K.
+ *
+ * The products of a group are added to words w0 .. w3 while these cannot overflow (they are below
+ * 2^15 for codes of 8 bits, 2^14 of 6, 2^13 of 5, 2^12 of 4), then to the sums.
+ */
+#define TOKENS_1(F, x) F(0, x)
+#define TOKENS_2(F, x) F(0, x) F(1, x)
+#define TOKENS_4(F, x) F(0, x) F(1, x) F(2, x) F(3, x)
 
-/* acc = sum over the block of codes times activations q, for one token.
- * CODES(g) gives the codes of group g, SC the scale pairs of Q6_K. */
+#define FIRST(T, g)                                                                                \
+    {                                                                                              \
+        const vb c_ = CODE(g);                                                                     \
+        T(FIRST_, g)                                                                               \
+    }
+#define STEP(T, g)                                                                                 \
+    {                                                                                              \
+        const vb c_ = CODE(g);                                                                     \
+        T(STEP_, g)                                                                                \
+    }
+
 #ifdef HAVE_DPBUSD
 
-#define DOT_BLOCK(id, acc, q, CODES, SC)                                                           \
+/* Sums in dwords cannot overflow; words w0 .. w3 serve only the halves that Q6_K scales. */
+#define FIRST_(j, g)      w##j = vb_dot(vb_set8(0), c_, vb_bcast(q + 32 * (j) + 4 * (g)));
+#define STEP_(j, g)       w##j = vb_dot(w##j, c_, vb_bcast(q + 32 * (j) + 4 * (g)));
+#define BEGIN_(j, x)      w##j = s##j;
+#define END_(j, x)        s##j = w##j;
+#define ADD_SCALED_(j, f) s##j = vb_add32(s##j, vb_mul_low16(w##j, f));
+
+#define DOT_TILE(T)                                                                                \
     do {                                                                                           \
-        vb lo_ = (acc), hi_ = vb_set8(0);                                                          \
-        if ((id) == LAYOUT_Q6_K)                                                                   \
-            lo_ = hi_;                                                                             \
-        lo_ = vb_dot(lo_, CODES(0), vb_bcast((q) + 0));                                            \
-        hi_ = vb_dot(hi_, CODES(4), vb_bcast((q) + 16));                                           \
-        lo_ = vb_dot(lo_, CODES(1), vb_bcast((q) + 4));                                            \
-        hi_ = vb_dot(hi_, CODES(5), vb_bcast((q) + 20));                                           \
-        lo_ = vb_dot(lo_, CODES(2), vb_bcast((q) + 8));                                            \
-        hi_ = vb_dot(hi_, CODES(6), vb_bcast((q) + 24));                                           \
-        lo_ = vb_dot(lo_, CODES(3), vb_bcast((q) + 12));                                           \
-        hi_ = vb_dot(hi_, CODES(7), vb_bcast((q) + 28));                                           \
-        if ((id) == LAYOUT_Q6_K) {                                                                 \
-            lo_ = vb_add32((acc), vb_mul_low16(lo_, vb_dup_low16(SC)));                            \
-            hi_ = vb_mul_low16(hi_, vb_dup_high16(SC));                                            \
+        if (kernels_layouts[id].bits == 6) {                                                       \
+            const vb lo_ = vb_dup_low16(sc), hi_ = vb_dup_high16(sc);                              \
+            FIRST(T, 0) STEP(T, 1) STEP(T, 2) STEP(T, 3) T(ADD_SCALED_, lo_)                       \
+            FIRST(T, 4) STEP(T, 5) STEP(T, 6) STEP(T, 7) T(ADD_SCALED_, hi_)                       \
+        } else {                                                                                   \
+            T(BEGIN_, 0)                                                                           \
+            STEP(T, 0) STEP(T, 1) STEP(T, 2) STEP(T, 3)                                            \
+            STEP(T, 4) STEP(T, 5) STEP(T, 6) STEP(T, 7)                                            \
+            T(END_, 0)                                                                             \
         }                                                                                          \
-        (acc) = vb_add32(lo_, hi_);                                                                \
     } while (0)
 
 #else
 
-/* Words of products of one group: below 2^15 for codes of 8 bits, 2^14 of 6, 2^13 of 5, 2^12 of 4:
- * so many groups may be added before words overflow. Signed codes multiply as |w| and sign(q, w). */
-#define WORDS(id, q, CODES, g)                                                                     \
-    (kernels_layouts[id].bits == 8                                                                 \
-         ? vb_maddubs(vb_abs8(CODES(g)), vb_sign8(vb_bcast((q) + 4 * (g)), CODES(g)))              \
-         : vb_maddubs(CODES(g), vb_bcast((q) + 4 * (g))))
-#define WORDS2(id, q, CODES, g)                                                                    \
-    vb_add16(WORDS(id, q, CODES, g), WORDS(id, q, CODES, (g) + 1))
+/* Signed codes multiply as |c| and q with c's sign. */
+KFN vb words_of(enum layout_id id, vb c, const int8_t *q)
+{
+    if (kernels_layouts[id].bits == 8)
+        return vb_maddubs(vb_abs8(c), vb_sign8(vb_bcast(q), c));
+    return vb_maddubs(c, vb_bcast(q));
+}
 
-#define DOT_BLOCK(id, acc, q, CODES, SC)                                                           \
+#define FIRST_(j, g) w##j = words_of(id, c_, q + 32 * (j) + 4 * (g));
+#define STEP_(j, g)  w##j = vb_add16(w##j, words_of(id, c_, q + 32 * (j) + 4 * (g)));
+#define ADD_(j, f)   s##j = vb_add32(s##j, vb_madd16(w##j, f));
+
+#define DOT_TILE(T)                                                                                \
     do {                                                                                           \
         const vb one_ = vb_set16(1);                                                               \
-        const unsigned bits_ = kernels_layouts[id].bits;                                           \
-        if (bits_ == 8) {                                                                          \
-            (acc) = vb_add32((acc), vb_madd16(WORDS(id, q, CODES, 0), one_));                      \
-            (acc) = vb_add32((acc), vb_madd16(WORDS(id, q, CODES, 1), one_));                      \
-            (acc) = vb_add32((acc), vb_madd16(WORDS(id, q, CODES, 2), one_));                      \
-            (acc) = vb_add32((acc), vb_madd16(WORDS(id, q, CODES, 3), one_));                      \
-            (acc) = vb_add32((acc), vb_madd16(WORDS(id, q, CODES, 4), one_));                      \
-            (acc) = vb_add32((acc), vb_madd16(WORDS(id, q, CODES, 5), one_));                      \
-            (acc) = vb_add32((acc), vb_madd16(WORDS(id, q, CODES, 6), one_));                      \
-            (acc) = vb_add32((acc), vb_madd16(WORDS(id, q, CODES, 7), one_));                      \
-        } else if (bits_ == 6) {                                                                   \
-            const vb lo_ = vb_dup_low16(SC), hi_ = vb_dup_high16(SC);                              \
-            (acc) = vb_add32((acc), vb_madd16(WORDS2(id, q, CODES, 0), lo_));                      \
-            (acc) = vb_add32((acc), vb_madd16(WORDS2(id, q, CODES, 2), lo_));                      \
-            (acc) = vb_add32((acc), vb_madd16(WORDS2(id, q, CODES, 4), hi_));                      \
-            (acc) = vb_add32((acc), vb_madd16(WORDS2(id, q, CODES, 6), hi_));                      \
+        if (kernels_layouts[id].bits == 4) {                                                       \
+            FIRST(T, 0) STEP(T, 1) STEP(T, 2) STEP(T, 3)                                           \
+            STEP(T, 4) STEP(T, 5) STEP(T, 6) STEP(T, 7) T(ADD_, one_)                              \
+        } else if (kernels_layouts[id].bits == 5) {                                                \
+            FIRST(T, 0) STEP(T, 1) STEP(T, 2) STEP(T, 3) T(ADD_, one_)                             \
+            FIRST(T, 4) STEP(T, 5) STEP(T, 6) STEP(T, 7) T(ADD_, one_)                             \
+        } else if (kernels_layouts[id].bits == 6) {                                                \
+            const vb lo_ = vb_dup_low16(sc), hi_ = vb_dup_high16(sc);                              \
+            FIRST(T, 0) STEP(T, 1) T(ADD_, lo_) FIRST(T, 2) STEP(T, 3) T(ADD_, lo_)                \
+            FIRST(T, 4) STEP(T, 5) T(ADD_, hi_) FIRST(T, 6) STEP(T, 7) T(ADD_, hi_)                \
         } else {                                                                                   \
-            vb a_ = vb_add16(WORDS2(id, q, CODES, 0), WORDS2(id, q, CODES, 2));                    \
-            vb b_ = vb_add16(WORDS2(id, q, CODES, 4), WORDS2(id, q, CODES, 6));                    \
-            if (bits_ == 5)                                                                        \
-                (acc) = vb_add32((acc), vb_add32(vb_madd16(a_, one_), vb_madd16(b_, one_)));       \
-            else                                                                                   \
-                (acc) = vb_add32((acc), vb_madd16(vb_add16(a_, b_), one_));                        \
+            FIRST(T, 0) T(ADD_, one_) FIRST(T, 1) T(ADD_, one_)                                    \
+            FIRST(T, 2) T(ADD_, one_) FIRST(T, 3) T(ADD_, one_)                                    \
+            FIRST(T, 4) T(ADD_, one_) FIRST(T, 5) T(ADD_, one_)                                    \
+            FIRST(T, 6) T(ADD_, one_) FIRST(T, 7) T(ADD_, one_)                                    \
         }                                                                                          \
     } while (0)
 
@@ -207,17 +224,17 @@ KFN void mul_int_1(enum layout_id id, const uint8_t *panel, const struct acts *a
     v16 sum = v_set1(0.f);
 
     for (size_t b = 0; b < a->cols / 32; b++) {
-        struct place p = place_of(id, panel, b);
-        size_t at = b * a->n_tokens + t;
+        const struct place p = place_of(id, panel, b);
+        const size_t at = b * a->n_tokens + t;
         const int8_t *q = a->q + at * 32;
-        vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);
-        vb dot = start_of(id, a, at, correction_of(id, p));
+        const vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);
+        const v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);
+        vb s0 = start_of(id, a, at, correction_of(id, p)), w0;
 
-#define PACKED(g) dot_codes(id, p.codes, g)
-        DOT_BLOCK(id, dot, q, PACKED, sc);
-#undef PACKED
-        v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);
-        sum = accumulate(id, sum, dot, scale_of(id, p), m, a, at);
+#define CODE(g) dot_codes(id, p.codes, g)
+        DOT_TILE(TOKENS_1);
+#undef CODE
+        sum = accumulate(id, sum, s0, scale_of(id, p), m, a, at);
     }
     v_store(acc, sum);
 }
@@ -231,28 +248,35 @@ KFN void mul_int_block(enum layout_id id, struct place p, const struct acts *a, 
     const vb correction = correction_of(id, p);
     const v16 d = scale_of(id, p);
     const v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);
-
-#define UNPACK(g) vb_store(codes + 64 * (g), dot_codes(id, p.codes, g));
-    REPEAT_GROUPS(UNPACK)
-#undef UNPACK
-#define UNPACKED(g) vb_load(codes + 64 * (g))
     size_t t = 0;
-    for (; t + 2 <= nt; t += 2) {
-        const int8_t *q = a->q + (at + t) * 32;
-        vb s0 = start_of(id, a, at + t, correction), s1 = start_of(id, a, at + t + 1, correction);
-        DOT_BLOCK(id, s0, q, UNPACKED, sc);
-        DOT_BLOCK(id, s1, q + 32, UNPACKED, sc);
-        float *y = acc + t * 16;
-        v_store(y, accumulate(id, v_load(y), s0, d, m, a, at + t));
-        v_store(y + 16, accumulate(id, v_load(y + 16), s1, d, m, a, at + t + 1));
-    }
-    if (t < nt) {
-        vb s0 = start_of(id, a, at + t, correction);
-        DOT_BLOCK(id, s0, a->q + (at + t) * 32, UNPACKED, sc);
-        float *y = acc + t * 16;
-        v_store(y, accumulate(id, v_load(y), s0, d, m, a, at + t));
-    }
-#undef UNPACKED
+
+    for (size_t g = 0; g < 8; g++)
+        vb_store(codes + 64 * g, dot_codes(id, p.codes, g));
+
+#define CODE(g)       vb_load(codes + 64 * (g))
+#define START_(j, x)  vb s##j = start_of(id, a, at + t + (j), correction), w##j;
+#define FINISH_(j, x)                                                                              \
+    v_store(y + 16 * (j), accumulate(id, v_load(y + 16 * (j)), s##j, d, m, a, at + t + (j)));
+#define TILE(T)                                                                                    \
+    do {                                                                                           \
+        const int8_t *q = a->q + (at + t) * 32;                                                    \
+        float *y = acc + t * 16;                                                                   \
+        T(START_, 0)                                                                               \
+        DOT_TILE(T);                                                                               \
+        T(FINISH_, 0)                                                                              \
+    } while (0)
+
+    if (REGISTERS == 32 || kernels_layouts[id].bits == 4)
+        for (; t + 4 <= nt; t += 4)
+            TILE(TOKENS_4);
+    for (; t + 2 <= nt; t += 2)
+        TILE(TOKENS_2);
+    if (t < nt)
+        TILE(TOKENS_1);
+#undef CODE
+#undef START_
+#undef FINISH_
+#undef TILE
 }
 
 KFN void mul_int(enum layout_id id, const uint8_t *panel, const struct acts *a, size_t t0,
@@ -299,7 +323,7 @@ KFN const float *weights_of(enum layout_id id, const uint8_t *panel, size_t b, f
         v_store(w + (4 * (g) + (j)) * 16, c_);                                                     \
     } while (0);
 #define COLUMNS(g) COLUMN(g, 0) COLUMN(g, 1) COLUMN(g, 2) COLUMN(g, 3)
-    REPEAT_GROUPS(COLUMNS)
+    COLUMNS(0) COLUMNS(1) COLUMNS(2) COLUMNS(3) COLUMNS(4) COLUMNS(5) COLUMNS(6) COLUMNS(7)
 #undef COLUMNS
 #undef COLUMN
     return w;
