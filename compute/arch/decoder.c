@@ -164,6 +164,8 @@ static void multiply(struct decoder *d, const struct mat *w, const float *bias, 
     worked(d, part, (uint64_t)mat_rows(w) * mat_cols(w) * n_rows / parts);
 }
 
+/* Make rows of x the activations. acts_set shares rows as team_share does: a part that filled just
+ * its share of x need not wait for the others. */
 static void quantize(struct decoder *d, const float *x, uint32_t cols, uint32_t n_rows,
                      unsigned part, unsigned parts)
 {
@@ -181,7 +183,6 @@ static void norm_quantize(struct decoder *d, const float *weight, const uint32_t
     for (size_t i = from; i < to; i++)
         d->k->rmsnorm(d->n + i * width, d->x + (which ? which[i] : i) * width, weight, width,
                       d->hp->rms_eps);
-    team_barrier(d->team);
     quantize(d, d->n, (uint32_t)width, n_rows, part, parts);
 }
 
@@ -276,9 +277,9 @@ static void feed_forward_block(struct decoder *d, uint32_t layer, unsigned part,
     multiply(d, w->gate, NULL, 0, d->gate, d->n_rows, part, parts);
     multiply(d, w->up, NULL, 0, d->up, d->n_rows, part, parts);
     team_barrier(d->team);
-    team_share((size_t)d->n_rows * d->hp->n_ff, 32, part, parts, &from, &to);
-    d->k->silu_mul(d->gate + from, d->gate + from, d->up + from, to - from);
-    team_barrier(d->team);
+    team_share(d->n_rows, 1, part, parts, &from, &to);
+    d->k->silu_mul(d->gate + from * d->hp->n_ff, d->gate + from * d->hp->n_ff,
+                   d->up + from * d->hp->n_ff, (to - from) * d->hp->n_ff);
     quantize(d, d->gate, d->hp->n_ff, d->n_rows, part, parts);
     multiply(d, w->down, NULL, 1, d->x, d->n_rows, part, parts);
     team_barrier(d->team);

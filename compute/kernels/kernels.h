@@ -53,7 +53,8 @@ int acts_alloc(uint32_t max_tokens, uint32_t max_cols, int exact, struct acts **
 void acts_free(struct acts *a);
 size_t acts_bytes(const struct acts *a);
 
-/* Quantize x f32[n_tokens][ldx] into a: this part's share (by tokens). All parts must be done
+/* Quantize x f32[n_tokens][ldx] into a: this part's share, the tokens that team_share(n_tokens, 1)
+ * gives it; so a part may fill just those rows of x and go on without a barrier. All parts must be done
  * (team_barrier) before mat_mul. n_tokens and cols are taken from the call. */
 void acts_set(struct acts *a, const float *x, size_t ldx, uint32_t n_tokens, uint32_t cols,
               unsigned part, unsigned parts);
