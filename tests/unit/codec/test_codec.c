@@ -30,6 +30,14 @@ static struct codec_params any_params(void)
     return p;
 }
 
+static struct codec_params any_absolute_params(void)
+{
+    struct codec_params p = any_params();
+
+    p.tau_rule = CODEC_TAU_ABS;
+    return p;
+}
+
 static uint32_t any_cols(void)
 {
     static const uint32_t some[] = {1, 2, 7, 8, 9, 31, 64, 65, 576, 896, 4096, 16384};
@@ -282,7 +290,7 @@ static size_t part_bytes(const struct codec_params *p, const float *x, uint32_t 
 static void cuts_into_the_fewest_equal_ranges(void **state)
 {
     for (int r = 0; r < 60; r++) {
-        struct codec_params p = any_params();
+        const struct codec_params p = any_absolute_params();
         const uint32_t cols = 200 + rng_below(1500);
         const size_t least = codec_min_capacity(&p, cols);
         const size_t capacity = least + rng_below((uint32_t)least);
@@ -292,7 +300,6 @@ static void cuts_into_the_fewest_equal_ranges(void **state)
         struct codec *c;
         bool fits;
 
-        p.tau_rule = CODEC_TAU_ABS;
         fill_for_mode(row, cols, p.mode);
         c = open_masked(&p, cols, CPU_ALL);
         encode_all(c, row, cols, 1, 5, capacity, &tiles, NULL);
