@@ -254,14 +254,19 @@ static int join_as_client(struct memif *m)
     return rdv_hung_up(m->peer_fd) ? -EPIPE : -EAGAIN;
 }
 
-/* The driver's server side is up a moment before the client's, and what it sends in between is
- * lost: so wait for the client's word. */
+/*
+ * The driver's server side is up a moment before the client's, and what it sends in between is
+ * lost: so wait for the client's word. It is looked for before the driver's events: a client that
+ * came, spoke and left is still one that was there, and its packets are in the rings.
+ */
 static int join_as_server(struct memif *m)
 {
-    intr_dispatch(&m->intr);
-    if (!dev_link_up(m))
-        return rdv_hung_up(m->peer_fd) ? -EPIPE : -EAGAIN;
-    return rdv_recv_ready(m->peer_fd);
+    int rc = rdv_recv_ready(m->peer_fd);
+    if (rc == 0 && !dev_link_up(m))
+        rc = -EPROTO;
+    if (rc == -EAGAIN)
+        intr_dispatch(&m->intr);
+    return rc;
 }
 
 static void joining(struct memif *m, uint64_t now)
