@@ -88,6 +88,7 @@ struct link {
     /* loss */
     uint64_t order, rack_order, rack_rtt_ns, rto_from_ns;
     uint32_t backoff;
+    uint32_t reorder_quarters, n_acked;
     uint64_t srtt_ns, rttvar_ns, rtt_min_ns;
     uint64_t rtt_samples[RTT_SAMPLES];
     uint32_t n_rtt_samples;

@@ -37,6 +37,7 @@ int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
     l->now_ns = l->heard_ns = l->pinged_ns = l->ticked_ns = now_ns;
     l->tx_base = l->tx_next = l->rx_base = l->rx_end = 1;
     l->credit = FIRST_CREDIT;
+    l->reorder_quarters = 1;
     l->credit_told = l->p.rx_budget_packets;
     send_drop_all(l); /* makes the lists */
     receive_drop_all(l);

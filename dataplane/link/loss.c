@@ -16,12 +16,14 @@
 
 #include "dataplane/link/bytes.h"
 
-#define RTO_INITIAL_NS  (100u * 1000000ull)
-#define REORDER_MIN_NS  100000ull
-#define BACKOFF_MAX     16u
-#define PROBES          2u /* packets sent again at a timeout: one may be lost too */
-#define ACK_HEAD_BYTES  16u
-#define ACK_ENTRY_BYTES 8u
+#define RTO_INITIAL_NS       (100u * 1000000ull)
+#define REORDER_MIN_NS       100000ull
+#define REORDER_QUARTERS_MAX 8u   /* of the round trip: how late a packet may be and not be lost */
+#define REORDER_FORGET       256u /* acknowledgements after which the link dares a quarter less */
+#define BACKOFF_MAX          16u
+#define PROBES               2u /* packets sent again at a timeout: one may be lost too */
+#define ACK_HEAD_BYTES       16u
+#define ACK_ENTRY_BYTES      8u
 
 static void rtt_sample(struct link *l, uint64_t rtt)
 {
@@ -76,10 +78,16 @@ void loss_acked(struct link *l, struct tx_fragment *f, uint64_t hold_ns, bool sa
         rtt_sample(l, took > hold_ns ? took - hold_ns : 0);
     /* A packet sent twice and acknowledged sooner than any round trip: it was the first copy, which
      * says nothing about packets sent before the second. */
-    if (f->order > l->rack_order && (f->n_sent == 1 || took >= l->rtt_min_ns)) {
+    bool first_copy = f->n_sent > 1 && took < l->rtt_min_ns;
+
+    if (f->order > l->rack_order && !first_copy) {
         l->rack_order = f->order;
         l->rack_rtt_ns = took;
     }
+    if ((first_copy || f->state == TX_LOST) && l->reorder_quarters < REORDER_QUARTERS_MAX)
+        l->reorder_quarters++; /* it was late, not lost */
+    else if (++l->n_acked % REORDER_FORGET == 0 && l->reorder_quarters > 1)
+        l->reorder_quarters--;
     list_remove(&f->node);
     f->state = TX_ACKED;
     pkt_unref(f->pkt);
@@ -195,7 +203,7 @@ static uint64_t rto(const struct link *l)
  * acknowledged. */
 static uint64_t overtaken_at(const struct link *l, const struct tx_fragment *f)
 {
-    uint64_t reorder = clamp(l->srtt_ns / 4, REORDER_MIN_NS, l->p.rto_min_ns);
+    uint64_t reorder = clamp(l->srtt_ns / 4 * l->reorder_quarters, REORDER_MIN_NS, l->p.rto_min_ns);
 
     return f->order < l->rack_order ? f->sent_ns + l->rack_rtt_ns + reorder : UINT64_MAX;
 }

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Edge and cloud on fake stages over the simulated network, everything chosen by the seed:
+ * sessions, prompts, chunks, guesses, cancellation, stage times, pools, windows, impairments. The
+ * tokens must be those of an unsplit run, no session may hang, nothing may be left.
+ *
+ *   sim_pipeline [--seed N] [--runs R] [--requests M]
+ */
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "tests/unit/pipeline/rig.h"
+
+#define REQUESTS_MAX 64u
+
+static uint64_t seed = 1;
+static uint32_t n_requests = 12;
+
+static void fail(const char *what, const char *detail)
+{
+    fprintf(stderr,
+            "FAILED: %s: %s\nagain: sim_pipeline --runs 1 --seed %" PRIu64 " --requests %" PRIu32
+            "\n",
+            what, detail, seed, n_requests);
+    exit(1);
+}
+
+static uint64_t pick(struct dice *d, const uint64_t *from, uint64_t n)
+{
+    return from[dice_below(d, n)];
+}
+
+static struct rig_params choose(struct dice *d)
+{
+    static const uint64_t chunks[] = {1, 3, 16, 64, 128}, windows[] = {0, 0, 1, 8};
+    static const uint64_t widths[] = {64, 64, 300, 900}, pools[] = {128, 1024};
+    static const double drops[] = {0, .02, .2, .4};
+    uint64_t slow = dice_chance(d, .3) ? dice_below(d, 100 * RIG_MS) : dice_below(d, RIG_MS);
+    uint32_t width = (uint32_t)pick(d, widths, 4);
+    struct rig_params p = {
+        .network = {.drop = drops[dice_below(d, 4)],
+                    .duplicate = dice_chance(d, .3) ? .2 : 0,
+                    .flip = dice_chance(d, .3) ? .1 : 0,
+                    .replay = dice_chance(d, .3) ? .1 : 0,
+                    .noise = dice_chance(d, .3) ? .2 : 0,
+                    .refuse = dice_chance(d, .3) ? .1 : 0,
+                    .delay_min_ns = 5000},
+        .edge_stage = {.d_model = width, .run_ns = slow},
+        .cloud_stage = {.d_model = width, .run_ns = dice_below(d, 2 * slow + 1)},
+        .link = {.window_packets = (uint32_t)pick(d, windows, 4),
+                 .rx_budget_packets = (uint32_t)pick(d, windows, 4)},
+        .sessions = (uint32_t)dice_between(d, 1, 6),
+        .chunk_tokens = (uint32_t)pick(d, chunks, 5),
+        .pool_packets = (uint32_t)pick(d, pools, 2),
+        .hook = dice_chance(d, .7),
+        .seed = dice_next(d),
+    };
+    p.network.delay_max_ns = dice_chance(d, .5) ? 20000 : 10 * RIG_MS;
+    return p;
+}
+
+static void run(void)
+{
+    static struct rig_request q[REQUESTS_MAX];
+    static int32_t guesses[REQUESTS_MAX][64];
+    struct dice d = {seed};
+    struct rig_params p = choose(&d);
+    struct edge_stats stats;
+    uint32_t cancelled = 0;
+    struct rig r;
+
+    for (uint32_t i = 0; i < n_requests; i++) {
+        rig_request(&q[i], dice_next(&d), (uint32_t)dice_between(&d, 1, 200),
+                    (uint32_t)dice_between(&d, 1, 40));
+        if (dice_chance(&d, .3)) {
+            q[i].sampler.temp = .8f;
+            q[i].sampler.seed = dice_next(&d);
+        }
+        if (dice_chance(&d, .3)) {
+            fake_reference(q[i].prompt, q[i].n_prompt, q[i].n_predict, &q[i].sampler, -1,
+                           p.edge_stage.d_model, guesses[i]);
+            for (uint32_t k = 0; k < q[i].n_predict; k++) {
+                if (dice_chance(&d, .3))
+                    guesses[i][k] = (int32_t)dice_below(&d, FAKE_VOCAB);
+            }
+            q[i].drafts = guesses[i];
+            q[i].n_drafts = q[i].n_predict;
+            q[i].draft_len = (uint32_t)dice_between(&d, 1, 15);
+        }
+        if (dice_chance(&d, .2))
+            q[i].cancel_at = (uint32_t)dice_between(&d, 1, q[i].n_predict);
+    }
+    rig_open(&r, &p);
+    rig_start(&r);
+    if (!rig_run(&r, q, n_requests, 3600ull * 1000 * RIG_MS))
+        fail("no progress", edge_error(r.edge));
+    for (uint32_t i = 0; i < n_requests; i++) {
+        if (q[i].result.finish == EDGE_CANCELLED && q[i].cancel_at)
+            cancelled++;
+        else if (q[i].result.finish != EDGE_LENGTH)
+            fail("a request ended early", q[i].result.error);
+        else if (!rig_right(&r, &q[i]))
+            fail("wrong tokens", "");
+        rig_request_free(&q[i]);
+    }
+    edge_stats(r.edge, &stats);
+    printf("seed %" PRIu64 ": drop %.2f, %u sessions, chunk %u, width %u, pool %u: %" PRIu64
+           " tokens, %u cancelled, %" PRIu64 " packets, %" PRIu64 " again, %.2f s\n",
+           seed, p.network.drop, p.sessions, p.chunk_tokens, p.edge_stage.d_model, p.pool_packets,
+           stats.tokens, cancelled, stats.link.tx_packets, stats.link.retransmits,
+           (double)r.now_ns * 1e-9);
+    rig_close(&r);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"seed", required_argument, NULL, 's'},
+        {"runs", required_argument, NULL, 'r'},
+        {"requests", required_argument, NULL, 'q'},
+        {0},
+    };
+    uint64_t runs = 30;
+    int c;
+
+    while ((c = getopt_long(argc, argv, "", options, NULL)) >= 0) {
+        if (c == 's')
+            seed = strtoull(optarg, NULL, 0);
+        else if (c == 'r')
+            runs = strtoull(optarg, NULL, 0);
+        else if (c == 'q')
+            n_requests = (uint32_t)strtoul(optarg, NULL, 0);
+        else
+            return 2;
+    }
+    if (!n_requests || n_requests > REQUESTS_MAX)
+        return 2;
+    for (; runs; runs--, seed++)
+        run();
+    return 0;
+}

@@ -1,0 +1,753 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The link's rules one by one; tests/sim drives them all at once. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "dataplane/link.h"
+
+#define MS   1000000ull
+#define ROOM 1600u
+
+struct pair {
+    struct pkt_pool *pool;
+    struct link *a, *b; /* initiator, responder */
+    uint64_t now;
+};
+
+static const struct link_params edge_params = {
+    .path = &wire_path_edge, .initiator = true, .connection = 77, .epoch = 3};
+static const struct link_params cloud_params = {.path = &wire_path_cloud};
+
+static void pair_open(struct pair *t, struct link_params a, struct link_params b)
+{
+    *t = (struct pair){.pool = pkt_pool_heap(4096, ROOM), .now = 5 * MS};
+    assert_int_equal(link_open(&a, t->now, &t->a), 0);
+    assert_int_equal(link_open(&b, t->now, &t->b), 0);
+}
+
+static void pair_close(struct pair *t)
+{
+    link_close(t->a);
+    link_close(t->b);
+    assert_int_equal(t->pool->n_free, t->pool->n_total);
+    pkt_pool_heap_close(t->pool);
+}
+
+static int64_t send_reply(struct pair *t, struct link *l, uint32_t session, enum wire_class cls,
+                          int64_t reply_to, unsigned n, uint8_t fill)
+{
+    struct pkt *pkts[LINK_FRAGMENTS_MAX];
+    uint16_t bytes[LINK_FRAGMENTS_MAX];
+
+    for (unsigned i = 0; i < n; i++) {
+        pkts[i] = pkt_alloc(t->pool);
+        bytes[i] = 8;
+        memset(pkts[i]->data + WIRE_PAYLOAD_AT + link_payload_offset(reply_to >= 0, i), fill, 8);
+    }
+    return link_send(l, session, cls, reply_to, pkts, bytes, (uint16_t)n);
+}
+
+static int64_t send_one(struct pair *t, struct link *l, uint32_t session, uint8_t fill)
+{
+    return send_reply(t, l, session, WIRE_DECODE, -1, 1, fill);
+}
+
+/* What l has to send: frames taken off it. */
+static int take(struct pair *t, struct link *l, struct pkt **out, int most)
+{
+    uint64_t deadline;
+
+    (void)link_tick(l, t->now, &deadline);
+    return link_output(l, out, most, t->pool, t->now);
+}
+
+static struct pkt *copy(struct pair *t, const struct pkt *p)
+{
+    struct pkt *c = pkt_alloc(t->pool);
+
+    memcpy(c->data, p->data, p->len);
+    c->len = p->len;
+    return c;
+}
+
+static void give(struct pair *t, struct link *to, struct pkt *p)
+{
+    (void)link_input(to, copy(t, p), t->now);
+    pkt_unref(p);
+}
+
+/* Carry all frames that wait, both ways, until none is left; how many. */
+static int carry(struct pair *t)
+{
+    struct pkt *pkts[64];
+    int n, total = 0;
+
+    do {
+        n = take(t, t->a, pkts, 64);
+        for (int i = 0; i < n; i++)
+            give(t, t->b, pkts[i]);
+        total += n;
+        int m = take(t, t->b, pkts, 64);
+        for (int i = 0; i < m; i++)
+            give(t, t->a, pkts[i]);
+        total += m;
+        n += m;
+    } while (n);
+    return total;
+}
+
+static void drop_output(struct pair *t, struct link *l)
+{
+    struct pkt *pkts[64];
+    int n;
+
+    while ((n = take(t, l, pkts, 64)) > 0) {
+        while (n)
+            pkt_unref(pkts[--n]);
+    }
+}
+
+/* The next message must be this one. */
+static uint32_t expect(struct link *l, uint32_t session, uint8_t fill)
+{
+    struct link_message m;
+    const uint8_t *p;
+    size_t len;
+
+    assert_true(link_recv(l, &m));
+    assert_int_equal(m.session, session);
+    p = link_message_payload(&m, 0, &len);
+    assert_int_equal(len, 8);
+    assert_int_equal(p[0], fill);
+    assert_int_equal(p[7], fill);
+    uint32_t number = m.message;
+    link_message_free(&m);
+    link_message_free(&m); /* twice does no harm */
+    return number;
+}
+
+static void expect_none(struct link *l)
+{
+    struct link_message m;
+
+    assert_false(link_recv(l, &m));
+}
+
+static uint8_t type_of(const struct pkt *p)
+{
+    return p->data[WIRE_L2L4_BYTES] & 15;
+}
+
+static uint8_t flags_of(const struct pkt *p)
+{
+    return p->data[WIRE_L2L4_BYTES + 1];
+}
+
+/* A connection on which both have heard each other. */
+static void connect_pair(struct pair *t)
+{
+    assert_int_equal(send_one(t, t->a, 0, 1), 1);
+    carry(t);
+    expect(t->b, 0, 1);
+    t->now += 2 * MS;
+    carry(t);
+    assert_true(link_idle(t->a));
+    assert_true(link_heard(t->a) && link_heard(t->b));
+}
+
+static void test_reply_acknowledges(void **state)
+{
+    struct pair t;
+    struct link_stats s;
+    uint32_t request;
+
+    pair_open(&t, edge_params, cloud_params);
+    connect_pair(&t);
+    for (uint8_t i = 0; i < 50; i++) {
+        request = (uint32_t)send_one(&t, t.a, 9, i);
+        assert_int_equal(carry(&t), 1); /* the request alone */
+        t.now += MS / 10;
+        assert_int_equal(expect(t.b, 9, i), request);
+        assert_true(send_reply(&t, t.b, 9, WIRE_DECODE, request, 1, i) > 0);
+        assert_int_equal(carry(&t), 1); /* the reply alone: no other acknowledgement */
+        assert_true(link_idle(t.a));
+        struct link_message m;
+        assert_true(link_recv(t.a, &m));
+        assert_true(m.is_reply);
+        assert_int_equal(m.reply_to, request);
+        request = m.message;
+        link_message_free(&m);
+        t.now += MS / 10;
+        /* and the next request answers the reply */
+        assert_true(send_reply(&t, t.a, 9, WIRE_DECODE, request, 1, i) > 0);
+        assert_int_equal(carry(&t), 1);
+        assert_true(link_idle(t.b));
+        expect(t.b, 9, i);
+        t.now += 2 * MS;
+        assert_int_equal(carry(&t), 1); /* the delayed acknowledgement */
+    }
+    link_stats(t.a, &s);
+    assert_int_equal(s.retransmits, 0);
+    assert_int_equal(s.duplicates, 0);
+    assert_int_equal(s.rtt_p50_ns,
+                     0); /* the virtual wire takes no time, and holding does not count */
+    assert_int_equal(s.tx_messages, 101);
+    assert_int_equal(s.rx_messages, 50);
+    pair_close(&t);
+}
+
+static void test_timeout_backs_off(void **state)
+{
+    struct pair t;
+    struct pkt *first[1], *again[4];
+    uint64_t deadline, before, gap = 0;
+
+    pair_open(&t, edge_params, cloud_params);
+    connect_pair(&t);
+    send_one(&t, t.a, 1, 1);
+    assert_int_equal(take(&t, t.a, first, 1), 1);
+    for (unsigned i = 0; i < 8; i++) {
+        before = t.now;
+        for (;;) { /* to the next transmission of data */
+            deadline = link_deadline(t.a);
+            assert_true(deadline > t.now && deadline < t.now + 1000 * MS);
+            t.now = deadline;
+            int n = take(&t, t.a, again, 4);
+            bool data = false;
+
+            for (int k = 0; k < n; k++) { /* at most one, and perhaps a ping */
+                if (type_of(again[k]) == WIRE_DATA) {
+                    assert_false(data);
+                    again[0] = again[k];
+                    data = true;
+                } else {
+                    pkt_unref(again[k]);
+                }
+            }
+            if (data)
+                break;
+        }
+        assert_int_equal(again[0]->len, first[0]->len); /* the very same bytes */
+        assert_memory_equal(again[0]->data, first[0]->data, first[0]->len);
+        pkt_unref(again[0]);
+        if (i == 0)
+            assert_int_equal(t.now - before, 20 * MS);
+        assert_true(t.now - before >= gap);
+        gap = t.now - before;
+    }
+    assert_int_equal(gap, 300 * MS);
+    pkt_unref(first[0]);
+    pair_close(&t);
+}
+
+/* An acknowledgement of a later packet brings out the loss long before the timeout. */
+static void test_overtaken_is_lost(void **state)
+{
+    struct pair t;
+    struct pkt *p[8];
+    struct link_stats s;
+
+    pair_open(&t, edge_params, cloud_params);
+    connect_pair(&t);
+    send_reply(&t, t.a, 1, WIRE_PREFILL, -1, 6, 42);
+    assert_int_equal(take(&t, t.a, p, 8), 6);
+    for (int i = 0; i < 6; i++) {
+        if (i == 2)
+            pkt_unref(p[i]);
+        else
+            give(&t, t.b, p[i]);
+    }
+    carry(&t);
+    t.now += MS;
+    carry(&t);
+    expect(t.b, 1, 42);
+    link_stats(t.a, &s);
+    assert_int_equal(s.retransmits, 1);
+    link_stats(t.b, &s);
+    assert_int_equal(s.duplicates, 0);
+    pair_close(&t);
+}
+
+static void test_duplicates(void **state)
+{
+    struct pair t;
+    struct pkt *p[4];
+    struct link_stats s;
+
+    pair_open(&t, edge_params, cloud_params);
+    connect_pair(&t);
+    send_one(&t, t.a, 1, 5);
+    send_reply(&t, t.a, 2, WIRE_PREFILL, -1, 2, 6);
+    assert_int_equal(take(&t, t.a, p, 4), 3);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 3; i++)
+            (void)link_input(t.b, copy(&t, p[i]), t.now);
+    }
+    expect(t.b, 1, 5);
+    expect(t.b, 2, 6);
+    expect_none(t.b);
+    link_stats(t.b, &s);
+    assert_int_equal(s.duplicates, 6);
+    drop_output(&t, t.b); /* all acknowledgements are lost */
+    for (int i = 0; i < 3; i++)
+        give(&t, t.b, p[i]);
+    carry(&t); /* an old duplicate is acknowledged again */
+    assert_true(link_idle(t.a));
+    expect_none(t.b);
+    pair_close(&t);
+}
+
+static void test_order_within_session(void **state)
+{
+    struct pair t;
+    struct pkt *p[8];
+
+    pair_open(&t, edge_params, cloud_params);
+    connect_pair(&t);
+    send_reply(&t, t.a, 1, WIRE_PREFILL, -1, 1, 10);
+    send_reply(&t, t.a, 1, WIRE_DECODE, -1, 1, 11);
+    send_reply(&t, t.a, 2, WIRE_PREFILL, -1, 1, 20);
+    send_reply(&t, t.a, 1, WIRE_CONTROL, -1, 1, 12);
+    send_reply(&t, t.a, 2, WIRE_DECODE, -1, 1, 21);
+    assert_int_equal(take(&t, t.a, p, 8), 5);
+    for (int i = 4; i >= 0; i--) { /* in reverse */
+        uint8_t fill = p[i]->data[WIRE_PAYLOAD_AT + 4];
+
+        give(&t, t.b, p[i]);
+        (void)fill;
+    }
+    /* By session in order; a session's own earlier messages are not overtaken by its decode. */
+    uint8_t next[3] = {0, 10, 20};
+    struct link_message m;
+    while (link_recv(t.b, &m)) {
+        size_t len;
+        assert_int_equal(link_message_payload(&m, 0, &len)[0], next[m.session]);
+        next[m.session]++;
+        link_message_free(&m);
+    }
+    assert_int_equal(next[1], 13);
+    assert_int_equal(next[2], 22);
+    carry(&t);
+    pair_close(&t);
+}
+
+static void test_decode_first(void **state)
+{
+    struct pair t;
+
+    pair_open(&t, edge_params, cloud_params);
+    connect_pair(&t);
+    send_reply(&t, t.a, 1, WIRE_PREFILL, -1, 20, 1);
+    send_reply(&t, t.a, 4, WIRE_CONTROL, -1, 1, 4);
+    send_reply(&t, t.a, 3, WIRE_DECODE, -1, 1, 3);
+    struct pkt *p[32];
+    assert_int_equal(take(&t, t.a, p, 32), 22);
+    assert_int_equal(p[0]->data[WIRE_L2L4_BYTES + 21], WIRE_DECODE);
+    assert_int_equal(p[1]->data[WIRE_L2L4_BYTES + 21], WIRE_CONTROL);
+    for (int i = 21; i >= 0; i--)
+        give(&t, t.b, p[i]);
+    expect(t.b, 3, 3);
+    expect(t.b, 1, 1);
+    expect(t.b, 4, 4);
+    pair_close(&t);
+}
+
+/* Over budget only the oldest message gets in; all is delivered in the end. */
+static void test_budget(void **state)
+{
+    struct link_params b = cloud_params;
+    struct pair t;
+    struct pkt *p[64];
+    struct link_stats s;
+
+    b.rx_budget_packets = 4;
+    pair_open(&t, edge_params, b);
+    connect_pair(&t);
+    for (uint8_t i = 0; i < 5; i++)
+        send_reply(&t, t.a, i + 1u, WIRE_PREFILL, -1, 6, i);
+    int n = take(&t, t.a, p, 64);
+    assert_true(n <= 8);
+    assert_true(link_window_left(t.a) == 0);
+    for (int i = n; i-- > 0;) /* the oldest message's packets last */
+        give(&t, t.b, p[i]);
+    for (unsigned k = 0, got = 0; got < 5; k++) {
+        struct link_message m;
+
+        assert_true(k < 1000);
+        t.now = t.now + 5 * MS;
+        carry(&t);
+        while (link_recv(t.b, &m)) {
+            got++;
+            link_message_free(&m);
+        }
+        link_stats(t.b, &s);
+    }
+    pair_close(&t);
+}
+
+static void test_window(void **state)
+{
+    struct link_params a = edge_params;
+    struct pair t;
+    struct pkt *p[64];
+    struct link_stats s;
+
+    a.window_packets = 4;
+    pair_open(&t, a, cloud_params);
+    connect_pair(&t);
+    assert_int_equal(link_window_left(t.a), 4);
+    send_reply(&t, t.a, 1, WIRE_PREFILL, -1, 10, 1);
+    assert_int_equal(link_window_left(t.a), 0);
+    int n = take(&t, t.a, p, 64);
+    assert_int_equal(n, 4);
+    link_stats(t.a, &s);
+    assert_int_equal(s.in_flight_packets, 4);
+    while (n)
+        give(&t, t.b, p[--n]);
+    carry(&t);
+    for (int i = 0; i < 5; i++) {
+        t.now += 2 * MS;
+        carry(&t);
+    }
+    expect(t.b, 1, 1);
+    assert_int_equal(link_window_left(t.a), 4);
+    pair_close(&t);
+}
+
+/* What the port did not take goes again, in order, and does not count as sent. */
+static void test_refused(void **state)
+{
+    struct pair t;
+    struct pkt *p[8];
+    struct link_stats before, after;
+
+    pair_open(&t, edge_params, cloud_params);
+    connect_pair(&t);
+    link_stats(t.a, &before);
+    send_reply(&t, t.a, 1, WIRE_PREFILL, -1, 4, 1);
+    assert_int_equal(take(&t, t.a, p, 8), 4);
+    give(&t, t.b, p[0]);
+    for (int i = 1; i < 4; i++)
+        link_output_refused(t.a, p[i], t.now);
+    assert_true(link_has_output(t.a));
+    link_stats(t.a, &after);
+    assert_int_equal(after.tx_packets, before.tx_packets + 1);
+    assert_int_equal(take(&t, t.a, p, 8), 3);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(p[i]->data[WIRE_L2L4_BYTES + 13], i + 1);
+        give(&t, t.b, p[i]);
+    }
+    expect(t.b, 1, 1);
+    /* An acknowledgement is made anew. */
+    t.now += 2 * MS;
+    assert_int_equal(take(&t, t.b, p, 8), 1);
+    assert_int_equal(type_of(p[0]), WIRE_ACK);
+    link_output_refused(t.b, p[0], t.now);
+    assert_int_equal(take(&t, t.b, p, 8), 1);
+    give(&t, t.a, p[0]);
+    assert_true(link_idle(t.a));
+    link_stats(t.a, &after);
+    assert_int_equal(after.retransmits, 0);
+    /* A retransmission that is refused is none; nor is a packet of a link that ended meanwhile. */
+    send_one(&t, t.a, 1, 1);
+    drop_output(&t, t.a);
+    t.now += 50 * MS;
+    assert_int_equal(take(&t, t.a, p, 8), 1);
+    link_output_refused(t.a, p[0], t.now);
+    link_stats(t.a, &after);
+    assert_int_equal(after.retransmits, 0);
+    assert_int_equal(take(&t, t.a, p, 8), 1);
+    link_shutdown(t.a);
+    link_output_refused(t.a, p[0], t.now);
+    pair_close(&t);
+}
+
+static void test_silence(void **state)
+{
+    struct link_params a = edge_params;
+    struct pair t;
+    struct pkt *p[8];
+    uint64_t deadline, from;
+    unsigned pings = 0;
+
+    a.dead_after_ns = 2000 * MS;
+    pair_open(&t, a, cloud_params);
+    t.now += 60000 * MS; /* nobody was asked anything: silence means nothing */
+    assert_int_equal(link_tick(t.a, t.now, &deadline), 0);
+    connect_pair(&t);
+    assert_null(link_why_dead(t.a));
+    from = t.now;
+    while (link_tick(t.a, t.now, &deadline) == 0) {
+        int n = link_output(t.a, p, 8, t.pool, t.now);
+
+        while (n) {
+            pings += type_of(p[--n]) == WIRE_PING;
+            pkt_unref(p[n]);
+        }
+        assert_true(link_deadline(t.a) > t.now);
+        t.now = link_deadline(t.a);
+    }
+    assert_in_range(t.now - from, 1990 * MS, 2010 * MS);
+    assert_int_equal(pings, 3);
+    assert_non_null(strstr(link_why_dead(t.a), "silent"));
+    assert_int_equal(send_one(&t, t.a, 1, 1), -EPIPE);
+    assert_int_equal(link_deadline(t.a), UINT64_MAX);
+    pair_close(&t);
+}
+
+static void test_pings_keep_alive(void **state)
+{
+    struct link_params a = edge_params;
+    struct pair t;
+    uint64_t deadline;
+
+    a.dead_after_ns = 2000 * MS;
+    pair_open(&t, a, cloud_params);
+    connect_pair(&t);
+    for (unsigned i = 0; i < 100; i++) {
+        t.now += 100 * MS;
+        carry(&t);
+        assert_int_equal(link_tick(t.a, t.now, &deadline), 0);
+        assert_int_equal(link_tick(t.b, t.now, &deadline), 0);
+    }
+    t.now += 3600 * 1000 * MS; /* the owner was away: that is not the peer's silence */
+    assert_int_equal(link_tick(t.a, t.now, &deadline), 0);
+    pair_close(&t);
+}
+
+static void test_shutdown(void **state)
+{
+    struct pair t;
+    struct pkt *p[4];
+    uint64_t deadline;
+
+    pair_open(&t, edge_params, cloud_params);
+    connect_pair(&t);
+    send_one(&t, t.b, 1, 1); /* never to arrive */
+    link_shutdown(t.a);
+    assert_int_equal(link_tick(t.a, t.now, &deadline), -EPIPE);
+    assert_int_equal(send_one(&t, t.a, 1, 1), -EPIPE);
+    assert_int_equal(take(&t, t.a, p, 4), 1);
+    assert_int_equal(type_of(p[0]), WIRE_CLOSE);
+    link_output_refused(t.a, p[0], t.now); /* comes again */
+    assert_int_equal(take(&t, t.a, p, 4), 1);
+    pkt_unref(p[0]); /* lost: what the peer still sends is answered by another */
+    t.now += 200 * MS;
+    carry(&t);
+    assert_int_equal(link_tick(t.b, t.now, &deadline), -EPIPE);
+    assert_non_null(strstr(link_why_dead(t.b), "closed"));
+    assert_int_equal(carry(&t), 0); /* and silence */
+    pair_close(&t);
+}
+
+static void test_strangers(void **state)
+{
+    struct link_params other = edge_params;
+    struct link *second, *fresh;
+    struct pair t;
+    struct pkt *p[4];
+    struct link_stats s;
+    uint64_t deadline;
+
+    pair_open(&t, edge_params, cloud_params);
+    connect_pair(&t);
+
+    other.connection = 78;
+    assert_int_equal(link_open(&other, t.now, &second), 0);
+    send_one(&t, second, 1, 1);
+    assert_int_equal(take(&t, second, p, 4), 1);
+    assert_true(flags_of(p[0]) & WIRE_FLAG_HELLO);
+    (void)link_input(t.b, copy(&t, p[0]), t.now); /* b has a peer */
+    (void)link_input(t.a, p[0], t.now);           /* a is no responder */
+    expect_none(t.b);
+    link_stats(t.b, &s);
+    assert_int_equal(s.strangers, 1);
+    link_stats(t.a, &s);
+    assert_int_equal(s.strangers, 1);
+    assert_int_equal(take(&t, t.a, p, 4), 0);
+    assert_int_equal(take(&t, t.b, p, 4), 1);
+    assert_int_equal(type_of(p[0]), WIRE_RESET);
+    (void)link_input(t.a, copy(&t, p[0]), t.now); /* not meant for a */
+    assert_int_equal(link_tick(t.a, t.now, &deadline), 0);
+    link_output_refused(t.b, p[0], t.now);
+    assert_int_equal(take(&t, t.b, p, 4), 1);
+    give(&t, second, p[0]);
+    assert_int_equal(link_tick(second, t.now, &deadline), -EPIPE);
+    assert_non_null(strstr(link_why_dead(second), "does not know"));
+    link_close(second);
+
+    /* A responder that restarted knows nothing of the old connection... */
+    send_one(&t, t.a, 1, 1);
+    assert_int_equal(take(&t, t.a, p, 4), 1);
+    assert_false(flags_of(p[0]) & WIRE_FLAG_HELLO);
+    assert_int_equal(link_open(&cloud_params, t.now, &fresh), 0);
+    assert_int_equal(send_one(&t, fresh, 1, 1), -ENOTCONN);
+    give(&t, fresh, p[0]);
+    assert_int_equal(take(&t, fresh, p, 4), 1);
+    assert_int_equal(type_of(p[0]), WIRE_RESET);
+    give(&t, t.a, p[0]);
+    assert_int_equal(link_tick(t.a, t.now, &deadline), -EPIPE);
+    /* ... but messages that overtake a new peer's first are only dropped. */
+    link_close(t.a);
+    other.connection = 79;
+    assert_int_equal(link_open(&other, t.now, &t.a), 0);
+    link_close(t.b);
+    t.b = fresh;
+    send_one(&t, t.a, 1, 1);
+    send_one(&t, t.a, 1, 2);
+    assert_int_equal(take(&t, t.a, p, 4), 2);
+    give(&t, t.b, p[1]);
+    assert_int_equal(take(&t, t.b, p + 1, 3), 0);
+    give(&t, t.b, p[0]);
+    t.now += 200 * MS;
+    carry(&t);
+    t.now += 200 * MS;
+    carry(&t);
+    expect(t.b, 1, 1);
+    expect(t.b, 1, 2);
+    /* Our own frames, sent back to us */
+    send_one(&t, t.a, 1, 3);
+    assert_int_equal(take(&t, t.a, p, 4), 1);
+    give(&t, t.a, p[0]);
+    expect_none(t.a);
+    pair_close(&t);
+}
+
+/* A frame of the connection with any content, well sealed. */
+static struct pkt *forged(struct pair *t, struct wire_header h, const void *payload, size_t n)
+{
+    struct pkt *p = pkt_alloc(t->pool);
+
+    h.connection = edge_params.connection;
+    h.epoch = edge_params.epoch;
+    h.payload_bytes = (uint16_t)n;
+    h.flags |= WIRE_FLAG_INITIATOR;
+    if (!h.n_fragments)
+        h.n_fragments = 1;
+    memcpy(p->data + WIRE_PAYLOAD_AT, payload, n);
+    assert_int_equal(wire_seal(p, &wire_path_edge, &h), 0);
+    return p;
+}
+
+static void test_bad_frames(void **state)
+{
+    static const uint8_t zeros[64], follows_5[8] = {0, 0, 0, 5}, follows_2[8] = {0, 0, 0, 2};
+    struct pair t;
+    struct link_stats s;
+    struct pkt *p;
+
+    pair_open(&t, edge_params, cloud_params);
+    connect_pair(&t); /* message 1 was received */
+#define BAD(header, payload, n)                                                                    \
+    assert_int_equal(link_input(t.b, forged(&t, (struct wire_header)header, payload, n), t.now),   \
+                     -EBADMSG)
+#define H(...) {__VA_ARGS__}
+    BAD(H(.message = 0), zeros, 8);
+    BAD(H(.message = 5), zeros, 3);                            /* no prefix */
+    BAD(H(.message = 5, .flags = WIRE_FLAG_REPLY), zeros, 11); /* half a prefix */
+    BAD(H(.message = 5), follows_5, 8);                        /* follows itself */
+    BAD(H(.message = 2 + LINK_MESSAGES_MAX), zeros, 8);        /* too far ahead */
+    BAD(H(.message = 5, .n_fragments = LINK_FRAGMENTS_MAX + 1), zeros, 8);
+    BAD(H(.message = 5, .fragment = 1, .n_fragments = 2, .flags = WIRE_FLAG_REPLY), zeros, 8);
+    BAD(H(.type = WIRE_ACK), zeros, 15); /* cut short */
+    BAD(H(.type = WIRE_ACK), zeros, 20);
+    uint8_t ack[32] = {0};
+    ack[23] = 64; /* an entry of 64 bits, without them */
+    BAD(H(.type = WIRE_ACK), ack, 24);
+    ack[20] = 0xff; /* beyond any message */
+    BAD(H(.type = WIRE_ACK), ack, 32);
+    /* Two fragments that disagree about their message */
+    assert_int_equal(
+        link_input(t.b,
+                   forged(&t, (struct wire_header){.message = 3, .n_fragments = 3}, follows_2, 8),
+                   t.now),
+        0);
+    BAD(H(.message = 3, .fragment = 1, .n_fragments = 4), zeros, 8);
+    BAD(H(.message = 3, .fragment = 1, .n_fragments = 3, .session = 9), zeros, 8);
+    BAD(H(.message = 3, .fragment = 1, .n_fragments = 3, .cls = 2), zeros, 8);
+    BAD(H(.message = 4), follows_2, 8); /* message 2 has a successor already */
+    /* Acknowledgements of what was never sent change nothing. */
+    uint8_t wild[24] = {0xff, 0xff, 0xff, 0xff, 0, 0, 0, 9, 0, 7, 0,
+                        9,    0,    0,    0,    0, 0, 0, 0, 9, 0, 9};
+    assert_int_equal(
+        link_input(t.b, forged(&t, (struct wire_header){.type = WIRE_ACK}, wild, 24), t.now), 0);
+    send_one(&t, t.b, 1, 1);
+    memset(wild, 0, sizeof wild);
+    wild[3] = wild[7] = wild[19] = 1; /* message 1 exists, but was not sent yet; has one fragment */
+    wild[21] = 1;
+    assert_int_equal(
+        link_input(t.b, forged(&t, (struct wire_header){.type = WIRE_ACK}, wild, 24), t.now), 0);
+    wild[21] = 2;
+    assert_int_equal(
+        link_input(t.b, forged(&t, (struct wire_header){.type = WIRE_ACK}, wild, 24), t.now), 0);
+    assert_false(link_idle(t.b));
+    p = pkt_alloc(t.pool);
+    memset(p->data, 0xa5, 500);
+    p->len = 500;
+    assert_int_equal(link_input(t.b, p, t.now), -EBADMSG);
+    link_stats(t.b, &s);
+    assert_int_equal(s.bad_frames, 16);
+    expect_none(t.b);
+    pair_close(&t);
+}
+
+static void test_send_errors(void **state)
+{
+    struct link_params bad = edge_params;
+    struct pair t;
+    struct link *l;
+    struct pkt *p;
+    uint16_t bytes = ROOM - WIRE_OVERHEAD - LINK_PREFIX_BYTES + 1;
+
+    bad.connection = 0;
+    assert_int_equal(link_open(&bad, 0, &l), -EINVAL);
+    bad = edge_params;
+    bad.rto_min_ns = 400 * MS;
+    assert_int_equal(link_open(&bad, 0, &l), -EINVAL);
+    bad.path = NULL;
+    assert_int_equal(link_open(&bad, 0, &l), -EINVAL);
+    link_close(NULL);
+
+    pair_open(&t, edge_params, cloud_params);
+    p = pkt_alloc(t.pool);
+    assert_int_equal(link_send(t.a, 1, WIRE_DECODE, -1, &p, &bytes, 1), -EINVAL);
+    p = pkt_alloc(t.pool);
+    bytes = 8;
+    assert_int_equal(link_send(t.a, 1, (enum wire_class)4, -1, &p, &bytes, 1), -EINVAL);
+    p = pkt_alloc(t.pool);
+    assert_int_equal(link_send(t.a, 1, WIRE_DECODE, -2, &p, &bytes, 1), -EINVAL);
+    assert_int_equal(link_send(t.a, 1, WIRE_DECODE, -1, &p, &bytes, 0), -EINVAL);
+    for (unsigned i = 0; i < LINK_MESSAGES_MAX; i++)
+        assert_true(send_one(&t, t.a, i % 7, 1) > 0);
+    assert_int_equal(send_one(&t, t.a, 1, 1), -ENOBUFS);
+    pair_close(&t);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_reply_acknowledges),
+        cmocka_unit_test(test_timeout_backs_off),
+        cmocka_unit_test(test_overtaken_is_lost),
+        cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_order_within_session),
+        cmocka_unit_test(test_decode_first),
+        cmocka_unit_test(test_budget),
+        cmocka_unit_test(test_window),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_silence),
+        cmocka_unit_test(test_pings_keep_alive),
+        cmocka_unit_test(test_shutdown),
+        cmocka_unit_test(test_strangers),
+        cmocka_unit_test(test_bad_frames),
+        cmocka_unit_test(test_send_errors),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

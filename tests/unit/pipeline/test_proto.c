@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "dataplane/pipeline/proto.h"
+
+static uint8_t b[PROTO_SMALL_MAX + 8];
+
+static void test_open(void **state)
+{
+    struct proto_open in = {.version = PROTO_VERSION,
+                            .session = 7,
+                            .fingerprint = {1, 2, 3},
+                            .split = 10,
+                            .n_layers = 30,
+                            .d_model = 576,
+                            .n_vocab = 49152,
+                            .codec_id = 0xabcdef01,
+                            .numerics_id = 5,
+                            .max_tokens = 99,
+                            .sampler = {.8f, 40, .9f, .05f, 1.1f, 0x123456789abcdef0u}};
+    struct proto_open out;
+    size_t n = proto_write_open(b, &in);
+
+    assert_int_equal(n, PROTO_OPEN_BYTES);
+    assert_int_equal(proto_kind(b, n), PROTO_OPEN);
+    assert_int_equal(proto_kind(b, 0), 0);
+    assert_int_equal(proto_read_open(b, n, &out), 0);
+    assert_memory_equal(out.fingerprint, in.fingerprint, 16);
+    assert_int_equal(out.session, 7);
+    assert_int_equal(out.split, 10);
+    assert_int_equal(out.n_layers, 30);
+    assert_int_equal(out.d_model, 576);
+    assert_int_equal(out.n_vocab, 49152);
+    assert_int_equal(out.codec_id, 0xabcdef01);
+    assert_int_equal(out.numerics_id, 5);
+    assert_int_equal(out.max_tokens, 99);
+    assert_true(out.sampler.temp == .8f && out.sampler.top_p == .9f);
+    assert_true(out.sampler.min_p == .05f && out.sampler.repeat_penalty == 1.1f);
+    assert_int_equal(out.sampler.top_k, 40);
+    assert_true(out.sampler.seed == 0x123456789abcdef0u);
+    for (size_t len = 0; len <= n + 1; len++)
+        assert_int_equal(proto_read_open(b, len, &out), len == n ? 0 : -EBADMSG);
+    b[2] = 1;
+    assert_int_equal(proto_read_open(b, n, &out), -EBADMSG);
+    b[1] = 9; /* another version: nothing else is understood */
+    assert_int_equal(proto_read_open(b, 8, &out), 0);
+    assert_int_equal(out.version, 9);
+    assert_int_equal(out.session, 7);
+}
+
+static void test_opened_and_close(void **state)
+{
+    struct proto_opened in = {128, 512}, out;
+    size_t n = proto_write_opened(b, &in);
+    uint32_t session;
+
+    for (size_t len = 0; len <= n + 1; len++)
+        assert_int_equal(proto_read_opened(b, len, &out), len == n ? 0 : -EBADMSG);
+    assert_int_equal(proto_read_opened(b, n, &out), 0);
+    assert_int_equal(out.max_rows, 128);
+    assert_int_equal(out.max_fragments, 512);
+    in.max_rows = 0;
+    n = proto_write_opened(b, &in);
+    assert_int_equal(proto_read_opened(b, n, &out), -EBADMSG);
+
+    n = proto_write_close(b, 0x1020304);
+    for (size_t len = 0; len <= n + 1; len++)
+        assert_int_equal(proto_read_close(b, len, &session), len == n ? 0 : -EBADMSG);
+    assert_int_equal(proto_read_close(b, n, &session), 0);
+    assert_int_equal(session, 0x1020304);
+    b[3] = 1;
+    assert_int_equal(proto_read_close(b, n, &session), -EBADMSG);
+}
+
+static void test_rows(void **state)
+{
+    struct proto_rows in = {
+        .position = 500, .n_rows = 4, .n_logits = 4, .n_drafts = 3, .drafts = {7, 8, 9}};
+    struct proto_rows out;
+    size_t n = proto_write_rows(b, &in), at;
+
+    assert_int_equal(n, PROTO_ROWS_BYTES + 12);
+    for (size_t len = 0; len <= n + 1; len++) /* what follows is the tile */
+        assert_int_equal(proto_read_rows(b, len, &out, &at), len >= n ? 0 : -EBADMSG);
+    assert_int_equal(at, n);
+    assert_int_equal(out.position, 500);
+    assert_int_equal(out.n_rows, 4);
+    assert_int_equal(out.drafts[2], 9);
+    for (in.n_logits = 0; in.n_logits < 6; in.n_logits++) {
+        n = proto_write_rows(b, &in);
+        assert_int_equal(proto_read_rows(b, n, &out, &at), in.n_logits == 4 ? 0 : -EBADMSG);
+    }
+    in.n_drafts = 0; /* inside a prompt none, at its end one */
+    for (in.n_logits = 0; in.n_logits < 6; in.n_logits++) {
+        n = proto_write_rows(b, &in);
+        assert_int_equal(proto_read_rows(b, n, &out, &at), in.n_logits < 2 ? 0 : -EBADMSG);
+    }
+    in.n_logits = 1;
+    in.n_rows = 0;
+    n = proto_write_rows(b, &in);
+    assert_int_equal(proto_read_rows(b, n, &out, &at), -EBADMSG);
+    b[1] = PROTO_DRAFTS_MAX + 1;
+    b[3] = 40;
+    assert_int_equal(proto_read_rows(b, 200, &out, &at), -EBADMSG);
+}
+
+static void test_tokens(void **state)
+{
+    struct proto_tokens in = {.position = 9, .n = 2, .ids = {5, 6}, .logprobs = {-1, -.5f}}, out;
+    size_t n = proto_write_tokens(b, &in);
+
+    for (size_t len = 0; len <= n + 1; len++)
+        assert_int_equal(proto_read_tokens(b, len, &out), len == n ? 0 : -EBADMSG);
+    assert_int_equal(proto_read_tokens(b, n, &out), 0);
+    assert_int_equal(out.position, 9);
+    assert_int_equal(out.ids[1], 6);
+    assert_true(out.logprobs[1] == -.5f);
+    b[1] = PROTO_DRAFTS_MAX + 2;
+    assert_int_equal(proto_read_tokens(b, PROTO_TOKENS_BYTES + 8 * 17, &out), -EBADMSG);
+}
+
+static void test_text(void **state)
+{
+    char longest[PROTO_TEXT_MAX + 20];
+    struct proto_text out;
+    size_t n = proto_write_text(b, PROTO_REFUSED, PROTO_BAD_MODEL, "no\x1b[31m");
+
+    for (size_t len = 0; len <= n + 1; len++)
+        assert_int_equal(proto_read_text(b, len, &out), len == n ? 0 : -EBADMSG);
+    assert_int_equal(proto_read_text(b, n, &out), 0);
+    assert_int_equal(out.reason, PROTO_BAD_MODEL);
+    assert_string_equal(out.text, "no?[31m");
+    memset(longest, 'x', sizeof longest);
+    longest[sizeof longest - 1] = 0;
+    n = proto_write_text(b, PROTO_ERROR, PROTO_FAILED, longest);
+    assert_true(n <= PROTO_SMALL_MAX);
+    assert_int_equal(proto_read_text(b, n, &out), 0);
+    assert_int_equal(strlen(out.text), PROTO_TEXT_MAX);
+    b[2] = 1;
+    assert_int_equal(proto_read_text(b, n, &out), -EBADMSG);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_open), cmocka_unit_test(test_opened_and_close),
+        cmocka_unit_test(test_rows), cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_text),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
