@@ -17,7 +17,7 @@
 #define N_CTX_DEFAULT    8192u
 
 /* Changes with the order of operations here; the kernels have their own. */
-#define STAGE_NUMERICS_ID 1u
+#define STAGE_NUMERICS_ID 2u
 
 /* A stage on this machine's cores. */
 struct cpu_stage {

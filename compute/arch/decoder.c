@@ -26,8 +26,8 @@ struct decoder {
     float *cs;        /* [max_rows][rope_dims / 2][2] cos, sin of the row's position */
     float *scores;    /* [team][scores_stride]: head_dim results, then n_ctx scores */
     size_t scores_stride;
-    double *freq; /* [rope_dims / 2] radians a position */
-    struct acts *acts;
+    double *freq;             /* [rope_dims / 2] radians a position */
+    struct acts *acts, *fine; /* of one int8 digit, and of two */
     size_t bytes;
 
     /* one run */
@@ -74,9 +74,12 @@ static int alloc_scratch(struct decoder *d, uint32_t max_rows, uint32_t n_ctx, i
     if (!d->x || !d->n || !d->q || !d->keys || !d->values || !d->gate || !d->up || !d->cs ||
         !d->scores || !d->freq)
         return -ENOMEM;
-    int rc = acts_alloc(max_rows, widest > q_dim ? widest : q_dim, exact, &d->acts);
+    int rc = acts_alloc(max_rows, widest > q_dim ? widest : q_dim, exact ? ACTS_F32 : ACTS_INT8,
+                        &d->acts);
     if (rc == 0)
-        d->bytes += acts_bytes(d->acts);
+        rc = acts_alloc(max_rows, hp->d_model, exact ? ACTS_F32 : ACTS_INT8X2, &d->fine);
+    if (rc == 0)
+        d->bytes += acts_bytes(d->acts) + acts_bytes(d->fine);
     return rc;
 }
 
@@ -123,6 +126,7 @@ void decoder_close(struct decoder *d)
     free(d->scores);
     free(d->freq);
     acts_free(d->acts);
+    acts_free(d->fine);
     free(d);
 }
 
@@ -157,25 +161,26 @@ static void worked(struct decoder *d, unsigned part, uint64_t macs)
 }
 
 /* y = W a (+ bias), or y += W a; then whoever needs y meets at a barrier. */
-static void multiply(struct decoder *d, const struct mat *w, const float *bias, int add, float *y,
-                     uint32_t n_rows, unsigned part, unsigned parts)
+static void multiply(struct decoder *d, const struct mat *w, const struct acts *a,
+                     const float *bias, int add, float *y, uint32_t n_rows, unsigned part,
+                     unsigned parts)
 {
-    mat_mul(w, d->acts, bias, add, y, mat_rows(w), part, parts);
+    mat_mul(w, a, bias, add, y, mat_rows(w), part, parts);
     worked(d, part, (uint64_t)mat_rows(w) * mat_cols(w) * n_rows / parts);
 }
 
 /* Make rows of x the activations. acts_set shares rows as team_share does: a part that filled just
  * its share of x need not wait for the others. */
-static void quantize(struct decoder *d, const float *x, uint32_t cols, uint32_t n_rows,
-                     unsigned part, unsigned parts)
+static void quantize(struct decoder *d, struct acts *a, const float *x, uint32_t cols,
+                     uint32_t n_rows, unsigned part, unsigned parts)
 {
-    acts_set(d->acts, x, cols, n_rows, cols, part, parts);
+    acts_set(a, x, cols, n_rows, cols, part, parts);
     team_barrier(d->team);
 }
 
 /* Norm rows of x (all, or those in `which`) and make them the activations. */
-static void norm_quantize(struct decoder *d, const float *weight, const uint32_t *which,
-                          uint32_t n_rows, unsigned part, unsigned parts)
+static void norm_quantize(struct decoder *d, struct acts *a, const float *weight,
+                          const uint32_t *which, uint32_t n_rows, unsigned part, unsigned parts)
 {
     size_t from, to, width = d->hp->d_model;
 
@@ -183,7 +188,7 @@ static void norm_quantize(struct decoder *d, const float *weight, const uint32_t
     for (size_t i = from; i < to; i++)
         d->k->rmsnorm(d->n + i * width, d->x + (which ? which[i] : i) * width, weight, width,
                       d->hp->rms_eps);
-    quantize(d, d->n, (uint32_t)width, n_rows, part, parts);
+    quantize(d, a, d->n, (uint32_t)width, n_rows, part, parts);
 }
 
 /* --- the block
@@ -254,17 +259,17 @@ static void attention_block(struct decoder *d, uint32_t layer, unsigned part, un
 {
     const struct layer_weights *w = &d->w->layers[layer];
 
-    norm_quantize(d, w->attn_norm, NULL, d->n_rows, part, parts);
-    multiply(d, w->q, w->q_bias, 0, d->q, d->n_rows, part, parts);
-    multiply(d, w->k, w->k_bias, 0, d->keys, d->n_rows, part, parts);
-    multiply(d, w->v, w->v_bias, 0, d->values, d->n_rows, part, parts);
+    norm_quantize(d, d->fine, w->attn_norm, NULL, d->n_rows, part, parts);
+    multiply(d, w->q, d->fine, w->q_bias, 0, d->q, d->n_rows, part, parts);
+    multiply(d, w->k, d->fine, w->k_bias, 0, d->keys, d->n_rows, part, parts);
+    multiply(d, w->v, d->fine, w->v_bias, 0, d->values, d->n_rows, part, parts);
     team_barrier(d->team);
     store_kv(d, layer, part, parts);
     team_barrier(d->team);
     attend(d, layer, part, parts);
     team_barrier(d->team);
-    quantize(d, d->q, d->hp->n_heads * d->hp->head_dim, d->n_rows, part, parts);
-    multiply(d, w->o, NULL, 1, d->x, d->n_rows, part, parts);
+    quantize(d, d->acts, d->q, d->hp->n_heads * d->hp->head_dim, d->n_rows, part, parts);
+    multiply(d, w->o, d->acts, NULL, 1, d->x, d->n_rows, part, parts);
     team_barrier(d->team);
 }
 
@@ -273,15 +278,15 @@ static void feed_forward_block(struct decoder *d, uint32_t layer, unsigned part,
     const struct layer_weights *w = &d->w->layers[layer];
     size_t from, to;
 
-    norm_quantize(d, w->ffn_norm, NULL, d->n_rows, part, parts);
-    multiply(d, w->gate, NULL, 0, d->gate, d->n_rows, part, parts);
-    multiply(d, w->up, NULL, 0, d->up, d->n_rows, part, parts);
+    norm_quantize(d, d->acts, w->ffn_norm, NULL, d->n_rows, part, parts);
+    multiply(d, w->gate, d->acts, NULL, 0, d->gate, d->n_rows, part, parts);
+    multiply(d, w->up, d->acts, NULL, 0, d->up, d->n_rows, part, parts);
     team_barrier(d->team);
     team_share(d->n_rows, 1, part, parts, &from, &to);
     d->k->silu_mul(d->gate + from * d->hp->n_ff, d->gate + from * d->hp->n_ff,
                    d->up + from * d->hp->n_ff, (to - from) * d->hp->n_ff);
-    quantize(d, d->gate, d->hp->n_ff, d->n_rows, part, parts);
-    multiply(d, w->down, NULL, 1, d->x, d->n_rows, part, parts);
+    quantize(d, d->acts, d->gate, d->hp->n_ff, d->n_rows, part, parts);
+    multiply(d, w->down, d->acts, NULL, 1, d->x, d->n_rows, part, parts);
     team_barrier(d->team);
 }
 
@@ -295,8 +300,8 @@ static void step(void *arg, unsigned part, unsigned parts)
         feed_forward_block(d, layer, part, parts);
     }
     if (d->n_wanted) {
-        norm_quantize(d, d->w->out_norm, d->wanted, d->n_wanted, part, parts);
-        multiply(d, d->w->head, NULL, 0, d->logits, d->n_wanted, part, parts);
+        norm_quantize(d, d->fine, d->w->out_norm, d->wanted, d->n_wanted, part, parts);
+        multiply(d, d->w->head, d->fine, NULL, 0, d->logits, d->n_wanted, part, parts);
     }
 }
 

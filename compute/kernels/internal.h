@@ -97,15 +97,17 @@ void kernels_mem_free(void *p, size_t bytes);
 
 struct acts {
     uint32_t max_tokens, max_cols;
-    uint32_t n_tokens, cols; /* of the present content */
-    int exact;
+    uint32_t n_tokens, cols; /* of the present content; every digit counts as a token */
+    enum acts_kind kind;
+    uint32_t digits; /* 1, or 2: then 2t and 2t + 1 are the digits of the caller's token t */
     size_t bytes;
     /* Block b of token t is at index i = b * n_tokens + t. */
     int8_t *q;     /* q[i * 32 + k], never -128 */
     float *d;      /* x ~ d[i] * q */
     float *s;      /* d[i] * sum of q */
     int16_t *half; /* half[2i], half[2i+1]: sums of q over k < 16 and k >= 16 */
-    float *x;      /* x[t * cols + c] */
+    float *x;      /* x[t * cols + c] of the caller's token t */
+    float *rest;   /* x less its first digit; NULL with one digit */
 };
 
 /* --- one ISA ----------------------------------------------------------------------------------- */

@@ -45,11 +45,19 @@ size_t mat_bytes_for(enum qtype type, uint32_t rows, uint32_t cols); /* before l
 /*
  * n_tokens rows of `cols` activations, quantized for mat_mul: per block of 32, int8 values q, a
  * scale d with x ~ d * q, and sums of q. The f32 values are kept beside them for matrices of float
- * types, which always use f32 arithmetic; `exact` holds only these and makes mat_mul use f32
- * arithmetic for every type (eval --exact).
+ * types, which always use f32 arithmetic.
+ *
+ * Two digits carry what one leaves over as int8 values with a scale of their own: about 16 bits,
+ * for the few inputs that decide a model's accuracy, at the cost of two products.
  */
+enum acts_kind {
+    ACTS_INT8 = 0,
+    ACTS_F32 = 1,    /* f32 arithmetic for every type (eval --exact) */
+    ACTS_INT8X2 = 2, /* two digits */
+};
+
 struct acts;
-int acts_alloc(uint32_t max_tokens, uint32_t max_cols, int exact, struct acts **out);
+int acts_alloc(uint32_t max_tokens, uint32_t max_cols, enum acts_kind kind, struct acts **out);
 void acts_free(struct acts *a);
 size_t acts_bytes(const struct acts *a);
 

@@ -169,15 +169,17 @@ size_t mat_bytes(const struct mat *m)
     return m->bytes;
 }
 
-/* --- product ----------------------------------------------------------------------------------- */
+/* --- product -----------------------------------------------------------------------------------
+ */
 
 #define TILE_TOKENS 128u
 
 /* Tokens that share one unpacking of a panel: their activations should stay in the L2 cache. */
 static size_t tile_tokens(const struct mat *w, const struct acts *a, size_t n_tokens)
 {
-    size_t token_bytes = (size_t)w->cols *
-                         (a->exact || kernels_layouts[w->id].bits == 0 ? sizeof(float) : 1);
+    size_t token_bytes =
+        (size_t)w->cols *
+        (a->kind == ACTS_F32 || kernels_layouts[w->id].bits == 0 ? sizeof(float) : 1);
     size_t tile = (256u << 10) / token_bytes / 12 * 12; /* whole register tiles */
 
     if (tile < 24)
@@ -213,24 +215,37 @@ static void write_panel(const float *acc, size_t nt, size_t n_rows, const float 
     }
 }
 
+/* The digits of a token, side by side, to their sum: nt of them become nt / 2 tokens. */
+static void add_digits(float *acc, size_t nt)
+{
+    for (size_t t = 0; t < nt / 2; t++)
+        for (size_t i = 0; i < PANEL_ROWS; i++)
+            acc[t * PANEL_ROWS + i] =
+                acc[2 * t * PANEL_ROWS + i] + acc[(2 * t + 1) * PANEL_ROWS + i];
+}
+
 void kernels_mat_mul(const struct kernels_isa *isa, const struct mat *w, const struct acts *a,
                      const float *bias, int add, float *y, size_t ldy, unsigned part,
                      unsigned parts)
 {
-    panel_fn mul = a->exact ? isa->mul_f32[w->id] : isa->mul[w->id];
-    size_t first, end, tile = tile_tokens(w, a, a->n_tokens);
+    panel_fn mul = a->kind == ACTS_F32 ? isa->mul_f32[w->id] : isa->mul[w->id];
+    size_t digits = kernels_layouts[w->id].bits ? a->digits : 1;
+    size_t n = a->n_tokens / a->digits * digits, tile = tile_tokens(w, a, n), first, end;
     _Alignas(64) float acc[TILE_TOKENS * PANEL_ROWS];
 
     team_share(n_panels(w->rows), 1, part, parts, &first, &end);
-    for (size_t t = 0; t < a->n_tokens; t += tile) {
-        size_t nt = a->n_tokens - t < tile ? a->n_tokens - t : tile;
+    for (size_t t = 0; t < n; t += tile) { /* n and the tile are even where there are two digits */
+        size_t nt = n - t < tile ? n - t : tile;
 
         for (size_t p = first; p < end; p++) {
             size_t row = p * PANEL_ROWS;
             size_t n_rows = w->rows - row < PANEL_ROWS ? w->rows - row : PANEL_ROWS;
 
             mul(w->panels + p * w->panel_bytes, a, t, nt, acc);
-            write_panel(acc, nt, n_rows, bias ? bias + row : NULL, add, y + t * ldy + row, ldy);
+            if (digits == 2)
+                add_digits(acc, nt);
+            write_panel(acc, nt / digits, n_rows, bias ? bias + row : NULL, add,
+                        y + t / digits * ldy + row, ldy);
         }
     }
 }

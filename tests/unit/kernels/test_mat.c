@@ -18,12 +18,12 @@ static struct mat *random_mat(enum qtype type, uint32_t rows, uint32_t cols, uin
     return m;
 }
 
-static struct acts *random_acts(uint32_t tokens, uint32_t cols, int exact)
+static struct acts *random_acts(uint32_t tokens, uint32_t cols, enum acts_kind kind)
 {
     struct acts *a;
     float *x = malloc((size_t)tokens * cols * sizeof(*x));
 
-    assert_int_equal(acts_alloc(tokens, cols, exact, &a), 0);
+    assert_int_equal(acts_alloc(tokens, cols, kind, &a), 0);
     random_floats(x, (size_t)tokens * cols);
     kernels_acts_set(&kernels_isa_c, a, x, cols, tokens, cols, 0, 1);
     free(x);
@@ -40,7 +40,7 @@ static void test_weights_are_the_dequantized(void **state)
 
     for (size_t i = 0; i < COLS; i++)
         eye[i * COLS + i] = 1.f;
-    assert_int_equal(acts_alloc(COLS, COLS, 1, &a), 0);
+    assert_int_equal(acts_alloc(COLS, COLS, ACTS_F32, &a), 0);
     acts_set(a, eye, COLS, COLS, COLS, 0, 1);
     for (size_t i = 0; i < N_TYPES; i++) {
         uint8_t *blocks;
@@ -68,14 +68,16 @@ static void test_reference_is_near_double(void **state)
 {
     static const uint32_t cols_of[] = {256, 768, 4864};
 
-    for (size_t i = 0; i < N_TYPES * 3 * 2; i++) {
+    for (size_t i = 0; i < N_TYPES * 3 * 3; i++) {
         enum qtype type = all_types[i % N_TYPES];
         uint32_t rows = 21, cols = cols_of[i / N_TYPES % 3], tokens = 3;
-        int exact = i >= N_TYPES * 3;
-        bool plain = exact || type == QTYPE_F32 || type == QTYPE_F16 || type == QTYPE_BF16;
+        enum acts_kind kind = (enum acts_kind)(i / (N_TYPES * 3));
+        uint32_t digits = kind == ACTS_INT8X2 ? 2 : 1;
+        bool plain =
+            kind == ACTS_F32 || type == QTYPE_F32 || type == QTYPE_F16 || type == QTYPE_BF16;
         uint8_t *blocks;
         struct mat *m = random_mat(type, rows, cols, &blocks);
-        struct acts *a = random_acts(tokens, cols, exact);
+        struct acts *a = random_acts(tokens, cols, kind);
         float *w = malloc((size_t)rows * cols * sizeof(*w)), y[3 * 21];
 
         kernels_mat_mul(&kernels_isa_c, m, a, NULL, 0, y, rows, 0, 1);
@@ -84,17 +86,18 @@ static void test_reference_is_near_double(void **state)
             for (size_t r = 0; r < rows; r++) {
                 double sum = 0, mag = 0;
                 for (size_t c = 0; c < cols; c++) {
-                    size_t at = c / 32 * tokens + t;
-                    double x = plain ? (double)a->x[t * cols + c]
-                                     : (double)a->d[at] * a->q[at * 32 + c % 32];
+                    size_t at = (c / 32 * tokens + t) * digits;
+                    double x = plain ? (double)a->x[t * cols + c] : 0;
+                    for (uint32_t i_digit = 0; i_digit < digits && !plain; i_digit++)
+                        x += (double)a->d[at + i_digit] * a->q[(at + i_digit) * 32 + c % 32];
                     sum += (double)w[r * cols + c] * x;
                     mag += fabs((double)w[r * cols + c] * x);
                 }
                 /* With a minimum, d * code and m may cancel: both are below 32 |d|-ish. */
                 double bound = (plain ? cols : cols / 8) * 0x1p-24 * (mag * 4 + 1e-6);
                 if (fabs(sum - (double)y[t * rows + r]) > bound)
-                    fail_msg("%s cols %u exact %d: %.9g is not %.9g +- %g", qtype_info(type)->name,
-                             cols, exact, (double)y[t * rows + r], sum, bound);
+                    fail_msg("%s cols %u kind %d: %.9g is not %.9g +- %g", qtype_info(type)->name,
+                             cols, (int)kind, (double)y[t * rows + r], sum, bound);
             }
         }
         free(w);
@@ -112,9 +115,9 @@ static void test_quantized_activations(void **state)
 
     assert_int_equal(acts_alloc(T, COLS, 0, &a), 0);
     random_floats(x, T * COLS);
-    memset(x, 0, 32 * sizeof(*x));                 /* a block of zeros */
+    memset(x, 0, 32 * sizeof(*x)); /* a block of zeros */
     for (size_t i = 32; i < 64; i++)
-        x[i] = rng_uniform() * 1e-40f;             /* subnormals count as zeros */
+        x[i] = rng_uniform() * 1e-40f; /* subnormals count as zeros */
     acts_set(a, x, COLS, T, COLS, 0, 1);
     for (size_t t = 0; t < T; t++) {
         for (size_t b = 0; b < COLS / 32; b++) {
@@ -140,16 +143,39 @@ static void test_quantized_activations(void **state)
     acts_free(a);
 }
 
-/* --- every table gives the reference's bits ----------------------------------------------------- */
+/* What two digits leave of x is a 254th of what one leaves. */
+static void test_second_digit(void **state)
+{
+    enum { T = 5, COLS = 96 };
+    float x[T * COLS];
+    struct acts *a;
+
+    assert_int_equal(acts_alloc(T, COLS, ACTS_INT8X2, &a), 0);
+    random_floats(x, T * COLS);
+    for (unsigned p = 0; p < 3; p++)
+        acts_set(a, x, COLS, T, COLS, p, 3);
+    for (size_t i = 0; i < T * COLS; i++) {
+        size_t at = (i % COLS / 32 * T + i / COLS) * 2;
+        float first = a->d[at] * (float)a->q[at * 32 + i % 32];
+        float second = a->d[at + 1] * (float)a->q[(at + 1) * 32 + i % 32];
+
+        assert_true(a->d[at + 1] <= a->d[at] / 253.9f);
+        assert_true(fabsf(x[i] - first - second) <= a->d[at] / 254 * .501f);
+    }
+    acts_free(a);
+}
+
+/* --- every table gives the reference's bits -----------------------------------------------------
+ */
 
 #define GUARD 0x7fc12345u
 
 static void check_case(const struct test_isa *isa, enum qtype type, uint32_t rows, uint32_t cols,
-                       uint32_t tokens, unsigned parts, int exact)
+                       uint32_t tokens, unsigned parts, enum acts_kind kind)
 {
     size_t ldy = rows + rng() % 5, n = tokens * ldy;
     struct mat *m = random_mat(type, rows, cols, NULL);
-    struct acts *a = random_acts(tokens, cols, exact);
+    struct acts *a = random_acts(tokens, cols, kind);
     float *bias = malloc(rows * sizeof(*bias)), *ref = malloc(n * 4 + 64), *y = malloc(n * 4 + 64);
     int add = (int)(rng() % 2), with_bias = (int)(rng() % 2);
 
@@ -167,8 +193,8 @@ static void check_case(const struct test_isa *isa, enum qtype type, uint32_t row
     if (memcmp(y, ref, n * 4 + 64))
         for (size_t i = 0; i < n + 16; i++)
             if (bits_of_f32(y[i]) != bits_of_f32(ref[i]))
-                fail_msg("%s %s %ux%u tokens %u parts %u exact %d: [%zu][%zu] is %a, not %a",
-                         isa->name, qtype_info(type)->name, rows, cols, tokens, parts, exact,
+                fail_msg("%s %s %ux%u tokens %u parts %u kind %d: [%zu][%zu] is %a, not %a",
+                         isa->name, qtype_info(type)->name, rows, cols, tokens, parts, (int)kind,
                          i / ldy, i % ldy, (double)y[i], (double)ref[i]);
     free(bias);
     free(ref);
@@ -178,7 +204,7 @@ static void check_case(const struct test_isa *isa, enum qtype type, uint32_t row
 }
 
 /* A token's result must not depend on the tokens beside it: each alone, by the reference. */
-static void check_batch(const struct test_isa *isa, enum qtype type, int exact)
+static void check_batch(const struct test_isa *isa, enum qtype type, enum acts_kind kind)
 {
     enum { ROWS = 24, COLS = 512, T = 41 };
     struct mat *m = random_mat(type, ROWS, COLS, NULL);
@@ -186,8 +212,8 @@ static void check_batch(const struct test_isa *isa, enum qtype type, int exact)
     struct acts *a, *single;
 
     random_floats(x, T * COLS);
-    assert_int_equal(acts_alloc(T, COLS, exact, &a), 0);
-    assert_int_equal(acts_alloc(1, COLS, exact, &single), 0);
+    assert_int_equal(acts_alloc(T, COLS, kind, &a), 0);
+    assert_int_equal(acts_alloc(1, COLS, kind, &single), 0);
     for (unsigned p = 0; p < 3; p++)
         kernels_acts_set(isa->isa, a, x, COLS, T, COLS, p, 3);
     kernels_mat_mul(isa->isa, m, a, NULL, 0, y, ROWS, 0, 1);
@@ -213,18 +239,18 @@ static void test_tables_equal_reference(void **state)
             printf("%s: this CPU lacks it, not run\n", isas[s].name);
             continue;
         }
-        for (size_t i = 0; i < N_TYPES * 2; i++) {
-            enum qtype type = all_types[i / 2];
-            int exact = i % 2;
+        for (size_t i = 0; i < N_TYPES * 3; i++) {
+            enum qtype type = all_types[i / 3];
+            enum acts_kind kind = (enum acts_kind)(i % 3);
             uint32_t block = qtype_info(type)->block_values;
 
             for (size_t j = 0; j < sizeof(tokens_of) / sizeof(tokens_of[0]); j++) {
                 uint32_t cols = block == 256 ? 256 * (1 + rng() % 3) : cols_of[rng() % 6];
                 check_case(&isas[s], type, rows_of[rng() % 5], cols, tokens_of[j], 1 + rng() % 3,
-                           exact);
+                           kind);
             }
-            check_case(&isas[s], type, 18, 4864, 1 + rng() % 9, 2, exact);
-            check_batch(&isas[s], type, exact);
+            check_case(&isas[s], type, 18, 4864, 1 + rng() % 9, 2, kind);
+            check_batch(&isas[s], type, kind);
         }
     }
 }
@@ -297,6 +323,7 @@ int main(void)
         cmocka_unit_test(test_weights_are_the_dequantized),
         cmocka_unit_test(test_reference_is_near_double),
         cmocka_unit_test(test_quantized_activations),
+        cmocka_unit_test(test_second_digit),
         cmocka_unit_test(test_tables_equal_reference),
         cmocka_unit_test(test_extreme_codes),
         cmocka_unit_test(test_refusals),
