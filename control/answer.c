@@ -42,6 +42,14 @@ static void say_lost(struct front *f)
         log_error("%s", engine_error(f->engine));
 }
 
+/* Give up what is being answered: the engine tells every answer that it ended, so this comes before
+ * they are freed. */
+static void abandon(struct front *f)
+{
+    engine_close(f->engine);
+    f->engine = NULL;
+}
+
 /* Busy sessions; -1 when the cloud is lost, which has been said. */
 static int step(struct front *f)
 {
@@ -79,8 +87,10 @@ static int run_one(struct front *f, struct generation *g)
             engine_cancel(f->engine, g->session);
             cancelled = true;
         }
-        if (step(f) < 0)
+        if (step(f) < 0) {
+            abandon(f);
             return EXIT_FAILED;
+        }
     }
     if (g->out_of_memory) {
         log_error("out of memory for the answer's text");
@@ -153,7 +163,7 @@ static int start_more(struct batch *b)
         else if (rc < 0)
             return start_failed(b->f, g, rc);
         if (rc < 0) {
-            log_error("%s:%u: %s", b->f->o->requests, r->line, b->refused[b->started]);
+            log_error("%s:%u: %s", b->f->requests.name, r->line, b->refused[b->started]);
             g->done = true;
         }
     }
@@ -168,7 +178,7 @@ static int print_finished(struct batch *b)
         const char *refused = b->refused[b->printed];
         const bool failed = *refused || g->result.error[0] || g->out_of_memory;
         if (!*refused && g->result.error[0])
-            log_error("%s:%u: %s", b->f->o->requests, line, g->result.error);
+            log_error("%s:%u: %s", b->f->requests.name, line, g->result.error);
         const int rc = *refused ? report_error_json(line, refused) : report_result_json(line, g);
         if (rc != EXIT_OK)
             return rc;
@@ -231,6 +241,8 @@ static int answer_requests(struct front *f)
     const uint64_t start_ns = port_now_ns();
     rc = run_batch(&b);
     b.totals.elapsed_ns = port_now_ns() - start_ns;
+    if (rc != EXIT_OK && rc != EXIT_INTERRUPTED)
+        abandon(f);
     if (rc == EXIT_OK && o->json)
         rc = report_totals_json(f, &b.totals);
     else if (rc == EXIT_OK || rc == EXIT_INTERRUPTED)

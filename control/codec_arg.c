@@ -77,6 +77,17 @@ int codec_arg_parse(const char *text, struct codec_params *p, char *err)
     return 0;
 }
 
+/* The shortest text that reads back as v. */
+static char *format_f32(float v, char buf[24])
+{
+    for (int digits = 1; digits <= 9; digits++) {
+        snprintf(buf, 24, "%.*g", digits, (double) v);
+        if ((float) strtod(buf, NULL) == v)
+            break;
+    }
+    return buf;
+}
+
 char *codec_arg_format(const struct codec_params *p, char buf[CODEC_ARG_MAX])
 {
     switch (p->mode) {
@@ -87,8 +98,9 @@ char *codec_arg_format(const struct codec_params *p, char buf[CODEC_ARG_MAX])
     case CODEC_TSQ:
         break;
     }
-    snprintf(buf, CODEC_ARG_MAX, "tsq:%s=%.9g,delta=%.9g,qmin=%u,qmax=%u",
-             p->tau_rule == CODEC_TAU_ABS ? "tau_abs" : "tau", (double) p->tau, (double) p->delta,
-             p->qmin, p->qmax);
+    char tau[24], delta[24];
+    snprintf(buf, CODEC_ARG_MAX, "tsq:%s=%s,delta=%s,qmin=%u,qmax=%u",
+             p->tau_rule == CODEC_TAU_ABS ? "tau_abs" : "tau", format_f32(p->tau, tau),
+             format_f32(p->delta, delta), p->qmin, p->qmax);
     return buf;
 }

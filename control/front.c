@@ -5,10 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "control/cmd.h"
 #include "control/log.h"
+
+#define CONNECT_STEP_NS 20000000u
 
 /* --- options ------------------------------------------------------------------------------------- */
 
@@ -164,6 +165,28 @@ int front_local(struct front *f)
     return EXIT_OK;
 }
 
+/* Until the cloud is there, so that no answer's time to the first token counts its start. */
+static int await_cloud(struct front *f, const char *uri, uint64_t timeout_ns)
+{
+    const uint64_t give_up_ns = port_now_ns() + timeout_ns;
+    int alive;
+    while ((alive = port_alive(f->port)) != 1) {
+        if (f->cloud.pid && child_gone(&f->cloud, 0)) {
+            char fate[80];
+            log_error("the cloud half %s", child_fate(&f->cloud, fate, sizeof fate));
+            return EXIT_FAILED;
+        }
+        const uint64_t now_ns = port_now_ns();
+        if (now_ns >= give_up_ns) {
+            log_error("no cloud at %s after %.0f s: is `isthmus cloud --port %s` running?", uri,
+                      (double) timeout_ns / 1e9, uri);
+            return EXIT_FAILED;
+        }
+        port_wait(f->port, now_ns + CONNECT_STEP_NS);
+    }
+    return EXIT_OK;
+}
+
 int front_join(struct front *f, const char *uri, unsigned threads, int first_core,
                uint64_t connect_timeout_ns)
 {
@@ -188,17 +211,17 @@ int front_join(struct front *f, const char *uri, unsigned threads, int first_cor
         }
     }
 
-    struct edge_params params = {
+    rc = await_cloud(f, uri, connect_timeout_ns);
+    if (rc != EXIT_OK)
+        return rc;
+
+    const struct edge_params params = {
         .stage = f->stage,
         .port = f->port,
         .codec = o->split.codec,
         .chunk_tokens = o->chunk_tokens,
         .max_sessions = o->parallel,
-        .connect_timeout_ns = connect_timeout_ns,
     };
-    if (getrandom(&params.link.connection, sizeof params.link.connection, 0) < 0 ||
-        params.link.connection == 0)
-        params.link.connection = 1;
     rc = engine_split(&params, &f->engine, err);
     if (rc < 0) {
         log_error("%s", err);

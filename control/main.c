@@ -9,6 +9,9 @@
 #include "control/log.h"
 
 static const struct command commands[] = {
+    { "run", "generate text, split over two processes of this machine", cmd_run },
+    { "edge", "the front half, joined to a cloud started by itself", cmd_edge },
+    { "cloud", "the back half: answers the edges that join", cmd_cloud },
     { "tokenize", "text to token ids, and back", cmd_tokenize },
     { "score", "log-probabilities of given continuations, from JSON lines", cmd_score },
     { "eval", "what a codec costs: KL divergence, perplexity, bytes", cmd_eval },
@@ -16,7 +19,9 @@ static const struct command commands[] = {
     { NULL, NULL, NULL },
 };
 
-const char *argp_program_version = "isthmus " ISTHMUS_VERSION;
+/* Visible: argp, in libc, looks for it. */
+__attribute__((visibility("default"))) const char *argp_program_version =
+    "isthmus " ISTHMUS_VERSION;
 
 static void print_help(FILE *f)
 {

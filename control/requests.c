@@ -129,14 +129,14 @@ static int get_request(const struct reader *rd, const char *text, size_t len, st
 int requests_read(const char *path, const struct model *m, uint32_t n_predict,
                   const struct sampler_params *sampler, struct requests *out)
 {
-    *out = (struct requests){ 0 };
     FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
+    *out = (struct requests){ .name = f == stdin ? "stdin" : path };
     if (!f) {
         log_error("%s: %s", path, strerror(errno));
         return EXIT_USAGE;
     }
 
-    struct reader rd = { .path = path, .model = m };
+    struct reader rd = { .path = out->name, .model = m };
     int rc = EXIT_OK;
     char *text = NULL;
     size_t cap = 0;
@@ -147,7 +147,7 @@ int requests_read(const char *path, const struct model *m, uint32_t n_predict,
             continue;
         struct request *list = realloc(out->list, (out->n + 1) * sizeof *list);
         if (!list) {
-            log_error("out of memory at %s:%u", path, rd.line);
+            log_error("out of memory at %s:%u", rd.path, rd.line);
             rc = EXIT_FAILED;
             break;
         }
@@ -157,11 +157,11 @@ int requests_read(const char *path, const struct model *m, uint32_t n_predict,
         rc = get_request(&rd, text, (size_t) len, r);
     }
     if (rc == EXIT_OK && ferror(f)) {
-        log_error("%s: cannot be read to its end", path);
+        log_error("%s: cannot be read to its end", rd.path);
         rc = EXIT_USAGE;
     }
     if (rc == EXIT_OK && out->n == 0) {
-        log_error("%s: holds no requests", path);
+        log_error("%s: holds no requests", rd.path);
         rc = EXIT_USAGE;
     }
     free(text);

@@ -17,6 +17,7 @@ struct request {
 };
 
 struct requests {
+    const char *name;         /* of the file, for errors */
     struct request *list;
     size_t n;
 };

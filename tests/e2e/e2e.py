@@ -135,9 +135,17 @@ def leftovers():
         for base in (folder, os.path.join(folder, "dpdk")):
             try:
                 found.update(os.path.join(base, n) for n in os.listdir(base)
-                             if "isthmus" in n or base.endswith("dpdk"))
+                             if base.endswith("dpdk")
+                             or "isthmus" in n and not n.startswith("isthmus-test-"))
             except OSError:
                 pass
     with open("/proc/net/unix", encoding="utf-8") as f:
         found.update("socket " + line.split()[-1] for line in f if "isthmus" in line)
     return found
+
+
+def check_nothing_left(before):
+    """What others run meanwhile has names of its own and goes again; what stays is ours."""
+    new = leftovers() - before
+    wait_for(lambda: not new & leftovers(), 15)
+    check(not new & leftovers(), "left behind: %s" % sorted(new & leftovers()))

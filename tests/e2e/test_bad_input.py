@@ -101,10 +101,10 @@ def usage(model):
             "the context 16")
     refused("prompt past the context, local", run + ["--local", "--ctx", "16", "-p", "one two " * 20],
             2, "the context 16")
-    refused("requests: not JSON", run + ["--requests", "-"], 2, "-:2", text_in='{"prompt":"a"}\n{"p\n')
-    refused("requests: unknown field", run + ["--requests", "-"], 2, "-:1", "promt",
+    refused("requests: not JSON", run + ["--requests", "-"], 2, "stdin:2", text_in='{"prompt":"a"}\n{"p\n')
+    refused("requests: unknown field", run + ["--requests", "-"], 2, "stdin:1", "promt",
             text_in='{"promt":"a"}\n')
-    refused("requests: bad ids", run + ["--requests", "-"], 2, "-:1", "vocabulary",
+    refused("requests: bad ids", run + ["--requests", "-"], 2, "stdin:1", "vocabulary",
             text_in='{"prompt_ids":[1,99999999]}\n')
     refused("requests: nothing", run + ["--requests", "-"], 2, "no requests", text_in="\n")
 
@@ -114,7 +114,7 @@ def usage(model):
         % ("one two three " * 40)))
     lines = done.stdout.splitlines()
     e2e.check(done.returncode == 1 and len(lines) == 3 and '"error"' in lines[1]
-              and '"ids"' in lines[0] and '"ids"' in lines[2] and "-:2" in done.stderr,
+              and '"ids"' in lines[0] and '"ids"' in lines[2] and "stdin:2" in done.stderr,
               "a line too long among others: exit %d, %s %s" % (done.returncode, lines, done.stderr))
 
 
@@ -177,8 +177,7 @@ def main():
         usage(model)
         mismatches(folder, model)
     interrupted(model)
-    e2e.check(e2e.wait_for(lambda: e2e.leftovers() <= before, 2),
-              "left behind: %s" % sorted(e2e.leftovers() - before))
+    e2e.check_nothing_left(before)
     e2e.finish()
 
 

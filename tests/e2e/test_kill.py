@@ -74,8 +74,7 @@ def main():
         took = time.monotonic() - start_s
         slowest[killed] = max(slowest[killed], took)
         e2e.check(took < 2, "round %d: %s killed: %.2f s" % (i, killed, took))
-    e2e.check(e2e.wait_for(lambda: e2e.leftovers() <= before, 2),
-              "left behind: %s" % sorted(e2e.leftovers() - before))
+    e2e.check_nothing_left(before)
     e2e.say("%d kills in mid-answer: slowest end of the edge %.2f s (cloud killed), of the cloud "
             "%.2f s (edge killed)" % (rounds, slowest["cloud"], slowest["edge"]))
     e2e.finish()

@@ -32,10 +32,10 @@ static void test_codec_good(void **state)
     (void) state;
     codec_good("f32", "f32");
     codec_good("f16", "f16");
-    codec_good("tsq", "tsq:tau=4,delta=0.0799999982,qmin=2,qmax=8");
-    codec_good("tsq:", "tsq:tau=4,delta=0.0799999982,qmin=2,qmax=8");
+    codec_good("tsq", "tsq:tau=4,delta=0.08,qmin=2,qmax=8");
+    codec_good("tsq:", "tsq:tau=4,delta=0.08,qmin=2,qmax=8");
     codec_good("tsq:qmax=5,delta=.25", "tsq:tau=4,delta=0.25,qmin=2,qmax=5");
-    codec_good("tsq:tau_abs=1.5e3", "tsq:tau_abs=1500,delta=0.0799999982,qmin=2,qmax=8");
+    codec_good("tsq:tau_abs=1.5e3", "tsq:tau_abs=1500,delta=0.08,qmin=2,qmax=8");
 }
 
 static void test_codec_bad(void **state)
