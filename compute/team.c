@@ -89,8 +89,8 @@ static unsigned granted(unsigned n)
     omp_set_dynamic(0);
     if (n > 1) {
 #pragma omp parallel num_threads(n)
-#pragma omp single
-        got = (unsigned)omp_get_num_threads();
+        if (omp_get_thread_num() == 0)
+            got = (unsigned)omp_get_num_threads();
     }
     return got;
 }
