@@ -30,8 +30,8 @@
  *   vb_maddubs(u, s)            a word: the sum of two products, saturating
  *   vb_abs8, vb_sign8(a, b)     |a|; a with b's sign put on
  *
- * One token: each block goes from its packed form straight into the dot products, so that the panel
- * streams by at memory speed. More: a block is unpacked once into the L1 cache for all tokens.
+ * One or two tokens: each block goes from its packed form straight into the dot products, so that
+ * the panel streams by at memory speed. More: a block is unpacked once into the L1 cache for all.
  */
 
 #define KFN static ALWAYS_INLINE
@@ -218,26 +218,34 @@ KFN v16 accumulate(enum layout_id id, v16 acc, vb sum, v16 d, v16 m, const struc
     return acc;
 }
 
-KFN void mul_int_1(enum layout_id id, const uint8_t *panel, const struct acts *a, size_t t,
-                   float *acc)
-{
-    v16 sum = v_set1(0.f);
-
-    for (size_t b = 0; b < a->cols / 32; b++) {
-        const struct place p = place_of(id, panel, b);
-        const size_t at = b * a->n_tokens + t;
-        const int8_t *q = a->q + at * 32;
-        const vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);
-        const v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);
-        vb s0 = start_of(id, a, at, correction_of(id, p)), w0;
-
-#define CODE(g) dot_codes(id, p.codes, g)
-        DOT_TILE(TOKENS_1);
-#undef CODE
-        sum = accumulate(id, sum, s0, scale_of(id, p), m, a, at);
+/* One or two tokens, whose sums stay in registers (y0, y1), as do the codes. */
+#define CODE(g)             dot_codes(id, p.codes, g)
+#define STREAM_ZERO_(j, x)  v16 y##j = v_set1(0.f);
+#define STREAM_START_(j, x) vb s##j = start_of(id, a, at + (j), correction), w##j;
+#define STREAM_ADD_(j, x)   y##j = accumulate(id, y##j, s##j, d, m, a, at + (j));
+#define STREAM_STORE_(j, x) v_store(acc + 16 * (j), y##j);
+#define DEFINE_STREAM(name, T)                                                                     \
+    KFN void name(enum layout_id id, const uint8_t *panel, const struct acts *a, size_t t,         \
+                  float *acc)                                                                      \
+    {                                                                                              \
+        T(STREAM_ZERO_, 0)                                                                         \
+        for (size_t b = 0; b < a->cols / 32; b++) {                                                \
+            const struct place p = place_of(id, panel, b);                                         \
+            const size_t at = b * a->n_tokens + t;                                                 \
+            const int8_t *q = a->q + at * 32;                                                      \
+            const vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);               \
+            const vb correction = correction_of(id, p);                                            \
+            T(STREAM_START_, 0)                                                                    \
+            DOT_TILE(T);                                                                           \
+            const v16 d = scale_of(id, p);                                                         \
+            const v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);               \
+            T(STREAM_ADD_, 0)                                                                      \
+        }                                                                                          \
+        T(STREAM_STORE_, 0)                                                                        \
     }
-    v_store(acc, sum);
-}
+DEFINE_STREAM(mul_int_1, TOKENS_1)
+DEFINE_STREAM(mul_int_2, TOKENS_2)
+#undef CODE
 
 /* One block of a panel times all tokens, acc f32[nt][16] in the L1 cache. */
 KFN void mul_int_block(enum layout_id id, struct place p, const struct acts *a, size_t at,
@@ -284,6 +292,10 @@ KFN void mul_int(enum layout_id id, const uint8_t *panel, const struct acts *a, 
 {
     if (nt == 1) {
         mul_int_1(id, panel, a, t0, acc);
+        return;
+    }
+    if (nt == 2) {
+        mul_int_2(id, panel, a, t0, acc);
         return;
     }
     memset(acc, 0, nt * PANEL_ROWS * sizeof(*acc));
