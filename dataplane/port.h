@@ -99,8 +99,8 @@ static inline int port_wait(struct port *p, uint64_t deadline_ns)
 }
 
 /* 1 connected; 0 not yet; -EPIPE: it was there and died or left (seen at once: its socket closed).
- * What it had sent can still be received. memif: told at least once, and 0 again as soon as the
- * port can take a new peer. */
+ * What it had sent can still be received. memif: told once at least when asked within a second, and
+ * 0 again when the port can take a new peer. */
 static inline int port_alive(struct port *p)
 {
     return p->ops->alive(p);

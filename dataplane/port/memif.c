@@ -49,7 +49,7 @@
 #define CHECK_EVERY_NS 200000ull   /* UP: look at the socket */
 #define RETRY_NS       (5 * MS)    /* ALONE: look for the server */
 #define JOIN_NS        (3000 * MS) /* JOINING longer than this: start over */
-#define LINGER_NS      (100 * MS)  /* LOST: packets in the rings nobody asks for are given up */
+#define LINGER_NS      (1000 * MS) /* LOST: then a new peer may come even if nobody asked */
 #define SLEEP_MAX_NS   (1000 * MS) /* a wrong doorbell page costs this much at most */
 
 enum state { ALONE, JOINING, UP, LOST };
@@ -70,6 +70,7 @@ struct memif {
     uint16_t dev;
     uint64_t next_ns; /* ALONE: try again, JOINING: give up, UP: look again, LOST: give up */
     bool loss_told;   /* LOST: port_alive said so */
+    bool loss_woke;   /* LOST: port_wait ended for it */
     bool drained;     /* LOST: the rings are empty */
     struct pkt *stash[BURST]; /* received by port_wait while it looked for packets */
     int n_stash, stash_at;
@@ -199,6 +200,8 @@ static void alone(struct memif *m, uint64_t now)
             return;
         m->next_ns = now + RETRY_NS;
         m->peer_fd = rdv_connect(&m->name, &pid);
+        if (m->peer_fd == -ECONNREFUSED)
+            rdv_sweep(&m->name);
     } else {
         intr_dispatch(&m->intr); /* turn strangers away */
         m->peer_fd = rdv_accept(m->listen_fd, &pid);
@@ -291,7 +294,7 @@ static void up(struct memif *m, uint64_t now)
         return;
     m->state = LOST;
     m->next_ns = now + LINGER_NS;
-    m->loss_told = m->drained = false;
+    m->loss_told = m->loss_woke = m->drained = false;
     m->port.stats.peers_lost++;
 }
 
@@ -309,7 +312,7 @@ static void housekeeping(struct memif *m, uint64_t now)
             up(m, now);
         break;
     case LOST:
-        if (m->loss_told && (m->drained || now >= m->next_ns))
+        if ((m->loss_told && m->drained) || now >= m->next_ns)
             part(m, now);
         break;
     }
@@ -406,11 +409,11 @@ static int sleep_until(struct memif *m, uint64_t now, uint64_t until)
     unsigned n = 0;
     if (m->state == UP)
         fds[n++] = (struct pollfd){.fd = bell_fd(&m->bell), .events = POLLIN};
-    else
+    else if (m->state != LOST)
         n = intr_pollfds(&m->intr, fds);
-    if (m->peer_fd >= 0)
+    if (m->peer_fd >= 0 && m->state != LOST)
         fds[n++] = (struct pollfd){.fd = m->peer_fd, .events = POLLIN | POLLRDHUP};
-    if (m->state != JOINING && m->listen_fd >= 0)
+    if (m->listen_fd >= 0 && (m->state == ALONE || m->state == UP))
         fds[n++] = (struct pollfd){.fd = m->listen_fd, .events = POLLIN};
 
     if (m->state != UP && m->next_ns > now && m->next_ns < until)
@@ -436,8 +439,12 @@ static int memif_wait(struct port *port, uint64_t deadline_ns)
     int rc = 0;
     uint64_t now = port_now_ns();
     housekeeping(m, now);
-    if (deadline_ns <= now || m->state == LOST || packets_wait(m))
+    if (deadline_ns <= now || packets_wait(m))
         return 0;
+    if (m->state == LOST && !m->loss_woke) {
+        m->loss_woke = true;
+        return 0;
+    }
     if (m->state != UP) {
         rc = sleep_until(m, now, deadline_ns);
     } else {
@@ -456,7 +463,8 @@ static int memif_wait(struct port *port, uint64_t deadline_ns)
 static int memif_alive(struct port *port)
 {
     struct memif *m = (struct memif *)port;
-    housekeeping(m, port_now_ns());
+    if (m->state != LOST || m->loss_told) /* first say it, however late, then forget it */
+        housekeeping(m, port_now_ns());
     if (m->state == LOST)
         m->loss_told = true;
     return m->state == UP ? 1 : m->state == LOST ? -EPIPE : 0;

@@ -221,6 +221,28 @@ static void one_name_one_server_one_client(void **state)
     }
 }
 
+/* Whoever never calls port_alive still gets the next peer, and sleeps meanwhile. */
+static void a_loss_nobody_asks_about_passes(void **state)
+{
+    struct port *p = must_open(abstract_uri, PORT_SERVER);
+    pid_t pid = peer_start("idle", PORT_CLIENT, abstract_uri);
+    assert_true(peer_await(p, 1, 10000));
+    peer_kill(pid);
+    pid = peer_start("echo", PORT_CLIENT, abstract_uri);
+    const uint64_t until = port_now_ns() + 1500 * MS;
+    int waits = 0;
+    for (struct pkt *in; port_now_ns() < until; waits++) {
+        assert_int_equal(port_rx(p, &in, 1), 0);
+        port_wait(p, port_now_ns() + 20 * MS);
+    }
+    assert_in_range(waits, 1, 400);
+    assert_int_equal(p->stats.peers_lost, 1);
+    assert_true(peer_await(p, 1, 10000));
+    check_echo(p, 100);
+    port_close(p);
+    assert_int_equal(peer_end(pid), 0);
+}
+
 static void make_stale_socket(void)
 {
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
@@ -515,6 +537,41 @@ static void death_under_fire(enum port_role role, int times)
     assert_folder_empty();
 }
 
+/* Also while it starts, joins or leaves. */
+static void death_at_any_moment(enum port_role role, int times)
+{
+    struct port *p = must_open(path_uri, role);
+    const enum port_role other = role == PORT_SERVER ? PORT_CLIENT : PORT_SERVER;
+    for (int i = 0; i < times; i++) {
+        pid_t pid = peer_start("echo", other, path_uri);
+        const uint64_t until = port_now_ns() + random_u64(&seed) % (300 * MS);
+        for (struct pkt *in; port_now_ns() < until;) {
+            port_alive(p);
+            assert_int_equal(port_rx(p, &in, 1), 0);
+            port_wait(p, until);
+        }
+        peer_kill(pid);
+    }
+    assert_true(peer_await(p, 0, 5000));
+    if (role == PORT_CLIENT) {
+        usleep(20000);
+        port_alive(p);
+        assert_folder_empty();
+    }
+    pid_t pid = peer_start("echo", other, path_uri);
+    assert_true(peer_await(p, 1, 20000));
+    check_echo(p, 100);
+    port_close(p);
+    assert_int_equal(peer_end(pid), 0);
+    assert_folder_empty();
+}
+
+static void kills_at_any_moment(void **state)
+{
+    death_at_any_moment(PORT_SERVER, 10);
+    death_at_any_moment(PORT_CLIENT, 10);
+}
+
 static void kills_under_traffic(void **state)
 {
     const char *env = getenv("ISTHMUS_TEST_KILLS");
@@ -548,6 +605,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(clients_die_and_others_come),
         cmocka_unit_test(last_words_are_heard),
         cmocka_unit_test(one_name_one_server_one_client),
+        cmocka_unit_test(a_loss_nobody_asks_about_passes),
         cmocka_unit_test(stale_sockets_go_other_files_stay),
         cmocka_unit_test(odd_names_are_just_names),
         cmocka_unit_test(wrong_lengths_vanish),
@@ -555,6 +613,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(false_servers_are_left),
         cmocka_unit_test(no_wakeup_is_lost),
         cmocka_unit_test(signals_end_a_wait),
+        cmocka_unit_test(kills_at_any_moment),
         cmocka_unit_test(kills_under_traffic),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
