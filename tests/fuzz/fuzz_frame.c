@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Arbitrary frames into wire_open and a link. As most would stop at the tag, the input is also read
+ * as a script of frames that are well sealed for the connection but otherwise anything, between
+ * ordinary use of the link.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dataplane/link.h"
+
+#define ROOM 700u
+
+struct script {
+    const uint8_t *p;
+    size_t left;
+};
+
+static uint8_t next(struct script *s)
+{
+    if (!s->left)
+        return 0;
+    s->left--;
+    return *s->p++;
+}
+
+static void give_raw(struct link *l, struct pkt_pool *pool, struct script *s, size_t n,
+                     uint64_t now)
+{
+    struct pkt *p = pkt_alloc(pool);
+
+    if (!p)
+        return;
+    n = n < s->left ? n : s->left;
+    n = n < ROOM ? n : ROOM;
+    memcpy(p->data, s->p, n);
+    p->len = (uint32_t)n;
+    s->p += n;
+    s->left -= n;
+    (void)link_input(l, p, now);
+}
+
+static void give_sealed(struct link *l, struct pkt_pool *pool, struct script *s,
+                        bool from_initiator, uint64_t now)
+{
+    struct pkt *p = pkt_alloc(pool);
+    struct wire_header h = {.connection = 7, .epoch = 1};
+
+    if (!p)
+        return;
+    h.type = next(s) % 8;
+    h.flags = (uint8_t)((next(s) & 3) | (from_initiator ? WIRE_FLAG_INITIATOR : 0));
+    h.message = next(s) == 255 ? UINT32_MAX - next(s) : next(s);
+    h.fragment = next(s) % 16;
+    h.n_fragments = (uint16_t)(next(s) * (h.fragment == 15 ? 3 : 1));
+    h.session = next(s) % 4;
+    h.cls = next(s) % 5;
+    h.payload_bytes = next(s);
+    for (unsigned i = 0; i < h.payload_bytes; i++)
+        p->data[WIRE_PAYLOAD_AT + i] = next(s);
+    if (wire_seal(p, &wire_path_edge, &h))
+        abort();
+    (void)link_input(l, p, now);
+}
+
+static void use(struct link *l, struct pkt_pool *pool, struct script *s, uint64_t now)
+{
+    struct link_message m;
+    struct pkt *pkts[8];
+    uint16_t bytes[4] = {4, 4, 4, 4}, n = (uint16_t)(1 + next(s) % 4);
+    uint64_t deadline;
+    int count;
+
+    while (link_recv(l, &m)) {
+        for (uint16_t i = 0; i < m.n_fragments; i++) {
+            size_t len;
+            const uint8_t *p = link_message_payload(&m, i, &len);
+
+            if (len > ROOM || (len && p[len - 1] == p[0] && !l))
+                abort();
+        }
+        link_message_free(&m);
+    }
+    for (uint16_t i = 0; i < n; i++) {
+        pkts[i] = pkt_alloc(pool);
+        if (!pkts[i])
+            n = i;
+        else
+            memset(pkts[i]->data, 0, ROOM);
+    }
+    if (n)
+        (void)link_send(l, next(s) % 4, (enum wire_class)(next(s) % 4), next(s) % 8 - 1, pkts,
+                        bytes, n);
+    (void)link_tick(l, now, &deadline);
+    count = link_output(l, pkts, 8, pool, now);
+    for (int i = 0; i < count; i++) {
+        if (next(s) & 1)
+            link_output_refused(l, pkts[i], now);
+        else
+            pkt_unref(pkts[i]);
+    }
+}
+
+static void run_script(struct script s, bool initiator)
+{
+    struct pkt_pool *pool = pkt_pool_heap(400, ROOM);
+    struct link_params params = {.path = initiator ? &wire_path_edge : &wire_path_cloud,
+                                 .initiator = initiator,
+                                 .connection = initiator ? 7 : 0,
+                                 .epoch = initiator ? 1 : 0,
+                                 .rx_budget_packets = 20};
+    struct link *l;
+    uint64_t now = 0;
+
+    if (link_open(&params, 0, &l))
+        abort();
+    while (s.left) {
+        switch (next(&s) % 4) {
+        case 0:
+            give_raw(l, pool, &s, next(&s), now);
+            break;
+        case 1:
+        case 2:
+            give_sealed(l, pool, &s, !initiator, now);
+            break;
+        default:
+            now += (uint64_t)next(&s) * 1000000u;
+            use(l, pool, &s, now);
+            break;
+        }
+    }
+    link_close(l);
+    if (pool->n_free != pool->n_total)
+        abort();
+    pkt_pool_heap_close(pool);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct wire_header h;
+    const uint8_t *payload;
+
+    if (wire_open(data, size, &h, &payload) == 0 &&
+        (payload < data || payload + h.payload_bytes + WIRE_TAG_BYTES > data + size))
+        abort();
+    run_script((struct script){data, size}, size & 1);
+    return 0;
+}

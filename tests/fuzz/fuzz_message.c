@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Arbitrary messages: into each reader, and, delivered by a real link, into a whole cloud and a
+ * whole edge on fake stages. Neither may crash, hang or leave anything behind.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dataplane/pipeline/pipeline.h"
+#include "dataplane/pipeline/proto.h"
+#include "tests/sim/network.h"
+#include "tests/unit/pipeline/fake_stage.h"
+
+struct script {
+    const uint8_t *p;
+    size_t left;
+};
+
+static uint8_t next(struct script *s)
+{
+    if (!s->left)
+        return 0;
+    s->left--;
+    return *s->p++;
+}
+
+static void read_all(const uint8_t *p, size_t n)
+{
+    struct proto_open open;
+    struct proto_opened opened;
+    struct proto_rows rows;
+    struct proto_tokens tokens;
+    struct proto_text text;
+    uint32_t session;
+    size_t at;
+
+    (void)proto_read_open(p, n, &open);
+    (void)proto_read_opened(p, n, &opened);
+    if (proto_read_rows(p, n, &rows, &at) == 0 && at > n)
+        abort();
+    (void)proto_read_tokens(p, n, &tokens);
+    (void)proto_read_close(p, n, &session);
+    if (proto_read_text(p, n, &text) == 0 && strlen(text.text) > PROTO_TEXT_MAX)
+        abort();
+}
+
+/* The script's next message, of some kind with any content. */
+static void send_any(struct link *l, struct port *port, struct script *s)
+{
+    struct pkt *pkts[4];
+    uint16_t bytes[4], n = (uint16_t)(1 + next(s) % 4);
+    uint32_t session = next(s) % 3;
+    uint8_t kind = next(s) % 9;
+
+    for (uint16_t i = 0; i < n; i++) {
+        uint8_t *to;
+
+        pkts[i] = pkt_alloc(port->pool);
+        if (!pkts[i])
+            abort();
+        bytes[i] = next(s);
+        to = pkts[i]->data + WIRE_PAYLOAD_AT + link_payload_offset(false, i);
+        for (uint16_t k = 0; k < bytes[i]; k++)
+            to[k] = next(s);
+        if (i == 0 && bytes[0])
+            to[0] = kind;
+    }
+    (void)link_send(l, session, (enum wire_class)(next(s) % 4), -1, pkts, bytes, n);
+}
+
+static void pump(struct link *l, struct port *port, uint64_t now)
+{
+    struct link_message m;
+    struct pkt *pkts[32];
+    uint64_t deadline;
+    int n, taken;
+
+    while ((n = port_rx(port, pkts, 32)) > 0) {
+        for (int i = 0; i < n; i++)
+            (void)link_input(l, pkts[i], now);
+    }
+    while (link_recv(l, &m))
+        link_message_free(&m);
+    (void)link_tick(l, now, &deadline);
+    n = link_output(l, pkts, 32, port->pool, now);
+    taken = port_tx(port, pkts, n);
+    for (int i = 0; i < taken; i++)
+        pkt_unref(pkts[i]);
+    for (int i = taken; i < n; i++)
+        link_output_refused(l, pkts[i], now);
+}
+
+static void send_valid_open(struct link *l, struct port *port, const struct stage_info *info,
+                            uint32_t session)
+{
+    struct codec_params codec = codec_params_default(CODEC_F16);
+    struct proto_open m = {.version = PROTO_VERSION,
+                           .session = session,
+                           .split = FAKE_SPLIT,
+                           .n_layers = info->n_layers,
+                           .d_model = info->d_model,
+                           .n_vocab = info->n_vocab,
+                           .codec_id = codec_params_id(&codec),
+                           .numerics_id = info->numerics_id,
+                           .max_tokens = 40,
+                           .sampler = sampler_params_default()};
+    struct pkt *p = pkt_alloc(port->pool);
+    uint16_t n;
+
+    memcpy(m.fingerprint, info->fingerprint, 16);
+    n = (uint16_t)proto_write_open(p->data + WIRE_PAYLOAD_AT + LINK_PREFIX_BYTES, &m);
+    (void)link_send(l, 0, WIRE_CONTROL, -1, &p, &n, 1);
+}
+
+static void against_cloud(struct script s)
+{
+    struct network_params quiet = {0};
+    struct network *net = network_open(1, &quiet, 512, 600);
+    struct fake_params fp = {.d_model = 4, .max_rows = 8, .max_seqs = 2};
+    struct cloud_params cp = {.stage = fake_open(true, &fp, NULL),
+                              .port = network_port(net, 1),
+                              .codec = codec_params_default(CODEC_F16),
+                              .max_sessions = 2};
+    struct link_params lp = {.path = &wire_path_edge, .initiator = true, .connection = 7};
+    char err[PIPELINE_ERR];
+    struct cloud *c;
+    struct link *l;
+    uint64_t deadline;
+
+    if (cloud_open(&cp, 0, &c, err) || link_open(&lp, 0, &l))
+        abort();
+    send_valid_open(l, network_port(net, 0), stage_info(cp.stage), 1);
+    send_valid_open(l, network_port(net, 0), stage_info(cp.stage), 2);
+    for (uint64_t now = 0; now < 40; now++) {
+        network_set_now(net, now * 1000000);
+        if (s.left)
+            send_any(l, network_port(net, 0), &s);
+        pump(l, network_port(net, 0), now * 1000000);
+        (void)cloud_poll(c, now * 1000000, &deadline);
+    }
+    cloud_close(c);
+    link_close(l);
+    if (fake_counts(cp.stage)->open_seqs)
+        abort();
+    stage_close(cp.stage);
+    network_close(net);
+}
+
+static void on_done(void *arg, const struct edge_result *result)
+{
+    ++*(int *)arg;
+}
+
+static void against_edge(struct script s)
+{
+    struct network_params quiet = {0};
+    struct network *net = network_open(1, &quiet, 512, 600);
+    struct fake_params fp = {.d_model = 4, .max_rows = 8, .max_seqs = 2};
+    struct edge_params ep = {.stage = fake_open(false, &fp, NULL),
+                             .port = network_port(net, 0),
+                             .codec = codec_params_default(CODEC_F32),
+                             .link = {.connection = 7},
+                             .max_sessions = 2};
+    struct link_params lp = {.path = &wire_path_cloud};
+    int32_t prompt[20] = {1, 2, 3};
+    int done = 0;
+    struct edge_request r = {.prompt_ids = prompt,
+                             .n_prompt = 20,
+                             .n_predict = 9,
+                             .sampler = sampler_params_default(),
+                             .on_done = on_done,
+                             .arg = &done,
+                             .drafts = prompt,
+                             .n_drafts = 20,
+                             .draft_len = 3};
+    char err[PIPELINE_ERR];
+    struct edge *e;
+    struct link *l;
+    uint64_t deadline;
+
+    if (edge_open(&ep, 0, &e, err) || link_open(&lp, 0, &l) || edge_submit(e, &r, 0) != 1 ||
+        edge_submit(e, &r, 0) != 2)
+        abort();
+    for (uint64_t now = 0; now < 40; now++) {
+        network_set_now(net, now * 1000000);
+        (void)edge_poll(e, now * 1000000, &deadline);
+        if (s.left && link_heard(l))
+            send_any(l, network_port(net, 1), &s);
+        pump(l, network_port(net, 1), now * 1000000);
+    }
+    edge_close(e);
+    link_close(l);
+    if (done != 2 || fake_counts(ep.stage)->open_seqs)
+        abort();
+    stage_close(ep.stage);
+    network_close(net);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct script s = {data, size};
+
+    read_all(data, size);
+    switch (next(&s) % 4) {
+    case 0:
+        against_edge(s);
+        break;
+    case 1:
+        break;
+    default:
+        against_cloud(s);
+        break;
+    }
+    return 0;
+}
