@@ -12,6 +12,7 @@ ISTHMUS_QUICK    set: fewer prompts and rounds
 """
 import json
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -129,16 +130,19 @@ def wait_for(condition, seconds):
 def leftovers():
     """What a run could leave behind: DPDK run-time folders, shared memory, Unix sockets."""
     found = set()
-    folders = ["/dev/shm", "/tmp", "/var/run/dpdk", tempfile.gettempdir(),
-               os.environ.get("XDG_RUNTIME_DIR") or "/run/user/%d" % os.getuid()]
-    for folder in folders:
-        for base in (folder, os.path.join(folder, "dpdk")):
-            try:
-                found.update(os.path.join(base, n) for n in os.listdir(base)
-                             if base.endswith("dpdk")
-                             or "isthmus" in n and not n.startswith("isthmus-test-"))
-            except OSError:
-                pass
+
+    def look(folder, ours):
+        try:
+            found.update(e.path for e in os.scandir(folder) if ours(e))
+        except OSError:
+            pass
+
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or "/run/user/%d" % os.getuid()
+    look("/dev/shm", lambda e: "isthmus" in e.name)
+    for folder in (tempfile.gettempdir(), runtime):
+        look(folder, lambda e: "isthmus" in e.name and stat.S_ISSOCK(e.stat().st_mode))
+    for folder in ("/var/run", tempfile.gettempdir(), runtime):
+        look(os.path.join(folder, "dpdk"), lambda e: True)
     with open("/proc/net/unix", encoding="utf-8") as f:
         found.update("socket " + line.split()[-1] for line in f if "isthmus" in line)
     return found

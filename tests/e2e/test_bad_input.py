@@ -4,6 +4,7 @@
 import os
 import random
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -121,12 +122,12 @@ def usage(model):
 def mismatches(folder, model):
     """Halves that do not fit are refused when they meet, both values said."""
     def meet(what, cloud_args, edge_args, *words):
-        socket = os.path.join(folder, "m.sock")
-        cloud = subprocess.Popen([e2e.BINARY, "cloud", "--port", "memif:" + socket, *cloud_args],
+        path = os.path.join(folder, "m.sock")
+        cloud = subprocess.Popen([e2e.BINARY, "cloud", "--port", "memif:" + path, *cloud_args],
                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                  stderr=subprocess.STDOUT)
         try:
-            refused(what, ["edge", "--port", "memif:" + socket, "-p", "Water", "-n", "2",
+            refused(what, ["edge", "--port", "memif:" + path, "-p", "Water", "-n", "2",
                            *edge_args], 1, *words)
             e2e.check(cloud.poll() is None, what + ": the cloud ended")
         finally:
@@ -137,7 +138,7 @@ def mismatches(folder, model):
                 e2e.check(False, what + ": the cloud does not end")
                 cloud.kill()
             cloud.stdout.close()
-        e2e.check(not os.path.exists(socket), what + ": the socket stays")
+        e2e.check(not os.path.exists(path), what + ": the socket stays")
 
     m = ["-m", model]
     meet("another split", m + ["--split", "10"], m + ["--split", "11"], "10", "11")
@@ -145,8 +146,38 @@ def mismatches(folder, model):
     other = os.environ.get("ISTHMUS_QWEN05") or (None if e2e.QUICK else e2e.model("qwen05"))
     if other:
         meet("another model", ["-m", other, "--split", "10"], m + ["--split", "10"])
-    socket = os.path.join(folder, "nobody.sock")
-    refused("no cloud", ["edge", *m, "-p", "x", "--connect", "1", "--port", "memif:" + socket], 1)
+    path = os.path.join(folder, "nobody.sock")
+    refused("no cloud", ["edge", *m, "-p", "x", "--connect", "1", "--port", "memif:" + path], 1)
+
+
+def strangers(folder, model):
+    """Whoever connects to the cloud's socket and talks nonsense, or nothing, is turned away; the next
+    edge is served."""
+    path = os.path.join(folder, "s.sock")
+    args = ["-m", model, "--split", "10", "--port", "memif:" + path]
+    cloud = subprocess.Popen([e2e.BINARY, "cloud", *args], stdin=subprocess.DEVNULL,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    rnd = random.Random(1)
+    try:
+        e2e.check(e2e.wait_for(lambda: os.path.exists(path), 20), "strangers: the cloud listens")
+        for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+            for n in (0, 1, 100, 5000):
+                with socket.socket(socket.AF_UNIX, kind) as s:
+                    s.settimeout(5)
+                    try:
+                        s.connect(path)
+                        s.send(rnd.randbytes(n))
+                        time.sleep(.05)
+                    except OSError:
+                        pass
+        done = e2e.isthmus("edge", *args, "-p", "The capital of France is", "-n", "4", timeout=60)
+        e2e.say("after strangers: %r" % done.stdout)
+        e2e.check(done.returncode == 0 and done.stdout.startswith(" Paris"),
+                  "after strangers: exit %d: %s" % (done.returncode, done.stderr))
+    finally:
+        cloud.send_signal(signal.SIGTERM)
+        said = cloud.communicate(timeout=10)[0].decode()
+    e2e.check(cloud.returncode == 0, "strangers: the cloud ends with %d: %s" % (cloud.returncode, said))
 
 
 def interrupted(model):
@@ -176,6 +207,7 @@ def main():
         files(folder, model)
         usage(model)
         mismatches(folder, model)
+        strangers(folder, model)
     interrupted(model)
     e2e.check_nothing_left(before)
     e2e.finish()
