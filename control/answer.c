@@ -12,25 +12,10 @@
 #include "control/generation.h"
 #include "control/log.h"
 #include "control/report.h"
+#include "control/signals.h"
 
-#define STEP_NS 50000000u /* how long a step may wait before signals and the child are looked at */
-
-static volatile sig_atomic_t stop_signal;
-
-static void on_signal(int sig)
-{
-    stop_signal = sig;
-}
-
-static void catch_signals(void)
-{
-    /* No SA_RESTART: a read of the chat's next line ends too. */
-    const struct sigaction catch = { .sa_handler = on_signal };
-    sigaction(SIGINT, &catch, NULL);
-    sigaction(SIGTERM, &catch, NULL);
-    sigaction(SIGHUP, &catch, NULL);
-    signal(SIGPIPE, SIG_IGN); /* a closed stdout shows as a failed write */
-}
+#define STEP_NS 50000000u /* how long a step may wait before signals and the child are looked at   \
+                           */
 
 /* The cloud is lost: say what happened to it, as exactly as can be known. */
 static void say_lost(struct front *f)
@@ -83,7 +68,7 @@ static int run_one(struct front *f, struct generation *g)
         return start_failed(f, g, rc);
     bool cancelled = false;
     while (!g->done) {
-        if (stop_signal && !cancelled) {
+        if (signals_caught() && !cancelled) {
             engine_cancel(f->engine, g->session);
             cancelled = true;
         }
@@ -103,7 +88,8 @@ static int run_one(struct front *f, struct generation *g)
     return cancelled ? EXIT_INTERRUPTED : EXIT_OK;
 }
 
-/* --- one prompt ---------------------------------------------------------------------------------- */
+/* --- one prompt ----------------------------------------------------------------------------------
+ */
 
 static int answer_prompt(struct front *f)
 {
@@ -136,7 +122,8 @@ static int answer_prompt(struct front *f)
     return rc;
 }
 
-/* --- requests ------------------------------------------------------------------------------------ */
+/* --- requests ------------------------------------------------------------------------------------
+ */
 
 /* Answers in the making and made; `printed` of them have been printed, in the file's order. */
 struct batch {
@@ -147,6 +134,14 @@ struct batch {
     struct report_totals totals;
 };
 
+static bool any_running(const struct batch *b)
+{
+    for (size_t i = b->printed; i < b->started; i++)
+        if (!b->g[i].done)
+            return true;
+    return false;
+}
+
 /* Start what there is room for. */
 static int start_more(struct batch *b)
 {
@@ -154,8 +149,8 @@ static int start_more(struct batch *b)
         struct generation *g = &b->g[b->started];
         const struct request *r = &b->f->requests.list[b->started];
         const int rc = generation_start(g, b->f->engine);
-        if (rc == -EAGAIN || rc == -ENOSPC)
-            return EXIT_OK;
+        if ((rc == -EAGAIN || rc == -ENOSPC) && any_running(b))
+            return EXIT_OK; /* until one is done */
         if (rc == -ERANGE)
             snprintf(b->refused[b->started], PIPELINE_ERR,
                      "the prompt has %u tokens, the context %u: no room for an answer", g->n_prompt,
@@ -200,7 +195,7 @@ static int run_batch(struct batch *b)
             rc = print_finished(b);
         if (rc != EXIT_OK)
             return rc;
-        if (stop_signal && !cancelled) {
+        if (signals_caught() && !cancelled) {
             for (size_t i = 0; i < b->started; i++)
                 if (!b->g[i].done)
                     engine_cancel(b->f->engine, b->g[i].session);
@@ -218,7 +213,7 @@ static int answer_requests(struct front *f)
 {
     const struct front_options *o = f->o;
     const size_t n = f->requests.n;
-    struct batch b = { .f = f, .n = n };
+    struct batch b = {.f = f, .n = n};
     int rc = EXIT_FAILED;
     b.g = calloc(n, sizeof *b.g);
     b.refused = calloc(n, sizeof *b.refused);
@@ -257,7 +252,8 @@ out:
     return rc;
 }
 
-/* --- chat ---------------------------------------------------------------------------------------- */
+/* --- chat ----------------------------------------------------------------------------------------
+ */
 
 struct chat {
     struct chat_message *messages;
@@ -274,14 +270,14 @@ static int chat_add(struct chat *c, const char *role, char *content)
         return EXIT_FAILED;
     }
     c->messages = m;
-    m[c->n++] = (struct chat_message){ .role = role, .content = content };
+    m[c->n++] = (struct chat_message){.role = role, .content = content};
     return EXIT_OK;
 }
 
 static void chat_forget(struct chat *c, size_t n)
 {
     while (c->n > n)
-        free((char *) c->messages[--c->n].content);
+        free((char *)c->messages[--c->n].content);
 }
 
 /* Answer the conversation so far; the answer joins it. */
@@ -306,14 +302,15 @@ static int chat_turn(struct front *f, struct chat *c)
 
     int rc = EXIT_OK;
     if (g.n_prompt >= f->engine->info->n_ctx) {
-        log_error("the conversation (%u tokens) no longer fits the context (%u): /clear starts anew",
-                  g.n_prompt, f->engine->info->n_ctx);
+        log_error(
+            "the conversation (%u tokens) no longer fits the context (%u): /clear starts anew",
+            g.n_prompt, f->engine->info->n_ctx);
         chat_forget(c, c->n - 1);
     } else {
         rc = run_one(f, &g);
         putchar('\n');
-        if (rc == EXIT_INTERRUPTED && stop_signal == SIGINT) {
-            stop_signal = 0; /* ^C ends the answer, not the chat */
+        if (rc == EXIT_INTERRUPTED && signals_caught() == SIGINT) {
+            signals_forget(); /* ^C ends the answer, not the chat */
             rc = EXIT_OK;
         }
         if (rc == EXIT_OK) {
@@ -331,7 +328,7 @@ static int answer_chat(struct front *f)
     const bool terminal = isatty(STDIN_FILENO);
     if (terminal)
         log_info("a chat: ^D ends it, ^C an answer, /clear forgets what was said");
-    struct chat c = { 0 };
+    struct chat c = {0};
     char *line = NULL;
     size_t cap = 0;
     int rc = EXIT_OK;
@@ -360,12 +357,12 @@ static int answer_chat(struct front *f)
     free(line);
     chat_forget(&c, 0);
     free(c.messages);
-    return rc == EXIT_OK && stop_signal ? EXIT_INTERRUPTED : rc;
+    return rc == EXIT_OK && signals_caught() ? EXIT_INTERRUPTED : rc;
 }
 
 int front_answer(struct front *f)
 {
-    catch_signals();
+    signals_catch();
     int rc;
     if (f->o->requests)
         rc = answer_requests(f);
@@ -373,5 +370,5 @@ int front_answer(struct front *f)
         rc = answer_prompt(f);
     else
         rc = answer_chat(f);
-    return rc == EXIT_INTERRUPTED && stop_signal ? 128 + stop_signal : rc;
+    return rc == EXIT_INTERRUPTED ? 128 + signals_caught() : rc;
 }

@@ -38,7 +38,7 @@ static _Noreturn void become(pid_t parent, int report_fd, char *const argv[])
 
 int child_start(struct child *c, char *const argv[])
 {
-    *c = (struct child){ .report_fd = -1 };
+    *c = (struct child){.report_fd = -1};
     int fds[2];
     if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0)
         return -errno;
@@ -69,7 +69,7 @@ bool child_gone(struct child *c, int timeout_ms)
         else if (waited_ms >= timeout_ms)
             break;
         else
-            nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+            nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
     return c->gone;
 }
@@ -96,7 +96,7 @@ void child_stop(struct child *c)
     }
     if (c->report_fd >= 0)
         close(c->report_fd);
-    *c = (struct child){ .report_fd = -1 };
+    *c = (struct child){.report_fd = -1};
 }
 
 uint64_t child_eal_rss_bytes(struct child *c)
@@ -113,7 +113,7 @@ void child_report(uint64_t eal_rss_bytes)
 {
     if (!getenv(REPORT_ENV))
         return;
-    dprintf(CHILD_REPORT_FD, "%llu\n", (unsigned long long) eal_rss_bytes);
+    dprintf(CHILD_REPORT_FD, "%llu\n", (unsigned long long)eal_rss_bytes);
     close(CHILD_REPORT_FD);
 }
 
@@ -121,7 +121,7 @@ uint64_t process_rss_bytes(pid_t pid)
 {
     char path[40];
     if (pid)
-        snprintf(path, sizeof path, "/proc/%d/statm", (int) pid);
+        snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
     else
         strcpy(path, "/proc/self/statm");
     FILE *f = fopen(path, "re");
@@ -131,5 +131,5 @@ uint64_t process_rss_bytes(pid_t pid)
             pages = 0;
         fclose(f);
     }
-    return pages * (uint64_t) sysconf(_SC_PAGESIZE);
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The cloud half as a child of `isthmus run`: the same binary, started with the cloud command. It
- * dies with its parent whatever kills that, ignores the terminal's ^C (its parent decides), and tells
- * by an inherited pipe what only it knows.
+ * dies with its parent whatever kills that, ignores the terminal's ^C (its parent decides), and
+ * tells by an inherited pipe what only it knows.
  */
 #ifndef ISTHMUS_CONTROL_CHILD_H
 #define ISTHMUS_CONTROL_CHILD_H
@@ -12,10 +12,10 @@
 #include <sys/types.h>
 
 struct child {
-    pid_t pid;          /* 0: none */
+    pid_t pid; /* 0: none */
     int report_fd;
     bool gone;
-    int status;         /* of waitpid, when gone */
+    int status; /* of waitpid, when gone */
 };
 
 #define CHILD_REPORT_FD 3 /* in the child */

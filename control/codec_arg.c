@@ -25,19 +25,19 @@ static int parse_setting(const char *text, const char *setting, struct codec_par
     if (end == eq + 1 || *end != '\0' || !isfinite(v))
         return fail(err, text, "a parameter's value is not a number");
 
-    const size_t n = (size_t) (eq - setting);
+    const size_t n = (size_t)(eq - setting);
     if (n == 3 && memcmp(setting, "tau", 3) == 0) {
         p->tau_rule = CODEC_TAU_MEAN;
-        p->tau = (float) v;
+        p->tau = (float)v;
     } else if (n == 7 && memcmp(setting, "tau_abs", 7) == 0) {
         p->tau_rule = CODEC_TAU_ABS;
-        p->tau = (float) v;
+        p->tau = (float)v;
     } else if (n == 5 && memcmp(setting, "delta", 5) == 0) {
-        p->delta = (float) v;
+        p->delta = (float)v;
     } else if (n == 4 && (memcmp(setting, "qmin", 4) == 0 || memcmp(setting, "qmax", 4) == 0)) {
         if (v < 1 || v > CODEC_QMAX || v != floor(v))
             return fail(err, text, "qmin and qmax are whole numbers of bits, 1 to 8");
-        *(setting[3] == 'n' ? &p->qmin : &p->qmax) = (uint8_t) v;
+        *(setting[3] == 'n' ? &p->qmin : &p->qmax) = (uint8_t)v;
     } else {
         return fail(err, text, "unknown parameter: there are tau, tau_abs, delta, qmin and qmax");
     }
@@ -47,7 +47,7 @@ static int parse_setting(const char *text, const char *setting, struct codec_par
 int codec_arg_parse(const char *text, struct codec_params *p, char *err)
 {
     const char *colon = strchr(text, ':');
-    const size_t n = colon ? (size_t) (colon - text) : strlen(text);
+    const size_t n = colon ? (size_t)(colon - text) : strlen(text);
     if (n != 3)
         return fail(err, text, "unknown mode: there are tsq, f16 and f32");
     if (memcmp(text, "f32", 3) == 0)
@@ -77,12 +77,12 @@ int codec_arg_parse(const char *text, struct codec_params *p, char *err)
     return 0;
 }
 
-/* The shortest text that reads back as v. */
+/* The text with the fewest digits that reads back as v. */
 static char *format_f32(float v, char buf[24])
 {
     for (int digits = 1; digits <= 9; digits++) {
-        snprintf(buf, 24, "%.*g", digits, (double) v);
-        if ((float) strtod(buf, NULL) == v)
+        snprintf(buf, 24, "%.*g", digits, (double)v);
+        if ((float)strtod(buf, NULL) == v)
             break;
     }
     return buf;

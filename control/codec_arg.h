@@ -13,7 +13,8 @@
 #define CODEC_ARG_ERR 256
 #define CODEC_ARG_MAX 96 /* room for any formatted parameters, NUL included */
 
-/* 0, or -EINVAL and one line in err (CODEC_ARG_ERR bytes) naming what is wrong and what is allowed. */
+/* 0, or -EINVAL and one line in err (CODEC_ARG_ERR bytes) naming what is wrong and what is allowed.
+ */
 int codec_arg_parse(const char *text, struct codec_params *p, char *err);
 
 /* The whole parameters, so that parsing them gives p again. Returns buf. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The whole model in this process: the same stage code, sampler and order of positions as the split
- * model, without codec and port. A step runs one batch: a row of every session that decodes, then as
- * much of the oldest unfinished prompt as the chunk allows.
+ * model, without codec and port. A step runs one batch: a row of every session that decodes, then
+ * as much of the oldest unfinished prompt as the chunk allows.
  */
 #include "control/engine.h"
 
@@ -12,11 +12,11 @@
 #include <string.h>
 
 struct session {
-    int64_t id;      /* 0: free */
+    int64_t id; /* 0: free */
     int seq;
     struct edge_request req;
     struct edge_result result;
-    int32_t *ids;    /* the prompt, then what was generated */
+    int32_t *ids;          /* the prompt, then what was generated */
     uint32_t n_ids, n_run; /* ids known; ids that went through the stage */
     bool cancelled;
 };
@@ -37,14 +37,14 @@ struct local {
 
 static int64_t local_submit(struct engine *e, const struct edge_request *r)
 {
-    struct local *l = (struct local *) e;
+    struct local *l = (struct local *)e;
     const struct stage_info *info = e->info;
     if (r->n_prompt == 0 || r->n_predict == 0)
         return -EINVAL;
     if (r->n_prompt > info->n_ctx || r->n_predict > info->n_ctx - r->n_prompt)
         return -ERANGE;
     for (uint32_t i = 0; i < r->n_prompt; i++)
-        if (r->prompt_ids[i] < 0 || (uint32_t) r->prompt_ids[i] >= info->n_vocab)
+        if (r->prompt_ids[i] < 0 || (uint32_t)r->prompt_ids[i] >= info->n_vocab)
             return -EINVAL;
 
     struct session *s = NULL;
@@ -64,8 +64,8 @@ static int64_t local_submit(struct engine *e, const struct edge_request *r)
         return seq;
     }
     memcpy(ids, r->prompt_ids, r->n_prompt * sizeof *ids);
-    *s = (struct session){ .id = ++l->next_id, .seq = seq, .req = *r, .ids = ids,
-                           .n_ids = r->n_prompt };
+    *s = (struct session){
+        .id = ++l->next_id, .seq = seq, .req = *r, .ids = ids, .n_ids = r->n_prompt};
     s->req.prompt_ids = NULL; /* the copy is s->ids */
     s->result.n_prompt = r->n_prompt;
     s->result.submitted_ns = port_now_ns();
@@ -74,7 +74,7 @@ static int64_t local_submit(struct engine *e, const struct edge_request *r)
 
 static void local_cancel(struct engine *e, int64_t session)
 {
-    struct local *l = (struct local *) e;
+    struct local *l = (struct local *)e;
     for (uint32_t i = 0; i < l->max_sessions; i++)
         if (session > 0 && l->sessions[i].id == session)
             l->sessions[i].cancelled = true;
@@ -116,15 +116,15 @@ static void add_rows(struct local *l, size_t *n_batch, uint32_t *n_rows, struct 
 {
     memcpy(l->ids + *n_rows, s->ids + s->n_run, n * sizeof *l->ids);
     l->batch_sessions[*n_batch] = s;
-    l->batch[*n_batch] = (struct stage_rows){ .seq = s->seq, .pos = s->n_run, .n = n,
-                                              .n_logits = s->n_run + n == s->n_ids };
+    l->batch[*n_batch] = (struct stage_rows){
+        .seq = s->seq, .pos = s->n_run, .n = n, .n_logits = s->n_run + n == s->n_ids};
     *n_rows += n;
     ++*n_batch;
 }
 
 static int local_step(struct engine *e, uint64_t until_ns)
 {
-    struct local *l = (struct local *) e;
+    struct local *l = (struct local *)e;
     size_t n_batch = 0;
     uint32_t n_rows = 0;
     int busy = 0;
@@ -176,17 +176,17 @@ static int local_step(struct engine *e, uint64_t until_ns)
 
 static const char *local_error(const struct engine *e)
 {
-    return ((const struct local *) e)->error;
+    return ((const struct local *)e)->error;
 }
 
 static void local_stats(const struct engine *e, struct engine_stats *s)
 {
-    *s = (struct engine_stats){ .port = "local" };
+    *s = (struct engine_stats){.port = "local"};
 }
 
 static void local_close(struct engine *e)
 {
-    struct local *l = (struct local *) e;
+    struct local *l = (struct local *)e;
     for (uint32_t i = 0; l->sessions && i < l->max_sessions; i++)
         if (l->sessions[i].id)
             finish(l, &l->sessions[i], EDGE_CANCELLED);
@@ -224,7 +224,7 @@ int engine_local(struct stage *whole, uint32_t chunk_tokens, uint32_t max_sessio
     l->batch_sessions = calloc(max_sessions, sizeof *l->batch_sessions);
     l->batch = calloc(max_sessions, sizeof *l->batch);
     l->ids = calloc(info->max_rows, sizeof *l->ids);
-    l->logits = calloc((size_t) max_sessions * info->n_vocab, sizeof *l->logits);
+    l->logits = calloc((size_t)max_sessions * info->n_vocab, sizeof *l->logits);
     const int rc = l->sessions && l->batch_sessions && l->batch && l->ids && l->logits
                        ? sampler_open(info->n_vocab, &l->sampler)
                        : -ENOMEM;

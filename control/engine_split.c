@@ -13,23 +13,23 @@ struct split {
 
 static uint64_t split_clock(void *arg)
 {
-    (void) arg;
+    (void)arg;
     return port_now_ns();
 }
 
 static int64_t split_submit(struct engine *e, const struct edge_request *r)
 {
-    return edge_submit(((struct split *) e)->edge, r, port_now_ns());
+    return edge_submit(((struct split *)e)->edge, r, port_now_ns());
 }
 
 static void split_cancel(struct engine *e, int64_t session)
 {
-    edge_cancel(((struct split *) e)->edge, session);
+    edge_cancel(((struct split *)e)->edge, session);
 }
 
 static int split_step(struct engine *e, uint64_t until_ns)
 {
-    struct split *s = (struct split *) e;
+    struct split *s = (struct split *)e;
     uint64_t deadline_ns = 0;
     const int busy = edge_poll(s->edge, port_now_ns(), &deadline_ns);
     if (busy < 0)
@@ -43,12 +43,12 @@ static int split_step(struct engine *e, uint64_t until_ns)
 
 static const char *split_error(const struct engine *e)
 {
-    return edge_error(((const struct split *) e)->edge);
+    return edge_error(((const struct split *)e)->edge);
 }
 
 static void split_stats(const struct engine *e, struct engine_stats *st)
 {
-    const struct split *s = (const struct split *) e;
+    const struct split *s = (const struct split *)e;
     struct edge_stats es;
     edge_stats(s->edge, &es);
     *st = (struct engine_stats){
@@ -64,7 +64,7 @@ static void split_stats(const struct engine *e, struct engine_stats *st)
 
 static void split_close(struct engine *e)
 {
-    struct split *s = (struct split *) e;
+    struct split *s = (struct split *)e;
     edge_close(s->edge);
     free(s);
 }

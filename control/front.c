@@ -11,24 +11,33 @@
 
 #define CONNECT_STEP_NS 20000000u
 
-/* --- options ------------------------------------------------------------------------------------- */
+/* --- options -------------------------------------------------------------------------------------
+ */
 
-enum { OPT_PARALLEL = OPT_OWN + 0x100, OPT_REQUESTS, OPT_CHUNK, OPT_NETEM, OPT_JSON, OPT_IGNORE_EOS };
+enum {
+    OPT_PARALLEL = OPT_OWN + 0x100,
+    OPT_REQUESTS,
+    OPT_CHUNK,
+    OPT_NETEM,
+    OPT_JSON,
+    OPT_IGNORE_EOS
+};
 
 static const struct argp_option options[] = {
-    { "prompt", 'p', "TEXT", 0, "Continue this text; -: from stdin. Without it: a chat", 0 },
-    { "n-predict", 'n', "N", 0, "Most tokens to generate (default 256)", 0 },
-    { "requests", OPT_REQUESTS, "FILE", 0,
-      "Answer every line of FILE, a JSON object with prompt or prompt_ids, and n_predict, temp, top_k, "
-      "top_p, min_p, repeat_penalty, seed; a result line each, in order",
-      0 },
-    { "parallel", OPT_PARALLEL, "N", 0, "Sessions at once with --requests (default 1)", 0 },
-    { "json", OPT_JSON, NULL, 0, "Print one JSON object with text, ids and figures", 0 },
-    { "ignore-eos", OPT_IGNORE_EOS, NULL, 0, "Go on after the model has ended its answer", 0 },
-    { "chunk", OPT_CHUNK, "N", 0, "Prompt tokens sent at once (default 64)", 2 },
-    { "netem", OPT_NETEM, "SPEC", 0,
-      "Impair what is sent, for tests: drop=20%,dup=20%,reorder=20%,depth=4,seed=1", 2 },
-    { 0 },
+    {"prompt", 'p', "TEXT", 0, "Continue this text; -: from stdin. Without it: a chat", 0},
+    {"n-predict", 'n', "N", 0, "Most tokens to generate (default 256)", 0},
+    {"requests", OPT_REQUESTS, "FILE", 0,
+     "Answer every line of FILE, a JSON object with prompt or prompt_ids, and n_predict, temp, "
+     "top_k, "
+     "top_p, min_p, repeat_penalty, seed; a result line each, in order",
+     0},
+    {"parallel", OPT_PARALLEL, "N", 0, "Sessions at once with --requests (default 1)", 0},
+    {"json", OPT_JSON, NULL, 0, "Print one JSON object with text, ids and figures", 0},
+    {"ignore-eos", OPT_IGNORE_EOS, NULL, 0, "Go on after the model has ended its answer", 0},
+    {"chunk", OPT_CHUNK, "N", 0, "Prompt tokens sent at once (default 64)", 2},
+    {"netem", OPT_NETEM, "SPEC", 0,
+     "Impair what is sent, for tests: drop=20%,dup=20%,reorder=20%,depth=4,seed=1", 2},
+    {0},
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -37,7 +46,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     char err[PORT_ERR];
     switch (key) {
     case ARGP_KEY_INIT:
-        *o = (struct front_options){ .parallel = 1, .n_predict = 256, .chunk_tokens = 64 };
+        *o = (struct front_options){.parallel = 1, .n_predict = 256, .chunk_tokens = 64};
         state->child_inputs[0] = &o->model;
         state->child_inputs[1] = &o->split;
         state->child_inputs[2] = &o->sampler;
@@ -83,15 +92,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_child children[] = {
-    { &model_argp, 0, NULL, 0 },
-    { &split_argp, 0, NULL, 0 },
-    { &sampler_argp, 0, NULL, 0 },
-    { 0 },
+    {&model_argp, 0, NULL, 0},
+    {&split_argp, 0, NULL, 0},
+    {&sampler_argp, 0, NULL, 0},
+    {0},
 };
 
-const struct argp front_argp = { options, parse, NULL, NULL, children, NULL, NULL };
+const struct argp front_argp = {options, parse, NULL, NULL, children, NULL, NULL};
 
-/* --- opening ------------------------------------------------------------------------------------- */
+/* --- opening -------------------------------------------------------------------------------------
+ */
 
 static int read_stdin(char **text, size_t *n)
 {
@@ -103,13 +113,13 @@ static int read_stdin(char **text, size_t *n)
         log_error("cannot read the prompt from stdin: %s", strerror(errno));
         return EXIT_USAGE;
     }
-    *n = got < 0 ? 0 : (size_t) got;
+    *n = got < 0 ? 0 : (size_t)got;
     return EXIT_OK;
 }
 
 int front_open(struct front *f, const struct front_options *o)
 {
-    *f = (struct front){ .o = o, .cloud.report_fd = -1 };
+    *f = (struct front){.o = o, .cloud.report_fd = -1};
     int rc = model_open(o->model.path, true, &f->model);
     if (rc != EXIT_OK)
         return rc;
@@ -179,7 +189,7 @@ static int await_cloud(struct front *f, const char *uri, uint64_t timeout_ns)
         const uint64_t now_ns = port_now_ns();
         if (now_ns >= give_up_ns) {
             log_error("no cloud at %s after %.0f s: is `isthmus cloud --port %s` running?", uri,
-                      (double) timeout_ns / 1e9, uri);
+                      (double)timeout_ns / 1e9, uri);
             return EXIT_FAILED;
         }
         port_wait(f->port, now_ns + CONNECT_STEP_NS);

@@ -21,14 +21,14 @@ struct front_options {
     struct model_options model;
     struct split_options split;
     struct sampler_params sampler;
-    const char *prompt;      /* NULL: a chat */
-    const char *requests;    /* file of requests, or NULL */
-    uint32_t parallel;       /* sessions at once */
+    const char *prompt;   /* NULL: a chat */
+    const char *requests; /* file of requests, or NULL */
+    uint32_t parallel;    /* sessions at once */
     uint32_t n_predict;
-    uint32_t chunk_tokens;   /* of prefill */
+    uint32_t chunk_tokens; /* of prefill */
     bool netem_set;
     struct netem_params netem;
-    const char *netem_text;  /* to hand on; NULL: none */
+    const char *netem_text; /* to hand on; NULL: none */
     bool json, ignore_eos;
 };
 /* All of the above, for a command's argp as a child. */
@@ -37,15 +37,15 @@ extern const struct argp front_argp;
 struct front {
     const struct front_options *o;
     struct model model;
-    char *prompt;            /* of -p, or read from stdin */
+    char *prompt; /* of -p, or read from stdin */
     size_t prompt_bytes;
     struct requests requests;
     struct team *team;
     struct stage *stage;
     struct port *port;
     struct engine *engine;
-    uint32_t split;          /* 0: local */
-    struct child cloud;      /* pid 0: not ours */
+    uint32_t split;     /* 0: local */
+    struct child cloud; /* pid 0: not ours */
 };
 
 /* Read and check everything that can be wrong before a stage is loaded. EXIT_OK or an exit code,

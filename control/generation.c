@@ -27,20 +27,20 @@ static void append_piece(struct generation *g, int32_t id)
     const int64_t n = tok_piece(g->tok, id, false, NULL, 0);
     if (n <= 0)
         return;
-    char *text = realloc(g->text, g->n_text + (size_t) n);
+    char *text = realloc(g->text, g->n_text + (size_t)n);
     if (!text) {
         g->out_of_memory = true;
         return;
     }
     g->text = text;
-    tok_piece(g->tok, id, false, text + g->n_text, (size_t) n);
-    g->n_text += (size_t) n;
+    tok_piece(g->tok, id, false, text + g->n_text, (size_t)n);
+    g->n_text += (size_t)n;
 }
 
 static void on_token(void *arg, int32_t id, float logprob)
 {
     struct generation *g = arg;
-    (void) logprob;
+    (void)logprob;
     if (g->n_ids < g->n_predict)
         g->ids[g->n_ids++] = id;
     append_piece(g, id);
@@ -87,7 +87,7 @@ int generation_start(struct generation *g, struct engine *e)
     };
     const int64_t session = engine_submit(e, &request);
     if (session < 0)
-        return (int) session;
+        return (int)session;
     g->session = session;
     return 0;
 }
@@ -102,13 +102,13 @@ void generation_free(struct generation *g)
 
 static double rate(double n, uint64_t from_ns, uint64_t to_ns)
 {
-    return to_ns > from_ns ? n * 1e9 / (double) (to_ns - from_ns) : 0;
+    return to_ns > from_ns ? n * 1e9 / (double)(to_ns - from_ns) : 0;
 }
 
 double generation_ttft_ms(const struct generation *g)
 {
     const struct edge_result *r = &g->result;
-    return r->n_generated ? (double) (r->first_token_ns - r->submitted_ns) / 1e6 : 0;
+    return r->n_generated ? (double)(r->first_token_ns - r->submitted_ns) / 1e6 : 0;
 }
 
 double generation_prefill_tokens_per_s(const struct generation *g)

@@ -13,17 +13,17 @@
 struct generation {
     /* set by the caller */
     const struct tokenizer *tok;
-    FILE *stream;        /* where text goes as it comes, or NULL */
-    bool ignore_eos;     /* go on after an end-of-generation id */
+    FILE *stream;    /* where text goes as it comes, or NULL */
+    bool ignore_eos; /* go on after an end-of-generation id */
     const int32_t *prompt_ids;
     uint32_t n_prompt, n_predict; /* n_predict: cut to what the context leaves */
     struct sampler_params sampler;
 
     /* filled in */
     int64_t session;
-    int32_t *ids;        /* generated, the end-of-generation id included */
+    int32_t *ids; /* generated, the end-of-generation id included */
     uint32_t n_ids;
-    char *text;          /* their bytes, control tokens left out; may hold invalid UTF-8 */
+    char *text; /* their bytes, control tokens left out; may hold invalid UTF-8 */
     size_t n_text;
     bool done;
     struct edge_result result;

@@ -9,14 +9,14 @@
 #include "control/log.h"
 
 static const struct command commands[] = {
-    { "run", "generate text, split over two processes of this machine", cmd_run },
-    { "edge", "the front half, joined to a cloud started by itself", cmd_edge },
-    { "cloud", "the back half: answers the edges that join", cmd_cloud },
-    { "tokenize", "text to token ids, and back", cmd_tokenize },
-    { "score", "log-probabilities of given continuations, from JSON lines", cmd_score },
-    { "eval", "what a codec costs: KL divergence, perplexity, bytes", cmd_eval },
-    { "doctor", "what this machine offers and lacks", cmd_doctor },
-    { NULL, NULL, NULL },
+    {"run", "generate text, split over two processes of this machine", cmd_run},
+    {"edge", "the front half, joined to a cloud started by itself", cmd_edge},
+    {"cloud", "the back half: answers the edges that join", cmd_cloud},
+    {"tokenize", "text to token ids, and back", cmd_tokenize},
+    {"score", "log-probabilities of given continuations, from JSON lines", cmd_score},
+    {"eval", "what a codec costs: KL divergence, perplexity, bytes", cmd_eval},
+    {"doctor", "what this machine offers and lacks", cmd_doctor},
+    {NULL, NULL, NULL},
 };
 
 /* Visible: argp, in libc, looks for it. */
@@ -25,15 +25,19 @@ __attribute__((visibility("default"))) const char *argp_program_version =
 
 static void print_help(FILE *f)
 {
-    fprintf(f, "Usage: isthmus COMMAND [OPTION...]\n"
-               "\n"
-               "Runs a language model cut in two: the front layers at the edge, the back layers in the\n"
-               "cloud, compressed activations between them.\n"
-               "\n"
-               "Commands:\n");
+    fprintf(
+        f,
+        "Usage: isthmus COMMAND [OPTION...]\n"
+        "\n"
+        "Runs a language model cut in two: the front layers at the edge, the back layers in the\n"
+        "cloud, compressed activations between them.\n"
+        "\n"
+        "Commands:\n");
     for (const struct command *c = commands; c->name; c++)
         fprintf(f, "  %-10s %s\n", c->name, c->summary);
-    fprintf(f, "\n`isthmus COMMAND --help` explains a command; `isthmus --version` prints the version.\n");
+    fprintf(
+        f,
+        "\n`isthmus COMMAND --help` explains a command; `isthmus --version` prints the version.\n");
 }
 
 /*

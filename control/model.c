@@ -17,13 +17,14 @@ static int exit_code(int rc)
 
 int model_open(const char *path, bool want_tokenizer, struct model *m)
 {
-    *m = (struct model){ .path = path };
+    *m = (struct model){.path = path};
     struct stat st;
     if (stat(path, &st) < 0) {
         log_error("%s: %s%s", path, strerror(errno),
-                  errno == ENOENT ? ": `tools/fetch-model smollm2` fetches a small model and prints "
-                                    "its path"
-                                  : "");
+                  errno == ENOENT
+                      ? ": `tools/fetch-model smollm2` fetches a small model and prints "
+                        "its path"
+                      : "");
         return EXIT_USAGE;
     }
     if (!S_ISREG(st.st_mode)) {
@@ -38,7 +39,7 @@ int model_open(const char *path, bool want_tokenizer, struct model *m)
     rc = stage_count_layers(m->gguf, err);
     if (rc < 0)
         goto fail;
-    m->n_layers = (uint32_t) rc;
+    m->n_layers = (uint32_t)rc;
     if (want_tokenizer) {
         rc = tok_open(m->gguf, &m->tok, err);
         if (rc < 0)
@@ -107,11 +108,11 @@ int32_t *model_encode_prompt(const struct model *m, const char *text, size_t len
     if (bos)
         ids[0] = tok_bos(m->tok);
     const int64_t got = tok_encode(m->tok, text, len, true, ids + bos, len + 1);
-    if (got < 0 || (uint64_t) got > len) {
-        log_error("cannot tokenize the prompt: %s", strerror(got < 0 ? (int) -got : EOVERFLOW));
+    if (got < 0 || (uint64_t)got > len) {
+        log_error("cannot tokenize the prompt: %s", strerror(got < 0 ? (int)-got : EOVERFLOW));
         free(ids);
         return NULL;
     }
-    *n = (uint32_t) got + bos;
+    *n = (uint32_t)got + bos;
     return ids;
 }

@@ -14,8 +14,8 @@
 
 struct model {
     const char *path;
-    struct gguf *gguf;          /* NULL after model_drop_file */
-    struct tokenizer *tok;      /* NULL when not asked for */
+    struct gguf *gguf;     /* NULL after model_drop_file */
+    struct tokenizer *tok; /* NULL when not asked for */
     uint32_t n_layers;
 };
 

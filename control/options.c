@@ -15,9 +15,9 @@ uint32_t opt_u32(struct argp_state *state, const char *name, const char *arg, ui
     char *end;
     errno = 0;
     const long long v = strtoll(arg, &end, 10);
-    if (errno || end == arg || *end != '\0' || v < (long long) min || v > (long long) max)
+    if (errno || end == arg || *end != '\0' || v < (long long)min || v > (long long)max)
         argp_error(state, "%s %s: must be a whole number from %u to %u", name, arg, min, max);
-    return (uint32_t) v;
+    return (uint32_t)v;
 }
 
 double opt_f64(struct argp_state *state, const char *name, const char *arg, double min, double max)
@@ -29,17 +29,18 @@ double opt_f64(struct argp_state *state, const char *name, const char *arg, doub
     return v;
 }
 
-/* --- model --------------------------------------------------------------------------------------- */
+/* --- model ---------------------------------------------------------------------------------------
+ */
 
 static const struct argp_option model_options[] = {
-    { "model", 'm', "FILE", 0, "The model, a GGUF file", 1 },
-    { "threads", OPT_THREADS, "N", 0, "Compute threads of a stage", 1 },
-    { "first-core", OPT_FIRST_CORE, "N", 0,
-      "First of the allowed cores to pin threads to; -1: do not pin", 1 },
-    { "cpu-mask", OPT_CPU_MASK, "MASK", 0,
-      "Instruction sets to use: c, avx2, avx512, vnni or all. Changes speed, never results", 1 },
-    { "ctx", OPT_CTX, "N", 0, "Longest sequence in tokens (default: the model's, at most 8192)", 1 },
-    { 0 },
+    {"model", 'm', "FILE", 0, "The model, a GGUF file", 1},
+    {"threads", OPT_THREADS, "N", 0, "Compute threads of a stage", 1},
+    {"first-core", OPT_FIRST_CORE, "N", 0,
+     "First of the allowed cores to pin threads to; -1: do not pin", 1},
+    {"cpu-mask", OPT_CPU_MASK, "MASK", 0,
+     "Instruction sets to use: c, avx2, avx512, vnni or all. Changes speed, never results", 1},
+    {"ctx", OPT_CTX, "N", 0, "Longest sequence in tokens (default: the model's, at most 8192)", 1},
+    {0},
 };
 
 static error_t model_parse(int key, char *arg, struct argp_state *state)
@@ -47,7 +48,7 @@ static error_t model_parse(int key, char *arg, struct argp_state *state)
     struct model_options *o = state->input;
     switch (key) {
     case ARGP_KEY_INIT:
-        *o = (struct model_options){ .first_core = INT32_MIN, .cpu_mask = CPU_ALL };
+        *o = (struct model_options){.first_core = INT32_MIN, .cpu_mask = CPU_ALL};
         return 0;
     case 'm':
         o->path = arg;
@@ -56,7 +57,7 @@ static error_t model_parse(int key, char *arg, struct argp_state *state)
         o->threads = opt_u32(state, "--threads", arg, 1, 1024);
         return 0;
     case OPT_FIRST_CORE:
-        o->first_core = (int) opt_f64(state, "--first-core", arg, -1, 4095);
+        o->first_core = (int)opt_f64(state, "--first-core", arg, -1, 4095);
         return 0;
     case OPT_CPU_MASK:
         if (cpu_parse_mask(arg, &o->cpu_mask) < 0)
@@ -68,24 +69,27 @@ static error_t model_parse(int key, char *arg, struct argp_state *state)
         return 0;
     case ARGP_KEY_END:
         if (!o->path)
-            argp_error(state, "-m FILE is missing: `tools/fetch-model smollm2` prints the path of a "
-                              "small model");
+            argp_error(state,
+                       "-m FILE is missing: `tools/fetch-model smollm2` prints the path of a "
+                       "small model");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
 }
 
-const struct argp model_argp = { model_options, model_parse, NULL, NULL, NULL, NULL, NULL };
+const struct argp model_argp = {model_options, model_parse, NULL, NULL, NULL, NULL, NULL};
 
-/* --- split --------------------------------------------------------------------------------------- */
+/* --- split ---------------------------------------------------------------------------------------
+ */
 
 static const struct argp_option split_option_list[] = {
-    { "split", OPT_SPLIT, "N", 0, "Layers at the edge (default: a third of the model's)", 2 },
-    { "codec", OPT_CODEC, "CODEC", 0,
-      "How activations are compressed: tsq (default), f16, f32, or tsq:tau=4,delta=.08,qmin=2,qmax=8",
-      2 },
-    { 0 },
+    {"split", OPT_SPLIT, "N", 0, "Layers at the edge (default: a third of the model's)", 2},
+    {"codec", OPT_CODEC, "CODEC", 0,
+     "How activations are compressed: tsq (default), f16, f32, or "
+     "tsq:tau=4,delta=.08,qmin=2,qmax=8",
+     2},
+    {0},
 };
 
 static error_t split_parse(int key, char *arg, struct argp_state *state)
@@ -94,10 +98,10 @@ static error_t split_parse(int key, char *arg, struct argp_state *state)
     char err[CODEC_ARG_ERR];
     switch (key) {
     case ARGP_KEY_INIT:
-        *o = (struct split_options){ .split = -1, .codec = codec_params_default(CODEC_TSQ) };
+        *o = (struct split_options){.split = -1, .codec = codec_params_default(CODEC_TSQ)};
         return 0;
     case OPT_SPLIT:
-        o->split = (int32_t) opt_u32(state, "--split", arg, 0, INT32_MAX);
+        o->split = (int32_t)opt_u32(state, "--split", arg, 0, INT32_MAX);
         return 0;
     case OPT_CODEC:
         if (codec_arg_parse(arg, &o->codec, err) < 0)
@@ -108,7 +112,7 @@ static error_t split_parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-const struct argp split_argp = { split_option_list, split_parse, NULL, NULL, NULL, NULL, NULL };
+const struct argp split_argp = {split_option_list, split_parse, NULL, NULL, NULL, NULL, NULL};
 
 int split_resolve(const struct split_options *o, uint32_t n_layers, const char *path)
 {
@@ -117,8 +121,8 @@ int split_resolve(const struct split_options *o, uint32_t n_layers, const char *
         return -EINVAL;
     }
     if (o->split < 0)
-        return n_layers < 3 ? 1 : (int) (n_layers / 3);
-    if (o->split < 1 || (uint32_t) o->split >= n_layers) {
+        return n_layers < 3 ? 1 : (int)(n_layers / 3);
+    if (o->split < 1 || (uint32_t)o->split >= n_layers) {
         log_error("--split %d: %s has %u layers, so it must be 1 to %u", o->split, path, n_layers,
                   n_layers - 1);
         return -EINVAL;
@@ -126,16 +130,17 @@ int split_resolve(const struct split_options *o, uint32_t n_layers, const char *
     return o->split;
 }
 
-/* --- sampler ------------------------------------------------------------------------------------- */
+/* --- sampler -------------------------------------------------------------------------------------
+ */
 
 static const struct argp_option sampler_options[] = {
-    { "temp", OPT_TEMP, "T", 0, "Temperature; 0 (default): always the likeliest token", 3 },
-    { "top-k", OPT_TOP_K, "N", 0, "Only the N likeliest tokens; 0 (default): off", 3 },
-    { "top-p", OPT_TOP_P, "P", 0, "Only the likeliest tokens that sum to P; 1 (default): off", 3 },
-    { "min-p", OPT_MIN_P, "P", 0, "Only tokens at least P times as likely as the likeliest", 3 },
-    { "repeat-penalty", OPT_REPEAT_PENALTY, "R", 0, "Weigh generated tokens down by R; 1: off", 3 },
-    { "seed", OPT_SEED, "N", 0, "Same seed, same text (default 0)", 3 },
-    { 0 },
+    {"temp", OPT_TEMP, "T", 0, "Temperature; 0 (default): always the likeliest token", 3},
+    {"top-k", OPT_TOP_K, "N", 0, "Only the N likeliest tokens; 0 (default): off", 3},
+    {"top-p", OPT_TOP_P, "P", 0, "Only the likeliest tokens that sum to P; 1 (default): off", 3},
+    {"min-p", OPT_MIN_P, "P", 0, "Only tokens at least P times as likely as the likeliest", 3},
+    {"repeat-penalty", OPT_REPEAT_PENALTY, "R", 0, "Weigh generated tokens down by R; 1: off", 3},
+    {"seed", OPT_SEED, "N", 0, "Same seed, same text (default 0)", 3},
+    {0},
 };
 
 static error_t sampler_parse(int key, char *arg, struct argp_state *state)
@@ -147,19 +152,19 @@ static error_t sampler_parse(int key, char *arg, struct argp_state *state)
         *p = sampler_params_default();
         return 0;
     case OPT_TEMP:
-        p->temp = (float) opt_f64(state, "--temp", arg, 0, 100);
+        p->temp = (float)opt_f64(state, "--temp", arg, 0, 100);
         return 0;
     case OPT_TOP_K:
         p->top_k = opt_u32(state, "--top-k", arg, 0, UINT32_MAX);
         return 0;
     case OPT_TOP_P:
-        p->top_p = (float) opt_f64(state, "--top-p", arg, 0, 1);
+        p->top_p = (float)opt_f64(state, "--top-p", arg, 0, 1);
         return 0;
     case OPT_MIN_P:
-        p->min_p = (float) opt_f64(state, "--min-p", arg, 0, 1);
+        p->min_p = (float)opt_f64(state, "--min-p", arg, 0, 1);
         return 0;
     case OPT_REPEAT_PENALTY:
-        p->repeat_penalty = (float) opt_f64(state, "--repeat-penalty", arg, 0.01, 100);
+        p->repeat_penalty = (float)opt_f64(state, "--repeat-penalty", arg, 0.01, 100);
         return 0;
     case OPT_SEED:
         errno = 0;
@@ -177,4 +182,4 @@ static error_t sampler_parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-const struct argp sampler_argp = { sampler_options, sampler_parse, NULL, NULL, NULL, NULL, NULL };
+const struct argp sampler_argp = {sampler_options, sampler_parse, NULL, NULL, NULL, NULL, NULL};

@@ -5,8 +5,8 @@
  *     static const struct argp_child children[] = { { &model_argp, 0, NULL, 0 }, { 0 } };
  *     case ARGP_KEY_INIT: state->child_inputs[0] = &my->model; ...
  *
- * A child fills its struct's defaults at ARGP_KEY_INIT and checks it at ARGP_KEY_END. Bad values end
- * the program through argp_error(), with exit code 2.
+ * A child fills its struct's defaults at ARGP_KEY_INIT and checks it at ARGP_KEY_END. Bad values
+ * end the program through argp_error(), with exit code 2.
  */
 #ifndef ISTHMUS_CONTROL_OPTIONS_H
 #define ISTHMUS_CONTROL_OPTIONS_H
@@ -46,7 +46,7 @@ extern const struct argp model_argp;
 
 /* --split N, --codec C. */
 struct split_options {
-    int32_t split;     /* layers at the edge; -1: not given */
+    int32_t split; /* layers at the edge; -1: not given */
     struct codec_params codec;
 };
 extern const struct argp split_argp;

@@ -53,7 +53,7 @@ static int print(json_t *o)
 
 static double ratio(uint64_t a, uint64_t b)
 {
-    return b ? (double) a / (double) b : 0;
+    return b ? (double)a / (double)b : 0;
 }
 
 static double bits_per_value(const struct front *f, const struct engine_stats *s)
@@ -78,21 +78,22 @@ static void set_run(json_t *o, struct front *f)
     struct engine_stats s;
     engine_stats(f->engine, &s);
     char codec[CODEC_ARG_MAX];
-    set(o, "wire_bytes_up", json_integer((json_int_t) s.wire_bytes_up));
-    set(o, "wire_bytes_down", json_integer((json_int_t) s.wire_bytes_down));
+    set(o, "wire_bytes_up", json_integer((json_int_t)s.wire_bytes_up));
+    set(o, "wire_bytes_down", json_integer((json_int_t)s.wire_bytes_down));
     set(o, "bytes_per_token", real(ratio(s.tile_bytes_up, s.rows_up)));
     set(o, "wire_bytes_per_token", real(ratio(s.wire_bytes_up, s.rows_up)));
     set(o, "bits_per_value", real(bits_per_value(f, &s)));
-    set(o, "link_rtt_us_p50", real((double) s.link_rtt_ns_p50 / 1e3));
+    set(o, "link_rtt_us_p50", real((double)s.link_rtt_ns_p50 / 1e3));
     set(o, "port", json_string(s.port));
     set(o, "cipher", json_string("none"));
     set(o, "split", f->split ? json_integer(f->split) : json_null());
-    set(o, "codec", f->split ? json_string(codec_arg_format(&f->o->split.codec, codec)) : json_null());
-    set(o, "edge_rss_bytes", json_integer((json_int_t) process_rss_bytes(0)));
-    set(o, "edge_eal_rss_bytes", json_integer((json_int_t) s.eal_rss_bytes));
+    set(o, "codec",
+        f->split ? json_string(codec_arg_format(&f->o->split.codec, codec)) : json_null());
+    set(o, "edge_rss_bytes", json_integer((json_int_t)process_rss_bytes(0)));
+    set(o, "edge_eal_rss_bytes", json_integer((json_int_t)s.eal_rss_bytes));
     if (f->cloud.pid) {
-        set(o, "cloud_rss_bytes", json_integer((json_int_t) process_rss_bytes(f->cloud.pid)));
-        set(o, "cloud_eal_rss_bytes", json_integer((json_int_t) child_eal_rss_bytes(&f->cloud)));
+        set(o, "cloud_rss_bytes", json_integer((json_int_t)process_rss_bytes(f->cloud.pid)));
+        set(o, "cloud_eal_rss_bytes", json_integer((json_int_t)child_eal_rss_bytes(&f->cloud)));
     } else {
         set(o, "cloud_rss_bytes", json_null());
         set(o, "cloud_eal_rss_bytes", json_null());
@@ -129,11 +130,11 @@ int report_error_json(unsigned line, const char *error)
 int report_totals_json(struct front *f, const struct report_totals *t)
 {
     json_t *o = json_object();
-    set(o, "requests", json_integer((json_int_t) t->requests));
-    set(o, "failed", json_integer((json_int_t) t->failed));
-    set(o, "prompt_tokens", json_integer((json_int_t) t->prompt_tokens));
-    set(o, "tokens", json_integer((json_int_t) t->tokens));
-    set(o, "seconds", real((double) t->elapsed_ns / 1e9));
+    set(o, "requests", json_integer((json_int_t)t->requests));
+    set(o, "failed", json_integer((json_int_t)t->failed));
+    set(o, "prompt_tokens", json_integer((json_int_t)t->prompt_tokens));
+    set(o, "tokens", json_integer((json_int_t)t->tokens));
+    set(o, "seconds", real((double)t->elapsed_ns / 1e9));
     set(o, "tokens_per_s", real(1e9 * ratio(t->tokens, t->elapsed_ns)));
     set_run(o, f);
     return print(o);
@@ -156,7 +157,7 @@ static void wire_line(const struct front *f, char *buf, size_t n)
              "RTT %.1f us | split %u+%u over %s, not encrypted",
              bytes, codec_arg_format(&f->o->split.codec, codec), bits_per_value(f, &s),
              bytes > 0 ? f16_bytes / bytes : 0, ratio(s.wire_bytes_up, s.rows_up),
-             (double) s.link_rtt_ns_p50 / 1e3, f->split, f->model.n_layers - f->split, s.port);
+             (double)s.link_rtt_ns_p50 / 1e3, f->split, f->model.n_layers - f->split, s.port);
 }
 
 void report_run_line(const struct front *f, const struct generation *g)
@@ -172,7 +173,7 @@ void report_totals_line(const struct front *f, const struct report_totals *t)
     char wire[256];
     wire_line(f, wire, sizeof wire);
     log_info("%llu requests, %llu failed: %llu tokens in %.1f s, %.1f/s | %s",
-             (unsigned long long) t->requests, (unsigned long long) t->failed,
-             (unsigned long long) t->tokens, (double) t->elapsed_ns / 1e9,
+             (unsigned long long)t->requests, (unsigned long long)t->failed,
+             (unsigned long long)t->tokens, (double)t->elapsed_ns / 1e9,
              1e9 * ratio(t->tokens, t->elapsed_ns), wire);
 }

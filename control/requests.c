@@ -27,7 +27,7 @@ static int get_u32(const struct reader *rd, const char *field, const json_t *v, 
 {
     if (!json_is_integer(v) || json_integer_value(v) < min || json_integer_value(v) > UINT32_MAX)
         return bad(rd, field, min ? "must be a whole number above 0" : "must be a whole number");
-    *out = (uint32_t) json_integer_value(v);
+    *out = (uint32_t)json_integer_value(v);
     return EXIT_OK;
 }
 
@@ -35,7 +35,7 @@ static int get_f32(const struct reader *rd, const char *field, const json_t *v, 
 {
     if (!json_is_number(v))
         return bad(rd, field, "must be a number");
-    *out = (float) json_number_value(v);
+    *out = (float)json_number_value(v);
     return EXIT_OK;
 }
 
@@ -54,9 +54,9 @@ static int get_prompt_ids(const struct reader *rd, const json_t *v, struct reque
         if (!json_is_integer(id) || json_integer_value(id) < 0 ||
             json_integer_value(id) >= tok_n_vocab(rd->model->tok))
             return bad(rd, "prompt_ids", "has an id that is not in the vocabulary");
-        r->prompt_ids[i] = (int32_t) json_integer_value(id);
+        r->prompt_ids[i] = (int32_t)json_integer_value(id);
     }
-    r->n_prompt = (uint32_t) n;
+    r->n_prompt = (uint32_t)n;
     return EXIT_OK;
 }
 
@@ -64,8 +64,8 @@ static int get_prompt(const struct reader *rd, const json_t *v, struct request *
 {
     if (!json_is_string(v))
         return bad(rd, "prompt", "must be a string");
-    r->prompt_ids = model_encode_prompt(rd->model, json_string_value(v), json_string_length(v),
-                                        &r->n_prompt);
+    r->prompt_ids =
+        model_encode_prompt(rd->model, json_string_value(v), json_string_length(v), &r->n_prompt);
     if (!r->prompt_ids)
         return EXIT_FAILED;
     if (r->n_prompt == 0)
@@ -96,7 +96,7 @@ static int get_field(const struct reader *rd, const char *field, const json_t *v
     if (strcmp(field, "seed") == 0) {
         if (!json_is_integer(v) || json_integer_value(v) < 0)
             return bad(rd, field, "must be a whole number");
-        s->seed = (uint64_t) json_integer_value(v);
+        s->seed = (uint64_t)json_integer_value(v);
         return EXIT_OK;
     }
     return bad(rd, field, "is not a known field");
@@ -113,7 +113,8 @@ static int get_request(const struct reader *rd, const char *text, size_t len, st
     const char *field;
     json_t *v;
     if (rc == EXIT_OK)
-        json_object_foreach (o, field, v) {
+        json_object_foreach(o, field, v)
+        {
             rc = get_field(rd, field, v, r);
             if (rc != EXIT_OK)
                 break;
@@ -130,20 +131,20 @@ int requests_read(const char *path, const struct model *m, uint32_t n_predict,
                   const struct sampler_params *sampler, struct requests *out)
 {
     FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
-    *out = (struct requests){ .name = f == stdin ? "stdin" : path };
+    *out = (struct requests){.name = f == stdin ? "stdin" : path};
     if (!f) {
         log_error("%s: %s", path, strerror(errno));
         return EXIT_USAGE;
     }
 
-    struct reader rd = { .path = out->name, .model = m };
+    struct reader rd = {.path = out->name, .model = m};
     int rc = EXIT_OK;
     char *text = NULL;
     size_t cap = 0;
     ssize_t len;
     while (rc == EXIT_OK && (len = getline(&text, &cap, f)) >= 0) {
         rd.line++;
-        if (strspn(text, " \t\r\n") == (size_t) len)
+        if (strspn(text, " \t\r\n") == (size_t)len)
             continue;
         struct request *list = realloc(out->list, (out->n + 1) * sizeof *list);
         if (!list) {
@@ -153,8 +154,8 @@ int requests_read(const char *path, const struct model *m, uint32_t n_predict,
         }
         out->list = list;
         struct request *r = &list[out->n++];
-        *r = (struct request){ .line = rd.line, .n_predict = n_predict, .sampler = *sampler };
-        rc = get_request(&rd, text, (size_t) len, r);
+        *r = (struct request){.line = rd.line, .n_predict = n_predict, .sampler = *sampler};
+        rc = get_request(&rd, text, (size_t)len, r);
     }
     if (rc == EXIT_OK && ferror(f)) {
         log_error("%s: cannot be read to its end", rd.path);
@@ -177,5 +178,5 @@ void requests_free(struct requests *r)
     for (size_t i = 0; i < r->n; i++)
         free(r->list[i].prompt_ids);
     free(r->list);
-    *r = (struct requests){ 0 };
+    *r = (struct requests){0};
 }

@@ -9,7 +9,7 @@
 #include "control/model.h"
 
 struct request {
-    unsigned line;            /* in the file, from 1 */
+    unsigned line; /* in the file, from 1 */
     int32_t *prompt_ids;
     uint32_t n_prompt;
     uint32_t n_predict;
@@ -17,7 +17,7 @@ struct request {
 };
 
 struct requests {
-    const char *name;         /* of the file, for errors */
+    const char *name; /* of the file, for errors */
     struct request *list;
     size_t n;
 };
@@ -25,8 +25,8 @@ struct requests {
 /*
  * Read the whole file ("-": stdin) before any work. A line has `prompt` (text; control tokens in it
  * count as such) or `prompt_ids`, and may have n_predict, temp, top_k, top_p, min_p, repeat_penalty
- * and seed; what it leaves out comes from the defaults given. Empty lines are skipped; anything else
- * is an error that names the line. EXIT_OK or an exit code, the error said.
+ * and seed; what it leaves out comes from the defaults given. Empty lines are skipped; anything
+ * else is an error that names the line. EXIT_OK or an exit code, the error said.
  */
 int requests_read(const char *path, const struct model *m, uint32_t n_predict,
                   const struct sampler_params *sampler, struct requests *out);

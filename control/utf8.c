@@ -14,7 +14,10 @@ static int sequence(const unsigned char *s, size_t n)
     const unsigned char b = s[0];
     if (b < 0x80)
         return 1;
-    const int len = b >= 0xc2 && b <= 0xdf ? 2 : (b & 0xf0) == 0xe0 ? 3 : b >= 0xf0 && b <= 0xf4 ? 4 : 0;
+    const int len = b >= 0xc2 && b <= 0xdf   ? 2
+                    : (b & 0xf0) == 0xe0     ? 3
+                    : b >= 0xf0 && b <= 0xf4 ? 4
+                                             : 0;
     if (len == 0)
         return -1;
     if (n > 1) {
@@ -24,28 +27,28 @@ static int sequence(const unsigned char *s, size_t n)
         if (s[1] < lo || s[1] > hi)
             return -1;
     }
-    for (int i = 2; i < len && (size_t) i < n; i++)
+    for (int i = 2; i < len && (size_t)i < n; i++)
         if ((s[i] & 0xc0) != 0x80)
             return -1;
-    return (size_t) len <= n ? len : 0;
+    return (size_t)len <= n ? len : 0;
 }
 
 size_t utf8_ready(const char *text, size_t n)
 {
-    const unsigned char *s = (const unsigned char *) text;
+    const unsigned char *s = (const unsigned char *)text;
     size_t i = 0;
     while (i < n) {
         const int len = sequence(s + i, n - i);
         if (len == 0)
             break;
-        i += len < 0 ? 1 : (size_t) len;
+        i += len < 0 ? 1 : (size_t)len;
     }
     return i;
 }
 
 char *utf8_clean(const char *text, size_t n, size_t *out_n)
 {
-    const unsigned char *s = (const unsigned char *) text;
+    const unsigned char *s = (const unsigned char *)text;
     char *out = malloc(3 * n + 1);
     if (!out)
         return NULL;
@@ -53,9 +56,9 @@ char *utf8_clean(const char *text, size_t n, size_t *out_n)
     for (size_t i = 0; i < n;) {
         const int len = sequence(s + i, n - i);
         if (len > 0) {
-            memcpy(out + o, s + i, (size_t) len);
-            o += (size_t) len;
-            i += (size_t) len;
+            memcpy(out + o, s + i, (size_t)len);
+            o += (size_t)len;
+            i += (size_t)len;
         } else {
             memcpy(out + o, "\xef\xbf\xbd", 3);
             o += 3;

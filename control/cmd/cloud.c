@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `isthmus cloud`: the back half. Serves one edge after the other until a signal comes. */
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 
 #include "control/child.h"
@@ -9,6 +8,7 @@
 #include "control/log.h"
 #include "control/model.h"
 #include "control/options.h"
+#include "control/signals.h"
 #include "dataplane/pipeline/pipeline.h"
 
 #define STEP_NS 200000000u /* how long a wait may last before signals are looked at */
@@ -25,12 +25,12 @@ struct cloud_options {
 };
 
 static const struct argp_option options[] = {
-    { "port", OPT_PORT, "URI", 0, "Where edges come in: memif:PATH of a socket, or memif:@NAME", 0 },
-    { "once", OPT_ONCE, NULL, 0, "End when the first edge has left", 0 },
-    { "max-sessions", OPT_MAX_SESSIONS, "N", 0, "Sessions at once (default 16)", 0 },
-    { "chunk", OPT_CHUNK, "N", 0, "Most rows computed at once (default 128)", 2 },
-    { "netem", OPT_NETEM, "SPEC", 0, "Impair what is sent, for tests: see `isthmus run --help`", 2 },
-    { 0 },
+    {"port", OPT_PORT, "URI", 0, "Where edges come in: memif:PATH of a socket, or memif:@NAME", 0},
+    {"once", OPT_ONCE, NULL, 0, "End when the first edge has left", 0},
+    {"max-sessions", OPT_MAX_SESSIONS, "N", 0, "Sessions at once (default 16)", 0},
+    {"chunk", OPT_CHUNK, "N", 0, "Most rows computed at once (default 128)", 2},
+    {"netem", OPT_NETEM, "SPEC", 0, "Impair what is sent, for tests: see `isthmus run --help`", 2},
+    {0},
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -70,45 +70,24 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_child children[] = {
-    { &model_argp, 0, NULL, 0 },
-    { &split_argp, 0, NULL, 0 },
-    { 0 },
+    {&model_argp, 0, NULL, 0},
+    {&split_argp, 0, NULL, 0},
+    {0},
 };
 static const struct argp argp = {
-    options, parse, NULL, "Hold the back layers of a model and answer the edges that join.",
-    children, NULL, NULL,
+    options,  parse, NULL, "Hold the back layers of a model and answer the edges that join.",
+    children, NULL,  NULL,
 };
-
-static volatile sig_atomic_t stop_signal;
-
-static void on_signal(int sig)
-{
-    stop_signal = sig;
-}
-
-/* From here on the port leaves something to clean up, so signals end the loop instead of the
- * process. ^C stays ignored where the parent asked for that. */
-static void catch_signals(void)
-{
-    const struct sigaction catch = { .sa_handler = on_signal };
-    struct sigaction old;
-    sigaction(SIGINT, NULL, &old);
-    if (old.sa_handler != SIG_IGN)
-        sigaction(SIGINT, &catch, NULL);
-    sigaction(SIGTERM, &catch, NULL);
-    sigaction(SIGHUP, &catch, NULL);
-    signal(SIGPIPE, SIG_IGN);
-}
 
 static uint64_t cloud_clock(void *arg)
 {
-    (void) arg;
+    (void)arg;
     return port_now_ns();
 }
 
 static int serve(struct cloud *cloud, struct port *port, bool once)
 {
-    while (!stop_signal) {
+    while (!signals_caught()) {
         uint64_t deadline_ns = 0;
         int rc = cloud_poll(cloud, port_now_ns(), &deadline_ns);
         if (rc == -EPIPE) {
@@ -152,7 +131,7 @@ static int open_port(const struct cloud_options *o, struct port **port)
 
 int cmd_cloud(int argc, char **argv)
 {
-    struct cloud_options o = { .max_sessions = 16, .chunk_tokens = 128 };
+    struct cloud_options o = {.max_sessions = 16, .chunk_tokens = 128};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     log_set_name("cloud: ");
 
@@ -169,7 +148,7 @@ int cmd_cloud(int argc, char **argv)
     if (rc != EXIT_OK)
         goto out;
     const struct stage_params stage_params = {
-        .first_layer = (uint32_t) split,
+        .first_layer = (uint32_t)split,
         .max_rows = o.chunk_tokens > o.max_sessions ? o.chunk_tokens : o.max_sessions,
         .max_seqs = o.max_sessions,
         .n_ctx = o.model.ctx,
@@ -179,7 +158,7 @@ int cmd_cloud(int argc, char **argv)
         goto out;
     model_drop_file(&m);
 
-    catch_signals();
+    signals_catch(); /* from here on the port leaves something to clean up */
     rc = open_port(&o, &port);
     if (rc != EXIT_OK)
         goto out;

@@ -12,9 +12,9 @@ struct edge_options {
 };
 
 static const struct argp_option options[] = {
-    { "port", OPT_PORT, "URI", 0, "Where the cloud is: memif:PATH of its socket, or memif:@NAME", 0 },
-    { "connect", OPT_CONNECT, "SECONDS", 0, "How long to wait for the cloud (default 10)", 0 },
-    { 0 },
+    {"port", OPT_PORT, "URI", 0, "Where the cloud is: memif:PATH of its socket, or memif:@NAME", 0},
+    {"connect", OPT_CONNECT, "SECONDS", 0, "How long to wait for the cloud (default 10)", 0},
+    {0},
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -39,23 +39,24 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-static const struct argp_child children[] = { { &front_argp, 0, NULL, 0 }, { 0 } };
+static const struct argp_child children[] = {{&front_argp, 0, NULL, 0}, {0}};
 static const struct argp argp = {
-    options, parse, NULL,
-    "Generate text with the front layers here and the back layers in an `isthmus cloud`.",
-    children, NULL, NULL,
+    options,  parse,
+    NULL,     "Generate text with the front layers here and the back layers in an `isthmus cloud`.",
+    children, NULL,
+    NULL,
 };
 
 int cmd_edge(int argc, char **argv)
 {
-    struct edge_options o = { .connect_s = 10 };
+    struct edge_options o = {.connect_s = 10};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
 
     struct front f;
     int rc = front_open(&f, &o.front);
     if (rc == EXIT_OK) {
         const int split = split_resolve(&o.front.split, f.model.n_layers, f.model.path);
-        f.split = split < 0 ? 0 : (uint32_t) split;
+        f.split = split < 0 ? 0 : (uint32_t)split;
         rc = split < 0 ? EXIT_USAGE
                        : front_join(&f, o.port, 1, 0, o.connect_s * UINT64_C(1000000000));
     }

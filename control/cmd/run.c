@@ -13,7 +13,8 @@
 #include "control/front.h"
 #include "control/log.h"
 
-#define CONNECT_NS 120000000000u /* the child is watched: this only bounds a cloud that never answers */
+#define CONNECT_NS                                                                                 \
+    120000000000u /* the child is watched: this only bounds a cloud that never answers */
 
 enum { OPT_LOCAL = OPT_OWN };
 
@@ -23,14 +24,14 @@ struct run_options {
 };
 
 static const struct argp_option options[] = {
-    { "local", OPT_LOCAL, NULL, 0, "The whole model in this process, not split", 2 },
-    { 0 },
+    {"local", OPT_LOCAL, NULL, 0, "The whole model in this process, not split", 2},
+    {0},
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct run_options *o = state->input;
-    (void) arg;
+    (void)arg;
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->front;
@@ -47,12 +48,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-static const struct argp_child children[] = { { &front_argp, 0, NULL, 0 }, { 0 } };
+static const struct argp_child children[] = {{&front_argp, 0, NULL, 0}, {0}};
 static const struct argp argp = {
-    options, parse, NULL,
+    options,
+    parse,
+    NULL,
     "Generate text with a model cut in two: the front layers in this process, the back layers in a "
     "second one, compressed activations between them.",
-    children, NULL, NULL,
+    children,
+    NULL,
+    NULL,
 };
 
 /* Threads of each half and where they are pinned. */
@@ -63,15 +68,15 @@ struct placement {
 
 static struct placement place(const struct model_options *o)
 {
-    struct topology t = { .allowed_cores = 1 };
+    struct topology t = {.allowed_cores = 1};
     topology_read(&t);
     const unsigned cores = t.allowed_cores ? t.allowed_cores : 1;
-    struct placement p = { .threads = o->threads ? o->threads : cores / 2 ? cores / 2 : 1 };
+    struct placement p = {.threads = o->threads ? o->threads : cores / 2 ? cores / 2 : 1};
     p.edge_core = o->first_core != INT32_MIN ? o->first_core : 0;
-    p.cloud_core = p.edge_core + (int) p.threads;
+    p.cloud_core = p.edge_core + (int)p.threads;
     if (p.edge_core < 0)
         p.cloud_core = -1;
-    else if ((unsigned) p.cloud_core + p.threads > cores)
+    else if ((unsigned)p.cloud_core + p.threads > cores)
         p.cloud_core = p.edge_core; /* not enough for both: they take turns */
     return p;
 }
@@ -91,10 +96,27 @@ static int start_cloud(struct front *f, const char *uri, const struct placement 
 
     const char *argv[32];
     int n = 0;
-    const char *fixed[] = { "isthmus", "cloud", "--once", "-m", o->model.path, "--port", uri,
-                            "--split", split, "--codec", codec_arg_format(&o->split.codec, codec),
-                            "--threads", threads, "--first-core", core, "--cpu-mask", mask,
-                            "--max-sessions", parallel, "--chunk", chunk };
+    const char *fixed[] = {"isthmus",
+                           "cloud",
+                           "--once",
+                           "-m",
+                           o->model.path,
+                           "--port",
+                           uri,
+                           "--split",
+                           split,
+                           "--codec",
+                           codec_arg_format(&o->split.codec, codec),
+                           "--threads",
+                           threads,
+                           "--first-core",
+                           core,
+                           "--cpu-mask",
+                           mask,
+                           "--max-sessions",
+                           parallel,
+                           "--chunk",
+                           chunk};
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
         argv[n++] = fixed[i];
     if (o->model.ctx) {
@@ -106,7 +128,7 @@ static int start_cloud(struct front *f, const char *uri, const struct placement 
         argv[n++] = o->netem_text;
     }
     argv[n] = NULL;
-    const int rc = child_start(&f->cloud, (char *const *) argv);
+    const int rc = child_start(&f->cloud, (char *const *)argv);
     if (rc < 0) {
         log_error("cannot start the cloud half: %s", strerror(-rc));
         return EXIT_FAILED;
@@ -119,11 +141,11 @@ static int run_split(struct front *f)
     const int split = split_resolve(&f->o->split, f->model.n_layers, f->model.path);
     if (split < 0)
         return EXIT_USAGE;
-    f->split = (uint32_t) split;
+    f->split = (uint32_t)split;
 
     /* An abstract socket under a name nobody can guess: it is gone with its last process. */
     uint64_t name[2];
-    if (getrandom(name, sizeof name, 0) != (ssize_t) sizeof name) {
+    if (getrandom(name, sizeof name, 0) != (ssize_t)sizeof name) {
         log_error("no random numbers from the kernel: %s", strerror(errno));
         return EXIT_FAILED;
     }
@@ -139,7 +161,7 @@ static int run_split(struct front *f)
 
 int cmd_run(int argc, char **argv)
 {
-    struct run_options o = { .local = false };
+    struct run_options o = {.local = false};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
 
     struct front f;

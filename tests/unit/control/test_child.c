@@ -19,14 +19,14 @@
 static struct child start(const char *role)
 {
     struct child c;
-    char *argv[] = { (char *) "child", (char *) role, NULL };
+    char *argv[] = {(char *)"child", (char *)role, NULL};
     assert_int_equal(child_start(&c, argv), 0);
     return c;
 }
 
 static void test_exit_code(void **state)
 {
-    (void) state;
+    (void)state;
     struct child c = start("exit");
     assert_true(child_gone(&c, 5000));
     char fate[80];
@@ -36,7 +36,7 @@ static void test_exit_code(void **state)
 
 static void test_killed(void **state)
 {
-    (void) state;
+    (void)state;
     struct child c = start("wait");
     assert_false(child_gone(&c, 20));
     kill(c.pid, SIGKILL);
@@ -48,7 +48,7 @@ static void test_killed(void **state)
 
 static void test_report(void **state)
 {
-    (void) state;
+    (void)state;
     struct child c = start("report");
     assert_true(child_gone(&c, 5000));
     assert_int_equal(child_eal_rss_bytes(&c), 12345678);
@@ -58,7 +58,7 @@ static void test_report(void **state)
 
 static void test_stop_gently(void **state)
 {
-    (void) state;
+    (void)state;
     struct child c = start("wait");
     const pid_t pid = c.pid;
     child_stop(&c);
@@ -68,10 +68,10 @@ static void test_stop_gently(void **state)
 
 static void test_stop_by_force(void **state)
 {
-    (void) state;
+    (void)state;
     struct child c = start("stubborn");
     while (child_eal_rss_bytes(&c) == 0) /* until it ignores SIGTERM */
-        nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     const pid_t pid = c.pid;
     child_stop(&c);
     assert_int_equal(kill(pid, 0), -1);
@@ -80,7 +80,7 @@ static void test_stop_by_force(void **state)
 /* Nothing of the parent's but 0, 1, 2 and the report reaches the child; ^C does not either. */
 static void test_inherits_little(void **state)
 {
-    (void) state;
+    (void)state;
     const int fd = fcntl(STDERR_FILENO, F_DUPFD, 20); /* without FD_CLOEXEC */
     assert_true(fd >= 20);
     struct child c = start("fds");
@@ -93,7 +93,7 @@ static void test_inherits_little(void **state)
 
 static void test_rss(void **state)
 {
-    (void) state;
+    (void)state;
     assert_true(process_rss_bytes(0) > 100000);
     struct child c = start("wait");
     assert_true(process_rss_bytes(c.pid) > 0);
@@ -130,9 +130,9 @@ int main(int argc, char **argv)
     if (argc > 1)
         return be_child(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exit_code),       cmocka_unit_test(test_killed),
-        cmocka_unit_test(test_report),          cmocka_unit_test(test_stop_gently),
-        cmocka_unit_test(test_stop_by_force),   cmocka_unit_test(test_inherits_little),
+        cmocka_unit_test(test_exit_code),     cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_report),        cmocka_unit_test(test_stop_gently),
+        cmocka_unit_test(test_stop_by_force), cmocka_unit_test(test_inherits_little),
         cmocka_unit_test(test_rss),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

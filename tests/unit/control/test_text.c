@@ -29,22 +29,24 @@ static void codec_good(const char *text, const char *formatted)
 
 static void test_codec_good(void **state)
 {
-    (void) state;
+    (void)state;
     codec_good("f32", "f32");
     codec_good("f16", "f16");
     codec_good("tsq", "tsq:tau=4,delta=0.08,qmin=2,qmax=8");
     codec_good("tsq:", "tsq:tau=4,delta=0.08,qmin=2,qmax=8");
     codec_good("tsq:qmax=5,delta=.25", "tsq:tau=4,delta=0.25,qmin=2,qmax=5");
-    codec_good("tsq:tau_abs=1.5e3", "tsq:tau_abs=1500,delta=0.08,qmin=2,qmax=8");
+    codec_good("tsq:tau_abs=1.5e3", "tsq:tau_abs=1.5e+03,delta=0.08,qmin=2,qmax=8");
 }
 
 static void test_codec_bad(void **state)
 {
-    (void) state;
+    (void)state;
     static const char *const bad[] = {
-        "",          "f8",          "tsqq",        "tsq:tau",      "tsq:tau=",      "tsq:tau=x",
-        "tsq:tau=1x", "tsq:tau=0",  "tsq:tau=-1",  "tsq:tau=nan",  "tsq:tau=inf",   "tsq:delta=1",
-        "tsq:qmin=0", "tsq:qmax=9", "tsq:qmin=2.5", "tsq:qmin=5,qmax=4", "tsq:frob=1", "f32:tau=4",
+        "",           "f8",          "tsqq",         "tsq:tau",
+        "tsq:tau=",   "tsq:tau=x",   "tsq:tau=1x",   "tsq:tau=0",
+        "tsq:tau=-1", "tsq:tau=nan", "tsq:tau=inf",  "tsq:delta=1",
+        "tsq:qmin=0", "tsq:qmax=9",  "tsq:qmin=2.5", "tsq:qmin=5,qmax=4",
+        "tsq:frob=1", "f32:tau=4",
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct codec_params p;
@@ -56,39 +58,45 @@ static void test_codec_bad(void **state)
 
 static void test_utf8_ready(void **state)
 {
-    (void) state;
+    (void)state;
     /* Every cut of a valid text shows whole characters only. */
     static const char text[] = "aé€😀z";
-    static const size_t ready[] = { 0, 1, 1, 3, 3, 3, 6, 6, 6, 6, 10, 11 };
+    static const size_t ready[] = {0, 1, 1, 3, 3, 3, 6, 6, 6, 6, 10, 11};
     for (size_t n = 0; n < sizeof ready / sizeof *ready; n++)
         assert_int_equal(utf8_ready(text, n), ready[n]);
     /* What can never become valid is not held back. */
     assert_int_equal(utf8_ready("\xff", 1), 1);
     assert_int_equal(utf8_ready("\x80", 1), 1);
     assert_int_equal(utf8_ready("\xc0\x80", 2), 2);
-    assert_int_equal(utf8_ready("\xed\xa0", 2), 2);     /* a surrogate */
-    assert_int_equal(utf8_ready("\xe0\x80", 2), 2);     /* overlong */
-    assert_int_equal(utf8_ready("\xf4\x90", 2), 2);     /* past U+10FFFF */
-    assert_int_equal(utf8_ready("\xe2\x82" "a", 3), 3); /* broken off */
+    assert_int_equal(utf8_ready("\xed\xa0", 2), 2); /* a surrogate */
+    assert_int_equal(utf8_ready("\xe0\x80", 2), 2); /* overlong */
+    assert_int_equal(utf8_ready("\xf4\x90", 2), 2); /* past U+10FFFF */
+    assert_int_equal(utf8_ready("\xe2\x82"
+                                "a",
+                                3),
+                     3); /* broken off */
 }
 
 static void test_utf8_clean(void **state)
 {
-    (void) state;
+    (void)state;
     size_t n;
-    char *clean = utf8_clean("a\xff" "b\xe2\x82", 5, &n);
-    assert_string_equal(clean, "a\xef\xbf\xbd" "b\xef\xbf\xbd\xef\xbf\xbd");
+    char *clean = utf8_clean("a\xff"
+                             "b\xe2\x82",
+                             5, &n);
+    assert_string_equal(clean, "a\xef\xbf\xbd"
+                               "b\xef\xbf\xbd\xef\xbf\xbd");
     free(clean);
 
     /* Whatever comes in, what goes out is valid and stays as it is. */
-    const unsigned seed = (unsigned) time(NULL);
+    const unsigned seed = (unsigned)time(NULL);
     printf("seed %u\n", seed);
     srand(seed);
     for (int round = 0; round < 20000; round++) {
         char text[24];
-        const size_t len = (size_t) rand() % sizeof text;
+        const size_t len = (size_t)rand() % sizeof text;
         for (size_t i = 0; i < len; i++)
-            text[i] = (char) (rand() & 1 ? 0x80 | rand() : rand());
+            text[i] = (char)(rand() & 1 ? 0x80 | rand() : rand());
         clean = utf8_clean(text, len, &n);
         assert_non_null(clean);
         assert_int_equal(utf8_ready(clean, n), n);
