@@ -115,6 +115,10 @@ void link_output_refused(struct link *l, struct pkt *p, uint64_t now_ns);
 int link_tick(struct link *l, uint64_t now_ns, uint64_t *deadline_ns);
 uint64_t link_deadline(const struct link *l);
 
+/* While idle, silence is neither asked about nor death: nothing is under way that would need the
+ * peer. */
+void link_set_idle(struct link *l, bool idle);
+
 /* Why link_tick said -EPIPE, in a few words; NULL while the link lives. */
 const char *link_why_dead(const struct link *l);
 /* A valid frame of this connection was received. */

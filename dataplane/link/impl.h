@@ -69,7 +69,7 @@ struct link {
     struct link_params p;
     uint64_t now_ns, heard_ns, pinged_ns, ticked_ns;
     enum link_end end;
-    bool heard;
+    bool heard, idle;
 
     /* control frames to send */
     bool ack_now, ping_pending, close_pending, reset_pending;

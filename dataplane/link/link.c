@@ -290,7 +290,14 @@ static uint64_t least(uint64_t a, uint64_t b)
 /* Whether the peer's silence means something: it has spoken before, or we asked. */
 static bool expects_peer(const struct link *l)
 {
-    return l->heard || l->order;
+    return !l->idle && (l->heard || l->order);
+}
+
+void link_set_idle(struct link *l, bool idle)
+{
+    if (l->idle && !idle)
+        l->heard_ns = l->now_ns;
+    l->idle = idle;
 }
 
 static void tick_silence(struct link *l, uint64_t away_ns)

@@ -359,6 +359,7 @@ int cloud_poll(struct cloud *c, uint64_t now_ns, uint64_t *deadline_ns)
     bool worked;
 
     *deadline_ns = UINT64_MAX;
+    link_set_idle(c->pump.link, !c->n_sessions);
     pump_in(&c->pump, now_ns);
     while (c->held < c->held_max && link_recv(c->pump.link, &m))
         on_message(c, &m);

@@ -453,6 +453,7 @@ int edge_poll(struct edge *e, uint64_t now_ns, uint64_t *deadline_ns)
     *deadline_ns = UINT64_MAX;
     if (e->lost)
         return -EPIPE;
+    link_set_idle(e->pump.link, !e->n_busy);
     pump_in(&e->pump, now_ns);
     while (link_recv(e->pump.link, &m)) {
         on_message(e, &m);

@@ -390,6 +390,29 @@ static void test_silent_cloud(void **state)
     rig_close(&r);
 }
 
+/* Between two requests, as when a chat waits for its user, nobody calls the edge. */
+static void test_edge_rests(void **state)
+{
+    struct rig_params p = {.network = quiet};
+    struct rig_request q;
+    uint64_t deadline, until;
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    for (unsigned i = 0; i < 3; i++) {
+        rig_request(&q, i, 10, 5);
+        assert_true(rig_run(&r, &q, 1, SECOND));
+        assert_true(rig_right(&r, &q));
+        rig_request_free(&q);
+        for (until = r.now_ns + 60 * SECOND; r.now_ns < until; r.now_ns += 10 * RIG_MS) {
+            network_set_now(r.network, r.now_ns);
+            assert_int_equal(cloud_poll(r.cloud, r.now_ns, &deadline) < 0, 0);
+        }
+    }
+    rig_close(&r);
+}
+
 static void test_no_cloud(void **state)
 {
     struct rig_params p = {.network = quiet, .connect_timeout_ns = 2 * SECOND};
@@ -668,6 +691,7 @@ int main(void)
         cmocka_unit_test(test_garbage),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_silent_cloud),
+        cmocka_unit_test(test_edge_rests),
         cmocka_unit_test(test_no_cloud),
         cmocka_unit_test(test_edge_dies),
         cmocka_unit_test(test_cloud_restarts),
