@@ -18,6 +18,8 @@ static bool has_f16c(void)
 }
 #endif
 
+#define UNKNOWN (~CPU_ALL)
+
 static _Atomic unsigned cpu_mask = CPU_ALL;
 
 /* A level without its base is unusable: kernels of a level assume all those below it. */
@@ -30,7 +32,7 @@ static unsigned with_bases(unsigned flags)
     return flags & CPU_ALL;
 }
 
-unsigned cpu_detect(void)
+static unsigned detect(void)
 {
     unsigned flags = 0;
 #if defined(__x86_64__)
@@ -46,6 +48,20 @@ unsigned cpu_detect(void)
         flags |= CPU_VNNI;
 #endif
     return with_bases(flags);
+}
+
+/* CPUID traps in a virtual machine, microseconds each, and kernels ask often: ask it once. Threads
+ * that race here find the same. */
+unsigned cpu_detect(void)
+{
+    static _Atomic unsigned found = UNKNOWN;
+    unsigned flags = atomic_load_explicit(&found, memory_order_relaxed);
+
+    if (flags == UNKNOWN) {
+        flags = detect();
+        atomic_store_explicit(&found, flags, memory_order_relaxed);
+    }
+    return flags;
 }
 
 unsigned cpu_flags(void)
