@@ -315,7 +315,7 @@ static int chat_turn(struct front *f, struct chat *c)
         }
         if (rc == EXIT_OK) {
             report_run_line(f, &g);
-            rc = chat_add(c, "assistant", strndup(g.text ? g.text : "", g.n_text));
+            rc = chat_add(c, "assistant", generation_take_text(&g));
         }
     }
     generation_free(&g);

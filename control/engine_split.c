@@ -36,7 +36,7 @@ static int split_step(struct engine *e, uint64_t until_ns)
         return busy;
     if (deadline_ns > until_ns)
         deadline_ns = until_ns;
-    if (busy > 0 && deadline_ns > port_now_ns())
+    if (busy > 0)
         port_wait(s->port, deadline_ns); /* -EINTR: the caller looks at its signals next */
     return busy;
 }

@@ -100,6 +100,16 @@ void generation_free(struct generation *g)
     g->text = NULL;
 }
 
+char *generation_take_text(struct generation *g)
+{
+    char *text = realloc(g->text, g->n_text + 1);
+    if (!text)
+        return NULL;
+    text[g->n_text] = '\0';
+    g->text = NULL;
+    return text;
+}
+
 static double rate(double n, uint64_t from_ns, uint64_t to_ns)
 {
     return to_ns > from_ns ? n * 1e9 / (double)(to_ns - from_ns) : 0;

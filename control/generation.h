@@ -37,6 +37,9 @@ struct generation {
 int generation_start(struct generation *g, struct engine *e);
 void generation_free(struct generation *g);
 
+/* The text, NUL-terminated, which the caller frees; NULL: out of memory. */
+char *generation_take_text(struct generation *g);
+
 double generation_ttft_ms(const struct generation *g);
 double generation_prefill_tokens_per_s(const struct generation *g);
 double generation_decode_tokens_per_s(const struct generation *g); /* from the second token on */

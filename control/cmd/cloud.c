@@ -103,8 +103,7 @@ static int serve(struct cloud *cloud, struct port *port, bool once)
         const uint64_t now_ns = port_now_ns();
         if (deadline_ns > now_ns + STEP_NS)
             deadline_ns = now_ns + STEP_NS;
-        if (deadline_ns > now_ns)
-            port_wait(port, deadline_ns);
+        port_wait(port, deadline_ns); /* also when there is work: the port's peers come and go there */
     }
     return EXIT_OK;
 }
