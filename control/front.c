@@ -14,14 +14,7 @@
 /* --- options -------------------------------------------------------------------------------------
  */
 
-enum {
-    OPT_PARALLEL = OPT_OWN + 0x100,
-    OPT_REQUESTS,
-    OPT_CHUNK,
-    OPT_NETEM,
-    OPT_JSON,
-    OPT_IGNORE_EOS
-};
+enum { OPT_PARALLEL = OPT_OWN + 0x100, OPT_REQUESTS, OPT_CHUNK, OPT_JSON, OPT_IGNORE_EOS };
 
 static const struct argp_option options[] = {
     {"prompt", 'p', "TEXT", 0, "Continue this text; -: from stdin. Without it: a chat", 0},
@@ -35,21 +28,19 @@ static const struct argp_option options[] = {
     {"json", OPT_JSON, NULL, 0, "Print one JSON object with text, ids and figures", 0},
     {"ignore-eos", OPT_IGNORE_EOS, NULL, 0, "Go on after the model has ended its answer", 0},
     {"chunk", OPT_CHUNK, "N", 0, "Prompt tokens sent at once (default 64)", 2},
-    {"netem", OPT_NETEM, "SPEC", 0,
-     "Impair what is sent, for tests: drop=20%,dup=20%,reorder=20%,depth=4,seed=1", 2},
     {0},
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct front_options *o = state->input;
-    char err[PORT_ERR];
     switch (key) {
     case ARGP_KEY_INIT:
         *o = (struct front_options){.parallel = 1, .n_predict = 256, .chunk_tokens = 64};
         state->child_inputs[0] = &o->model;
         state->child_inputs[1] = &o->split;
         state->child_inputs[2] = &o->sampler;
+        state->child_inputs[3] = &o->netem;
         return 0;
     case 'p':
         o->prompt = arg;
@@ -72,12 +63,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_CHUNK:
         o->chunk_tokens = opt_u32(state, "--chunk", arg, 1, 1024);
         return 0;
-    case OPT_NETEM:
-        if (netem_parse(arg, &o->netem, err) < 0)
-            argp_error(state, "--netem %s: %s", arg, err);
-        o->netem_set = true;
-        o->netem_text = arg;
-        return 0;
     case ARGP_KEY_END:
         if (o->prompt && o->requests)
             argp_error(state, "-p and --requests do not go together");
@@ -95,6 +80,7 @@ static const struct argp_child children[] = {
     {&model_argp, 0, NULL, 0},
     {&split_argp, 0, NULL, 0},
     {&sampler_argp, 0, NULL, 0},
+    {&netem_argp, 0, NULL, 0},
     {0},
 };
 
@@ -205,23 +191,9 @@ int front_join(struct front *f, const char *uri, unsigned threads, int first_cor
     if (rc != EXIT_OK)
         return rc;
 
-    char err[PORT_ERR > PIPELINE_ERR ? PORT_ERR : PIPELINE_ERR] = "";
-    rc = port_open(uri, PORT_CLIENT, &f->port, err);
-    if (rc < 0) {
-        log_error("%s", err);
-        return rc == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
-    }
-    if (o->netem_set) {
-        struct port *inner = f->port;
-        rc = port_netem(inner, &o->netem, &f->port);
-        if (rc < 0) {
-            f->port = inner;
-            log_error("cannot impair the port: %s", strerror(-rc));
-            return EXIT_FAILED;
-        }
-    }
-
-    rc = await_cloud(f, uri, connect_timeout_ns);
+    rc = netem_port_open(uri, PORT_CLIENT, &o->netem, &f->port);
+    if (rc == EXIT_OK)
+        rc = await_cloud(f, uri, connect_timeout_ns);
     if (rc != EXIT_OK)
         return rc;
 
@@ -232,6 +204,7 @@ int front_join(struct front *f, const char *uri, unsigned threads, int first_cor
         .chunk_tokens = o->chunk_tokens,
         .max_sessions = o->parallel,
     };
+    char err[PIPELINE_ERR] = "";
     rc = engine_split(&params, &f->engine, err);
     if (rc < 0) {
         log_error("%s", err);

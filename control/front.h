@@ -13,6 +13,7 @@
 #include "control/child.h"
 #include "control/engine.h"
 #include "control/model.h"
+#include "control/netem_arg.h"
 #include "control/options.h"
 #include "control/requests.h"
 #include "dataplane/port.h"
@@ -26,9 +27,7 @@ struct front_options {
     uint32_t parallel;    /* sessions at once */
     uint32_t n_predict;
     uint32_t chunk_tokens; /* of prefill */
-    bool netem_set;
-    struct netem_params netem;
-    const char *netem_text; /* to hand on; NULL: none */
+    struct netem_options netem;
     bool json, ignore_eos;
 };
 /* All of the above, for a command's argp as a child. */

@@ -31,6 +31,7 @@ enum {
     OPT_MIN_P,
     OPT_REPEAT_PENALTY,
     OPT_SEED,
+    OPT_NETEM,
     OPT_OWN,
 };
 

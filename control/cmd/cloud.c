@@ -7,20 +7,21 @@
 #include "control/cmd.h"
 #include "control/log.h"
 #include "control/model.h"
+#include "control/netem_arg.h"
 #include "control/options.h"
 #include "control/signals.h"
 #include "dataplane/pipeline/pipeline.h"
 
 #define STEP_NS 200000000u /* how long a wait may last before signals are looked at */
 
-enum { OPT_PORT = OPT_OWN, OPT_ONCE, OPT_MAX_SESSIONS, OPT_CHUNK, OPT_NETEM };
+enum { OPT_PORT = OPT_OWN, OPT_ONCE, OPT_MAX_SESSIONS, OPT_CHUNK };
 
 struct cloud_options {
     struct model_options model;
     struct split_options split;
     const char *port;
-    bool once, netem_set;
-    struct netem_params netem;
+    struct netem_options netem;
+    bool once;
     uint32_t max_sessions, chunk_tokens;
 };
 
@@ -29,18 +30,17 @@ static const struct argp_option options[] = {
     {"once", OPT_ONCE, NULL, 0, "End when the first edge has left", 0},
     {"max-sessions", OPT_MAX_SESSIONS, "N", 0, "Sessions at once (default 16)", 0},
     {"chunk", OPT_CHUNK, "N", 0, "Most rows computed at once (default 128)", 2},
-    {"netem", OPT_NETEM, "SPEC", 0, "Impair what is sent, for tests: see `isthmus run --help`", 2},
     {0},
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct cloud_options *o = state->input;
-    char err[PORT_ERR];
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->model;
         state->child_inputs[1] = &o->split;
+        state->child_inputs[2] = &o->netem;
         return 0;
     case OPT_PORT:
         o->port = arg;
@@ -54,12 +54,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_CHUNK:
         o->chunk_tokens = opt_u32(state, "--chunk", arg, 1, 1024);
         return 0;
-    case OPT_NETEM:
-        if (netem_parse(arg, &o->netem, err) < 0)
-            argp_error(state, "--netem %s: %s", arg, err);
-        o->netem.seed += 1; /* its own fate for the way back */
-        o->netem_set = true;
-        return 0;
     case ARGP_KEY_END:
         if (!o->port)
             argp_error(state, "--port is missing, e.g. --port memif:/tmp/isthmus.sock");
@@ -72,6 +66,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static const struct argp_child children[] = {
     {&model_argp, 0, NULL, 0},
     {&split_argp, 0, NULL, 0},
+    {&netem_argp, 0, NULL, 0},
     {0},
 };
 static const struct argp argp = {
@@ -103,27 +98,8 @@ static int serve(struct cloud *cloud, struct port *port, bool once)
         const uint64_t now_ns = port_now_ns();
         if (deadline_ns > now_ns + STEP_NS)
             deadline_ns = now_ns + STEP_NS;
-        port_wait(port, deadline_ns); /* also when there is work: the port's peers come and go there */
-    }
-    return EXIT_OK;
-}
-
-static int open_port(const struct cloud_options *o, struct port **port)
-{
-    char err[PORT_ERR] = "";
-    int rc = port_open(o->port, PORT_SERVER, port, err);
-    if (rc < 0) {
-        log_error("%s", err);
-        return rc == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
-    }
-    if (o->netem_set) {
-        struct port *inner = *port;
-        rc = port_netem(inner, &o->netem, port);
-        if (rc < 0) {
-            *port = inner;
-            log_error("cannot impair the port: %s", strerror(-rc));
-            return EXIT_FAILED;
-        }
+        port_wait(port,
+                  deadline_ns); /* also when there is work: the port's peers come and go there */
     }
     return EXIT_OK;
 }
@@ -158,7 +134,7 @@ int cmd_cloud(int argc, char **argv)
     model_drop_file(&m);
 
     signals_catch(); /* from here on the port leaves something to clean up */
-    rc = open_port(&o, &port);
+    rc = netem_port_open(o.port, PORT_SERVER, &o.netem, &port);
     if (rc != EXIT_OK)
         goto out;
     child_report(port_eal_rss_bytes());

@@ -40,7 +40,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->local = true;
         return 0;
     case ARGP_KEY_END:
-        if (o->local && (o->front.split.split >= 0 || o->front.netem_set))
+        if (o->local && (o->front.split.split >= 0 || o->front.netem.text))
             argp_error(state, "--local does not split: leave out --split and --netem");
         return 0;
     default:
@@ -123,9 +123,9 @@ static int start_cloud(struct front *f, const char *uri, const struct placement 
         argv[n++] = "--ctx";
         argv[n++] = ctx;
     }
-    if (o->netem_text) {
+    if (o->netem.text) {
         argv[n++] = "--netem";
-        argv[n++] = o->netem_text;
+        argv[n++] = o->netem.text;
     }
     argv[n] = NULL;
     const int rc = child_start(&f->cloud, (char *const *)argv);
