@@ -25,7 +25,6 @@ FLOAT_TYPES(PANEL_FN, float)
     {                                                                                              \
         .rows = {.name = isa_name,                                                                 \
                  .rmsnorm = rmsnorm,                                                               \
-                 .add = add,                                                                       \
                  .silu_mul = silu_mul,                                                             \
                  .rope = rope,                                                                     \
                  .f32_to_f16 = f32_to_f16,                                                         \

@@ -81,8 +81,6 @@ struct kernels {
 
     /* y[i] = x[i] / sqrt(mean(x^2) + eps) * w[i], i < n; n a multiple of 16; y may be x. */
     void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);
-    /* y[i] += x[i]. */
-    void (*add)(float *y, const float *x, size_t n);
     /* y[i] = g[i] / (1 + exp(-g[i])) * u[i]. y may be g. */
     void (*silu_mul)(float *y, const float *g, const float *u, size_t n);
     /* Rotate one head, n = dims (even), by cs f32[n/2][2] = cos, sin of this position.

@@ -3,7 +3,6 @@
  * Matrices: loading into panels, and the product's outer loops. The inner ones are the ISA's.
  */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -106,15 +105,12 @@ int mat_load(const struct gguf *g, const struct gguf_tensor *t, struct mat **out
     if (rc) {
         const struct qtype_info *q = qtype_info(t->type);
         if (rc == -ENOMEM)
-            snprintf(err, GGUF_ERR, "%s: tensor %s: no memory for its panels", gguf_path(g),
-                     t->name);
-        else
-            snprintf(err, GGUF_ERR,
-                     "%s: tensor %s: type %s, %u dimensions, %llu x %llu is no matrix of whole "
-                     "blocks of columns",
-                     gguf_path(g), t->name, q ? q->name : "unknown", t->n_dims,
-                     (unsigned long long)t->ne[1], (unsigned long long)t->ne[0]);
-        return rc;
+            return gguf_fail(gguf_path(g), err, rc, "tensor %s: no memory for its panels", t->name);
+        return gguf_fail(gguf_path(g), err, rc,
+                         "tensor %s: type %s, %u dimensions, %llu x %llu is no matrix of whole "
+                         "blocks of columns",
+                         t->name, q ? q->name : "unknown", t->n_dims, (unsigned long long)t->ne[1],
+                         (unsigned long long)t->ne[0]);
     }
     struct mat *m = *out;
     size_t row_bytes = src_bytes(m, m->cols), group_bytes = row_bytes * PANEL_ROWS;
@@ -123,8 +119,7 @@ int mat_load(const struct gguf *g, const struct gguf_tensor *t, struct mat **out
         at_once = 1;
     piece = malloc(at_once * group_bytes);
     if (!piece) {
-        snprintf(err, GGUF_ERR, "%s: tensor %s: no memory to read it", gguf_path(g), t->name);
-        rc = -ENOMEM;
+        rc = gguf_fail(gguf_path(g), err, -ENOMEM, "tensor %s: no memory to read it", t->name);
         goto out;
     }
     for (uint32_t p = 0; p < n_panels(m->rows); p += at_once) {

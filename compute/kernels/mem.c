@@ -5,7 +5,6 @@
  * regions: consecutive matrices share huge pages, and at most the last page of a region is partly
  * unused. Only what is touched becomes resident.
  */
-#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>

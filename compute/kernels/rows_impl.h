@@ -58,12 +58,6 @@ ROWS_FN void rmsnorm(float *y, const float *x, const float *w, size_t n, float e
         v_store(y + i, v_mul(v_mul(v_load(x + i), v_set1(inv)), v_load(w + i)));
 }
 
-ROWS_FN void add(float *y, const float *x, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        y[i] += x[i];
-}
-
 ROWS_FN v16 silu_mul16(v16 g, v16 u)
 {
     v16 e = v_exp(v_sub(v_set1(0.f), g));
