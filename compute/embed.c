@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "compute/gguf_impl.h"
+
 struct embed {
     int fd;
     enum qtype type;
@@ -56,27 +58,11 @@ void embed_close(struct embed *e)
     free(e);
 }
 
-static int read_all(int fd, uint8_t *buf, size_t n, uint64_t at)
-{
-    while (n) {
-        ssize_t got = pread(fd, buf, n, (off_t)at);
-
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return -EIO;
-        buf += got;
-        at += (uint64_t)got;
-        n -= (size_t)got;
-    }
-    return 0;
-}
-
 int embed_rows(struct embed *e, const int32_t *ids, size_t n, float *x)
 {
     for (size_t i = 0; i < n; i++) {
-        int rc = read_all(e->fd, e->row, e->row_bytes,
-                          e->offset + (uint64_t)(uint32_t)ids[i] * e->row_bytes);
+        int rc = gguf_pread(e->fd, e->row, e->row_bytes,
+                            e->offset + (uint64_t)(uint32_t)ids[i] * e->row_bytes);
 
         if (rc)
             return rc;

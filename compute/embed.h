@@ -17,7 +17,8 @@ struct embed;
 int embed_open(const struct gguf *g, const struct gguf_tensor *t, struct embed **out, char *err);
 void embed_close(struct embed *e);
 
-/* x[i][d_model] = row ids[i]; ids are within the table. 0 or -EIO. */
+/* x[i][d_model] = row ids[i]; ids are within the table. 0, -EIO (the file became shorter too) or
+ * -errno. */
 int embed_rows(struct embed *e, const int32_t *ids, size_t n, float *x);
 
 #endif

@@ -110,7 +110,7 @@ static inline void stage_seq_close(struct stage *s, int seq)
  *   logits  f32[sum n_logits][n_vocab], may be NULL when that sum is 0
  * What a row gives depends only on its sequence's rows so far: not on the batch, its size, the
  * threads or the chunking. 0, -EINVAL (positions, ids or counts out of range; nothing changed),
- * -EIO (embedding read).
+ * -EIO or -errno (embedding read).
  */
 static inline int stage_run(struct stage *s, const struct stage_rows *batch, size_t n_batch,
                             const int32_t *ids, const float *in, float *out, float *logits)
