@@ -358,8 +358,12 @@ static int prove_tensor_names(struct parser *p)
     return 0;
 }
 
-/* Offsets in the file count from the end of the metadata, rounded up to the alignment; here they
- * become offsets from the start of the file. */
+/*
+ * Offsets in the file count from the end of the metadata, rounded up to the alignment; here they
+ * become offsets from the start of the file. Writers lay the data out in the order of the infos,
+ * without gaps: a file that says otherwise has a wrong offset, type or dimension somewhere, and its
+ * tensors would be read as other numbers.
+ */
 static int prove_tensor_data(struct parser *p)
 {
     struct gguf *g = p->g;
@@ -369,7 +373,8 @@ static int prove_tensor_data(struct parser *p)
         return BAD(p, "must be a 32-bit number");
     if (alignment == 0 || alignment & (alignment - 1))
         return BAD(p, "%u is not a power of two", alignment);
-    uint64_t start = (p->at + alignment - 1) & ~(uint64_t)(alignment - 1);
+    const uint64_t below = alignment - 1;
+    uint64_t start = (p->at + below) & ~below, next = 0;
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         struct gguf_tensor *t = &g->tensors[i];
         at_field(p, "tensor %s", t->name);
@@ -380,6 +385,10 @@ static int prove_tensor_data(struct parser *p)
             t->bytes > g->file_bytes - start - t->offset)
             return BAD(p, "%llu bytes of data at offset %llu lie past the end of the file",
                        (unsigned long long)t->bytes, (unsigned long long)t->offset);
+        if (t->offset != next)
+            return BAD(p, "data at offset %llu, the tensor before it ends at %llu",
+                       (unsigned long long)t->offset, (unsigned long long)next);
+        next = (t->offset + t->bytes + below) & ~below;
         t->offset += start;
     }
     return 0;

@@ -38,8 +38,9 @@ struct gguf_str {
     size_t len;
 };
 
-/* Open and prove a file. 0, -errno of open/read, -EBADMSG (lying or truncated), -ENOTSUP (a
- * version, or a tensor type not in qtype.h: err names it and those supported). */
+/* Open and prove a file; its tensors' data lie one after another, in the order of their infos. 0,
+ * -errno of open/read, -EBADMSG (lying or truncated), -ENOTSUP (a version, or a tensor type not in
+ * qtype.h: err names it and those supported). */
 int gguf_open(const char *path, struct gguf **out, char *err);
 
 /* The same over bytes in memory, for tests and fuzzing: data must outlive the gguf. `name` is used

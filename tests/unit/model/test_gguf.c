@@ -273,6 +273,16 @@ LIE(offset)
     tensor(F32, 1, 1, 96, -EBADMSG, "past the end of the file");
     tensor(F32, 1, 1, UINT64_MAX - 31, -EBADMSG, "past the end of the file");
     tensor(F32, 1ull << 60, 1, 0, -EBADMSG, "past the end of the file");
+    tensor(F32, 4, 1, 32, -EBADMSG, "data at offset 32, the tensor before it ends at 0");
+    for (uint64_t at = 0; at <= 64; at += 64) { /* over the first one, and with a gap */
+        struct build b = {0};
+        put_header(&b, 2, 0);
+        put_tensor(&b, "first", F32, 4, 2, 0);
+        put_tensor(&b, "second", F32, 4, 2, at);
+        put_pad(&b, 32);
+        put_data(&b, 96);
+        refuse(&b, -EBADMSG, "tensor second: data at offset");
+    }
 }
 
 /* The data begins after the alignment, which here lies beyond the end. */
