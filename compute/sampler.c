@@ -11,7 +11,7 @@
 #include "compute/philox.h"
 
 struct cand {
-    float x; /* logit after penalty and temperature */
+    float x; /* logit after penalty; then relative to the best, over the temperature */
     int32_t id;
 };
 
@@ -233,8 +233,10 @@ int32_t sampler_pick(struct sampler *s, const struct sampler_params *p, const fl
         penalise(s, p->repeat_penalty, generated, n_generated);
 
     if (p->temp > 0) {
-        for (size_t i = 0; i < n; i++)
-            c[i].x /= p->temp;
+        const float best = c[argmax(c, n)].x;
+
+        for (size_t i = 0; i < n; i++) /* relative to the best: a tiny temp must not overflow */
+            c[i].x = (c[i].x - best) / p->temp;
         if (p->top_k && p->top_k < n) {
             select_best(c, n, p->top_k);
             n = p->top_k;

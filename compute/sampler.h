@@ -44,7 +44,8 @@ struct sampler_top {
     float logprob;
 };
 
-/* The k best of the log-softmax of logits, best first, ties by smaller id. Returns the count. */
+/* The k best of the log-softmax of logits, best first, ties by smaller id. A NaN or +infinity
+ * among the logits makes every logprob a NaN. Returns the count. */
 size_t sampler_top_logprobs(struct sampler *s, const float *logits, struct sampler_top *top,
                             size_t k);
 

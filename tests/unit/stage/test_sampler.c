@@ -277,6 +277,41 @@ static void top_logprobs_are_ordered(void **state)
     sampler_close(s);
 }
 
+/* Logits over the least temperature are past any float: the best must still win. */
+static void tiny_temperature_is_greedy(void **state)
+{
+    float x[N] = {[3] = 20, [9] = 25, [20] = 24};
+    struct sampler_params p = params(1e-44f);
+    struct sampler *s;
+
+    assert_int_equal(sampler_params_check(&p), 0);
+    assert_int_equal(sampler_open(N, &s), 0);
+    for (unsigned i = 0; i < 100; i++)
+        assert_int_equal(sampler_pick(s, &p, x, NULL, 0, i, NULL), 9);
+    p.top_p = .9f;
+    p.min_p = .1f;
+    p.top_k = 5;
+    assert_int_equal(sampler_pick(s, &p, x, NULL, 0, 0, NULL), 9);
+    sampler_close(s);
+}
+
+static void a_nan_shows_in_all_logprobs(void **state)
+{
+    float x[N] = {[7] = 2, [11] = NAN};
+    struct sampler_top top[3];
+    struct sampler *s;
+
+    assert_int_equal(sampler_open(N, &s), 0);
+    sampler_top_logprobs(s, x, top, 3);
+    for (int i = 0; i < 3; i++)
+        assert_true(isnan(top[i].logprob));
+    x[11] = INFINITY;
+    sampler_top_logprobs(s, x, top, 3);
+    for (int i = 0; i < 3; i++)
+        assert_true(isnan(top[i].logprob));
+    sampler_close(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -289,6 +324,8 @@ int main(void)
         cmocka_unit_test(same_seed_and_position_same_id),
         cmocka_unit_test(wide_top_p),
         cmocka_unit_test(top_logprobs_are_ordered),
+        cmocka_unit_test(tiny_temperature_is_greedy),
+        cmocka_unit_test(a_nan_shows_in_all_logprobs),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
