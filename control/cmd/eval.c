@@ -83,6 +83,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (!o->text)
             argp_error(state, "--text FILE is missing");
+        if (o->model.ctx)
+            argp_error(state, "--ctx: windows always have %u tokens here", WINDOW);
         if (o->n_codecs == 0)
             o->codecs[o->n_codecs++] = codec_params_default(CODEC_TSQ);
         return 0;
@@ -406,8 +408,10 @@ static int evaluate(const struct eval_options *o, const struct model *m, uint32_
 {
     struct eval *e = calloc(1, sizeof(*e));
 
-    if (!e)
+    if (!e) {
+        log_error("out of memory");
         return EXIT_FAILED;
+    }
     e->o = o;
     e->exact = exact;
     e->bos = tok_add_bos(m->tok) ? tok_bos(m->tok) : -1;

@@ -2,6 +2,7 @@
 /* `isthmus score`: log-probabilities of given continuations, for comparing with a reference. */
 #include <errno.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -146,55 +147,71 @@ static void print_ids(const char *field, const int32_t *ids, uint32_t n)
     printf("], ");
 }
 
-struct printer {
-    struct sampler *sampler;
-    size_t n_vocab;
-    bool any;
-};
-
-static void print_tops(void *arg, uint32_t first, uint32_t count, const float *logits)
+static void print_line(const struct item *it, const struct sampler_top *top, size_t per_position)
 {
-    struct printer *p = arg;
-    (void)first;
-    for (uint32_t i = 0; i < count; i++) {
-        struct sampler_top top[TOP];
-        const size_t n = sampler_top_logprobs(p->sampler, logits + i * p->n_vocab, top, TOP);
-        printf("%s[", p->any ? ", " : "");
-        for (size_t k = 0; k < n; k++)
-            printf("%s[%d, %.5f]", k ? ", " : "", top[k].id, (double)top[k].logprob);
+    printf("{");
+    print_ids("prompt_ids", it->ids, it->n_prompt);
+    print_ids("forced_ids", it->ids + it->n_prompt, it->n_forced);
+    printf("\"top20\": [");
+    for (uint32_t i = 0; i < it->n_forced; i++) {
+        printf("%s[", i ? ", " : "");
+        for (size_t k = 0; k < per_position; k++, top++)
+            printf("%s[%d, %.5f]", k ? ", " : "", top->id, (double)top->logprob);
         printf("]");
-        p->any = true;
     }
+    printf("]}\n");
 }
 
 /* --- scoring -------------------------------------------------------------------------------------
  */
+
+/* What is kept of a line's logits until all of them are there. */
+struct tops {
+    struct sampler *sampler;
+    size_t n_vocab, per_position;
+    struct sampler_top *next;
+    bool finite;
+};
+
+static void keep_tops(void *arg, uint32_t first, uint32_t count, const float *logits)
+{
+    struct tops *t = arg;
+    (void)first;
+    for (uint32_t i = 0; i < count; i++, t->next += t->per_position) {
+        sampler_top_logprobs(t->sampler, logits + i * t->n_vocab, t->next, t->per_position);
+        /* A NaN among the logits makes all of them NaN; else the last is the least. */
+        t->finite &= isfinite(t->next[t->per_position - 1].logprob) != 0;
+    }
+}
 
 static int score_item(struct scorer *s, const struct item *it)
 {
     /* The last forced id is predicted, never fed. */
     const uint32_t n = it->n_prompt + it->n_forced - 1;
     const size_t bytes = (size_t)n * s->pass.d_model * sizeof(float);
-    struct printer printer = {.sampler = s->sampler, .n_vocab = s->pass.n_vocab};
+    const size_t per_position = s->pass.n_vocab < TOP ? s->pass.n_vocab : TOP;
+    struct sampler_top *top = calloc(it->n_forced, per_position * sizeof(*top));
+    struct tops tops = {.sampler = s->sampler,
+                        .n_vocab = s->pass.n_vocab,
+                        .per_position = per_position,
+                        .next = top,
+                        .finite = true};
     struct splitpass_traffic traffic = {0};
     float *sent = NULL, *got = NULL;
-    int rc = 0;
+    int rc = top ? 0 : -ENOMEM;
 
-    if (s->codec) {
+    if (rc == 0 && s->codec) {
         sent = malloc(bytes);
         got = malloc(bytes);
         rc = sent && got ? splitpass_front(&s->pass, it->ids, n, sent) : -ENOMEM;
         if (rc == 0)
             rc = splitpass_carry(s->codec, sent, n, s->pass.d_model, got, &traffic);
     }
-    if (rc == 0) {
-        printf("{");
-        print_ids("prompt_ids", it->ids, it->n_prompt);
-        print_ids("forced_ids", it->ids + it->n_prompt, it->n_forced);
-        printf("\"top20\": [");
-        rc = splitpass_back(&s->pass, it->ids, got, n, it->n_prompt - 1, print_tops, &printer);
-        printf("]}\n");
-    }
+    if (rc == 0)
+        rc = splitpass_back(&s->pass, it->ids, got, n, it->n_prompt - 1, keep_tops, &tops);
+    if (rc == 0 && tops.finite)
+        print_line(it, top, per_position);
+    free(top);
     free(sent);
     free(got);
     if (rc == -EDOM)
@@ -202,7 +219,9 @@ static int score_item(struct scorer *s, const struct item *it)
                   traffic.codec.bad_token, traffic.codec.bad_col);
     else if (rc < 0)
         log_error("stdin:%u: %s", s->line, strerror(-rc));
-    return rc == 0 ? EXIT_OK : EXIT_FAILED;
+    else if (!tops.finite)
+        log_error("stdin:%u: the model's logits are not finite: its file must be damaged", s->line);
+    return rc == 0 && tops.finite ? EXIT_OK : EXIT_FAILED;
 }
 
 static int score_line(struct scorer *s, const char *text, size_t len)

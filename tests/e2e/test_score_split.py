@@ -56,6 +56,7 @@ def check_bad_arguments():
     check_refused(e2e.isthmus("eval", "-m", smollm2, "--text", "/dev/null"), "/dev/null")
     check_refused(e2e.isthmus("eval", "-m", smollm2, "--text", text, "--tokens", 10 ** 9), "--tokens")
     check_refused(e2e.isthmus("eval", "-m", smollm2, "--text", text, "--codec", "q9"), "q9")
+    check_refused(e2e.isthmus("eval", "-m", smollm2, "--text", text, "--ctx", 64), "--ctx", "512")
 
 
 check_identity()
