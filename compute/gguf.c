@@ -46,10 +46,11 @@ int gguf_fail(const char *path, char *err, int rc, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(err + n, GGUF_ERR - (size_t)n, fmt, ap);
     va_end(ap);
-    /* Names in the file may hold anything: keep the error one printable line. */
-    for (char *c = err; *c; c++)
-        if ((unsigned char)*c < ' ' || *c == 0x7f)
-            *c = '?';
+    /* Names in the file may hold anything: keep the error one line of plain ASCII. The path is the
+     * caller's own and may be UTF-8. */
+    for (int i = 0; err[i]; i++)
+        if ((unsigned char)err[i] < ' ' || err[i] == 0x7f || (i >= n && (err[i] & 0x80)))
+            err[i] = '?';
     return rc;
 }
 

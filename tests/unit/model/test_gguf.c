@@ -141,9 +141,9 @@ LIE(value_type)
 {
     struct build b = {0};
     put_header(&b, 0, 1);
-    put_key(&b, "k\nl", 13);
+    put_key(&b, "k\n\xc2\x9bl", 13); /* U+009B begins a terminal's control sequence */
     put_data(&b, 16);
-    refuse(&b, -EBADMSG, "k?l: unknown value type 13");
+    refuse(&b, -EBADMSG, "k???l: unknown value type 13");
     b = (struct build){0};
     put_header(&b, 0, 1);
     put_array(&b, "k", 13, 1);
