@@ -633,6 +633,8 @@ static void bad_hyper_parameters_are_named(void **state)
                                  .string_key = "rope.scaling.type",
                                  .string_value = "yarn"},
             -ENOTSUP, "yarn");
+    refused((struct tiny_params){.arch = "llama", .n_tokens = TINY_VOCAB + 1}, -EBADMSG,
+            "tokenizer.ggml.tokens: 81 tokens");
     refused((struct tiny_params){.arch = "mamba"}, -ENOTSUP, "mamba");
     refused((struct tiny_params){.arch = "mamba"}, -ENOTSUP, "llama qwen2");
     /* With the default of 16 dims of 64: the tensors don't fit these, and are named. */

@@ -179,6 +179,13 @@ static void metadata(struct writer *w)
         key(w, arch_key(w, p->string_key), 8);
         put_str(w->meta, p->string_value);
     }
+    if (p->n_tokens) {
+        key(w, "tokenizer.ggml.tokens", 9);
+        put_u32(w->meta, 8);
+        put_u64(w->meta, p->n_tokens);
+    }
+    for (uint32_t i = 0; i < p->n_tokens; i++)
+        put_str(w->meta, "");
 }
 
 static void tensors(struct writer *w)

@@ -33,6 +33,7 @@ struct tiny_params {
     const char *key;
     uint32_t value;
     const char *string_key, *string_value;
+    uint32_t n_tokens; /* of tokenizer.ggml.tokens; 0: no such key */
 };
 
 /* Write the file; path is malloc'd, the caller unlinks it. */
