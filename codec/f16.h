@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* IEEE 754 binary16 <-> binary32, round to nearest even: what F16C does, for finite values. */
+/* IEEE 754 binary16 <-> binary32, round to nearest even: what F16C does. */
 #ifndef ISTHMUS_CODEC_F16_H
 #define ISTHMUS_CODEC_F16_H
 
@@ -30,13 +30,17 @@ static inline bool f16_is_finite(uint16_t h)
     return (h & F16_EXPONENT) != F16_EXPONENT;
 }
 
-/* |v| < F16_OVERFLOW. */
+/* Beyond f16: infinity. A NaN is quieted. */
 static inline uint16_t f16_from_f32(float v)
 {
     uint32_t bits = f32_bits(v);
     uint32_t sign = bits >> 16 & 0x8000u;
     uint32_t mag = bits & 0x7fffffffu;
 
+    if (mag > 0x7f800000u)
+        return (uint16_t)(sign | 0x7e00u | (mag >> 13 & 0x3ffu));
+    if (mag >= f32_bits(F16_OVERFLOW))
+        return (uint16_t)(sign | F16_EXPONENT);
     if (mag < f32_bits(F16_NORMAL)) /* adding 0.5 leaves the value in units of 2^-24, rounded */
         return (uint16_t)(sign | (f32_bits(f32_from_bits(mag) + 0.5f) - f32_bits(0.5f)));
     mag -= 112u << 23; /* exponent bias 127 -> 15 */
@@ -44,12 +48,14 @@ static inline uint16_t f16_from_f32(float v)
     return (uint16_t)(sign | mag >> 13);
 }
 
-/* h is finite. */
+/* Exact. A NaN is quieted. */
 static inline float f32_from_f16(uint16_t h)
 {
     uint32_t sign = (h & 0x8000u) << 16;
     uint32_t mag = h & 0x7fffu;
 
+    if (mag >= F16_EXPONENT)
+        return f32_from_bits(sign | 0x7f800000u | mag << 13 | (mag > F16_EXPONENT ? 0x400000u : 0));
     if (mag < 0x400u) /* subnormal: a multiple of 2^-24 */
         return f32_from_bits(sign | f32_bits((float)mag * 0x1p-24f));
     return f32_from_bits(sign | ((mag << 13) + (112u << 23)));

@@ -8,6 +8,8 @@
 #include <endian.h>
 #include <string.h>
 
+#include "codec/f16.h"
+
 #define SIMPLE_VALUES 32u  /* values in a block of Q4_0 .. Q8_0 */
 #define SUPER_VALUES  256u /* values in a super-block of Q4_K .. Q6_K */
 
@@ -32,13 +34,6 @@ const char *qtype_supported(void)
     return "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K";
 }
 
-static float f32_from_bits(uint32_t bits)
-{
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
 static uint16_t load16(const uint8_t *p)
 {
     uint16_t v;
@@ -55,15 +50,7 @@ static uint32_t load32(const uint8_t *p)
 
 static float f16(const uint8_t *p)
 {
-    uint32_t h = load16(p);
-    uint32_t sign = (h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023;
-    if (exponent == 31)
-        return f32_from_bits(sign | 0x7f800000 | mantissa << 13);
-    if (exponent == 0) { /* zero or subnormal: mantissa * 2^-24, exact in f32 */
-        float magnitude = (float)mantissa * 0x1p-24f;
-        return sign ? -magnitude : magnitude;
-    }
-    return f32_from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
+    return f32_from_f16(load16(p));
 }
 
 /* Blocks of 32: byte i of the nibbles holds value i below and value i + 16 above. */

@@ -17,6 +17,7 @@
 #ifndef ISTHMUS_COMPUTE_KERNELS_INTERNAL_H
 #define ISTHMUS_COMPUTE_KERNELS_INTERNAL_H
 
+#include "codec/f16.h"
 #include "compute/kernels/kernels.h"
 
 /* --- panels ------------------------------------------------------------------------------------ */
@@ -139,50 +140,6 @@ void kernels_mat_mul(const struct kernels_isa *isa, const struct mat *w, const s
                      unsigned parts);
 void kernels_acts_set(const struct kernels_isa *isa, struct acts *a, const float *x, size_t ldx,
                       uint32_t n_tokens, uint32_t cols, unsigned part, unsigned parts);
-
-/* --- f16 in integer arithmetic, equal to F16C (nearest even, NaNs quieted) ---------------------- */
-
-static inline float f32_of_bits(uint32_t u)
-{
-    float f;
-    __builtin_memcpy(&f, &u, 4);
-    return f;
-}
-
-static inline uint32_t bits_of_f32(float f)
-{
-    uint32_t u;
-    __builtin_memcpy(&u, &f, 4);
-    return u;
-}
-
-static inline float f32_of_f16(uint16_t h)
-{
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = h >> 10 & 31, m = h & 0x3ff;
-
-    if (e == 31) /* infinity, NaN */
-        return f32_of_bits(sign | 0x7f800000 | m << 13 | (m ? 0x400000 : 0));
-    if (e)
-        return f32_of_bits(sign | (e + 112) << 23 | m << 13);
-    float f = (float)m * 0x1p-24f; /* exact */
-    return f32_of_bits(sign | bits_of_f32(f));
-}
-
-static inline uint16_t f16_of_f32(float f)
-{
-    uint32_t u = bits_of_f32(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffff;
-
-    if (a > 0x7f800000)
-        return (uint16_t)(sign | 0x7e00 | (a >> 13 & 0x3ff));
-    if (a >= 0x477ff000) /* rounds past 65504 */
-        return (uint16_t)(sign | 0x7c00);
-    if (a >= 0x38800000) { /* normal: drop 13 bits, nearest even; a carry into the exponent is right */
-        a += 0xfff + (a >> 13 & 1);
-        return (uint16_t)(sign | (a - 0x38000000) >> 13);
-    }
-    /* Subnormal: adding .5 leaves the value rounded to 2^-24 in the low bits. */
-    return (uint16_t)(sign | (bits_of_f32(f32_of_bits(a) + .5f) - 0x3f000000));
-}
 
 static inline uint16_t load_u16(const uint8_t *p)
 {

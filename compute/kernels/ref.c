@@ -31,7 +31,7 @@ ROWS_FN v16 v_set1(float x)
 
 ROWS_FN v16 v_loadh(const uint16_t *p)
 {
-    LANES(f32_of_f16(p[i]));
+    LANES(f32_from_f16(p[i]));
 }
 
 ROWS_FN v16 v_add(v16 a, v16 b)
@@ -76,7 +76,7 @@ ROWS_FN v16 v_abs(v16 a)
 
 ROWS_FN v16 v_ldexp(v16 p, v16 t)
 {
-    LANES(f32_of_bits(bits_of_f32(p.l[i]) + (bits_of_f32(t.l[i]) << 23)));
+    LANES(f32_from_bits(f32_bits(p.l[i]) + (f32_bits(t.l[i]) << 23)));
 }
 
 ROWS_FN v16 v_zero_below(v16 x, v16 lo, v16 y)
@@ -92,7 +92,7 @@ ROWS_FN void v_store(float *p, v16 a)
 ROWS_FN void v_storeh(uint16_t *p, v16 a)
 {
     for (int i = 0; i < 16; i++)
-        p[i] = f16_of_f32(a.l[i]);
+        p[i] = f16_from_f32(a.l[i]);
 }
 
 ROWS_FN void v_store_i8(int8_t *p, v16 a)
@@ -166,8 +166,8 @@ static void read_block(enum layout_id id, const uint8_t *panel, size_t b, struct
 
     read_codes(l, unit + l->codes + b % per_unit * l->block_bytes, blk);
     for (size_t lane = 0; lane < PANEL_ROWS; lane++) {
-        blk->d[lane] = f32_of_f16(load_u16(unit + l->d + 2 * lane));
-        blk->m[lane] = l->has_min ? f32_of_f16(load_u16(unit + l->m + 2 * lane)) : 0.f;
+        blk->d[lane] = f32_from_f16(load_u16(unit + l->d + 2 * lane));
+        blk->m[lane] = l->has_min ? f32_from_f16(load_u16(unit + l->m + 2 * lane)) : 0.f;
         if (id == LAYOUT_Q6_K) {
             memcpy(blk->sc[lane], sc + 2 * lane, 2);
         } else if (l->unit_cols == 256) { /* products exact: 11 bits by 6 */
@@ -226,9 +226,9 @@ static void read_weights(enum layout_id id, const uint8_t *panel, size_t b, floa
             if (id == LAYOUT_F32)
                 memcpy(&w[i], panel + 4 * at, 4);
             else if (id == LAYOUT_F16)
-                w[i] = f32_of_f16(load_u16(panel + 2 * at));
+                w[i] = f32_from_f16(load_u16(panel + 2 * at));
             else
-                w[i] = f32_of_bits((uint32_t)load_u16(panel + 2 * at) << 16);
+                w[i] = f32_from_bits((uint32_t)load_u16(panel + 2 * at) << 16);
         }
         return;
     }

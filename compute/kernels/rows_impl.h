@@ -104,7 +104,7 @@ ROWS_FN void f32_to_f16(uint16_t *y, const float *x, size_t n)
     for (; i + 16 <= n; i += 16)
         v_storeh(y + i, v_load(x + i));
     for (; i < n; i++)
-        y[i] = f16_of_f32(x[i]);
+        y[i] = f16_from_f32(x[i]);
 }
 
 ROWS_FN void f16_to_f32(float *y, const uint16_t *x, size_t n)
@@ -114,7 +114,7 @@ ROWS_FN void f16_to_f32(float *y, const uint16_t *x, size_t n)
     for (; i + 16 <= n; i += 16)
         v_store(y + i, v_loadh(x + i));
     for (; i < n; i++)
-        y[i] = f32_of_f16(x[i]);
+        y[i] = f32_from_f16(x[i]);
 }
 
 /* q . k_j for n keys. */

@@ -53,7 +53,7 @@ static inline void random_blocks(enum qtype type, uint8_t *dst, size_t n)
     const struct qtype_info *q = qtype_info(type);
 
     for (size_t i = 0; i < n / q->block_values; i++, dst += q->block_bytes) {
-        uint16_t d = f16_of_f32(rng_uniform() * .01f), m = f16_of_f32(rng_uniform() * .1f);
+        uint16_t d = f16_from_f32(rng_uniform() * .01f), m = f16_from_f32(rng_uniform() * .1f);
 
         for (size_t j = 0; j < q->block_bytes; j++)
             dst[j] = (uint8_t)rng();
@@ -63,7 +63,7 @@ static inline void random_blocks(enum qtype type, uint8_t *dst, size_t n)
             memcpy(dst, &f, 4);
             break;
         case QTYPE_F16:
-            d = f16_of_f32(f);
+            d = f16_from_f32(f);
             memcpy(dst, &d, 2);
             break;
         case QTYPE_BF16:

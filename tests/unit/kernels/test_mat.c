@@ -183,16 +183,16 @@ static void check_case(const struct test_isa *isa, enum qtype type, uint32_t row
     random_floats(ref, n);
     for (size_t t = 0; t < tokens; t++)
         for (size_t i = rows; i < ldy; i++)
-            ref[t * ldy + i] = f32_of_bits(GUARD);
+            ref[t * ldy + i] = f32_from_bits(GUARD);
     for (size_t i = n; i < n + 16; i++)
-        ref[i] = f32_of_bits(GUARD);
+        ref[i] = f32_from_bits(GUARD);
     memcpy(y, ref, n * 4 + 64);
     kernels_mat_mul(&kernels_isa_c, m, a, with_bias ? bias : NULL, add, ref, ldy, 0, 1);
     for (unsigned p = 0; p < parts; p++)
         kernels_mat_mul(isa->isa, m, a, with_bias ? bias : NULL, add, y, ldy, p, parts);
     if (memcmp(y, ref, n * 4 + 64))
         for (size_t i = 0; i < n + 16; i++)
-            if (bits_of_f32(y[i]) != bits_of_f32(ref[i]))
+            if (f32_bits(y[i]) != f32_bits(ref[i]))
                 fail_msg("%s %s %ux%u tokens %u parts %u kind %d: [%zu][%zu] is %a, not %a",
                          isa->name, qtype_info(type)->name, rows, cols, tokens, parts, (int)kind,
                          i / ldy, i % ldy, (double)y[i], (double)ref[i]);

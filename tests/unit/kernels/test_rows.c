@@ -84,7 +84,7 @@ static void test_attend(void **state)
     for (int j = 0; j < N; j++) {
         p[j] = 0;
         for (int i = 0; i < HD; i++)
-            p[j] += (double)q[i] * (double)f32_of_f16(k[j * STRIDE + i]) * .125;
+            p[j] += (double)q[i] * (double)f32_from_f16(k[j * STRIDE + i]) * .125;
         top = p[j] > top ? p[j] : top;
     }
     for (int j = 0; j < N; j++)
@@ -92,7 +92,7 @@ static void test_attend(void **state)
     for (int i = 0; i < HD; i++) {
         double want = 0;
         for (int j = 0; j < N; j++)
-            want += p[j] / sum * (double)f32_of_f16(v[j * STRIDE + i]);
+            want += p[j] / sum * (double)f32_from_f16(v[j * STRIDE + i]);
         assert_near((double)out[i], want, 4e-6, "attend");
     }
 }
@@ -120,24 +120,24 @@ static void test_logsumexp(void **state)
 static void test_f16(void **state)
 {
     for (uint32_t h = 0; h < 0x7c00; h++) {
-        float f = f32_of_f16((uint16_t)h);
+        float f = f32_from_f16((uint16_t)h);
         double want = h >> 10 ? ldexp(1024 + (h & 1023), (int)(h >> 10) - 25) : ldexp(h, -24);
 
         assert_true((double)f == want);
-        assert_int_equal(f16_of_f32(f), h);
-        assert_int_equal(f16_of_f32(-f), h | 0x8000);
+        assert_int_equal(f16_from_f32(f), h);
+        assert_int_equal(f16_from_f32(-f), h | 0x8000);
         if (h == 0x7bff)
             break;
-        float next = f32_of_f16((uint16_t)(h + 1)), mid = (f + next) / 2;
-        assert_int_equal(f16_of_f32(mid), h + (h & 1));
-        assert_int_equal(f16_of_f32(nextafterf(mid, 0.f)), h);
-        assert_int_equal(f16_of_f32(nextafterf(mid, INFINITY)), h + 1);
+        float next = f32_from_f16((uint16_t)(h + 1)), mid = (f + next) / 2;
+        assert_int_equal(f16_from_f32(mid), h + (h & 1));
+        assert_int_equal(f16_from_f32(nextafterf(mid, 0.f)), h);
+        assert_int_equal(f16_from_f32(nextafterf(mid, INFINITY)), h + 1);
     }
-    assert_int_equal(f16_of_f32(65519.99f), 0x7bff);
-    assert_int_equal(f16_of_f32(65520.f), 0x7c00);
-    assert_int_equal(f16_of_f32(-INFINITY), 0xfc00);
-    assert_int_equal(f16_of_f32(NAN) & 0x7e00, 0x7e00);
-    assert_true(isinf(f32_of_f16(0x7c00)) && isnan(f32_of_f16(0x7c01)));
+    assert_int_equal(f16_from_f32(65519.99f), 0x7bff);
+    assert_int_equal(f16_from_f32(65520.f), 0x7c00);
+    assert_int_equal(f16_from_f32(-INFINITY), 0xfc00);
+    assert_int_equal(f16_from_f32(NAN) & 0x7e00, 0x7e00);
+    assert_true(isinf(f32_from_f16(0x7c00)) && isnan(f32_from_f16(0x7c01)));
 }
 
 /* --- every table gives the reference's bits ----------------------------------------------------- */
@@ -155,7 +155,7 @@ static void assert_same(const char *isa, const char *what, const float *got, con
                         size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        if (bits_of_f32(got[i]) != bits_of_f32(want[i]) && !(isnan(got[i]) && isnan(want[i])))
+        if (f32_bits(got[i]) != f32_bits(want[i]) && !(isnan(got[i]) && isnan(want[i])))
             fail_msg("%s %s [%zu] of %zu: %a is not %a", isa, what, i, n, (double)got[i],
                      (double)want[i]);
 }
@@ -207,7 +207,7 @@ static void check_attend(const char *isa, const struct kernels *k, size_t n, siz
 
     random_floats(q, hd);
     for (size_t i = 0; i < 2 * n * stride; i++)
-        kv[i] = f16_of_f32(rng_uniform() * 2.f);
+        kv[i] = f16_from_f32(rng_uniform() * 2.f);
     k->attend(y, q, kv, kv + n * stride, stride, n, hd, .125f, scores);
     ref->attend(z, q, kv, kv + n * stride, stride, n, hd, .125f, scores);
     assert_same(isa, "attend", y, z, hd);
@@ -242,7 +242,7 @@ static void test_odd_values(void **state)
 
     for (uint32_t i = 0; i < N; i++) {
         all[i] = (uint16_t)i;
-        x[i] = f32_of_bits(i << 16 | (rng() & 0xffff));
+        x[i] = f32_from_bits(i << 16 | (rng() & 0xffff));
         one[i] = 1.f;
     }
     for (size_t s = 1; s < N_ISAS; s++) {
