@@ -70,8 +70,7 @@ void sampler_close(struct sampler *s)
     free(s);
 }
 
-/* --- order of candidates -------------------------------------------------------------------------
- */
+/* --- order of candidates --------------------------------------------------------------------- */
 
 static bool better(struct cand a, struct cand b)
 {
@@ -127,8 +126,7 @@ static void select_best(struct cand *c, size_t n, size_t k)
     qsort(c, k < n ? k : n, sizeof(*c), by_rank);
 }
 
-/* --- picking -------------------------------------------------------------------------------------
- */
+/* --- picking --------------------------------------------------------------------------------- */
 
 static void penalise(struct sampler *s, float penalty, const int32_t *generated, size_t n)
 {

@@ -37,8 +37,7 @@ static struct cpu_stage *self(struct stage *s)
     return (struct cpu_stage *)s;
 }
 
-/* --- sequences
- * ------------------------------------------------------------------------------------ */
+/* --- sequences ------------------------------------------------------------------------------- */
 
 static const struct stage_info *cpu_info(const struct stage *s)
 {
@@ -67,8 +66,7 @@ static void cpu_seq_close(struct stage *s, int seq)
     self(s)->info.kv_bytes = kv_resident_bytes(self(s)->kv);
 }
 
-/* --- running
- * -------------------------------------------------------------------------------------- */
+/* --- running --------------------------------------------------------------------------------- */
 
 /* Prove the batch and lay it out in rows and wanted. 0 or -EINVAL. */
 static int plan(struct cpu_stage *s, const struct stage_rows *batch, size_t n_batch,
@@ -167,8 +165,7 @@ static const struct stage_ops cpu_ops = {
     .close = cpu_close,
 };
 
-/* --- opening
- * -------------------------------------------------------------------------------------- */
+/* --- opening --------------------------------------------------------------------------------- */
 
 /* Defaults filled in and proved against the model. */
 static int resolve(const struct gguf *g, const struct hparams *hp, const struct stage_params *in,

@@ -42,8 +42,7 @@ struct decoder {
     uint64_t work_macs; /* since the last poll; the leader's */
 };
 
-/* --- open, close
- * ---------------------------------------------------------------------------------- */
+/* --- open, close ----------------------------------------------------------------------------- */
 
 static float *alloc_f32(struct decoder *d, size_t n)
 {
@@ -146,8 +145,7 @@ float *decoder_x(struct decoder *d)
     return d->x;
 }
 
-/* --- working together
- * ------------------------------------------------------------------------------ */
+/* --- working together ------------------------------------------------------------------------ */
 
 static void worked(struct decoder *d, unsigned part, uint64_t macs)
 {
@@ -191,8 +189,7 @@ static void norm_quantize(struct decoder *d, struct acts *a, const float *weight
     quantize(d, a, d->n, (uint32_t)width, n_rows, part, parts);
 }
 
-/* --- the block
- * ------------------------------------------------------------------------------------- */
+/* --- the block ------------------------------------------------------------------------------- */
 
 /* Angles in double: the same table whatever the position, rounded once. */
 static void rope_angles(struct decoder *d, unsigned part, unsigned parts)

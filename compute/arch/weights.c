@@ -48,8 +48,7 @@ static const struct spec *const model_specs[] = {&rope_spec, &norm_spec, &head_s
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
-/* --- proving
- * -------------------------------------------------------------------------------------- */
+/* --- proving --------------------------------------------------------------------------------- */
 
 static uint32_t dim(const struct hparams *hp, unsigned d)
 {
@@ -123,8 +122,7 @@ static int refuse_unknown(const struct gguf *g, const struct hparams *hp, char *
     return 0;
 }
 
-/* --- walking
- * -------------------------------------------------------------------------------------- */
+/* --- walking --------------------------------------------------------------------------------- */
 
 /* What is done with each tensor: `to` is the place of its pointer, NULL when only counting. */
 typedef int (*visit_fn)(const struct gguf *g, const struct spec *s, const struct gguf_tensor *t,
@@ -183,8 +181,7 @@ static int walk(const struct gguf *g, const struct hparams *hp, uint32_t first, 
     return rc ? rc : walk_one(g, hp, head, visit, to, bytes, err);
 }
 
-/* --- loading
- * -------------------------------------------------------------------------------------- */
+/* --- loading --------------------------------------------------------------------------------- */
 
 static int load_vector(const struct gguf *g, const struct gguf_tensor *t, float **to, char *err)
 {

@@ -106,8 +106,7 @@ static const struct argp argp = {
     NULL,
 };
 
-/* --- text ----------------------------------------------------------------------------------------
- */
+/* --- text ------------------------------------------------------------------------------------ */
 
 static char *read_file(const char *path, size_t *len)
 {
@@ -168,8 +167,7 @@ static int read_ids(const struct eval_options *o, const struct model *m, int32_t
     return EXIT_OK;
 }
 
-/* --- progress
- * ------------------------------------------------------------------------------------- */
+/* --- progress -------------------------------------------------------------------------------- */
 
 struct progress {
     const char *what;
@@ -199,8 +197,7 @@ static void progress_step(struct progress *p)
         fprintf(stderr, "\r\033[K");
 }
 
-/* --- evaluation
- * ------------------------------------------------------------------------------------ */
+/* --- evaluation ------------------------------------------------------------------------------ */
 
 /* One codec under one arithmetic. */
 struct trial {
@@ -324,8 +321,7 @@ static int run_windows(struct eval *e, const int32_t *ids, uint32_t n)
     return rc < 0 ? EXIT_FAILED : EXIT_OK;
 }
 
-/* --- results
- * --------------------------------------------------------------------------------------- */
+/* --- results --------------------------------------------------------------------------------- */
 
 static void print_number(double v)
 {
@@ -367,8 +363,7 @@ static void print_trial(const struct eval *e, struct trial *t, const char *codec
     fflush(stdout);
 }
 
-/* --- the command
- * ------------------------------------------------------------------------------------ */
+/* --- the command ----------------------------------------------------------------------------- */
 
 static int open_trials(struct eval *e, uint32_t n_tokens)
 {

@@ -83,8 +83,7 @@ struct item {
     uint32_t n_prompt, n_forced;
 };
 
-/* --- reading -------------------------------------------------------------------------------------
- */
+/* --- reading --------------------------------------------------------------------------------- */
 
 static int bad_line(const struct scorer *s, const char *field, const char *why)
 {
@@ -136,8 +135,7 @@ static int read_item(const struct scorer *s, const json_t *line, struct item *it
     return EXIT_OK;
 }
 
-/* --- writing -------------------------------------------------------------------------------------
- */
+/* --- writing --------------------------------------------------------------------------------- */
 
 static void print_ids(const char *field, const int32_t *ids, uint32_t n)
 {
@@ -162,8 +160,7 @@ static void print_line(const struct item *it, const struct sampler_top *top, siz
     printf("]}\n");
 }
 
-/* --- scoring -------------------------------------------------------------------------------------
- */
+/* --- scoring --------------------------------------------------------------------------------- */
 
 /* What is kept of a line's logits until all of them are there. */
 struct tops {

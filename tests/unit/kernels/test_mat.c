@@ -165,8 +165,7 @@ static void test_second_digit(void **state)
     acts_free(a);
 }
 
-/* --- every table gives the reference's bits -----------------------------------------------------
- */
+/* --- every table gives the reference's bits -------------------------------------------------- */
 
 #define GUARD 0x7fc12345u
 

@@ -23,8 +23,7 @@
 static struct team *team;
 static uint64_t seed;
 
-/* --- helpers
- * -------------------------------------------------------------------------------------- */
+/* --- helpers --------------------------------------------------------------------------------- */
 
 static struct gguf *tiny_open(const struct tiny_params *p, char **path)
 {
@@ -90,8 +89,7 @@ static const struct tiny_params *const models[] = {
 };
 #define N_MODELS (sizeof(models) / sizeof(models[0]))
 
-/* --- plain arithmetic
- * ----------------------------------------------------------------------------- */
+/* --- plain arithmetic ------------------------------------------------------------------------ */
 
 static void ref_matmul(const struct gguf *g, const char *prefix, const char *name, const double *x,
                        double *y, uint32_t rows, uint32_t cols, bool add)
@@ -248,8 +246,7 @@ static void agrees_with_plain_arithmetic(void **state)
     }
 }
 
-/* --- what a row gives depends on its sequence's rows alone
- * ------------------------------------------ */
+/* --- what a row gives depends on its sequence's rows alone ----------------------------------- */
 
 static void split_equals_whole(void **state)
 {
@@ -432,8 +429,7 @@ static void truncated_rows_are_forgotten(void **state)
     tiny_close(g, path);
 }
 
-/* --- limits
- * ---------------------------------------------------------------------------------------- */
+/* --- limits ---------------------------------------------------------------------------------- */
 
 static void admission(void **state)
 {
@@ -550,8 +546,7 @@ static void leader_polls(void **state)
     tiny_close(g, path);
 }
 
-/* --- bad models
- * ------------------------------------------------------------------------------------- */
+/* --- bad models ------------------------------------------------------------------------------ */
 
 static void refused(struct tiny_params p, int rc, const char *named)
 {
