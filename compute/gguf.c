@@ -17,6 +17,7 @@
 #include "compute/gguf_impl.h"
 
 #define FIRST_READ        65536u
+#define META_MAX          ((uint64_t)1 << 30) /* of models there are: some 20 MB */
 #define DEFAULT_ALIGNMENT 32u
 #define KEY_MAX           65535u
 #define NAME_MAX_BYTES    255u
@@ -120,6 +121,9 @@ static int take(struct parser *p, uint64_t n, const char *what, uint64_t *at)
     if (n > left(p))
         return BAD(p, "%s needs %llu bytes, the file has %llu left", what, (unsigned long long)n,
                    (unsigned long long)left(p));
+    if (n > META_MAX - p->at) /* a file may be long and sparse: zeros would fill our memory */
+        return BAD(p, "%s ends at byte %llu, metadata must end by %llu", what,
+                   (unsigned long long)(p->at + n), (unsigned long long)META_MAX);
     if (p->at + n > p->loaded) {
         int rc = load(p, p->at + n);
         if (rc)

@@ -231,9 +231,9 @@ int stage_open(const struct gguf *g, const struct stage_params *params, struct t
     struct stage_params p;
 
     *out = NULL;
-    gguf_fail(gguf_path(g), err, 0, "out of memory, or unreadable"); /* until something says more */
+    err[0] = 0;
     if (!s)
-        return -ENOMEM;
+        return gguf_fail(gguf_path(g), err, -ENOMEM, "out of memory");
     s->base.ops = &cpu_ops;
     int rc = hparams_read(g, &s->hp, err);
     if (rc == 0)
@@ -257,6 +257,8 @@ int stage_open(const struct gguf *g, const struct stage_params *params, struct t
     };
     rc = gguf_fingerprint(g, s->info.fingerprint);
 out:
+    if (rc && !err[0])
+        gguf_fail(gguf_path(g), err, rc, "%s", strerror(-rc));
     if (rc)
         cpu_close(&s->base);
     else

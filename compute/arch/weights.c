@@ -89,7 +89,8 @@ static const char *layer_suffix(const char *name, uint32_t n_layers)
 {
     uint32_t n = 0;
 
-    if (strncmp(name, "blk.", 4) || name[4] < '0' || name[4] > '9')
+    if (strncmp(name, "blk.", 4) || name[4] < '0' || name[4] > '9' ||
+        (name[4] == '0' && name[5] != '.'))
         return NULL;
     for (name += 4; *name >= '0' && *name <= '9' && n < n_layers; name++)
         n = n * 10 + (uint32_t)(*name - '0');

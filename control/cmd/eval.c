@@ -328,10 +328,10 @@ static void print_number(double v)
     if (isfinite(v))
         printf("%.6g", v);
     else
-        printf("null"); /* perplexity of a text too short to be scored */
+        printf("null"); /* perplexity of a text too short to be scored, or a damaged model's all */
 }
 
-static void print_trial(const struct eval *e, struct trial *t, const char *codec)
+static int print_trial(const struct eval *e, struct trial *t, const char *codec)
 {
     const struct divergence_summary s = divergence_summary(&t->divergence);
     const double rows = (double)t->traffic.codec.rows, bytes = (double)t->traffic.codec.bytes;
@@ -360,7 +360,15 @@ static void print_trial(const struct eval *e, struct trial *t, const char *codec
         printf(md ? " |" : "");
     }
     printf(md ? "\n" : "}\n");
-    fflush(stdout);
+    if (fflush(stdout)) {
+        log_error("stdout: %s", strerror(errno));
+        return EXIT_FAILED;
+    }
+    if (!isfinite(s.kl_mean)) {
+        log_error("the model's logits are not finite: its file must be damaged");
+        return EXIT_FAILED;
+    }
+    return EXIT_OK;
 }
 
 /* --- the command ----------------------------------------------------------------------------- */
@@ -420,7 +428,7 @@ static int evaluate(const struct eval_options *o, const struct model *m, uint32_
     for (unsigned i = 0; i < o->n_codecs && rc == EXIT_OK; i++) {
         char text[CODEC_ARG_MAX];
 
-        print_trial(e, &e->trials[i], codec_arg_format(&o->codecs[i], text));
+        rc = print_trial(e, &e->trials[i], codec_arg_format(&o->codecs[i], text));
     }
     close_trials(e);
     splitpass_close(&e->pass);

@@ -574,6 +574,22 @@ static void test_not_a_file(void **state)
     gguf_close(NULL);
 }
 
+/* A file of holes is as long as it likes and costs its author nothing: nor may it cost us. */
+static void test_sparse(void **state)
+{
+    struct build b = {0};
+    char err[GGUF_ERR], path[64];
+    struct gguf *g;
+    put_header(&b, 0, 1);
+    put_array(&b, "k", 0, 1ull << 40);
+    int fd = as_file(&b, path);
+    assert_int_equal(ftruncate(fd, 1ll << 41), 0);
+    assert_int_equal(gguf_open(path, &g, err), -EBADMSG);
+    assert_non_null(strstr(err, "k: value ends at byte"));
+    close(fd);
+    free(b.bytes);
+}
+
 /* A long path must not push the message out of the error. */
 static void test_long_path(void **state)
 {
@@ -630,7 +646,8 @@ int main(void)
         cmocka_unit_test(test_true_file),     cmocka_unit_test(test_truncated),
         cmocka_unit_test(test_long_metadata), cmocka_unit_test(test_fingerprint),
         cmocka_unit_test(test_cut_in_use),    cmocka_unit_test(test_not_a_file),
-        cmocka_unit_test(test_long_path),     cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_sparse),        cmocka_unit_test(test_long_path),
+        cmocka_unit_test(test_damage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

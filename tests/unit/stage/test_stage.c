@@ -590,6 +590,8 @@ static void bad_tensors_are_named(void **state)
             "blk.0.attn_q_norm.weight");
     refused((struct tiny_params){.arch = "llama", .extra = "blk.3.attn_norm.weight"}, -ENOTSUP,
             "blk.3.attn_norm.weight");
+    refused((struct tiny_params){.arch = "llama", .extra = "blk.00.attn_norm.weight"}, -ENOTSUP,
+            "blk.00.attn_norm.weight");
     refused((struct tiny_params){.arch = "llama", .extra = "position_embd.weight"}, -ENOTSUP,
             "position_embd.weight");
 }
