@@ -53,6 +53,16 @@ static inline simde__m512i emulated_srai_epi32(simde__m512i x, unsigned n)
     return simde_mm512_loadu_si512(i);
 }
 
+/* SIMDe's wants a constant, which clang does not see through a function that is not inlined. */
+static inline simde__m512i emulated_srli_epi16(simde__m512i x, unsigned n)
+{
+    uint16_t w[32];
+    simde_mm512_storeu_si512(w, x);
+    for (int k = 0; k < 32; k++)
+        w[k] = (uint16_t)(w[k] >> n);
+    return simde_mm512_loadu_si512(w);
+}
+
 static inline simde__m512i emulated_cvtepu8_epi32(__m128i x)
 {
     uint8_t b[16];
@@ -76,12 +86,14 @@ static inline simde__m512i emulated_cvtepu16_epi32(__m256i x)
 #undef _mm512_cvtepu8_epi32
 #undef _mm512_cvtepu16_epi32
 #undef _mm512_srai_epi32
+#undef _mm512_srli_epi16
 #undef _mm512_cvtepi32_ps
 #undef _mm512_cvtph_ps
 #undef _mm512_cvtps_ph
 #define _mm512_cvtepu8_epi32(x)  emulated_cvtepu8_epi32(x)
 #define _mm512_cvtepu16_epi32(x) emulated_cvtepu16_epi32(x)
 #define _mm512_srai_epi32(x, n)  emulated_srai_epi32(x, n)
+#define _mm512_srli_epi16(x, n)  emulated_srli_epi16(x, n)
 #define _mm512_cvtepi32_ps(x)    emulated_cvtepi32_ps(x)
 #define _mm512_cvtph_ps(h)       emulated_cvtph(h)
 #define _mm512_cvtps_ph(x, mode) emulated_cvtps_ph(x)
