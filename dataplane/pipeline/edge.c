@@ -341,8 +341,8 @@ static bool tokens_fit(const struct edge *e, const struct edge_session *s,
     }
     if (s->state != EDGE_RUNNING || !s->unanswered)
         return false;
-    if (!m->n) /* a part of the prompt was taken */
-        return m->position <= s->computed && m->position < s->r.n_prompt;
+    if (!m->n) /* a part of the prompt was taken: its last part is answered by an id */
+        return m->position <= s->computed && (s->unanswered > 1 || s->computed < s->r.n_prompt);
     return s->unanswered == 1 && m->position == s->n_ids && s->computed >= s->n_ids &&
            m->n <= s->drafted + 1;
 }

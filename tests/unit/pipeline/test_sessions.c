@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "dataplane/pipeline/proto.h"
 #include "tests/unit/pipeline/rig.h"
 
 #define SECOND (1000 * RIG_MS)
@@ -524,30 +525,87 @@ static void test_small_pool_and_window(void **state)
 static void test_prefill_overlaps(void **state)
 {
     struct rig_params p = {.network = quiet, .chunk_tokens = 32, .hook = true};
-    struct link_stats stats;
     struct edge_stats es;
     struct rig_request q;
     struct rig r;
 
-    /* The rig runs the stages one after the other, so overlap shows in what is sent ahead: when the
-     * cloud gets its second turn, further chunks are there already. */
+    /* The rig runs the stages one after the other, so overlap shows in what is sent ahead: while
+     * the cloud is at its first chunk the edge computes those after it, as many as it may. */
     p.edge_stage.row_ns = p.cloud_stage.row_ns = 200000;
     rig_open(&r, &p);
     rig_start(&r);
     rig_request(&q, 1, 512, 3);
     assert_true(rig_submit(&r, &q) > 0);
-    while (fake_counts(r.edge_stage)->rows < 96)
+    while (!fake_counts(r.cloud_stage)->rows)
         rig_step(&r);
-    assert_true(fake_counts(r.cloud_stage)->rows >= 32);
+    r.cloud_silent = true;
+    for (unsigned i = 0; i < 30; i++)
+        rig_step(&r);
+    assert_int_equal(fake_counts(r.edge_stage)->rows, 32 + 4 * 32);
+    assert_int_equal(fake_counts(r.cloud_stage)->rows, 32);
+    r.cloud_silent = false;
     while (!q.done)
         rig_step(&r);
     assert_true(rig_right(&r, &q));
     edge_stats(r.edge, &es);
-    stats = es.link;
-    assert_int_equal(stats.retransmits, 0); /* the hook keeps acknowledging */
     assert_int_equal(es.rows_up, 514);
     assert_int_equal(es.codec.rows, 514);
     assert_int_equal(es.tile_bytes_up, q.result.tile_bytes_up);
+    rig_request_free(&q);
+    rig_close(&r);
+}
+
+/* A cloud that never gives an id, though one was asked for. */
+static void test_cloud_withholds_tokens(void **state)
+{
+    struct rig_params p = {.network = quiet};
+    struct link_params lp = {.path = &wire_path_cloud};
+    struct rig_request q;
+    struct link *l;
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    assert_int_equal(link_open(&lp, r.now_ns, &l), 0);
+    rig_request(&q, 1, 10, 5);
+    assert_true(rig_submit(&r, &q) > 0);
+    r.cloud_silent = true;
+    for (unsigned i = 0; !q.done; i++) {
+        struct port *port = network_port(r.network, 1);
+        struct link_message m;
+        struct pkt *pkt;
+        uint64_t deadline;
+
+        assert_true(i < 1000);
+        rig_step(&r);
+        network_set_now(r.network, r.now_ns);
+        while (port_rx(port, &pkt, 1))
+            (void)link_input(l, pkt, r.now_ns);
+        while (link_recv(l, &m)) {
+            size_t len;
+            const uint8_t *from = link_message_payload(&m, 0, &len);
+            uint8_t kind = proto_kind(from, len), *to;
+            uint16_t n;
+
+            pkt = pkt_alloc(port->pool);
+            to = pkt->data + WIRE_PAYLOAD_AT + LINK_REPLY_PREFIX_BYTES;
+            n = (uint16_t)(kind == PROTO_OPEN ? proto_write_opened(to, &(struct proto_opened){8, 8})
+                                              : proto_write_tokens(to, &(struct proto_tokens){0}));
+            if (kind != PROTO_CLOSE)
+                assert_true(link_send(l, 1, WIRE_DECODE, m.message, &pkt, &n, 1) > 0);
+            else
+                pkt_unref(pkt);
+            link_message_free(&m);
+        }
+        (void)link_tick(l, r.now_ns, &deadline);
+        while (link_output(l, &pkt, 1, port->pool, r.now_ns)) {
+            assert_int_equal(port_tx(port, &pkt, 1), 1);
+            pkt_unref(pkt);
+        }
+    }
+    assert_int_equal(q.result.finish, EDGE_LOST);
+    assert_non_null(strstr(q.result.error, "tokens that don't fit"));
+    link_close(l);
     rig_request_free(&q);
     rig_close(&r);
 }
@@ -697,6 +755,7 @@ int main(void)
         cmocka_unit_test(test_cloud_restarts),
         cmocka_unit_test(test_small_pool_and_window),
         cmocka_unit_test(test_prefill_overlaps),
+        cmocka_unit_test(test_cloud_withholds_tokens),
         cmocka_unit_test(test_deaf_while_computing),
         cmocka_unit_test(test_fairness),
         cmocka_unit_test(test_stage_failures),
