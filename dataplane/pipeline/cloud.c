@@ -141,14 +141,13 @@ void cloud_end_session(struct cloud *c, struct cloud_session *s)
     c->n_sessions--;
 }
 
-/* When memory lacks for the notice, the edge learns of it by the next rows it sends. */
 void cloud_break_session(struct cloud *c, struct cloud_session *s, enum proto_reason reason,
                          const char *text)
 {
     uint8_t bytes[PROTO_SMALL_MAX];
     size_t n = proto_write_text(bytes, PROTO_ERROR, reason, text);
 
-    (void)pump_send(&c->pump, s->id, WIRE_CONTROL, -1, bytes, n);
+    pump_send(&c->pump, s->id, WIRE_CONTROL, -1, bytes, n);
     cloud_end_session(c, s);
 }
 
@@ -205,8 +204,7 @@ static enum proto_reason mismatch(const struct cloud *c, const struct proto_open
 }
 
 /* A place for the session, or why not. */
-static enum proto_reason admit(struct cloud *c, const struct proto_open *m,
-                               struct cloud_session **out, char *text, size_t room)
+static enum proto_reason admit(struct cloud *c, const struct proto_open *m, char *text, size_t room)
 {
     struct cloud_session *s = NULL;
     int seq;
@@ -240,13 +238,11 @@ static enum proto_reason admit(struct cloud *c, const struct proto_open *m,
         snprintf(text, room, "the cloud is out of memory");
         return PROTO_NO_ROOM;
     }
-    *out = s;
     return 0;
 }
 
 static void on_open(struct cloud *c, uint32_t number, const uint8_t *p, size_t len)
 {
-    struct cloud_session *s = NULL;
     uint8_t bytes[PROTO_SMALL_MAX];
     char text[PROTO_TEXT_MAX + 1];
     struct proto_open m;
@@ -258,7 +254,7 @@ static void on_open(struct cloud *c, uint32_t number, const uint8_t *p, size_t l
     } else {
         reason = mismatch(c, &m, text, sizeof text);
         if (!reason)
-            reason = admit(c, &m, &s, text, sizeof text);
+            reason = admit(c, &m, text, sizeof text);
     }
     if (m.session > c->last_id)
         c->last_id = m.session;
@@ -272,8 +268,7 @@ static void on_open(struct cloud *c, uint32_t number, const uint8_t *p, size_t l
         };
         n = proto_write_opened(bytes, &opened);
     }
-    if (pump_send(&c->pump, m.session, WIRE_CONTROL, number, bytes, n) && s)
-        cloud_end_session(c, s);
+    pump_send(&c->pump, m.session, WIRE_CONTROL, number, bytes, n);
 }
 
 /* --- other messages -----------------------------------------------------------------------------
@@ -300,7 +295,7 @@ static bool on_rows(struct cloud *c, const struct link_message *m)
 
     if (!s) { /* closed or broken off meanwhile: an edge that knows ignores this */
         n = proto_write_text(bytes, PROTO_ERROR, PROTO_BAD_ROWS, "the cloud has no such session");
-        (void)pump_send(&c->pump, m->session, WIRE_CONTROL, -1, bytes, n);
+        pump_send(&c->pump, m->session, WIRE_CONTROL, -1, bytes, n);
         return false;
     }
     if (s->queue_count == CLOUD_QUEUE) {
@@ -340,13 +335,13 @@ static void on_message(struct cloud *c, struct link_message *m)
 static bool peer_lost(struct cloud *c)
 {
     const char *port = c->p.port->caps.name;
+    bool gone = port_alive(c->p.port) == -EPIPE; /* asked always: it then takes a new peer */
 
     if (c->pump.dead) {
-        snprintf(c->error, sizeof c->error, "the edge is lost: %s (port %s)",
-                 link_why_dead(c->pump.link), port);
+        snprintf(c->error, sizeof c->error, "the edge is lost: %s (port %s)", c->pump.dead, port);
         return true;
     }
-    if (link_heard(c->pump.link) && port_alive(c->p.port) == -EPIPE) {
+    if (gone && link_heard(c->pump.link)) {
         snprintf(c->error, sizeof c->error, "the edge is lost: its end of port %s is gone", port);
         return true;
     }

@@ -201,9 +201,7 @@ static void answer(struct cloud *c, const struct cloud_item *item)
         }
         s->n_kv = kept;
     }
-    if (pump_send(&c->pump, s->id, item->cls, item->message, bytes,
-                  proto_write_tokens(bytes, &tokens)))
-        cloud_break_session(c, s, PROTO_FAILED, "out of memory");
+    pump_send(&c->pump, s->id, item->cls, item->message, bytes, proto_write_tokens(bytes, &tokens));
 }
 
 bool cloud_batch_step(struct cloud *c)

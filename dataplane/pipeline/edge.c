@@ -163,8 +163,8 @@ void edge_end_session(struct edge *e, struct edge_session *s, enum edge_finish f
     result.finish = finish;
     if (error)
         snprintf(result.error, sizeof result.error, "%s", error);
-    if (finish != EDGE_REFUSED && !e->lost) /* -ENOMEM: the connection's end will free it there */
-        (void)pump_send(&e->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_close(bytes, s->id));
+    if (finish != EDGE_REFUSED && !e->lost)
+        pump_send(&e->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_close(bytes, s->id));
     stage_seq_close(e->p.stage, s->seq);
     free(s->ids);
     free(s->drafts);
@@ -192,7 +192,7 @@ static int check_request(const struct edge *e, const struct edge_request *r)
     return 0;
 }
 
-static int send_open(struct edge *e, const struct edge_session *s)
+static void send_open(struct edge *e, const struct edge_session *s)
 {
     uint8_t bytes[PROTO_OPEN_BYTES];
     struct proto_open m = {
@@ -209,7 +209,7 @@ static int send_open(struct edge *e, const struct edge_session *s)
     };
 
     memcpy(m.fingerprint, e->info->fingerprint, sizeof m.fingerprint);
-    return pump_send(&e->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_open(bytes, &m));
+    pump_send(&e->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_open(bytes, &m));
 }
 
 int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_ns)
@@ -243,11 +243,7 @@ int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_n
         err = s->seq == -ENOSPC && e->n_busy ? -EAGAIN : s->seq;
         goto fail;
     }
-    err = send_open(e, s);
-    if (err) {
-        stage_seq_close(e->p.stage, s->seq);
-        goto fail;
-    }
+    send_open(e, s);
     s->result.n_prompt = r->n_prompt;
     s->result.submitted_ns = now_ns;
     s->state = EDGE_OPENING;
@@ -424,7 +420,7 @@ static void check_peer(struct edge *e)
     const char *port = e->p.port->caps.name;
 
     if (e->pump.dead)
-        lose(e, "the cloud is lost: %s (port %s)", link_why_dead(e->pump.link), port);
+        lose(e, "the cloud is lost: %s (port %s)", e->pump.dead, port);
     else if (port_alive(e->p.port) == -EPIPE)
         lose(e, "the cloud is lost: its end of port %s is gone", port);
     else if (!link_heard(e->pump.link) && e->n_busy && e->pump.now_ns >= e->connect_by_ns)

@@ -9,6 +9,8 @@
 #define BURSTS_MAX   64     /* a flood must not keep the stage from running */
 #define PORT_FULL_NS 50000u /* when to try a full port again */
 #define POOL_MIN     128u
+#define SMALL_MAX    LINK_MESSAGES_MAX /* small messages that wait */
+#define SMALL_SHARE  8u /* they leave this part of the pool free: acknowledgements come by it */
 
 struct pump_small {
     struct pump_small *next;
@@ -53,6 +55,7 @@ static void drop_small(struct pump *p)
         free(s);
     }
     p->end = &p->first;
+    p->n_small = 0;
 }
 
 void pump_close(struct pump *p)
@@ -72,7 +75,8 @@ int pump_renew(struct pump *p, uint64_t now_ns)
     pump_close(p);
     p->link = fresh;
     p->now_ns = now_ns;
-    p->dead = p->port_full = false;
+    p->dead = NULL;
+    p->port_full = false;
     return 0;
 }
 
@@ -103,18 +107,19 @@ void pump_in(struct pump *p, uint64_t now_ns)
             break;
     }
     if (link_tick(p->link, p->now_ns, &deadline))
-        p->dead = true;
+        p->dead = link_why_dead(p->link);
 }
 
 static bool send_small(struct pump *p, const struct pump_small *s)
 {
-    struct pkt *pkt = pkt_alloc(p->port->pool);
+    struct pkt_pool *pool = p->port->pool;
+    struct pkt *pkt = pool->n_free > pool->n_total / SMALL_SHARE ? pkt_alloc(pool) : NULL;
 
     if (!pkt)
         return false;
     memcpy(pkt->data + WIRE_PAYLOAD_AT + link_payload_offset(s->reply_to >= 0, 0), s->bytes, s->n);
     if (link_send(p->link, s->session, s->cls, s->reply_to, &pkt, &s->n, 1) < 0)
-        p->dead = true; /* a link that can't send what is small and valid is of no use */
+        p->dead = "the link takes no more messages";
     return true;
 }
 
@@ -129,6 +134,7 @@ void pump_out(struct pump *p)
         p->first = s->next;
         if (!p->first)
             p->end = &p->first;
+        p->n_small--;
         free(s);
     }
     do {
@@ -154,7 +160,7 @@ void pump_during_run(void *arg)
 
 uint64_t pump_deadline(const struct pump *p)
 {
-    uint64_t at = link_deadline(p->link);
+    uint64_t at = p->dead ? p->now_ns : link_deadline(p->link);
 
     if (p->port_full || p->first || link_has_output(p->link)) {
         if (at > p->now_ns + PORT_FULL_NS)
@@ -180,17 +186,19 @@ uint32_t pump_max_fragments(const struct pump *p)
     return smaller(LINK_FRAGMENTS_MAX, p->port->pool->n_total / (2 * PUMP_POOL_SHARE));
 }
 
-int pump_send(struct pump *p, uint32_t session, enum wire_class cls, int64_t reply_to,
-              const uint8_t *bytes, size_t n)
+void pump_send(struct pump *p, uint32_t session, enum wire_class cls, int64_t reply_to,
+               const uint8_t *bytes, size_t n)
 {
-    struct pump_small *s = malloc(sizeof *s + n);
+    struct pump_small *s = p->n_small < SMALL_MAX ? malloc(sizeof *s + n) : NULL;
 
-    if (!s)
-        return -ENOMEM;
+    if (!s) {
+        p->dead = p->n_small < SMALL_MAX ? "out of memory" : "the peer acknowledges nothing";
+        return;
+    }
     *s =
         (struct pump_small){.reply_to = reply_to, .session = session, .cls = cls, .n = (uint16_t)n};
     memcpy(s->bytes, bytes, n);
     *p->end = s;
     p->end = &s->next;
-    return 0;
+    p->n_small++;
 }

@@ -16,9 +16,10 @@ struct pump {
     uint64_t (*clock)(void *arg);    /* may be NULL: then nothing moves during a stage run */
     void *clock_arg;
     uint64_t now_ns;
-    bool dead;                       /* the link said -EPIPE */
+    const char *dead;                /* why nothing goes on, in a few words; NULL: it does */
     bool port_full;                  /* the last burst was cut short */
     struct pump_small *first, **end; /* small messages that wait for a packet */
+    uint32_t n_small;
 };
 
 /* Received packets held by the link, and those of messages that wait to be computed, may each take
@@ -49,8 +50,8 @@ bool pump_can_alloc(const struct pump *p, uint32_t n);
 uint32_t pump_max_fragments(const struct pump *p);
 
 /* Send a copy of a message of up to PROTO_SMALL_MAX bytes; it waits here while packets are short.
- * 0 or -ENOMEM. */
-int pump_send(struct pump *p, uint32_t session, enum wire_class cls, int64_t reply_to,
-              const uint8_t *bytes, size_t n);
+ * Where it can't wait, for lack of memory or because the peer takes none, the pump is dead. */
+void pump_send(struct pump *p, uint32_t session, enum wire_class cls, int64_t reply_to,
+               const uint8_t *bytes, size_t n);
 
 #endif

@@ -610,6 +610,53 @@ static void test_cloud_withholds_tokens(void **state)
     rig_close(&r);
 }
 
+/* An edge that makes the cloud speak and acknowledges nothing takes neither its memory nor all its
+ * packets; the next one is served. */
+static void test_edge_floods(void **state)
+{
+    struct rig_params p = {.network = quiet};
+    struct rig_request q;
+    struct port *edge, *cloud;
+    uint64_t deadline;
+    uint32_t number = 0;
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    edge = network_port(r.network, 0);
+    cloud = network_port(r.network, 1);
+    do {
+        struct wire_header h = {.flags = WIRE_FLAG_INITIATOR,
+                                .connection = 7,
+                                .message = ++number,
+                                .n_fragments = 1,
+                                .session = 5,
+                                .payload_bytes = LINK_PREFIX_BYTES + 1};
+        struct pkt *pkt = pkt_alloc(edge->pool);
+
+        assert_true(number < 10000);
+        memset(pkt->data + WIRE_PAYLOAD_AT, 0, LINK_PREFIX_BYTES);
+        pkt->data[WIRE_PAYLOAD_AT + LINK_PREFIX_BYTES] = PROTO_ROWS;
+        assert_int_equal(wire_seal(pkt, &wire_path_edge, &h), 0);
+        assert_int_equal(port_tx(edge, &pkt, 1), 1);
+        pkt_unref(pkt);
+        r.now_ns += 10000;
+        network_set_now(r.network, r.now_ns);
+        r.cloud_rc = cloud_poll(r.cloud, r.now_ns, &deadline);
+        assert_true(cloud->pool->n_free >= cloud->pool->n_total / 8 - 1);
+        while (port_rx(edge, &pkt, 1))
+            pkt_unref(pkt);
+    } while (r.cloud_rc >= 0);
+    assert_non_null(strstr(cloud_error(r.cloud), "acknowledges nothing"));
+    assert_int_equal(cloud_reset(r.cloud, r.now_ns), 0);
+    network_clear(r.network);
+    rig_request(&q, 1, 10, 5);
+    assert_true(rig_run(&r, &q, 1, SECOND));
+    assert_true(rig_right(&r, &q));
+    rig_request_free(&q);
+    rig_close(&r);
+}
+
 /* Without the hook a peer is deaf for long: what is sent again is little, and harmless. */
 static void test_deaf_while_computing(void **state)
 {
@@ -756,6 +803,7 @@ int main(void)
         cmocka_unit_test(test_small_pool_and_window),
         cmocka_unit_test(test_prefill_overlaps),
         cmocka_unit_test(test_cloud_withholds_tokens),
+        cmocka_unit_test(test_edge_floods),
         cmocka_unit_test(test_deaf_while_computing),
         cmocka_unit_test(test_fairness),
         cmocka_unit_test(test_stage_failures),
