@@ -7,7 +7,7 @@
  * numbers them, holds a reference until each is acknowledged, and retransmits the very same bytes.
  * The receiver suppresses duplicates and delivers each message whole, once, in order per session.
  * A message that answers another (reply_to) acknowledges it. Acknowledgements are otherwise
- * delayed a little so that a reply can carry them.
+ * delayed so that a reply can carry them.
  *
  * Memory is bounded: a sender has at most window_packets (and what the receiver's last
  * acknowledgement allows) in flight; a receiver holds at most rx_budget_packets and one message.
@@ -41,7 +41,7 @@ struct link_params {
                                     * messages; beyond it they are dropped (and sent again); 0: 1024 */
     uint64_t rto_min_ns;           /* 0: 20 ms */
     uint64_t rto_max_ns;           /* 0: 300 ms */
-    uint64_t ack_delay_ns;         /* 0: 1 ms */
+    uint64_t ack_delay_ns;         /* of both sides alike: timeouts allow for it; 0: 10 ms */
     uint64_t ping_interval_ns;     /* when nothing was heard; 0: 500 ms */
     uint64_t dead_after_ns;        /* silence that means death; 0: 10 s */
 };

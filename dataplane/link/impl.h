@@ -12,6 +12,7 @@
 #define RTT_SAMPLES     128u
 #define OWED_MAX        8u  /* messages with packets not yet acknowledged */
 #define ACK_EVERY       16u /* packets */
+#define ACK_PARTS_NS    1000000ull
 #define ACK_BYTES_MAX   512u
 #define HOLD_UNKNOWN    UINT32_MAX
 #define FIRST_CREDIT    32u /* packets, until the receiver has said what it allows */
@@ -88,6 +89,7 @@ struct link {
     /* loss */
     uint64_t order, rack_order, rack_rtt_ns, rto_from_ns;
     uint32_t backoff;
+    uint32_t n_ambiguous; /* packets acknowledged since one that was sent once only */
     uint32_t reorder_quarters, n_acked;
     uint64_t srtt_ns, rttvar_ns, rtt_min_ns;
     uint64_t rtt_samples[RTT_SAMPLES];
@@ -139,6 +141,7 @@ int receive_data(struct link *l, struct pkt *p, const struct wire_header *h,
 void receive_drop_all(struct link *l);
 size_t receive_write_ack(struct link *l, uint8_t *payload, size_t capacity);
 uint32_t receive_answered(struct link *l, uint32_t message);
+void receive_replied(struct link *l);
 uint32_t receive_credit(const struct link *l);
 uint64_t receive_ack_deadline(const struct link *l);
 

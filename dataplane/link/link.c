@@ -14,7 +14,7 @@ static void set_defaults(struct link_params *p)
     p->rx_budget_packets = p->rx_budget_packets ? p->rx_budget_packets : 1024;
     p->rto_min_ns = p->rto_min_ns ? p->rto_min_ns : 20 * MS_NS;
     p->rto_max_ns = p->rto_max_ns ? p->rto_max_ns : 300 * MS_NS;
-    p->ack_delay_ns = p->ack_delay_ns ? p->ack_delay_ns : 1 * MS_NS;
+    p->ack_delay_ns = p->ack_delay_ns ? p->ack_delay_ns : 10 * MS_NS;
     p->ping_interval_ns = p->ping_interval_ns ? p->ping_interval_ns : 500 * MS_NS;
     p->dead_after_ns = p->dead_after_ns ? p->dead_after_ns : 10000 * MS_NS;
 }

@@ -4,9 +4,11 @@
  *
  * A packet counts as lost when one sent later was acknowledged and a reordering time has passed
  * (after RACK, RFC 8985), or when nothing was acknowledged for the retransmission timeout
- * (RFC 6298, with Karn's rule and exponential backoff, which ends when anything is heard). A
- * timeout sends two packets again, probes: a peer that is merely busy costs a few packets, and a
- * probe's acknowledgement brings out all real losses.
+ * (RFC 6298, with Karn's rule and exponential backoff, which ends when anything is heard; but it
+ * stays longer while every packet is acknowledged after it was sent again, as when the round trip
+ * is longer than the timeout and so can't be measured). A timeout sends two packets again, probes:
+ * a peer that is merely busy costs a few packets, and a probe's acknowledgement brings out all real
+ * losses.
  */
 #include "dataplane/link/impl.h"
 
@@ -17,10 +19,13 @@
 #include "dataplane/link/bytes.h"
 
 #define RTO_INITIAL_NS       (100u * 1000000ull)
+#define RTO_JITTER_NS        1000000ull /* the peer looks at its link about so often */
 #define REORDER_MIN_NS       100000ull
 #define REORDER_QUARTERS_MAX 8u   /* of the round trip: how late a packet may be and not be lost */
 #define REORDER_FORGET       256u /* acknowledgements after which the link dares a quarter less */
 #define BACKOFF_MAX          16u
+#define AMBIGUOUS_STEP       8u /* packets whose round trip is not known double the timeout once */
+#define AMBIGUOUS_MAX        32u
 #define PROBES               2u /* packets sent again at a timeout: one may be lost too */
 #define ACK_HEAD_BYTES       16u
 #define ACK_ENTRY_BYTES      8u
@@ -74,6 +79,10 @@ void loss_acked(struct link *l, struct tx_fragment *f, uint64_t hold_ns, bool sa
 
     if (f->state == TX_ACKED || f->state == TX_QUEUED) /* queued: the peer cannot have it */
         return;
+    if (f->n_sent > 1)
+        l->n_ambiguous += l->n_ambiguous < AMBIGUOUS_MAX;
+    else
+        l->n_ambiguous = 0;
     if (sample && f->n_sent == 1)
         rtt_sample(l, took > hold_ns ? took - hold_ns : 0);
     /* A packet sent twice and acknowledged sooner than any round trip: it was the first copy, which
@@ -193,10 +202,13 @@ static uint64_t clamp(uint64_t v, uint64_t low, uint64_t high)
 
 static uint64_t rto(const struct link *l)
 {
-    uint64_t ns = l->srtt_ns ? l->srtt_ns + 4 * l->rttvar_ns : RTO_INITIAL_NS;
+    uint64_t ns = RTO_INITIAL_NS;
 
+    if (l->srtt_ns) /* and the peer may wait for a reply that carries the acknowledgement */
+        ns = l->srtt_ns + clamp(4 * l->rttvar_ns, RTO_JITTER_NS, l->p.rto_max_ns) +
+             l->p.ack_delay_ns;
     ns = clamp(ns, l->p.rto_min_ns, l->p.rto_max_ns);
-    return clamp(ns << l->backoff, 0, l->p.rto_max_ns);
+    return clamp(ns << (l->backoff + l->n_ambiguous / AMBIGUOUS_STEP), 0, l->p.rto_max_ns);
 }
 
 /* When the packet is lost by the order of acknowledgements; UINT64_MAX: nothing sent after it was

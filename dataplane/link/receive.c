@@ -185,6 +185,16 @@ uint32_t receive_answered(struct link *l, uint32_t message)
     return HOLD_UNKNOWN;
 }
 
+/*
+ * Replies went out, each an acknowledgement of one message. To the sender those that arrived before
+ * it would seem to be lost: say at once that they are not.
+ */
+void receive_replied(struct link *l)
+{
+    if (l->n_owed)
+        l->ack_now = true;
+}
+
 uint32_t receive_credit(const struct link *l)
 {
     uint32_t left = l->rx_held < l->p.rx_budget_packets ? l->p.rx_budget_packets - l->rx_held : 0;
@@ -192,9 +202,29 @@ uint32_t receive_credit(const struct link *l)
     return left < UINT16_MAX ? left : UINT16_MAX;
 }
 
+/* Whether a message with packets to acknowledge can't be answered yet: it lacks some, or waits for
+ * an earlier one. */
+static bool owes_parts(const struct link *l)
+{
+    for (uint32_t i = 0; i < l->n_owed; i++) {
+        uint32_t number = l->owed[i].message;
+
+        if (number >= l->rx_base && !l->rx_ring[number & RING_MASK].delivered)
+            return true;
+    }
+    return false;
+}
+
+/* No reply can carry an acknowledgement of parts, and the sender may wait for it. */
 uint64_t receive_ack_deadline(const struct link *l)
 {
-    return l->owed_packets ? l->owed_since_ns + l->p.ack_delay_ns : UINT64_MAX;
+    uint64_t delay = l->p.ack_delay_ns;
+
+    if (!l->owed_packets)
+        return UINT64_MAX;
+    if (delay > ACK_PARTS_NS && owes_parts(l))
+        delay = ACK_PARTS_NS;
+    return l->owed_since_ns + delay;
 }
 
 static bool has_fragment(const struct rx_message *m, uint32_t i)

@@ -250,6 +250,7 @@ static struct tx_fragment *next_fragment(struct link *l)
 
 int send_output(struct link *l, struct pkt **out, int n)
 {
+    bool replied = false;
     int count = 0;
 
     while (count < n) {
@@ -257,8 +258,11 @@ int send_output(struct link *l, struct pkt **out, int n)
 
         if (!f)
             break;
+        replied = replied || (f->state == TX_QUEUED && f->message->is_reply);
         out[count++] = transmit(l, f);
     }
+    if (replied)
+        receive_replied(l);
     return count;
 }
 

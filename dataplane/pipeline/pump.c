@@ -137,6 +137,7 @@ void pump_out(struct pump *p)
         p->n_small--;
         free(s);
     }
+    (void)pump_now(p);
     do {
         n = link_output(p->link, pkts, BURST, p->port->pool, p->now_ns);
         taken = n ? port_tx(p->port, pkts, n) : 0;
@@ -144,7 +145,7 @@ void pump_out(struct pump *p)
             pkt_unref(pkts[i]);
         for (int i = taken; i < n; i++)
             link_output_refused(p->link, pkts[i], p->now_ns);
-    } while (n == BURST && taken == n);
+    } while (n && taken == n);
     p->port_full = taken < n;
 }
 

@@ -12,8 +12,9 @@
 
 #include "dataplane/link.h"
 
-#define MS   1000000ull
-#define ROOM 1600u
+#define MS        1000000ull
+#define ACK_DELAY (10 * MS)
+#define ROOM      1600u
 
 struct pair {
     struct pkt_pool *pool;
@@ -156,7 +157,7 @@ static void connect_pair(struct pair *t)
     assert_int_equal(send_one(t, t->a, 0, 1), 1);
     carry(t);
     expect(t->b, 0, 1);
-    t->now += 2 * MS;
+    t->now += ACK_DELAY;
     carry(t);
     assert_true(link_idle(t->a));
     assert_true(link_heard(t->a) && link_heard(t->b));
@@ -190,7 +191,7 @@ static void test_reply_acknowledges(void **state)
         assert_int_equal(carry(&t), 1);
         assert_true(link_idle(t.b));
         expect(t.b, 9, i);
-        t.now += 2 * MS;
+        t.now += ACK_DELAY;
         assert_int_equal(carry(&t), 1); /* the delayed acknowledgement */
     }
     link_stats(t.a, &s);
@@ -200,6 +201,114 @@ static void test_reply_acknowledges(void **state)
                      0); /* the virtual wire takes no time, and holding does not count */
     assert_int_equal(s.tx_messages, 101);
     assert_int_equal(s.rx_messages, 50);
+    pair_close(&t);
+}
+
+/* A reply acknowledges its request alone: the requests that arrived before it are not lost. */
+static void test_reply_overtakes(void **state)
+{
+    struct pair t;
+    struct link_stats s;
+    struct pkt *p[4];
+
+    pair_open(&t, edge_params, cloud_params);
+    connect_pair(&t);
+    send_reply(&t, t.a, 1, WIRE_PREFILL, -1, 2, 1);
+    send_reply(&t, t.a, 2, WIRE_PREFILL, -1, 1, 2);
+    assert_int_equal(take(&t, t.a, p, 4), 3);
+    for (int i = 0; i < 3; i++)
+        give(&t, t.b, p[i]);
+    t.now += MS / 10;
+    uint32_t request = (uint32_t)send_one(&t, t.a, 3, 3);
+    assert_int_equal(take(&t, t.a, p, 4), 1);
+    give(&t, t.b, p[0]);
+    t.now += MS;
+    expect(t.b, 3, 3);
+    assert_true(send_reply(&t, t.b, 3, WIRE_DECODE, request, 1, 3) > 0);
+    assert_int_equal(take(&t, t.b, p, 4), 1);
+    give(&t, t.a, p[0]);
+    assert_int_equal(take(&t, t.b, p, 4), 1);
+    assert_int_equal(type_of(p[0]), WIRE_ACK);
+    give(&t, t.a, p[0]);
+    assert_true(link_idle(t.a));
+    /* Replies to all that wait, in one burst, need none. */
+    int64_t first = send_one(&t, t.a, 1, 1), second = send_one(&t, t.a, 2, 2);
+    expect(t.a, 3, 3);
+    carry(&t);
+    drop_output(&t, t.b);
+    expect(t.b, 1, 1);
+    expect(t.b, 2, 2);
+    send_reply(&t, t.b, 1, WIRE_DECODE, first, 1, 1);
+    send_reply(&t, t.b, 2, WIRE_DECODE, second, 1, 2);
+    assert_int_equal(carry(&t), 2);
+    assert_true(link_idle(t.a));
+    link_stats(t.a, &s);
+    assert_int_equal(s.retransmits, 0);
+    pair_close(&t);
+}
+
+/* An acknowledgement waits for a reply, but where none can come only a little. */
+static void test_acknowledgement_waits(void **state)
+{
+    struct pair t;
+    struct pkt *p[4];
+    uint64_t from;
+
+    pair_open(&t, edge_params, cloud_params);
+    connect_pair(&t);
+    from = t.now;
+    send_reply(&t, t.a, 1, WIRE_PREFILL, -1, 2, 1);
+    assert_int_equal(take(&t, t.a, p, 4), 2);
+    give(&t, t.b, p[0]);
+    assert_int_equal(link_deadline(t.b), from + MS); /* half a message */
+    give(&t, t.b, p[1]);
+    assert_int_equal(link_deadline(t.b), from + ACK_DELAY);
+    send_one(&t, t.a, 1, 2);
+    send_one(&t, t.a, 1, 3);
+    assert_int_equal(take(&t, t.a, p, 4), 2);
+    give(&t, t.b, p[1]);
+    assert_int_equal(link_deadline(t.b), from + MS); /* it waits for an earlier one */
+    give(&t, t.b, p[0]);
+    assert_int_equal(link_deadline(t.b), from + ACK_DELAY);
+    t.now = from + ACK_DELAY;
+    carry(&t);
+    assert_true(link_idle(t.a));
+    pair_close(&t);
+}
+
+/* What is acknowledged late, for lack of a reply, was not lost: also where the round trip is long
+ * and steady. */
+static void test_timeout_allows_for_delay(void **state)
+{
+    struct pair t;
+    struct link_stats s;
+    struct pkt *p[4];
+    uint64_t rtt = 250 * MS; /* far more than the timeout the link begins with */
+
+    pair_open(&t, edge_params, cloud_params);
+    connect_pair(&t);
+    for (unsigned i = 0; i < 150; i++) {
+        uint64_t sent = t.now;
+        int n;
+
+        send_one(&t, t.a, 1, 1);
+        assert_int_equal(take(&t, t.a, p, 4), 1);
+        t.now = sent + rtt / 2;
+        give(&t, t.b, p[0]);
+        expect(t.b, 1, 1);
+        t.now += ACK_DELAY;
+        assert_int_equal(take(&t, t.b, p, 4), 1);
+        t.now = sent + rtt + ACK_DELAY;
+        n = take(&t, t.a, p + 1, 3);
+        if (i >= 100) /* it knows the round trip, and that it is steady */
+            assert_int_equal(n, 0);
+        while (n)
+            pkt_unref(p[n--]);
+        give(&t, t.a, p[0]);
+        assert_true(link_idle(t.a));
+    }
+    link_stats(t.a, &s);
+    assert_in_range(s.srtt_ns, 240 * MS, 251 * MS);
     pair_close(&t);
 }
 
@@ -318,10 +427,7 @@ static void test_order_within_session(void **state)
     send_reply(&t, t.a, 2, WIRE_DECODE, -1, 1, 21);
     assert_int_equal(take(&t, t.a, p, 8), 5);
     for (int i = 4; i >= 0; i--) { /* in reverse */
-        uint8_t fill = p[i]->data[WIRE_PAYLOAD_AT + 4];
-
         give(&t, t.b, p[i]);
-        (void)fill;
     }
     /* By session in order; a session's own earlier messages are not overtaken by its decode. */
     uint8_t next[3] = {0, 10, 20};
@@ -387,8 +493,9 @@ static void test_budget(void **state)
             got++;
             link_message_free(&m);
         }
-        link_stats(t.b, &s);
     }
+    link_stats(t.b, &s);
+    assert_true(s.over_budget > 0);
     pair_close(&t);
 }
 
@@ -413,7 +520,7 @@ static void test_window(void **state)
         give(&t, t.b, p[--n]);
     carry(&t);
     for (int i = 0; i < 5; i++) {
-        t.now += 2 * MS;
+        t.now += ACK_DELAY;
         carry(&t);
     }
     expect(t.b, 1, 1);
@@ -446,7 +553,7 @@ static void test_refused(void **state)
     }
     expect(t.b, 1, 1);
     /* An acknowledgement is made anew. */
-    t.now += 2 * MS;
+    t.now += ACK_DELAY;
     assert_int_equal(take(&t, t.b, p, 8), 1);
     assert_int_equal(type_of(p[0]), WIRE_ACK);
     link_output_refused(t.b, p[0], t.now);
@@ -734,6 +841,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reply_acknowledges),
+        cmocka_unit_test(test_reply_overtakes),
+        cmocka_unit_test(test_acknowledgement_waits),
+        cmocka_unit_test(test_timeout_allows_for_delay),
         cmocka_unit_test(test_timeout_backs_off),
         cmocka_unit_test(test_overtaken_is_lost),
         cmocka_unit_test(test_duplicates),
