@@ -13,11 +13,6 @@
 #define RETRY_NS                   1000000ull
 #define DEFAULT_CONNECT_TIMEOUT_NS (10ull * 1000000000ull)
 
-static uint32_t smaller(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
 /* --- life ---------------------------------------------------------------------------------------
  */
 
@@ -287,11 +282,9 @@ static const char *on_opened(struct edge *e, struct edge_session *s, const uint8
 
     if (s->state != EDGE_OPENING || proto_read_opened(p, len, &m))
         return "the cloud sent a malformed OPENED";
-    e->chunk_rows = smaller(e->p.chunk_tokens, smaller(e->info->max_rows, m.max_rows));
-    e->chunk_rows = smaller(
-        e->chunk_rows, edge_rows_in(e, smaller(m.max_fragments, pump_max_fragments(&e->pump))));
+    e->chunk_rows = edge_chunk_rows(e, m.max_rows, m.max_fragments);
     s->state = EDGE_RUNNING;
-    return NULL;
+    return edge_batch_opened(e, s) ? "the edge's stage can't take back rows" : NULL;
 }
 
 static void on_text(struct edge *e, struct edge_session *s, const uint8_t *p, size_t len)
@@ -428,14 +421,20 @@ static void check_peer(struct edge *e)
              (double)e->p.connect_timeout_ns * 1e-9);
 }
 
+/* Rows are computed but not sent for lack of packets. */
+static bool packets_short(const struct edge *e)
+{
+    return e->next_item < e->n_items && e->items[e->next_item].session->state != EDGE_OPENING;
+}
+
 static uint64_t next_deadline(const struct edge *e, bool worked)
 {
     uint64_t at = pump_deadline(&e->pump);
 
     if (worked)
         return e->pump.now_ns;
-    if (e->next_item < e->n_items && at > e->pump.now_ns + RETRY_NS)
-        at = e->pump.now_ns + RETRY_NS; /* packets were short */
+    if (packets_short(e) && at > e->pump.now_ns + RETRY_NS)
+        at = e->pump.now_ns + RETRY_NS;
     if (!link_heard(e->pump.link) && e->n_busy && e->connect_by_ns < at)
         at = e->connect_by_ns;
     return at;

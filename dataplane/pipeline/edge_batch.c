@@ -2,6 +2,7 @@
 /*
  * What the edge computes next, and sending it. Decode rows of all sessions that are ready go in one
  * stage run, before prefill; but after PREFILL_PATIENCE such runs a waiting chunk has its turn.
+ * When nobody else is served, a new session's first chunk is computed while the cloud is asked.
  */
 #include "dataplane/pipeline/edge_impl.h"
 
@@ -37,11 +38,20 @@ void edge_packing(struct edge *e)
         e->packet_rows++;
 }
 
-uint32_t edge_rows_in(const struct edge *e, uint32_t fragments)
+/* The most rows whose message has at most `fragments` packets; at least 1. */
+static uint32_t rows_in(const struct edge *e, uint32_t fragments)
 {
     uint32_t packets = fragments / e->row_cuts;
 
     return packets ? packets * e->packet_rows : 1;
+}
+
+uint32_t edge_chunk_rows(const struct edge *e, uint32_t max_rows, uint32_t max_fragments)
+{
+    uint32_t fragments = smaller(max_fragments, pump_max_fragments(&e->pump));
+
+    return smaller(smaller(e->p.chunk_tokens, e->info->max_rows),
+                   smaller(max_rows, rows_in(e, fragments)));
 }
 
 static uint32_t packets_of(const struct edge *e, uint32_t n_rows)
@@ -124,6 +134,42 @@ static void pick_decode(struct edge *e)
     }
 }
 
+/* A session to compute ahead of its OPENED: only while the panel would lie idle. */
+static struct edge_session *early_bird(struct edge *e)
+{
+    struct edge_session *s = NULL;
+
+    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
+        if (e->sessions[i].state == EDGE_RUNNING)
+            return NULL;
+        if (!s && e->sessions[i].state == EDGE_OPENING)
+            s = &e->sessions[i];
+    }
+    return s;
+}
+
+static void pick_early(struct edge *e)
+{
+    struct edge_session *s = early_bird(e);
+    uint32_t n_rows = 0;
+
+    if (s)
+        add_item(e, s, smaller(s->r.n_prompt, edge_chunk_rows(e, UINT32_MAX, UINT32_MAX)), 0,
+                 &n_rows);
+}
+
+int edge_batch_opened(struct edge *e, struct edge_session *s)
+{
+    struct proto_rows *early = &e->items[e->next_item].head;
+
+    if (s->computed <= e->chunk_rows)
+        return 0;
+    s->computed = e->chunk_rows;
+    early->n_rows = (uint16_t)s->computed;
+    early->n_logits = 0;
+    return stage_seq_truncate(e->p.stage, s->seq, s->computed);
+}
+
 /* One chunk's worth of prompt rows, of the first session whose turn it is and of further ones when
  * it leaves room. */
 static void pick_prefill(struct edge *e)
@@ -163,6 +209,8 @@ static void pick(struct edge *e)
     } else if (prefill) {
         e->prefill_waited = 0;
         pick_prefill(e);
+    } else if (!decode) {
+        pick_early(e);
     }
 }
 
@@ -248,7 +296,7 @@ static void count_sent(struct edge *e, struct edge_session *s, const struct edge
     e->stats.rows_up += item->head.n_rows;
 }
 
-/* False while packets are short. */
+/* False while packets are short, or the session is not open yet. */
 static bool send_item(struct edge *e, const struct edge_item *item)
 {
     struct edge_session *s = item->session;
@@ -258,8 +306,10 @@ static bool send_item(struct edge *e, const struct edge_item *item)
     int64_t number;
     int n;
 
-    if (s->state != EDGE_RUNNING || s->id != item->id)
+    if (s->state == EDGE_FREE || s->id != item->id)
         return true; /* it ended after its rows were computed */
+    if (s->state == EDGE_OPENING)
+        return false;
     n = encode(e, item, s->to_answer >= 0, payload_bytes, &bad_token);
     if (n == -EAGAIN)
         return false;
@@ -296,6 +346,7 @@ bool edge_batch_step(struct edge *e)
     pick(e);
     if (!e->n_items)
         return sent;
+    pump_out(&e->pump); /* an OPEN need not wait for the stage */
     compute(e);
     for (; e->next_item < e->n_items; e->next_item++) {
         if (!send_item(e, &e->items[e->next_item]))

@@ -67,8 +67,10 @@ void edge_end_session(struct edge *e, struct edge_session *s, enum edge_finish f
 
 /* edge_batch.c */
 void edge_packing(struct edge *e); /* sets row_cuts and packet_rows */
-/* The most rows whose message has at most `fragments` packets; at least 1. */
-uint32_t edge_rows_in(const struct edge *e, uint32_t fragments);
+/* Rows of a prefill message, for a cloud that takes so many rows and packets in one. */
+uint32_t edge_chunk_rows(const struct edge *e, uint32_t max_rows, uint32_t max_fragments);
+/* The session is open: what was computed ahead is cut to chunk_rows. 0, or stage_seq_truncate's. */
+int edge_batch_opened(struct edge *e, struct edge_session *s);
 /* Send what was computed, then compute one batch more. Whether anything was done. */
 bool edge_batch_step(struct edge *e);
 

@@ -555,6 +555,62 @@ static void test_prefill_overlaps(void **state)
     rig_close(&r);
 }
 
+/* The hook keeps acknowledging: nothing is sent again, and a reply spares an acknowledgement. */
+static void test_packets_of_decode(void **state)
+{
+    struct rig_params p = {.network = quiet, .hook = true};
+    struct edge_stats es;
+    struct rig_request q;
+    struct rig r;
+
+    p.edge_stage.run_ns = p.cloud_stage.run_ns = 5 * RIG_MS;
+    rig_open(&r, &p);
+    rig_start(&r);
+    rig_request(&q, 1, 10, 100);
+    assert_true(rig_run(&r, &q, 1, 60 * SECOND));
+    assert_true(rig_right(&r, &q));
+    edge_stats(r.edge, &es);
+    assert_int_equal(es.link.retransmits, 0);
+    assert_in_range(es.link.tx_packets, 101, 104); /* OPEN, and ROWS for every token */
+    assert_in_range(es.link.rx_packets, 101, 104);
+    assert_in_range(es.link.rtt_p50_ns, 20000, 22000); /* of the wire, without the stage's time */
+    rig_request_free(&q);
+    rig_close(&r);
+}
+
+/* The first chunk is computed while the cloud is asked, and sent when it says yes. */
+static void test_first_chunk_early(void **state)
+{
+    struct rig_params p = {
+        .network = quiet, .sessions = 2, .cloud_stage = {.max_rows = 24}, .hook = true};
+    struct rig_request q[2];
+    struct edge_stats es;
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    for (unsigned i = 0; i < 2; i++) {
+        rig_request(&q[i], i, 100, 10);
+        assert_true(rig_submit(&r, &q[i]) > 0);
+    }
+    r.cloud_silent = true;
+    while (r.now_ns < SECOND)
+        rig_step(&r);
+    edge_stats(r.edge, &es);
+    assert_int_equal(fake_counts(r.edge_stage)->rows, 64);
+    assert_int_equal(es.rows_up, 0);
+    r.cloud_silent = false;
+    while (!q[0].done || !q[1].done)
+        rig_step(&r);
+    assert_int_equal(fake_counts(r.edge_stage)->truncated, 64 - 24); /* more than the cloud takes */
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(q[i].result.finish, EDGE_LENGTH);
+        assert_true(rig_right(&r, &q[i]));
+        rig_request_free(&q[i]);
+    }
+    rig_close(&r);
+}
+
 /* A cloud that never gives an id, though one was asked for. */
 static void test_cloud_withholds_tokens(void **state)
 {
@@ -802,6 +858,8 @@ int main(void)
         cmocka_unit_test(test_cloud_restarts),
         cmocka_unit_test(test_small_pool_and_window),
         cmocka_unit_test(test_prefill_overlaps),
+        cmocka_unit_test(test_packets_of_decode),
+        cmocka_unit_test(test_first_chunk_early),
         cmocka_unit_test(test_cloud_withholds_tokens),
         cmocka_unit_test(test_edge_floods),
         cmocka_unit_test(test_deaf_while_computing),
