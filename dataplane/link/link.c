@@ -87,8 +87,7 @@ bool link_heard(const struct link *l)
     return l->heard;
 }
 
-/* --- arrival ------------------------------------------------------------------------------------
- */
+/* --- arrival ---------------------------------------------------------------------------------- */
 
 static void queue_reset(struct link *l, const struct wire_header *h)
 {
@@ -181,8 +180,7 @@ int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
     return err;
 }
 
-/* --- departure ----------------------------------------------------------------------------------
- */
+/* --- departure -------------------------------------------------------------------------------- */
 
 /* One control frame; NULL: no packet to be had, or no number left. */
 static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wire_type type)
@@ -279,8 +277,7 @@ bool link_has_output(const struct link *l)
     return l->end == LINK_ALIVE && send_has_output(l);
 }
 
-/* --- time ---------------------------------------------------------------------------------------
- */
+/* --- time ------------------------------------------------------------------------------------- */
 
 static uint64_t least(uint64_t a, uint64_t b)
 {

@@ -68,8 +68,7 @@ uint64_t loss_rtt_p50(const struct link *l)
     return sorted[n / 2];
 }
 
-/* --- acknowledged -------------------------------------------------------------------------------
- */
+/* --- acknowledged ----------------------------------------------------------------------------- */
 
 /* hold_ns: how long the peer held it before answering. sample: hold_ns is known. */
 void loss_acked(struct link *l, struct tx_fragment *f, uint64_t hold_ns, bool sample)
@@ -192,8 +191,7 @@ int loss_read_ack(struct link *l, uint32_t control_number, const uint8_t *payloa
     return 0;
 }
 
-/* --- lost ---------------------------------------------------------------------------------------
- */
+/* --- lost ------------------------------------------------------------------------------------- */
 
 static uint64_t clamp(uint64_t v, uint64_t low, uint64_t high)
 {

@@ -12,8 +12,7 @@ static struct rx_slot *slot_of(struct link *l, uint32_t number)
     return &l->rx_ring[number & RING_MASK];
 }
 
-/* --- delivery -----------------------------------------------------------------------------------
- */
+/* --- delivery --------------------------------------------------------------------------------- */
 
 static bool queue_has_session(const struct rx_queue *q, uint32_t session)
 {
@@ -139,8 +138,7 @@ void receive_drop_all(struct link *l)
     l->rx_held = 0;
 }
 
-/* --- acknowledgement ----------------------------------------------------------------------------
- */
+/* --- acknowledgement -------------------------------------------------------------------------- */
 
 static void owe(struct link *l, const struct wire_header *h)
 {
@@ -296,8 +294,7 @@ size_t receive_write_ack(struct link *l, uint8_t *payload, size_t capacity)
     return at;
 }
 
-/* --- arrival ------------------------------------------------------------------------------------
- */
+/* --- arrival ---------------------------------------------------------------------------------- */
 
 static struct rx_message *begin_message(struct link *l, const struct wire_header *h)
 {

@@ -7,8 +7,7 @@
 
 #include "dataplane/pipeline/cloud_impl.h"
 
-/* --- life ---------------------------------------------------------------------------------------
- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 static int check_params(const struct cloud_params *p, const struct stage_info *info, char *err)
 {
@@ -115,8 +114,7 @@ int cloud_reset(struct cloud *c, uint64_t now_ns)
     return pump_renew(&c->pump, now_ns);
 }
 
-/* --- sessions -----------------------------------------------------------------------------------
- */
+/* --- sessions --------------------------------------------------------------------------------- */
 
 static struct cloud_session *find(struct cloud *c, uint32_t id)
 {
@@ -151,8 +149,7 @@ void cloud_break_session(struct cloud *c, struct cloud_session *s, enum proto_re
     cloud_end_session(c, s);
 }
 
-/* --- OPEN ---------------------------------------------------------------------------------------
- */
+/* --- OPEN ------------------------------------------------------------------------------------- */
 
 static void hex(char *to, const uint8_t *bytes, unsigned n)
 {
@@ -271,8 +268,7 @@ static void on_open(struct cloud *c, uint32_t number, const uint8_t *p, size_t l
     pump_send(&c->pump, m.session, WIRE_CONTROL, number, bytes, n);
 }
 
-/* --- other messages -----------------------------------------------------------------------------
- */
+/* --- other messages --------------------------------------------------------------------------- */
 
 static void on_close(struct cloud *c, const uint8_t *p, size_t len)
 {
@@ -329,8 +325,7 @@ static void on_message(struct cloud *c, struct link_message *m)
     link_message_free(m);
 }
 
-/* --- loop ---------------------------------------------------------------------------------------
- */
+/* --- loop ------------------------------------------------------------------------------------- */
 
 static bool peer_lost(struct cloud *c)
 {

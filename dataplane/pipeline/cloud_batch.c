@@ -31,8 +31,7 @@ static void drop_first(struct cloud *c, struct cloud_session *s)
     s->queue_count--;
 }
 
-/* --- rows out of packets ------------------------------------------------------------------------
- */
+/* --- rows out of packets ---------------------------------------------------------------------- */
 
 /* Tiles must cover the rows one after the other without gap or overlap: what stood in the panel
  * before belongs to other sessions. */
@@ -88,8 +87,7 @@ static const char *check_rows(const struct cloud *c, const struct cloud_session 
     return NULL;
 }
 
-/* --- what next ----------------------------------------------------------------------------------
- */
+/* --- what next -------------------------------------------------------------------------------- */
 
 /* Put the session's first message into the batch: false when there is no room left. A message that
  * makes no sense ends its session. */
@@ -158,8 +156,7 @@ static void gather(struct cloud *c)
     }
 }
 
-/* --- answer -------------------------------------------------------------------------------------
- */
+/* --- answer ----------------------------------------------------------------------------------- */
 
 /* Sample after the last row that was not guessed, and go on while the sample is what was guessed.
  */

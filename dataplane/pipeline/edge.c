@@ -13,8 +13,7 @@
 #define RETRY_NS                   1000000ull
 #define DEFAULT_CONNECT_TIMEOUT_NS (10ull * 1000000000ull)
 
-/* --- life ---------------------------------------------------------------------------------------
- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 static int check_params(const struct edge_params *p, const struct stage_info *info,
                         size_t tile_capacity, char *err)
@@ -136,8 +135,7 @@ void edge_close(struct edge *e)
     destroy(e);
 }
 
-/* --- sessions -----------------------------------------------------------------------------------
- */
+/* --- sessions --------------------------------------------------------------------------------- */
 
 static struct edge_session *find(struct edge *e, int64_t id)
 {
@@ -273,8 +271,7 @@ static void end_cancelled(struct edge *e)
     }
 }
 
-/* --- messages -----------------------------------------------------------------------------------
- */
+/* --- messages --------------------------------------------------------------------------------- */
 
 static const char *on_opened(struct edge *e, struct edge_session *s, const uint8_t *p, size_t len)
 {
@@ -391,8 +388,7 @@ static void on_message(struct edge *e, const struct link_message *m)
         edge_end_session(e, s, EDGE_LOST, error);
 }
 
-/* --- loop ---------------------------------------------------------------------------------------
- */
+/* --- loop ------------------------------------------------------------------------------------- */
 
 __attribute__((format(printf, 2, 3))) static void lose(struct edge *e, const char *format, ...)
 {

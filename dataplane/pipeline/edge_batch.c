@@ -22,8 +22,7 @@ static bool in_prefill(const struct edge_session *s)
     return s->computed < s->r.n_prompt;
 }
 
-/* --- packets of a message -----------------------------------------------------------------------
- */
+/* --- packets of a message --------------------------------------------------------------------- */
 
 void edge_packing(struct edge *e)
 {
@@ -59,8 +58,7 @@ static uint32_t packets_of(const struct edge *e, uint32_t n_rows)
     return e->row_cuts * ((n_rows + e->packet_rows - 1) / e->packet_rows);
 }
 
-/* --- what next ----------------------------------------------------------------------------------
- */
+/* --- what next -------------------------------------------------------------------------------- */
 
 static void add_item(struct edge *e, struct edge_session *s, uint32_t n, uint32_t n_drafts,
                      uint32_t *n_rows)
@@ -214,8 +212,7 @@ static void pick(struct edge *e)
     }
 }
 
-/* --- compute and send ---------------------------------------------------------------------------
- */
+/* --- compute and send ------------------------------------------------------------------------- */
 
 static void compute(struct edge *e)
 {

@@ -76,8 +76,7 @@ struct memif {
     int n_stash, stash_at;
 };
 
-/* --- the DPDK device ----------------------------------------------------------------------------
- */
+/* --- the DPDK device -------------------------------------------------------------------------- */
 
 static void dev_close(struct memif *m)
 {
@@ -165,8 +164,7 @@ static int burst_in(struct memif *m, struct pkt **pkts, int n)
     return got;
 }
 
-/* --- meeting and parting ------------------------------------------------------------------------
- */
+/* --- meeting and parting ---------------------------------------------------------------------- */
 
 static void part(struct memif *m, uint64_t now)
 {
@@ -318,8 +316,7 @@ static void housekeeping(struct memif *m, uint64_t now)
     }
 }
 
-/* --- the port -----------------------------------------------------------------------------------
- */
+/* --- the port --------------------------------------------------------------------------------- */
 
 static int memif_rx(struct port *port, struct pkt **pkts, int n)
 {

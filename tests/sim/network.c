@@ -61,8 +61,7 @@ static void *must(void *p)
     return p;
 }
 
-/* --- frames under way ---------------------------------------------------------------------------
- */
+/* --- frames under way ------------------------------------------------------------------------- */
 
 static bool earlier(const struct frame *a, const struct frame *b)
 {
@@ -151,8 +150,7 @@ static void send_one(struct network *n, struct side *to, const struct pkt *p)
     *kept = copy_frame(p->data, p->len);
 }
 
-/* --- ports --------------------------------------------------------------------------------------
- */
+/* --- ports ------------------------------------------------------------------------------------ */
 
 static int side_rx(struct port *port, struct pkt **pkts, int count)
 {
