@@ -64,6 +64,8 @@ int embed_rows(struct embed *e, const int32_t *ids, size_t n, float *x)
         int rc = gguf_pread(e->fd, e->row, e->row_bytes,
                             e->offset + (uint64_t)(uint32_t)ids[i] * e->row_bytes);
 
+        if (rc == 0 && !qtype_finite(e->type, e->row, e->d_model))
+            rc = -EIO; /* the file is damaged here */
         if (rc)
             return rc;
         qtype_dequantize(e->type, e->row, x + i * e->d_model, e->d_model);

@@ -223,3 +223,55 @@ void qtype_dequantize(enum qtype t, const void *src, float *dst, size_t n)
         return;
     }
 }
+
+/* --- finite or not ------------------------------------------------------------------------------
+ */
+
+/* Where a block keeps its floats: n of `bytes` each from `at` on, whose exponent bits are `mask`
+ * when they are infinite or NaN. Codes are integers and always finite. */
+struct floats {
+    uint32_t at, n, bytes, mask;
+};
+
+static struct floats floats_of(enum qtype t)
+{
+    switch (t) {
+    case QTYPE_F32:
+        return (struct floats){0, 1, 4, 0x7f800000u};
+    case QTYPE_BF16:
+        return (struct floats){0, 1, 2, 0x7f80u};
+    case QTYPE_F16:
+    case QTYPE_Q4_0:
+    case QTYPE_Q5_0:
+    case QTYPE_Q8_0:
+        return (struct floats){0, 1, 2, 0x7c00u};
+    case QTYPE_Q6_K:
+        return (struct floats){208, 1, 2, 0x7c00u};
+    case QTYPE_Q4_1:
+    case QTYPE_Q5_1:
+    case QTYPE_Q4_K:
+    case QTYPE_Q5_K:
+        break;
+    }
+    return (struct floats){0, 2, 2, 0x7c00u};
+}
+
+bool qtype_finite(enum qtype t, const void *src, size_t n)
+{
+    const struct qtype_info *q = qtype_info(t);
+    const struct floats f = floats_of(t);
+    const uint8_t *block = src;
+
+    for (size_t i = 0; i < n; i += q->block_values, block += q->block_bytes) {
+        for (uint32_t k = 0; k < f.n; k++) {
+            const uint8_t *p = block + f.at + k * f.bytes;
+            uint32_t bits = p[0] | (uint32_t)p[1] << 8;
+
+            if (f.bytes == 4)
+                bits |= (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+            if ((bits & f.mask) == f.mask)
+                return false;
+        }
+    }
+    return true;
+}

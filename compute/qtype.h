@@ -41,4 +41,8 @@ const char *qtype_supported(void);
  * the stored bytes mean. src may be unaligned. */
 void qtype_dequantize(enum qtype t, const void *src, float *dst, size_t n);
 
+/* Whether all of n values (a multiple of block_values) are finite: a file's damaged scale must not
+ * become tokens. src may be unaligned. */
+bool qtype_finite(enum qtype t, const void *src, size_t n);
+
 #endif

@@ -222,11 +222,15 @@ int32_t sampler_pick(struct sampler *s, const struct sampler_params *p, const fl
 {
     struct cand *c = s->cand;
     size_t n = s->n_vocab;
-    bool sorted = false;
+    bool sorted = false, finite = true;
     int32_t id;
 
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         c[i] = (struct cand){logits[i], (int32_t)i};
+        finite &= isfinite(logits[i]) != 0;
+    }
+    if (!finite)
+        return -EDOM;
     if (p->repeat_penalty != 1)
         penalise(s, p->repeat_penalty, generated, n_generated);
 

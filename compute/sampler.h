@@ -34,6 +34,7 @@ void sampler_close(struct sampler *s);
  * generated so far in this sequence. Order: repetition penalty (divide positive, multiply negative
  * logits), temperature, top-k, top-p, min-p, draw. Ties go to the smaller id.
  * *logprob (may be NULL): log-softmax of the raw logits at the id.
+ * -EDOM when a logit is NaN or infinite: no token can be made of that.
  */
 int32_t sampler_pick(struct sampler *s, const struct sampler_params *p, const float *logits,
                      const int32_t *generated, size_t n_generated, uint64_t position,

@@ -97,6 +97,12 @@ static void sample(struct local *l, struct session *s, const float *logits)
     float logprob;
     const int32_t id = sampler_pick(l->sampler, &s->req.sampler, logits, s->ids + n_prompt,
                                     s->n_ids - n_prompt, s->n_ids, &logprob);
+    if (id < 0) {
+        snprintf(s->result.error, sizeof s->result.error,
+                 "the model's logits at position %u are not finite: its file is damaged", s->n_ids);
+        finish(l, s, EDGE_LOST);
+        return;
+    }
     s->ids[s->n_ids++] = id;
     s->result.n_generated++;
     s->result.last_token_ns = port_now_ns();

@@ -195,6 +195,8 @@ static int load_vector(const struct gguf *g, const struct gguf_tensor *t, float 
         rc = gguf_read(g, t, 0, raw, t->bytes, err);
     else
         gguf_fail(gguf_path(g), err, rc, "tensor %s: out of memory", t->name);
+    if (rc == 0 && !qtype_finite(t->type, raw, n))
+        rc = gguf_fail(gguf_path(g), err, -EBADMSG, "tensor %s: an infinite or NaN value", t->name);
     if (rc == 0)
         qtype_dequantize(t->type, raw, *to, n);
     free(raw);

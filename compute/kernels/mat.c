@@ -129,6 +129,12 @@ int mat_load(const struct gguf *g, const struct gguf_tensor *t, struct mat **out
         rc = gguf_read(g, t, row * (uint64_t)row_bytes, piece, n * row_bytes, err);
         if (rc)
             goto out;
+        if (!qtype_finite(t->type, piece, (size_t)n * m->cols)) {
+            rc = gguf_fail(gguf_path(g), err, -EBADMSG,
+                           "tensor %s: an infinite or NaN weight in rows %u to %u", t->name, row,
+                           row + n - 1);
+            goto out;
+        }
         for (uint32_t i = 0; i * PANEL_ROWS < n; i++)
             pack_panel(m, p + i, piece + i * group_bytes);
     }

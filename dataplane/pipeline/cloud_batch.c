@@ -160,7 +160,7 @@ static void gather(struct cloud *c)
 
 /* Sample after the last row that was not guessed, and go on while the sample is what was guessed.
  */
-static void sample(struct cloud *c, const struct cloud_item *item, struct proto_tokens *out)
+static int sample(struct cloud *c, const struct cloud_item *item, struct proto_tokens *out)
 {
     struct cloud_session *s = item->session;
     const float *logits = c->logits + (size_t)item->first_logits * c->info->n_vocab;
@@ -173,11 +173,14 @@ static void sample(struct cloud *c, const struct cloud_item *item, struct proto_
         out->ids[i] =
             sampler_pick(c->sampler, &s->sampler, logits + (size_t)i * c->info->n_vocab,
                          s->generated, s->n_generated, out->position + i, &out->logprobs[i]);
+        if (out->ids[i] < 0)
+            return out->ids[i];
         s->generated[s->n_generated++] = out->ids[i];
         if (i == item->head.n_drafts || out->ids[i] != item->head.drafts[i])
             break;
     }
     c->stats.tokens += out->n;
+    return 0;
 }
 
 static void answer(struct cloud *c, const struct cloud_item *item)
@@ -189,7 +192,11 @@ static void answer(struct cloud *c, const struct cloud_item *item)
 
     s->n_kv += item->head.n_rows;
     c->stats.rows += item->head.n_rows;
-    sample(c, item, &tokens);
+    if (sample(c, item, &tokens)) {
+        cloud_break_session(c, s, PROTO_FAILED,
+                            "the model's logits are not finite: its file is damaged");
+        return;
+    }
     kept = tokens.n ? tokens.position + tokens.n - 1u : s->n_kv;
     if (kept < s->n_kv) {
         if (stage_seq_truncate(c->p.stage, s->seq, kept)) {

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "compute/qtype.h"
@@ -91,9 +92,38 @@ static void test_info(void **state)
     assert_int_equal(named, 0);
 }
 
+/* qtype_finite agrees with the values themselves, whichever byte of two blocks is spoilt. */
+static void test_finite(void **state)
+{
+    for (uint32_t t = 0; t < 64; t++) {
+        const struct qtype_info *q = qtype_info(t);
+        uint8_t block[2 * 256];
+        float y[2 * 256];
+        size_t n, spoilt = 0;
+        if (!q)
+            continue;
+        n = 2 * q->block_values;
+        for (size_t at = 0; at < 2 * q->block_bytes; at++) {
+            bool finite = true;
+            /* Codes and scales of 1: the f16 infinity is 0x7c00, a bf16 one 0x7f80. */
+            memset(block, 1, sizeof block);
+            block[at] = 0x7f;
+            if (at)
+                block[at - 1] = 0x80;
+            qtype_dequantize(t, block, y, n);
+            for (size_t i = 0; i < n; i++)
+                finite = finite && isfinite(y[i]);
+            assert_int_equal(qtype_finite(t, block, n), finite);
+            spoilt += !finite;
+        }
+        assert_true(spoilt > 0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_finite),
         cmocka_unit_test(test_vectors),
         cmocka_unit_test(test_f16),
         cmocka_unit_test(test_f32),

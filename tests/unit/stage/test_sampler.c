@@ -278,6 +278,22 @@ static void top_logprobs_are_ordered(void **state)
 }
 
 /* Logits over the least temperature are past any float: the best must still win. */
+static void no_token_of_a_nan(void **state)
+{
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    struct sampler *s;
+    float logits[N] = {0};
+
+    assert_int_equal(sampler_open(N, &s), 0);
+    for (size_t i = 0; i < 6; i++) {
+        struct sampler_params p = params(i < 3 ? 0 : 1);
+
+        logits[N - 1] = bad[i % 3];
+        assert_int_equal(sampler_pick(s, &p, logits, NULL, 0, 7, NULL), -EDOM);
+    }
+    sampler_close(s);
+}
+
 static void tiny_temperature_is_greedy(void **state)
 {
     float x[N] = {[3] = 20, [9] = 25, [20] = 24};
@@ -324,6 +340,7 @@ int main(void)
         cmocka_unit_test(same_seed_and_position_same_id),
         cmocka_unit_test(wide_top_p),
         cmocka_unit_test(top_logprobs_are_ordered),
+        cmocka_unit_test(no_token_of_a_nan),
         cmocka_unit_test(tiny_temperature_is_greedy),
         cmocka_unit_test(a_nan_shows_in_all_logprobs),
     };

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -566,6 +567,30 @@ static void refused(struct tiny_params p, int rc, const char *named)
     tiny_close(g, path);
 }
 
+static void weights_that_are_no_numbers(void **state)
+{
+    static const char *const names[] = {"output_norm.weight", "blk.1.attn_q.bias",
+                                        "blk.2.ffn_down.weight", "blk.0.attn_q.weight"};
+    static const uint8_t nan[4] = {0xff, 0xff, 0xff, 0xff}; /* as f32, f16 or bf16 */
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        struct tiny_params p = {.arch = "qwen2"};
+        struct stage_params sp = {.max_rows = ROWS};
+        char *path, err[GGUF_ERR] = "";
+        struct gguf *g = tiny_open(&p, &path);
+        struct stage *s;
+        int fd = open(path, O_WRONLY);
+
+        assert_true(fd >= 0);
+        assert_int_equal(pwrite(fd, nan, sizeof(nan), (off_t)gguf_find(g, names[i])->offset), 4);
+        close(fd);
+        assert_int_equal(stage_open(g, &sp, team, &s, err), -EBADMSG);
+        if (!strstr(err, names[i]) || !strstr(err, "NaN"))
+            fail_msg("\"%s\" does not say what is wrong with %s", err, names[i]);
+        tiny_close(g, path);
+    }
+}
+
 static void bad_tensors_are_named(void **state)
 {
     static const char *const names[] = {
@@ -711,6 +736,7 @@ int main(void)
         cmocka_unit_test(bad_runs_change_nothing),
         cmocka_unit_test(leader_polls),
         cmocka_unit_test(bad_tensors_are_named),
+        cmocka_unit_test(weights_that_are_no_numbers),
         cmocka_unit_test(bad_hyper_parameters_are_named),
         cmocka_unit_test(bad_ranges),
         cmocka_unit_test(embedding_lost),
