@@ -68,8 +68,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "-p and --requests do not go together");
         if (o->parallel > 1 && !o->requests)
             argp_error(state, "--parallel is for --requests");
-        if (o->json && !o->prompt && !o->requests)
-            argp_error(state, "--json needs -p or --requests");
+        if ((o->json || o->ignore_eos) && !o->prompt && !o->requests)
+            argp_error(state, "%s needs -p or --requests", o->json ? "--json" : "--ignore-eos");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -100,6 +100,10 @@ static int read_stdin(char **text, size_t *n)
         return EXIT_USAGE;
     }
     *n = got < 0 ? 0 : (size_t)got;
+    if (*n && (*text)[*n - 1] == '\0') {
+        log_error("the prompt from stdin holds a zero byte: it must be text");
+        return EXIT_USAGE;
+    }
     return EXIT_OK;
 }
 
@@ -123,6 +127,8 @@ int front_open(struct front *f, const struct front_options *o)
         return read_stdin(&f->prompt, &f->prompt_bytes);
     f->prompt = strdup(o->prompt);
     f->prompt_bytes = strlen(o->prompt);
+    if (!f->prompt)
+        log_error("out of memory for the prompt");
     return f->prompt ? EXIT_OK : EXIT_FAILED;
 }
 
@@ -174,8 +180,9 @@ static int await_cloud(struct front *f, const char *uri, uint64_t timeout_ns)
         }
         const uint64_t now_ns = port_now_ns();
         if (now_ns >= give_up_ns) {
-            log_error("no cloud at %s after %.0f s: is `isthmus cloud --port %s` running?", uri,
-                      (double)timeout_ns / 1e9, uri);
+            log_error("no cloud at %s after %.0f s: is `isthmus cloud --port %s` running, and not "
+                      "serving another edge?",
+                      uri, (double)timeout_ns / 1e9, uri);
             return EXIT_FAILED;
         }
         port_wait(f->port, now_ns + CONNECT_STEP_NS);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "codec/cpu.h"
 #include "control/codec_arg.h"
@@ -57,7 +58,8 @@ static error_t model_parse(int key, char *arg, struct argp_state *state)
         o->threads = opt_u32(state, "--threads", arg, 1, 1024);
         return 0;
     case OPT_FIRST_CORE:
-        o->first_core = (int)opt_f64(state, "--first-core", arg, -1, 4095);
+        o->first_core =
+            strcmp(arg, "-1") == 0 ? -1 : (int)opt_u32(state, "--first-core", arg, 0, 4095);
         return 0;
     case OPT_CPU_MASK:
         if (cpu_parse_mask(arg, &o->cpu_mask) < 0)
@@ -106,6 +108,7 @@ static error_t split_parse(int key, char *arg, struct argp_state *state)
     case OPT_CODEC:
         if (codec_arg_parse(arg, &o->codec, err) < 0)
             argp_error(state, "%s", err);
+        o->codec_given = true;
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

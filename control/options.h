@@ -12,6 +12,7 @@
 #define ISTHMUS_CONTROL_OPTIONS_H
 
 #include <argp.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "codec/codec.h"
@@ -49,6 +50,7 @@ extern const struct argp model_argp;
 struct split_options {
     int32_t split; /* layers at the edge; -1: not given */
     struct codec_params codec;
+    bool codec_given;
 };
 extern const struct argp split_argp;
 

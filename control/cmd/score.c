@@ -46,8 +46,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->exact = true;
         return 0;
     case ARGP_KEY_END:
-        if (o->local && o->split.split >= 0)
-            argp_error(state, "--local does not split: leave out --split");
+        if (o->local && (o->split.split >= 0 || o->split.codec_given))
+            argp_error(state, "--local does not split: leave out --split and --codec");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

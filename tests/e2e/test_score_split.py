@@ -51,6 +51,7 @@ def check_bad_arguments():
         check_refused(e2e.isthmus("eval", "-m", smollm2, "--text", text, "--split", split),
                       "--split %d" % split)
     check_refused(score("", "--split", 3, "--local"), "--local")
+    check_refused(score("", "--codec", "f16", "--local"), "--local", "--codec")
     check_refused(e2e.isthmus("eval", "-m", smollm2), "--text")
     check_refused(e2e.isthmus("eval", "-m", smollm2, "--text", "/nonexistent"), "/nonexistent")
     check_refused(e2e.isthmus("eval", "-m", smollm2, "--text", "/dev/null"), "/dev/null")
