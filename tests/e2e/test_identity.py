@@ -19,7 +19,7 @@ def main():
     drawn = [{**r, "temp": .9, "top_p": .95, "top_k": 40, "repeat_penalty": 1.1, "seed": i}
              for i, r in enumerate(greedy)]
 
-    def ids(requests, *args):
+    def ids(requests, *args):  # of the model at hand
         return [r["ids"] for r in e2e.run_requests(requests, "-m", model, "--ignore-eos", *args)]
 
     local = {"greedy": ids(greedy, "--local", "--parallel", "4"),
@@ -51,6 +51,14 @@ def main():
     # Plain C is slow: one short prompt.
     local["short"] = [local["greedy"][0][:8]]
     compare("short", [{**greedy[0], "n_predict": 8}], "--split", "10", "--cpu-mask", "c")
+
+    # Another architecture, other tensor types.
+    model = e2e.model("qwen05")
+    qwen = [{"prompt_ids": c["prompt_ids"], "n_predict": 8}
+            for c in e2e.golden("qwen05-greedy.jsonl")[:1 if e2e.QUICK else 4]]
+    local["qwen05"] = ids(qwen, "--local", "--parallel", "4")
+    for split in ("12",) if e2e.QUICK else ("1", "12", "23"):
+        compare("qwen05", qwen, "--split", split, "--parallel", "4")
     e2e.finish()
 
 
