@@ -467,6 +467,8 @@ static void params_id_is_what_the_ends_agree_on(void **state)
 }
 
 /* Real hidden states: within the byte budget and the error asked for. */
+static bool skipped;
+
 static void hidden_states_of_a_model(void **state)
 {
     enum { LAYERS = 31, TOKENS = 5, D = 576 };
@@ -483,6 +485,7 @@ static void hidden_states_of_a_model(void **state)
     f = fopen(path, "rb");
     if (!f) {
         printf("no %s: skipped\n", path);
+        skipped = true;
         skip();
     }
     assert_int_equal(fread(hidden, 1, sizeof(hidden), f), sizeof(hidden));
@@ -531,5 +534,6 @@ int main(void)
     };
 
     rng_seed();
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    return failed ? failed : skipped ? 77 : 0; /* 77: meson's code for it */
 }
