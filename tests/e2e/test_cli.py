@@ -29,6 +29,8 @@ def helps():
             page = f.read().replace("\\-", "-")
         for option in re.findall(r"(?<=[ ,])--[a-z][a-z-]+", done.stdout):
             e2e.check(option in page, "isthmus-%s(1) does not explain %s" % (name, option))
+        for option in re.findall(r"^\.TP\n\.B .*?(--[a-z][a-z-]+)", page, re.M):
+            e2e.check(option in done.stdout, "%s has no %s of isthmus-%s(1)" % (name, option, name))
         done = e2e.isthmus(name, "--version")
         e2e.check(done.stdout.startswith("isthmus 0."), name + " --version")
     e2e.say("%d commands explain themselves" % len(COMMANDS))
