@@ -201,13 +201,17 @@ def mismatches(folder, model):
         e2e.check(not os.path.exists(path), what + ": the socket stays")
 
     m = ["-m", model]
-    meet("another split", m + ["--split", "10"], m + ["--split", "11"], "10", "11")
-    meet("another codec", m + ["--split", "10", "--codec", "f16"], m + ["--split", "10"])
+    meet("another split", m + ["--split", "10"], m + ["--split", "11"],
+         "split mismatch: ", "11", "10")
+    meet("another codec", m + ["--split", "10", "--codec", "f16"], m + ["--split", "10"],
+         "codec mismatch: edge ", "cloud ")
     other = os.environ.get("ISTHMUS_QWEN05") or (None if e2e.QUICK else e2e.model("qwen05"))
     if other:
-        meet("another model", ["-m", other, "--split", "10"], m + ["--split", "10"])
+        meet("another model", ["-m", other, "--split", "10"], m + ["--split", "10"],
+             "model mismatch: edge ", "cloud ")
     path = os.path.join(folder, "nobody.sock")
-    refused("no cloud", ["edge", *m, "-p", "x", "--connect", "1", "--port", "memif:" + path], 1)
+    refused("no cloud", ["edge", *m, "-p", "x", "--connect", "1", "--port", "memif:" + path], 1,
+            "no cloud at")
 
 
 def strangers(folder, model):
