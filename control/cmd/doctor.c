@@ -24,12 +24,12 @@
 /* A model as small as SmolLM2-135M, both halves, needs about this much. */
 #define MEMORY_MIN_BYTES (512ull << 20)
 
-#define TRY_SECONDS  15u
-#define TRY_PACKETS  1000
-#define NOBODY       65534
+#define TRY_SECONDS 15u
+#define TRY_PACKETS 1000
+#define NOBODY      65534
 
 enum verdict { GOOD, NOTE, MISSING, NOT_BUILT };
-static const char *const verdict_names[] = { "ok", "note", "missing", "not built" };
+static const char *const verdict_names[] = {"ok", "note", "missing", "not built"};
 
 struct report {
     json_t *checks; /* [{"name", "status", "found", "mend"}] */
@@ -60,7 +60,8 @@ static void figure(struct report *r, const char *name, uint64_t value)
     json_object_set_new(r->figures, name, json_integer((json_int_t)value));
 }
 
-/* --- what the machine has ------------------------------------------------------------------------ */
+/* --- what the machine has ------------------------------------------------------------------------
+ */
 
 static void check_cpu(struct report *r)
 {
@@ -145,7 +146,8 @@ static void check_thp(struct report *r)
         "%s", end ? chosen + 1 : "not in this kernel");
 }
 
-/* --- ports --------------------------------------------------------------------------------------- */
+/* --- ports ---------------------------------------------------------------------------------------
+ */
 
 struct trial {
     int rc;
@@ -215,7 +217,7 @@ static void try_memif(struct trial *t)
 static void try_memif_in_child(struct trial *t)
 {
     int fds[2];
-    *t = (struct trial){ .rc = -EIO };
+    *t = (struct trial){.rc = -EIO};
     snprintf(t->err, sizeof t->err, "the trial process died");
     if (pipe(fds) < 0)
         return;
@@ -224,8 +226,8 @@ static void try_memif_in_child(struct trial *t)
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         alarm(TRY_SECONDS);
         close(fds[0]);
-        t->unprivileged = geteuid() != 0 || (setgroups(0, NULL) == 0 && setgid(NOBODY) == 0 &&
-                                             setuid(NOBODY) == 0);
+        t->unprivileged = geteuid() != 0 ||
+                          (setgroups(0, NULL) == 0 && setgid(NOBODY) == 0 && setuid(NOBODY) == 0);
         try_memif(t);
         _exit(write(fds[1], t, sizeof *t) != sizeof *t);
     }
@@ -244,17 +246,21 @@ static void check_memif(struct report *r)
     try_memif_in_child(&t);
     if (t.rc < 0) {
         t.err[sizeof t.err - 1] = '\0';
-        say(r, "port memif", MISSING, "the packages of tools/packages.txt, /dev/null and 64 MB of "
-            "memory must be there; `isthmus run --local` works without it", "%s", t.err);
+        say(r, "port memif", MISSING,
+            "the packages of tools/packages.txt, /dev/null and 64 MB of "
+            "memory must be there; `isthmus run --local` works without it",
+            "%s", t.err);
         return;
     }
     figure(r, "memif_round_trip_ns", t.rtt_ns);
     figure(r, "memif_start_ns", t.start_ns);
     figure(r, "eal_rss_bytes", t.eal_rss_bytes);
     say(r, "port memif", GOOD, NULL,
-        "works%s: tried just now, %.0f ms to start, %.1f MB for DPDK with two packet pools, %.1f us "
+        "works%s: tried just now, %.0f ms to start, %.1f MB for DPDK with two packet pools, %.1f "
+        "us "
         "there and back within one process",
-        t.unprivileged ? " without privileges" : " (tried as root: could not become an ordinary user)",
+        t.unprivileged ? " without privileges"
+                       : " (tried as root: could not become an ordinary user)",
         (double)t.start_ns / 1e6, (double)t.eal_rss_bytes / 1e6, (double)t.rtt_ns / 1e3);
 }
 
@@ -276,19 +282,22 @@ static void check_ports(struct report *r)
 {
     check_memif(r);
     check_loop(r);
-    static const char *const absent[] = { "port af_xdp", "port af_packet", "port pci",
-                                          "port udp (kernel)" };
+    static const char *const absent[] = {"port af_xdp", "port af_packet", "port pci",
+                                         "port udp (kernel)"};
     for (size_t i = 0; i < sizeof absent / sizeof *absent; i++)
-        say(r, absent[i], NOT_BUILT, NULL, "not built yet: both halves must be on one host (memif)");
+        say(r, absent[i], NOT_BUILT, NULL,
+            "not built yet: both halves must be on one host (memif)");
 }
 
-/* --- the command --------------------------------------------------------------------------------- */
+/* --- the command ---------------------------------------------------------------------------------
+ */
 
 static void print_text(const struct report *r)
 {
     size_t i;
     json_t *c;
-    json_array_foreach(r->checks, i, c) {
+    json_array_foreach(r->checks, i, c)
+    {
         const char *mend = json_string_value(json_object_get(c, "mend"));
         printf("%-10s %-22s %s\n", json_string_value(json_object_get(c, "status")),
                json_string_value(json_object_get(c, "name")),
@@ -313,8 +322,8 @@ static int print_json(const struct report *r)
 enum { OPT_JSON = 0x100 };
 
 static const struct argp_option option_list[] = {
-    { "json", OPT_JSON, NULL, 0, "One JSON object instead of text", 0 },
-    { 0 },
+    {"json", OPT_JSON, NULL, 0, "One JSON object instead of text", 0},
+    {0},
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -329,9 +338,12 @@ static const struct argp argp = {
     option_list,
     parse,
     NULL,
-    "Says what this machine offers (CPU, cores, memory, ports) and what is missing, with the mend.\v"
+    "Says what this machine offers (CPU, cores, memory, ports) and what is missing, with the "
+    "mend.\v"
     "The memif port is tried by opening one. Exit code 0 when `isthmus run` can work, 1 otherwise.",
-    NULL, NULL, NULL,
+    NULL,
+    NULL,
+    NULL,
 };
 
 int cmd_doctor(int argc, char **argv)
@@ -339,7 +351,7 @@ int cmd_doctor(int argc, char **argv)
     bool as_json = false;
     argp_parse(&argp, argc, argv, 0, NULL, &as_json);
 
-    struct report r = { .checks = json_array(), .figures = json_object(), .usable = true };
+    struct report r = {.checks = json_array(), .figures = json_object(), .usable = true};
     int rc = r.checks && r.figures ? 0 : -ENOMEM;
     if (rc == 0) {
         check_cpu(&r);
