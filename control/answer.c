@@ -68,7 +68,7 @@ static int run_one(struct front *f, struct generation *g)
         return start_failed(f, g, rc);
     bool cancelled = false;
     while (!g->done) {
-        if (signals_caught() && !cancelled) {
+        if ((signals_caught() || g->write_error) && !cancelled) {
             engine_cancel(f->engine, g->session);
             cancelled = true;
         }
@@ -79,6 +79,10 @@ static int run_one(struct front *f, struct generation *g)
     }
     if (g->out_of_memory) {
         log_error("out of memory for the answer's text");
+        return EXIT_FAILED;
+    }
+    if (g->write_error) {
+        log_error("cannot write the answer: %s", strerror(g->write_error));
         return EXIT_FAILED;
     }
     if (g->result.finish == EDGE_REFUSED || g->result.finish == EDGE_LOST) {

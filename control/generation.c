@@ -17,8 +17,8 @@ static void show(struct generation *g, bool all)
     const size_t n = all ? left : utf8_ready(from, left);
     if (n == 0)
         return;
-    fwrite(from, 1, n, g->stream);
-    fflush(g->stream);
+    if ((fwrite(from, 1, n, g->stream) != n || fflush(g->stream) == EOF) && !g->write_error)
+        g->write_error = errno;
     g->n_shown += n;
 }
 

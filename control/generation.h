@@ -30,6 +30,7 @@ struct generation {
 
     size_t n_shown;
     bool out_of_memory;
+    int write_error; /* errno of the first write to stream that failed; 0: none */
 };
 
 /* Room for the answer, then engine_submit. 0, -ERANGE (the prompt leaves no room in the context),

@@ -74,6 +74,18 @@ def chat(model):
     e2e.check(done.stderr.count("prompt tokens") == 3, "three answers")
 
 
+def unwritable(model):
+    """Nobody reads the answer any more, or the disk is full: said, and no more is computed."""
+    for text_in, args in (("", ["-p", PROMPT, "-n", "4000", "--ignore-eos"]),
+                          ("", ["-p", PROMPT, "-n", "4", "--json"]), ("Hello\n", [])):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([e2e.BINARY, "run", "-m", model, "--local", *args], input=text_in,
+                                  text=True, stdout=full, stderr=subprocess.PIPE, timeout=30,
+                                  check=False)
+        e2e.check(done.returncode == 1 and "cannot write" in done.stderr,
+                  "%s to a full disk: exit %d: %s" % (args, done.returncode, done.stderr))
+
+
 def requests(model):
     lines = [{"prompt": PROMPT, "n_predict": 6}, {"prompt": "Water boils at", "n_predict": 3},
              {"prompt": PROMPT, "temp": 1.0, "seed": 1, "n_predict": 9}]
@@ -112,6 +124,7 @@ def main():
     one_prompt(model)
     utf8(model)
     chat(model)
+    unwritable(model)
     requests(model)
     two_terminals(model)
     e2e.finish()
