@@ -46,6 +46,7 @@
 
 #define MS             1000000ull
 #define SPIN_NS        25000ull
+#define LEAD_NS        250000ull   /* spin this long before and after a packet is due */
 #define CHECK_EVERY_NS 200000ull   /* UP: look at the socket */
 #define RETRY_NS       (5 * MS)    /* ALONE: look for the server */
 #define JOIN_NS        (3000 * MS) /* JOINING longer than this: start over */
@@ -68,6 +69,8 @@ struct memif {
     bool have_dev;
     bool have_bell;
     uint16_t dev;
+    uint64_t sent_ns;   /* since when we await an answer; 0: none */
+    uint64_t gap_ns[2]; /* how long the last two took */
     uint64_t next_ns; /* ALONE: try again, JOINING: give up, UP: look again, LOST: give up */
     bool loss_told;   /* LOST: port_alive said so */
     bool loss_woke;   /* LOST: port_wait ended for it */
@@ -330,6 +333,11 @@ static int memif_rx(struct port *port, struct pkt **pkts, int n)
     } else {
         housekeeping(m, port_now_ns());
     }
+    if (got > 0 && m->sent_ns) {
+        m->gap_ns[1] = m->gap_ns[0];
+        m->gap_ns[0] = port_now_ns() - m->sent_ns;
+        m->sent_ns = 0;
+    }
     return got;
 }
 
@@ -370,8 +378,10 @@ static int memif_tx(struct port *port, struct pkt **pkts, int n)
         more = burst_out(m, pkts + taken, n - taken);
         taken += more;
     }
-    if (taken > 0)
+    if (taken > 0) {
         bell_ring(&m->bell);
+        m->sent_ns = port_now_ns();
+    }
     port->stats.tx_refused += (uint64_t)(n - taken);
     return taken;
 }
@@ -430,6 +440,50 @@ static int sleep_until(struct memif *m, uint64_t now, uint64_t until)
     return rc;
 }
 
+static uint64_t sooner(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Sleep until a packet, a stir, or `until`, unless a packet is there already. */
+static int nap(struct memif *m, uint64_t now, uint64_t until)
+{
+    int rc = 0;
+    bell_before_sleep(&m->bell);
+    if (!packets_wait(m))
+        rc = sleep_until(m, now, until);
+    bell_after_sleep(&m->bell);
+    return rc;
+}
+
+/*
+ * A core that slept for milliseconds takes 100 us and more to wake, for every token on both sides.
+ * But a peer's answers come as regularly as its steps: so be awake shortly before the next is due,
+ * going by the last two, spin until shortly after, and sleep the rest.
+ */
+static int wait_up(struct memif *m, uint64_t now, uint64_t deadline_ns)
+{
+    uint64_t gap = sooner(m->gap_ns[0], m->gap_ns[1]);
+    uint64_t due = m->sent_ns && gap > LEAD_NS ? m->sent_ns + gap : 0;
+    uint64_t awake = due ? due - LEAD_NS : 0;
+
+    if (spin(m, sooner(now + SPIN_NS, deadline_ns)))
+        return 0;
+    now = port_now_ns();
+    if (now < awake && awake < deadline_ns) {
+        int rc = nap(m, now, awake);
+        now = port_now_ns();
+        if (rc || packets_wait(m) || now < awake)
+            return rc;
+    }
+    if (now >= awake && now < due + LEAD_NS) {
+        if (spin(m, sooner(due + LEAD_NS, deadline_ns)))
+            return 0;
+        now = port_now_ns();
+    }
+    return now < deadline_ns ? nap(m, now, deadline_ns) : 0;
+}
+
 static int memif_wait(struct port *port, uint64_t deadline_ns)
 {
     struct memif *m = (struct memif *)port;
@@ -445,13 +499,7 @@ static int memif_wait(struct port *port, uint64_t deadline_ns)
     if (m->state != UP) {
         rc = sleep_until(m, now, deadline_ns);
     } else {
-        uint64_t until = now + SPIN_NS < deadline_ns ? now + SPIN_NS : deadline_ns;
-        if (spin(m, until) || until == deadline_ns)
-            return 0;
-        bell_before_sleep(&m->bell);
-        if (!packets_wait(m))
-            rc = sleep_until(m, until, deadline_ns);
-        bell_after_sleep(&m->bell);
+        rc = wait_up(m, now, deadline_ns);
     }
     housekeeping(m, port_now_ns());
     return rc;
