@@ -168,6 +168,17 @@ int edge_batch_opened(struct edge *e, struct edge_session *s)
     return stage_seq_truncate(e->p.stage, s->seq, s->computed);
 }
 
+/* Rows of a prompt to compute next: what is left or a chunk. A long prompt begins with half a chunk,
+ * since nothing of the cloud's work overlaps with the first. */
+static uint32_t next_part(const struct edge *e, const struct edge_session *s)
+{
+    uint32_t left = s->r.n_prompt - s->computed;
+
+    if (left <= e->chunk_rows)
+        return left;
+    return s->computed || e->chunk_rows < 2 ? e->chunk_rows : e->chunk_rows / 2;
+}
+
 /* One chunk's worth of prompt rows, of the first session whose turn it is and of further ones when
  * it leaves room. */
 static void pick_prefill(struct edge *e)
@@ -180,7 +191,7 @@ static void pick_prefill(struct edge *e)
 
         if (!prefill_ready(s))
             continue;
-        n = smaller(s->r.n_prompt - s->computed, e->chunk_rows - n_rows);
+        n = smaller(next_part(e, s), e->chunk_rows - n_rows);
         packets += packets_of(e, n);
         if (!pump_can_alloc(&e->pump, packets))
             break;

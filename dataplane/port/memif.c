@@ -46,7 +46,7 @@
 
 #define MS             1000000ull
 #define SPIN_NS        25000ull
-#define LEAD_NS        250000ull   /* spin this long before and after a packet is due */
+#define LEAD_NS        500000ull   /* spin this long before and after a packet is due */
 #define CHECK_EVERY_NS 200000ull   /* UP: look at the socket */
 #define RETRY_NS       (5 * MS)    /* ALONE: look for the server */
 #define JOIN_NS        (3000 * MS) /* JOINING longer than this: start over */
