@@ -9,17 +9,19 @@
 
 struct build {
     uint8_t *bytes;
-    size_t n;
+    size_t n, room;
 };
 
 static inline void put(struct build *b, const void *bytes, size_t n)
 {
-    uint8_t *grown = realloc(b->bytes, b->n + n + 1);
-    if (!grown)
-        abort();
-    b->bytes = grown;
+    if (b->n + n >= b->room) {
+        b->room = 2 * (b->n + n + 1);
+        b->bytes = realloc(b->bytes, b->room);
+        if (!b->bytes)
+            abort();
+    }
     if (n)
-        memcpy(grown + b->n, bytes, n);
+        memcpy(b->bytes + b->n, bytes, n);
     b->n += n;
 }
 
