@@ -265,10 +265,10 @@ bool qtype_finite(enum qtype t, const void *src, size_t n)
     for (size_t i = 0; i < n; i += q->block_values, block += q->block_bytes) {
         for (uint32_t k = 0; k < f.n; k++) {
             const uint8_t *p = block + f.at + k * f.bytes;
-            uint32_t bits = p[0] | (uint32_t)p[1] << 8;
+            uint32_t bits = load16(p);
 
             if (f.bytes == 4)
-                bits |= (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+                bits |= (uint32_t)load16(p + 2) << 16;
             if ((bits & f.mask) == f.mask)
                 return false;
         }

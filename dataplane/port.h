@@ -90,8 +90,9 @@ static inline int port_tx(struct port *p, struct pkt **pkts, int n)
 
 /*
  * Wait until packets may be there, the peer's state changed, or deadline_ns (CLOCK_MONOTONIC; 0:
- * return at once): bounded spin, then sleep until the peer's doorbell rings. port_tx of the peer
- * rings it only when this side sleeps. May return early. 0, or -EINTR when a signal came.
+ * return at once): bounded spin, then sleep until the peer's doorbell rings, awake and spinning for
+ * a moment around the time an answer is due by the last two. port_tx of the peer rings the bell only
+ * when this side sleeps. May return early. 0, or -EINTR when a signal came.
  */
 static inline int port_wait(struct port *p, uint64_t deadline_ns)
 {

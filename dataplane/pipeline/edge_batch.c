@@ -12,11 +12,6 @@
 #define PREFILL_PATIENCE 4u
 #define CHUNKS_AHEAD     4u /* ROWS messages of a prompt that the cloud has not answered */
 
-static uint32_t smaller(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
 static bool in_prefill(const struct edge_session *s)
 {
     return s->computed < s->r.n_prompt;

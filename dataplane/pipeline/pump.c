@@ -21,11 +21,6 @@ struct pump_small {
     uint8_t bytes[];
 };
 
-static uint32_t smaller(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
 int pump_open(struct pump *p, struct port *port, const struct link_params *params,
               const struct wire_path *path, uint32_t connection, uint64_t now_ns)
 {

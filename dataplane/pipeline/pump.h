@@ -7,6 +7,11 @@
 #include "dataplane/pipeline/proto.h"
 #include "dataplane/port.h"
 
+static inline uint32_t smaller(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
 struct pump_small;
 
 struct pump {
