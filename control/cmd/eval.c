@@ -8,8 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "control/cmd.h"
 #include "control/codec_arg.h"
@@ -17,6 +15,7 @@
 #include "control/log.h"
 #include "control/model.h"
 #include "control/options.h"
+#include "control/progress.h"
 #include "control/splitpass.h"
 #include "dataplane/wire.h"
 
@@ -167,36 +166,6 @@ static int read_ids(const struct eval_options *o, const struct model *m, int32_t
     return EXIT_OK;
 }
 
-/* --- progress -------------------------------------------------------------------------------- */
-
-struct progress {
-    const char *what;
-    struct timespec start;
-    double said_s; /* when, after the start */
-    unsigned done, total;
-    bool tty;
-};
-
-static void progress_step(struct progress *p)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    double s =
-        (double)(now.tv_sec - p->start.tv_sec) + (double)(now.tv_nsec - p->start.tv_nsec) * 1e-9;
-    p->done++;
-    double left_s = s / p->done * (p->total - p->done);
-    if (p->tty)
-        fprintf(stderr, "\r%s: %3u %%, %.0f s left \033[K", p->what, p->done * 100 / p->total,
-                left_s);
-    else if (s - p->said_s >= 10) {
-        log_info("%s: %u %%, %.0f s left", p->what, p->done * 100 / p->total, left_s);
-        p->said_s = s;
-    }
-    if (p->tty && p->done == p->total)
-        fprintf(stderr, "\r\033[K");
-}
-
 /* --- evaluation ------------------------------------------------------------------------------ */
 
 /* One codec under one arithmetic. */
@@ -305,8 +274,8 @@ static int run_windows(struct eval *e, const int32_t *ids, uint32_t n)
     uint32_t step = window_text(e), windows = (n + step - 1) / step;
     int rc = 0;
 
-    e->progress.total = windows * (e->o->n_codecs + 1);
-    clock_gettime(CLOCK_MONOTONIC, &e->progress.start);
+    progress_start(&e->progress, e->exact ? "eval, f32 arithmetic" : "eval",
+                   windows * (e->o->n_codecs + 1));
     for (uint32_t at = 0; at < n && rc == 0; at += step) {
         uint32_t count = n - at < step ? n - at : step, lead = e->bos >= 0;
 
@@ -418,8 +387,6 @@ static int evaluate(const struct eval_options *o, const struct model *m, uint32_
     e->o = o;
     e->exact = exact;
     e->bos = tok_add_bos(m->tok) ? tok_bos(m->tok) : -1;
-    e->progress.what = exact ? "eval, f32 arithmetic" : "eval";
-    e->progress.tty = isatty(STDERR_FILENO);
     int rc = splitpass_open(m, split, WINDOW, exact, team, &e->pass);
     if (rc == EXIT_OK)
         rc = open_trials(e, n);
