@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Commands: `isthmus NAME ...`. One file each under cmd/, one line each in main.c's table and in
- * meson.build.
+ * Commands: `isthmus NAME ...`. One file each under cmd/ (a benchmark, `isthmus bench NAME ...`:
+ * under bench/), one line each in the table of main.c (cmd/bench.c) and in meson.build.
  *
  * A command gets argv with argv[0] = "isthmus NAME", parses it with argp (options.h has the parts
  * they share) and returns one of the exit codes below. Results go to stdout; everything said to
@@ -17,18 +17,13 @@ enum {
     EXIT_INTERRUPTED = 130, /* stopped by SIGINT */
 };
 
-struct command {
-    const char *name;
-    const char *summary; /* one line for `isthmus --help` */
-    int (*run)(int argc, char **argv);
-};
-
 int cmd_run(int argc, char **argv);
 int cmd_edge(int argc, char **argv);
 int cmd_cloud(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_score(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 
 #endif

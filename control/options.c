@@ -30,6 +30,25 @@ double opt_f64(struct argp_state *state, const char *name, const char *arg, doub
     return v;
 }
 
+uint64_t opt_u64(struct argp_state *state, const char *name, const char *arg)
+{
+    char *end;
+    errno = 0;
+    const uint64_t v = strtoull(arg, &end, 10);
+    if (errno || end == arg || *end != '\0' || *arg == '-')
+        argp_error(state, "%s %s: must be a whole number from 0 to 2^64-1", name, arg);
+    return v;
+}
+
+unsigned opt_cpu_mask(struct argp_state *state, const char *arg)
+{
+    unsigned mask;
+    if (cpu_parse_mask(arg, &mask) < 0)
+        argp_error(state, "--cpu-mask %s: must be c, avx2, avx512, vnni, all or a number", arg);
+    cpu_set_mask(mask);
+    return mask;
+}
+
 /* --- model ---------------------------------------------------------------------------------------
  */
 
@@ -62,9 +81,7 @@ static error_t model_parse(int key, char *arg, struct argp_state *state)
             strcmp(arg, "-1") == 0 ? -1 : (int)opt_u32(state, "--first-core", arg, 0, 4095);
         return 0;
     case OPT_CPU_MASK:
-        if (cpu_parse_mask(arg, &o->cpu_mask) < 0)
-            argp_error(state, "--cpu-mask %s: must be c, avx2, avx512, vnni, all or a number", arg);
-        cpu_set_mask(o->cpu_mask);
+        o->cpu_mask = opt_cpu_mask(state, arg);
         return 0;
     case OPT_CTX:
         o->ctx = opt_u32(state, "--ctx", arg, 1, 1u << 20);
@@ -149,7 +166,6 @@ static const struct argp_option sampler_options[] = {
 static error_t sampler_parse(int key, char *arg, struct argp_state *state)
 {
     struct sampler_params *p = state->input;
-    char *end;
     switch (key) {
     case ARGP_KEY_INIT:
         *p = sampler_params_default();
@@ -170,10 +186,7 @@ static error_t sampler_parse(int key, char *arg, struct argp_state *state)
         p->repeat_penalty = (float)opt_f64(state, "--repeat-penalty", arg, 0.01, 100);
         return 0;
     case OPT_SEED:
-        errno = 0;
-        p->seed = strtoull(arg, &end, 10);
-        if (errno || end == arg || *end != '\0' || *arg == '-')
-            argp_error(state, "--seed %s: must be a whole number from 0 to 2^64-1", arg);
+        p->seed = opt_u64(state, "--seed", arg);
         return 0;
     case ARGP_KEY_END:
         if (sampler_params_check(p) < 0)

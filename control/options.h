@@ -60,7 +60,11 @@ extern const struct argp sampler_argp;
 /* An option's value as a number in [min, max], or argp_error. */
 uint32_t opt_u32(struct argp_state *state, const char *name, const char *arg, uint32_t min,
                  uint32_t max);
+uint64_t opt_u64(struct argp_state *state, const char *name, const char *arg);
 double opt_f64(struct argp_state *state, const char *name, const char *arg, double min, double max);
+
+/* --cpu-mask: takes effect at once. */
+unsigned opt_cpu_mask(struct argp_state *state, const char *arg);
 
 /* Layers at the edge for a model of n_layers: what was asked for, or a third of them. -EINVAL, said
  * on stderr, when split is not in 1..n_layers-1. */

@@ -28,6 +28,12 @@ void progress_step(struct progress *p)
         log_info("%s: %u %%, %.0f s left", p->what, p->done * 100 / p->total, left_s);
         p->said_s = s;
     }
-    if (p->tty && p->done == p->total)
+    if (p->done == p->total)
+        progress_clear(p);
+}
+
+void progress_clear(const struct progress *p)
+{
+    if (p->tty)
         fprintf(stderr, "\r\033[K");
 }

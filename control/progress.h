@@ -21,4 +21,7 @@ void progress_start(struct progress *p, const char *what, unsigned total);
 /* One more step is done. */
 void progress_step(struct progress *p);
 
+/* Takes the line off a terminal, where results are about to be printed. */
+void progress_clear(const struct progress *p);
+
 #endif

@@ -10,7 +10,8 @@ import tempfile
 
 import e2e
 
-COMMANDS = ("run", "edge", "cloud", "tokenize", "score", "eval", "doctor")
+COMMANDS = ("run", "edge", "cloud", "tokenize", "score", "eval", "bench", "doctor")
+MEMBERS = {"bench": ("codec",)}  # of commands that are groups; they share a man page
 FIELDS = ("text", "prompt_ids", "ids", "ttft_ms", "prefill_tokens_per_s", "decode_tokens_per_s",
           "wire_bytes_up", "wire_bytes_down", "bytes_per_token", "wire_bytes_per_token",
           "bits_per_value", "link_rtt_us_p50", "port", "cipher", "split", "codec",
@@ -27,10 +28,17 @@ def helps():
         e2e.check("  %s " % name in top.stdout, "isthmus --help lists " + name)
         with open(os.path.join(e2e.ROOT, "docs", "man", "isthmus-%s.1" % name), encoding="utf-8") as f:
             page = f.read().replace("\\-", "-")
-        for option in re.findall(r"(?<=[ ,])--[a-z][a-z-]+", done.stdout):
+        text = done.stdout
+        for member in MEMBERS.get(name, ()):
+            done = e2e.isthmus(name, member, "--help")
+            e2e.check(done.returncode == 0 and "Usage: isthmus %s %s" % (name, member) in done.stdout,
+                      "%s %s --help: exit %d, %r" % (name, member, done.returncode, done.stdout[:80]))
+            e2e.check("  %s " % member in text, "isthmus %s --help lists %s" % (name, member))
+            text += done.stdout
+        for option in re.findall(r"(?<=[ ,])--[a-z][a-z-]+", text):
             e2e.check(option in page, "isthmus-%s(1) does not explain %s" % (name, option))
         for option in re.findall(r"^\.TP\n\.B .*?(--[a-z][a-z-]+)", page, re.M):
-            e2e.check(option in done.stdout, "%s has no %s of isthmus-%s(1)" % (name, option, name))
+            e2e.check(option in text, "%s has no %s of isthmus-%s(1)" % (name, option, name))
         done = e2e.isthmus(name, "--version")
         e2e.check(done.stdout.startswith("isthmus 0."), name + " --version")
     e2e.say("%d commands explain themselves" % len(COMMANDS))

@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The members of `isthmus bench`; each takes a command line and returns an exit code, as commands
+ * do (control/cmd.h). */
+#ifndef ISTHMUS_CONTROL_BENCH_BENCH_H
+#define ISTHMUS_CONTROL_BENCH_BENCH_H
+
+int bench_codec(int argc, char **argv);
+
+#endif

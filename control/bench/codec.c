@@ -1,0 +1,474 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * `isthmus bench codec`: encoding and decoding, for every codec, width, batch and instruction set.
+ *
+ * A case is a codec, a width and a batch. All its instruction sets take turns, and so do reading
+ * and copying the same buffers. One message of a few rows over and over would be learnt by heart by
+ * the branch predictor, so a case goes round a ring of messages with at least RING_ROWS rows.
+ */
+#include <argp.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "codec/codec.h"
+#include "codec/cpu.h"
+#include "compute/team.h"
+#include "control/bench/bench.h"
+#include "control/bench/machine.h"
+#include "control/bench/memory.h"
+#include "control/bench/turns.h"
+#include "control/cmd.h"
+#include "control/codec_arg.h"
+#include "control/commit.h"
+#include "control/log.h"
+#include "control/options.h"
+#include "control/progress.h"
+#include "control/table.h"
+
+#define LIST_MAX  16u
+#define RING_ROWS 8u
+#define ISAS_MAX  3u
+
+enum { OPT_COLS = OPT_OWN, OPT_ROWS, OPT_FORMAT, OPT_TIME };
+
+struct list {
+    uint32_t n, at[LIST_MAX];
+};
+
+struct options {
+    struct codec_params codecs[LIST_MAX];
+    unsigned n_codecs;
+    struct list cols, rows;
+    enum table_format format;
+    double time_s;
+    uint64_t seed;
+};
+
+static const struct argp_option option_list[] = {
+    {"codec", OPT_CODEC, "CODEC", 0,
+     "tsq, f16, f32, or tsq:tau=4,delta=.08,qmin=2,qmax=8; may be given many times (default: each "
+     "as it is by default)",
+     1},
+    {"cols", OPT_COLS, "N,...", 0, "Widths of a row (default 576,896,2048,4096,8192)", 1},
+    {"rows", OPT_ROWS, "N,...", 0, "Rows of a message (default 1,64,512)", 1},
+    {"cpu-mask", OPT_CPU_MASK, "MASK", 0,
+     "Instruction sets to compare with C, up to: c, avx2, avx512, vnni or all", 1},
+    {"time", OPT_TIME, "S", 0, "Seconds for each codec, width and batch (default .3)", 1},
+    {"seed", OPT_SEED, "N", 0, "Same seed, same rows (default 0)", 1},
+    {"format", OPT_FORMAT, "md|csv|jsonl", 0, "A Markdown table (default), CSV or JSON lines", 1},
+    {0},
+};
+
+/* "1,64,512" */
+static void parse_list(struct argp_state *state, const char *name, char *text, uint32_t max,
+                       struct list *list)
+{
+    char *save = NULL;
+
+    list->n = 0;
+    for (char *item = strtok_r(text, ",", &save); item; item = strtok_r(NULL, ",", &save)) {
+        if (list->n == LIST_MAX)
+            argp_error(state, "%s: at most %u of them", name, LIST_MAX);
+        list->at[list->n++] = opt_u32(state, name, item, 1, max);
+    }
+    if (list->n == 0)
+        argp_error(state, "%s: must be whole numbers with commas between them", name);
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct options *o = state->input;
+    char err[CODEC_ARG_ERR];
+
+    switch (key) {
+    case OPT_CODEC:
+        if (o->n_codecs == LIST_MAX)
+            argp_error(state, "--codec: at most %u of them", LIST_MAX);
+        if (codec_arg_parse(arg, &o->codecs[o->n_codecs++], err) < 0)
+            argp_error(state, "%s", err);
+        return 0;
+    case OPT_COLS:
+        parse_list(state, "--cols", arg, CODEC_COLS_MAX, &o->cols);
+        return 0;
+    case OPT_ROWS:
+        parse_list(state, "--rows", arg, CODEC_ROWS_MAX, &o->rows);
+        return 0;
+    case OPT_CPU_MASK:
+        opt_cpu_mask(state, arg);
+        return 0;
+    case OPT_TIME:
+        o->time_s = opt_f64(state, "--time", arg, .001, 3600);
+        return 0;
+    case OPT_SEED:
+        o->seed = opt_u64(state, "--seed", arg);
+        return 0;
+    case OPT_FORMAT:
+        if (table_parse_format(arg, &o->format) < 0)
+            argp_error(state, "--format %s: must be md, csv or jsonl", arg);
+        return 0;
+    case ARGP_KEY_END:
+        if (o->n_codecs == 0)
+            for (int mode = CODEC_F32; mode <= CODEC_TSQ; mode++)
+                o->codecs[o->n_codecs++] = codec_params_default((enum codec_mode)mode);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp argp = {
+    option_list,
+    parse,
+    NULL,
+    "How fast rows are encoded and decoded by one thread: nanoseconds a row and values a second "
+    "for "
+    "each codec, width, batch and instruction set of this machine, beside C and beside memory.\v"
+    "The instruction sets take turns, and so do reading and copying the same rows; the fastest "
+    "turn "
+    "counts, median and standard deviation (sd) stand beside it. `of reading` is the time of only "
+    "reading the rows over that of encoding them, `of copying` the time of copying them over that "
+    "of "
+    "decoding them, both in the cache the rows lie in. Rows look like hidden states: small values "
+    "and 2 % of outliers. Every instruction set's bytes are compared with C's.",
+    NULL,
+    NULL,
+    NULL,
+};
+
+/* --- a case ----------------------------------------------------------------------------------- */
+
+struct bench;
+
+/* One instruction set's part in a case. */
+struct contestant {
+    struct bench *b;
+    struct codec *codec;
+    unsigned isa;
+    uint8_t *tiles; /* as many as messages, each with room for tile_room bytes */
+    float *out;
+};
+
+struct bench {
+    const struct options *o;
+    char cpu[MACHINE_NAME_MAX];
+    double dram_read, dram_copy; /* GB/s */
+    unsigned isas[ISAS_MAX], n_isas;
+    struct progress progress;
+
+    /* the case */
+    const struct codec_params *codec;
+    uint32_t cols, rows;
+    uint32_t messages;
+    float *values; /* f32[messages][rows][cols] */
+    float *copy;   /* as large */
+    size_t tile_room;
+    size_t *tile_bytes;
+    struct contestant contestants[ISAS_MAX];
+};
+
+static size_t n_values(const struct bench *b)
+{
+    return (size_t)b->messages * b->rows * b->cols;
+}
+
+static void run_encode(void *arg)
+{
+    struct contestant *c = arg;
+    const struct bench *b = c->b;
+
+    for (uint32_t i = 0; i < b->messages; i++) {
+        struct codec_cursor at = {0, 0};
+        codec_encode(c->codec, b->values + (size_t)i * b->rows * b->cols, b->cols, b->rows, 0, &at,
+                     c->tiles + i * b->tile_room, b->tile_room, NULL);
+    }
+}
+
+static void run_decode(void *arg)
+{
+    struct contestant *c = arg;
+    const struct bench *b = c->b;
+
+    for (uint32_t i = 0; i < b->messages; i++)
+        codec_decode(c->codec, c->tiles + i * b->tile_room, b->tile_bytes[i], 0,
+                     c->out + (size_t)i * b->rows * b->cols, b->cols, b->rows, NULL);
+}
+
+static void run_read(void *arg)
+{
+    const struct bench *b = arg;
+
+    memory_read(b->values, n_values(b) * sizeof(float));
+}
+
+static void run_copy(void *arg)
+{
+    const struct bench *b = arg;
+
+    memory_copy(b->copy, b->values, n_values(b) * sizeof(float));
+}
+
+static uint64_t next_random(uint64_t *state) /* splitmix64 */
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+/* Like hidden states: about normal, and one in 50 twenty times as large. */
+static void fill_rows(float *values, size_t n, uint64_t seed)
+{
+    for (size_t i = 0; i < n; i++) {
+        const uint64_t bits = next_random(&seed);
+        float v = 0.0f;
+        for (unsigned k = 0; k < 5; k++)
+            v += (float)(bits >> 10 * k & 1023) / 512.0f - 1.0f;
+        values[i] = (bits >> 50) % 50 ? v : 20.0f * v;
+    }
+}
+
+static void case_close(struct bench *b)
+{
+    for (unsigned i = 0; i < b->n_isas; i++) {
+        codec_close(b->contestants[i].codec);
+        free(b->contestants[i].tiles);
+        free(b->contestants[i].out);
+        b->contestants[i] = (struct contestant){0};
+    }
+    free(b->values);
+    free(b->copy);
+    free(b->tile_bytes);
+    b->values = b->copy = NULL;
+    b->tile_bytes = NULL;
+}
+
+static int contestant_open(struct bench *b, unsigned i)
+{
+    struct contestant *c = &b->contestants[i];
+
+    c->b = b;
+    c->isa = b->isas[i];
+    c->tiles = calloc(b->messages, b->tile_room);
+    c->out = calloc(n_values(b), sizeof(float));
+    if (!c->tiles || !c->out)
+        return -ENOMEM;
+    cpu_set_mask(c->isa); /* a codec keeps the kernels it was opened with */
+    return codec_open(b->codec, b->cols, &c->codec);
+}
+
+/* What is about to be timed works, and every instruction set gives what C, the first, gives. */
+static int try_contestant(struct bench *b, struct contestant *c)
+{
+    const struct contestant *first = &b->contestants[0];
+
+    for (uint32_t i = 0; i < b->messages; i++) {
+        const size_t row = (size_t)i * b->rows * b->cols, tile = i * b->tile_room;
+        struct codec_cursor at = {0, 0};
+        int rc = codec_encode(c->codec, b->values + row, b->cols, b->rows, 0, &at, c->tiles + tile,
+                              b->tile_room, NULL);
+        if (rc < 0)
+            return rc;
+        if (c == first)
+            b->tile_bytes[i] = (size_t)rc;
+        if ((size_t)rc != b->tile_bytes[i] ||
+            memcmp(c->tiles + tile, first->tiles + tile, (size_t)rc))
+            return -EILSEQ;
+        rc = codec_decode(c->codec, c->tiles + tile, b->tile_bytes[i], 0, c->out + row, b->cols,
+                          b->rows, NULL);
+        if (rc < 0)
+            return rc;
+    }
+    return memcmp(c->out, first->out, n_values(b) * sizeof(float)) ? -EILSEQ : 0;
+}
+
+static int case_open(struct bench *b, const struct codec_params *p, uint32_t cols, uint32_t rows)
+{
+    int rc = 0;
+
+    b->codec = p;
+    b->cols = cols;
+    b->rows = rows;
+    b->messages = rows < RING_ROWS ? (RING_ROWS + rows - 1) / rows : 1;
+    b->tile_room = codec_bound(p, rows, cols);
+    b->values = malloc(n_values(b) * sizeof(float));
+    b->copy = malloc(n_values(b) * sizeof(float));
+    b->tile_bytes = calloc(b->messages, sizeof(*b->tile_bytes));
+    if (!b->values || !b->copy || !b->tile_bytes)
+        rc = -ENOMEM;
+    if (rc == 0)
+        fill_rows(b->values, n_values(b), b->o->seed);
+    for (unsigned i = 0; i < b->n_isas && rc == 0; i++) {
+        rc = contestant_open(b, i);
+        if (rc == 0)
+            rc = try_contestant(b, &b->contestants[i]);
+    }
+    return rc;
+}
+
+/* --- results ---------------------------------------------------------------------------------- */
+
+#define DIRECTION(name, heading, bound)                                                            \
+    {name "_ns_per_row", heading " ns/row", 0}, {name "_ns_per_row_median", "median", 0},          \
+        {name "_ns_per_row_sd", "sd", 0}, {name "_gvalues_per_s", "Gvalues/s", 2},                 \
+        {name "_ratio_to_c", "x C", 1},                                                            \
+    {                                                                                              \
+        name "_ratio_to_" bound, "of " bound, 2                                                    \
+    }
+
+static const struct table_column columns[] = {
+    {"bench", NULL, TABLE_TEXT},
+    {"codec", "codec", TABLE_TEXT},
+    {"cols", "cols", TABLE_COUNT},
+    {"rows", "rows", TABLE_COUNT},
+    {"isa", "ISA", TABLE_TEXT},
+    {"bits_per_value", "bits/value", 2},
+    DIRECTION("encode", "encode", "reading"),
+    DIRECTION("decode", "decode", "copying"),
+    {"read_gb_per_s", NULL, 1},
+    {"copy_gb_per_s", NULL, 1},
+    {"dram_read_gb_per_s", NULL, 1},
+    {"dram_copy_gb_per_s", NULL, 1},
+    {"working_set_bytes", NULL, TABLE_COUNT},
+    {"turns", NULL, TABLE_COUNT},
+    {"seed", NULL, TABLE_COUNT},
+    {"cpu", NULL, TABLE_TEXT},
+    {"version", NULL, TABLE_TEXT},
+    {"commit", NULL, TABLE_TEXT},
+    {0},
+};
+#define N_COLUMNS (sizeof(columns) / sizeof(columns[0]) - 1)
+
+static struct table_cell *put_direction(struct table_cell *cell, const struct bench *b,
+                                        const struct turns_job *job, const struct turns_job *c,
+                                        const struct turns_job *bound)
+{
+    (cell++)->value = job->best_ns;
+    (cell++)->value = job->median_ns;
+    (cell++)->value = job->sd_ns;
+    (cell++)->value = b->cols / job->best_ns;
+    (cell++)->value = c->best_ns / job->best_ns;
+    (cell++)->value = bound->best_ns / job->best_ns;
+    return cell;
+}
+
+/* jobs: encode and decode of each instruction set, then read and copy. */
+static int print_case(const struct bench *b, const struct turns_job *jobs)
+{
+    const struct turns_job *read = &jobs[2 * b->n_isas], *copy = read + 1;
+    const double row_bytes = b->cols * (double)sizeof(float);
+    char codec[CODEC_ARG_MAX];
+    size_t bytes = 0;
+    int rc = EXIT_OK;
+
+    codec_arg_format(b->codec, codec);
+    for (uint32_t i = 0; i < b->messages; i++)
+        bytes += b->tile_bytes[i];
+    for (unsigned i = 0; i < b->n_isas && rc == EXIT_OK; i++) {
+        struct table_cell cells[N_COLUMNS] = {0}, *cell = cells;
+
+        (cell++)->text = "codec";
+        (cell++)->text = codec;
+        (cell++)->value = b->cols;
+        (cell++)->value = b->rows;
+        (cell++)->text = cpu_level_name(b->isas[i]);
+        (cell++)->value = 8 * (double)bytes / (double)n_values(b);
+        cell = put_direction(cell, b, &jobs[2 * i], &jobs[0], read);
+        cell = put_direction(cell, b, &jobs[2 * i + 1], &jobs[1], copy);
+        (cell++)->value = row_bytes / read->best_ns;
+        (cell++)->value = row_bytes / copy->best_ns;
+        (cell++)->value = b->dram_read;
+        (cell++)->value = b->dram_copy;
+        (cell++)->value = (double)(n_values(b) * sizeof(float));
+        (cell++)->value = jobs[0].turns;
+        (cell++)->value = (double)b->o->seed;
+        (cell++)->text = b->cpu;
+        (cell++)->text = ISTHMUS_VERSION;
+        (cell++)->text = ISTHMUS_COMMIT;
+        rc = table_row(b->o->format, columns, cells);
+    }
+    return rc;
+}
+
+static int run_case(struct bench *b, const struct codec_params *p, uint32_t cols, uint32_t rows)
+{
+    struct turns_job jobs[2 * ISAS_MAX + 2] = {{0}};
+    unsigned n = 0;
+    int rc = case_open(b, p, cols, rows);
+
+    for (unsigned i = 0; i < b->n_isas; i++) {
+        jobs[n++] = (struct turns_job){.run = run_encode, .arg = &b->contestants[i]};
+        jobs[n++] = (struct turns_job){.run = run_decode, .arg = &b->contestants[i]};
+    }
+    jobs[n++] = (struct turns_job){.run = run_read, .arg = b};
+    jobs[n++] = (struct turns_job){.run = run_copy, .arg = b};
+    for (unsigned i = 0; i < n; i++)
+        jobs[i].units = (double)b->messages * b->rows;
+    if (rc == 0)
+        rc = turns_take(jobs, n, b->o->time_s);
+    progress_clear(&b->progress);
+    if (rc == -EILSEQ)
+        log_error("kernels of two instruction sets disagree at %u columns: please report it", cols);
+    else if (rc < 0)
+        log_error("%u rows of %u columns: %s", rows, cols, strerror(-rc));
+    rc = rc < 0 ? EXIT_FAILED : print_case(b, jobs);
+    progress_step(&b->progress);
+    case_close(b);
+    return rc;
+}
+
+/* --- the command ------------------------------------------------------------------------------ */
+
+static void list_isas(struct bench *b)
+{
+    static const unsigned levels[ISAS_MAX] = {0, CPU_AVX2, CPU_AVX2 | CPU_AVX512};
+    const unsigned allowed = cpu_flags();
+
+    for (unsigned i = 0; i < ISAS_MAX; i++)
+        if ((levels[i] & allowed) == levels[i])
+            b->isas[b->n_isas++] = levels[i];
+}
+
+static int measure_dram(struct bench *b)
+{
+    struct topology t = {0};
+
+    topology_read(&t); /* without it: a size that is beyond most caches */
+    const int rc = memory_dram(t.l3_bytes, b->o->time_s, &b->dram_read, &b->dram_copy);
+    if (rc < 0)
+        log_error("%s", strerror(-rc));
+    return rc < 0 ? EXIT_FAILED : EXIT_OK;
+}
+
+static int run_cases(struct bench *b)
+{
+    const struct options *o = b->o;
+    int rc = table_head(o->format, columns);
+
+    progress_start(&b->progress, "bench codec", o->n_codecs * o->cols.n * o->rows.n);
+    for (unsigned k = 0; k < o->n_codecs; k++)
+        for (unsigned c = 0; c < o->cols.n; c++)
+            for (unsigned r = 0; r < o->rows.n && rc == EXIT_OK; r++)
+                rc = run_case(b, &o->codecs[k], o->cols.at[c], o->rows.at[r]);
+    return rc;
+}
+
+int bench_codec(int argc, char **argv)
+{
+    struct options o = {
+        .cols = {5, {576, 896, 2048, 4096, 8192}}, .rows = {3, {1, 64, 512}}, .time_s = .3};
+    struct bench b = {.o = &o};
+
+    argp_parse(&argp, argc, argv, 0, NULL, &o);
+    list_isas(&b);
+    machine_cpu_name(b.cpu);
+    int rc = measure_dram(&b);
+    if (rc == EXIT_OK && o.format == TABLE_MD)
+        printf("%s; isthmus %s (%s); memory beyond the caches: reading %.1f GB/s, copying %.1f "
+               "GB/s\n\n",
+               b.cpu, ISTHMUS_VERSION, ISTHMUS_COMMIT, b.dram_read, b.dram_copy);
+    if (rc == EXIT_OK)
+        rc = run_cases(&b);
+    return rc;
+}

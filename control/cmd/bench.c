@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `isthmus bench`: one benchmark for each part. */
+#include "control/bench/bench.h"
+#include "control/cmd.h"
+#include "control/dispatch.h"
+
+static const struct command benchmarks[] = {
+    {"codec", "encoding and decoding rows, each codec, width, batch and instruction set",
+     bench_codec},
+    {0},
+};
+
+static const struct command_group bench = {
+    .name = "isthmus bench",
+    .kind = "benchmark",
+    .about = "Measures how fast the parts are on this machine, beside bounds measured in the same "
+             "run.\n",
+    .members = benchmarks,
+};
+
+int cmd_bench(int argc, char **argv)
+{
+    return dispatch(&bench, argc, argv);
+}
