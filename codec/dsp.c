@@ -128,4 +128,5 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags)
     if (flags & CPU_AVX512)
         codec_dsp_init_avx512(dsp);
 #endif
+    rans_dsp_init(dsp, flags);
 }

@@ -16,6 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "codec/rans.h"
+
 #define CODEC_LANES     16u
 #define CODEC_PAD       64u
 #define CODEC_PAD_TO(n) (((size_t)(n) + CODEC_PAD - 1) / CODEC_PAD * CODEC_PAD)
@@ -36,6 +38,16 @@ struct codec_span {
     float lo, hi;
     double sum_sq;
 };
+
+/* rANS: every lane's 16-bit state, as two planes of bytes. Lanes beyond the call's are unspecified.
+ */
+struct rans_states {
+    uint8_t high[RANS_LANES_MAX], low[RANS_LANES_MAX];
+};
+
+#define RANS_WIDTH(lanes) ((lanes) / 32u) /* 16, 32, 64 lanes: 0, 1, 2 */
+#define RANS_WIDTHS       3
+#define RANS_RAN_OUT      SIZE_MAX
 
 struct codec_dsp {
     /* Sum of |x|, f64. Not finite when a value is not. */
@@ -67,6 +79,16 @@ struct codec_dsp {
     bool (*to_f16)(const float *x, size_t n, uint8_t *dst);
     /* False when a value is not finite (out is then unspecified). */
     bool (*from_f16)(const uint8_t *src, size_t n, float *out);
+
+    /* rANS by RANS_WIDTH(lanes), n a multiple of RANS_GROUP; called through rans.h. The encoder
+     * writes backwards from end, of which it may use n bytes and overwrite 32 more; it returns
+     * where the bytes begin, or NULL when a symbol cannot be coded. The decoder returns the bytes
+     * it took or RANS_RAN_OUT, and reads none outside src. */
+    uint8_t *(*rans_encode[RANS_WIDTHS])(const struct rans_model *model, const uint8_t *symbols,
+                                         size_t n, struct rans_states *st, uint8_t *end);
+    size_t (*rans_decode[RANS_WIDTHS])(const struct rans_model *model, const uint8_t *src,
+                                       size_t len, size_t n, struct rans_states *st,
+                                       uint8_t *symbols);
 };
 
 /* The table for these cpu_flags(). */
@@ -75,6 +97,10 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags);
 /* Fill in what the ISA does better. */
 void codec_dsp_init_avx2(struct codec_dsp *dsp);
 void codec_dsp_init_avx512(struct codec_dsp *dsp);
+
+/* The same for its rANS part. */
+void rans_dsp_init(struct codec_dsp *dsp, unsigned flags);
+void rans_dsp_init_avx2(struct codec_dsp *dsp);
 
 /* pack.c */
 void codec_pack(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits);
