@@ -27,6 +27,7 @@ struct codec {
     float *dense;   /* padded */
     float *values;  /* of outliers */
     uint16_t *pos;  /* of outliers, padded */
+    uint8_t *mask;  /* a bit a column, set for outliers; padded */
     uint8_t *codes; /* padded */
     uint8_t *bits;  /* padded */
 };
@@ -63,9 +64,10 @@ int codec_open(const struct codec_params *p, uint32_t cols, struct codec **out)
     c->dense = calloc(padded, sizeof(*c->dense));
     c->values = calloc(padded, sizeof(*c->values));
     c->pos = calloc(padded, sizeof(*c->pos));
+    c->mask = calloc(padded / 8, 1);
     c->codes = calloc(padded, 1);
     c->bits = calloc(padded, 1);
-    if (!c->dense || !c->values || !c->pos || !c->codes || !c->bits) {
+    if (!c->dense || !c->values || !c->pos || !c->mask || !c->codes || !c->bits) {
         codec_close(c);
         return -ENOMEM;
     }
@@ -80,6 +82,7 @@ void codec_close(struct codec *c)
     free(c->dense);
     free(c->values);
     free(c->pos);
+    free(c->mask);
     free(c->codes);
     free(c->bits);
     free(c);
@@ -320,15 +323,28 @@ static int read_raw(const struct codec *c, const struct codec_tile *tile, const 
     return 0;
 }
 
-/* The part's dense values into scratch; returns the end of its bytes, or NULL. */
-static const uint8_t *read_dense(struct codec *c, unsigned width, uint32_t n, const uint8_t *src,
-                                 const uint8_t *end)
+/* n codes of `width` bits in `bytes` bytes at src. Kernels read a little more than that, which is
+ * the tile's too except at its end. */
+static void unpack_codes(struct codec *c, unsigned width, size_t n, const uint8_t *src,
+                         const uint8_t *end)
+{
+    const size_t bytes = (n * width + 7) / 8;
+
+    if ((size_t)(end - src) - bytes < CODEC_PAD)
+        src = memcpy(c->bits, src, bytes);
+    c->dsp.unpack(src, n, width, c->codes);
+}
+
+/* The n dense values of a part to the columns of out that c->mask leaves them; returns the end of
+ * their bytes, or NULL. */
+static const uint8_t *read_dense(struct codec *c, unsigned width, uint32_t cols, uint32_t n,
+                                 const uint8_t *src, const uint8_t *end, float *out)
 {
     const size_t bytes = ((size_t)n * width + 7) / 8;
     struct codec_grid g;
 
     if (width == 0) {
-        memset(c->dense, 0, n * sizeof(*c->dense));
+        memset(out, 0, cols * sizeof(*out));
         return src;
     }
     if (width > CODEC_QMAX || n == 0 || (size_t)(end - src) < PART_GRID_BYTES + bytes)
@@ -338,26 +354,9 @@ static const uint8_t *read_dense(struct codec *c, unsigned width, uint32_t n, co
     src += PART_GRID_BYTES;
     if (n * width % 8 && src[bytes - 1] >> n * width % 8)
         return NULL;
-    memcpy(c->bits, src, bytes);
-    c->dsp.unpack(c->bits, n, width, c->codes);
-    c->dsp.dequantize(c->codes, n, &g, c->dense);
+    unpack_codes(c, width, n, src, end);
+    c->dsp.dequantize(c->codes, c->mask, cols, &g, out);
     return src + bytes;
-}
-
-/* Dense values and outliers back to their columns. */
-static void merge(const struct codec *c, uint32_t cols, uint32_t n_outliers, float *out)
-{
-    const float *dense = c->dense;
-    uint32_t col = 0;
-
-    for (uint32_t i = 0; i < n_outliers; i++) {
-        uint32_t run = c->pos[i] - col;
-        memcpy(out + col, dense, run * sizeof(*out));
-        dense += run;
-        out[c->pos[i]] = c->values[i];
-        col = c->pos[i] + 1u;
-    }
-    memcpy(out + col, dense, (cols - col) * sizeof(*out));
 }
 
 static const uint8_t *read_part_tsq(struct codec *c, uint32_t cols, const uint8_t *src,
@@ -375,13 +374,15 @@ static const uint8_t *read_part_tsq(struct codec *c, uint32_t cols, const uint8_
     outliers.form = (enum outlier_form)(head >> PART_FORM_AT & PART_FORM);
     if (outliers.form > OUTLIERS_BITMAP)
         return NULL;
-    src = codec_outliers_read(&outliers, cols, src, end, c->pos, c->values);
+    memset(c->mask, 0, CODEC_PAD_TO(cols) / 8);
+    src = codec_outliers_read(&c->dsp, &outliers, cols, src, end, c->pos, c->mask, c->values);
     if (!src)
         return NULL;
-    src = read_dense(c, head & PART_WIDTH, cols - outliers.n, src, end);
+    src = read_dense(c, head & PART_WIDTH, cols, cols - outliers.n, src, end, out);
     if (!src)
         return NULL;
-    merge(c, cols, outliers.n, out);
+    for (uint32_t i = 0; i < outliers.n; i++)
+        out[c->pos[i]] = c->values[i];
     return src;
 }
 

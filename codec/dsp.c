@@ -78,10 +78,13 @@ static void quantize(const float *dense, size_t n, const struct codec_grid *g, u
         codes[i] = (uint8_t)nearest_code(position(dense[i], g), g->top);
 }
 
-static void dequantize(const uint8_t *codes, size_t n, const struct codec_grid *g, float *out)
+static void dequantize(const uint8_t *codes, const uint8_t *mask, size_t n,
+                       const struct codec_grid *g, float *out)
 {
-    for (size_t i = 0; i < n; i++)
-        out[i] = g->unit * (float)((codes[i] << (8 - g->width)) - g->zero);
+    for (size_t i = 0; i < n; i++) {
+        out[i] = g->unit * (float)((*codes << (8 - g->width)) - g->zero);
+        codes += ~mask[i / 8] >> i % 8 & 1;
+    }
 }
 
 static bool to_f16(const float *x, size_t n, uint8_t *dst)

@@ -66,12 +66,14 @@ struct codec_dsp {
     /* dense and codes padded; codes from n on are unspecified. */
     void (*quantize)(const float *dense, size_t n, const struct codec_grid *g, uint8_t *codes);
 
-    /* codes and out padded. */
-    void (*dequantize)(const uint8_t *codes, size_t n, const struct codec_grid *g, float *out);
+    /* The codes of a row back to their columns: out[n] has a value wherever bit i % 8 of mask[i /
+     * 8] is clear, and anything else where it is set. codes and mask padded. */
+    void (*dequantize)(const uint8_t *codes, const uint8_t *mask, size_t n,
+                       const struct codec_grid *g, float *out);
 
-    /* Codes of q bits, first code in the lowest bits. Both buffers padded, n codes either way
-     * (n need not be whole groups of 8: codes from n on are zero for pack, unspecified after
-     * unpack). */
+    /* Codes of q bits, first code in the lowest bits. n codes either way (n need not be whole
+     * groups of 8: codes from n on are zero for pack, unspecified after unpack). Both buffers
+     * padded, but unpack reads no more than CODEC_PAD bytes behind the last code's. */
     void (*pack)(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits);
     void (*unpack)(const uint8_t *bits, size_t n, unsigned q, uint8_t *codes);
 

@@ -80,7 +80,7 @@ uint8_t *codec_outliers_write(const struct codec_outliers *o, const float *x, ui
 }
 
 static const uint8_t *read_gaps(uint32_t cols, const uint8_t *src, const uint8_t *end,
-                                uint16_t *pos, uint32_t *n)
+                                uint16_t *pos, uint8_t *mask, uint32_t *n)
 {
     uint32_t col = 0, skipped = 0;
 
@@ -95,6 +95,7 @@ static const uint8_t *read_gaps(uint32_t cols, const uint8_t *src, const uint8_t
         skipped = 0;
         if (col >= cols)
             return NULL;
+        mask[col / 8] |= (uint8_t)(1u << col % 8);
         pos[(*n)++] = (uint16_t)col++;
     }
     /* A skip that leads nowhere is not what an encoder writes. */
@@ -102,7 +103,7 @@ static const uint8_t *read_gaps(uint32_t cols, const uint8_t *src, const uint8_t
 }
 
 static const uint8_t *read_bitmap(uint32_t cols, const uint8_t *src, const uint8_t *end,
-                                  uint16_t *pos, uint32_t *n)
+                                  uint16_t *pos, uint8_t *mask, uint32_t *n)
 {
     size_t bytes = bitmap_bytes(cols);
 
@@ -113,41 +114,36 @@ static const uint8_t *read_bitmap(uint32_t cols, const uint8_t *src, const uint8
     for (size_t i = 0; i < bytes; i++)
         for (unsigned set = src[i]; set; set &= set - 1)
             pos[(*n)++] = (uint16_t)(8 * i + (unsigned)__builtin_ctz(set));
+    memcpy(mask, src, bytes);
     return src + bytes;
 }
 
-static const uint8_t *read_values(bool wide, uint32_t n, const uint8_t *src, const uint8_t *end,
-                                  float *values)
+static const uint8_t *read_values(const struct codec_dsp *dsp, bool wide, uint32_t n,
+                                  const uint8_t *src, const uint8_t *end, float *values)
 {
-    if ((size_t)(end - src) < (size_t)n * (wide ? 4 : 2))
+    const size_t bytes = (size_t)n * (wide ? 4 : 2);
+
+    if ((size_t)(end - src) < bytes)
         return NULL;
-    for (uint32_t i = 0; i < n; i++) {
-        if (wide) {
-            memcpy(&values[i], src, 4);
-            src += 4;
-            if (!isfinite(values[i]))
-                return NULL;
-        } else {
-            uint16_t h;
-            memcpy(&h, src, 2);
-            src += 2;
-            if (!f16_is_finite(h))
-                return NULL;
-            values[i] = f32_from_f16(h);
-        }
-    }
-    return src;
+    if (!wide)
+        return dsp->from_f16(src, n, values) ? src + bytes : NULL;
+    memcpy(values, src, bytes);
+    for (uint32_t i = 0; i < n; i++)
+        if (!isfinite(values[i]))
+            return NULL;
+    return src + bytes;
 }
 
-const uint8_t *codec_outliers_read(struct codec_outliers *o, uint32_t cols, const uint8_t *src,
-                                   const uint8_t *end, uint16_t *pos, float *values)
+const uint8_t *codec_outliers_read(const struct codec_dsp *dsp, struct codec_outliers *o,
+                                   uint32_t cols, const uint8_t *src, const uint8_t *end,
+                                   uint16_t *pos, uint8_t *mask, float *values)
 {
     o->n = 0;
     if (o->form == OUTLIERS_NONE)
         return o->wide ? NULL : src;
-    src = o->form == OUTLIERS_GAPS ? read_gaps(cols, src, end, pos, &o->n)
-                                   : read_bitmap(cols, src, end, pos, &o->n);
+    src = o->form == OUTLIERS_GAPS ? read_gaps(cols, src, end, pos, mask, &o->n)
+                                   : read_bitmap(cols, src, end, pos, mask, &o->n);
     if (!src || o->n == 0)
         return NULL;
-    return read_values(o->wide, o->n, src, end, values);
+    return read_values(dsp, o->wide, o->n, src, end, values);
 }

@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "codec/dsp.h"
+
 /* How the columns are listed. */
 enum outlier_form {
     OUTLIERS_NONE = 0,
@@ -29,9 +31,11 @@ void codec_outliers_plan(const float *x, uint32_t cols, const uint16_t *pos, siz
 uint8_t *codec_outliers_write(const struct codec_outliers *o, const float *x, uint32_t cols,
                               const uint16_t *pos, uint8_t *dst);
 
-/* Reads a list of o->form and o->wide into o->n, pos and values (room for cols each). Returns its
- * end, or NULL when it is malformed or would pass `end`. */
-const uint8_t *codec_outliers_read(struct codec_outliers *o, uint32_t cols, const uint8_t *src,
-                                   const uint8_t *end, uint16_t *pos, float *values);
+/* Reads a list of o->form and o->wide into o->n, pos and values (room for cols each), and sets the
+ * columns' bits in mask (clear before). Returns its end, or NULL when it is malformed or would pass
+ * `end`. */
+const uint8_t *codec_outliers_read(const struct codec_dsp *dsp, struct codec_outliers *o,
+                                   uint32_t cols, const uint8_t *src, const uint8_t *end,
+                                   uint16_t *pos, uint8_t *mask, float *values);
 
 #endif

@@ -178,74 +178,132 @@ static void quantize(const float *dense, size_t n, const struct codec_grid *g, u
     }
 }
 
-static void dequantize(const uint8_t *codes, size_t n, const struct codec_grid *g, float *out)
-{
-    const __m256 unit = _mm256_set1_ps(g->unit);
-    const __m256i zero = _mm256_set1_epi32(g->zero);
-    const __m128i shift = _mm_cvtsi32_si128(8 - g->width);
+/* For each mask of 8 columns: which of the next codes goes where, as a shuffle from bytes to 32-bit
+ * lanes; outliers get 0. */
+#define NONE 0x80808080u
+#define LANE(m, i)                                                                                 \
+    ((m) >> (i)&1 ? NONE : 0x80808000u | (i - __builtin_popcount((m) & ((1u << (i)) - 1))))
+#define LANES(m)                                                                                   \
+    {                                                                                              \
+        LANE(m, 0), LANE(m, 1), LANE(m, 2), LANE(m, 3), LANE(m, 4), LANE(m, 5), LANE(m, 6),        \
+            LANE(m, 7)                                                                             \
+    }
+#define LANES_4(m)  LANES(m), LANES((m) + 1), LANES((m) + 2), LANES((m) + 3)
+#define LANES_16(m) LANES_4(m), LANES_4((m) + 4), LANES_4((m) + 8), LANES_4((m) + 12)
+#define LANES_64(m) LANES_16(m), LANES_16((m) + 16), LANES_16((m) + 32), LANES_16((m) + 48)
+static const uint32_t spread[256][8]
+    __attribute__((aligned(32))) = {LANES_64(0u), LANES_64(64u), LANES_64(128u), LANES_64(192u)};
 
-    for (size_t i = 0; i < n; i += 8) {
-        __m256i v = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(codes + i)));
-        v = _mm256_sub_epi32(_mm256_sll_epi32(v, shift), zero);
-        _mm256_storeu_ps(out + i, _mm256_mul_ps(unit, _mm256_cvtepi32_ps(v)));
+static inline __m256 spread_codes(const uint8_t *codes, size_t mask)
+{
+    long long next;
+    memcpy(&next, codes, sizeof(next));
+    return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(
+        _mm256_set1_epi64x(next), _mm256_load_si256((const __m256i *)spread[mask])));
+}
+
+/* unit * ((code << shift) - zero) in one rounding, which is exact as the value itself is. Half of
+ * it, doubled, where a step would overflow that no value does. */
+static inline void dequantize_by(const uint8_t *codes, const uint8_t *mask, size_t n, float step,
+                                 float base, bool halved, float *restrict out)
+{
+    const __m256 steps = _mm256_set1_ps(step), bases = _mm256_set1_ps(base);
+    size_t i = 0;
+
+    /* column i's code is codes[i], less the outliers before it */
+    for (; i + 32 <= n; i += 32, mask += 4) {
+        for (unsigned k = 0; k < 4; k++) {
+            const size_t m = mask[k];
+            __m256 v = _mm256_fmadd_ps(spread_codes(codes + i + 8 * k, m), steps, bases);
+            codes -= __builtin_popcountll(m);
+            _mm256_storeu_ps(out + i + 8 * k, halved ? _mm256_add_ps(v, v) : v);
+        }
+    }
+    for (; i < n; i += 8, mask++) {
+        const size_t m = *mask;
+        __m256 v = _mm256_fmadd_ps(spread_codes(codes + i, m), steps, bases);
+        codes -= __builtin_popcountll(m);
+        _mm256_maskstore_ps(out + i, lanes_below(i, n), halved ? _mm256_add_ps(v, v) : v);
     }
 }
 
-static inline long long load8(const uint8_t *p)
+static void dequantize(const uint8_t *codes, const uint8_t *mask, size_t n,
+                       const struct codec_grid *g, float *out)
 {
-    long long v;
-    memcpy(&v, p, sizeof(v));
-    return v;
+    const float steps = (float)(1u << (8 - g->width)), zero = (float)g->zero;
+
+    if (__builtin_isfinite(g->unit * steps))
+        dequantize_by(codes, mask, n, g->unit * steps, -g->unit * zero, false, out);
+    else
+        dequantize_by(codes, mask, n, 0.5f * g->unit * steps, -0.5f * g->unit * zero, true, out);
 }
 
-static inline void store8(uint8_t *p, long long v)
-{
-    memcpy(p, &v, sizeof(v));
-}
-
-/* Codes close up in their 16-bit, then 32-bit, then 64-bit lane; each 64-bit lane then holds 8
- * codes in its q low bytes, and its store is overwritten from there by the next. */
+/* Codes close up in pairs, then fours, by multiply-add; the halves of each 64-bit lane are shifted
+ * together, and its q bytes shuffled behind those of its neighbour. What a store writes beyond is
+ * overwritten by the next. */
 static void pack(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits)
 {
-    const __m128i q1 = _mm_cvtsi32_si128((int)q), q2 = _mm_cvtsi32_si128(2 * (int)q),
-                  q4 = _mm_cvtsi32_si128(4 * (int)q);
-    const __m256i low16 = _mm256_set1_epi16(0xff), low32 = _mm256_set1_epi32(0xffff),
-                  low64 = _mm256_set1_epi64x(0xffffffff);
+    const __m256i pair = _mm256_set1_epi16((short)(1u | 1u << q << 8)),
+                  four = _mm256_set1_epi32((int)(1u | 1u << 2 * q << 16)),
+                  up = _mm256_set1_epi64x(32 - 4 * (int)q);
+    const __m128i down = _mm_cvtsi32_si128(32 - 4 * (int)q);
+    const __m128i byte = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m128i second = _mm_cmpgt_epi8(byte, _mm_set1_epi8((char)(q - 1)));
+    const __m256i join = _mm256_broadcastsi128_si256(
+        _mm_add_epi8(byte, _mm_and_si128(second, _mm_set1_epi8((char)(8 - q)))));
 
+    if (q == 8) { /* has no room for the signs that the multiplications see */
+        memcpy(bits, codes, n);
+        return;
+    }
     for (size_t i = 0; i < n; i += 32, bits += 4 * q) {
         __m256i v = _mm256_loadu_si256((const __m256i *)(codes + i));
-        v = _mm256_or_si256(_mm256_and_si256(v, low16),
-                            _mm256_sll_epi16(_mm256_srli_epi16(v, 8), q1));
-        v = _mm256_or_si256(_mm256_and_si256(v, low32),
-                            _mm256_sll_epi32(_mm256_srli_epi32(v, 16), q2));
-        v = _mm256_or_si256(_mm256_and_si256(v, low64),
-                            _mm256_sll_epi64(_mm256_srli_epi64(v, 32), q4));
-        store8(bits, _mm256_extract_epi64(v, 0));
-        store8(bits + q, _mm256_extract_epi64(v, 1));
-        store8(bits + 2 * q, _mm256_extract_epi64(v, 2));
-        store8(bits + 3 * q, _mm256_extract_epi64(v, 3));
+        v = _mm256_madd_epi16(_mm256_maddubs_epi16(pair, v), four);
+        v = _mm256_srl_epi64(_mm256_sllv_epi32(v, up), down);
+        v = _mm256_shuffle_epi8(v, join);
+        _mm_storeu_si128((__m128i *)bits, _mm256_castsi256_si128(v));
+        _mm_storeu_si128((__m128i *)(bits + 2 * q), _mm256_extracti128_si256(v, 1));
     }
 }
 
-/* pack's steps backwards. */
+/* 16 codes of q bits: each code's two bytes come to its 16-bit lane, where a multiplication shifts
+ * the code to the top. */
+struct opening {
+    __m256i bytes, shift;
+    __m128i down;
+};
+
+static struct opening opening(unsigned q)
+{
+    const __m256i code = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m256i bit = _mm256_mullo_epi16(code, _mm256_set1_epi16((short)q));
+    const __m256i first = _mm256_srli_epi16(bit, 3);
+    const __m256i next = _mm256_slli_epi16(_mm256_add_epi16(first, _mm256_set1_epi16(1)), 8);
+    /* 1 << (7 - offset) */
+    const __m256i power =
+        _mm256_shuffle_epi8(_mm256_set1_epi64x(0x0102040810204080),
+                            _mm256_or_si256(_mm256_and_si256(bit, _mm256_set1_epi16(7)),
+                                            _mm256_set1_epi16((short)0x8000)));
+
+    return (struct opening){_mm256_or_si256(first, next),
+                            _mm256_sll_epi16(power, _mm_cvtsi32_si128(9 - (int)q)),
+                            _mm_cvtsi32_si128(16 - (int)q)};
+}
+
+static inline __m256i open_16(const uint8_t *bits, struct opening o)
+{
+    const __m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)bits));
+
+    return _mm256_srl_epi16(_mm256_mullo_epi16(_mm256_shuffle_epi8(v, o.bytes), o.shift), o.down);
+}
+
 static void unpack(const uint8_t *bits, size_t n, unsigned q, uint8_t *codes)
 {
-    const __m128i q1 = _mm_cvtsi32_si128((int)q), q2 = _mm_cvtsi32_si128(2 * (int)q),
-                  q4 = _mm_cvtsi32_si128(4 * (int)q);
-    const __m256i mask1 = _mm256_set1_epi16((short)((1u << q) - 1)),
-                  mask2 = _mm256_set1_epi32((int)((1u << 2 * q) - 1)),
-                  mask4 = _mm256_set1_epi64x((long long)((1ull << 4 * q) - 1));
+    const struct opening o = opening(q);
 
     for (size_t i = 0; i < n; i += 32, bits += 4 * q) {
-        __m256i v = _mm256_set_epi64x(load8(bits + 3 * q), load8(bits + 2 * q), load8(bits + q),
-                                      load8(bits));
-        __m256i high = _mm256_and_si256(_mm256_srl_epi64(v, q4), mask4);
-        v = _mm256_or_si256(_mm256_and_si256(v, mask4), _mm256_slli_epi64(high, 32));
-        high = _mm256_and_si256(_mm256_srl_epi32(v, q2), mask2);
-        v = _mm256_or_si256(_mm256_and_si256(v, mask2), _mm256_slli_epi32(high, 16));
-        high = _mm256_and_si256(_mm256_srl_epi16(v, q1), mask1);
-        v = _mm256_or_si256(_mm256_and_si256(v, mask1), _mm256_slli_epi16(high, 8));
-        _mm256_storeu_si256((__m256i *)(codes + i), v);
+        __m256i v = _mm256_packus_epi16(open_16(bits, o), open_16(bits + 2 * q, o));
+        _mm256_storeu_si256((__m256i *)(codes + i), _mm256_permute4x64_epi64(v, 0xd8));
     }
 }
 

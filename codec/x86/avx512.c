@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* AVX-512 F + BW + DQ + VL. Same bits as dsp.c and pack.c; the f16 conversions stay AVX2's. */
+/* AVX-512 F + BW + DQ + VL. Same bits as dsp.c; packing and f16 conversions stay AVX2's. */
 #include "codec/dsp.h"
 
 #include <immintrin.h>
@@ -123,63 +123,21 @@ static void quantize(const float *dense, size_t n, const struct codec_grid *g, u
     }
 }
 
-static void dequantize(const uint8_t *codes, size_t n, const struct codec_grid *g, float *out)
+/* As in avx2.c: halved, exact. */
+static void dequantize(const uint8_t *codes, const uint8_t *mask, size_t n,
+                       const struct codec_grid *g, float *out)
 {
-    const __m512 unit = _mm512_set1_ps(g->unit);
-    const __m512i zero = _mm512_set1_epi32(g->zero);
-    const __m128i shift = _mm_cvtsi32_si128(8 - g->width);
+    const float unit = 0.5f * g->unit;
+    const __m512 step = _mm512_set1_ps(unit * (float)(1u << (8 - g->width))),
+                 base = _mm512_set1_ps(-unit * (float)g->zero);
 
     for (size_t i = 0; i < n; i += 16) {
-        __m512i v = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(codes + i)));
-        v = _mm512_sub_epi32(_mm512_sll_epi32(v, shift), zero);
-        _mm512_storeu_ps(out + i, _mm512_mul_ps(unit, _mm512_cvtepi32_ps(v)));
-    }
-}
-
-/* As in avx2.c, 64 codes at a time. */
-static void pack(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits)
-{
-    const __m128i q1 = _mm_cvtsi32_si128((int)q), q2 = _mm_cvtsi32_si128(2 * (int)q),
-                  q4 = _mm_cvtsi32_si128(4 * (int)q);
-    const __m512i low16 = _mm512_set1_epi16(0xff), low32 = _mm512_set1_epi32(0xffff),
-                  low64 = _mm512_set1_epi64(0xffffffff);
-    uint64_t group[8];
-
-    for (size_t i = 0; i < n; i += 64) {
-        __m512i v = _mm512_loadu_si512(codes + i);
-        v = _mm512_or_si512(_mm512_and_si512(v, low16),
-                            _mm512_sll_epi16(_mm512_srli_epi16(v, 8), q1));
-        v = _mm512_or_si512(_mm512_and_si512(v, low32),
-                            _mm512_sll_epi32(_mm512_srli_epi32(v, 16), q2));
-        v = _mm512_or_si512(_mm512_and_si512(v, low64),
-                            _mm512_sll_epi64(_mm512_srli_epi64(v, 32), q4));
-        _mm512_storeu_si512(group, v);
-        for (unsigned k = 0; k < 8; k++, bits += q)
-            memcpy(bits, &group[k], sizeof(group[k]));
-    }
-}
-
-static void unpack(const uint8_t *bits, size_t n, unsigned q, uint8_t *codes)
-{
-    const __m128i q1 = _mm_cvtsi32_si128((int)q), q2 = _mm_cvtsi32_si128(2 * (int)q),
-                  q4 = _mm_cvtsi32_si128(4 * (int)q);
-    const __m512i mask1 = _mm512_set1_epi16((short)((1u << q) - 1)),
-                  mask2 = _mm512_set1_epi32((int)((1u << 2 * q) - 1)),
-                  mask4 = _mm512_set1_epi64((long long)((1ull << 4 * q) - 1));
-    uint64_t group[8];
-
-    for (size_t i = 0; i < n; i += 64) {
-        __m512i v, high;
-        for (unsigned k = 0; k < 8; k++, bits += q)
-            memcpy(&group[k], bits, sizeof(group[k]));
-        v = _mm512_loadu_si512(group);
-        high = _mm512_and_si512(_mm512_srl_epi64(v, q4), mask4);
-        v = _mm512_or_si512(_mm512_and_si512(v, mask4), _mm512_slli_epi64(high, 32));
-        high = _mm512_and_si512(_mm512_srl_epi32(v, q2), mask2);
-        v = _mm512_or_si512(_mm512_and_si512(v, mask2), _mm512_slli_epi32(high, 16));
-        high = _mm512_and_si512(_mm512_srl_epi16(v, q1), mask1);
-        v = _mm512_or_si512(_mm512_and_si512(v, mask1), _mm512_slli_epi16(high, 8));
-        _mm512_storeu_si512(codes + i, v);
+        const unsigned dense = ~(unsigned)(mask[i / 8] | mask[i / 8 + 1] << 8) & 0xffffu;
+        __m512i v = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)codes));
+        __m512 half = _mm512_fmadd_ps(_mm512_cvtepi32_ps(v), step, base);
+        half = _mm512_maskz_expand_ps((__mmask16)dense, half);
+        _mm512_mask_storeu_ps(out + i, lanes_below(i, n), _mm512_add_ps(half, half));
+        codes += (unsigned)__builtin_popcount(dense);
     }
 }
 
@@ -191,6 +149,4 @@ void codec_dsp_init_avx512(struct codec_dsp *dsp)
     dsp->grid_error = grid_error;
     dsp->quantize = quantize;
     dsp->dequantize = dequantize;
-    dsp->pack = pack;
-    dsp->unpack = unpack;
 }

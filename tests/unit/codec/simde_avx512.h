@@ -74,20 +74,57 @@ static inline simde__m128i emu_cvtepi32_epi8(simde__m512i v)
     return simde_mm_loadu_si128((const simde__m128i *)lane);
 }
 
+/* SIMDe's rounds twice. */
+static inline simde__m512 emu_fmadd_ps(simde__m512 a, simde__m512 b, simde__m512 c)
+{
+    float x[16], y[16], z[16];
+    simde_mm512_storeu_ps(x, a);
+    simde_mm512_storeu_ps(y, b);
+    simde_mm512_storeu_ps(z, c);
+    for (unsigned i = 0; i < 16; i++)
+        z[i] = fmaf(x[i], y[i], z[i]);
+    return simde_mm512_loadu_ps(z);
+}
+
+static inline simde__m512 emu_maskz_expand_ps(simde__mmask16 k, simde__m512 v)
+{
+    float in[16], lane[16] = {0};
+    simde_mm512_storeu_ps(in, v);
+    for (unsigned i = 0, next = 0; i < 16; i++)
+        if (k >> i & 1)
+            lane[i] = in[next++];
+    return simde_mm512_loadu_ps(lane);
+}
+
+static inline void emu_mask_storeu_ps(void *p, simde__mmask16 k, simde__m512 v)
+{
+    float lane[16];
+    simde_mm512_storeu_ps(lane, v);
+    for (unsigned i = 0; i < 16; i++)
+        if (k >> i & 1)
+            memcpy((float *)p + i, &lane[i], sizeof(float));
+}
+
+#undef _mm512_fmadd_ps
+#undef _mm512_maskz_expand_ps
+#undef _mm512_mask_storeu_ps
 #undef _mm512_maskz_loadu_ps
 #undef _mm512_cvtepi32_epi8
 #undef _mm512_cvtepu8_epi32
 #undef _mm512_cvtps_pd
 #undef _mm512_cvtps_epi32
 #undef _mm512_cvtepi32_ps
-#define _mm512_maskz_loadu_ps emu_maskz_loadu_ps
-#define _mm512_cvtps_pd       emu_cvtps_pd
-#define _mm512_cvtps_epi32    emu_cvtps_epi32
-#define _mm512_cvtepi32_ps    emu_cvtepi32_ps
-#define _mm512_cvtepu8_epi32  emu_cvtepu8_epi32
-#define _mm512_cvtepi32_epi8  emu_cvtepi32_epi8
-#define __m512                simde__m512
-#define __m512d               simde__m512d
-#define __m512i               simde__m512i
+#define _mm512_fmadd_ps        emu_fmadd_ps
+#define _mm512_maskz_expand_ps emu_maskz_expand_ps
+#define _mm512_mask_storeu_ps  emu_mask_storeu_ps
+#define _mm512_maskz_loadu_ps  emu_maskz_loadu_ps
+#define _mm512_cvtps_pd        emu_cvtps_pd
+#define _mm512_cvtps_epi32     emu_cvtps_epi32
+#define _mm512_cvtepi32_ps     emu_cvtepi32_ps
+#define _mm512_cvtepu8_epi32   emu_cvtepu8_epi32
+#define _mm512_cvtepi32_epi8   emu_cvtepi32_epi8
+#define __m512                 simde__m512
+#define __m512d                simde__m512d
+#define __m512i                simde__m512i
 
 #endif

@@ -260,11 +260,14 @@ static void gap_lists_of_wide_rows(void **state)
         const uint32_t len = cases[i].bytes + 2 * cases[i].values;
         uint8_t *src = fence + FENCED_BYTES - len;
         const uint8_t *end;
+        struct codec_dsp dsp;
         uint16_t pos[300];
+        uint8_t mask[40] = {0};
         float values[300];
+        codec_dsp_init(&dsp, cpu_flags());
         memset(src, 0, len);
         memcpy(src, cases[i].list, cases[i].bytes);
-        end = codec_outliers_read(&o, 300, src, src + len, pos, values);
+        end = codec_outliers_read(&dsp, &o, 300, src, src + len, pos, mask, values);
         if (!cases[i].col) {
             assert_null(end);
             continue;
@@ -272,6 +275,7 @@ static void gap_lists_of_wide_rows(void **state)
         assert_ptr_equal(end, src + len);
         assert_int_equal(o.n, 1);
         assert_int_equal(pos[0], cases[i].col);
+        assert_int_equal(mask[cases[i].col / 8], 1u << cases[i].col % 8);
     }
 }
 
