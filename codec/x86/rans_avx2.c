@@ -64,21 +64,46 @@ static inline const struct rans_table *table_at(const struct rans_model *model, 
 
 /* Decoding */
 
-/* The rank whose slots each slot is among: a binary search in 16 boundaries. */
-static inline __m256i find_ranks(const struct rans_table *t, __m256i slot)
-{
-    const __m256i last = load16_twice(t->last);
-    __m256i biased = _mm256_xor_si256(slot, _mm256_set1_epi8(-128)); /* compares are signed */
-    __m256i rank, next, above;
+struct constants {
+    __m256i bias, even, step[4];
+};
 
-    next = _mm256_set1_epi8(8);
-    rank = _mm256_and_si256(next, _mm256_cmpgt_epi8(biased, _mm256_shuffle_epi8(last, next)));
-    for (char step = 4; step; step /= 2) {
-        next = _mm256_or_si256(rank, _mm256_set1_epi8(step));
-        above = _mm256_cmpgt_epi8(biased, _mm256_shuffle_epi8(last, next));
-        rank = _mm256_blendv_epi8(rank, next, above);
-    }
-    return rank;
+/* Kept from the compiler, or GCC makes them anew in every step. */
+static inline __m256i constant(__m256i v)
+{
+    __asm__("" : "+x"(v));
+    return v;
+}
+
+static inline struct constants make_constants(void)
+{
+    return (struct constants){
+        .bias = constant(_mm256_set1_epi8(-128)),
+        .even = constant(_mm256_set1_epi16(0x00ff)),
+        .step = {constant(_mm256_set1_epi8(8)), constant(_mm256_set1_epi8(4)),
+                 constant(_mm256_set1_epi8(2)), constant(_mm256_set1_epi8(1))},
+    };
+}
+
+/* The rank whose slots each slot is among: a binary search in 16 boundaries. Where rank is a
+ * multiple of 2 * step, (last + step)[rank] is the boundary in the middle. */
+static inline __m256i find_ranks(const uint8_t last[RANS_SYMBOLS], __m256i slot,
+                                 const struct constants *c)
+{
+    const __m256i biased = _mm256_xor_si256(slot, c->bias); /* compares are signed */
+    __m256i rank = _mm256_setzero_si256(), middle;
+
+    middle = _mm256_shuffle_epi8(load16_twice(last + 8), rank);
+    rank = _mm256_and_si256(_mm256_cmpgt_epi8(biased, middle), c->step[0]);
+    middle = _mm256_shuffle_epi8(load16_twice(last + 4), rank);
+    rank = _mm256_blendv_epi8(rank, _mm256_or_si256(rank, c->step[1]),
+                              _mm256_cmpgt_epi8(biased, middle));
+    middle = _mm256_shuffle_epi8(load16_twice(last + 2), rank);
+    rank = _mm256_blendv_epi8(rank, _mm256_or_si256(rank, c->step[2]),
+                              _mm256_cmpgt_epi8(biased, middle));
+    middle = _mm256_shuffle_epi8(load16_twice(last + 1), rank);
+    return _mm256_blendv_epi8(rank, _mm256_or_si256(rank, c->step[3]),
+                              _mm256_cmpgt_epi8(biased, middle));
 }
 
 /* The next bytes of *src, in lane order, in the lanes that need one; *src moves on. */
@@ -101,21 +126,21 @@ static inline __m256i take_bytes(const uint8_t **src, __m256i need)
 }
 
 /* A step of 32 lanes (or of 16): their symbols. */
-static inline __m256i decode_step(const struct rans_table *t, struct lanes32 *x,
-                                  const uint8_t **src, unsigned lanes)
+static inline __attribute__((always_inline)) __m256i
+decode_step(const struct rans_table *t, struct lanes32 *x, const uint8_t **src, unsigned lanes,
+            const struct constants *c)
 {
-    const __m256i even = _mm256_set1_epi16(0x00ff), odd = _mm256_set1_epi16((short)0xff00);
-    const __m256i rank = find_ranks(t, x->low);
+    const __m256i even = c->even, rank = find_ranks(t->last, x->low, c);
     const __m256i freq = look_up(t->rank_freq, rank);
     const __m256i offset = _mm256_sub_epi8(x->low, look_up(t->rank_start, rank));
     __m256i x_even, x_odd, high, low, need;
 
     x_even = _mm256_mullo_epi16(_mm256_and_si256(freq, even), _mm256_and_si256(x->high, even));
     x_even = _mm256_add_epi16(x_even, _mm256_and_si256(offset, even));
-    x_odd = _mm256_mulhi_epu16(_mm256_and_si256(freq, odd), _mm256_and_si256(x->high, odd));
+    x_odd = _mm256_mulhi_epu16(_mm256_andnot_si256(even, freq), _mm256_andnot_si256(even, x->high));
     x_odd = _mm256_add_epi16(x_odd, _mm256_srli_epi16(offset, 8));
-    high = _mm256_blendv_epi8(_mm256_srli_epi16(x_even, 8), x_odd, odd);
-    low = _mm256_blendv_epi8(x_even, _mm256_slli_epi16(x_odd, 8), odd);
+    high = _mm256_blendv_epi8(x_odd, _mm256_srli_epi16(x_even, 8), even);
+    low = _mm256_blendv_epi8(_mm256_slli_epi16(x_odd, 8), x_even, even);
 
     need = _mm256_cmpeq_epi8(high, _mm256_setzero_si256());
     if (lanes < 32)
@@ -148,9 +173,12 @@ static inline bool source_check(struct source *s, uint8_t copy[2 * FAR])
     return s->at <= s->end;
 }
 
-static inline size_t decode(const struct rans_model *model, const uint8_t *src, size_t len,
-                            size_t n, struct rans_states *st, uint8_t *symbols, unsigned lanes)
+static inline __attribute__((always_inline)) size_t decode(const struct rans_model *model,
+                                                           const uint8_t *src, size_t len, size_t n,
+                                                           struct rans_states *st, uint8_t *symbols,
+                                                           unsigned lanes)
 {
+    const struct constants c = make_constants();
     struct source s = {src, src + len, false};
     uint8_t copy[2 * FAR];
     struct lanes32 x[2];
@@ -161,15 +189,15 @@ static inline size_t decode(const struct rans_model *model, const uint8_t *src, 
         for (; i + 64 <= n; i += 64) {
             if (!source_check(&s, copy))
                 return RANS_RAN_OUT;
-            store32(symbols + i, decode_step(table_at(model, i), &x[0], &s.at, 32));
-            store32(symbols + i + 32, decode_step(table_at(model, i + 32), &x[1], &s.at, 32));
+            store32(symbols + i, decode_step(table_at(model, i), &x[0], &s.at, 32, &c));
+            store32(symbols + i + 32, decode_step(table_at(model, i + 32), &x[1], &s.at, 32, &c));
         }
     }
     for (; i < n; i += lanes < 32 ? 16 : 32) {
         __m256i v;
         if (!source_check(&s, copy))
             return RANS_RAN_OUT;
-        v = decode_step(table_at(model, i), &x[0], &s.at, lanes);
+        v = decode_step(table_at(model, i), &x[0], &s.at, lanes, &c);
         if (lanes < 32)
             _mm_storeu_si128((__m128i *)(symbols + i), _mm256_castsi256_si128(v));
         else
@@ -282,8 +310,10 @@ struct seen {
 };
 
 /* A step of 32 lanes (or of 16), backwards. */
-static inline uint8_t *encode_step(const struct rans_table *t, __m256i symbol, struct lanes32 *x,
-                                   uint8_t *end, struct seen *seen, unsigned lanes)
+static inline __attribute__((always_inline)) uint8_t *encode_step(const struct rans_table *t,
+                                                                  __m256i symbol, struct lanes32 *x,
+                                                                  uint8_t *end, struct seen *seen,
+                                                                  unsigned lanes)
 {
     const __m256i zero = _mm256_setzero_si256(), ones = _mm256_set1_epi8(-1);
     const __m256i byte = _mm256_set1_epi16(0x00ff);
@@ -327,8 +357,10 @@ static inline bool all_good(const struct seen *seen, unsigned lanes)
     return _mm256_testz_si256(bad, active_lanes(lanes));
 }
 
-static inline uint8_t *encode(const struct rans_model *model, const uint8_t *symbols, size_t n,
-                              struct rans_states *st, uint8_t *end, unsigned lanes)
+static inline __attribute__((always_inline)) uint8_t *encode(const struct rans_model *model,
+                                                             const uint8_t *symbols, size_t n,
+                                                             struct rans_states *st, uint8_t *end,
+                                                             unsigned lanes)
 {
     struct seen seen = {_mm256_set1_epi8(-1), _mm256_setzero_si256()};
     struct lanes32 x[2];
