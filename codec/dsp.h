@@ -103,6 +103,7 @@ void codec_dsp_init_avx512(struct codec_dsp *dsp);
 /* The same for its rANS part. */
 void rans_dsp_init(struct codec_dsp *dsp, unsigned flags);
 void rans_dsp_init_avx2(struct codec_dsp *dsp);
+void rans_dsp_init_avx512(struct codec_dsp *dsp);
 
 /* pack.c */
 void codec_pack(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits);

@@ -254,5 +254,7 @@ void rans_dsp_init(struct codec_dsp *dsp, unsigned flags)
 #if defined(CODEC_X86)
     if (flags & CPU_AVX2)
         rans_dsp_init_avx2(dsp);
+    if (flags & CPU_AVX512)
+        rans_dsp_init_avx512(dsp);
 #endif
 }

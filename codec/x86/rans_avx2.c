@@ -5,15 +5,7 @@
  * 32 lanes at a time, their states in two registers of bytes: the high byte is the quotient that
  * the coding step multiplies, the low byte is the slot, and renormalising moves whole bytes.
  */
-#include "codec/dsp.h"
-
-#include <immintrin.h>
-#include <string.h>
-
-static inline __m256i load16_twice(const uint8_t *p)
-{
-    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p));
-}
+#include "codec/x86/rans_x86.h"
 
 static inline __m256i load32(const uint8_t *p)
 {
@@ -54,12 +46,6 @@ static inline void store_states(struct rans_states *st, const struct lanes32 x[2
         store32(st->high + 32 * k, x[k].high);
         store32(st->low + 32 * k, x[k].low);
     }
-}
-
-/* Where to go on in the model: tables change with the symbol. */
-static inline const struct rans_table *table_at(const struct rans_model *model, size_t i)
-{
-    return &model->tables[model->table_of ? model->table_of[i / RANS_GROUP] : 0];
 }
 
 /* Decoding */
@@ -126,9 +112,9 @@ static inline __m256i take_bytes(const uint8_t **src, __m256i need)
 }
 
 /* A step of 32 lanes (or of 16): their symbols. */
-static inline __attribute__((always_inline)) __m256i
-decode_step(const struct rans_table *t, struct lanes32 *x, const uint8_t **src, unsigned lanes,
-            const struct constants *c)
+static ALWAYS_INLINE __m256i decode_step(const struct rans_table *t, struct lanes32 *x,
+                                         const uint8_t **src, unsigned lanes,
+                                         const struct constants *c)
 {
     const __m256i even = c->even, rank = find_ranks(t->last, x->low, c);
     const __m256i freq = look_up(t->rank_freq, rank);
@@ -150,33 +136,9 @@ decode_step(const struct rans_table *t, struct lanes32 *x, const uint8_t **src, 
     return look_up(t->rank_symbol, rank);
 }
 
-/* A step of all lanes reads up to FAR bytes on. The last ones of src are read from a copy with room
- * behind it. */
-#define FAR 64
-
-struct source {
-    const uint8_t *at, *end;
-    bool copied;
-};
-
-/* False when more was taken than there is. */
-static inline bool source_check(struct source *s, uint8_t copy[2 * FAR])
-{
-    if (__builtin_expect(s->end - s->at >= FAR, 1))
-        return true;
-    if (!s->copied) {
-        const size_t rest = (size_t)(s->end - s->at);
-        memset(copy, 0, 2 * FAR);
-        memcpy(copy, s->at, rest);
-        *s = (struct source){copy, copy + rest, true};
-    }
-    return s->at <= s->end;
-}
-
-static inline __attribute__((always_inline)) size_t decode(const struct rans_model *model,
-                                                           const uint8_t *src, size_t len, size_t n,
-                                                           struct rans_states *st, uint8_t *symbols,
-                                                           unsigned lanes)
+static ALWAYS_INLINE size_t decode(const struct rans_model *model, const uint8_t *src, size_t len,
+                                   size_t n, struct rans_states *st, uint8_t *symbols,
+                                   unsigned lanes)
 {
     const struct constants c = make_constants();
     struct source s = {src, src + len, false};
@@ -212,7 +174,7 @@ static inline __attribute__((always_inline)) size_t decode(const struct rans_mod
 /* Encoding */
 
 /* For a mask of 8 bytes the shuffle that moves those bytes, in order, to the top. */
-static const uint64_t to_top[256] = {
+const uint64_t rans_to_top[256] = {
     0x8080808080808080, 0x0080808080808080, 0x0180808080808080, 0x0100808080808080,
     0x0280808080808080, 0x0200808080808080, 0x0201808080808080, 0x0201008080808080,
     0x0380808080808080, 0x0300808080808080, 0x0301808080808080, 0x0301008080808080,
@@ -279,30 +241,6 @@ static const uint64_t to_top[256] = {
     0x0706050403028080, 0x0706050403020080, 0x0706050403020180, 0x0706050403020100,
 };
 
-/* Write the bytes of v where need is set, in lane order, so that they end at end. Returns where
- * they begin; up to 8 bytes before that are overwritten. */
-static inline uint8_t *put_bytes(uint8_t *end, __m256i v, __m256i need)
-{
-    const unsigned mask = (unsigned)_mm256_movemask_epi8(need);
-    const unsigned m0 = mask & 0xff, m1 = mask >> 8 & 0xff, m2 = mask >> 16 & 0xff, m3 = mask >> 24;
-    const __m256i upper = _mm256_setr_epi64x(0, 0x0808080808080808, 0, 0x0808080808080808);
-    __m256i order = _mm256_setr_epi64x((long long)to_top[m0], (long long)to_top[m1],
-                                       (long long)to_top[m2], (long long)to_top[m3]);
-    __m128i half;
-
-    v = _mm256_shuffle_epi8(v, _mm256_or_si256(order, upper));
-    half = _mm256_extracti128_si256(v, 1);
-    _mm_storeh_pd((double *)(void *)(end - 8), _mm_castsi128_pd(half));
-    end -= __builtin_popcount(m3);
-    _mm_storel_epi64((__m128i *)(end - 8), half);
-    end -= __builtin_popcount(m2);
-    half = _mm256_castsi256_si128(v);
-    _mm_storeh_pd((double *)(void *)(end - 8), _mm_castsi128_pd(half));
-    end -= __builtin_popcount(m1);
-    _mm_storel_epi64((__m128i *)(end - 8), half);
-    return end - __builtin_popcount(m0);
-}
-
 /* What has been seen: a lane of least is 0 once its symbol had no slots, one of most is above 15
  * once it was no symbol. */
 struct seen {
@@ -310,10 +248,9 @@ struct seen {
 };
 
 /* A step of 32 lanes (or of 16), backwards. */
-static inline __attribute__((always_inline)) uint8_t *encode_step(const struct rans_table *t,
-                                                                  __m256i symbol, struct lanes32 *x,
-                                                                  uint8_t *end, struct seen *seen,
-                                                                  unsigned lanes)
+static ALWAYS_INLINE uint8_t *encode_step(const struct rans_table *t, __m256i symbol,
+                                          struct lanes32 *x, uint8_t *end, struct seen *seen,
+                                          unsigned lanes)
 {
     const __m256i zero = _mm256_setzero_si256(), ones = _mm256_set1_epi8(-1);
     const __m256i byte = _mm256_set1_epi16(0x00ff);
@@ -328,7 +265,7 @@ static inline __attribute__((always_inline)) uint8_t *encode_step(const struct r
     need = _mm256_cmpeq_epi8(_mm256_max_epu8(x->high, freq), x->high);
     if (lanes < 32)
         need = _mm256_and_si256(need, active_lanes(lanes));
-    end = put_bytes(end, x->low, need);
+    end = put_bytes(end, x->low, (unsigned)_mm256_movemask_epi8(need));
     low = _mm256_blendv_epi8(x->low, x->high, need);
     high = _mm256_andnot_si256(need, x->high);
 
@@ -357,10 +294,8 @@ static inline bool all_good(const struct seen *seen, unsigned lanes)
     return _mm256_testz_si256(bad, active_lanes(lanes));
 }
 
-static inline __attribute__((always_inline)) uint8_t *encode(const struct rans_model *model,
-                                                             const uint8_t *symbols, size_t n,
-                                                             struct rans_states *st, uint8_t *end,
-                                                             unsigned lanes)
+static ALWAYS_INLINE uint8_t *encode(const struct rans_model *model, const uint8_t *symbols,
+                                     size_t n, struct rans_states *st, uint8_t *end, unsigned lanes)
 {
     struct seen seen = {_mm256_set1_epi8(-1), _mm256_setzero_si256()};
     struct lanes32 x[2];

@@ -105,6 +105,26 @@ static inline void emu_mask_storeu_ps(void *p, simde__mmask16 k, simde__m512 v)
             memcpy((float *)p + i, &lane[i], sizeof(float));
 }
 
+static inline simde__m512i emu_mulhi_epu16(simde__m512i a, simde__m512i b)
+{
+    uint16_t x[32], y[32];
+    simde_mm512_storeu_si512(x, a);
+    simde_mm512_storeu_si512(y, b);
+    for (unsigned i = 0; i < 32; i++)
+        x[i] = (uint16_t)((uint32_t)x[i] * y[i] >> 16);
+    return simde_mm512_loadu_si512(x);
+}
+
+static inline simde__m512i emu_bslli_epi128(simde__m512i v, unsigned bytes)
+{
+    uint8_t in[64], lane[64] = {0};
+    simde_mm512_storeu_si512(in, v);
+    for (unsigned i = 0; i < 64; i++)
+        if (i % 16 >= bytes)
+            lane[i] = in[i - bytes];
+    return simde_mm512_loadu_si512(lane);
+}
+
 #undef _mm512_fmadd_ps
 #undef _mm512_maskz_expand_ps
 #undef _mm512_mask_storeu_ps
@@ -123,6 +143,8 @@ static inline void emu_mask_storeu_ps(void *p, simde__mmask16 k, simde__m512 v)
 #define _mm512_cvtepi32_ps     emu_cvtepi32_ps
 #define _mm512_cvtepu8_epi32   emu_cvtepu8_epi32
 #define _mm512_cvtepi32_epi8   emu_cvtepi32_epi8
+#define _mm512_mulhi_epu16     emu_mulhi_epu16
+#define _mm512_bslli_epi128    emu_bslli_epi128
 #define __m512                 simde__m512
 #define __m512d                simde__m512d
 #define __m512i                simde__m512i
