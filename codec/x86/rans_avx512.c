@@ -74,8 +74,8 @@ static inline __m512i take_bytes(const uint8_t **src, __mmask64 need)
 }
 
 /* A step of 64 lanes, or of those that are active: their symbols. */
-static inline __m512i decode_step(struct pair t, struct lanes64 *x, const uint8_t **src,
-                                  __mmask64 active)
+static ALWAYS_INLINE __m512i decode_step(struct pair t, struct lanes64 *x, const uint8_t **src,
+                                         __mmask64 active)
 {
     const __m512i even = _mm512_set1_epi16(0x00ff);
     const __m512i rank = find_ranks(t, x->low);
@@ -134,8 +134,8 @@ struct seen {
     __m512i least, most; /* as in rans_avx2.c */
 };
 
-static inline uint8_t *encode_step(struct pair t, __m512i symbol, struct lanes64 *x, uint8_t *end,
-                                   struct seen *seen, __mmask64 active)
+static ALWAYS_INLINE uint8_t *encode_step(struct pair t, __m512i symbol, struct lanes64 *x,
+                                          uint8_t *end, struct seen *seen, __mmask64 active)
 {
     const __m512i zero = _mm512_setzero_si512(), ones = _mm512_set1_epi8(-1);
     const __m512i byte = _mm512_set1_epi16(0x00ff);

@@ -9,7 +9,7 @@
 
 #include "codec/dsp.h"
 
-#define ALWAYS_INLINE inline __attribute__((always_inline)) /* one copy a number of lanes */
+#define ALWAYS_INLINE inline __attribute__((always_inline)) /* a copy for each number of lanes */
 
 static inline const struct rans_table *table_at(const struct rans_model *model, size_t i)
 {
@@ -44,6 +44,12 @@ static inline bool source_check(struct source *s, uint8_t copy[2 * FAR])
     return s->at <= s->end;
 }
 
+static inline void store_upper8(uint8_t *p, __m128i v)
+{
+    const long long upper = _mm_extract_epi64(v, 1);
+    memcpy(p, &upper, sizeof(upper));
+}
+
 /* For a mask of 8 bytes the shuffle that moves those bytes, in order, to the top. */
 extern const uint64_t rans_to_top[256];
 
@@ -59,12 +65,12 @@ static inline uint8_t *put_bytes(uint8_t *end, __m256i v, unsigned mask)
 
     v = _mm256_shuffle_epi8(v, _mm256_or_si256(order, upper));
     half = _mm256_extracti128_si256(v, 1);
-    _mm_storeh_pd((double *)(void *)(end - 8), _mm_castsi128_pd(half));
+    store_upper8(end - 8, half);
     end -= __builtin_popcount(m3);
     _mm_storel_epi64((__m128i *)(end - 8), half);
     end -= __builtin_popcount(m2);
     half = _mm256_castsi256_si128(v);
-    _mm_storeh_pd((double *)(void *)(end - 8), _mm_castsi128_pd(half));
+    store_upper8(end - 8, half);
     end -= __builtin_popcount(m1);
     _mm_storel_epi64((__m128i *)(end - 8), half);
     return end - __builtin_popcount(m0);
