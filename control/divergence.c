@@ -62,7 +62,15 @@ static double kl_divergence(const float *ref, const float *got, size_t n, double
     return kl / mass - (lse_ref - lse_got);
 }
 
-void divergence_add(struct divergence *d, const float *ref, const float *got, int32_t next)
+static void add_nll(struct divergence_nll *sum, double ref, double got)
+{
+    sum->ref += ref;
+    sum->got += got;
+    sum->n++;
+}
+
+void divergence_add(struct divergence *d, const float *ref, const float *got, int32_t next,
+                    bool second_half)
 {
     float max_ref, max_got;
     double lse_ref = log_sum_exp(ref, d->n_vocab, &max_ref);
@@ -71,11 +79,11 @@ void divergence_add(struct divergence *d, const float *ref, const float *got, in
     if (d->n < d->room)
         d->kl[d->n++] = kl_divergence(ref, got, d->n_vocab, lse_ref, lse_got);
     d->same_top += first_of(ref, d->n_vocab, max_ref) == first_of(got, d->n_vocab, max_got);
-    if (next >= 0) {
-        d->nll_ref += lse_ref - (double)ref[next];
-        d->nll += lse_got - (double)got[next];
-        d->n_scored++;
-    }
+    if (next < 0)
+        return;
+    add_nll(&d->all, lse_ref - (double)ref[next], lse_got - (double)got[next]);
+    if (second_half)
+        add_nll(&d->half, lse_ref - (double)ref[next], lse_got - (double)got[next]);
 }
 
 static int ascending(const void *a, const void *b)
@@ -87,16 +95,28 @@ static int ascending(const void *a, const void *b)
 
 struct divergence_summary divergence_summary(struct divergence *d)
 {
-    double n = (double)d->n, sum = 0;
+    const size_t n = d->n;
+    double sum = 0;
 
-    qsort(d->kl, d->n, sizeof(*d->kl), ascending);
-    for (size_t i = 0; i < d->n; i++)
+    qsort(d->kl, n, sizeof(*d->kl), ascending);
+    for (size_t i = 0; i < n; i++)
         sum += d->kl[i];
     return (struct divergence_summary){
-        .kl_mean = sum / n,
-        .kl_p99 = d->n ? d->kl[(size_t)ceil(.99 * n) - 1] : NAN,
-        .top1 = (double)d->same_top / n,
-        .ppl = exp(d->nll / (double)d->n_scored),
-        .ppl_ref = exp(d->nll_ref / (double)d->n_scored),
+        .kl_mean = sum / (double)n,
+        .kl_median = n ? (d->kl[(n - 1) / 2] + d->kl[n / 2]) / 2 : NAN,
+        .kl_p99 = n ? d->kl[(size_t)ceil(.99 * (double)n) - 1] : NAN,
+        .kl_max = n ? d->kl[n - 1] : NAN,
+        .top1 = (double)d->same_top / (double)n,
+        .ppl = exp(d->half.got / (double)d->half.n),
+        .ppl_ref = exp(d->half.ref / (double)d->half.n),
+        .ppl_full = exp(d->all.got / (double)d->all.n),
+        .ppl_full_ref = exp(d->all.ref / (double)d->all.n),
     };
+}
+
+double log_prob(const float *logits, size_t n_vocab, int32_t id)
+{
+    float max;
+
+    return (double)logits[id] - log_sum_exp(logits, n_vocab, &max);
 }

@@ -5,21 +5,28 @@
 #define ISTHMUS_CONTROL_PROGRESS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <time.h>
 
 struct progress {
     const char *what; /* static */
     struct timespec start;
     double said_s; /* when, after the start */
-    unsigned done, total;
+    uint64_t done, total;
     bool tty;
 };
 
-/* total: steps of about equal length. */
-void progress_start(struct progress *p, const char *what, unsigned total);
+/* total: steps of about equal length, or any other measure of the work. */
+void progress_start(struct progress *p, const char *what, uint64_t total);
+
+/* So much more of it is done. */
+void progress_add(struct progress *p, uint64_t work);
 
 /* One more step is done. */
-void progress_step(struct progress *p);
+static inline void progress_step(struct progress *p)
+{
+    progress_add(p, 1);
+}
 
 /* Takes the line off a terminal, where results are about to be printed. */
 void progress_clear(const struct progress *p);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A model in this process, whole or cut in two with real tiles between the halves: the way of a
- * prompt without the network, for score and eval.
+ * A model in this process, whole or cut in parts with real tiles at a cut: the way of a prompt
+ * without the network, for score and eval. With several cuts the parts are shared: the rows at
+ * every cut come from one pass, and a pass from a cut on runs the parts behind it.
  */
 #ifndef ISTHMUS_CONTROL_SPLITPASS_H
 #define ISTHMUS_CONTROL_SPLITPASS_H
@@ -13,23 +14,48 @@
 #include "compute/stage.h"
 #include "control/model.h"
 
-#define SPLITPASS_CHUNK 64u /* rows of a prefill message, and of a run */
+#define SPLITPASS_MESSAGE_ROWS 64u /* of a prefill message */
+#define SPLITPASS_CUTS_MAX     16u
 
-struct splitpass {
-    uint32_t split;      /* layers in front; 0: whole */
-    struct stage *front; /* NULL: whole */
-    struct stage *back;
-    uint32_t d_model, n_vocab, n_ctx;
-    float *logits; /* f32[SPLITPASS_CHUNK][n_vocab] */
+struct splitpass_params {
+    const uint32_t *cuts; /* layers before each, ascending, all different */
+    unsigned n_cuts;      /* 0: whole */
+    uint32_t ctx;         /* 0: the default */
+    uint32_t n_seqs;      /* sequences 0 .. n_seqs-1 there are */
+    bool exact;           /* f32 arithmetic */
 };
 
-/* split 0: whole. ctx 0: the default. EXIT_OK or an exit code, the error said; close either way. */
-int splitpass_open(const struct model *m, uint32_t split, uint32_t ctx, bool exact,
-                   struct team *team, struct splitpass *s);
+struct splitpass {
+    unsigned n_parts; /* part p holds the layers between cut p-1 and cut p */
+    struct stage *parts[SPLITPASS_CUTS_MAX + 1];
+    int *seqs[SPLITPASS_CUTS_MAX + 1]; /* [n_seqs] of the part */
+    uint32_t d_model, n_vocab, n_ctx;
+    float *rows;   /* f32[rows of a run][d_model] between parts */
+    float *logits; /* f32[rows of a run][n_vocab] */
+};
+
+/* EXIT_OK or an exit code, the error said; close either way. */
+int splitpass_open(const struct model *m, const struct splitpass_params *p, struct team *team,
+                   struct splitpass *s);
 void splitpass_close(struct splitpass *s);
 
-/* The front's rows f32[n][d_model] of a fresh sequence. 0 or -errno. */
-int splitpass_front(struct splitpass *s, const int32_t *ids, uint32_t n, float *rows);
+/* Logits f32[count][n_vocab] of positions first .. first+count-1 of `rows`, an entry of the batch.
+ */
+typedef void (*splitpass_fn)(void *arg, const struct stage_rows *rows, uint32_t first,
+                             uint32_t count, const float *logits);
+
+/*
+ * Run rows of any number through the parts [first, last], in pieces that the stages take.
+ *   batch  as stage_run's; a sequence longer than its rows' pos forgets what is past it
+ *   ids    when first == 0, else NULL
+ *   in     f32[rows][d_model] otherwise: rows at cut first-1
+ *   keep   [cuts], NULL or where to put f32[rows][d_model] at each cut; NULL: none
+ *   fn     gets the logits wanted, in order; may be NULL when the last part doesn't run
+ * 0 or -errno.
+ */
+int splitpass_run(struct splitpass *s, unsigned first, unsigned last,
+                  const struct stage_rows *batch, size_t n_batch, const int32_t *ids,
+                  const float *in, float *const keep[], splitpass_fn fn, void *arg);
 
 /* What compressed rows cost on the way. */
 struct splitpass_traffic {
@@ -37,16 +63,11 @@ struct splitpass_traffic {
     uint64_t packets;
 };
 
-/* rows -> tiles, packed as prefill packs them -> out f32[n][d_model]. traffic adds up. -EDOM: a row
- * that the codec cannot carry, traffic->codec says which; else 0 or -errno. */
-int splitpass_carry(struct codec *c, const float *rows, uint32_t n, uint32_t d_model, float *out,
+/* rows -> tiles, in messages of message_rows packed as the pipeline packs them -> out
+ * f32[n][d_model]. Row 0 is token first_token. traffic adds up. -EDOM: a row that the codec cannot
+ * carry, traffic->codec says which; else 0 or -errno. */
+int splitpass_carry(struct codec *c, const float *rows, uint32_t n, uint32_t first_token,
+                    uint32_t d_model, uint32_t message_rows, float *out,
                     struct splitpass_traffic *traffic);
-
-/* Run a fresh sequence through the back, from the front's rows, or from ids when whole, and hand
- * on the logits of positions [first_wanted, n) in order, a piece at a time: f32[count][n_vocab].
- * 0 or -errno. */
-typedef void (*splitpass_fn)(void *arg, uint32_t first, uint32_t count, const float *logits);
-int splitpass_back(struct splitpass *s, const int32_t *ids, const float *rows, uint32_t n,
-                   uint32_t first_wanted, splitpass_fn fn, void *arg);
 
 #endif

@@ -1,50 +1,148 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * `isthmus eval`: what a codec costs. The text goes through the model in windows, once as it is and
- * once for each codec through real tiles at the split; the distributions are compared.
+ * `isthmus eval`: what codecs cost. A text and a multiple-choice suite go through the model, once
+ * as it is and once for each codec at each split through real tiles; the distributions and the
+ * answers are compared.
  */
-#include <errno.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "control/cmd.h"
 #include "control/codec_arg.h"
-#include "control/divergence.h"
+#include "control/eval/choice.h"
+#include "control/eval/plot.h"
+#include "control/eval/result.h"
+#include "control/eval/suite.h"
+#include "control/eval/text.h"
+#include "control/eval/trial.h"
 #include "control/log.h"
 #include "control/model.h"
 #include "control/options.h"
-#include "control/progress.h"
-#include "control/splitpass.h"
-#include "dataplane/wire.h"
 
-#define WINDOW     512u
-#define CODECS_MAX 32u
+#define CODECS_MAX 64u
 
-enum { OPT_TEXT = OPT_OWN, OPT_TOKENS, OPT_EXACT, OPT_FORMAT };
+enum {
+    OPT_TEXT = OPT_OWN,
+    OPT_TOKENS,
+    OPT_CHUNKS,
+    OPT_SUITE,
+    OPT_ITEMS,
+    OPT_ROWS,
+    OPT_EXACT,
+    OPT_FORMAT,
+    OPT_PLOT,
+};
 
 struct eval_options {
     struct model_options model;
-    const char *text;
-    struct split_options split; /* its codec is not used: there may be many */
+    struct eval_text_options text; /* path NULL: none */
+    const struct eval_suite_kind *suite;
+    const char *suite_path;
+    uint32_t items; /* 0: all */
+    uint32_t splits[SPLITPASS_CUTS_MAX];
+    unsigned n_splits;
     struct codec_params codecs[CODECS_MAX];
     unsigned n_codecs;
-    uint32_t tokens; /* 0: all */
-    bool exact, markdown;
+    uint32_t rows;
+    bool exact;
+    enum eval_format format;
+    const char *plot;
 };
 
+/* --- options --------------------------------------------------------------------------------- */
+
 static const struct argp_option options[] = {
-    {"text", OPT_TEXT, "FILE", 0, "Text to evaluate on", 2},
-    {"split", OPT_SPLIT, "N", 0, "Layers at the edge (default: a third of the model's)", 2},
-    {"codec", OPT_CODEC, "CODEC", 0,
-     "tsq (default), f16, f32, or tsq:tau=4,delta=.08,qmin=2,qmax=8; may be given many times", 2},
+    {"text", OPT_TEXT, "FILE", 0, "Text to evaluate on, in windows of 512 tokens", 2},
+    {"chunks", OPT_CHUNKS, "A-B", 0, "Only windows A to B of the text, from 0", 2},
     {"tokens", OPT_TOKENS, "N", 0, "Only the first N tokens of the text", 2},
+    {"suite", OPT_SUITE, "NAME FILE", 0,
+     "Multiple choice: hellaswag, arc or piqa, and a file of JSON lines with context, choices and "
+     "label",
+     2},
+    {"items", OPT_ITEMS, "N", 0, "Only the first N items of the suite", 2},
+    {"split", OPT_SPLIT, "N,...", 0,
+     "Layers at the edge, one or more (default: a third of the model's); may be given many times",
+     3},
+    {"codec", OPT_CODEC, "CODEC", 0,
+     "tsq (default), f16, f32, or tsq:tau=4,delta=.08,qmin=2,qmax=8; may be given many times", 3},
+    {"rows", OPT_ROWS, "N", 0,
+     "Rows in a message, which share its packets: 64 (default) as in prefill, 1 as in decode", 3},
     {"exact", OPT_EXACT, NULL, 0,
-     "Evaluate in f32 arithmetic too, before the production kernels: slow", 2},
-    {"format", OPT_FORMAT, "jsonl|md", 0, "JSON lines (default) or a Markdown table", 2},
+     "Evaluate in f32 arithmetic too, before the production kernels: slow", 3},
+    {"format", OPT_FORMAT, "jsonl|md|csv", 0,
+     "JSON lines (default), a Markdown table or comma-separated values", 4},
+    {"plot", OPT_PLOT, "FILE.png", 0,
+     "Draw mean KL over bytes a token, a curve for each mode and split (needs gnuplot)", 4},
     {0},
 };
+
+static void add_splits(struct argp_state *state, struct eval_options *o, char *arg)
+{
+    char *save = NULL;
+
+    for (char *s = strtok_r(arg, ",", &save); s; s = strtok_r(NULL, ",", &save)) {
+        if (o->n_splits == SPLITPASS_CUTS_MAX)
+            argp_error(state, "--split: at most %u of them", SPLITPASS_CUTS_MAX);
+        o->splits[o->n_splits++] = opt_u32(state, "--split", s, 0, INT32_MAX);
+    }
+    if (o->n_splits == 0)
+        argp_error(state, "--split: no number given");
+}
+
+static void set_chunks(struct argp_state *state, struct eval_text_options *t, char *arg)
+{
+    char *dash = strchr(arg, '-');
+
+    if (dash)
+        *dash = '\0';
+    t->first_chunk = opt_u32(state, "--chunks", arg, 0, 1u << 20);
+    t->last_chunk = dash ? opt_u32(state, "--chunks", dash + 1, 0, 1u << 20) : t->first_chunk;
+    if (t->first_chunk > t->last_chunk)
+        argp_error(state, "--chunks %u-%u: the first comes after the last", t->first_chunk,
+                   t->last_chunk);
+    t->chunks = true;
+}
+
+static void set_suite(struct argp_state *state, struct eval_options *o, const char *arg)
+{
+    if (o->suite)
+        argp_error(state, "--suite: one at a time");
+    o->suite = eval_suite_kind(arg);
+    if (!o->suite)
+        argp_error(state, "--suite %s: must be hellaswag, arc or piqa, then a file", arg);
+    if (state->next >= state->argc)
+        argp_error(state, "--suite %s: the file of JSON lines is missing after it", arg);
+    o->suite_path = state->argv[state->next++];
+}
+
+static void set_format(struct argp_state *state, struct eval_options *o, const char *arg)
+{
+    if (strcmp(arg, "jsonl") == 0)
+        o->format = EVAL_JSONL;
+    else if (strcmp(arg, "md") == 0)
+        o->format = EVAL_MD;
+    else if (strcmp(arg, "csv") == 0)
+        o->format = EVAL_CSV;
+    else
+        argp_error(state, "--format %s: must be jsonl, md or csv", arg);
+}
+
+static void check_options(struct argp_state *state, struct eval_options *o)
+{
+    if (!o->text.path && !o->suite)
+        argp_error(state, "--text FILE or --suite NAME FILE is missing");
+    if (!o->text.path && (o->text.tokens || o->text.chunks || o->plot))
+        argp_error(state, "--tokens, --chunks and --plot need --text FILE");
+    if (o->text.tokens && o->text.chunks)
+        argp_error(state, "--tokens and --chunks: give one of them");
+    if (o->items && !o->suite)
+        argp_error(state, "--items needs --suite NAME FILE");
+    if (o->model.ctx)
+        argp_error(state, "--ctx: windows always have %u tokens here", EVAL_WINDOW);
+    if (o->n_codecs == 0)
+        o->codecs[o->n_codecs++] = codec_params_default(CODEC_TSQ);
+}
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -54,13 +152,25 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->model;
-        o->split.split = -1;
+        o->rows = SPLITPASS_MESSAGE_ROWS;
         return 0;
     case OPT_TEXT:
-        o->text = arg;
+        o->text.path = arg;
+        return 0;
+    case OPT_TOKENS:
+        o->text.tokens = opt_u32(state, "--tokens", arg, 1, INT32_MAX);
+        return 0;
+    case OPT_CHUNKS:
+        set_chunks(state, &o->text, arg);
+        return 0;
+    case OPT_SUITE:
+        set_suite(state, o, arg);
+        return 0;
+    case OPT_ITEMS:
+        o->items = opt_u32(state, "--items", arg, 1, INT32_MAX);
         return 0;
     case OPT_SPLIT:
-        o->split.split = (int32_t)opt_u32(state, "--split", arg, 0, INT32_MAX);
+        add_splits(state, o, arg);
         return 0;
     case OPT_CODEC:
         if (o->n_codecs == CODECS_MAX)
@@ -68,24 +178,20 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (codec_arg_parse(arg, &o->codecs[o->n_codecs++], err) < 0)
             argp_error(state, "%s", err);
         return 0;
-    case OPT_TOKENS:
-        o->tokens = opt_u32(state, "--tokens", arg, 1, INT32_MAX);
+    case OPT_ROWS:
+        o->rows = opt_u32(state, "--rows", arg, 1, EVAL_WINDOW);
         return 0;
     case OPT_EXACT:
         o->exact = true;
         return 0;
     case OPT_FORMAT:
-        o->markdown = strcmp(arg, "md") == 0;
-        if (!o->markdown && strcmp(arg, "jsonl") != 0)
-            argp_error(state, "--format %s: must be jsonl or md", arg);
+        set_format(state, o, arg);
+        return 0;
+    case OPT_PLOT:
+        o->plot = arg;
         return 0;
     case ARGP_KEY_END:
-        if (!o->text)
-            argp_error(state, "--text FILE is missing");
-        if (o->model.ctx)
-            argp_error(state, "--ctx: windows always have %u tokens here", WINDOW);
-        if (o->n_codecs == 0)
-            o->codecs[o->n_codecs++] = codec_params_default(CODEC_TSQ);
+        check_options(state, o);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -97,342 +203,153 @@ static const struct argp argp = {
     options,
     parse,
     NULL,
-    "What codecs cost at a split: a line each with the KL divergence of the model's next-token "
-    "distribution from the uncompressed one of the same arithmetic, over the whole vocabulary and "
-    "all positions of 512-token windows of a text, and the bytes a token takes.",
+    "What codecs cost at splits: for each the bytes a token takes; over a text the KL divergence "
+    "of "
+    "the model's next-token distribution from the uncompressed one of the same arithmetic, and "
+    "perplexity; over a suite the answers that come out right.",
     children,
     NULL,
     NULL,
 };
 
-/* --- text ------------------------------------------------------------------------------------ */
-
-static char *read_file(const char *path, size_t *len)
+static int ascending(const void *a, const void *b)
 {
-    FILE *f = fopen(path, "rb");
-    char *text = NULL;
-    size_t room = 0, n = 0;
+    const uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
 
-    *len = 0;
-    if (!f)
-        goto fail;
-    do {
-        *len += n;
-        if (room - *len < 65536) {
-            char *more = realloc(text, room = room * 2 + 65536);
-            if (!more)
-                goto fail;
-            text = more;
-        }
-        n = fread(text + *len, 1, room - *len, f);
-    } while (n);
-    if (ferror(f))
-        goto fail;
-    fclose(f);
-    return text;
-
-fail:
-    log_error("%s: %s", path, strerror(errno));
-    free(text);
-    if (f)
-        fclose(f);
-    return NULL;
+    return (x > y) - (x < y);
 }
 
-static int read_ids(const struct eval_options *o, const struct model *m, int32_t **ids, uint32_t *n)
+/* The splits proved against the model, in order, each once. */
+static int resolve_splits(struct eval_options *o, const struct model *m)
 {
-    size_t len;
-    char *text = read_file(o->text, &len);
+    unsigned n = 0;
 
-    if (!text)
-        return EXIT_USAGE;
-    /* No text has more tokens than bytes. */
-    *ids = malloc((len + 1) * sizeof(**ids));
-    int64_t got = *ids ? tok_encode(m->tok, text, len, false, *ids, len) : -ENOMEM;
-    free(text);
-    if (got < 0 || (uint64_t)got > len || got > INT32_MAX) {
-        log_error("%s: cannot tokenize it: %s", o->text, strerror(got < 0 ? (int)-got : EOVERFLOW));
-        return EXIT_FAILED;
+    if (o->n_splits == 0) {
+        const struct split_options none = {.split = -1};
+        const int split = split_resolve(&none, m->n_layers, m->path);
+        if (split < 0)
+            return EXIT_USAGE;
+        o->splits[o->n_splits++] = (uint32_t)split;
     }
-    if (got == 0) {
-        log_error("%s: no text", o->text);
-        return EXIT_USAGE;
+    for (unsigned i = 0; i < o->n_splits; i++) {
+        const struct split_options s = {.split = (int32_t)o->splits[i]};
+        if (split_resolve(&s, m->n_layers, m->path) < 0)
+            return EXIT_USAGE;
     }
-    if (o->tokens > got) {
-        log_error("--tokens %u: %s has %lld", o->tokens, o->text, (long long)got);
-        return EXIT_USAGE;
-    }
-    *n = o->tokens ? o->tokens : (uint32_t)got;
-    return EXIT_OK;
-}
-
-/* --- evaluation ------------------------------------------------------------------------------ */
-
-/* One codec under one arithmetic. */
-struct trial {
-    struct codec *codec;
-    struct splitpass_traffic traffic;
-    struct divergence divergence;
-    double rel_l2; /* summed over tokens */
-};
-
-struct eval {
-    const struct eval_options *o;
-    struct splitpass pass;
-    struct trial trials[CODECS_MAX];
-    struct progress progress;
-    bool exact;
-    int32_t bos; /* -1: windows have none */
-
-    /* one window */
-    int32_t ids[WINDOW];
-    uint32_t n;
-    float *sent, *got; /* f32[WINDOW][d_model] */
-    float *ref;        /* f32[WINDOW][n_vocab] logits */
-};
-
-static void keep_reference(void *arg, uint32_t first, uint32_t count, const float *logits)
-{
-    struct eval *e = arg;
-    size_t n_vocab = e->pass.n_vocab;
-
-    memcpy(e->ref + first * n_vocab, logits, count * n_vocab * sizeof(*logits));
-}
-
-struct comparison {
-    const struct eval *e;
-    struct trial *trial;
-};
-
-/* Perplexity counts the second half of a window, where every token has context. */
-static int32_t scored_next(const struct eval *e, uint32_t pos)
-{
-    return pos >= e->n / 2 && pos + 1 < e->n ? e->ids[pos + 1] : -1;
-}
-
-static void compare(void *arg, uint32_t first, uint32_t count, const float *logits)
-{
-    const struct comparison *c = arg;
-    size_t n_vocab = c->e->pass.n_vocab;
-
-    for (uint32_t i = 0; i < count; i++)
-        divergence_add(&c->trial->divergence, c->e->ref + (first + i) * n_vocab,
-                       logits + i * n_vocab, scored_next(c->e, first + i));
-}
-
-/* ||x - x'|| / ||x||. */
-static double relative_l2(const float *x, const float *y, size_t n)
-{
-    double diff = 0, norm = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        diff += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
-        norm += (double)x[i] * x[i];
-    }
-    return norm > 0 ? sqrt(diff / norm) : 0;
-}
-
-static int run_trial(struct eval *e, struct trial *t)
-{
-    struct comparison c = {.e = e, .trial = t};
-    size_t d = e->pass.d_model;
-    int rc = splitpass_carry(t->codec, e->sent, e->n, (uint32_t)d, e->got, &t->traffic);
-
-    for (uint32_t i = 0; i < e->n && rc == 0; i++)
-        t->rel_l2 += relative_l2(e->sent + i * d, e->got + i * d, d);
-    if (rc == 0)
-        rc = splitpass_back(&e->pass, NULL, e->got, e->n, 0, compare, &c);
-    progress_step(&e->progress);
-    return rc;
-}
-
-static int run_window(struct eval *e)
-{
-    int rc = splitpass_front(&e->pass, e->ids, e->n, e->sent);
-
-    if (rc == 0)
-        rc = splitpass_back(&e->pass, NULL, e->sent, e->n, 0, keep_reference, e);
-    progress_step(&e->progress);
-    for (unsigned i = 0; i < e->o->n_codecs && rc == 0; i++) {
-        rc = run_trial(e, &e->trials[i]);
-        if (rc == -EDOM) {
-            const struct codec_stats *s = &e->trials[i].traffic.codec;
-            log_error("codec %u cannot carry the value at token %u of a window, column %u", i + 1,
-                      s->bad_token, s->bad_col);
-        }
-    }
-    return rc;
-}
-
-static uint32_t window_text(const struct eval *e)
-{
-    return WINDOW - (e->bos >= 0);
-}
-
-static int run_windows(struct eval *e, const int32_t *ids, uint32_t n)
-{
-    uint32_t step = window_text(e), windows = (n + step - 1) / step;
-    int rc = 0;
-
-    progress_start(&e->progress, e->exact ? "eval, f32 arithmetic" : "eval",
-                   windows * (e->o->n_codecs + 1));
-    for (uint32_t at = 0; at < n && rc == 0; at += step) {
-        uint32_t count = n - at < step ? n - at : step, lead = e->bos >= 0;
-
-        if (lead)
-            e->ids[0] = e->bos;
-        memcpy(e->ids + lead, ids + at, count * sizeof(*ids));
-        e->n = lead + count;
-        rc = run_window(e);
-    }
-    if (rc < 0 && rc != -EDOM)
-        log_error("%s", strerror(-rc));
-    return rc < 0 ? EXIT_FAILED : EXIT_OK;
-}
-
-/* --- results --------------------------------------------------------------------------------- */
-
-static void print_number(double v)
-{
-    if (isfinite(v))
-        printf("%.6g", v);
-    else
-        printf("null"); /* perplexity of a text too short to be scored, or a damaged model's all */
-}
-
-static int print_trial(const struct eval *e, struct trial *t, const char *codec)
-{
-    const struct divergence_summary s = divergence_summary(&t->divergence);
-    const double rows = (double)t->traffic.codec.rows, bytes = (double)t->traffic.codec.bytes;
-    const struct {
-        const char *name;
-        double value;
-    } fields[] = {
-        {"bits_per_value", bytes * 8 / (double)t->traffic.codec.values},
-        {"bytes_per_token", bytes / rows},
-        {"wire_bytes_per_token", (bytes + (double)t->traffic.packets * WIRE_OVERHEAD) / rows},
-        {"rel_l2", t->rel_l2 / rows},
-        {"kl_mean", s.kl_mean},
-        {"kl_p99", s.kl_p99},
-        {"top1", s.top1},
-        {"ppl", s.ppl},
-        {"ppl_ref", s.ppl_ref},
-    };
-    const bool md = e->o->markdown;
-
-    printf(md ? "| %s | %u | %s | %zu |"
-              : "{\"codec\": \"%s\", \"split\": %u, \"exact\": %s, \"tokens\": %zu",
-           codec, e->pass.split, e->exact ? "true" : "false", t->divergence.n);
-    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
-        printf(md ? " " : ", \"%s\": ", fields[i].name);
-        print_number(fields[i].value);
-        printf(md ? " |" : "");
-    }
-    printf(md ? "\n" : "}\n");
-    if (fflush(stdout)) {
-        log_error("stdout: %s", strerror(errno));
-        return EXIT_FAILED;
-    }
-    if (!isfinite(s.kl_mean)) {
-        log_error("the model's logits are not finite: its file must be damaged");
-        return EXIT_FAILED;
-    }
+    qsort(o->splits, o->n_splits, sizeof o->splits[0], ascending);
+    for (unsigned i = 0; i < o->n_splits; i++)
+        if (n == 0 || o->splits[i] != o->splits[n - 1])
+            o->splits[n++] = o->splits[i];
+    o->n_splits = n;
     return EXIT_OK;
 }
 
 /* --- the command ----------------------------------------------------------------------------- */
 
-static int open_trials(struct eval *e, uint32_t n_tokens)
+struct command_state {
+    struct eval_options o;
+    struct model model;
+    struct team *team;
+    struct eval_text text;   /* n 0: none */
+    struct eval_suite suite; /* n 0: none */
+    struct eval_print print;
+    struct eval_result *results; /* for the plot */
+    size_t n_results;
+};
+
+static uint32_t larger(uint32_t a, uint32_t b)
 {
-    size_t positions = n_tokens + (size_t)n_tokens / window_text(e) + 1;
-    size_t row = e->pass.d_model * sizeof(float);
-
-    e->sent = malloc(WINDOW * row);
-    e->got = malloc(WINDOW * row);
-    e->ref = malloc((size_t)WINDOW * e->pass.n_vocab * sizeof(float));
-    int rc = e->sent && e->got && e->ref ? 0 : -ENOMEM;
-    for (unsigned i = 0; i < e->o->n_codecs && rc == 0; i++) {
-        struct trial *t = &e->trials[i];
-
-        rc = codec_open(&e->o->codecs[i], e->pass.d_model, &t->codec);
-        if (rc == 0)
-            rc = divergence_open(&t->divergence, e->pass.n_vocab, positions);
-    }
-    if (rc < 0)
-        log_error("%s", strerror(-rc));
-    return rc < 0 ? EXIT_FAILED : EXIT_OK;
+    return a > b ? a : b;
 }
 
-static void close_trials(struct eval *e)
+static int finish_trial(struct command_state *c, const struct eval *e, struct eval_trial *t)
 {
-    for (unsigned i = 0; i < e->o->n_codecs; i++) {
-        codec_close(e->trials[i].codec);
-        divergence_close(&e->trials[i].divergence);
+    struct eval_result *r = &c->results[c->n_results++];
+
+    *r = eval_result(e, t, c->suite.n ? c->suite.kind->name : NULL);
+    const int rc = eval_print_result(&c->print, r);
+    if (rc == EXIT_OK && c->text.n && !isfinite(r->kl_mean)) {
+        log_error("the model's logits are not finite: its file must be damaged");
+        return EXIT_FAILED;
     }
-    free(e->sent);
-    free(e->got);
-    free(e->ref);
+    return rc;
 }
 
-/* All codecs under one arithmetic. */
-static int evaluate(const struct eval_options *o, const struct model *m, uint32_t split,
-                    struct team *team, bool exact, const int32_t *ids, uint32_t n)
+/* All codecs at all splits under one arithmetic. */
+static int evaluate(struct command_state *c, bool exact)
 {
-    struct eval *e = calloc(1, sizeof(*e));
+    const struct eval_params p = {
+        .codecs = c->o.codecs,
+        .n_codecs = c->o.n_codecs,
+        .splits = c->o.splits,
+        .n_splits = c->o.n_splits,
+        .message_rows = c->o.rows,
+        .ctx = larger(c->text.n ? EVAL_WINDOW : 1, c->suite.longest),
+        .n_seqs = c->suite.n ? EVAL_CHOICE_SEQS : 1,
+        .batch_rows = larger(EVAL_WINDOW, eval_choice_batch_rows(&c->suite)),
+        .text_rows = c->text.n,
+        .rows = c->text.n + eval_choice_rows(&c->suite),
+        .exact = exact,
+    };
+    struct eval e;
 
-    if (!e) {
+    int rc = eval_open(&c->model, &p, c->team, &e);
+    if (rc == EXIT_OK && c->text.n)
+        rc = eval_text_run(&e, &c->text);
+    if (rc == EXIT_OK && c->suite.n)
+        rc = eval_choice_run(&e, &c->suite);
+    for (unsigned i = 0; i < e.n_trials && rc == EXIT_OK; i++)
+        rc = finish_trial(c, &e, &e.trials[i]);
+    eval_close(&e);
+    return rc;
+}
+
+/* What costs nothing is proved first. */
+static int prepare(struct command_state *c)
+{
+    struct eval_options *o = &c->o;
+
+    int rc = resolve_splits(o, &c->model);
+    if (rc == EXIT_OK && o->plot)
+        rc = eval_plot_check(o->plot);
+    if (rc == EXIT_OK && o->text.path)
+        rc = eval_text_read(&c->model, &o->text, &c->text);
+    if (rc == EXIT_OK && o->suite)
+        rc = eval_suite_read(&c->model, o->suite, o->suite_path, o->items, &c->suite);
+    if (rc == EXIT_OK)
+        rc = model_team(&o->model, 0, 0, &c->team);
+    if (rc != EXIT_OK)
+        return rc;
+    c->results = calloc((size_t)o->n_codecs * o->n_splits * 2, sizeof *c->results);
+    if (!c->results) {
         log_error("out of memory");
         return EXIT_FAILED;
     }
-    e->o = o;
-    e->exact = exact;
-    e->bos = tok_add_bos(m->tok) ? tok_bos(m->tok) : -1;
-    int rc = splitpass_open(m, split, WINDOW, exact, team, &e->pass);
-    if (rc == EXIT_OK)
-        rc = open_trials(e, n);
-    if (rc == EXIT_OK)
-        rc = run_windows(e, ids, n);
-    for (unsigned i = 0; i < o->n_codecs && rc == EXIT_OK; i++) {
-        char text[CODEC_ARG_MAX];
-
-        rc = print_trial(e, &e->trials[i], codec_arg_format(&o->codecs[i], text));
-    }
-    close_trials(e);
-    splitpass_close(&e->pass);
-    free(e);
-    return rc;
+    c->print =
+        (struct eval_print){.format = o->format, .text = c->text.n > 0, .suite = c->suite.n > 0};
+    return eval_print_head(&c->print);
 }
 
 int cmd_eval(int argc, char **argv)
 {
-    struct eval_options o = {0};
-    struct model model;
-    struct team *team = NULL;
-    int32_t *ids = NULL;
-    uint32_t n = 0;
-    int split = 0;
+    struct command_state c = {0};
 
-    argp_parse(&argp, argc, argv, 0, NULL, &o);
-    int rc = model_open(o.model.path, true, &model);
+    argp_parse(&argp, argc, argv, 0, NULL, &c.o);
+    int rc = model_open(c.o.model.path, true, &c.model);
     if (rc != EXIT_OK)
         return rc;
-    if ((split = split_resolve(&o.split, model.n_layers, model.path)) < 0)
-        rc = EXIT_USAGE;
+    rc = prepare(&c);
+    if (rc == EXIT_OK && c.o.exact)
+        rc = evaluate(&c, true);
     if (rc == EXIT_OK)
-        rc = read_ids(&o, &model, &ids, &n);
-    if (rc == EXIT_OK)
-        rc = model_team(&o.model, 0, 0, &team);
-    if (rc == EXIT_OK && o.markdown)
-        printf("| codec | split | exact | tokens | bits/value | bytes/token | wire bytes/token | "
-               "relative L2 | mean KL | p99 KL | top-1 | perplexity | reference |\n"
-               "|---|---|---|---|---|---|---|---|---|---|---|---|---|\n");
-    if (rc == EXIT_OK && o.exact)
-        rc = evaluate(&o, &model, (uint32_t)split, team, true, ids, n);
-    if (rc == EXIT_OK)
-        rc = evaluate(&o, &model, (uint32_t)split, team, false, ids, n);
+        rc = evaluate(&c, false);
+    if (rc == EXIT_OK && c.o.plot)
+        rc = eval_plot(c.o.plot, c.results, c.n_results);
 
-    free(ids);
-    team_close(team);
-    model_close(&model);
+    free(c.results);
+    eval_suite_free(&c.suite);
+    eval_text_free(&c.text);
+    team_close(c.team);
+    model_close(&c.model);
     return rc;
 }

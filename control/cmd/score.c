@@ -170,10 +170,10 @@ struct tops {
     bool finite;
 };
 
-static void keep_tops(void *arg, uint32_t first, uint32_t count, const float *logits)
+static void keep_tops(void *arg, const struct stage_rows *rows, uint32_t first, uint32_t count,
+                      const float *logits)
 {
     struct tops *t = arg;
-    (void)first;
     for (uint32_t i = 0; i < count; i++, t->next += t->per_position) {
         sampler_top_logprobs(t->sampler, logits + i * t->n_vocab, t->next, t->per_position);
         /* A NaN among the logits makes all of them NaN; else the last is the least. */
@@ -193,6 +193,7 @@ static int score_item(struct scorer *s, const struct item *it)
                         .per_position = per_position,
                         .next = top,
                         .finite = true};
+    const struct stage_rows rows = {.n = n, .n_logits = it->n_forced};
     struct splitpass_traffic traffic = {0};
     float *sent = NULL, *got = NULL;
     int rc = top ? 0 : -ENOMEM;
@@ -200,12 +201,17 @@ static int score_item(struct scorer *s, const struct item *it)
     if (rc == 0 && s->codec) {
         sent = malloc(bytes);
         got = malloc(bytes);
-        rc = sent && got ? splitpass_front(&s->pass, it->ids, n, sent) : -ENOMEM;
+        rc = sent && got
+                 ? splitpass_run(&s->pass, 0, 0, &rows, 1, it->ids, NULL, &sent, NULL, NULL)
+                 : -ENOMEM;
         if (rc == 0)
-            rc = splitpass_carry(s->codec, sent, n, s->pass.d_model, got, &traffic);
+            rc = splitpass_carry(s->codec, sent, n, 0, s->pass.d_model, SPLITPASS_MESSAGE_ROWS, got,
+                                 &traffic);
+        if (rc == 0)
+            rc = splitpass_run(&s->pass, 1, 1, &rows, 1, NULL, got, NULL, keep_tops, &tops);
+    } else if (rc == 0) {
+        rc = splitpass_run(&s->pass, 0, 0, &rows, 1, it->ids, NULL, NULL, keep_tops, &tops);
     }
-    if (rc == 0)
-        rc = splitpass_back(&s->pass, it->ids, got, n, it->n_prompt - 1, keep_tops, &tops);
     if (rc == 0 && tops.finite)
         print_line(it, top, per_position);
     free(top);
@@ -267,18 +273,29 @@ int cmd_score(int argc, char **argv)
     struct scorer s = {0};
     struct model model;
     struct team *team = NULL;
-    int split = 0;
+    uint32_t cut = 0;
 
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     int rc = model_open(o.model.path, false, &model);
     if (rc != EXIT_OK)
         return rc;
-    if (!o.local && (split = split_resolve(&o.split, model.n_layers, model.path)) < 0)
-        rc = EXIT_USAGE;
+    if (!o.local) {
+        const int split = split_resolve(&o.split, model.n_layers, model.path);
+        if (split < 0)
+            rc = EXIT_USAGE;
+        cut = (uint32_t)split;
+    }
     if (rc == EXIT_OK)
         rc = model_team(&o.model, 0, 0, &team);
+    const struct splitpass_params pass = {
+        .cuts = &cut,
+        .n_cuts = !o.local,
+        .ctx = o.model.ctx,
+        .n_seqs = 1,
+        .exact = o.exact,
+    };
     if (rc == EXIT_OK)
-        rc = splitpass_open(&model, (uint32_t)split, o.model.ctx, o.exact, team, &s.pass);
+        rc = splitpass_open(&model, &pass, team, &s.pass);
     if (rc == EXIT_OK && (sampler_open(s.pass.n_vocab, &s.sampler) < 0 ||
                           (!o.local && codec_open(&o.split.codec, s.pass.d_model, &s.codec) < 0))) {
         log_error("out of memory");

@@ -44,7 +44,7 @@ static void agrees_with_the_definition(void **state)
     const float noise[] = {1e-4f, .002f, .05f};
     for (int i = 0; i < 3; i++) {
         fill(got, 1, noise[i]);
-        divergence_add(&d, ref, got, -1);
+        divergence_add(&d, ref, got, -1, false);
         double want = plain_kl(ref, got);
         assert_true(fabs(d.kl[i] - want) < want * .001 + 2e-7);
     }
@@ -60,8 +60,8 @@ static void equal_rows_do_not_diverge(void **state)
     fill(ref, 1, .01f);
     for (int i = 0; i < VOCAB; i++)
         shifted[i] = ref[i] + 4; /* the same distribution */
-    divergence_add(&d, ref, ref, 3);
-    divergence_add(&d, ref, shifted, 3);
+    divergence_add(&d, ref, ref, 3, true);
+    divergence_add(&d, ref, shifted, 3, true);
     struct divergence_summary s = divergence_summary(&d);
     assert_true(s.kl_mean < 1e-6 && s.kl_p99 < 1e-6);
     assert_true(s.top1 == 1);
@@ -80,7 +80,7 @@ static void summary(void **state)
         ref[5] = 1;
         got[5] = i % 100 < 2 ? 0 : 1;
         got[6] = i % 100 < 2 ? 1 : 0;
-        divergence_add(&d, ref, got, i < 100 ? 5 : -1);
+        divergence_add(&d, ref, got, i < 100 ? 5 : -1, i < 50);
     }
     struct divergence_summary s = divergence_summary(&d);
     double p = exp(1) / (VOCAB - 1 + exp(1)), other = 1 / (VOCAB - 1 + exp(1));
@@ -89,12 +89,16 @@ static void summary(void **state)
     assert_true(fabs(s.kl_p99 - kl) < 1e-6);
     assert_true(fabs(s.top1 - .98) < 1e-12);
     assert_true(fabs(s.ppl_ref - 1 / p) < 1e-3 / p);
-    assert_true(fabs(log(s.ppl) - (.98 * -log(p) + .02 * -log(other))) < 1e-5);
+    assert_true(fabs(log(s.ppl) - (.96 * -log(p) + .04 * -log(other))) < 1e-5);
+    assert_true(fabs(log(s.ppl_full) - (.98 * -log(p) + .02 * -log(other))) < 1e-5);
+    assert_true(fabs(s.ppl_full_ref - 1 / p) < 1e-3 / p);
+    assert_true(fabs(s.kl_median) < 1e-6 && fabs(s.kl_max - kl) < 1e-6);
+    assert_true(fabs(log_prob(ref, VOCAB, 5) - log(p)) < 1e-6);
     divergence_close(&d);
 
     /* Nothing scored: no number. */
     assert_int_equal(divergence_open(&d, VOCAB, 1), 0);
-    divergence_add(&d, ref, got, -1);
+    divergence_add(&d, ref, got, -1, false);
     s = divergence_summary(&d);
     assert_true(isnan(s.ppl) && isnan(s.ppl_ref));
     divergence_close(&d);

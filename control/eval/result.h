@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What an evaluation found of one codec at one split, and how it is printed. */
+#ifndef ISTHMUS_CONTROL_EVAL_RESULT_H
+#define ISTHMUS_CONTROL_EVAL_RESULT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "control/codec_arg.h"
+#include "control/eval/trial.h"
+
+/* NaN: not measured, or there is no such number. */
+struct eval_result {
+    char codec[CODEC_ARG_MAX];
+    const char *suite; /* NULL: none */
+    bool exact;
+    double split, message_rows;
+    double bits_per_value, bytes_per_token, wire_bytes_per_token, rel_l2;
+    double tokens, kl_mean, kl_median, kl_p99, kl_max, top1;
+    double ppl, ppl_ref, ppl_full, ppl_full_ref;
+    double items;
+    struct eval_result_score {
+        double acc, acc_ref, lost, gained, net;
+    } acc, acc_norm;
+};
+
+/* suite: its name, or NULL. Once a trial. */
+struct eval_result eval_result(const struct eval *e, struct eval_trial *t, const char *suite);
+
+enum eval_format { EVAL_JSONL, EVAL_MD, EVAL_CSV };
+
+/* What to print; Markdown leaves out columns of what was not asked for. */
+struct eval_print {
+    enum eval_format format;
+    bool text, suite;
+};
+
+/* To stdout. EXIT_OK or an exit code, the error said. */
+int eval_print_head(const struct eval_print *p);
+int eval_print_result(const struct eval_print *p, const struct eval_result *r);
+
+#endif
