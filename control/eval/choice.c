@@ -136,7 +136,7 @@ static int answer(const struct group *g, uint32_t item, struct answer *a)
         }
         if (logprob[k] > logprob[best])
             best = k;
-        if (logprob[k] / it->choices[k].bytes > logprob[best_norm] / it->choices[best_norm].bytes)
+        if (logprob[k] / it->choices[k].n > logprob[best_norm] / it->choices[best_norm].n)
             best_norm = k;
     }
     *a = (struct answer){.right = best == it->label, .right_norm = best_norm == it->label};

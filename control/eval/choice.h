@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Answering a suite: the choice whose tokens the model holds likeliest after the context, by summed
- * log-probability (acc) and by that over the choice's length (acc_norm).
+ * log-probability (acc) and by that over the number of tokens (acc_norm).
  */
 #ifndef ISTHMUS_CONTROL_EVAL_CHOICE_H
 #define ISTHMUS_CONTROL_EVAL_CHOICE_H
