@@ -53,6 +53,16 @@ int rans_table_init(struct rans_table *table, const uint16_t freq[RANS_SYMBOLS])
     return 0;
 }
 
+void rans_family_init(struct rans_table tables[RANS_FAMILY])
+{
+    for (unsigned k = 0; k < RANS_FAMILY; k++) {
+        uint16_t freq[RANS_SYMBOLS];
+        for (unsigned s = 0; s < RANS_SYMBOLS; s++)
+            freq[s] = rans_family[k][s];
+        (void)rans_table_init(&tables[k], freq); /* they add up: test_rans.c */
+    }
+}
+
 /* What one more of RANS_TOTAL slots saves a symbol that has f, in nats a count:
  * log((f + 1) / f) = 2 artanh(1 / (2 f + 1)). By its series and not by log(), whose last bits
  * differ between machines. */

@@ -5,7 +5,7 @@
  *
  * Symbols come in groups of RANS_GROUP that share a table; each group may have another one, so that
  * every place of a row can have its own statistics. 16, 32 or 64 states ("lanes") take turns,
- * symbol i in lane i % lanes: more lanes are faster, but each costs about half a byte. The bytes do
+ * symbol i in lane i % lanes: more lanes are faster, but each costs about 5 bits. The bytes do
  * not depend on the instruction set.
  *
  * A lane carries one byte of the caller's besides its symbols, its "seed", which comes back from
@@ -23,6 +23,7 @@
 #define RANS_TOTAL     256u /* what a table's frequencies add up to */
 #define RANS_GROUP     32u
 #define RANS_LANES_MAX 64u
+#define RANS_FAMILY    32u
 
 struct codec_dsp;
 
@@ -54,6 +55,16 @@ int rans_table_init(struct rans_table *table, const uint16_t freq[RANS_SYMBOLS])
  * 0, or -EINVAL when no symbol has a count. */
 int rans_quantize_freqs(const uint32_t counts[RANS_SYMBOLS], uint16_t keep,
                         uint16_t freq[RANS_SYMBOLS]);
+
+/* Built-in frequencies for quantized values around 0, from nearly all zeros (table 0) to nearly
+ * flat: symbol v + 8 stands for -7 <= v <= 7, symbol 0 for all other values and those whose symbol
+ * has no slots. Made by tools/make-rans-family. */
+extern const uint8_t rans_family[RANS_FAMILY][RANS_SYMBOLS];
+
+void rans_family_init(struct rans_table tables[RANS_FAMILY]);
+
+/* What a symbol of frequency f costs, in 1/256 bit; [0] is the largest number. */
+extern const uint16_t rans_cost[RANS_TOTAL + 1];
 
 /* The bytes that n symbols take at most. */
 size_t rans_bound(size_t n, unsigned lanes);

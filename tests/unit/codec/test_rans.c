@@ -397,6 +397,31 @@ static void test_quantize(void **state)
     printf("quantized frequencies cost at most %.4f bits a symbol\n", worst);
 }
 
+/* The built-in tables: whole, one peak, from narrow to wide, everything reachable by the escape. */
+static void test_family(void **state)
+{
+    static struct rans_table tables[RANS_FAMILY];
+
+    rans_family_init(tables);
+    for (unsigned k = 0; k < RANS_FAMILY; k++) {
+        const uint8_t *f = rans_family[k];
+        unsigned sum = 0;
+        for (unsigned s = 0; s < RANS_SYMBOLS; s++)
+            sum += f[s];
+        assert_int_equal(sum, RANS_TOTAL);
+        assert_memory_equal(tables[k].freq, f, RANS_SYMBOLS);
+        assert_true(f[0] > 0);
+        for (unsigned v = 1; v < 8; v++) {
+            assert_true(f[8 + v] <= f[8 + v - 1] && f[8 - v] <= f[8 - v + 1]);
+            assert_true(abs(f[8 + v] - f[8 - v]) <= 1);
+        }
+        assert_true(k == 0 || f[8] < rans_family[k - 1][8]);
+    }
+    for (unsigned f = 1; f <= RANS_TOTAL; f++)
+        assert_int_equal(rans_cost[f], lrint(256.0 * log2((double)RANS_TOTAL / f)));
+    assert_int_equal(rans_cost[0], UINT16_MAX);
+}
+
 /* The format, pinned: 192 symbols of three tables in 16, 32 and 64 lanes. */
 static void test_frozen(void **state)
 {
@@ -451,7 +476,7 @@ int main(void)
         cmocka_unit_test(test_round_trips), cmocka_unit_test(test_every_state),
         cmocka_unit_test(test_damage),      cmocka_unit_test(test_arguments),
         cmocka_unit_test(test_certainty),   cmocka_unit_test(test_quantize),
-        cmocka_unit_test(test_frozen),
+        cmocka_unit_test(test_family),      cmocka_unit_test(test_frozen),
     };
 
     rng_seed();
