@@ -24,7 +24,7 @@ struct codec {
     struct codec_dsp dsp;
     uint32_t cols;
     /* one row's scratch */
-    float *dense;   /* padded */
+    float *dense;   /* the row with zeros for outliers, padded */
     float *values;  /* of outliers */
     uint16_t *pos;  /* of outliers, padded */
     uint8_t *mask;  /* a bit a column, set for outliers; padded */
@@ -32,8 +32,8 @@ struct codec {
     uint8_t *bits;  /* padded */
 };
 
-/* One row part, looked at and not yet written. Its dense values and outlier columns are in the
- * codec's scratch. */
+/* One row part, looked at and not yet written. Its codes and outliers are in the codec's scratch.
+ */
 struct part {
     const float *x;
     uint32_t cols;
@@ -90,6 +90,19 @@ void codec_close(struct codec *c)
 
 /* --- encode --- */
 
+/* Also of rows that f32 is too small for. */
+static double sum_abs(const struct codec *c, const float *row)
+{
+    double sum = (double)c->dsp.sum_abs(row, c->cols);
+
+    if (isfinite(sum))
+        return sum;
+    sum = 0.0;
+    for (uint32_t i = 0; i < c->cols; i++)
+        sum += fabs((double)row[i]);
+    return sum;
+}
+
 /* T of a whole row; -EDOM when a value is not finite. */
 static int row_limit(const struct codec *c, const float *row, float *limit)
 {
@@ -98,7 +111,7 @@ static int row_limit(const struct codec *c, const float *row, float *limit)
     *limit = c->params.tau;
     if (c->params.mode != CODEC_TSQ)
         return 0;
-    sum = c->dsp.sum_abs(row, c->cols);
+    sum = sum_abs(c, row);
     if (!isfinite(sum))
         return -EDOM;
     if (c->params.tau_rule == CODEC_TAU_MEAN)
@@ -106,22 +119,28 @@ static int row_limit(const struct codec *c, const float *row, float *limit)
     return 0;
 }
 
-/* Set outliers aside and choose the grid of the rest. */
+static double capped_sq(const float *values, size_t n, double cap)
+{
+    double sum = 0.0;
+
+    for (size_t i = 0; i < n; i++) {
+        const double v = fabs((double)values[i]);
+        sum += v < cap ? v * v : cap * cap;
+    }
+    return sum;
+}
+
+/* Set outliers aside, choose the grid of the rest and quantize it. */
 static void part_plan_tsq(struct codec *c, float limit, struct part *part)
 {
-    const double cap = NORM_CAP * (double)limit;
-    double outlier_sq = 0.0;
-    size_t n = c->dsp.split(part->x, part->cols, limit, c->dense, c->pos);
+    struct codec_span span;
+    const size_t n = c->dsp.split(part->x, part->cols, limit, c->dense, c->mask, &span);
 
     part->n_dense = part->cols - (uint32_t)n;
-    memset(c->dense + part->n_dense, 0,
-           (CODEC_PAD_TO(part->n_dense) - part->n_dense) * sizeof(*c->dense));
-    for (size_t i = 0; i < n; i++) {
-        double v = fmin(fabs((double)part->x[c->pos[i]]), cap);
-        outlier_sq += v * v;
-    }
-    codec_outliers_plan(part->x, part->cols, c->pos, n, &part->outliers);
-    codec_grid_choose(&c->dsp, &c->params, c->dense, part->n_dense, outlier_sq, &part->grid);
+    codec_outliers_find(part->x, part->cols, c->mask, c->pos, c->values);
+    codec_outliers_plan(part->cols, c->pos, c->values, n, &part->outliers);
+    codec_grid_choose(&c->dsp, &c->params, c->dense, part->cols, &span, n,
+                      capped_sq(c->values, n, NORM_CAP * (double)limit), &part->grid, c->codes);
     part->bytes = PART_HEAD_BYTES + part->outliers.bytes;
     if (part->grid.width)
         part->bytes += PART_GRID_BYTES + ((size_t)part->n_dense * part->grid.width + 7) / 8;
@@ -138,27 +157,31 @@ static void part_plan(struct codec *c, const float *x, uint32_t cols, float limi
         part->bytes = codec_raw_bytes(c->params.mode, cols);
 }
 
-static void part_write_tsq(struct codec *c, const struct part *part, uint8_t *dst)
+/* room: bytes at dst, part->bytes at least. */
+static void part_write_tsq(struct codec *c, const struct part *part, uint8_t *dst, size_t room)
 {
     const struct codec_grid *g = &part->grid;
     const uint8_t *end = dst + part->bytes;
+    const bool roomy = room - part->bytes >= CODEC_PAD; /* kernels write a little more */
 
     *dst++ = (uint8_t)(g->width | (unsigned)part->outliers.form << PART_FORM_AT |
                        (part->outliers.wide ? PART_WIDE : 0));
-    dst = codec_outliers_write(&part->outliers, part->x, part->cols, c->pos, dst);
+    dst = codec_outliers_write(&c->dsp, &part->outliers, part->cols, c->pos, c->values, dst);
     if (!g->width)
         return;
     *dst++ = (uint8_t)g->scale;
     *dst++ = (uint8_t)(g->scale >> 8);
     *dst++ = g->zero;
-    c->dsp.quantize(c->dense, part->n_dense, g, c->codes);
+    if (part->outliers.n)
+        c->dsp.close_up(c->codes, c->mask, part->cols);
     memset(c->codes + part->n_dense, 0, CODEC_PAD_TO(part->n_dense) - part->n_dense);
-    c->dsp.pack(c->codes, part->n_dense, g->width, c->bits);
-    memcpy(dst, c->bits, (size_t)(end - dst));
+    c->dsp.pack(c->codes, part->n_dense, g->width, roomy ? dst : c->bits);
+    if (!roomy)
+        memcpy(dst, c->bits, (size_t)(end - dst));
 }
 
-/* part->bytes at dst. -EDOM when mode f16 cannot hold a value. */
-static int part_write(struct codec *c, const struct part *part, uint8_t *dst)
+/* part->bytes at dst, which has room bytes. -EDOM when mode f16 cannot hold a value. */
+static int part_write(struct codec *c, const struct part *part, uint8_t *dst, size_t room)
 {
     switch (c->params.mode) {
     case CODEC_F32:
@@ -169,7 +192,7 @@ static int part_write(struct codec *c, const struct part *part, uint8_t *dst)
     case CODEC_TSQ:
         break;
     }
-    part_write_tsq(c, part, dst);
+    part_write_tsq(c, part, dst, room);
     return 0;
 }
 
@@ -208,7 +231,7 @@ static int encode_cut(struct codec *c, const float *row, float limit, struct cod
     tile->first_col = at->col;
     tile->n_cols = cut_at(c->cols, parts, i + 1) - at->col;
     part_plan(c, row + tile->first_col, tile->n_cols, limit, part);
-    rc = part_write(c, part, dst);
+    rc = part_write(c, part, dst, room);
     if (rc)
         return rc;
     *at = i + 1 < parts ? (struct codec_cursor){at->row, at->col + tile->n_cols}
@@ -273,7 +296,7 @@ int codec_encode(struct codec *c, const float *rows, size_t stride, uint32_t n_r
         part_plan(c, row, c->cols, limit, &part);
         if (part.bytes > capacity - bytes)
             break;
-        rc = part_write(c, &part, dst + bytes);
+        rc = part_write(c, &part, dst + bytes, capacity - bytes);
         if (rc)
             goto out;
         count_part(&call, c, &part);

@@ -8,74 +8,62 @@
 #include "codec/cpu.h"
 #include "codec/f16.h"
 
-static double sum_abs(const float *x, size_t n)
+static float sum_abs(const float *x, size_t n)
 {
-    double lane[CODEC_LANES] = {0};
+    float lane[CODEC_LANES] = {0};
 
     for (size_t i = 0; i < n; i++)
-        lane[i % CODEC_LANES] += fabs((double)x[i]);
-    return codec_lanes_sum_f64(lane);
+        lane[i % CODEC_LANES] += fabsf(x[i]);
+    return codec_lanes_sum_f32(lane);
 }
 
-static size_t split(const float *x, size_t n, float limit, float *dense, uint16_t *pos)
+static size_t split(const float *x, size_t n, float limit, float *dense, uint8_t *mask,
+                    struct codec_span *s)
 {
-    size_t n_dense = 0, n_pos = 0;
+    float lane[CODEC_LANES] = {0};
+    size_t n_outliers = 0;
 
+    *s = (struct codec_span){0};
+    memset(dense, 0, CODEC_PAD_TO(n) * sizeof(*dense));
+    memset(mask, 0, CODEC_PAD_TO(n) / 8);
     for (size_t i = 0; i < n; i++) {
-        if (fabsf(x[i]) > limit)
-            pos[n_pos++] = (uint16_t)i;
-        else
-            dense[n_dense++] = x[i];
+        const bool outlier = fabsf(x[i]) > limit;
+        const float v = outlier ? 0.0f : x[i];
+        dense[i] = v;
+        mask[i / 8] |= (uint8_t)(outlier << i % 8);
+        n_outliers += outlier;
+        lane[i % CODEC_LANES] = fmaf(v, v, lane[i % CODEC_LANES]);
+        s->lo = v < s->lo ? v : s->lo;
+        s->hi = v > s->hi ? v : s->hi;
     }
-    return n_pos;
-}
-
-static void span(const float *dense, size_t n, struct codec_span *s)
-{
-    double lane[CODEC_LANES] = {0};
-    float lo = 0.0f, hi = 0.0f;
-
-    for (size_t i = 0; i < n; i++) {
-        double v = (double)dense[i];
-        lane[i % CODEC_LANES] += v * v;
-        lo = dense[i] < lo ? dense[i] : lo;
-        hi = dense[i] > hi ? dense[i] : hi;
-    }
-    s->lo = lo;
-    s->hi = hi;
-    s->sum_sq = codec_lanes_sum_f64(lane);
+    s->sum_sq = codec_lanes_sum_f32(lane);
+    return n_outliers;
 }
 
 /* lrintf, because it is one instruction on the plainest x86-64 where rintf is a call. */
-static inline float nearest_code(float position, float top)
-{
-    float code = (float)lrintf(position);
-
-    code = code > 0.0f ? code : 0.0f;
-    return code < top ? code : top;
-}
-
-static inline float position(float v, const struct codec_grid *g)
-{
-    return v * g->inv + g->bias;
-}
-
-static float grid_error(const float *dense, size_t n, const struct codec_grid *g)
+static float quantize(const float *dense, size_t n, const struct codec_grid *g, uint8_t *codes)
 {
     float lane[CODEC_LANES] = {0};
 
     for (size_t i = 0; i < n; i++) {
-        float t = position(dense[i], g);
-        float e = t - nearest_code(t, g->top);
-        lane[i % CODEC_LANES] += e * e;
+        const float position = fmaf(dense[i], g->inv, g->bias);
+        const long nearest = lrintf(position);
+        const float e = position - (float)nearest;
+        const long code = nearest < 0 ? 0 : nearest > g->top ? g->top : nearest;
+        codes[i] = (uint8_t)code;
+        lane[i % CODEC_LANES] = fmaf(e, e, lane[i % CODEC_LANES]);
     }
     return codec_lanes_sum_f32(lane);
 }
 
-static void quantize(const float *dense, size_t n, const struct codec_grid *g, uint8_t *codes)
+static void close_up(uint8_t *codes, const uint8_t *mask, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
-        codes[i] = (uint8_t)nearest_code(position(dense[i], g), g->top);
+    uint8_t *next = codes;
+
+    for (size_t i = 0; i < n; i++) {
+        *next = codes[i];
+        next += ~mask[i / 8] >> i % 8 & 1;
+    }
 }
 
 static void dequantize(const uint8_t *codes, const uint8_t *mask, size_t n,
@@ -116,9 +104,8 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags)
     *dsp = (struct codec_dsp){
         .sum_abs = sum_abs,
         .split = split,
-        .span = span,
-        .grid_error = grid_error,
         .quantize = quantize,
+        .close_up = close_up,
         .dequantize = dequantize,
         .pack = codec_pack,
         .unpack = codec_unpack,

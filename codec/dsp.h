@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The codec's kernels behind one table, one implementation an ISA. All implementations give the
- * same bits: sums run in CODEC_LANES lanes (element i in lane i % CODEC_LANES) that are added
- * pairwise at the end, products and sums are rounded one by one (never fused), and rounding to an
- * integer is to nearest even.
+ * same bits: sums are f32 in CODEC_LANES lanes (element i in lane i % CODEC_LANES) that are added
+ * pairwise at the end, a product and the sum it goes into are rounded once (fma), and rounding to
+ * an integer is to nearest even.
  *
  * "Padded" buffers are the codec's own scratch: n is rounded up to CODEC_PAD elements, and a kernel
  * may read and write all of those. Other buffers are the caller's: a kernel touches the n elements
@@ -18,7 +18,7 @@
 
 #include "codec/rans.h"
 
-#define CODEC_LANES     16u
+#define CODEC_LANES     32u
 #define CODEC_PAD       64u
 #define CODEC_PAD_TO(n) (((size_t)(n) + CODEC_PAD - 1) / CODEC_PAD * CODEC_PAD)
 
@@ -30,13 +30,13 @@ struct codec_grid {
     float unit;     /* a power of two x 9 bits: unit * (up to 9 bits) is exact */
     float inv;      /* 1 / (unit << (8 - width)), rounded: value -> code */
     float bias;     /* zero in code steps */
-    float top;      /* largest code */
+    uint8_t top;    /* largest code */
 };
 
-/* What a dense row spans. lo <= 0 <= hi. */
+/* What the values of a row that are not outliers span. lo <= 0 <= hi. */
 struct codec_span {
     float lo, hi;
-    double sum_sq;
+    float sum_sq; /* may be infinite, or 0 where squares are too small for f32 */
 };
 
 /* rANS: every lane's 16-bit state, as two planes of bytes. Lanes beyond the call's are unspecified.
@@ -50,21 +50,20 @@ struct rans_states {
 #define RANS_RAN_OUT      SIZE_MAX
 
 struct codec_dsp {
-    /* Sum of |x|, f64. Not finite when a value is not. */
-    double (*sum_abs)(const float *x, size_t n);
+    /* Sum of |x|. Not finite when a value is not, or when f32 is too small for it. */
+    float (*sum_abs)(const float *x, size_t n);
 
-    /* Values with |x| <= limit go to dense (padded), closed up; the columns of the others to pos
-     * (padded). Returns the number of the others. */
-    size_t (*split)(const float *x, size_t n, float limit, float *dense, uint16_t *pos);
+    /* A copy of x with zeros for outliers, |x| > limit, and from n on (padded); bit i % 8 of
+     * mask[i / 8] is set for an outlier (padded). Returns the number of outliers. */
+    size_t (*split)(const float *x, size_t n, float limit, float *dense, uint8_t *mask,
+                    struct codec_span *span);
 
-    /* dense (padded) is zero from n on. */
-    void (*span)(const float *dense, size_t n, struct codec_span *span);
+    /* Codes of all n columns; returns the sum of squared errors, in code steps squared. Both
+     * buffers padded; codes from n on are unspecified. */
+    float (*quantize)(const float *dense, size_t n, const struct codec_grid *g, uint8_t *codes);
 
-    /* Sum of squared errors on the grid, in code steps squared. f32. */
-    float (*grid_error)(const float *dense, size_t n, const struct codec_grid *g);
-
-    /* dense and codes padded; codes from n on are unspecified. */
-    void (*quantize)(const float *dense, size_t n, const struct codec_grid *g, uint8_t *codes);
+    /* Closes up, in place, the codes of the columns whose bits are clear. Both padded. */
+    void (*close_up)(uint8_t *codes, const uint8_t *mask, size_t n);
 
     /* The codes of a row back to their columns: out[n] has a value wherever bit i % 8 of mask[i /
      * 8] is clear, and anything else where it is set. codes and mask padded. */
@@ -109,15 +108,7 @@ void rans_dsp_init_avx512(struct codec_dsp *dsp);
 void codec_pack(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits);
 void codec_unpack(const uint8_t *bits, size_t n, unsigned q, uint8_t *codes);
 
-/* Ends of every lane-wise sum. */
-static inline double codec_lanes_sum_f64(double lane[CODEC_LANES])
-{
-    for (unsigned half = CODEC_LANES / 2; half; half /= 2)
-        for (unsigned i = 0; i < half; i++)
-            lane[i] += lane[i + half];
-    return lane[0];
-}
-
+/* The end of every lane-wise sum. */
 static inline float codec_lanes_sum_f32(float lane[CODEC_LANES])
 {
     for (unsigned half = CODEC_LANES / 2; half; half /= 2)

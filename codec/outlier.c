@@ -16,21 +16,37 @@ static size_t bitmap_bytes(uint32_t cols)
     return (cols + 7) / 8;
 }
 
-void codec_outliers_plan(const float *x, uint32_t cols, const uint16_t *pos, size_t n,
+void codec_outliers_find(const float *x, uint32_t cols, const uint8_t *mask, uint16_t *pos,
+                         float *values)
+{
+    size_t n = 0;
+
+    for (uint32_t col = 0; col < cols; col += 64) {
+        uint64_t set;
+        memcpy(&set, mask + col / 8, sizeof(set));
+        for (; set; set &= set - 1)
+            pos[n++] = (uint16_t)(col + (unsigned)__builtin_ctzll(set));
+    }
+    for (size_t i = 0; i < n; i++)
+        values[i] = x[pos[i]];
+}
+
+void codec_outliers_plan(uint32_t cols, const uint16_t *pos, const float *values, size_t n,
                          struct codec_outliers *o)
 {
-    size_t gaps = 1; /* GAP_END */
+    size_t gaps = n + 1; /* with GAP_END */
     uint32_t next = 0;
 
     *o = (struct codec_outliers){.form = OUTLIERS_NONE, .n = (uint32_t)n};
     if (n == 0)
         return;
     for (size_t i = 0; i < n; i++) {
-        float mag = fabsf(x[pos[i]]);
-        gaps += 1 + (pos[i] - next) / GAP_SKIP;
+        if (pos[i] - next >= GAP_SKIP)
+            gaps += (pos[i] - next) / GAP_SKIP;
         next = pos[i] + 1u;
-        o->wide |= mag < F16_NORMAL || mag >= F16_OVERFLOW;
     }
+    for (size_t i = 0; i < n; i++)
+        o->wide |= !(fabsf(values[i]) >= F16_NORMAL && fabsf(values[i]) < F16_OVERFLOW);
     o->form = gaps < bitmap_bytes(cols) ? OUTLIERS_GAPS : OUTLIERS_BITMAP;
     o->bytes = (o->form == OUTLIERS_GAPS ? gaps : bitmap_bytes(cols)) + n * (o->wide ? 4 : 2);
 }
@@ -58,25 +74,19 @@ static uint8_t *write_bitmap(const uint16_t *pos, uint32_t n, uint32_t cols, uin
     return dst + bitmap_bytes(cols);
 }
 
-uint8_t *codec_outliers_write(const struct codec_outliers *o, const float *x, uint32_t cols,
-                              const uint16_t *pos, uint8_t *dst)
+uint8_t *codec_outliers_write(const struct codec_dsp *dsp, const struct codec_outliers *o,
+                              uint32_t cols, const uint16_t *pos, const float *values, uint8_t *dst)
 {
     if (o->form == OUTLIERS_NONE)
         return dst;
     dst =
         o->form == OUTLIERS_GAPS ? write_gaps(pos, o->n, dst) : write_bitmap(pos, o->n, cols, dst);
-    for (uint32_t i = 0; i < o->n; i++) {
-        float v = x[pos[i]];
-        if (o->wide) {
-            memcpy(dst, &v, 4);
-            dst += 4;
-        } else {
-            uint16_t h = f16_from_f32(v);
-            memcpy(dst, &h, 2);
-            dst += 2;
-        }
+    if (o->wide) {
+        memcpy(dst, values, 4 * (size_t)o->n);
+        return dst + 4 * (size_t)o->n;
     }
-    return dst;
+    dsp->to_f16(values, o->n, dst); /* plan saw that they fit */
+    return dst + 2 * (size_t)o->n;
 }
 
 static const uint8_t *read_gaps(uint32_t cols, const uint8_t *src, const uint8_t *end,

@@ -23,13 +23,18 @@ struct codec_outliers {
     size_t bytes; /* of the whole list */
 };
 
-/* pos: n ascending columns of x[cols]. */
-void codec_outliers_plan(const float *x, uint32_t cols, const uint16_t *pos, size_t n,
+/* Columns and values of the outliers of x[cols], ascending, by their mask (a bit a column, padded);
+ * pos and values are padded. */
+void codec_outliers_find(const float *x, uint32_t cols, const uint8_t *mask, uint16_t *pos,
+                         float *values);
+
+void codec_outliers_plan(uint32_t cols, const uint16_t *pos, const float *values, size_t n,
                          struct codec_outliers *o);
 
 /* Writes o->bytes bytes at dst; returns their end. */
-uint8_t *codec_outliers_write(const struct codec_outliers *o, const float *x, uint32_t cols,
-                              const uint16_t *pos, uint8_t *dst);
+uint8_t *codec_outliers_write(const struct codec_dsp *dsp, const struct codec_outliers *o,
+                              uint32_t cols, const uint16_t *pos, const float *values,
+                              uint8_t *dst);
 
 /* Reads a list of o->form and o->wide into o->n, pos and values (room for cols each), and sets the
  * columns' bits in mask (clear before). Returns its end, or NULL when it is malformed or would pass

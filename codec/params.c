@@ -54,11 +54,11 @@ static size_t part_bound(uint32_t cols, uint32_t outliers, unsigned qmax)
            (dense ? PART_GRID_BYTES + (dense * qmax + 7) / 8 : 0);
 }
 
-/* Of a whole row, fewer than cols / tau values exceed tau times the mean (and a little room for the
- * rounding of T). */
+/* Of a whole row, fewer than cols / tau values exceed tau times the mean (and a little room for its
+ * rounding: a lane sums up to 512 values). */
 static uint32_t row_outliers_max(const struct codec_params *p, uint32_t cols)
 {
-    double most = (double)cols / (double)p->tau * (1.0 + 0x1p-20);
+    double most = (double)cols / (double)p->tau * (1.0 + 0x1p-14);
 
     return p->tau_rule == CODEC_TAU_MEAN && most < (double)cols ? (uint32_t)most : cols;
 }

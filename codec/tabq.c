@@ -13,6 +13,10 @@
  * infinity. */
 #define SPAN_EDGE 0x1.f4p127f
 
+/* Below this, squares that f32 rounds to nothing could matter to a sum of them. */
+#define SUM_SQ_MIN     0x1p-60f
+#define EXPECTED_ERROR .07
+
 /* Codes of every width stand on one grid of 256 units: code c of width q is unit c << (8 - q). */
 static unsigned units(unsigned width)
 {
@@ -35,7 +39,7 @@ static void grid_fill(struct codec_grid *g, unsigned width, uint16_t scale, uint
     g->unit = f32_from_bits((uint32_t)scale << 15);
     g->inv = (float)(1.0 / ((double)g->unit * (double)step));
     g->bias = (float)zero / step;
-    g->top = (float)((1u << width) - 1);
+    g->top = (uint8_t)((1u << width) - 1);
 }
 
 static void grid_fit(struct codec_grid *g, unsigned width, double lo, double hi)
@@ -47,28 +51,96 @@ static void grid_fit(struct codec_grid *g, unsigned width, double lo, double hi)
     grid_fill(g, width, scale, (uint8_t)(zero < (long)units(width) ? zero : (long)units(width)));
 }
 
-void codec_grid_choose(const struct codec_dsp *dsp, const struct codec_params *p,
-                       const float *dense, size_t n, double outlier_sq, struct codec_grid *g)
+/* Squared error in code steps of what a row without its outliers is rounded to: quantize() counts
+ * those as zeros, each with the error of a zero. */
+static double dense_error(double error, const struct codec_grid *g, size_t n_outliers)
 {
-    struct codec_span span;
-    double lo, hi, allowed;
+    const double of_zero = (double)g->bias - rint((double)g->bias);
 
-    dsp->span(dense, n, &span);
-    lo = fmax((double)span.lo, -(double)SPAN_EDGE);
-    hi = fmin((double)span.hi, (double)SPAN_EDGE);
-    if (hi - lo < (double)SPAN_MIN) {
+    return error - (double)n_outliers * (of_zero * of_zero);
+}
+
+/* Squared errors are n step^2 / 12 where values spread evenly over the steps. With a little less
+ * the search hardly ever begins too high, and seldom twice. */
+static unsigned expected_width(const struct codec_params *p, double range, size_t n, double allowed)
+{
+    unsigned width = p->qmin;
+
+    for (; width < p->qmax; width++) {
+        const double step = range / ((1u << width) - 1);
+        if (EXPECTED_ERROR * (double)n * (step * step) <= allowed)
+            break;
+    }
+    return width;
+}
+
+static double norm_sq(const float *dense, size_t n, const struct codec_span *span)
+{
+    double sum = 0.0;
+
+    if (span->sum_sq >= SUM_SQ_MIN && isfinite(span->sum_sq))
+        return (double)span->sum_sq;
+    for (size_t i = 0; i < n; i++) /* no row of a model comes here */
+        sum += (double)dense[i] * (double)dense[i];
+    return sum;
+}
+
+/* The dense row under choice. */
+struct choice {
+    const struct codec_dsp *dsp;
+    const float *dense;
+    size_t n, n_outliers;
+    double lo, hi;
+    struct codec_grid *g;
+    uint8_t *codes;
+};
+
+/* Quantizes by the grid of this width; returns the squared error. */
+static double try_width(const struct choice *c, unsigned width)
+{
+    double step, error;
+
+    grid_fit(c->g, width, c->lo, c->hi);
+    step = (double)c->g->unit * (double)(1u << (8 - width));
+    error = (double)c->dsp->quantize(c->dense, c->n, c->g, c->codes);
+    return dense_error(error, c->g, c->n_outliers) * (step * step);
+}
+
+void codec_grid_choose(const struct codec_dsp *dsp, const struct codec_params *p,
+                       const float *dense, size_t n, const struct codec_span *span,
+                       size_t n_outliers, double outlier_sq, struct codec_grid *g, uint8_t *codes)
+{
+    const struct choice c = {.dsp = dsp,
+                             .dense = dense,
+                             .n = n,
+                             .n_outliers = n_outliers,
+                             .lo = fmax((double)span->lo, -(double)SPAN_EDGE),
+                             .hi = fmin((double)span->hi, (double)SPAN_EDGE),
+                             .g = g,
+                             .codes = codes};
+    double allowed, error;
+    unsigned width;
+
+    if (c.hi - c.lo < (double)SPAN_MIN) {
         *g = (struct codec_grid){.width = 0};
         return;
     }
-    allowed = (double)p->delta * (double)p->delta * (span.sum_sq + outlier_sq);
-    for (unsigned width = p->qmin;; width++) {
-        double step;
-        grid_fit(g, width, lo, hi);
-        if (width == p->qmax)
+    allowed = (double)p->delta * (double)p->delta * (norm_sq(dense, n, span) + outlier_sq);
+    width = expected_width(p, c.hi - c.lo, n - n_outliers, allowed);
+    error = try_width(&c, width);
+    if (error > allowed) {
+        while (width < p->qmax && error > allowed)
+            error = try_width(&c, ++width);
+        return;
+    }
+    /* A bit less quadruples the error, unless values stand on the grid as those of a constant row.
+     */
+    while (width > p->qmin && 4 * error <= allowed) {
+        error = try_width(&c, --width);
+        if (error > allowed) {
+            try_width(&c, width + 1);
             return;
-        step = (double)g->unit * (double)(1u << (8 - width));
-        if ((double)dsp->grid_error(dense, n, g) * (step * step) <= allowed)
-            return;
+        }
     }
 }
 

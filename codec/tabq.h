@@ -6,11 +6,12 @@
 #include "codec/codec.h"
 #include "codec/dsp.h"
 
-/* The narrowest grid, p->qmin..p->qmax bits, whose squared error over dense[n] is at most
- * p->delta^2 * (the dense row's squared norm + outlier_sq); the widest when none is. dense is
- * padded and zero from n on. */
+/* The grid for dense[n] as split() left it, n_outliers of them zeros for outliers, and the codes of
+ * all its columns (padded): p->qmin..p->qmax bits, few enough that the squared error is at most
+ * p->delta^2 * (the dense values' squared norm + outlier_sq), if that can be. */
 void codec_grid_choose(const struct codec_dsp *dsp, const struct codec_params *p,
-                       const float *dense, size_t n, double outlier_sq, struct codec_grid *g);
+                       const float *dense, size_t n, const struct codec_span *span,
+                       size_t n_outliers, double outlier_sq, struct codec_grid *g, uint8_t *codes);
 
 /* The grid a decoder was sent (width 1..8). 0, or -EBADMSG when no encoder makes it. */
 int codec_grid_read(struct codec_grid *g, unsigned width, uint16_t scale, uint8_t zero);

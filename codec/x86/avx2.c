@@ -21,160 +21,181 @@ static inline __m256i lanes_below(size_t first, size_t n)
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n - (int)first), lane);
 }
 
-/* 16 f64 lanes: 4 registers. */
-static inline void add_16_pd(__m256d acc[4], __m256d a, __m256d b, __m256d c, __m256d d)
+/* 32 lanes: 4 registers. */
+#define REGISTERS (CODEC_LANES / 8)
+
+/* Pairwise, as codec_lanes_sum_f32() does. */
+static inline float lanes_sum_ps(const __m256 acc[REGISTERS])
 {
-    acc[0] = _mm256_add_pd(acc[0], a);
-    acc[1] = _mm256_add_pd(acc[1], b);
-    acc[2] = _mm256_add_pd(acc[2], c);
-    acc[3] = _mm256_add_pd(acc[3], d);
+    const __m256 eight =
+        _mm256_add_ps(_mm256_add_ps(acc[0], acc[2]), _mm256_add_ps(acc[1], acc[3]));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-static inline __m256d low_pd(__m256 v)
+static inline void sum_abs_32(const float *x, __m256 acc[REGISTERS])
 {
-    return _mm256_cvtps_pd(_mm256_castps256_ps128(v));
+    for (unsigned k = 0; k < REGISTERS; k++)
+        acc[k] = _mm256_add_ps(acc[k], abs_ps(_mm256_loadu_ps(x + 8 * k)));
 }
 
-static inline __m256d high_pd(__m256 v)
+static float sum_abs(const float *x, size_t n)
 {
-    return _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
-}
-
-static inline double lanes_sum_pd(const __m256d acc[4])
-{
-    double lane[CODEC_LANES];
-
-    for (unsigned i = 0; i < 4; i++)
-        _mm256_storeu_pd(lane + 4 * i, acc[i]);
-    return codec_lanes_sum_f64(lane);
-}
-
-static double sum_abs(const float *x, size_t n)
-{
-    __m256d acc[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(),
-                      _mm256_setzero_pd()};
+    __m256 acc[REGISTERS] = {0};
+    float last[CODEC_LANES] = {0};
     size_t i = 0;
 
-    for (; i + 16 <= n; i += 16) {
-        __m256 a = abs_ps(_mm256_loadu_ps(x + i));
-        __m256 b = abs_ps(_mm256_loadu_ps(x + i + 8));
-        add_16_pd(acc, low_pd(a), high_pd(a), low_pd(b), high_pd(b));
-    }
-    if (i < n) {
-        __m256 a = abs_ps(_mm256_maskload_ps(x + i, lanes_below(i, n)));
-        __m256 b = abs_ps(_mm256_maskload_ps(x + i + 8, lanes_below(i + 8, n)));
-        add_16_pd(acc, low_pd(a), high_pd(a), low_pd(b), high_pd(b));
-    }
-    return lanes_sum_pd(acc);
+    for (; i + CODEC_LANES <= n; i += CODEC_LANES)
+        sum_abs_32(x + i, acc);
+    memcpy(last, x + i, (n - i) * sizeof(*x));
+    sum_abs_32(last, acc);
+    return lanes_sum_ps(acc);
 }
 
-static size_t split(const float *x, size_t n, float limit, float *dense, uint16_t *pos)
-{
-    const __m256 lim = _mm256_set1_ps(limit);
-    size_t n_dense = 0, n_pos = 0, i = 0;
+/* Among floats read as integers, the largest signed one is the largest positive one, and the
+ * largest unsigned one the most negative. Integer units have the time. */
+struct extent {
+    __m256i lo, hi;
+};
 
-    for (; i + 8 <= n; i += 8) {
-        __m256 v = _mm256_loadu_ps(x + i);
-        unsigned out = (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(abs_ps(v), lim, _CMP_GT_OQ));
-        if (out) { /* close the gaps: the lanes to keep, in order */
-            uint64_t keep = _pdep_u64(~out & 0xffu, 0x0101010101010101u) * 0xff;
-            uint64_t order = _pext_u64(0x0706050403020100u, keep);
-            v = _mm256_permutevar8x32_ps(v,
-                                         _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)order)));
+static inline struct extent extent_add(struct extent e, __m256 v)
+{
+    return (struct extent){_mm256_max_epu32(e.lo, _mm256_castps_si256(v)),
+                           _mm256_max_epi32(e.hi, _mm256_castps_si256(v))};
+}
+
+/* Without negative values lo has positive ones. */
+static void extent_end(struct extent e, struct codec_span *s)
+{
+    const __m256 lo = _mm256_min_ps(_mm256_castsi256_ps(e.lo), _mm256_setzero_ps());
+    const __m256 hi = _mm256_castsi256_ps(e.hi); /* max with 0 from the start */
+    __m128 l = _mm_min_ps(_mm256_castps256_ps128(lo), _mm256_extractf128_ps(lo, 1));
+    __m128 h = _mm_max_ps(_mm256_castps256_ps128(hi), _mm256_extractf128_ps(hi, 1));
+
+    l = _mm_min_ps(l, _mm_movehl_ps(l, l));
+    h = _mm_max_ps(h, _mm_movehl_ps(h, h));
+    s->lo = _mm_cvtss_f32(_mm_min_ss(l, _mm_movehdup_ps(l)));
+    s->hi = _mm_cvtss_f32(_mm_max_ss(h, _mm_movehdup_ps(h)));
+}
+
+/* 32 columns; returns their mask. */
+static inline uint32_t split_32(const float *x, __m256 limit, float *dense, __m256 acc[REGISTERS],
+                                struct extent *e)
+{
+    uint32_t mask = 0;
+
+    for (unsigned k = 0; k < REGISTERS; k++) {
+        __m256 v = _mm256_loadu_ps(x + 8 * k);
+        const __m256 outlier = _mm256_cmp_ps(abs_ps(v), limit, _CMP_GT_OQ);
+        mask |= (uint32_t)_mm256_movemask_ps(outlier) << 8 * k;
+        v = _mm256_andnot_ps(outlier, v);
+        _mm256_storeu_ps(dense + 8 * k, v);
+        acc[k] = _mm256_fmadd_ps(v, v, acc[k]);
+        *e = extent_add(*e, v);
+    }
+    return mask;
+}
+
+static inline size_t store_mask(uint8_t *mask, uint32_t bits)
+{
+    memcpy(mask, &bits, sizeof(bits));
+    return (unsigned)__builtin_popcount(bits);
+}
+
+static size_t split(const float *x, size_t n, float limit, float *dense, uint8_t *mask,
+                    struct codec_span *s)
+{
+    const __m256 limits = _mm256_set1_ps(limit);
+    __m256 acc[REGISTERS] = {0};
+    struct extent e = {0};
+    float last[CODEC_PAD] = {0};
+    size_t n_outliers = 0, i = 0;
+
+    for (; i + 32 <= n; i += 32)
+        n_outliers += store_mask(mask + i / 8, split_32(x + i, limits, dense + i, acc, &e));
+    memcpy(last, x + i, (n - i) * sizeof(*x));
+    for (const float *from = last; i < CODEC_PAD_TO(n); i += 32, from += 32)
+        n_outliers += store_mask(mask + i / 8, split_32(from, limits, dense + i, acc, &e));
+    extent_end(e, s);
+    s->sum_sq = lanes_sum_ps(acc);
+    return n_outliers;
+}
+
+struct quantizer {
+    __m256 inv, bias;
+    __m256i top;
+};
+
+/* 32 columns; what acc gets added is cleared beyond the first n of them. */
+static inline void quantize_32(const float *dense, size_t n, struct quantizer q,
+                               __m256 acc[REGISTERS], uint8_t *codes)
+{
+    __m256i code[REGISTERS], v;
+
+    for (unsigned k = 0; k < REGISTERS; k++) {
+        const __m256 t = _mm256_fmadd_ps(_mm256_loadu_ps(dense + 8 * k), q.inv, q.bias);
+        code[k] = _mm256_cvtps_epi32(t);
+        __m256 e = _mm256_sub_ps(t, _mm256_cvtepi32_ps(code[k]));
+        if (n < 32)
+            e = _mm256_and_ps(e, _mm256_castsi256_ps(lanes_below(8 * k, n)));
+        acc[k] = _mm256_fmadd_ps(e, e, acc[k]);
+    }
+    /* saturation to u8 takes negative codes to 0 */
+    v = _mm256_packus_epi16(_mm256_packs_epi32(code[0], code[1]),
+                            _mm256_packs_epi32(code[2], code[3]));
+    v = _mm256_permutevar8x32_epi32(_mm256_min_epu8(v, q.top),
+                                    _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256((__m256i *)codes, v);
+}
+
+static float quantize(const float *dense, size_t n, const struct codec_grid *g, uint8_t *codes)
+{
+    const struct quantizer q = {_mm256_set1_ps(g->inv), _mm256_set1_ps(g->bias),
+                                _mm256_set1_epi8((char)g->top)};
+    __m256 acc[REGISTERS] = {0};
+    size_t i = 0;
+
+    for (; i + 32 <= n; i += 32)
+        quantize_32(dense + i, 32, q, acc, codes + i);
+    if (i < n)
+        quantize_32(dense + i, n - i, q, acc, codes + i);
+    return lanes_sum_ps(acc);
+}
+
+/* For each mask of 8 columns: the columns whose bits are clear, closed up. */
+#define RANKED(m, i, r)                                                                            \
+    (!((m) >> (i)&1) && (i)-__builtin_popcount((m) & ((1u << (i)) - 1)) == (r) ? (i) : 0)
+#define KEPT(m, r)                                                                                 \
+    (RANKED(m, 0u, r) + RANKED(m, 1u, r) + RANKED(m, 2u, r) + RANKED(m, 3u, r) +                   \
+     RANKED(m, 4u, r) + RANKED(m, 5u, r) + RANKED(m, 6u, r) + RANKED(m, 7u, r))
+#define KEPTS(m)                                                                                   \
+    {                                                                                              \
+        KEPT(m, 0), KEPT(m, 1), KEPT(m, 2), KEPT(m, 3), KEPT(m, 4), KEPT(m, 5), KEPT(m, 6),        \
+            KEPT(m, 7)                                                                             \
+    }
+#define KEPTS_4(m)  KEPTS(m), KEPTS((m) + 1), KEPTS((m) + 2), KEPTS((m) + 3)
+#define KEPTS_16(m) KEPTS_4(m), KEPTS_4((m) + 4), KEPTS_4((m) + 8), KEPTS_4((m) + 12)
+#define KEPTS_64(m) KEPTS_16(m), KEPTS_16((m) + 16), KEPTS_16((m) + 32), KEPTS_16((m) + 48)
+static const uint8_t kept[256][8] = {KEPTS_64(0u), KEPTS_64(64u), KEPTS_64(128u), KEPTS_64(192u)};
+
+static inline __m128i load8(const void *p)
+{
+    return _mm_loadl_epi64((const __m128i *)p);
+}
+
+static void close_up(uint8_t *codes, const uint8_t *mask, size_t n)
+{
+    uint8_t *next = codes; /* and i: where the next codes go */
+
+    for (size_t i = 0; i < n; i += 32, mask += 4) {
+        for (unsigned k = 0; k < 4; k++) {
+            const size_t m = mask[k];
+            const __m128i v = _mm_shuffle_epi8(load8(codes + i + 8 * k), load8(kept[m]));
+            _mm_storel_epi64((__m128i *)(next + i + 8 * k), v);
+            next -= __builtin_popcountll(m);
         }
-        _mm256_storeu_ps(dense + n_dense, v);
-        n_dense += 8 - (unsigned)__builtin_popcount(out);
-        for (; out; out &= out - 1)
-            pos[n_pos++] = (uint16_t)(i + (unsigned)__builtin_ctz(out));
-    }
-    for (; i < n; i++) {
-        if (__builtin_fabsf(x[i]) > limit)
-            pos[n_pos++] = (uint16_t)i;
-        else
-            dense[n_dense++] = x[i];
-    }
-    return n_pos;
-}
-
-static inline float extreme(__m256 v, bool max)
-{
-    float lane[8], r = 0.0f;
-
-    _mm256_storeu_ps(lane, v);
-    for (unsigned i = 0; i < 8; i++)
-        r = (max ? lane[i] > r : lane[i] < r) ? lane[i] : r;
-    return r;
-}
-
-static void span(const float *dense, size_t n, struct codec_span *s)
-{
-    __m256d acc[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(),
-                      _mm256_setzero_pd()};
-    __m256 lo = _mm256_setzero_ps(), hi = _mm256_setzero_ps();
-
-    for (size_t i = 0; i < n; i += 16) { /* zeros beyond n change nothing */
-        __m256 a = _mm256_loadu_ps(dense + i), b = _mm256_loadu_ps(dense + i + 8);
-        __m256d a0 = low_pd(a), a1 = high_pd(a), b0 = low_pd(b), b1 = high_pd(b);
-        lo = _mm256_min_ps(_mm256_min_ps(a, b), lo);
-        hi = _mm256_max_ps(_mm256_max_ps(a, b), hi);
-        add_16_pd(acc, _mm256_mul_pd(a0, a0), _mm256_mul_pd(a1, a1), _mm256_mul_pd(b0, b0),
-                  _mm256_mul_pd(b1, b1));
-    }
-    s->lo = extreme(lo, false);
-    s->hi = extreme(hi, true);
-    s->sum_sq = lanes_sum_pd(acc);
-}
-
-static inline __m256 position(const float *x, __m256 inv, __m256 bias)
-{
-    return _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(x), inv), bias);
-}
-
-static inline __m256 error_sq(__m256 t, __m256 top)
-{
-    __m256 code = _mm256_max_ps(_mm256_round_ps(t, NEAREST), _mm256_setzero_ps());
-    __m256 e = _mm256_sub_ps(t, _mm256_min_ps(code, top));
-    return _mm256_mul_ps(e, e);
-}
-
-static float grid_error(const float *dense, size_t n, const struct codec_grid *g)
-{
-    const __m256 inv = _mm256_set1_ps(g->inv), bias = _mm256_set1_ps(g->bias),
-                 top = _mm256_set1_ps(g->top);
-    __m256 acc0 = _mm256_setzero_ps(), acc1 = _mm256_setzero_ps();
-    float lane[CODEC_LANES];
-    size_t i = 0;
-
-    for (; i + 16 <= n; i += 16) {
-        acc0 = _mm256_add_ps(acc0, error_sq(position(dense + i, inv, bias), top));
-        acc1 = _mm256_add_ps(acc1, error_sq(position(dense + i + 8, inv, bias), top));
-    }
-    if (i < n) { /* zero is not always on the grid: keep the padding's error out */
-        __m256 e0 = error_sq(position(dense + i, inv, bias), top);
-        __m256 e1 = error_sq(position(dense + i + 8, inv, bias), top);
-        acc0 = _mm256_add_ps(acc0, _mm256_and_ps(e0, _mm256_castsi256_ps(lanes_below(i, n))));
-        acc1 = _mm256_add_ps(acc1, _mm256_and_ps(e1, _mm256_castsi256_ps(lanes_below(i + 8, n))));
-    }
-    _mm256_storeu_ps(lane, acc0);
-    _mm256_storeu_ps(lane + 8, acc1);
-    return codec_lanes_sum_f32(lane);
-}
-
-static void quantize(const float *dense, size_t n, const struct codec_grid *g, uint8_t *codes)
-{
-    const __m256 inv = _mm256_set1_ps(g->inv), bias = _mm256_set1_ps(g->bias);
-    const __m256i top = _mm256_set1_epi8((char)(uint8_t)g->top);
-    const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-
-    for (size_t i = 0; i < n; i += 32) {
-        __m256i a = _mm256_cvtps_epi32(position(dense + i, inv, bias));
-        __m256i b = _mm256_cvtps_epi32(position(dense + i + 8, inv, bias));
-        __m256i c = _mm256_cvtps_epi32(position(dense + i + 16, inv, bias));
-        __m256i d = _mm256_cvtps_epi32(position(dense + i + 24, inv, bias));
-        /* saturation to u8 takes negative codes to 0 */
-        __m256i v = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
-        v = _mm256_permutevar8x32_epi32(_mm256_min_epu8(v, top), in_order);
-        _mm256_storeu_si256((__m256i *)(codes + i), v);
     }
 }
 
@@ -354,9 +375,8 @@ void codec_dsp_init_avx2(struct codec_dsp *dsp)
     *dsp = (struct codec_dsp){
         .sum_abs = sum_abs,
         .split = split,
-        .span = span,
-        .grid_error = grid_error,
         .quantize = quantize,
+        .close_up = close_up,
         .dequantize = dequantize,
         .pack = pack,
         .unpack = unpack,

@@ -5,122 +5,120 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define NEAREST (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
-
 /* The lanes of a register at x[i] that are below n. */
 static inline __mmask16 lanes_below(size_t i, size_t n)
 {
-    return n - i >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (n - i)) - 1);
+    return i + 16 <= n ? (__mmask16)0xffff : i < n ? (__mmask16)((1u << (n - i)) - 1) : 0;
 }
 
-static inline __m512d low_pd(__m512 v)
+static inline __m256 low_ps(__m512 v)
 {
-    return _mm512_cvtps_pd(_mm512_castps512_ps256(v));
+    return _mm512_castps512_ps256(v);
 }
 
-static inline __m512d high_pd(__m512 v)
+static inline __m256 high_ps(__m512 v)
 {
-    return _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
+    return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1));
 }
 
-static inline double lanes_sum_pd(__m512d low, __m512d high)
+/* Pairwise, as codec_lanes_sum_f32() does. */
+static inline float lanes_sum_ps(__m512 a, __m512 b)
 {
-    double lane[CODEC_LANES];
+    const __m512 sixteen = _mm512_add_ps(a, b);
+    const __m256 eight = _mm256_add_ps(low_ps(sixteen), high_ps(sixteen));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
 
-    _mm512_storeu_pd(lane, low);
-    _mm512_storeu_pd(lane + 8, high);
-    return codec_lanes_sum_f64(lane);
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-static double sum_abs(const float *x, size_t n)
+static inline float lanes_max_ps(__m512 v)
 {
-    __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
+    const __m256 eight = _mm256_max_ps(low_ps(v), high_ps(v));
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
 
-    for (size_t i = 0; i < n; i += 16) {
-        __m512 v = _mm512_abs_ps(_mm512_maskz_loadu_ps(lanes_below(i, n), x + i));
-        low = _mm512_add_pd(low, low_pd(v));
-        high = _mm512_add_pd(high, high_pd(v));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+static float sum_abs(const float *x, size_t n)
+{
+    __m512 a = _mm512_setzero_ps(), b = _mm512_setzero_ps();
+    size_t i = 0;
+
+    for (; i + 32 <= n; i += 32) {
+        a = _mm512_add_ps(a, _mm512_abs_ps(_mm512_loadu_ps(x + i)));
+        b = _mm512_add_ps(b, _mm512_abs_ps(_mm512_loadu_ps(x + i + 16)));
     }
-    return lanes_sum_pd(low, high);
+    a = _mm512_add_ps(a, _mm512_abs_ps(_mm512_maskz_loadu_ps(lanes_below(i, n), x + i)));
+    b = _mm512_add_ps(b, _mm512_abs_ps(_mm512_maskz_loadu_ps(lanes_below(i + 16, n), x + i + 16)));
+    return lanes_sum_ps(a, b);
 }
 
-static size_t split(const float *x, size_t n, float limit, float *dense, uint16_t *pos)
+/* 16 columns, of which those in `in` exist; returns their mask. */
+static inline unsigned split_16(const float *x, __mmask16 in, __m512 limit, float *dense,
+                                __m512 *acc, __m512 *lo, __m512 *hi)
 {
-    const __m512 lim = _mm512_set1_ps(limit);
-    size_t n_dense = 0, n_pos = 0;
+    __m512 v = _mm512_maskz_loadu_ps(in, x);
+    const __mmask16 outlier = _mm512_cmp_ps_mask(_mm512_abs_ps(v), limit, _CMP_GT_OQ);
 
-    for (size_t i = 0; i < n; i += 16) {
-        __mmask16 in = lanes_below(i, n);
-        __m512 v = _mm512_maskz_loadu_ps(in, x + i);
-        unsigned out = _mm512_cmp_ps_mask(_mm512_abs_ps(v), lim, _CMP_GT_OQ);
-        unsigned keep = in & ~out;
-        /* at most i + 16 <= n rounded up to 16: inside the padding */
-        _mm512_storeu_ps(dense + n_dense, _mm512_maskz_compress_ps((__mmask16)keep, v));
-        n_dense += (unsigned)__builtin_popcount(keep);
-        for (; out; out &= out - 1)
-            pos[n_pos++] = (uint16_t)(i + (unsigned)__builtin_ctz(out));
-    }
-    return n_pos;
+    v = _mm512_maskz_mov_ps((__mmask16)~outlier, v);
+    _mm512_storeu_ps(dense, v);
+    *acc = _mm512_fmadd_ps(v, v, *acc);
+    *lo = _mm512_min_ps(v, *lo);
+    *hi = _mm512_max_ps(v, *hi);
+    return outlier;
 }
 
-static void span(const float *dense, size_t n, struct codec_span *s)
+static size_t split(const float *x, size_t n, float limit, float *dense, uint8_t *mask,
+                    struct codec_span *s)
 {
-    __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
-    __m512 lo = _mm512_setzero_ps(), hi = _mm512_setzero_ps();
-    float lane_lo[16], lane_hi[16];
+    const __m512 limits = _mm512_set1_ps(limit);
+    __m512 a = _mm512_setzero_ps(), b = a, lo = a, hi = a;
+    size_t n_outliers = 0;
 
-    for (size_t i = 0; i < n; i += 16) { /* zeros beyond n change nothing */
-        __m512 v = _mm512_loadu_ps(dense + i);
-        __m512d a = low_pd(v), b = high_pd(v);
-        lo = _mm512_min_ps(v, lo);
-        hi = _mm512_max_ps(v, hi);
-        low = _mm512_add_pd(low, _mm512_mul_pd(a, a));
-        high = _mm512_add_pd(high, _mm512_mul_pd(b, b));
+    for (size_t i = 0; i < CODEC_PAD_TO(n); i += 32) {
+        unsigned bits = split_16(x + i, lanes_below(i, n), limits, dense + i, &a, &lo, &hi);
+        bits |= split_16(x + i + 16, lanes_below(i + 16, n), limits, dense + i + 16, &b, &lo, &hi)
+                << 16;
+        memcpy(mask + i / 8, &bits, sizeof(bits));
+        n_outliers += (unsigned)__builtin_popcount(bits);
     }
-    _mm512_storeu_ps(lane_lo, lo);
-    _mm512_storeu_ps(lane_hi, hi);
-    s->lo = s->hi = 0.0f;
-    for (unsigned i = 0; i < 16; i++) {
-        s->lo = lane_lo[i] < s->lo ? lane_lo[i] : s->lo;
-        s->hi = lane_hi[i] > s->hi ? lane_hi[i] : s->hi;
-    }
-    s->sum_sq = lanes_sum_pd(low, high);
+    s->lo = -lanes_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), lo));
+    s->hi = lanes_max_ps(hi);
+    s->sum_sq = lanes_sum_ps(a, b);
+    return n_outliers;
 }
 
-static inline __m512 position(const float *x, __m512 inv, __m512 bias)
+struct quantizer {
+    __m512 inv, bias;
+    __m512i top;
+};
+
+/* 16 columns, of which those in `in` count. */
+static inline __m512 quantize_16(const float *dense, __mmask16 in, struct quantizer q, __m512 acc,
+                                 uint8_t *codes)
 {
-    return _mm512_add_ps(_mm512_mul_ps(_mm512_loadu_ps(x), inv), bias);
+    const __m512 t = _mm512_fmadd_ps(_mm512_loadu_ps(dense), q.inv, q.bias);
+    __m512i v = _mm512_cvtps_epi32(t);
+    const __m512 e = _mm512_maskz_sub_ps(in, t, _mm512_cvtepi32_ps(v));
+
+    v = _mm512_min_epi32(_mm512_max_epi32(v, _mm512_setzero_si512()), q.top);
+    _mm_storeu_si128((__m128i *)codes, _mm512_cvtepi32_epi8(v));
+    return _mm512_fmadd_ps(e, e, acc);
 }
 
-static float grid_error(const float *dense, size_t n, const struct codec_grid *g)
+static float quantize(const float *dense, size_t n, const struct codec_grid *g, uint8_t *codes)
 {
-    const __m512 inv = _mm512_set1_ps(g->inv), bias = _mm512_set1_ps(g->bias),
-                 top = _mm512_set1_ps(g->top);
-    __m512 acc = _mm512_setzero_ps();
-    float lane[CODEC_LANES];
+    const struct quantizer q = {_mm512_set1_ps(g->inv), _mm512_set1_ps(g->bias),
+                                _mm512_set1_epi32(g->top)};
+    __m512 a = _mm512_setzero_ps(), b = a;
 
-    for (size_t i = 0; i < n; i += 16) {
-        __m512 t = position(dense + i, inv, bias);
-        __m512 code = _mm512_max_ps(_mm512_roundscale_ps(t, NEAREST), _mm512_setzero_ps());
-        __m512 e = _mm512_sub_ps(t, _mm512_min_ps(code, top));
-        /* zero is not always on the grid: keep the padding's error out */
-        e = _mm512_maskz_mov_ps(lanes_below(i, n), e);
-        acc = _mm512_add_ps(acc, _mm512_mul_ps(e, e));
+    for (size_t i = 0; i < n; i += 32) {
+        a = quantize_16(dense + i, lanes_below(i, n), q, a, codes + i);
+        b = quantize_16(dense + i + 16, lanes_below(i + 16, n), q, b, codes + i + 16);
     }
-    _mm512_storeu_ps(lane, acc);
-    return codec_lanes_sum_f32(lane);
-}
-
-static void quantize(const float *dense, size_t n, const struct codec_grid *g, uint8_t *codes)
-{
-    const __m512 inv = _mm512_set1_ps(g->inv), bias = _mm512_set1_ps(g->bias);
-    const __m512i top = _mm512_set1_epi32((int)g->top);
-
-    for (size_t i = 0; i < n; i += 16) {
-        __m512i v = _mm512_cvtps_epi32(position(dense + i, inv, bias));
-        v = _mm512_min_epi32(_mm512_max_epi32(v, _mm512_setzero_si512()), top);
-        _mm_storeu_si128((__m128i *)(codes + i), _mm512_cvtepi32_epi8(v));
-    }
+    return lanes_sum_ps(a, b);
 }
 
 /* As in avx2.c: halved, exact. */
@@ -145,8 +143,6 @@ void codec_dsp_init_avx512(struct codec_dsp *dsp)
 {
     dsp->sum_abs = sum_abs;
     dsp->split = split;
-    dsp->span = span;
-    dsp->grid_error = grid_error;
     dsp->quantize = quantize;
     dsp->dequantize = dequantize;
 }
