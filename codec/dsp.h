@@ -45,8 +45,8 @@ struct rans_states {
     uint8_t high[RANS_LANES_MAX], low[RANS_LANES_MAX];
 };
 
-#define RANS_WIDTH(lanes) ((lanes) / 32u) /* 16, 32, 64 lanes: 0, 1, 2 */
-#define RANS_WIDTHS       3
+#define RANS_WIDTH(lanes) ((unsigned)__builtin_ctz(lanes) - 2) /* 4, 8, .. 64 lanes: 0 to 4 */
+#define RANS_WIDTHS       5
 #define RANS_RAN_OUT      SIZE_MAX
 
 struct codec_dsp {
@@ -82,7 +82,7 @@ struct codec_dsp {
     bool (*from_f16)(const uint8_t *src, size_t n, float *out);
 
     /* rANS by RANS_WIDTH(lanes), n a multiple of RANS_GROUP; called through rans.h. The encoder
-     * writes backwards from end, of which it may use n bytes and overwrite 32 more; it returns
+     * writes backwards from end, of which it may use n bytes and overwrite 8 more; it returns
      * where the bytes begin, or NULL when a symbol cannot be coded. The decoder returns the bytes
      * it took or RANS_RAN_OUT, and reads none outside src. */
     uint8_t *(*rans_encode[RANS_WIDTHS])(const struct rans_model *model, const uint8_t *symbols,

@@ -126,7 +126,8 @@ size_t rans_bound(size_t n, unsigned lanes)
 
 static bool args_ok(size_t n, unsigned lanes)
 {
-    return n % RANS_GROUP == 0 && n <= N_MAX && (lanes == 16 || lanes == 32 || lanes == 64);
+    return n % RANS_GROUP == 0 && n <= N_MAX && lanes >= 4 && lanes <= RANS_LANES_MAX &&
+           (lanes & (lanes - 1)) == 0;
 }
 
 int rans_encode(const struct codec_dsp *dsp, const struct rans_model *model, const uint8_t *symbols,
@@ -249,15 +250,21 @@ static inline size_t decode(const struct rans_model *model, const uint8_t *src, 
     {                                                                                              \
         return decode(model, src, len, n, st, symbols, lanes);                                     \
     }
+KERNELS(4)
+KERNELS(8)
 KERNELS(16)
 KERNELS(32)
 KERNELS(64)
 
 void rans_dsp_init(struct codec_dsp *dsp, unsigned flags)
 {
+    dsp->rans_encode[RANS_WIDTH(4)] = encode_4;
+    dsp->rans_encode[RANS_WIDTH(8)] = encode_8;
     dsp->rans_encode[RANS_WIDTH(16)] = encode_16;
     dsp->rans_encode[RANS_WIDTH(32)] = encode_32;
     dsp->rans_encode[RANS_WIDTH(64)] = encode_64;
+    dsp->rans_decode[RANS_WIDTH(4)] = decode_4;
+    dsp->rans_decode[RANS_WIDTH(8)] = decode_8;
     dsp->rans_decode[RANS_WIDTH(16)] = decode_16;
     dsp->rans_decode[RANS_WIDTH(32)] = decode_32;
     dsp->rans_decode[RANS_WIDTH(64)] = decode_64;

@@ -4,9 +4,9 @@
  * symbols of known frequencies in, nearly their entropy in bytes out.
  *
  * Symbols come in groups of RANS_GROUP that share a table; each group may have another one, so that
- * every place of a row can have its own statistics. 16, 32 or 64 states ("lanes") take turns,
- * symbol i in lane i % lanes: more lanes are faster, but each costs about 5 bits. The bytes do
- * not depend on the instruction set.
+ * every place of a row can have its own statistics. 4, 8, 16, 32 or 64 states ("lanes") take
+ * turns, symbol i in lane i % lanes: more lanes are faster, but each costs about 5 bits. The bytes
+ * do not depend on the instruction set.
  *
  * A lane carries one byte of the caller's besides its symbols, its "seed", which comes back from
  * the decoder: it would be lost otherwise. Bit by bit: docs/codec.md, "rANS".
@@ -70,8 +70,8 @@ extern const uint16_t rans_cost[RANS_TOTAL + 1];
 size_t rans_bound(size_t n, unsigned lanes);
 
 /*
- * Encode symbols[0, n), each below 16, n a multiple of RANS_GROUP and at most 2^30; lanes is 16, 32
- * or 64; seeds is [lanes]. capacity must be at least rans_bound().
+ * Encode symbols[0, n), each below 16, n a multiple of RANS_GROUP and at most 2^30; lanes is 4, 8,
+ * 16, 32 or 64; seeds is [lanes]. capacity must be at least rans_bound().
  * Returns the bytes written to dst (2 * lanes or more), -EINVAL when an argument is out of range or
  * a symbol cannot be coded by its table, -ENOSPC.
  */

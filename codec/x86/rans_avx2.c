@@ -22,12 +22,39 @@ static inline __m256i look_up(const uint8_t table[RANS_SYMBOLS], __m256i index)
     return _mm256_shuffle_epi8(load16_twice(table), index);
 }
 
-/* Lanes of a call of 16 fill the low half of a register; the high half computes nonsense that goes
+/* Fewer lanes than 32 are the first ones of a register; the others compute nonsense that goes
  * nowhere. */
 static inline __m256i active_lanes(unsigned lanes)
 {
-    const __m256i all = _mm256_set1_epi8(-1);
-    return lanes >= 32 ? all : _mm256_inserti128_si256(all, _mm_setzero_si128(), 1);
+    const __m256i lane =
+        _mm256_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20,
+                         21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
+    return _mm256_cmpgt_epi8(_mm256_set1_epi8((char)lanes), lane);
+}
+
+static inline __m256i load_symbols(const uint8_t *p, unsigned lanes)
+{
+    long long low8 = 0;
+
+    if (lanes >= 32)
+        return load32(p);
+    if (lanes == 16)
+        return _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)p));
+    memcpy(&low8, p, lanes);
+    return _mm256_castsi128_si256(_mm_cvtsi64_si128(low8));
+}
+
+static inline void store_symbols(uint8_t *p, __m256i v, unsigned lanes)
+{
+    const __m128i low = _mm256_castsi256_si128(v);
+    const long long low8 = _mm_cvtsi128_si64(low);
+
+    if (lanes >= 32)
+        store32(p, v);
+    else if (lanes == 16)
+        _mm_storeu_si128((__m128i *)p, low);
+    else
+        memcpy(p, &low8, lanes);
 }
 
 struct lanes32 {
@@ -111,7 +138,7 @@ static inline __m256i take_bytes(const uint8_t **src, __m256i need)
     return _mm256_shuffle_epi8(bytes, _mm256_xor_si256(count, _mm256_set1_epi8(-1)));
 }
 
-/* A step of 32 lanes (or of 16): their symbols. */
+/* A step of up to 32 lanes: their symbols. */
 static ALWAYS_INLINE __m256i decode_step(const struct rans_table *t, struct lanes32 *x,
                                          const uint8_t **src, unsigned lanes,
                                          const struct constants *c)
@@ -141,6 +168,7 @@ static ALWAYS_INLINE size_t decode(const struct rans_model *model, const uint8_t
                                    unsigned lanes)
 {
     const struct constants c = make_constants();
+    const unsigned step = lanes < 32 ? lanes : 32;
     struct source s = {src, src + len, false};
     uint8_t copy[2 * FAR];
     struct lanes32 x[2];
@@ -155,15 +183,10 @@ static ALWAYS_INLINE size_t decode(const struct rans_model *model, const uint8_t
             store32(symbols + i + 32, decode_step(table_at(model, i + 32), &x[1], &s.at, 32, &c));
         }
     }
-    for (; i < n; i += lanes < 32 ? 16 : 32) {
-        __m256i v;
+    for (; i < n; i += step) {
         if (!source_check(&s, copy))
             return RANS_RAN_OUT;
-        v = decode_step(table_at(model, i), &x[0], &s.at, lanes, &c);
-        if (lanes < 32)
-            _mm_storeu_si128((__m128i *)(symbols + i), _mm256_castsi256_si128(v));
-        else
-            store32(symbols + i, v);
+        store_symbols(symbols + i, decode_step(table_at(model, i), &x[0], &s.at, step, &c), step);
     }
     if (s.at > s.end)
         return RANS_RAN_OUT;
@@ -247,7 +270,7 @@ struct seen {
     __m256i least, most;
 };
 
-/* A step of 32 lanes (or of 16), backwards. */
+/* A step of up to 32 lanes, backwards. */
 static ALWAYS_INLINE uint8_t *encode_step(const struct rans_table *t, __m256i symbol,
                                           struct lanes32 *x, uint8_t *end, struct seen *seen,
                                           unsigned lanes)
@@ -298,25 +321,17 @@ static ALWAYS_INLINE uint8_t *encode(const struct rans_model *model, const uint8
                                      size_t n, struct rans_states *st, uint8_t *end, unsigned lanes)
 {
     struct seen seen = {_mm256_set1_epi8(-1), _mm256_setzero_si256()};
+    const unsigned step = lanes < 32 ? lanes : 32;
     struct lanes32 x[2];
     size_t i = n;
 
     load_states(x, st);
-    if (lanes < 32) {
-        for (; i > 0; i -= 16) {
-            __m128i s = _mm_loadu_si128((const __m128i *)(symbols + i - 16));
-            end = encode_step(table_at(model, i - 16), _mm256_castsi128_si256(s), &x[0], end, &seen,
-                              lanes);
-        }
-    }
-    for (; i % lanes; i -= 32)
-        end = encode_step(table_at(model, i - 32), load32(symbols + i - 32), &x[0], end, &seen, 32);
-    for (; i > 0; i -= lanes) {
-        if (lanes == 64)
-            end = encode_step(table_at(model, i - 32), load32(symbols + i - 32), &x[1], end, &seen,
-                              32);
-        end = encode_step(table_at(model, i - lanes), load32(symbols + i - lanes), &x[0], end,
-                          &seen, 32);
+    for (; i % lanes || (lanes < 64 && i > 0); i -= step) /* of 64 lanes only a last half */
+        end = encode_step(table_at(model, i - step), load_symbols(symbols + i - step, step), &x[0],
+                          end, &seen, step);
+    for (; i > 0; i -= 64) {
+        end = encode_step(table_at(model, i - 32), load32(symbols + i - 32), &x[1], end, &seen, 32);
+        end = encode_step(table_at(model, i - 64), load32(symbols + i - 64), &x[0], end, &seen, 32);
     }
     store_states(st, x);
     return all_good(&seen, lanes) ? end : NULL;
@@ -333,15 +348,21 @@ static ALWAYS_INLINE uint8_t *encode(const struct rans_model *model, const uint8
     {                                                                                              \
         return decode(model, src, len, n, st, symbols, lanes);                                     \
     }
+KERNELS(4)
+KERNELS(8)
 KERNELS(16)
 KERNELS(32)
 KERNELS(64)
 
 void rans_dsp_init_avx2(struct codec_dsp *dsp)
 {
+    dsp->rans_encode[RANS_WIDTH(4)] = encode_4;
+    dsp->rans_encode[RANS_WIDTH(8)] = encode_8;
     dsp->rans_encode[RANS_WIDTH(16)] = encode_16;
     dsp->rans_encode[RANS_WIDTH(32)] = encode_32;
     dsp->rans_encode[RANS_WIDTH(64)] = encode_64;
+    dsp->rans_decode[RANS_WIDTH(4)] = decode_4;
+    dsp->rans_decode[RANS_WIDTH(8)] = decode_8;
     dsp->rans_decode[RANS_WIDTH(16)] = decode_16;
     dsp->rans_decode[RANS_WIDTH(32)] = decode_32;
     dsp->rans_decode[RANS_WIDTH(64)] = decode_64;

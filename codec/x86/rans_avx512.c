@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rANS, AVX-512 F + BW: 64 lanes in one register of bytes. The steps are those of rans_avx2.c; 16
- * and 32 lanes stay there. Same bits as rans.c.
+ * rANS, AVX-512 F + BW: 64 lanes in one register of bytes. The steps are those of rans_avx2.c;
+ * Fewer lanes stay there. Same bits as rans.c.
  */
 #include "codec/x86/rans_x86.h"
 

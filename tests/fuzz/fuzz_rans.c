@@ -93,7 +93,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size -= sizeof(ch);
     codec_dsp_init(&dsp[0], 0);
     codec_dsp_init(&dsp[1], cpu_detect());
-    lanes = 16u << ch.lanes % 3;
+    lanes = 4u << ch.lanes % 5;
     n = RANS_GROUP * (ch.groups % (N_MAX / RANS_GROUP + 1));
     for (unsigned k = 0; k < TABLES; k++) {
         uint32_t counts[RANS_SYMBOLS];
