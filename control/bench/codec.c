@@ -12,15 +12,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "codec/codec.h"
 #include "codec/cpu.h"
 #include "compute/team.h"
 #include "control/bench/bench.h"
+#include "control/bench/coder.h"
 #include "control/bench/machine.h"
 #include "control/bench/memory.h"
 #include "control/bench/turns.h"
 #include "control/cmd.h"
-#include "control/codec_arg.h"
 #include "control/commit.h"
 #include "control/log.h"
 #include "control/options.h"
@@ -38,7 +37,7 @@ struct list {
 };
 
 struct options {
-    struct codec_params codecs[LIST_MAX];
+    struct coder_spec codecs[LIST_MAX];
     unsigned n_codecs;
     struct list cols, rows;
     enum table_format format;
@@ -48,8 +47,8 @@ struct options {
 
 static const struct argp_option option_list[] = {
     {"codec", OPT_CODEC, "CODEC", 0,
-     "tsq, f16, f32, or tsq:tau=4,delta=.08,qmin=2,qmax=8; may be given many times (default: each "
-     "as it is by default)",
+     "tsq, f16, f32, tsq:tau=4,delta=.08,qmin=2,qmax=8, or rans:lanes=16, 32 or 64, the entropy "
+     "coder's kernel alone; may be given many times (default: all)",
      1},
     {"cols", OPT_COLS, "N,...", 0, "Widths of a row (default 576,896,2048,4096,8192)", 1},
     {"rows", OPT_ROWS, "N,...", 0, "Rows of a message (default 1,64,512)", 1},
@@ -77,6 +76,10 @@ static void parse_list(struct argp_state *state, const char *name, char *text, u
         argp_error(state, "%s: must be whole numbers with commas between them", name);
 }
 
+static const char *const defaults[] = {"f32",           "f16",           "tsq",
+                                       "rans:lanes=16", "rans:lanes=32", "rans:lanes=64"};
+#define N_DEFAULTS (sizeof(defaults) / sizeof(defaults[0]))
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct options *o = state->input;
@@ -86,7 +89,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_CODEC:
         if (o->n_codecs == LIST_MAX)
             argp_error(state, "--codec: at most %u of them", LIST_MAX);
-        if (codec_arg_parse(arg, &o->codecs[o->n_codecs++], err) < 0)
+        if (coder_spec_parse(arg, &o->codecs[o->n_codecs++], err) < 0)
             argp_error(state, "%s", err);
         return 0;
     case OPT_COLS:
@@ -110,8 +113,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case ARGP_KEY_END:
         if (o->n_codecs == 0)
-            for (int mode = CODEC_F32; mode <= CODEC_TSQ; mode++)
-                o->codecs[o->n_codecs++] = codec_params_default((enum codec_mode)mode);
+            for (; o->n_codecs < N_DEFAULTS; o->n_codecs++)
+                coder_spec_parse(defaults[o->n_codecs], &o->codecs[o->n_codecs], err);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -123,15 +126,14 @@ static const struct argp argp = {
     parse,
     NULL,
     "How fast rows are encoded and decoded by one thread: nanoseconds a row and values a second "
-    "for "
-    "each codec, width, batch and instruction set of this machine, beside C and beside memory.\v"
+    "for each codec, width, batch and instruction set of this machine, beside C and beside "
+    "memory.\v"
     "The instruction sets take turns, and so do reading and copying the same rows; the fastest "
-    "turn "
-    "counts, median and standard deviation (sd) stand beside it. `of reading` is the time of only "
-    "reading the rows over that of encoding them, `of copying` the time of copying them over that "
-    "of "
-    "decoding them, both in the cache the rows lie in. Rows look like hidden states: small values "
-    "and 2 % of outliers. Every instruction set's bytes are compared with C's.",
+    "turn counts, median and standard deviation (sd) stand beside it. `of reading` is the time of "
+    "only reading the rows over that of encoding them, `of copying` the time of copying them over "
+    "that of decoding them, both in the cache the rows lie in. Rows look like hidden states: small "
+    "values and 2 % of outliers; symbols for rans like their 4-bit codes. Every instruction set's "
+    "bytes are compared with C's.",
     NULL,
     NULL,
     NULL,
@@ -144,10 +146,9 @@ struct bench;
 /* One instruction set's part in a case. */
 struct contestant {
     struct bench *b;
-    struct codec *codec;
-    unsigned isa;
-    uint8_t *tiles; /* as many as messages, each with room for tile_room bytes */
-    float *out;
+    struct coder *coder;
+    uint8_t *coded; /* as many as messages, each with room for b->room bytes */
+    char *decoded;
 };
 
 struct bench {
@@ -158,31 +159,22 @@ struct bench {
     struct progress progress;
 
     /* the case */
-    const struct codec_params *codec;
-    uint32_t cols, rows;
-    uint32_t messages;
-    float *values; /* f32[messages][rows][cols] */
-    float *copy;   /* as large */
-    size_t tile_room;
-    size_t *tile_bytes;
+    const struct coder_spec *coder;
+    uint32_t cols, rows, messages;
+    size_t message_values, message_bytes;
+    char *values, *copy; /* the messages */
+    size_t room;         /* for a message encoded */
+    size_t *coded_bytes; /* of each */
     struct contestant contestants[ISAS_MAX];
 };
-
-static size_t n_values(const struct bench *b)
-{
-    return (size_t)b->messages * b->rows * b->cols;
-}
 
 static void run_encode(void *arg)
 {
     struct contestant *c = arg;
     const struct bench *b = c->b;
 
-    for (uint32_t i = 0; i < b->messages; i++) {
-        struct codec_cursor at = {0, 0};
-        codec_encode(c->codec, b->values + (size_t)i * b->rows * b->cols, b->cols, b->rows, 0, &at,
-                     c->tiles + i * b->tile_room, b->tile_room, NULL);
-    }
+    for (uint32_t i = 0; i < b->messages; i++)
+        coder_encode(c->coder, b->values + i * b->message_bytes, c->coded + i * b->room, b->room);
 }
 
 static void run_decode(void *arg)
@@ -191,57 +183,37 @@ static void run_decode(void *arg)
     const struct bench *b = c->b;
 
     for (uint32_t i = 0; i < b->messages; i++)
-        codec_decode(c->codec, c->tiles + i * b->tile_room, b->tile_bytes[i], 0,
-                     c->out + (size_t)i * b->rows * b->cols, b->cols, b->rows, NULL);
+        coder_decode(c->coder, c->coded + i * b->room, b->coded_bytes[i],
+                     c->decoded + i * b->message_bytes);
 }
 
 static void run_read(void *arg)
 {
     const struct bench *b = arg;
 
-    memory_read(b->values, n_values(b) * sizeof(float));
+    memory_read(b->values, b->messages * b->message_bytes);
 }
 
 static void run_copy(void *arg)
 {
     const struct bench *b = arg;
 
-    memory_copy(b->copy, b->values, n_values(b) * sizeof(float));
-}
-
-static uint64_t next_random(uint64_t *state) /* splitmix64 */
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
-/* Like hidden states: about normal, and one in 50 twenty times as large. */
-static void fill_rows(float *values, size_t n, uint64_t seed)
-{
-    for (size_t i = 0; i < n; i++) {
-        const uint64_t bits = next_random(&seed);
-        float v = 0.0f;
-        for (unsigned k = 0; k < 5; k++)
-            v += (float)(bits >> 10 * k & 1023) / 512.0f - 1.0f;
-        values[i] = (bits >> 50) % 50 ? v : 20.0f * v;
-    }
+    memory_copy(b->copy, b->values, b->messages * b->message_bytes);
 }
 
 static void case_close(struct bench *b)
 {
     for (unsigned i = 0; i < b->n_isas; i++) {
-        codec_close(b->contestants[i].codec);
-        free(b->contestants[i].tiles);
-        free(b->contestants[i].out);
+        coder_close(b->contestants[i].coder);
+        free(b->contestants[i].coded);
+        free(b->contestants[i].decoded);
         b->contestants[i] = (struct contestant){0};
     }
     free(b->values);
     free(b->copy);
-    free(b->tile_bytes);
+    free(b->coded_bytes);
     b->values = b->copy = NULL;
-    b->tile_bytes = NULL;
+    b->coded_bytes = NULL;
 }
 
 static int contestant_open(struct bench *b, unsigned i)
@@ -249,13 +221,12 @@ static int contestant_open(struct bench *b, unsigned i)
     struct contestant *c = &b->contestants[i];
 
     c->b = b;
-    c->isa = b->isas[i];
-    c->tiles = calloc(b->messages, b->tile_room);
-    c->out = calloc(n_values(b), sizeof(float));
-    if (!c->tiles || !c->out)
+    c->coded = calloc(b->messages, b->room);
+    c->decoded = calloc(b->messages, b->message_bytes);
+    if (!c->coded || !c->decoded)
         return -ENOMEM;
-    cpu_set_mask(c->isa); /* a codec keeps the kernels it was opened with */
-    return codec_open(b->codec, b->cols, &c->codec);
+    cpu_set_mask(b->isas[i]); /* a coder keeps the kernels it was opened with */
+    return coder_open(b->coder, b->rows, b->cols, b->values, &c->coder);
 }
 
 /* What is about to be timed works, and every instruction set gives what C, the first, gives. */
@@ -264,41 +235,40 @@ static int try_contestant(struct bench *b, struct contestant *c)
     const struct contestant *first = &b->contestants[0];
 
     for (uint32_t i = 0; i < b->messages; i++) {
-        const size_t row = (size_t)i * b->rows * b->cols, tile = i * b->tile_room;
-        struct codec_cursor at = {0, 0};
-        int rc = codec_encode(c->codec, b->values + row, b->cols, b->rows, 0, &at, c->tiles + tile,
-                              b->tile_room, NULL);
+        const size_t message = i * b->message_bytes, coded = i * b->room;
+        int rc = coder_encode(c->coder, b->values + message, c->coded + coded, b->room);
         if (rc < 0)
             return rc;
         if (c == first)
-            b->tile_bytes[i] = (size_t)rc;
-        if ((size_t)rc != b->tile_bytes[i] ||
-            memcmp(c->tiles + tile, first->tiles + tile, (size_t)rc))
+            b->coded_bytes[i] = (size_t)rc;
+        if ((size_t)rc != b->coded_bytes[i] ||
+            memcmp(c->coded + coded, first->coded + coded, (size_t)rc) != 0)
             return -EILSEQ;
-        rc = codec_decode(c->codec, c->tiles + tile, b->tile_bytes[i], 0, c->out + row, b->cols,
-                          b->rows, NULL);
+        rc = coder_decode(c->coder, c->coded + coded, b->coded_bytes[i], c->decoded + message);
         if (rc < 0)
             return rc;
     }
-    return memcmp(c->out, first->out, n_values(b) * sizeof(float)) ? -EILSEQ : 0;
+    return memcmp(c->decoded, first->decoded, b->messages * b->message_bytes) ? -EILSEQ : 0;
 }
 
-static int case_open(struct bench *b, const struct codec_params *p, uint32_t cols, uint32_t rows)
+static int case_open(struct bench *b, const struct coder_spec *s, uint32_t cols, uint32_t rows)
 {
     int rc = 0;
 
-    b->codec = p;
+    b->coder = s;
     b->cols = cols;
     b->rows = rows;
     b->messages = rows < RING_ROWS ? (RING_ROWS + rows - 1) / rows : 1;
-    b->tile_room = codec_bound(p, rows, cols);
-    b->values = malloc(n_values(b) * sizeof(float));
-    b->copy = malloc(n_values(b) * sizeof(float));
-    b->tile_bytes = calloc(b->messages, sizeof(*b->tile_bytes));
-    if (!b->values || !b->copy || !b->tile_bytes)
+    b->message_values = coder_message_values(s, rows, cols);
+    b->message_bytes = b->message_values * coder_value_bytes(s);
+    b->room = coder_bound(s, rows, cols);
+    b->values = malloc(b->messages * b->message_bytes);
+    b->copy = malloc(b->messages * b->message_bytes);
+    b->coded_bytes = calloc(b->messages, sizeof(*b->coded_bytes));
+    if (!b->values || !b->copy || !b->coded_bytes)
         rc = -ENOMEM;
     if (rc == 0)
-        fill_rows(b->values, n_values(b), b->o->seed);
+        coder_fill(s, b->values, b->messages * b->message_values, b->o->seed);
     for (unsigned i = 0; i < b->n_isas && rc == 0; i++) {
         rc = contestant_open(b, i);
         if (rc == 0)
@@ -357,14 +327,14 @@ static struct table_cell *put_direction(struct table_cell *cell, const struct be
 static int print_case(const struct bench *b, const struct turns_job *jobs)
 {
     const struct turns_job *read = &jobs[2 * b->n_isas], *copy = read + 1;
-    const double row_bytes = b->cols * (double)sizeof(float);
-    char codec[CODEC_ARG_MAX];
+    const double row_bytes = (double)b->message_bytes / b->rows;
+    char codec[CODER_NAME_MAX];
     size_t bytes = 0;
     int rc = EXIT_OK;
 
-    codec_arg_format(b->codec, codec);
+    coder_spec_format(b->coder, codec);
     for (uint32_t i = 0; i < b->messages; i++)
-        bytes += b->tile_bytes[i];
+        bytes += b->coded_bytes[i];
     for (unsigned i = 0; i < b->n_isas && rc == EXIT_OK; i++) {
         struct table_cell cells[N_COLUMNS] = {0}, *cell = cells;
 
@@ -373,14 +343,14 @@ static int print_case(const struct bench *b, const struct turns_job *jobs)
         (cell++)->value = b->cols;
         (cell++)->value = b->rows;
         (cell++)->text = cpu_level_name(b->isas[i]);
-        (cell++)->value = 8 * (double)bytes / (double)n_values(b);
+        (cell++)->value = 8 * (double)bytes / (double)b->messages / (double)b->message_values;
         cell = put_direction(cell, b, &jobs[2 * i], &jobs[0], read);
         cell = put_direction(cell, b, &jobs[2 * i + 1], &jobs[1], copy);
         (cell++)->value = row_bytes / read->best_ns;
         (cell++)->value = row_bytes / copy->best_ns;
         (cell++)->value = b->dram_read;
         (cell++)->value = b->dram_copy;
-        (cell++)->value = (double)(n_values(b) * sizeof(float));
+        (cell++)->value = (double)(b->messages * b->message_bytes);
         (cell++)->value = jobs[0].turns;
         (cell++)->value = (double)b->o->seed;
         (cell++)->text = b->cpu;
@@ -391,11 +361,11 @@ static int print_case(const struct bench *b, const struct turns_job *jobs)
     return rc;
 }
 
-static int run_case(struct bench *b, const struct codec_params *p, uint32_t cols, uint32_t rows)
+static int run_case(struct bench *b, const struct coder_spec *s, uint32_t cols, uint32_t rows)
 {
     struct turns_job jobs[2 * ISAS_MAX + 2] = {{0}};
     unsigned n = 0;
-    int rc = case_open(b, p, cols, rows);
+    int rc = case_open(b, s, cols, rows);
 
     for (unsigned i = 0; i < b->n_isas; i++) {
         jobs[n++] = (struct turns_job){.run = run_encode, .arg = &b->contestants[i]};

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What `isthmus bench codec` times: a codec, rows of f32 into a tile and back; or the rANS kernel
+ * alone, 16 symbols, a byte each, into a stream and back. Both take messages of rows x cols values.
+ */
+#ifndef ISTHMUS_CONTROL_BENCH_CODER_H
+#define ISTHMUS_CONTROL_BENCH_CODER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "codec/codec.h"
+#include "control/codec_arg.h"
+
+#define CODER_NAME_MAX CODEC_ARG_MAX
+
+struct coder_spec {
+    unsigned rans_lanes;        /* 0: a codec */
+    struct codec_params params; /* of the codec */
+};
+
+/* A codec as codec_arg_parse reads it, or rans:lanes=16, 32 or 64. Returns and err as there. */
+int coder_spec_parse(const char *text, struct coder_spec *s, char *err);
+char *coder_spec_format(const struct coder_spec *s, char name[CODER_NAME_MAX]);
+
+/* Bytes of a value as it is before encoding. */
+size_t coder_value_bytes(const struct coder_spec *s);
+
+/* Values of a message, with what it is filled up by. */
+size_t coder_message_values(const struct coder_spec *s, uint32_t rows, uint32_t cols);
+
+/* The most bytes that a message can become. */
+size_t coder_bound(const struct coder_spec *s, uint32_t rows, uint32_t cols);
+
+/* n values like those of a model, the same for the same seed. */
+void coder_fill(const struct coder_spec *s, void *values, size_t n, uint64_t seed);
+
+/* With the kernels of cpu_flags(), for messages like this one of n values. 0 or -errno. */
+struct coder;
+int coder_open(const struct coder_spec *s, uint32_t rows, uint32_t cols, const void *values,
+               struct coder **out);
+void coder_close(struct coder *c);
+
+/* A message into dst, which has room for coder_bound() bytes: its bytes, or -errno. */
+int coder_encode(struct coder *c, const void *values, uint8_t *dst, size_t room);
+/* 0 or -errno. */
+int coder_decode(struct coder *c, const uint8_t *src, size_t len, void *values);
+
+#endif
