@@ -14,7 +14,7 @@ static const struct command commands[] = {
     {"cloud", "the back half: answers the edges that join", cmd_cloud},
     {"tokenize", "text to token ids, and back", cmd_tokenize},
     {"score", "log-probabilities of given continuations, from JSON lines", cmd_score},
-    {"eval", "what a codec costs: KL divergence, perplexity, bytes", cmd_eval},
+    {"eval", "what codecs cost: KL divergence, perplexity, accuracy, bytes", cmd_eval},
     {"bench", "how fast the parts are", cmd_bench},
     {"doctor", "what this machine offers and lacks", cmd_doctor},
     {NULL, NULL, NULL},
