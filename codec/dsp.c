@@ -75,6 +75,11 @@ static void dequantize(const uint8_t *codes, const uint8_t *mask, size_t n,
     }
 }
 
+static void copy(void *dst, const void *src, size_t bytes)
+{
+    memcpy(dst, src, bytes);
+}
+
 static bool to_f16(const float *x, size_t n, uint8_t *dst)
 {
     for (size_t i = 0; i < n; i++) {
@@ -109,6 +114,7 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags)
         .dequantize = dequantize,
         .pack = codec_pack,
         .unpack = codec_unpack,
+        .copy = copy,
         .to_f16 = to_f16,
         .from_f16 = from_f16,
     };

@@ -76,6 +76,9 @@ struct codec_dsp {
     void (*pack)(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits);
     void (*unpack)(const uint8_t *bits, size_t n, unsigned q, uint8_t *codes);
 
+    /* Buffers apart. */
+    void (*copy)(void *dst, const void *src, size_t bytes);
+
     /* f16 little-endian. False when a value is NaN or beyond f16 (dst is then unspecified). */
     bool (*to_f16)(const float *x, size_t n, uint8_t *dst);
     /* False when a value is not finite (out is then unspecified). */

@@ -36,6 +36,7 @@ void codec_outliers_plan(uint32_t cols, const uint16_t *pos, const float *values
 {
     size_t gaps = n + 1; /* with GAP_END */
     uint32_t next = 0;
+    int wide = 0;
 
     *o = (struct codec_outliers){.form = OUTLIERS_NONE, .n = (uint32_t)n};
     if (n == 0)
@@ -46,7 +47,8 @@ void codec_outliers_plan(uint32_t cols, const uint16_t *pos, const float *values
         next = pos[i] + 1u;
     }
     for (size_t i = 0; i < n; i++)
-        o->wide |= !(fabsf(values[i]) >= F16_NORMAL && fabsf(values[i]) < F16_OVERFLOW);
+        wide |= !(fabsf(values[i]) >= F16_NORMAL) | !(fabsf(values[i]) < F16_OVERFLOW);
+    o->wide = wide;
     o->form = gaps < bitmap_bytes(cols) ? OUTLIERS_GAPS : OUTLIERS_BITMAP;
     o->bytes = (o->form == OUTLIERS_GAPS ? gaps : bitmap_bytes(cols)) + n * (o->wide ? 4 : 2);
 }

@@ -47,8 +47,9 @@ struct options {
 
 static const struct argp_option option_list[] = {
     {"codec", OPT_CODEC, "CODEC", 0,
-     "tsq, f16, f32, tsq:tau=4,delta=.08,qmin=2,qmax=8, or rans:lanes=16, 32 or 64, the entropy "
-     "coder's kernel alone; may be given many times (default: all)",
+     "tsq, f16, f32, tsq:tau=4,delta=.08,qmin=2,qmax=8, or rans:lanes=4, 8, 16, 32 or 64, the "
+     "entropy coder's kernel alone; may be given many times (default: f32, f16, tsq, and rans with "
+     "16, 32 and 64 lanes)",
      1},
     {"cols", OPT_COLS, "N,...", 0, "Widths of a row (default 576,896,2048,4096,8192)", 1},
     {"rows", OPT_ROWS, "N,...", 0, "Rows of a message (default 1,64,512)", 1},

@@ -25,18 +25,18 @@ struct coder {
 
 int coder_spec_parse(const char *text, struct coder_spec *s, char *err)
 {
-    static const unsigned lanes[] = {16, 32, 64};
+    static const unsigned lanes[] = {4, 8, 16, 32, 64};
     char name[CODER_NAME_MAX];
 
     *s = (struct coder_spec){0};
     if (strncmp(text, "rans", 4) != 0)
         return codec_arg_parse(text, &s->params, err);
-    for (unsigned i = 0; i < 3; i++) {
+    for (unsigned i = 0; i < sizeof(lanes) / sizeof(lanes[0]); i++) {
         s->rans_lanes = lanes[i];
         if (strcmp(text, coder_spec_format(s, name)) == 0)
             return 0;
     }
-    snprintf(err, CODEC_ARG_ERR, "codec `%.80s`: must be rans:lanes=16, 32 or 64", text);
+    snprintf(err, CODEC_ARG_ERR, "codec `%.80s`: must be rans:lanes=4, 8, 16, 32 or 64", text);
     return -EINVAL;
 }
 

@@ -20,7 +20,8 @@ struct coder_spec {
     struct codec_params params; /* of the codec */
 };
 
-/* A codec as codec_arg_parse reads it, or rans:lanes=16, 32 or 64. Returns and err as there. */
+/* A codec as codec_arg_parse reads it, or rans:lanes=4, 8, 16, 32 or 64. Returns and err as there.
+ */
 int coder_spec_parse(const char *text, struct coder_spec *s, char *err);
 char *coder_spec_format(const struct coder_spec *s, char name[CODER_NAME_MAX]);
 

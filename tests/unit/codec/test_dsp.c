@@ -252,6 +252,23 @@ static void pack_and_unpack(void **state)
     }
 }
 
+static void copy(void **state)
+{
+    for (int r = 0; r < REPEAT; r++) {
+        uint32_t n = rng_below(MAX_N);
+        uint8_t *src = fenced_alloc(n + 1);
+        for (uint32_t k = 0; k < n; k++)
+            src[k] = (uint8_t)rng();
+        for (size_t i = 0; i < n_isas; i++) {
+            pair_reset(&out_pair, n, 1);
+            ref.copy(out_pair.a, src + 1, n);
+            isas[i].dsp.copy(out_pair.b, src + 1, n);
+            pair_check(&out_pair, n, "copy", isas[i].name);
+        }
+        fenced_free(src, n + 1);
+    }
+}
+
 static void to_f16(void **state)
 {
     for (int r = 0; r < REPEAT; r++) {
@@ -317,9 +334,11 @@ static void f16_is_ieee(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sum_abs),  cmocka_unit_test(split),      cmocka_unit_test(quantize),
-        cmocka_unit_test(close_up), cmocka_unit_test(dequantize), cmocka_unit_test(pack_and_unpack),
-        cmocka_unit_test(to_f16),   cmocka_unit_test(from_f16),   cmocka_unit_test(f16_is_ieee),
+        cmocka_unit_test(sum_abs),    cmocka_unit_test(split),
+        cmocka_unit_test(quantize),   cmocka_unit_test(close_up),
+        cmocka_unit_test(dequantize), cmocka_unit_test(pack_and_unpack),
+        cmocka_unit_test(copy),       cmocka_unit_test(to_f16),
+        cmocka_unit_test(from_f16),   cmocka_unit_test(f16_is_ieee),
     };
 
     rng_seed();
