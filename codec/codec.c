@@ -11,43 +11,28 @@
 #include "codec/cpu.h"
 #include "codec/dsp.h"
 #include "codec/f16.h"
-#include "codec/outlier.h"
-#include "codec/tabq.h"
 #include "codec/tile.h"
-
-/* TAB-Q's norm counts a value as at most this many T: a giant in one channel (SmolLM2 has rows of
- * norm 24,000 around values of 100) would otherwise let everything else round to nothing. */
-#define NORM_CAP 8.0
+#include "codec/tsq.h"
 
 struct codec {
     struct codec_params params;
     struct codec_dsp dsp;
     uint32_t cols;
-    /* one row's scratch */
-    float *dense;   /* the row with zeros for outliers, padded */
-    float *values;  /* of outliers */
-    uint16_t *pos;  /* of outliers, padded */
-    uint8_t *mask;  /* a bit a column, set for outliers; padded */
-    uint8_t *codes; /* padded */
-    uint8_t *bits;  /* padded */
+    struct tsq *tsq; /* mode tsq only */
 };
 
-/* One row part, looked at and not yet written. Its codes and outliers are in the codec's scratch.
- */
+/* One row part, looked at and not yet written. */
 struct part {
     const float *x;
     uint32_t cols;
     size_t bytes;
-    uint32_t n_dense;
-    struct codec_outliers outliers;
-    struct codec_grid grid;
+    struct tsq_part tsq;
 };
 
 /* --- open, close --- */
 
 int codec_open(const struct codec_params *p, uint32_t cols, struct codec **out)
 {
-    const size_t padded = CODEC_PAD_TO(cols);
     struct codec *c;
     int rc = codec_params_check(p);
 
@@ -61,15 +46,11 @@ int codec_open(const struct codec_params *p, uint32_t cols, struct codec **out)
     c->params = *p;
     c->cols = cols;
     codec_dsp_init(&c->dsp, cpu_flags());
-    c->dense = calloc(padded, sizeof(*c->dense));
-    c->values = calloc(padded, sizeof(*c->values));
-    c->pos = calloc(padded, sizeof(*c->pos));
-    c->mask = calloc(padded / 8, 1);
-    c->codes = calloc(padded, 1);
-    c->bits = calloc(padded, 1);
-    if (!c->dense || !c->values || !c->pos || !c->mask || !c->codes || !c->bits) {
+    if (p->mode == CODEC_TSQ)
+        rc = tsq_open(p, &c->dsp, cols, &c->tsq);
+    if (rc) {
         codec_close(c);
-        return -ENOMEM;
+        return rc;
     }
     *out = c;
     return 0;
@@ -79,72 +60,16 @@ void codec_close(struct codec *c)
 {
     if (!c)
         return;
-    free(c->dense);
-    free(c->values);
-    free(c->pos);
-    free(c->mask);
-    free(c->codes);
-    free(c->bits);
+    tsq_close(c->tsq);
     free(c);
 }
 
 /* --- encode --- */
 
-/* Also of rows that f32 is too small for. */
-static double sum_abs(const struct codec *c, const float *row)
-{
-    double sum = (double)c->dsp.sum_abs(row, c->cols);
-
-    if (isfinite(sum))
-        return sum;
-    sum = 0.0;
-    for (uint32_t i = 0; i < c->cols; i++)
-        sum += fabs((double)row[i]);
-    return sum;
-}
-
-/* T of a whole row; -EDOM when a value is not finite. */
+/* T of a whole row, if the mode has such; -EDOM when a value is not finite. */
 static int row_limit(const struct codec *c, const float *row, float *limit)
 {
-    double sum;
-
-    *limit = c->params.tau;
-    if (c->params.mode != CODEC_TSQ)
-        return 0;
-    sum = sum_abs(c, row);
-    if (!isfinite(sum))
-        return -EDOM;
-    if (c->params.tau_rule == CODEC_TAU_MEAN)
-        *limit = (float)((double)c->params.tau * (sum / c->cols));
-    return 0;
-}
-
-/* Squared norm, no value counted as more than cap. Four sums, because each waits for its last. */
-static double capped_sq(const float *values, size_t n, double cap)
-{
-    double sum[4] = {0};
-
-    for (size_t i = 0; i < n; i++) {
-        const double v = fabs((double)values[i]);
-        sum[i % 4] += v < cap ? v * v : cap * cap;
-    }
-    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
-}
-
-/* Set outliers aside, choose the grid of the rest and quantize it. */
-static void part_plan_tsq(struct codec *c, float limit, struct part *part)
-{
-    struct codec_span span;
-    const size_t n = c->dsp.split(part->x, part->cols, limit, c->dense, c->mask, &span);
-
-    part->n_dense = part->cols - (uint32_t)n;
-    codec_outliers_find(part->x, part->cols, c->mask, c->pos, c->values);
-    codec_outliers_plan(part->cols, c->pos, c->values, n, &part->outliers);
-    codec_grid_choose(&c->dsp, &c->params, c->dense, part->cols, &span, n,
-                      capped_sq(c->values, n, NORM_CAP * (double)limit), &part->grid, c->codes);
-    part->bytes = PART_HEAD_BYTES + part->outliers.bytes;
-    if (part->grid.width)
-        part->bytes += PART_GRID_BYTES + ((size_t)part->n_dense * part->grid.width + 7) / 8;
+    return c->params.mode == CODEC_TSQ ? tsq_limit(c->tsq, row, c->cols, limit) : 0;
 }
 
 static void part_plan(struct codec *c, const float *x, uint32_t cols, float limit,
@@ -152,33 +77,12 @@ static void part_plan(struct codec *c, const float *x, uint32_t cols, float limi
 {
     part->x = x;
     part->cols = cols;
-    if (c->params.mode == CODEC_TSQ)
-        part_plan_tsq(c, limit, part);
-    else
+    if (c->params.mode == CODEC_TSQ) {
+        tsq_plan(c->tsq, x, cols, limit, &part->tsq);
+        part->bytes = part->tsq.bytes;
+    } else {
         part->bytes = codec_raw_bytes(c->params.mode, cols);
-}
-
-/* room: bytes at dst, part->bytes at least. */
-static void part_write_tsq(struct codec *c, const struct part *part, uint8_t *dst, size_t room)
-{
-    const struct codec_grid *g = &part->grid;
-    const uint8_t *end = dst + part->bytes;
-    const bool roomy = room - part->bytes >= CODEC_PAD; /* kernels write a little more */
-
-    *dst++ = (uint8_t)(g->width | (unsigned)part->outliers.form << PART_FORM_AT |
-                       (part->outliers.wide ? PART_WIDE : 0));
-    dst = codec_outliers_write(&c->dsp, &part->outliers, part->cols, c->pos, c->values, dst);
-    if (!g->width)
-        return;
-    *dst++ = (uint8_t)g->scale;
-    *dst++ = (uint8_t)(g->scale >> 8);
-    *dst++ = g->zero;
-    if (part->outliers.n)
-        c->dsp.close_up(c->codes, c->mask, part->cols);
-    memset(c->codes + part->n_dense, 0, CODEC_PAD_TO(part->n_dense) - part->n_dense);
-    c->dsp.pack(c->codes, part->n_dense, g->width, roomy ? dst : c->bits);
-    if (!roomy)
-        memcpy(dst, c->bits, (size_t)(end - dst));
+    }
 }
 
 /* part->bytes at dst, which has room bytes. -EDOM when mode f16 cannot hold a value. */
@@ -193,7 +97,7 @@ static int part_write(struct codec *c, const struct part *part, uint8_t *dst, si
     case CODEC_TSQ:
         break;
     }
-    part_write_tsq(c, part, dst, room);
+    tsq_write(c->tsq, &part->tsq, dst, room);
     return 0;
 }
 
@@ -257,8 +161,8 @@ static void count_part(struct codec_stats *stats, const struct codec *c, const s
     stats->values += part->cols;
     if (c->params.mode != CODEC_TSQ)
         return;
-    stats->outliers += part->outliers.n;
-    stats->rows_by_width[part->grid.width]++;
+    stats->outliers += part->tsq.outliers.n;
+    stats->rows_by_width[part->tsq.grid.width]++;
 }
 
 static void add_stats(struct codec_stats *stats, const struct codec_stats *call)
@@ -281,7 +185,7 @@ int codec_encode(struct codec *c, const float *rows, size_t stride, uint32_t n_r
     const float *row = NULL;
     size_t bytes = TILE_HEADER_BYTES;
     struct part part;
-    float limit;
+    float limit = 0.0f;
     int rc = 0;
 
     if (at->row >= n_rows || at->col >= c->cols || first_token > UINT32_MAX - (n_rows - 1))
@@ -347,69 +251,6 @@ static int read_raw(const struct codec *c, const struct codec_tile *tile, const 
     return 0;
 }
 
-/* n codes of `width` bits in `bytes` bytes at src. Kernels read a little more than that, which is
- * the tile's too except at its end. */
-static void unpack_codes(struct codec *c, unsigned width, size_t n, const uint8_t *src,
-                         const uint8_t *end)
-{
-    const size_t bytes = (n * width + 7) / 8;
-
-    if ((size_t)(end - src) - bytes < CODEC_PAD)
-        src = memcpy(c->bits, src, bytes);
-    c->dsp.unpack(src, n, width, c->codes);
-}
-
-/* The n dense values of a part to the columns of out that c->mask leaves them; returns the end of
- * their bytes, or NULL. */
-static const uint8_t *read_dense(struct codec *c, unsigned width, uint32_t cols, uint32_t n,
-                                 const uint8_t *src, const uint8_t *end, float *out)
-{
-    const size_t bytes = ((size_t)n * width + 7) / 8;
-    struct codec_grid g;
-
-    if (width == 0) {
-        memset(out, 0, cols * sizeof(*out));
-        return src;
-    }
-    if (width > CODEC_QMAX || n == 0 || (size_t)(end - src) < PART_GRID_BYTES + bytes)
-        return NULL;
-    if (codec_grid_read(&g, width, (uint16_t)(src[0] | src[1] << 8), src[2]))
-        return NULL;
-    src += PART_GRID_BYTES;
-    if (n * width % 8 && src[bytes - 1] >> n * width % 8)
-        return NULL;
-    unpack_codes(c, width, n, src, end);
-    c->dsp.dequantize(c->codes, c->mask, cols, &g, out);
-    return src + bytes;
-}
-
-static const uint8_t *read_part_tsq(struct codec *c, uint32_t cols, const uint8_t *src,
-                                    const uint8_t *end, float *out)
-{
-    struct codec_outliers outliers = {0};
-    uint8_t head;
-
-    if (src == end)
-        return NULL;
-    head = *src++;
-    if (head & PART_RESERVED)
-        return NULL;
-    outliers.wide = head & PART_WIDE;
-    outliers.form = (enum outlier_form)(head >> PART_FORM_AT & PART_FORM);
-    if (outliers.form > OUTLIERS_BITMAP)
-        return NULL;
-    memset(c->mask, 0, CODEC_PAD_TO(cols) / 8);
-    src = codec_outliers_read(&c->dsp, &outliers, cols, src, end, c->pos, c->mask, c->values);
-    if (!src)
-        return NULL;
-    src = read_dense(c, head & PART_WIDTH, cols, cols - outliers.n, src, end, out);
-    if (!src)
-        return NULL;
-    for (uint32_t i = 0; i < outliers.n; i++)
-        out[c->pos[i]] = c->values[i];
-    return src;
-}
-
 int codec_decode(struct codec *c, const uint8_t *src, size_t len, uint32_t base_token, float *rows,
                  size_t stride, uint32_t n_rows, struct codec_tile *tile_out)
 {
@@ -434,7 +275,7 @@ int codec_decode(struct codec *c, const uint8_t *src, size_t len, uint32_t base_
             return rc;
     } else {
         for (uint32_t i = 0; i < tile.n_tokens; i++, out += stride) {
-            src = read_part_tsq(c, tile.n_cols, src, end, out);
+            src = tsq_read(c->tsq, tile.n_cols, src, end, out);
             if (!src)
                 return -EBADMSG;
         }

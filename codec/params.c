@@ -6,6 +6,7 @@
 #include <math.h>
 
 #include "codec/tile.h"
+#include "codec/tsq.h"
 
 struct codec_params codec_params_default(enum codec_mode mode)
 {
@@ -44,30 +45,11 @@ uint32_t codec_params_id(const struct codec_params *p)
     return hash;
 }
 
-/* The most a part of `cols` values takes when up to `outliers` of them are set aside. An f32
- * outlier costs more than a code, so the worst has as many outliers as may be. */
-static size_t part_bound(uint32_t cols, uint32_t outliers, unsigned qmax)
-{
-    size_t dense = cols - outliers;
-
-    return PART_HEAD_BYTES + (outliers ? (cols + 7) / 8 + 4 * (size_t)outliers : 0) +
-           (dense ? PART_GRID_BYTES + (dense * qmax + 7) / 8 : 0);
-}
-
-/* Of a whole row, fewer than cols / tau values exceed tau times the mean (and a little room for its
- * rounding: a lane sums up to 512 values). */
-static uint32_t row_outliers_max(const struct codec_params *p, uint32_t cols)
-{
-    double most = (double)cols / (double)p->tau * (1.0 + 0x1p-14);
-
-    return p->tau_rule == CODEC_TAU_MEAN && most < (double)cols ? (uint32_t)most : cols;
-}
-
 static size_t row_bound(const struct codec_params *p, uint32_t cols)
 {
     if (p->mode != CODEC_TSQ)
         return codec_raw_bytes(p->mode, cols);
-    return part_bound(cols, row_outliers_max(p, cols), p->qmax);
+    return tsq_row_bound(p, cols);
 }
 
 size_t codec_bound(const struct codec_params *p, uint32_t rows, uint32_t cols)
@@ -81,8 +63,7 @@ size_t codec_min_capacity(const struct codec_params *p, uint32_t cols)
 {
     uint32_t cut = cols < CUT_COLS ? cols : CUT_COLS;
     size_t whole = codec_bound(p, 1, cols);
-    size_t part =
-        p->mode == CODEC_TSQ ? part_bound(cut, cut, p->qmax) : codec_raw_bytes(p->mode, cut);
+    size_t part = p->mode == CODEC_TSQ ? tsq_part_bound(p, cut) : codec_raw_bytes(p->mode, cut);
 
     return whole < TILE_HEADER_BYTES + part ? whole : TILE_HEADER_BYTES + part;
 }
