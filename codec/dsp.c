@@ -56,16 +56,6 @@ static float quantize(const float *dense, size_t n, const struct codec_grid *g, 
     return codec_lanes_sum_f32(lane);
 }
 
-static void close_up(uint8_t *codes, const uint8_t *mask, size_t n)
-{
-    uint8_t *next = codes;
-
-    for (size_t i = 0; i < n; i++) {
-        *next = codes[i];
-        next += ~mask[i / 8] >> i % 8 & 1;
-    }
-}
-
 static void dequantize(const uint8_t *codes, const uint8_t *mask, size_t n,
                        const struct codec_grid *g, float *out)
 {
@@ -110,7 +100,6 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags)
         .sum_abs = sum_abs,
         .split = split,
         .quantize = quantize,
-        .close_up = close_up,
         .dequantize = dequantize,
         .pack = codec_pack,
         .unpack = codec_unpack,

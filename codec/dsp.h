@@ -62,9 +62,6 @@ struct codec_dsp {
      * buffers padded; codes from n on are unspecified. */
     float (*quantize)(const float *dense, size_t n, const struct codec_grid *g, uint8_t *codes);
 
-    /* Closes up, in place, the codes of the columns whose bits are clear. Both padded. */
-    void (*close_up)(uint8_t *codes, const uint8_t *mask, size_t n);
-
     /* The codes of a row back to their columns: out[n] has a value wherever bit i % 8 of mask[i /
      * 8] is clear, and anything else where it is set. codes and mask padded. */
     void (*dequantize)(const uint8_t *codes, const uint8_t *mask, size_t n,

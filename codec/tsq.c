@@ -22,16 +22,19 @@
  * norm 24,000 around values of 100) would otherwise let everything else round to nothing. */
 #define NORM_CAP 8.0
 
+#define CHUNK 64u /* bytes copied at once, of codes */
+
 struct tsq {
     struct codec_params params;
     const struct codec_dsp *dsp;
     /* one row's scratch */
-    float *dense;   /* the row with zeros for outliers, padded */
-    float *values;  /* of outliers */
-    uint16_t *pos;  /* of outliers, padded */
-    uint8_t *mask;  /* a bit a column, set for outliers; padded */
-    uint8_t *codes; /* padded */
-    uint8_t *bits;  /* padded */
+    float *dense;    /* the row with zeros for outliers, padded */
+    float *values;   /* of outliers */
+    uint16_t *pos;   /* of outliers, padded */
+    uint8_t *mask;   /* a bit a column, set for outliers; padded */
+    uint8_t *codes;  /* padded, and a chunk */
+    uint8_t *closed; /* codes of the dense columns only; as large */
+    uint8_t *bits;   /* padded, and as much as pack and unpack go beyond */
 };
 
 /* --- open, close, sizes --- */
@@ -50,9 +53,10 @@ int tsq_open(const struct codec_params *p, const struct codec_dsp *dsp, uint32_t
     t->values = calloc(padded, sizeof(*t->values));
     t->pos = calloc(padded, sizeof(*t->pos));
     t->mask = calloc(padded / 8, 1);
-    t->codes = calloc(padded, 1);
-    t->bits = calloc(padded, 1);
-    if (!t->dense || !t->values || !t->pos || !t->mask || !t->codes || !t->bits) {
+    t->codes = calloc(padded + CHUNK, 1);
+    t->closed = calloc(padded + CHUNK, 1);
+    t->bits = calloc(padded + CODEC_PAD, 1);
+    if (!t->dense || !t->values || !t->pos || !t->mask || !t->codes || !t->closed || !t->bits) {
         tsq_close(t);
         return -ENOMEM;
     }
@@ -69,6 +73,7 @@ void tsq_close(struct tsq *t)
     free(t->pos);
     free(t->mask);
     free(t->codes);
+    free(t->closed);
     free(t->bits);
     free(t);
 }
@@ -156,6 +161,22 @@ void tsq_plan(struct tsq *t, const float *x, uint32_t cols, float limit, struct 
         part->bytes += PART_GRID_BYTES + ((size_t)part->n_dense * part->grid.width + 7) / 8;
 }
 
+/* The codes of the columns that are no outliers, closed up in t->closed. A run between outliers is
+ * copied in whole chunks: what is too much is overwritten by the next. */
+static void close_up(struct tsq *t, uint32_t cols, uint32_t n_outliers)
+{
+    uint8_t *dst = t->closed;
+    uint32_t col = 0;
+
+    for (uint32_t i = 0; i <= n_outliers; i++) {
+        const uint32_t end = i < n_outliers ? t->pos[i] : cols;
+        for (uint32_t k = col; k < end; k += CHUNK)
+            memcpy(dst + (k - col), t->codes + k, CHUNK);
+        dst += end - col;
+        col = end + 1;
+    }
+}
+
 void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst, size_t room)
 {
     const struct codec_grid *g = &part->grid;
@@ -170,10 +191,9 @@ void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst, size_t 
     *dst++ = (uint8_t)g->scale;
     *dst++ = (uint8_t)(g->scale >> 8);
     *dst++ = g->zero;
-    if (part->outliers.n)
-        t->dsp->close_up(t->codes, t->mask, part->cols);
-    memset(t->codes + part->n_dense, 0, CODEC_PAD_TO(part->n_dense) - part->n_dense);
-    t->dsp->pack(t->codes, part->n_dense, g->width, roomy ? dst : t->bits);
+    close_up(t, part->cols, part->outliers.n);
+    memset(t->closed + part->n_dense, 0, CODEC_PAD_TO(part->n_dense) - part->n_dense);
+    t->dsp->pack(t->closed, part->n_dense, g->width, roomy ? dst : t->bits);
     if (!roomy)
         memcpy(dst, t->bits, (size_t)(end - dst));
 }

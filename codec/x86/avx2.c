@@ -164,41 +164,6 @@ static float quantize(const float *dense, size_t n, const struct codec_grid *g, 
     return lanes_sum_ps(acc);
 }
 
-/* For each mask of 8 columns: the columns whose bits are clear, closed up. */
-#define RANKED(m, i, r)                                                                            \
-    (!((m) >> (i)&1) && (i)-__builtin_popcount((m) & ((1u << (i)) - 1)) == (r) ? (i) : 0)
-#define KEPT(m, r)                                                                                 \
-    (RANKED(m, 0u, r) + RANKED(m, 1u, r) + RANKED(m, 2u, r) + RANKED(m, 3u, r) +                   \
-     RANKED(m, 4u, r) + RANKED(m, 5u, r) + RANKED(m, 6u, r) + RANKED(m, 7u, r))
-#define KEPTS(m)                                                                                   \
-    {                                                                                              \
-        KEPT(m, 0), KEPT(m, 1), KEPT(m, 2), KEPT(m, 3), KEPT(m, 4), KEPT(m, 5), KEPT(m, 6),        \
-            KEPT(m, 7)                                                                             \
-    }
-#define KEPTS_4(m)  KEPTS(m), KEPTS((m) + 1), KEPTS((m) + 2), KEPTS((m) + 3)
-#define KEPTS_16(m) KEPTS_4(m), KEPTS_4((m) + 4), KEPTS_4((m) + 8), KEPTS_4((m) + 12)
-#define KEPTS_64(m) KEPTS_16(m), KEPTS_16((m) + 16), KEPTS_16((m) + 32), KEPTS_16((m) + 48)
-static const uint8_t kept[256][8] = {KEPTS_64(0u), KEPTS_64(64u), KEPTS_64(128u), KEPTS_64(192u)};
-
-static inline __m128i load8(const void *p)
-{
-    return _mm_loadl_epi64((const __m128i *)p);
-}
-
-static void close_up(uint8_t *codes, const uint8_t *mask, size_t n)
-{
-    uint8_t *next = codes; /* and i: where the next codes go */
-
-    for (size_t i = 0; i < n; i += 32, mask += 4) {
-        for (unsigned k = 0; k < 4; k++) {
-            const size_t m = mask[k];
-            const __m128i v = _mm_shuffle_epi8(load8(codes + i + 8 * k), load8(kept[m]));
-            _mm_storel_epi64((__m128i *)(next + i + 8 * k), v);
-            next -= __builtin_popcountll(m);
-        }
-    }
-}
-
 /* For each mask of 8 columns: which of the next codes goes where, as a shuffle from bytes to 32-bit
  * lanes; outliers get 0. */
 #define NONE 0x80808080u
@@ -390,7 +355,6 @@ void codec_dsp_init_avx2(struct codec_dsp *dsp)
         .sum_abs = sum_abs,
         .split = split,
         .quantize = quantize,
-        .close_up = close_up,
         .dequantize = dequantize,
         .pack = pack,
         .unpack = unpack,

@@ -182,26 +182,6 @@ static void quantize(void **state)
     }
 }
 
-static void close_up(void **state)
-{
-    for (int r = 0; r < REPEAT; r++) {
-        uint32_t n = any_n(), kept = 0;
-        uint8_t mask[(MAX_N + CODEC_PAD) / 8];
-        random_mask(mask, n);
-        for (size_t i = 0; i < n_isas; i++) {
-            pair_reset(&in_pair, CODEC_PAD_TO(n), 1);
-            for (uint32_t k = 0; k < n; k++)
-                in_pair.a[k] = in_pair.b[k] = (uint8_t)rng();
-            kept = 0;
-            for (uint32_t k = 0; k < n; k++)
-                kept += ~mask[k / 8] >> k % 8 & 1;
-            ref.close_up(in_pair.a, mask, n);
-            isas[i].dsp.close_up(in_pair.b, mask, n);
-            pair_check(&in_pair, kept, "close_up", isas[i].name);
-        }
-    }
-}
-
 static void dequantize(void **state)
 {
     for (int r = 0; r < REPEAT; r++) {
@@ -334,11 +314,11 @@ static void f16_is_ieee(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sum_abs),    cmocka_unit_test(split),
-        cmocka_unit_test(quantize),   cmocka_unit_test(close_up),
-        cmocka_unit_test(dequantize), cmocka_unit_test(pack_and_unpack),
-        cmocka_unit_test(copy),       cmocka_unit_test(to_f16),
-        cmocka_unit_test(from_f16),   cmocka_unit_test(f16_is_ieee),
+        cmocka_unit_test(sum_abs),         cmocka_unit_test(split),
+        cmocka_unit_test(quantize),        cmocka_unit_test(dequantize),
+        cmocka_unit_test(pack_and_unpack), cmocka_unit_test(copy),
+        cmocka_unit_test(to_f16),          cmocka_unit_test(from_f16),
+        cmocka_unit_test(f16_is_ieee),
     };
 
     rng_seed();
