@@ -18,6 +18,8 @@
 #define CODEC_BLOCK_COLS_MAX     2048u
 #define CODEC_PROFILE_ERR        256
 #define CODEC_PROFILE_NORM_MAX   32768.0 /* of a row of a or b */
+#define CODEC_PROFILE_REAL_MAX   0x1p60f /* no number of a profile is larger in magnitude */
+#define CODEC_PROFILE_PRE_MAX    24u
 #define CODEC_PROFILE_POINTS_MAX 16u
 
 /* Blocks a row of `cols` columns has, and the first column of block i of them; cols for i ==
@@ -42,8 +44,6 @@ struct codec_profile_coefs {
     uint8_t *pre;  /* [n, padded with 0 to whole groups], at most CODEC_PROFILE_PRE_MAX */
 };
 
-#define CODEC_PROFILE_PRE_MAX 24u
-
 struct codec_profile_block {
     uint32_t first_col, cols;
 
@@ -52,7 +52,7 @@ struct codec_profile_block {
 
     /* y = A (x - mean): y[i] = mult[i] * sum_j a[i][j] (x - mean)[j];  x = mean + B y:
      * x[j] = mean[j] + bscale[j] * sum_i b[j][i] y[i]. The L2 norm of every row of a and b is at
-     * most CODEC_PROFILE_NORM_MAX; mult and bscale are finite and >= 0. */
+     * most CODEC_PROFILE_NORM_MAX; mult and bscale are >= 0. */
     struct codec_profile_coefs xform;
     float *mult;   /* [xform.n] */
     int16_t *a;    /* [xform.n][cols] */
@@ -81,12 +81,12 @@ struct codec_profile_curve {
 };
 
 struct codec_profile {
-    uint8_t hash[16]; /* of the content: equal profiles have equal hashes. Set by _parse and
-                       * _serialize */
+    /* Of the content: equal profiles have equal hashes. Set by _parse and _serialize. */
+    uint8_t hash[16];
     uint8_t fingerprint[16]; /* of the model, gguf_fingerprint() */
     uint32_t split;          /* layers before the rows */
     uint32_t cols;
-    float ref_norm;  /* > 0: what a step is relative to; the usual norm of x - mean */
+    float ref_norm;  /* > 0: what a step is relative to; the median norm of x */
     float ref_sigma; /* > 0: what levels are relative to */
     float *mean;     /* [cols] */
 
@@ -101,9 +101,9 @@ struct codec_profile {
     struct codec_profile_curve curves[CODEC_PROFILE_CURVES];
 };
 
-/* Room for a profile of `cols` columns, n coefficients = columns in every basis, all zero: to be
- * filled by calibration and tests. 0, -EINVAL (cols), -ENOMEM. */
-int codec_profile_new(uint32_t cols, struct codec_profile **out);
+/* Room for a profile of `cols` columns, all zero, to be filled. xform_n: coefficients of each
+ * block's transform; NULL: as many as the block has columns. 0, -EINVAL, -ENOMEM. */
+int codec_profile_new(uint32_t cols, const uint32_t *xform_n, struct codec_profile **out);
 void codec_profile_free(struct codec_profile *p);
 
 /*
