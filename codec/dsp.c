@@ -114,4 +114,5 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags)
         codec_dsp_init_avx512(dsp);
 #endif
     rans_dsp_init(dsp, flags);
+    gemm_dsp_init(dsp, flags);
 }

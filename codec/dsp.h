@@ -90,6 +90,12 @@ struct codec_dsp {
     size_t (*rans_decode[RANS_WIDTHS])(const struct rans_model *model, const uint8_t *src,
                                        size_t len, size_t n, struct rans_states *st,
                                        uint8_t *symbols);
+
+    /* One block of an integer matrix product; called through gemm.h, which says how b is packed.
+     * out i32[m][ldo] = a i16[m][GEMM_LDA] * b i16[n][k]^T, or += where add. m <= GEMM_ROWS, k <=
+     * GEMM_K, n and k multiples of GEMM_UNIT. Sums are modulo 2^32. */
+    void (*gemm)(const int16_t *a, size_t m, const int16_t *b, size_t n, size_t k, int32_t *out,
+                 size_t ldo, bool add);
 };
 
 /* The table for these cpu_flags(). */
@@ -103,6 +109,12 @@ void codec_dsp_init_avx512(struct codec_dsp *dsp);
 void rans_dsp_init(struct codec_dsp *dsp, unsigned flags);
 void rans_dsp_init_avx2(struct codec_dsp *dsp);
 void rans_dsp_init_avx512(struct codec_dsp *dsp);
+
+/* And for its matrix product. */
+void gemm_dsp_init(struct codec_dsp *dsp, unsigned flags);
+void gemm_dsp_init_avx2(struct codec_dsp *dsp);
+void gemm_dsp_init_avx512(struct codec_dsp *dsp);
+void gemm_dsp_init_vnni(struct codec_dsp *dsp);
 
 /* pack.c */
 void codec_pack(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits);

@@ -125,6 +125,10 @@ static inline simde__m512i emu_bslli_epi128(simde__m512i v, unsigned bytes)
     return simde_mm512_loadu_si512(lane);
 }
 
+/* SIMDe's macro asks for the arguments of the masked one. */
+#undef _mm512_madd_epi16
+#define _mm512_madd_epi16 simde_mm512_madd_epi16
+
 #undef _mm512_fmadd_ps
 #undef _mm512_maskz_expand_ps
 #undef _mm512_mask_storeu_ps

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Integer matrix products, AVX-512 F + BW, and once more with VNNI (HAVE_VNNI), where a product and
+ * its sum are one instruction. Same bits as gemm.c.
+ */
+#include "codec/gemm.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define ALWAYS_INLINE inline __attribute__((always_inline)) /* a copy for each number of rows */
+
+/* 8 rows x 2 panels: 16 sums hide a product's latency, and 8 divides GEMM_ROWS. */
+#define TILE_ROWS 8u
+
+static ALWAYS_INLINE __m512i broadcast_pair(const int16_t *p)
+{
+    int32_t pair;
+
+    memcpy(&pair, p, sizeof(pair));
+    return _mm512_set1_epi32(pair);
+}
+
+static ALWAYS_INLINE __m512i add_products(__m512i sum, __m512i a, __m512i b)
+{
+#if defined(HAVE_VNNI)
+    return _mm512_dpwssd_epi32(sum, a, b);
+#else
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+#endif
+}
+
+/* Up to TILE_ROWS rows times two panels. */
+static ALWAYS_INLINE void tile(unsigned rows, const int16_t *a, const int16_t *b, size_t k,
+                               int32_t *out, size_t ldo, bool add)
+{
+    const int16_t *second = b + GEMM_COLS * k;
+    __m512i sum[TILE_ROWS][2];
+
+    for (unsigned r = 0; r < rows; r++) {
+        sum[r][0] = add ? _mm512_loadu_si512(out + r * ldo) : _mm512_setzero_si512();
+        sum[r][1] = add ? _mm512_loadu_si512(out + r * ldo + GEMM_COLS) : _mm512_setzero_si512();
+    }
+    for (size_t i = 0; i < k; i += 2) {
+        const __m512i b0 = _mm512_loadu_si512(b + GEMM_COLS * i);
+        const __m512i b1 = _mm512_loadu_si512(second + GEMM_COLS * i);
+        for (unsigned r = 0; r < rows; r++) {
+            const __m512i pair = broadcast_pair(a + r * GEMM_LDA + i);
+            sum[r][0] = add_products(sum[r][0], pair, b0);
+            sum[r][1] = add_products(sum[r][1], pair, b1);
+        }
+    }
+    for (unsigned r = 0; r < rows; r++) {
+        _mm512_storeu_si512(out + r * ldo, sum[r][0]);
+        _mm512_storeu_si512(out + r * ldo + GEMM_COLS, sum[r][1]);
+    }
+}
+
+static void gemm(const int16_t *a, size_t m, const int16_t *b, size_t n, size_t k, int32_t *out,
+                 size_t ldo, bool add)
+{
+    for (size_t col = 0; col < n; col += 2 * GEMM_COLS, b += 2 * GEMM_COLS * k) {
+        const int16_t *row = a;
+        int32_t *dst = out + col;
+        size_t left = m;
+        for (; left >= TILE_ROWS; left -= TILE_ROWS) {
+            tile(TILE_ROWS, row, b, k, dst, ldo, add);
+            row += TILE_ROWS * GEMM_LDA;
+            dst += TILE_ROWS * ldo;
+        }
+        switch (left) {
+        case 1:
+            tile(1, row, b, k, dst, ldo, add);
+            break;
+        case 2:
+            tile(2, row, b, k, dst, ldo, add);
+            break;
+        case 3:
+            tile(3, row, b, k, dst, ldo, add);
+            break;
+        case 4:
+            tile(4, row, b, k, dst, ldo, add);
+            break;
+        case 5:
+            tile(5, row, b, k, dst, ldo, add);
+            break;
+        case 6:
+            tile(6, row, b, k, dst, ldo, add);
+            break;
+        case 7:
+            tile(7, row, b, k, dst, ldo, add);
+            break;
+        }
+    }
+}
+
+#if defined(HAVE_VNNI)
+void gemm_dsp_init_vnni(struct codec_dsp *dsp)
+#else
+void gemm_dsp_init_avx512(struct codec_dsp *dsp)
+#endif
+{
+    dsp->gemm = gemm;
+}
