@@ -28,10 +28,11 @@ struct head {
     uint16_t xform_n[BLOCKS_MAX];
     uint8_t points[CODEC_PROFILE_CURVES];
     uint8_t reserved;
+    uint32_t n_classes;
 };
 
 #define HASHED_FROM offsetof(struct head, version)
-_Static_assert(sizeof(struct head) == 52, "no padding");
+_Static_assert(sizeof(struct head) == 56, "no padding");
 
 static __attribute__((format(printf, 3, 4))) int fail(char *err, int rc, const char *fmt, ...)
 {
@@ -70,10 +71,11 @@ static bool alloc_block(struct codec_profile_block *b, uint32_t cols, uint32_t n
            b->a && b->bscale && b->b;
 }
 
-int codec_profile_new(uint32_t cols, const uint32_t *xform_n, struct codec_profile **out)
+int codec_profile_new(uint32_t cols, const uint32_t *xform_n, uint32_t n_classes,
+                      struct codec_profile **out)
 {
     *out = NULL;
-    if (cols == 0 || cols > CODEC_COLS_MAX)
+    if (cols == 0 || cols > CODEC_COLS_MAX || n_classes > CODEC_CLASSES_MAX)
         return -EINVAL;
     for (uint32_t i = 0; i < codec_blocks(cols); i++) {
         const uint32_t width = codec_block_first(cols, i + 1) - codec_block_first(cols, i);
@@ -89,7 +91,11 @@ int codec_profile_new(uint32_t cols, const uint32_t *xform_n, struct codec_profi
     p->mean = calloc(cols, sizeof(*p->mean));
     p->sens = calloc(cols, sizeof(*p->sens));
     p->blocks = calloc(p->n_blocks, sizeof(*p->blocks));
-    bool ok = p->mean && p->sens && p->blocks;
+    p->n_classes = n_classes;
+    p->class_w = calloc((size_t)n_classes * cols, sizeof(*p->class_w));
+    p->class_bias = calloc(n_classes, sizeof(*p->class_bias));
+    p->class_mean = calloc((size_t)n_classes * cols, sizeof(*p->class_mean));
+    bool ok = p->mean && p->sens && p->class_w && p->class_bias && p->class_mean && p->blocks;
     for (uint32_t i = 0; i < p->n_blocks && ok; i++) {
         const uint32_t first = codec_block_first(cols, i);
         const uint32_t width = codec_block_first(cols, i + 1) - first;
@@ -127,6 +133,9 @@ void codec_profile_free(struct codec_profile *p)
     free(p->blocks);
     free(p->mean);
     free(p->sens);
+    free(p->class_w);
+    free(p->class_bias);
+    free(p->class_mean);
     free(p);
 }
 
@@ -142,6 +151,8 @@ struct walk {
 
 static void field(struct walk *w, void *data, size_t bytes)
 {
+    if (bytes == 0)
+        return;
     if (w->what == READ)
         memcpy(data, w->from + w->bytes, bytes);
     else if (w->what == WRITE)
@@ -181,6 +192,9 @@ static void walk_profile(struct walk *w, struct codec_profile *p)
         field(w, p->curves[i].points, p->curves[i].n * sizeof(p->curves[i].points[0]));
     field(w, p->mean, p->cols * sizeof(*p->mean));
     field(w, p->sens, p->cols * sizeof(*p->sens));
+    field(w, p->class_w, (size_t)p->n_classes * p->cols * sizeof(*p->class_w));
+    field(w, p->class_bias, p->n_classes * sizeof(*p->class_bias));
+    field(w, p->class_mean, (size_t)p->n_classes * p->cols * sizeof(*p->class_mean));
     for (uint32_t i = 0; i < p->n_blocks; i++)
         walk_block(w, &p->blocks[i]);
 }
@@ -273,6 +287,10 @@ static const char *wrong(const struct codec_profile *p)
         return "sensitivity";
     if (!are_real(p->mean, p->cols, -CODEC_PROFILE_REAL_MAX))
         return "mean";
+    if (!norms_fit(p->class_w, p->n_classes, p->cols) ||
+        !are_real(p->class_bias, p->n_classes, -CODEC_PROFILE_REAL_MAX) ||
+        !are_real(p->class_mean, (size_t)p->n_classes * p->cols, -CODEC_PROFILE_REAL_MAX))
+        return "class";
     for (unsigned i = 0; i < CODEC_PROFILE_CURVES; i++)
         if (!curve_ascends(&p->curves[i]))
             return "curve";
@@ -299,7 +317,8 @@ static size_t body_bytes(const struct head *h)
 {
     const uint32_t n_blocks = codec_blocks(h->cols);
     struct codec_profile_block blocks[BLOCKS_MAX] = {0};
-    struct codec_profile p = {.cols = h->cols, .n_blocks = n_blocks, .blocks = blocks};
+    struct codec_profile p = {
+        .cols = h->cols, .n_classes = h->n_classes, .n_blocks = n_blocks, .blocks = blocks};
     struct walk w = {.what = COUNT};
 
     for (uint32_t i = 0; i < BLOCKS_MAX; i++) {
@@ -336,7 +355,7 @@ static int check_head(const uint8_t *src, size_t len, struct head *h, char *err)
         return fail(err, -EBADMSG, "%u columns: 1 to %u are possible", h->cols, CODEC_COLS_MAX);
 
     const size_t body = body_bytes(h);
-    if (body == 0 || h->reserved)
+    if (body == 0 || h->reserved || h->n_classes > CODEC_CLASSES_MAX)
         return fail(err, -EBADMSG, "a damaged head");
     if (len != sizeof(*h) + body)
         return fail(err, -EBADMSG, "%zu bytes long, where its head says %zu", len,
@@ -360,7 +379,7 @@ int codec_profile_parse(const uint8_t *src, size_t len, struct codec_profile **o
     uint32_t xform_n[BLOCKS_MAX];
     for (unsigned i = 0; i < BLOCKS_MAX; i++)
         xform_n[i] = h.xform_n[i];
-    if (codec_profile_new(h.cols, xform_n, &p))
+    if (codec_profile_new(h.cols, xform_n, h.n_classes, &p))
         return fail(err, -ENOMEM, "out of memory for a profile of %zu bytes", len);
     for (unsigned i = 0; i < CODEC_PROFILE_CURVES; i++)
         p->curves[i].n = h.points[i];
@@ -379,7 +398,8 @@ int codec_profile_parse(const uint8_t *src, size_t len, struct codec_profile **o
 
 int codec_profile_serialize(struct codec_profile *p, uint8_t **bytes, size_t *len, char *err)
 {
-    struct head h = {.magic = MAGIC, .version = VERSION, .cols = p->cols};
+    struct head h = {
+        .magic = MAGIC, .version = VERSION, .cols = p->cols, .n_classes = p->n_classes};
 
     *bytes = NULL;
     for (uint32_t i = 0; i < p->n_blocks; i++)

@@ -20,6 +20,7 @@
 #define CODEC_PROFILE_NORM_MAX   32768.0 /* of a row of a or b */
 #define CODEC_PROFILE_REAL_MAX   0x1p60f /* no number of a profile is larger in magnitude */
 #define CODEC_PROFILE_PRE_MAX    24u
+#define CODEC_CLASSES_MAX        1024u
 #define CODEC_PROFILE_POINTS_MAX 16u
 
 /* Blocks a row of `cols` columns has, and the first column of block i of them; cols for i ==
@@ -50,9 +51,10 @@ struct codec_profile_block {
     struct codec_profile_coefs scalar; /* n == cols */
     uint16_t *order;                   /* [cols] coefficient i is column first_col + order[i] */
 
-    /* y = A (x - mean): y[i] = mult[i] * sum_j a[i][j] (x - mean)[j];  x = mean + B y:
-     * x[j] = mean[j] + bscale[j] * sum_i b[j][i] y[i]. The L2 norm of every row of a and b is at
-     * most CODEC_PROFILE_NORM_MAX; mult and bscale are >= 0. */
+    /* With z what is left of x without mean and class_mean: y = A z,
+     * y[i] = mult[i] * sum_j a[i][j] z[j], and z = B y, z[j] = bscale[j] * sum_i b[j][i] y[i]. The
+     * L2 norm of every row of a and b is at most CODEC_PROFILE_NORM_MAX; mult and bscale are >= 0.
+     */
     struct codec_profile_coefs xform;
     float *mult;   /* [xform.n] */
     int16_t *a;    /* [xform.n][cols] */
@@ -96,6 +98,15 @@ struct codec_profile {
     float *sens; /* [cols] */
     float sens_pos, sens_bias;
 
+    /* Classes: rows that are alike share a mean, taken off before either basis. With xq = xc * 2^e
+     * as integers, xc = x - mean, a row's class is the k of the largest
+     * sum_j class_w[k][j] xq[j] * 2^-e + class_bias[k]. The norm of every row of class_w is at most
+     * CODEC_PROFILE_NORM_MAX. */
+    uint32_t n_classes; /* 0: none */
+    int16_t *class_w;   /* [n_classes][cols] */
+    float *class_bias;  /* [n_classes] */
+    float *class_mean;  /* [n_classes][cols] of x - mean */
+
     uint32_t n_blocks; /* codec_blocks(cols) */
     struct codec_profile_block *blocks;
     struct codec_profile_curve curves[CODEC_PROFILE_CURVES];
@@ -103,7 +114,8 @@ struct codec_profile {
 
 /* Room for a profile of `cols` columns, all zero, to be filled. xform_n: coefficients of each
  * block's transform; NULL: as many as the block has columns. 0, -EINVAL, -ENOMEM. */
-int codec_profile_new(uint32_t cols, const uint32_t *xform_n, struct codec_profile **out);
+int codec_profile_new(uint32_t cols, const uint32_t *xform_n, uint32_t n_classes,
+                      struct codec_profile **out);
 void codec_profile_free(struct codec_profile *p);
 
 /*

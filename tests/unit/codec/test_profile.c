@@ -15,7 +15,8 @@
 #define COLS_AT    28u
 #define XFORM_N_AT 32u
 #define POINTS_AT  48u
-#define BODY_AT    52u
+#define CLASSES_AT 52u
+#define BODY_AT    56u
 
 static char err[CODEC_PROFILE_ERR];
 
@@ -54,11 +55,12 @@ static void fill_block(struct codec_profile_block *b)
     }
 }
 
-static struct codec_profile *random_profile(uint32_t cols, const uint32_t *xform_n)
+static struct codec_profile *random_profile(uint32_t cols, const uint32_t *xform_n,
+                                            uint32_t n_classes)
 {
     struct codec_profile *p;
 
-    assert_int_equal(codec_profile_new(cols, xform_n, &p), 0);
+    assert_int_equal(codec_profile_new(cols, xform_n, n_classes, &p), 0);
     for (unsigned i = 0; i < 16; i++)
         p->fingerprint[i] = (uint8_t)rng();
     p->split = rng_below(100);
@@ -70,6 +72,12 @@ static struct codec_profile *random_profile(uint32_t cols, const uint32_t *xform
         p->mean[i] = rng_unit();
         p->sens[i] = rng_unit();
     }
+    for (size_t i = 0; i < (size_t)n_classes * cols; i++) {
+        p->class_w[i] = (int16_t)(rng_unit() * 200);
+        p->class_mean[i] = rng_unit();
+    }
+    for (uint32_t i = 0; i < n_classes; i++)
+        p->class_bias[i] = rng_unit();
     for (unsigned i = 0; i < CODEC_PROFILE_CURVES; i++) {
         struct codec_profile_curve *c = &p->curves[i];
         c->n = rng_below(CODEC_PROFILE_POINTS_MAX + 1);
@@ -103,6 +111,10 @@ static void assert_same(const struct codec_profile *a, const struct codec_profil
     assert_memory_equal(a->mean, b->mean, a->cols * sizeof(float));
     assert_memory_equal(a->sens, b->sens, a->cols * sizeof(float));
     assert_memory_equal(a->curves, b->curves, sizeof(a->curves));
+    assert_int_equal(a->n_classes, b->n_classes);
+    assert_memory_equal(a->class_w, b->class_w, a->n_classes * a->cols * sizeof(*a->class_w));
+    assert_memory_equal(a->class_bias, b->class_bias, a->n_classes * sizeof(float));
+    assert_memory_equal(a->class_mean, b->class_mean, a->n_classes * a->cols * sizeof(float));
     assert_int_equal(a->n_blocks, b->n_blocks);
     for (uint32_t i = 0; i < a->n_blocks; i++) {
         const struct codec_profile_block *x = &a->blocks[i], *y = &b->blocks[i];
@@ -126,10 +138,13 @@ static void test_round_trip(void **state)
     const struct {
         uint32_t cols;
         const uint32_t *xform_n;
-    } cases[] = {{1, NULL}, {31, NULL}, {576, NULL}, {2049, NULL}, {2100, two}};
+        uint32_t n_classes;
+    } cases[] = {{1, NULL, 0}, {31, NULL, 1}, {576, NULL, 300}, {2049, NULL, 2}, {2100, two, 9}};
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        struct codec_profile *p = random_profile(cases[i].cols, cases[i].xform_n), *got;
+        struct codec_profile *p = random_profile(cases[i].cols, cases[i].xform_n,
+                                                 cases[i].n_classes),
+                             *got;
         uint8_t *bytes;
         size_t len;
 
@@ -150,10 +165,11 @@ static void test_new_refuses(void **state)
     const uint32_t none = 0, many = 33;
     struct codec_profile *p;
 
-    assert_int_equal(codec_profile_new(0, NULL, &p), -EINVAL);
-    assert_int_equal(codec_profile_new(CODEC_COLS_MAX + 1, NULL, &p), -EINVAL);
-    assert_int_equal(codec_profile_new(32, &none, &p), -EINVAL);
-    assert_int_equal(codec_profile_new(32, &many, &p), -EINVAL);
+    assert_int_equal(codec_profile_new(0, NULL, 0, &p), -EINVAL);
+    assert_int_equal(codec_profile_new(CODEC_COLS_MAX + 1, NULL, 0, &p), -EINVAL);
+    assert_int_equal(codec_profile_new(32, &none, 0, &p), -EINVAL);
+    assert_int_equal(codec_profile_new(32, &many, 0, &p), -EINVAL);
+    assert_int_equal(codec_profile_new(32, NULL, CODEC_CLASSES_MAX + 1, &p), -EINVAL);
     assert_null(p);
 }
 
@@ -176,7 +192,7 @@ static void test_blocks(void **state)
 
 static uint8_t *small_profile(size_t *len)
 {
-    struct codec_profile *p = random_profile(40, NULL);
+    struct codec_profile *p = random_profile(40, NULL, 2);
     uint8_t *bytes;
 
     for (unsigned i = 0; i < CODEC_PROFILE_CURVES; i++)
@@ -253,12 +269,13 @@ static void assert_refused(const uint8_t *good, size_t len, size_t at, const voi
 static void test_lies(void **state)
 {
     const float nan = NAN, inf = INFINITY, minus = -1, zero = 0, big = 0x1p61f;
-    const uint32_t version = 2, wide = CODEC_COLS_MAX + 1, other = 39;
+    const uint32_t version = 2, wide = CODEC_COLS_MAX + 1, other = 39, classes = 1025;
     const uint16_t n_zero = 0, n_many = 41, column = 40;
     const int16_t high[2] = {-32768, 1};
     const uint8_t many = 17, shift = CODEC_PROFILE_PRE_MAX + 1;
     const size_t ref_norm = BODY_AT + 20, curves = ref_norm + 16, mean = curves + 72;
-    const size_t sens = mean + 160, pre = sens + 160 + 2, order = pre + 40;
+    const size_t sens = mean + 160, class_w = sens + 160, class_bias = class_w + 160;
+    const size_t class_mean = class_bias + 8, pre = class_mean + 320 + 2, order = pre + 40;
     const size_t mult = order + 80 + 2 + 40, a = mult + 160, bscale = a + 3200, b = bscale + 160;
     const struct {
         size_t at, bytes;
@@ -275,6 +292,10 @@ static void test_lies(void **state)
         {XFORM_N_AT + 2, 2, &n_many, -EBADMSG, "head"},
         {POINTS_AT, 1, &many, -EBADMSG, "head"},
         {POINTS_AT + 3, 1, &many, -EBADMSG, "head"},
+        {CLASSES_AT, 4, &classes, -EBADMSG, "head"},
+        {class_w, 4, high, -EBADMSG, "class"},
+        {class_bias, 4, &nan, -EBADMSG, "class"},
+        {class_mean, 4, &inf, -EBADMSG, "class"},
         {ref_norm, 4, &zero, -EBADMSG, "reference norm"},
         {ref_norm, 4, &nan, -EBADMSG, "reference norm"},
         {ref_norm + 4, 4, &inf, -EBADMSG, "reference deviation"},
@@ -306,7 +327,7 @@ static void test_lies(void **state)
 
 static void test_serialize_refuses(void **state)
 {
-    struct codec_profile *p = random_profile(64, NULL);
+    struct codec_profile *p = random_profile(64, NULL, 0);
     uint8_t *bytes;
     size_t len;
 

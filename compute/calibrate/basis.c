@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compute/calibrate/basis.h"
+
+#include <cblas.h>
+#include <errno.h>
+#include <lapacke.h>
+#include <math.h>
+#include <stdlib.h>
+
+/* Norm of a quantized row before rounding, which adds at most sqrt(2048) / 2. */
+#define NORM_INT 32700.0
+
+static int eigen(double *m, uint32_t n, double *values)
+{
+    const int rc = LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'U', (int)n, m, (int)n, values);
+
+    if (rc == LAPACK_WORK_MEMORY_ERROR || rc == LAPACK_TRANSPOSE_MEMORY_ERROR)
+        return -ENOMEM;
+    return rc ? -EDOM : 0;
+}
+
+/* out = V diag(values^power) V', V's columns the vectors. tmp: [n][n]. */
+static void power_of(const double *v, const double *values, double power, uint32_t n, double *tmp,
+                     double *out)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++)
+            tmp[i * n + j] = v[i * n + j] * pow(values[j], power);
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)n, (int)n, 1, tmp, (int)n, v,
+                (int)n, 0, out, (int)n);
+}
+
+static void product(enum CBLAS_TRANSPOSE ta, const double *a, const double *b, uint32_t n,
+                    double *out)
+{
+    cblas_dgemm(CblasRowMajor, ta, CblasNoTrans, (int)n, (int)n, (int)n, 1, a, (int)n, b, (int)n, 0,
+                out, (int)n);
+}
+
+/* Eigenvectors come by rising value. */
+static void reverse_columns(double *m, uint32_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n / 2; j++) {
+            const double low = m[i * n + j];
+            m[i * n + j] = m[i * n + n - 1 - j];
+            m[i * n + n - 1 - j] = low;
+        }
+}
+
+int basis_make(double *c, double *g, uint32_t n, double *a, double *b)
+{
+    double *root = malloc((size_t)n * n * sizeof(*root)), *values = malloc(n * sizeof(*values));
+    int rc = root && values ? eigen(g, n, values) : -ENOMEM;
+
+    for (uint32_t i = 0; i < n && rc == 0; i++)
+        if (!(values[i] > 0))
+            rc = -EDOM;
+    if (rc)
+        goto out;
+
+    power_of(g, values, .5, n, a, root);
+    product(CblasNoTrans, root, c, n, a);
+    product(CblasNoTrans, a, root, n, c); /* C as seen through G^(1/2) */
+    power_of(g, values, -.5, n, a, b);    /* the root's inverse */
+    rc = eigen(c, n, values);
+    if (rc)
+        goto out;
+    reverse_columns(c, n);
+    product(CblasTrans, c, root, n, a);
+    product(CblasNoTrans, b, c, n, g);
+    cblas_dcopy((int)(n * n), g, 1, b, 1);
+out:
+    free(root);
+    free(values);
+    return rc;
+}
+
+void basis_quantize(const double *m, uint32_t rows, uint32_t cols, int16_t *q, float *scale)
+{
+    for (uint32_t i = 0; i < rows; i++, m += cols, q += cols) {
+        const double norm = cblas_dnrm2((int)cols, m, 1);
+
+        scale[i] = (float)(norm / NORM_INT);
+        for (uint32_t j = 0; j < cols; j++)
+            q[j] = norm > 0 ? (int16_t)rint(m[j] / norm * NORM_INT) : 0;
+    }
+}
