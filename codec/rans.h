@@ -23,7 +23,7 @@
 #define RANS_TOTAL     256u /* what a table's frequencies add up to */
 #define RANS_GROUP     32u
 #define RANS_LANES_MAX 64u
-#define RANS_FAMILY    32u
+#define RANS_FAMILY    18u
 
 struct codec_dsp;
 
@@ -56,8 +56,8 @@ int rans_table_init(struct rans_table *table, const uint16_t freq[RANS_SYMBOLS])
 int rans_quantize_freqs(const uint32_t counts[RANS_SYMBOLS], uint16_t keep,
                         uint16_t freq[RANS_SYMBOLS]);
 
-/* Built-in frequencies for quantized values around 0, from nearly all zeros (table 0) to nearly
- * flat: symbol v + 8 stands for -7 <= v <= 7, symbol 0 for all other values and those whose symbol
+/* Built-in frequencies for values quantized around 0: table k is for a standard deviation of
+ * 2^((k - 12) / 4) steps. Symbol v + 8 stands for -7 <= v <= 7, symbol 0 for all other values and those whose symbol
  * has no slots. Made by tools/make-rans-family. */
 extern const uint8_t rans_family[RANS_FAMILY][RANS_SYMBOLS];
 
