@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "codec/coded.h"
 #include "codec/cpu.h"
 #include "codec/dsp.h"
 #include "codec/f16.h"
@@ -18,7 +19,9 @@ struct codec {
     struct codec_params params;
     struct codec_dsp dsp;
     uint32_t cols;
-    struct tsq *tsq; /* mode tsq only */
+    enum codec_mode plain; /* the mode, or tsq for rows that a coded mode can't carry */
+    struct tsq *tsq;       /* NULL in modes f32 and f16 */
+    struct coded *coded;   /* modes rans and xform */
 };
 
 /* One row part, looked at and not yet written. */
@@ -44,10 +47,15 @@ int codec_open(const struct codec_params *p, uint32_t cols, struct codec **out)
     if (!c)
         return -ENOMEM;
     c->params = *p;
+    c->plain = codec_is_coded(p->mode) ? CODEC_TSQ : p->mode;
     c->cols = cols;
     codec_dsp_init(&c->dsp, cpu_flags());
-    if (p->mode == CODEC_TSQ)
-        rc = tsq_open(p, &c->dsp, cols, &c->tsq);
+    if (c->plain == CODEC_TSQ) {
+        const struct codec_params fallback = codec_params_default(CODEC_TSQ);
+        rc = tsq_open(p->mode == CODEC_TSQ ? p : &fallback, &c->dsp, cols, &c->tsq);
+    }
+    if (!rc && codec_is_coded(p->mode))
+        rc = coded_open(p, &c->dsp, cols, &c->coded);
     if (rc) {
         codec_close(c);
         return rc;
@@ -61,7 +69,24 @@ void codec_close(struct codec *c)
     if (!c)
         return;
     tsq_close(c->tsq);
+    coded_close(c->coded);
     free(c);
+}
+
+int codec_retune(struct codec *c, const struct codec_params *p)
+{
+    const int rc = codec_params_check(p);
+
+    if (rc || p->mode != c->params.mode)
+        return -EINVAL;
+    if (codec_is_coded(p->mode) && p->profile != c->params.profile)
+        return -EINVAL;
+    c->params = *p;
+    if (p->mode == CODEC_TSQ)
+        tsq_tune(c->tsq, p);
+    else if (c->coded)
+        coded_tune(c->coded, p);
+    return 0;
 }
 
 /* --- encode --- */
@@ -69,7 +94,7 @@ void codec_close(struct codec *c)
 /* T of a whole row, if the mode has such; -EDOM when a value is not finite. */
 static int row_limit(const struct codec *c, const float *row, float *limit)
 {
-    return c->params.mode == CODEC_TSQ ? tsq_limit(c->tsq, row, c->cols, limit) : 0;
+    return c->plain == CODEC_TSQ ? tsq_limit(c->tsq, row, c->cols, limit) : 0;
 }
 
 static void part_plan(struct codec *c, const float *x, uint32_t cols, float limit,
@@ -77,24 +102,24 @@ static void part_plan(struct codec *c, const float *x, uint32_t cols, float limi
 {
     part->x = x;
     part->cols = cols;
-    if (c->params.mode == CODEC_TSQ) {
+    if (c->plain == CODEC_TSQ) {
         tsq_plan(c->tsq, x, cols, limit, &part->tsq);
         part->bytes = part->tsq.bytes;
     } else {
-        part->bytes = codec_raw_bytes(c->params.mode, cols);
+        part->bytes = codec_raw_bytes(c->plain, cols);
     }
 }
 
 /* part->bytes at dst, which has room bytes. -EDOM when mode f16 cannot hold a value. */
 static int part_write(struct codec *c, const struct part *part, uint8_t *dst, size_t room)
 {
-    switch (c->params.mode) {
+    switch (c->plain) {
     case CODEC_F32:
         c->dsp.copy(dst, part->x, part->bytes);
         return 0;
     case CODEC_F16:
         return c->dsp.to_f16(part->x, part->cols, dst) ? 0 : -EDOM;
-    case CODEC_TSQ:
+    default:
         break;
     }
     tsq_write(c->tsq, &part->tsq, dst, room);
@@ -120,7 +145,7 @@ static bool cut_fits(struct codec *c, const float *row, float limit, uint32_t pa
     return true;
 }
 
-/* One part of a row that is longer than a packet, as a tile of its own. */
+/* One part of a row that is longer than a packet, as the body of a tile of its own. */
 static int encode_cut(struct codec *c, const float *row, float limit, struct codec_cursor *at,
                       uint8_t *dst, size_t room, struct codec_tile *tile, struct part *part)
 {
@@ -147,7 +172,7 @@ static int encode_cut(struct codec *c, const float *row, float limit, struct cod
 static void name_bad_value(const struct codec *c, const float *row, uint32_t token,
                            struct codec_stats *stats)
 {
-    const float edge = c->params.mode == CODEC_F16 ? F16_OVERFLOW : INFINITY;
+    const float edge = c->plain == CODEC_F16 ? F16_OVERFLOW : INFINITY;
     uint32_t col = 0;
 
     while (fabsf(row[col]) < edge)
@@ -159,7 +184,7 @@ static void name_bad_value(const struct codec *c, const float *row, uint32_t tok
 static void count_part(struct codec_stats *stats, const struct codec *c, const struct part *part)
 {
     stats->values += part->cols;
-    if (c->params.mode != CODEC_TSQ)
+    if (c->plain != CODEC_TSQ)
         return;
     stats->outliers += part->tsq.outliers.n;
     stats->rows_by_width[part->tsq.grid.width]++;
@@ -171,8 +196,60 @@ static void add_stats(struct codec_stats *stats, const struct codec_stats *call)
     stats->values += call->values;
     stats->bytes += call->bytes;
     stats->outliers += call->outliers;
+    stats->rows_fallback += call->rows_fallback;
     for (unsigned i = 0; i < sizeof(call->rows_by_width) / sizeof(call->rows_by_width[0]); i++)
         stats->rows_by_width[i] += call->rows_by_width[i];
+}
+
+/* As codec_encode, in the mode `plain`: the checks are done, and *call is the call's own. */
+static int encode_plain(struct codec *c, const float *rows, size_t stride, uint32_t n_rows,
+                        uint32_t first_token, struct codec_cursor *at, uint8_t *dst,
+                        size_t capacity, struct codec_stats *call, uint32_t *bad_row)
+{
+    struct codec_cursor next = *at;
+    struct codec_tile tile = {.first_token = first_token + at->row, .n_cols = c->cols};
+    const enum tile_coding coding = (enum tile_coding)c->plain; /* named alike */
+    const float *row = NULL;
+    size_t bytes = TILE_HEADER_BYTES;
+    struct part part;
+    float limit = 0.0f;
+    int rc = 0;
+
+    while (next.row < n_rows && next.col == 0 && tile.n_tokens < CODEC_ROWS_MAX) {
+        row = rows + next.row * stride;
+        *bad_row = next.row - at->row;
+        rc = row_limit(c, row, &limit);
+        if (rc)
+            return rc;
+        part_plan(c, row, c->cols, limit, &part);
+        if (part.bytes > capacity - bytes)
+            break;
+        rc = part_write(c, &part, dst + bytes, capacity - bytes);
+        if (rc)
+            return rc;
+        count_part(call, c, &part);
+        bytes += part.bytes;
+        tile.n_tokens++;
+        next.row++;
+    }
+    if (tile.n_tokens == 0) {
+        row = rows + next.row * stride;
+        *bad_row = 0;
+        bytes += TILE_CUT_BYTES;
+        rc = row_limit(c, row, &limit);
+        if (!rc)
+            rc = encode_cut(c, row, limit, &next, dst + bytes, capacity - bytes, &tile, &part);
+        if (rc)
+            return rc;
+        count_part(call, c, &part);
+        bytes += part.bytes;
+        tile.n_tokens = 1;
+    }
+    tile_write(&tile, coding, c->cols, dst);
+    call->rows = next.row - at->row;
+    call->bytes = bytes;
+    *at = next;
+    return (int)bytes;
 }
 
 int codec_encode(struct codec *c, const float *rows, size_t stride, uint32_t n_rows,
@@ -180,56 +257,26 @@ int codec_encode(struct codec *c, const float *rows, size_t stride, uint32_t n_r
                  struct codec_stats *stats)
 {
     struct codec_stats call = {0};
-    struct codec_cursor next = *at;
-    struct codec_tile tile = {.mode = c->params.mode, .n_cols = c->cols};
-    const float *row = NULL;
-    size_t bytes = TILE_HEADER_BYTES;
-    struct part part;
-    float limit = 0.0f;
-    int rc = 0;
+    uint32_t bad_row = 0;
+    int rc = CODED_LEAVES_IT;
 
     if (at->row >= n_rows || at->col >= c->cols || first_token > UINT32_MAX - (n_rows - 1))
         return -EINVAL;
     if (capacity < codec_min_capacity(&c->params, c->cols))
         return -ENOSPC;
-    tile.first_token = first_token + at->row;
-    while (next.row < n_rows && next.col == 0 && tile.n_tokens < CODEC_ROWS_MAX) {
-        row = rows + next.row * stride;
-        rc = row_limit(c, row, &limit);
-        if (rc)
-            goto out;
-        part_plan(c, row, c->cols, limit, &part);
-        if (part.bytes > capacity - bytes)
-            break;
-        rc = part_write(c, &part, dst + bytes, capacity - bytes);
-        if (rc)
-            goto out;
-        count_part(&call, c, &part);
-        bytes += part.bytes;
-        tile.n_tokens++;
-        next.row++;
+    if (c->coded)
+        rc = coded_encode(c->coded, rows, stride, n_rows, first_token, at, dst, capacity, &call,
+                          &bad_row);
+    if (rc == CODED_LEAVES_IT) {
+        const uint32_t end = c->coded ? at->row + 1 : n_rows;
+        rc = encode_plain(c, rows, stride, end, first_token, at, dst, capacity, &call, &bad_row);
+        call.rows_fallback = c->coded ? call.rows : 0;
     }
-    if (tile.n_tokens == 0) {
-        row = rows + next.row * stride;
-        rc = row_limit(c, row, &limit);
-        if (!rc)
-            rc = encode_cut(c, row, limit, &next, dst + bytes, capacity - bytes, &tile, &part);
-        if (rc)
-            goto out;
-        count_part(&call, c, &part);
-        bytes += part.bytes;
-        tile.n_tokens = 1;
-    }
-    codec_tile_write(&tile, dst);
-    call.rows = next.row - at->row;
-    call.bytes = bytes;
-    if (stats)
-        add_stats(stats, &call);
-    *at = next;
-    return (int)bytes;
-out:
     if (rc == -EDOM && stats)
-        name_bad_value(c, row, first_token + next.row, stats);
+        name_bad_value(c, rows + (at->row + bad_row) * stride, first_token + at->row + bad_row,
+                       stats);
+    if (rc > 0 && stats)
+        add_stats(stats, &call);
     return rc;
 }
 
@@ -251,37 +298,44 @@ static int read_raw(const struct codec *c, const struct codec_tile *tile, const 
     return 0;
 }
 
+/* Each row apart, in the mode tsq. */
+static int read_tsq(const struct codec *c, const struct codec_tile *tile, const uint8_t *src,
+                    const uint8_t *end, float *out, size_t stride)
+{
+    for (uint32_t i = 0; i < tile->n_tokens; i++, out += stride) {
+        src = tsq_read(c->tsq, tile->n_cols, src, end, out);
+        if (!src)
+            return -EBADMSG;
+    }
+    return src == end ? 0 : -EBADMSG;
+}
+
 int codec_decode(struct codec *c, const uint8_t *src, size_t len, uint32_t base_token, float *rows,
                  size_t stride, uint32_t n_rows, struct codec_tile *tile_out)
 {
     const uint8_t *end = src + len;
+    enum tile_coding coding;
     struct codec_tile tile;
     float *out;
-    int rc = codec_peek(src, len, &tile);
+    int rc = tile_read(src, len, c->cols, &tile, &coding);
 
-    if (rc)
+    if (rc < 0)
         return rc;
-    if (tile.mode != c->params.mode || tile.n_cols > c->cols ||
-        tile.first_col > c->cols - tile.n_cols)
+    if (tile.mode != c->params.mode && tile.mode != c->plain)
         return -EBADMSG;
     if (tile.first_token < base_token || tile.n_tokens > n_rows ||
         tile.first_token - base_token > n_rows - tile.n_tokens)
         return -EBADMSG;
-    src += TILE_HEADER_BYTES;
+    src += rc;
     out = rows + (tile.first_token - base_token) * stride + tile.first_col;
-    if (tile.mode != CODEC_TSQ) {
+    if (codec_is_coded(tile.mode))
+        rc = coded_decode(c->coded, &tile, coding, src, (size_t)(end - src), out, stride);
+    else if (tile.mode == CODEC_TSQ)
+        rc = read_tsq(c, &tile, src, end, out, stride);
+    else
         rc = read_raw(c, &tile, src, (size_t)(end - src), out, stride);
-        if (rc)
-            return rc;
-    } else {
-        for (uint32_t i = 0; i < tile.n_tokens; i++, out += stride) {
-            src = tsq_read(c->tsq, tile.n_cols, src, end, out);
-            if (!src)
-                return -EBADMSG;
-        }
-        if (src != end)
-            return -EBADMSG;
-    }
+    if (rc)
+        return rc;
     if (tile_out)
         *tile_out = tile;
     return 0;

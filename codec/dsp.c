@@ -113,6 +113,7 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags)
     if (flags & CPU_AVX512)
         codec_dsp_init_avx512(dsp);
 #endif
+    coded_dsp_init(dsp, flags);
     rans_dsp_init(dsp, flags);
     gemm_dsp_init(dsp, flags);
 }

@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "codec/levels.h"
 #include "codec/rans.h"
 
 #define CODEC_LANES     32u
@@ -81,6 +82,47 @@ struct codec_dsp {
     /* False when a value is not finite (out is then unspecified). */
     bool (*from_f16)(const uint8_t *src, size_t n, float *out);
 
+    /* --- coded modes; x, out and k are n values, no more --- */
+
+    /* x - mean; returns the sum of their squares, which may be infinite. */
+    float (*center)(const float *x, const float *mean, size_t n, float *out);
+
+    /* Sum of a[i] * b[i]. */
+    float (*dot)(const float *a, const float *b, size_t n);
+
+    /* Sum of squares, no value counted as more than cap. */
+    float (*sum_sq_capped)(const float *x, size_t n, float cap);
+
+    /* x * scale to the nearest integer within +-32767. */
+    void (*to_i16)(const float *x, size_t n, float scale, int16_t *k);
+
+    /* The same of float(acc) * (mult * scale). */
+    void (*scale_to_i16)(const int32_t *acc, const float *mult, float scale, size_t n, int16_t *k);
+
+    /* Sum of squares; k within +-32767. */
+    uint64_t (*sum_sq_i16)(const int16_t *k, size_t n);
+
+    /* fma(k, delta, mean). False when a value is not finite. */
+    bool (*from_i16)(const int16_t *k, float delta, const float *mean, size_t n, float *out);
+
+    /* fma(float(acc), scale * delta, mean). False when a value is not finite. */
+    bool (*from_i32)(const int32_t *acc, const float *scale, float delta, const float *mean,
+                     size_t n, float *out);
+
+    /* What groups of 32 coefficients cost, low bits included, in 1/256 bit. */
+    uint32_t (*code_cost)(const struct levels *l, const int16_t *k, const int8_t *level, int offset,
+                          size_t groups);
+
+    /* The symbols of the groups that are coded, one after another, and for each such group a bit a
+     * coefficient that is escaped. Returns the number of coded groups. */
+    size_t (*split_symbols)(const struct levels *l, const int16_t *k, const int8_t *level,
+                            int offset, size_t groups, uint8_t *symbols, uint32_t *escapes);
+
+    /* The way back, to within low bits: (symbol - 8) << shift; bits for symbols 0. Groups that are
+     * not coded become zeros. */
+    size_t (*join_symbols)(const struct levels *l, const uint8_t *symbols, const int8_t *level,
+                           int offset, size_t groups, int16_t *k, uint32_t *escapes);
+
     /* rANS by RANS_WIDTH(lanes), n a multiple of RANS_GROUP; called through rans.h. The encoder
      * writes backwards from end, of which it may use n bytes and overwrite 8 more; it returns
      * where the bytes begin, or NULL when a symbol cannot be coded. The decoder returns the bytes
@@ -104,6 +146,11 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags);
 /* Fill in what the ISA does better. */
 void codec_dsp_init_avx2(struct codec_dsp *dsp);
 void codec_dsp_init_avx512(struct codec_dsp *dsp);
+
+/* The same for the coded modes' part. */
+void coded_dsp_init(struct codec_dsp *dsp, unsigned flags);
+void coded_dsp_init_avx2(struct codec_dsp *dsp);
+void coded_dsp_init_avx512(struct codec_dsp *dsp);
 
 /* The same for its rANS part. */
 void rans_dsp_init(struct codec_dsp *dsp, unsigned flags);

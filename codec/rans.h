@@ -57,8 +57,8 @@ int rans_quantize_freqs(const uint32_t counts[RANS_SYMBOLS], uint16_t keep,
                         uint16_t freq[RANS_SYMBOLS]);
 
 /* Built-in frequencies for values quantized around 0: table k is for a standard deviation of
- * 2^((k - 12) / 4) steps. Symbol v + 8 stands for -7 <= v <= 7, symbol 0 for all other values and those whose symbol
- * has no slots. Made by tools/make-rans-family. */
+ * 2^((k - 12) / 4) steps. Symbol v + 8 stands for -7 <= v <= 7, symbol 0 for all other values and
+ * those whose symbol has no slots. Made by tools/make-rans-family. */
 extern const uint8_t rans_family[RANS_FAMILY][RANS_SYMBOLS];
 
 void rans_family_init(struct rans_table tables[RANS_FAMILY]);

@@ -78,6 +78,11 @@ void tsq_close(struct tsq *t)
     free(t);
 }
 
+void tsq_tune(struct tsq *t, const struct codec_params *p)
+{
+    t->params = *p;
+}
+
 /* The most a part of `cols` values takes when up to `outliers` of them are set aside. An f32
  * outlier costs more than a code, so the worst has as many outliers as may be. */
 static size_t bound(uint32_t cols, uint32_t outliers, unsigned qmax)

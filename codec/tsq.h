@@ -30,6 +30,9 @@ int tsq_open(const struct codec_params *p, const struct codec_dsp *dsp, uint32_t
              struct tsq **out);
 void tsq_close(struct tsq *t);
 
+/* Other encoder's parameters. */
+void tsq_tune(struct tsq *t, const struct codec_params *p);
+
 /* The bytes that a whole row takes at most, and that any part of a row does. */
 size_t tsq_row_bound(const struct codec_params *p, uint32_t cols);
 size_t tsq_part_bound(const struct codec_params *p, uint32_t cols);

@@ -90,11 +90,17 @@ static char *format_f32(float v, char buf[24])
 
 char *codec_arg_format(const struct codec_params *p, char buf[CODEC_ARG_MAX])
 {
+    char step[24];
     switch (p->mode) {
     case CODEC_F32:
         return strcpy(buf, "f32");
     case CODEC_F16:
         return strcpy(buf, "f16");
+    case CODEC_RANS:
+    case CODEC_XFORM:
+        snprintf(buf, CODEC_ARG_MAX, "%s:step=%s", p->mode == CODEC_RANS ? "rans" : "xform",
+                 format_f32(p->step, step));
+        return buf;
     case CODEC_TSQ:
         break;
     }

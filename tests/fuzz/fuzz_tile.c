@@ -41,7 +41,7 @@ static void decode_anything(const uint8_t *data, size_t size)
     struct codec_params p;
     int rc[2];
 
-    if (codec_peek(data, size, &tile))
+    if (codec_peek(data, size, COLS_MAX, &tile))
         return;
     p = codec_params_default(tile.mode);
     memset(out, 0, sizeof(out));

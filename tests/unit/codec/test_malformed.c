@@ -9,11 +9,12 @@
 #include "codec/cpu.h"
 #include "codec/outlier.h"
 
-#define COLS   100u
-#define STRIDE 103u
-#define ROWS   4u
-#define BASE   1000u
-#define HEADER 10u
+#define COLS       100u
+#define STRIDE     103u
+#define ROWS       4u
+#define BASE       1000u
+#define HEADER     6u
+#define CUT_HEADER 10u
 
 #define FENCED_BYTES 8192u
 
@@ -38,7 +39,7 @@ static int try_decode(enum codec_mode mode, const uint8_t *bytes, size_t len)
     rc = codec_decode(codecs[mode], src, len, BASE, canvas[1], STRIDE, ROWS, NULL);
     assert_true(rc == 0 || rc == -EBADMSG);
     memcpy(canary, canvas, sizeof(canvas));
-    if (codec_peek(src, len, &tile) != 0)
+    if (codec_peek(src, len, COLS, &tile) != 0)
         assert_int_equal(rc, -EBADMSG);
     for (uint32_t r = 0; r < ROWS + 2; r++) {
         for (uint32_t k = 0; k < STRIDE; k++) {
@@ -144,25 +145,21 @@ static void lying_headers_are_refused(void **state)
         unsigned byte;
         uint8_t value, mask;
     } lies[] = {
-        {1, 0x10, 0xf0},                  /* version 1 */
-        {1, 0xf0, 0xf0}, {1, 0x00, 0x0c}, /* mode f32: not the codec's */
-        {1, 0x04, 0x0c},                  /* f16 */
-        {1, 0x0c, 0x0c},                  /* none */
+        {1, 0x00, 0xc0}, {1, 0x80, 0xc0}, /* version 0, 2 */
+        {1, 0x00, 0x1c}, {1, 0x04, 0x1c}, /* f32, f16: not the codec's */
+        {1, 0x0c, 0x1c}, {1, 0x10, 0x1c}, /* rans */
+        {1, 0x14, 0x1c}, {1, 0x18, 0x1c}, /* rans by a profile, xform */
+        {1, 0x1c, 0x1c},                  /* none */
         {0, 0x00, 0xff},                  /* 1 row of 2 */
         {0, 0x02, 0xff},                  /* 3 rows */
         {0, 0x04, 0xff},                  /* more rows than offered */
         {1, 0x03, 0x03}, {2, 0xe7, 0xff}, /* token 999: before the first */
         {2, 0xeb, 0xff},                  /* token 1003: its second row is behind the last */
-        {5, 0x80, 0xff}, {6, 0x01, 0xff}, /* columns 1..100 */
-        {7, 0x40, 0xc0},                  /* reserved */
-        {7, 0x80, 0xc0}, {7, 0x3f, 0x3f}, /* beyond any row */
-        {8, 100, 0xff},                   /* 101 columns */
-        {8, 0, 0xff},    {9, 0x40, 0xc0}, /* reserved */
-        {9, 0x80, 0xc0},
+        {5, 0x80, 0xff},
     };
     struct codec_tile peeked;
 
-    assert_int_equal(codec_peek(tile, len, &peeked), 0);
+    assert_int_equal(codec_peek(tile, len, COLS, &peeked), 0);
     assert_int_equal(peeked.mode, CODEC_TSQ);
     assert_int_equal(peeked.first_token, BASE + 1);
     assert_int_equal(peeked.n_tokens, 2);
@@ -176,16 +173,46 @@ static void lying_headers_are_refused(void **state)
         tile[lies[i].byte] = old;
     }
     memset(tile + 2, 0xff, 4); /* token 2^32 - 1, and one more */
-    assert_int_equal(codec_peek(tile, len, &peeked), -EBADMSG);
+    assert_int_equal(codec_peek(tile, len, COLS, &peeked), -EBADMSG);
 }
 
 /* One-row tiles written by hand after docs/codec.md. 8 columns unless said. */
 static int decode_part(uint32_t cols, const uint8_t *part, size_t len)
 {
-    uint8_t tile[256] = {0x00, 0x08, (uint8_t)BASE, BASE >> 8, 0, 0, 0, 0, (uint8_t)(cols - 1), 0};
+    uint8_t tile[256] = {0x00, 0x68, (uint8_t)BASE, BASE >> 8, 0, 0, 0, 0, (uint8_t)(cols - 1), 0};
 
-    memcpy(tile + HEADER, part, len);
-    return try_decode(CODEC_TSQ, tile, HEADER + len);
+    memcpy(tile + CUT_HEADER, part, len);
+    return try_decode(CODEC_TSQ, tile, CUT_HEADER + len);
+}
+
+static int decode_zeros(uint16_t first_col, uint16_t last)
+{
+    const uint8_t tile[] = {0x00,
+                            0x68,
+                            (uint8_t)BASE,
+                            BASE >> 8,
+                            0,
+                            0,
+                            (uint8_t)first_col,
+                            (uint8_t)(first_col >> 8),
+                            (uint8_t)last,
+                            (uint8_t)(last >> 8),
+                            0x00};
+
+    return try_decode(CODEC_TSQ, tile, sizeof(tile));
+}
+
+static void lying_columns_are_refused(void **state)
+{
+    assert_int_equal(decode_zeros(0, COLS - 1), 0);
+    assert_int_equal(decode_zeros(COLS - 1, 0), 0);
+    assert_int_equal(decode_zeros(1, COLS - 1), -EBADMSG);
+    assert_int_equal(decode_zeros(COLS, 0), -EBADMSG);
+    assert_int_equal(decode_zeros(0, COLS), -EBADMSG);
+    assert_int_equal(decode_zeros(0x4000, 0), -EBADMSG); /* bits beyond any row */
+    assert_int_equal(decode_zeros(0x8000, 0), -EBADMSG);
+    assert_int_equal(decode_zeros(0, 0x4000), -EBADMSG);
+    assert_int_equal(decode_zeros(0, 0xffff), -EBADMSG);
 }
 
 #define PART(cols, ...)                                                                            \
@@ -308,6 +335,7 @@ int main(void)
         cmocka_unit_test(every_flipped_bit_is_survived),
         cmocka_unit_test(noise_is_survived),
         cmocka_unit_test(lying_headers_are_refused),
+        cmocka_unit_test(lying_columns_are_refused),
         cmocka_unit_test(lying_parts_are_refused),
         cmocka_unit_test(gap_lists_of_wide_rows),
     };

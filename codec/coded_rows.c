@@ -1,0 +1,569 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "codec/coded_rows.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Steps: 8 an octave, code 128 is 1. */
+#define CODE_ONE   128
+#define CODE_STEPS 8
+#define CODE_MAX   255
+
+/* Norms of a row in steps: above the first 16 bits are too coarse for the transform, above the
+ * second a coefficient could leave them. */
+#define TRANSFORM_NORM_MAX 3200.0
+#define NORM_MAX           20000.0
+
+/* Without a profile a value counts for the row's norm as at most this many times its mean |x|. */
+#define NORM_CAP 32.0f
+
+#define SENSITIVITY_MAX  2.0
+#define CODES_PER_NEPER  11.541560327111707 /* 8 log2(e) */
+#define PRODUCT_NORM_LOG 15                 /* of a row in the transform: below 2^15 */
+
+/* Profiles beyond these overflow f32. */
+#define SCALE_MAX 0x1p60f
+#define MEAN_MAX  0x1p100f
+
+float coded_delta(unsigned code)
+{
+    static const float fraction[CODE_STEPS] = {0x1p0f,        0x1.172b84p0f, 0x1.306fep0f,
+                                               0x1.4bfdaep0f, 0x1.6a09e6p0f, 0x1.8ace54p0f,
+                                               0x1.ae89fap0f, 0x1.d5818ep0f};
+
+    return ldexpf(fraction[code % CODE_STEPS], (int)(code / CODE_STEPS) - CODE_ONE / CODE_STEPS);
+}
+
+static uint32_t whole_groups(uint32_t n)
+{
+    return (n + RANS_GROUP - 1) / RANS_GROUP * RANS_GROUP;
+}
+
+/* --- the basis --- */
+
+_Static_assert(RANS_GROUP % GEMM_UNIT == 0, "whole groups are whole units");
+
+/* values [n][k], padded with zeros to whole groups both ways. */
+static int open_panel(const int16_t *values, uint32_t n, uint32_t k, struct codec_panel **out)
+{
+    const uint32_t rows = whole_groups(n), cols = whole_groups(k);
+    int16_t *padded;
+    int rc;
+
+    if (rows == n && cols == k)
+        return codec_panel_pack(values, n, k, out);
+    padded = calloc((size_t)rows * cols, sizeof(*padded));
+    if (!padded)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < n; i++)
+        memcpy(padded + (size_t)i * cols, values + (size_t)i * k, k * sizeof(*values));
+    rc = codec_panel_pack(padded, rows, cols, out);
+    free(padded);
+    return rc;
+}
+
+static bool profile_in_range(const struct codec_profile *p)
+{
+    for (uint32_t i = 0; i < p->cols; i++)
+        if (!(fabsf(p->mean[i]) <= MEAN_MAX))
+            return false;
+    for (uint32_t b = 0; b < p->n_blocks; b++) {
+        const struct codec_profile_block *block = &p->blocks[b];
+        for (uint32_t i = 0; i < block->xform.n; i++)
+            if (!(block->mult[i] <= SCALE_MAX))
+                return false;
+        for (uint32_t i = 0; i < block->cols; i++)
+            if (!(block->bscale[i] <= SCALE_MAX))
+                return false;
+    }
+    return true;
+}
+
+static int open_pre(struct coded_block *b, const uint8_t *pre)
+{
+    b->pre = calloc(b->n, sizeof(*b->pre));
+    if (!b->pre)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < b->n; i++) {
+        const unsigned bits = pre[i] < CODED_PRE_MAX ? pre[i] : CODED_PRE_MAX;
+        if (!bits)
+            continue;
+        b->pre[b->n_pre++] = (struct coded_pre){(uint16_t)i, (uint16_t)bits};
+        b->pre_bits += bits;
+    }
+    return 0;
+}
+
+static int open_block(struct coded_basis *basis, const struct codec_profile *p, uint32_t i)
+{
+    struct coded_block *b = &basis->blocks[i];
+    const struct codec_profile_block *from = p ? &p->blocks[i] : NULL;
+    const struct codec_profile_coefs *coefs = NULL;
+    int rc = 0;
+
+    b->first_col = codec_block_first(basis->cols, i);
+    b->cols = codec_block_first(basis->cols, i + 1) - b->first_col;
+    b->n = b->cols;
+    b->level = (const int8_t *)basis->zeros;
+    if (from) {
+        coefs = basis->transform ? &from->xform : &from->scalar;
+        b->n = coefs->n;
+        b->level = coefs->level;
+        b->order = basis->transform ? NULL : from->order;
+        b->mult = from->mult;
+        b->bscale = from->bscale;
+        rc = open_pre(b, coefs->pre);
+    }
+    b->groups = whole_groups(b->n) / RANS_GROUP;
+    b->at = basis->coefs;
+    basis->coefs += whole_groups(b->n);
+    if (rc || !basis->transform)
+        return rc;
+    rc = open_panel(from->a, b->n, b->cols, &b->a);
+    return rc ? rc : open_panel(from->b, b->cols, b->n, &b->b);
+}
+
+int coded_basis_open(const struct codec_params *p, uint32_t cols, struct coded_basis *b)
+{
+    const uint32_t padded = whole_groups(cols);
+    int rc = 0;
+
+    *b = (struct coded_basis){.transform = p->mode == CODEC_XFORM, .cols = cols};
+    if (p->profile && (p->profile->cols != cols || !profile_in_range(p->profile)))
+        return -EINVAL;
+    b->n_blocks = codec_blocks(cols);
+    b->zeros = calloc(padded, sizeof(*b->zeros));
+    b->natural = calloc(padded, sizeof(*b->natural));
+    if (!b->zeros || !b->natural)
+        return -ENOMEM;
+    b->mean = p->profile ? p->profile->mean : b->zeros;
+    for (uint32_t i = 0; i < b->n_blocks && !rc; i++)
+        rc = open_block(b, p->profile, i);
+    if (rc)
+        return rc;
+    b->k = calloc(CODED_BATCH * b->coefs, sizeof(*b->k));
+    if (!b->k)
+        return -ENOMEM;
+    if (!b->transform)
+        return 0;
+    b->scaled = calloc((size_t)CODED_BATCH * padded, sizeof(*b->scaled));
+    b->acc = calloc((size_t)CODED_BATCH * whole_groups(CODEC_BLOCK_COLS_MAX), sizeof(*b->acc));
+    return b->scaled && b->acc ? 0 : -ENOMEM;
+}
+
+void coded_basis_close(struct coded_basis *b)
+{
+    for (uint32_t i = 0; i < b->n_blocks; i++) {
+        free(b->blocks[i].pre);
+        codec_panel_free(b->blocks[i].a);
+        codec_panel_free(b->blocks[i].b);
+    }
+    free(b->zeros);
+    free(b->scaled);
+    free(b->acc);
+    free(b->k);
+    free(b->natural);
+}
+
+/* --- rows to streams --- */
+
+#define ESCAPE_BYTES_MAX 3u
+
+struct coded_rows {
+    const struct coded_basis *basis;
+    const struct codec_dsp *dsp;
+    const struct levels *levels;
+    struct codec_params params;
+    double code_one; /* with a profile: of a row of sensitivity 0 */
+    float *centered; /* [cols] */
+
+    /* The rows looked at: [first, first + n) of these. */
+    const float *rows;
+    size_t stride;
+    uint32_t first_token, first, n;
+    struct coded_row row[CODED_BATCH];
+    float scale[CODED_BATCH]; /* of coefficients from the product to steps */
+
+    /* Their streams: [CODED_BATCH][...]. */
+    uint8_t *symbols, *low, *escapes;
+    uint16_t *pre;
+    uint32_t *escaped; /* [groups of a block] */
+};
+
+static size_t low_room(size_t coefs)
+{
+    return coefs * SHIFT_MAX / 8 + CODEC_PAD; /* pack writes a little more */
+}
+
+int coded_rows_open(const struct coded_basis *b, const struct codec_dsp *dsp,
+                    const struct levels *levels, struct coded_rows **out)
+{
+    struct coded_rows *r = calloc(1, sizeof(*r));
+
+    if (!r)
+        return -ENOMEM;
+    r->basis = b;
+    r->dsp = dsp;
+    r->levels = levels;
+    r->centered = calloc(b->cols, sizeof(*r->centered));
+    r->symbols = calloc(CODED_BATCH, b->coefs);
+    r->low = calloc(CODED_BATCH, low_room(b->coefs));
+    r->escapes = calloc(CODED_BATCH * b->coefs, ESCAPE_BYTES_MAX);
+    r->pre = calloc(CODED_BATCH * b->coefs, sizeof(*r->pre));
+    r->escaped = calloc(b->coefs / RANS_GROUP, sizeof(*r->escaped));
+    if (!r->centered || !r->symbols || !r->low || !r->escapes || !r->pre || !r->escaped) {
+        coded_rows_close(r);
+        return -ENOMEM;
+    }
+    *out = r;
+    return 0;
+}
+
+void coded_rows_close(struct coded_rows *r)
+{
+    if (!r)
+        return;
+    free(r->centered);
+    free(r->symbols);
+    free(r->low);
+    free(r->escapes);
+    free(r->pre);
+    free(r->escaped);
+    free(r);
+}
+
+static double code_of(double step)
+{
+    return CODE_ONE + CODE_STEPS * log2(step);
+}
+
+void coded_rows_tune(struct coded_rows *r, const struct codec_params *p)
+{
+    r->params = *p;
+    if (p->profile)
+        r->code_one = code_of((double)p->step * (double)p->profile->ref_norm);
+    coded_rows_forget(r);
+}
+
+void coded_rows_forget(struct coded_rows *r)
+{
+    r->n = 0;
+}
+
+/* How much more than usual an error in this row matters: log, within +-SENSITIVITY_MAX. */
+static double sensitivity(const struct coded_rows *r, uint32_t token)
+{
+    const struct codec_profile *p = r->params.profile;
+    double f = (double)r->dsp->dot(p->sens, r->centered, r->basis->cols);
+
+    f += (double)p->sens_bias + (double)p->sens_pos * log((double)token + 4.0);
+    if (isnan(f))
+        return 0.0;
+    return fmax(-SENSITIVITY_MAX, fmin(SENSITIVITY_MAX, f));
+}
+
+static bool row_finite(const float *row, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (!isfinite(row[i]))
+            return false;
+    return true;
+}
+
+/* The row's step, from the row centered; *norm_sq is its squared norm. Not finite when f32 is too
+ * small for the row. */
+static double row_code(struct coded_rows *r, const float *row, uint32_t token, float *norm_sq)
+{
+    const struct codec_dsp *dsp = r->dsp;
+    const uint32_t cols = r->basis->cols;
+    float mean_abs, capped;
+
+    *norm_sq = dsp->center(row, r->basis->mean, cols, r->centered);
+    if (r->params.profile)
+        return r->code_one - .5 * CODES_PER_NEPER * sensitivity(r, token);
+    mean_abs = dsp->sum_abs(row, cols) / (float)cols;
+    if (mean_abs == 0.0f)
+        return 0.0; /* a row of zeros: any step does */
+    capped = dsp->sum_sq_capped(row, cols, NORM_CAP * mean_abs);
+    return code_of((double)r->params.step * sqrt((double)capped));
+}
+
+/* Row i of the window as far as one row can go alone: to coefficients in mode rans, to what the
+ * product takes in mode xform. */
+static void begin_row(struct coded_rows *r, uint32_t i, const float *row, uint32_t token)
+{
+    const struct coded_basis *basis = r->basis;
+    struct coded_row *plan = &r->row[i];
+    float norm_sq, delta;
+    const double code = row_code(r, row, token, &norm_sq);
+    const double norm_max = basis->transform ? TRANSFORM_NORM_MAX : NORM_MAX;
+
+    plan->fate = CODED_FALLBACK;
+    if (!isfinite(norm_sq) || !isfinite(code)) {
+        if (!row_finite(row, basis->cols))
+            plan->fate = CODED_NOT_FINITE;
+        return;
+    }
+    if (!(code > -.5) || !(code < CODE_MAX + .5))
+        return;
+    plan->step = (uint8_t)lrint(code);
+    delta = coded_delta(plan->step);
+    if (!((double)norm_sq <= norm_max * norm_max * (double)delta * (double)delta))
+        return;
+    plan->fate = CODED_OK;
+    if (basis->transform) {
+        int exponent, up;
+        frexpf(norm_sq, &exponent);
+        up = PRODUCT_NORM_LOG - (exponent + (exponent > 0 ? 1 : 0)) / 2; /* half, rounded up */
+        for (uint32_t b = 0; b < basis->n_blocks; b++) {
+            const struct coded_block *block = &basis->blocks[b];
+            const size_t width = whole_groups(block->cols);
+            r->dsp->to_i16(r->centered + block->first_col, block->cols, ldexpf(1.0f, up),
+                           basis->scaled + CODED_BATCH * (size_t)block->first_col + i * width);
+        }
+        r->scale[i] = ldexpf(1.0f, -up) / delta;
+        return;
+    }
+    r->dsp->to_i16(r->centered, basis->cols, 1.0f / delta, basis->natural);
+    for (uint32_t b = 0; b < basis->n_blocks; b++) {
+        const struct coded_block *block = &basis->blocks[b];
+        const int16_t *from = basis->natural + block->first_col;
+        int16_t *k = coded_k(basis, block, i);
+        if (!block->order)
+            memcpy(k, from, block->n * sizeof(*k));
+        else
+            for (uint32_t j = 0; j < block->n; j++)
+                k[j] = from[block->order[j]];
+    }
+}
+
+static void transform(struct coded_rows *r)
+{
+    const struct coded_basis *basis = r->basis;
+
+    for (uint32_t b = 0; b < basis->n_blocks; b++) {
+        const struct coded_block *block = &basis->blocks[b];
+        const size_t width = block->groups * RANS_GROUP;
+        codec_gemm(r->dsp, basis->scaled + CODED_BATCH * (size_t)block->first_col,
+                   whole_groups(block->cols), r->n, block->a, basis->acc, width);
+        for (uint32_t i = 0; i < r->n; i++)
+            if (r->row[i].fate == CODED_OK)
+                r->dsp->scale_to_i16(basis->acc + i * width, block->mult, r->scale[i], block->n,
+                                     coded_k(basis, block, i));
+    }
+}
+
+/* Splits low bits off the coefficients that have some of their own. */
+static void split_pre(const struct coded_block *b, int16_t *k, uint16_t *low)
+{
+    for (uint32_t i = 0; i < b->n_pre; i++) {
+        int16_t *at = &k[b->pre[i].at];
+        const int bits = b->pre[i].bits, up = *at + (1 << bits >> 1);
+        low[i] = (uint16_t)(up & ((1 << bits) - 1));
+        *at = (int16_t)(up >> bits);
+    }
+}
+
+/* Whether all groups that this offset leaves out are zeros. */
+static bool offset_carries(const struct coded_rows *r, const struct coded_block *b,
+                           const int16_t *k, int offset)
+{
+    for (uint32_t g = 0; g < b->groups; g++) {
+        if (r->levels->table[level_index(b->level[g], offset)] != TABLE_NONE)
+            continue;
+        if (r->dsp->sum_sq_i16(k + g * RANS_GROUP, RANS_GROUP))
+            return false;
+    }
+    return true;
+}
+
+static int choose_offset(const struct coded_rows *r, const struct coded_block *b, const int16_t *k,
+                         int offset)
+{
+    uint32_t least;
+
+    offset = offset < INT8_MIN ? INT8_MIN : offset > INT8_MAX ? INT8_MAX : offset;
+    least = r->dsp->code_cost(r->levels, k, b->level, offset, b->groups);
+    for (int step = 4; step; step /= 2) {
+        for (int by = -step, moved = 0; by <= step && !moved; by += 2 * step) {
+            while (offset + by >= INT8_MIN && offset + by <= INT8_MAX) {
+                const uint32_t cost =
+                    r->dsp->code_cost(r->levels, k, b->level, offset + by, b->groups);
+                if (cost >= least)
+                    break;
+                least = cost;
+                offset += by;
+                moved = 1;
+            }
+        }
+    }
+    while (!offset_carries(r, b, k, offset)) /* ends: no level is off at the largest */
+        offset++;
+    return offset;
+}
+
+/* 32 values' low bits: a plane of 8 and one of those above. Returns their end. */
+static uint8_t *put_low(const struct codec_dsp *dsp, const int16_t *k, unsigned shift, uint8_t *dst)
+{
+    uint8_t plane[2][CODEC_PAD] = {{0}};
+
+    for (unsigned i = 0; i < RANS_GROUP; i++) {
+        const unsigned low = (unsigned)(k[i] + (1 << shift >> 1)) & ((1u << shift) - 1);
+        plane[0][i] = (uint8_t)low;
+        plane[1][i] = (uint8_t)(low >> 8);
+    }
+    dsp->pack(plane[0], RANS_GROUP, shift < 8 ? shift : 8, dst);
+    if (shift > 8)
+        dsp->pack(plane[1], RANS_GROUP, shift - 8, dst + RANS_GROUP);
+    return dst + shift * RANS_GROUP / 8;
+}
+
+static uint8_t *put_escape(int value, uint8_t *dst)
+{
+    unsigned left = value < 0 ? (unsigned)-value * 2 - 1 : (unsigned)value * 2;
+
+    for (; left >= 128; left >>= 7)
+        *dst++ = (uint8_t)(left | 128);
+    *dst++ = (uint8_t)left;
+    return dst;
+}
+
+/* Low bits and escapes of the groups that are coded. */
+static void split_rest(const struct coded_rows *r, const struct coded_block *b, const int16_t *k,
+                       uint8_t *low, uint8_t *escapes, struct coded_part *part)
+{
+    const struct levels *l = r->levels;
+    const uint32_t *escaped = r->escaped;
+    uint32_t n_escapes = 0;
+
+    part->cost = r->dsp->code_cost(l, k, b->level, part->offset, b->groups);
+    part->low = low;
+    part->escapes = escapes;
+    for (uint32_t g = 0; g < b->groups; g++, k += RANS_GROUP) {
+        const unsigned at = level_index(b->level[g], part->offset);
+        const unsigned shift = l->shift[at];
+        if (l->table[at] == TABLE_NONE)
+            continue;
+        if (shift)
+            low = put_low(r->dsp, k, shift, low);
+        n_escapes += (uint32_t)__builtin_popcount(*escaped);
+        for (uint32_t left = *escaped++; left; left &= left - 1)
+            escapes = put_escape((k[__builtin_ctz(left)] + (1 << shift >> 1)) >> shift, escapes);
+    }
+    part->low_bytes = (uint32_t)(low - part->low);
+    part->escape_bytes = (uint32_t)(escapes - part->escapes);
+    part->cost -= 256 * 8 * part->low_bytes + LEVEL_ESCAPE_COST * n_escapes;
+}
+
+static int expected_offset(const struct coded_rows *r, unsigned code)
+{
+    const struct codec_profile *p = r->params.profile;
+
+    if (!p)
+        return (int)lrint(-4.0 * log2((double)r->params.step * sqrt((double)r->basis->cols)));
+    return (int)lrint(4.0 * log2((double)p->ref_sigma) - ((double)code - CODE_ONE) / 2);
+}
+
+static bool finish_block(struct coded_rows *r, uint32_t i, uint32_t block_index)
+{
+    const struct coded_basis *basis = r->basis;
+    const struct coded_block *b = &basis->blocks[block_index];
+    struct coded_part *part = &r->row[i].parts[block_index];
+    const size_t at = i * basis->coefs + b->at;
+    int16_t *k = coded_k(basis, b, i);
+    const uint64_t sum_sq = r->dsp->sum_sq_i16(k, b->n);
+    uint8_t *low = r->low + i * low_room(basis->coefs) + b->at * SHIFT_MAX / 8;
+
+    if (sum_sq > CODED_SUM_SQ_MAX / 2) /* a coefficient and its half step stay within 16 bits */
+        return false;
+    memset(k + b->n, 0, (b->groups * RANS_GROUP - b->n) * sizeof(*k));
+    split_pre(b, k, r->pre + at);
+    part->pre = r->pre + at;
+    part->offset = INT8_MIN;
+    if (sum_sq)
+        part->offset = (int8_t)choose_offset(r, b, k, expected_offset(r, r->row[i].step));
+    part->symbols = r->symbols + at;
+    part->groups = (uint32_t)r->dsp->split_symbols(r->levels, k, b->level, part->offset, b->groups,
+                                                   r->symbols + at, r->escaped);
+    split_rest(r, b, k, low, r->escapes + at * ESCAPE_BYTES_MAX, part);
+    return true;
+}
+
+/* Looks at the rows from `first` on. */
+static void look(struct coded_rows *r, uint32_t first, uint32_t n_rows)
+{
+    r->first = first;
+    r->n = n_rows - first < CODED_BATCH ? n_rows - first : CODED_BATCH;
+    for (uint32_t i = 0; i < r->n; i++)
+        begin_row(r, i, r->rows + (first + i) * r->stride, r->first_token + first + i);
+    if (r->basis->transform)
+        transform(r);
+    for (uint32_t i = 0; i < r->n; i++)
+        for (uint32_t b = 0; b < r->basis->n_blocks && r->row[i].fate == CODED_OK; b++)
+            if (!finish_block(r, i, b))
+                r->row[i].fate = CODED_FALLBACK;
+}
+
+struct coded_row *coded_rows_get(struct coded_rows *r, const float *rows, size_t stride,
+                                 uint32_t n_rows, uint32_t first_token, uint32_t i)
+{
+    if (r->rows != rows || r->stride != stride || r->first_token != first_token)
+        r->n = 0;
+    r->rows = rows;
+    r->stride = stride;
+    r->first_token = first_token;
+    if (i < r->first || i - r->first >= r->n)
+        look(r, i, n_rows);
+    return &r->row[i - r->first];
+}
+
+/* --- coefficients to rows --- */
+
+static bool restore_values(const struct coded_basis *basis, const struct codec_dsp *dsp,
+                           const struct coded_block *b, const uint8_t *steps, uint32_t m,
+                           float *out, size_t stride)
+{
+    const float *mean = basis->mean + b->first_col;
+    bool good = true;
+
+    for (uint32_t i = 0; i < m; i++) {
+        const int16_t *k = coded_k(basis, b, i);
+        if (b->order) {
+            for (uint32_t j = 0; j < b->n; j++)
+                basis->natural[b->order[j]] = k[j];
+            k = basis->natural;
+        }
+        good &= dsp->from_i16(k, coded_delta(steps[i]), mean, b->cols, out + i * stride);
+    }
+    return good;
+}
+
+static bool restore_transform(const struct coded_basis *basis, const struct codec_dsp *dsp,
+                              const struct coded_block *b, const uint8_t *steps, uint32_t m,
+                              float *out, size_t stride)
+{
+    const size_t width = whole_groups(b->cols);
+    bool good = true;
+
+    codec_gemm(dsp, coded_k(basis, b, 0), b->groups * RANS_GROUP, m, b->b, basis->acc, width);
+    for (uint32_t i = 0; i < m; i++)
+        good &= dsp->from_i32(basis->acc + i * width, b->bscale, coded_delta(steps[i]),
+                              basis->mean + b->first_col, b->cols, out + i * stride);
+    return good;
+}
+
+bool coded_restore(const struct coded_basis *b, const struct codec_dsp *dsp, uint32_t first,
+                   uint32_t n, const uint8_t *steps, uint32_t m, float *out, size_t stride)
+{
+    bool good = true;
+
+    for (uint32_t i = first; i < first + n; i++) {
+        const struct coded_block *block = &b->blocks[i];
+        float *to = out + (block->first_col - b->blocks[first].first_col);
+        good &= b->transform ? restore_transform(b, dsp, block, steps, m, to, stride)
+                             : restore_values(b, dsp, block, steps, m, to, stride);
+    }
+    return good;
+}
