@@ -15,6 +15,7 @@ static const struct command commands[] = {
     {"tokenize", "text to token ids, and back", cmd_tokenize},
     {"score", "log-probabilities of given continuations, from JSON lines", cmd_score},
     {"eval", "what codecs cost: KL divergence, perplexity, accuracy, bytes", cmd_eval},
+    {"calibrate", "a codec profile for a split of a model, from a text", cmd_calibrate},
     {"bench", "how fast the parts are", cmd_bench},
     {"doctor", "what this machine offers and lacks", cmd_doctor},
     {NULL, NULL, NULL},

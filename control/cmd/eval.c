@@ -90,20 +90,6 @@ static void add_splits(struct argp_state *state, struct eval_options *o, char *a
         argp_error(state, "--split: no number given");
 }
 
-static void set_chunks(struct argp_state *state, struct eval_text_options *t, char *arg)
-{
-    char *dash = strchr(arg, '-');
-
-    if (dash)
-        *dash = '\0';
-    t->first_chunk = opt_u32(state, "--chunks", arg, 0, 1u << 20);
-    t->last_chunk = dash ? opt_u32(state, "--chunks", dash + 1, 0, 1u << 20) : t->first_chunk;
-    if (t->first_chunk > t->last_chunk)
-        argp_error(state, "--chunks %u-%u: the first comes after the last", t->first_chunk,
-                   t->last_chunk);
-    t->chunks = true;
-}
-
 static void set_suite(struct argp_state *state, struct eval_options *o, const char *arg)
 {
     if (o->suite)
@@ -161,7 +147,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->text.tokens = opt_u32(state, "--tokens", arg, 1, INT32_MAX);
         return 0;
     case OPT_CHUNKS:
-        set_chunks(state, &o->text, arg);
+        eval_text_set_chunks(state, &o->text, arg);
         return 0;
     case OPT_SUITE:
         set_suite(state, o, arg);

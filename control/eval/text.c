@@ -8,6 +8,21 @@
 
 #include "control/cmd.h"
 #include "control/log.h"
+#include "control/options.h"
+
+void eval_text_set_chunks(struct argp_state *state, struct eval_text_options *o, char *arg)
+{
+    char *dash = strchr(arg, '-');
+
+    if (dash)
+        *dash = '\0';
+    o->first_chunk = opt_u32(state, "--chunks", arg, 0, 1u << 20);
+    o->last_chunk = dash ? opt_u32(state, "--chunks", dash + 1, 0, 1u << 20) : o->first_chunk;
+    if (o->first_chunk > o->last_chunk)
+        argp_error(state, "--chunks %u-%u: the first comes after the last", o->first_chunk,
+                   o->last_chunk);
+    o->chunks = true;
+}
 
 /* --- reading --------------------------------------------------------------------------------- */
 

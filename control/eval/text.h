@@ -6,6 +6,7 @@
 #ifndef ISTHMUS_CONTROL_EVAL_TEXT_H
 #define ISTHMUS_CONTROL_EVAL_TEXT_H
 
+#include <argp.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -20,6 +21,9 @@ struct eval_text_options {
     bool chunks;     /* only windows first_chunk .. last_chunk */
     uint32_t first_chunk, last_chunk;
 };
+
+/* The value of --chunks, A-B or A, or argp_error. */
+void eval_text_set_chunks(struct argp_state *state, struct eval_text_options *o, char *arg);
 
 struct eval_text {
     int32_t *ids; /* [n] to evaluate, window after window */
