@@ -15,6 +15,24 @@
 
 /* --- life ------------------------------------------------------------------------------------- */
 
+/* Whether there is a curve for the target, of parameters that the codec takes. */
+static bool target_fits(const struct edge_params *p, struct codec_rate_target target)
+{
+    struct codec_rate rate;
+
+    if (codec_rate_init(&rate, p->curve, target))
+        return false;
+    for (uint32_t i = 0; i < p->curve->n; i++) {
+        struct codec_params at = p->codec;
+
+        rate.parameter = p->curve->points[i].parameter;
+        codec_rate_apply(&rate, &at);
+        if (codec_params_check(&at))
+            return false;
+    }
+    return true;
+}
+
 static int check_params(const struct edge_params *p, const struct stage_info *info,
                         size_t tile_capacity, char *err)
 {
@@ -26,6 +44,10 @@ static int check_params(const struct edge_params *p, const struct stage_info *in
     }
     if (codec_params_check(&p->codec)) {
         snprintf(err, PIPELINE_ERR, "codec parameters out of range");
+        return -EINVAL;
+    }
+    if (p->target.kind && !target_fits(p, p->target)) {
+        snprintf(err, PIPELINE_ERR, "the codec's mode has no curve to find the target on");
         return -EINVAL;
     }
     if (tile_capacity < codec_min_capacity(&p->codec, info->d_model)) {
@@ -172,6 +194,8 @@ static int check_request(const struct edge *e, const struct edge_request *r)
     if (!r->n_prompt || !r->n_predict || sampler_params_check(&r->sampler) ||
         r->draft_len > PROTO_DRAFTS_MAX)
         return -EINVAL;
+    if (r->target.kind && !target_fits(&e->p, r->target))
+        return -EINVAL;
     if (r->n_prompt > e->info->n_ctx || r->n_predict > e->info->n_ctx - r->n_prompt)
         return -ERANGE;
     for (uint32_t i = 0; i < r->n_prompt; i++) {
@@ -205,6 +229,18 @@ static void send_open(struct edge *e, const struct edge_session *s)
     pump_send(&e->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_open(bytes, &m));
 }
 
+/* The target has been proved. */
+static void set_target(const struct edge *e, struct edge_session *s,
+                       struct codec_rate_target target)
+{
+    if (s->rate.target.kind && target.kind)
+        codec_rate_retarget(&s->rate, target);
+    else if (target.kind)
+        codec_rate_init(&s->rate, e->p.curve, target);
+    else
+        s->rate = (struct codec_rate){.curve = NULL};
+}
+
 int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_ns)
 {
     struct edge_session *s = NULL;
@@ -222,6 +258,7 @@ int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_n
     if (!s)
         return -EAGAIN;
     *s = (struct edge_session){.id = e->last_id + 1, .r = *r, .to_answer = -1};
+    set_target(e, s, r->target.kind ? r->target : e->p.target);
     s->n_ids = r->n_prompt;
     s->ids = malloc(((size_t)r->n_prompt + r->n_predict) * sizeof s->ids[0]);
     s->drafts = drafts ? malloc(r->n_drafts * sizeof s->drafts[0]) : NULL;
@@ -260,6 +297,18 @@ int edge_cancel(struct edge *e, int64_t session)
     if (!s)
         return -ENOENT;
     s->cancelled = true; /* edge_poll ends it: we may be in one of its callbacks */
+    return 0;
+}
+
+int edge_retarget(struct edge *e, int64_t session, struct codec_rate_target target)
+{
+    struct edge_session *s = find(e, session);
+
+    if (!s)
+        return -ENOENT;
+    if (target.kind && !target_fits(&e->p, target))
+        return -EINVAL;
+    set_target(e, s, target);
     return 0;
 }
 

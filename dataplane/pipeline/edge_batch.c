@@ -242,6 +242,16 @@ static void compute(struct edge *e)
     }
 }
 
+/* Sessions share the codec: each message is encoded with its session's parameters, which were
+ * proved with its target. */
+static void tune(struct edge *e, const struct edge_session *s)
+{
+    struct codec_params p = e->p.codec;
+
+    codec_rate_apply(&s->rate, &p);
+    codec_retune(e->codec, &p);
+}
+
 /* Encode straight into packets. The count, -EAGAIN while packets are short, or codec_encode's error
  * with *bad_token. */
 static int encode(struct edge *e, const struct edge_item *item, bool reply, uint16_t *payload_bytes,
@@ -252,6 +262,7 @@ static int encode(struct edge *e, const struct edge_item *item, bool reply, uint
     struct codec_stats stats = {0};
     int n = 0, bytes = -EAGAIN;
 
+    tune(e, item->session);
     while (at.row < n_rows) {
         struct pkt *p = n < (int)LINK_FRAGMENTS_MAX ? pump_alloc(&e->pump) : NULL;
         size_t head = 0;
@@ -293,6 +304,7 @@ static void count_sent(struct edge *e, struct edge_session *s, const struct edge
 
     for (int i = 0; i < n; i++)
         bytes += payload_bytes[i];
+    codec_rate_feed(&s->rate, bytes, item->head.n_rows);
     s->result.tile_bytes_up += bytes;
     s->result.rows_up += item->head.n_rows;
     e->stats.tile_bytes_up += bytes;

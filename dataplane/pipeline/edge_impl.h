@@ -22,6 +22,7 @@ struct edge_session {
     uint32_t unanswered;      /* ROWS messages without their TOKENS */
     int64_t to_answer;        /* TOKENS message that the next ROWS acknowledges, or -1 */
     bool cancelled;
+    struct codec_rate rate; /* no target: the edge's codec parameters */
     struct edge_result result;
 };
 

@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "codec/codec.h"
+#include "codec/rate.h"
 #include "compute/sampler.h"
 #include "compute/stage.h"
 #include "dataplane/link.h"
@@ -34,6 +35,9 @@ struct edge_params {
     struct stage *stage;           /* layers [0, split); not owned */
     struct port *port;             /* not owned */
     struct codec_params codec;
+    const struct codec_profile_curve *curve; /* of codec's mode, borrowed; NULL: no targets */
+    struct codec_rate_target target; /* of every session, kept by its own controller from `codec`'s
+                                      * other parameters; CODEC_RATE_NONE: `codec` as it is */
     struct link_params link;       /* path, initiator and connection are filled in */
     uint32_t chunk_tokens;         /* prefill chunk; 0: 64 */
     uint32_t max_sessions;         /* 0: 1 */
@@ -61,6 +65,7 @@ struct edge_request {
     void (*on_token)(void *arg, int32_t id, float logprob);
     void (*on_done)(void *arg, const struct edge_result *r);
     void *arg;
+    struct codec_rate_target target; /* of this session; CODEC_RATE_NONE: the edge's */
     const int32_t *drafts;         /* tests: guessed continuation, NULL: none. */
     uint32_t n_drafts, draft_len;  /* guesses sent per ROWS message */
 };
@@ -76,9 +81,14 @@ int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, c
 void edge_close(struct edge *e); /* CLOSE is sent as well as one burst can; sessions end CANCELLED */
 
 /* Queue a request: session id > 0; -EAGAIN when max_sessions are busy, -ERANGE when
- * n_prompt + n_predict exceeds the stage's context, -EINVAL for an id outside the vocabulary. */
+ * n_prompt + n_predict exceeds the stage's context, -EINVAL for an id outside the vocabulary or a
+ * target without a curve. */
 int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_ns);
 int edge_cancel(struct edge *e, int64_t session);
+
+/* Another target for a session from its next message on: the link has changed. A target of bytes
+ * counts what tile_bytes_up counts. 0, -ENOENT, or -EINVAL as edge_submit. */
+int edge_retarget(struct edge *e, int64_t session, struct codec_rate_target target);
 
 /* Do what can be done now: packets, then at most one stage run. *deadline_ns: when to call again if
  * no packet comes (now_ns: at once, there is work). Returns the number of busy sessions, or -EPIPE

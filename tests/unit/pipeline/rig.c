@@ -41,6 +41,8 @@ void rig_start(struct rig *r)
         .port = network_port(r->network, 0),
         .codec =
             r->p.codec.tau > 0 || r->p.codec.mode ? r->p.codec : codec_params_default(CODEC_F32),
+        .curve = r->p.curve,
+        .target = r->p.target,
         .link = r->p.link,
         .chunk_tokens = r->p.chunk_tokens,
         .max_sessions = r->p.sessions,
@@ -148,6 +150,7 @@ int64_t rig_submit(struct rig *r, struct rig_request *q)
         .on_token = on_token,
         .on_done = on_done,
         .arg = q,
+        .target = q->target,
         .drafts = q->drafts,
         .n_drafts = q->n_drafts,
         .draft_len = q->draft_len,

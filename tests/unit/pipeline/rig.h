@@ -14,6 +14,8 @@ struct rig_params {
     struct fake_params edge_stage, cloud_stage;
     struct link_params link; /* of both */
     struct codec_params codec;
+    const struct codec_profile_curve *curve;
+    struct codec_rate_target target; /* of all sessions */
     uint32_t sessions;       /* 0: 1 */
     uint32_t chunk_tokens;
     uint32_t pool_packets;   /* 0: 1024 */
@@ -30,6 +32,7 @@ struct rig_request {
     int32_t stop;         /* -1: none */
     const int32_t *drafts;
     uint32_t n_drafts, draft_len;
+    struct codec_rate_target target;
     uint32_t cancel_at;   /* tokens after which it is cancelled; 0: never */
     struct rig *rig;
     int64_t session;      /* 0: not submitted yet */

@@ -2,6 +2,7 @@
 /* Edge and cloud whole, on fake stages: the tokens must be those of an unsplit run, whatever
  * happens on the way. */
 #include <errno.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -767,6 +768,154 @@ static void test_fairness(void **state)
     rig_close(&r);
 }
 
+/* --- rate control --- */
+
+/* Of rans on the fake stage's rows, half as much again too high: the controller finds out. */
+static const struct codec_profile_curve curve = {
+    .n = 4, .points = {{.004f, .001f, 85}, {.02f, .02f, 60}, {.1f, .2f, 30}, {.3f, 1, 18}}};
+
+/* `q` to their ends. The fake stages make nothing of rows that were changed: tokens don't count. */
+static void run_rated(const struct rig_params *p, struct rig_request *q, uint32_t n)
+{
+    struct rig r;
+
+    rig_open(&r, p);
+    rig_start(&r);
+    assert_true(rig_run(&r, q, n, 600 * SECOND));
+    for (uint32_t i = 0; i < n; i++)
+        assert_int_equal(q[i].result.finish, EDGE_LENGTH);
+    rig_close(&r);
+}
+
+static double bytes_per_row(const struct rig_request *q)
+{
+    return (double)q->result.tile_bytes_up / (double)q->result.rows_up;
+}
+
+/* Each session finds its own target, alone or beside others, whatever the link loses. */
+static void test_rate(void **state)
+{
+    static const double targets[] = {20, 30, 45};
+    const struct rig_params p = {
+        .network = quiet,
+        .codec = codec_params_default(CODEC_RANS),
+        .curve = &curve,
+        .target = {CODEC_RATE_BYTES, 30},
+        .chunk_tokens = 32,
+    };
+    struct rig_params lossy = p;
+    struct rig_request q[3], alone;
+    uint64_t kl_bytes = 0;
+
+    lossy.network = (struct network_params){
+        .drop = .2, .duplicate = .2, .delay_min_ns = 10000, .delay_max_ns = 5 * RIG_MS};
+    lossy.sessions = 3;
+    lossy.hook = true;
+    for (unsigned i = 0; i < 3; i++) {
+        rig_request(&q[i], i, 1200, 1);
+        q[i].target = (struct codec_rate_target){CODEC_RATE_BYTES, targets[i]};
+    }
+    q[1].target.kind = CODEC_RATE_NONE; /* the edge's, which is the same */
+    run_rated(&lossy, q, 3);
+    for (unsigned i = 0; i < 3; i++) {
+        printf("target %g: %.2f bytes a row\n", targets[i], bytes_per_row(&q[i]));
+        assert_true(fabs(bytes_per_row(&q[i]) / targets[i] - 1) < .05);
+        rig_request(&alone, i, 1200, 1);
+        alone.target = (struct codec_rate_target){CODEC_RATE_BYTES, targets[i]};
+        run_rated(&p, &alone, 1);
+        assert_int_equal(alone.result.rows_up, q[i].result.rows_up);
+        assert_true(fabs(bytes_per_row(&alone) / targets[i] - 1) < .05);
+        rig_request_free(&alone);
+        rig_request_free(&q[i]);
+    }
+
+    /* A KL picks one step for good: the bytes are those of that step, not of the edge's target. */
+    for (unsigned i = 0; i < 2; i++) {
+        struct rig_params fixed = p;
+
+        if (i) {
+            fixed.target.kind = CODEC_RATE_NONE;
+            fixed.codec.step = .02f;
+        }
+        rig_request(&alone, 7, 200, 20);
+        if (!i)
+            alone.target = (struct codec_rate_target){CODEC_RATE_KL, .02};
+        run_rated(&fixed, &alone, 1);
+        assert_true(!i || alone.result.tile_bytes_up == kl_bytes);
+        kl_bytes = alone.result.tile_bytes_up;
+        rig_request_free(&alone);
+    }
+}
+
+/* The link changes in the midst of a session. */
+static void test_retarget(void **state)
+{
+    const struct rig_params p = {
+        .network = quiet,
+        .codec = codec_params_default(CODEC_RANS),
+        .curve = &curve,
+        .target = {CODEC_RATE_BYTES, 45},
+        .chunk_tokens = 32,
+    };
+    struct edge_stats at, end;
+    struct rig_request q;
+    int64_t session;
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    rig_request(&q, 3, 1800, 1);
+    session = rig_submit(&r, &q);
+    assert_true(session > 0);
+    do {
+        rig_step(&r);
+        edge_stats(r.edge, &at);
+    } while (at.rows_up < 900);
+    assert_int_equal(
+        edge_retarget(r.edge, session, (struct codec_rate_target){CODEC_RATE_BYTES, -1}), -EINVAL);
+    assert_int_equal(edge_retarget(r.edge, session + 1, p.target), -ENOENT);
+    assert_int_equal(
+        edge_retarget(r.edge, session, (struct codec_rate_target){CODEC_RATE_BYTES, 25}), 0);
+    while (!q.done)
+        rig_step(&r);
+    edge_stats(r.edge, &end);
+    assert_true(fabs((double)at.tile_bytes_up / (double)at.rows_up / 45 - 1) < .05);
+    assert_true(fabs((double)(end.tile_bytes_up - at.tile_bytes_up) /
+                         (double)(end.rows_up - at.rows_up) / 25 -
+                     1) < .05);
+    rig_request_free(&q);
+    rig_close(&r);
+}
+
+/* A target needs a curve, and one whose parameters the codec takes. */
+static void test_bad_targets(void **state)
+{
+    const struct codec_profile_curve wide = {.n = 2, .points = {{.1f, .1f, 50}, {1.5f, 1, 10}}};
+    const struct codec_rate_target target = {CODEC_RATE_BYTES, 40};
+    struct rig_params p = {.network = quiet, .codec = codec_params_default(CODEC_TSQ)};
+    char err[PIPELINE_ERR] = "";
+    struct rig_request q;
+    struct edge_params ep;
+    struct edge *e;
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    rig_request(&q, 1, 10, 1);
+    q.target = target;
+    assert_int_equal(rig_submit(&r, &q), -EINVAL);
+    ep = (struct edge_params){.stage = r.edge_stage,
+                              .port = network_port(r.network, 0),
+                              .codec = p.codec,
+                              .target = target};
+    assert_int_equal(edge_open(&ep, 0, &e, err), -EINVAL);
+    assert_non_null(strstr(err, "curve"));
+    ep.curve = &wide; /* no delta of 1.5 */
+    assert_int_equal(edge_open(&ep, 0, &e, err), -EINVAL);
+    rig_request_free(&q);
+    rig_close(&r);
+}
+
 static void check_lost(const struct rig_params *p, const char *text)
 {
     struct rig_request q;
@@ -864,6 +1013,9 @@ int main(void)
         cmocka_unit_test(test_edge_floods),
         cmocka_unit_test(test_deaf_while_computing),
         cmocka_unit_test(test_fairness),
+        cmocka_unit_test(test_rate),
+        cmocka_unit_test(test_retarget),
+        cmocka_unit_test(test_bad_targets),
         cmocka_unit_test(test_stage_failures),
         cmocka_unit_test(test_bad_params),
     };
