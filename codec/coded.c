@@ -33,6 +33,7 @@ struct coded {
     struct levels levels;
     const struct codec_dsp *dsp;
     bool profiled;
+    unsigned class_bytes; /* of a row's head */
     struct coded_rows *ahead;
 
     struct streams tile;
@@ -53,7 +54,7 @@ size_t coded_row_bound(uint32_t cols)
 {
     const size_t coefs = codec_blocks(cols) * RANS_GROUP + cols;
 
-    return 1 + codec_blocks(cols) + TABLE_BYTES + COUNT_BYTES_MAX + 2 * RANS_LANES_MAX +
+    return 3 + codec_blocks(cols) + TABLE_BYTES + COUNT_BYTES_MAX + 2 * RANS_LANES_MAX +
            VALUE_BYTES_MAX * coefs;
 }
 
@@ -73,13 +74,14 @@ int coded_open(const struct codec_params *p, const struct codec_dsp *dsp, uint32
     rc = coded_basis_open(p, cols, &c->basis);
     if (rc)
         goto fail;
+    c->class_bytes = c->basis.n_classes > 256 ? 2 : c->basis.n_classes > 0;
     rc = coded_rows_open(&c->basis, dsp, &c->levels, &c->ahead);
     if (rc)
         goto fail;
     coded_tune(c, p);
     coefs = (size_t)c->groups_max * RANS_GROUP;
     rc = -ENOMEM;
-    c->head = malloc(CODEC_ROWS_MAX * (1 + CODED_BLOCKS_MAX));
+    c->head = malloc(CODEC_ROWS_MAX * (3 + CODED_BLOCKS_MAX));
     c->symbols = malloc(coefs);
     c->table_of = malloc(c->groups_max);
     c->low = malloc(coefs * SHIFT_MAX / 8);
@@ -193,6 +195,8 @@ static void add_row(struct coded *c, const struct coded_row *row, uint32_t first
     c->before[t->rows++] = *t;
     c->before[t->rows - 1].rows = t->rows - 1;
     c->head[t->head_bytes++] = row->step;
+    for (unsigned i = 0; i < c->class_bytes; i++)
+        c->head[t->head_bytes++] = (uint8_t)(row->class >> 8 * i);
     for (uint32_t i = first; i < first + n; i++) {
         const struct coded_part *part = &row->parts[i];
         const struct coded_block *b = &c->basis.blocks[i];
@@ -217,7 +221,7 @@ static struct streams with_row(const struct coded *c, const struct coded_row *ro
     struct streams t = c->tile;
 
     t.rows++;
-    t.head_bytes += 1 + c->basis.n_blocks;
+    t.head_bytes += 1 + c->class_bytes + c->basis.n_blocks;
     for (uint32_t i = 0; i < c->basis.n_blocks; i++) {
         t.groups += row->parts[i].groups;
         t.low_bytes += row->parts[i].low_bytes;
@@ -461,9 +465,9 @@ static bool measure(struct coded *c, const uint8_t *head, uint32_t rows, uint32_
 {
     struct streams *t = &c->tile;
 
-    *t = (struct streams){.rows = rows, .head_bytes = rows * (size_t)(1 + n)};
+    *t = (struct streams){.rows = rows, .head_bytes = rows * (1 + c->class_bytes + (size_t)n)};
     for (uint32_t r = 0; r < rows; r++) {
-        head++;
+        head += 1 + c->class_bytes;
         for (uint32_t i = first; i < first + n; i++, head++) {
             const struct coded_block *b = &c->basis.blocks[i];
             const int offset = (int8_t)*head;
@@ -582,6 +586,15 @@ static bool complete_group(struct coded *c, struct taken *t, unsigned shift, uin
     return true;
 }
 
+static bool read_head(const struct coded *c, const uint8_t *src, struct coded_head *head)
+{
+    head->delta = coded_delta(src[0]);
+    head->class = 0;
+    for (unsigned i = 0; i < c->class_bytes; i++)
+        head->class |= (uint16_t)(src[1 + i] << 8 * i);
+    return !c->class_bytes || head->class < c->basis.n_classes;
+}
+
 /* A block of a row; false when it is malformed. */
 static bool read_block(struct coded *c, struct taken *t, const struct coded_block *b, int offset,
                        int16_t *k)
@@ -641,7 +654,7 @@ int coded_decode(struct coded *c, const struct codec_tile *tile, enum tile_codin
     struct taken t;
     uint32_t first;
     const uint32_t n = blocks_of(&c->basis, tile, &first);
-    uint8_t steps[CODED_BATCH];
+    struct coded_head heads[CODED_BATCH];
 
     if (!n || (coding != coding_of(c) && (coding != TILE_RANS_TABLE || coding_of(c) != TILE_RANS)))
         return -EBADMSG;
@@ -651,7 +664,7 @@ int coded_decode(struct coded *c, const struct codec_tile *tile, enum tile_codin
         r.at += TABLE_BYTES;
     }
     head = r.at;
-    if ((size_t)(r.end - r.at) < tile->n_tokens * (size_t)(1 + n) ||
+    if ((size_t)(r.end - r.at) < tile->n_tokens * (1 + c->class_bytes + (size_t)n) ||
         !measure(c, head, tile->n_tokens, first, n))
         return -EBADMSG;
     r.at += c->tile.head_bytes;
@@ -665,13 +678,15 @@ int coded_decode(struct coded *c, const struct codec_tile *tile, enum tile_codin
     for (uint32_t row = 0; row < tile->n_tokens; row += CODED_BATCH) {
         const uint32_t left = tile->n_tokens - row, m = left < CODED_BATCH ? left : CODED_BATCH;
         for (uint32_t i = 0; i < m; i++) {
-            steps[i] = *head++;
+            if (!read_head(c, head, &heads[i]))
+                return -EBADMSG;
+            head += 1 + c->class_bytes;
             for (uint32_t b = first; b < first + n; b++)
                 if (!read_block(c, &t, &c->basis.blocks[b], (int8_t)*head++,
                                 coded_k(&c->basis, &c->basis.blocks[b], i)))
                     return -EBADMSG;
         }
-        if (!coded_restore(&c->basis, c->dsp, first, n, steps, m, out + row * stride, stride))
+        if (!coded_restore(&c->basis, c->dsp, first, n, heads, m, out + row * stride, stride))
             return -EBADMSG;
     }
     return t.escapes.at == t.escapes.end ? 0 : -EBADMSG;

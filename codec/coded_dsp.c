@@ -57,6 +57,21 @@ static void scale_to_i16(const int32_t *acc, const float *mult, float scale, siz
         k[i] = nearest((float)acc[i] * (mult[i] * scale));
 }
 
+static size_t best_class(const int32_t *acc, float unit, const float *bias, size_t n)
+{
+    size_t best = 0;
+    float most = (float)acc[0] * unit + bias[0];
+
+    for (size_t k = 1; k < n; k++) {
+        const float score = (float)acc[k] * unit + bias[k];
+        if (score > most) {
+            most = score;
+            best = k;
+        }
+    }
+    return best;
+}
+
 static uint64_t sum_sq_i16(const int16_t *k, size_t n)
 {
     uint64_t sum = 0;
@@ -163,6 +178,7 @@ void coded_dsp_init(struct codec_dsp *dsp, unsigned flags)
     dsp->sum_sq_capped = sum_sq_capped;
     dsp->to_i16 = to_i16;
     dsp->scale_to_i16 = scale_to_i16;
+    dsp->best_class = best_class;
     dsp->sum_sq_i16 = sum_sq_i16;
     dsp->from_i16 = from_i16;
     dsp->from_i32 = from_i32;

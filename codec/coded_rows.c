@@ -23,10 +23,6 @@
 #define CODES_PER_NEPER  11.541560327111707 /* 8 log2(e) */
 #define PRODUCT_NORM_LOG 15                 /* of a row in the transform: below 2^15 */
 
-/* Profiles beyond these overflow f32. */
-#define SCALE_MAX 0x1p60f
-#define MEAN_MAX  0x1p100f
-
 float coded_delta(unsigned code)
 {
     static const float fraction[CODE_STEPS] = {0x1p0f,        0x1.172b84p0f, 0x1.306fep0f,
@@ -45,40 +41,24 @@ static uint32_t whole_groups(uint32_t n)
 
 _Static_assert(RANS_GROUP % GEMM_UNIT == 0, "whole groups are whole units");
 
-/* values [n][k], padded with zeros to whole groups both ways. */
-static int open_panel(const int16_t *values, uint32_t n, uint32_t k, struct codec_panel **out)
+/* values [n][stride], of which k columns, padded with zeros to whole groups both ways. */
+static int open_panel(const int16_t *values, uint32_t n, uint32_t k, size_t stride,
+                      struct codec_panel **out)
 {
     const uint32_t rows = whole_groups(n), cols = whole_groups(k);
     int16_t *padded;
     int rc;
 
-    if (rows == n && cols == k)
+    if (rows == n && cols == k && k == stride)
         return codec_panel_pack(values, n, k, out);
     padded = calloc((size_t)rows * cols, sizeof(*padded));
     if (!padded)
         return -ENOMEM;
     for (uint32_t i = 0; i < n; i++)
-        memcpy(padded + (size_t)i * cols, values + (size_t)i * k, k * sizeof(*values));
+        memcpy(padded + (size_t)i * cols, values + i * stride, k * sizeof(*values));
     rc = codec_panel_pack(padded, rows, cols, out);
     free(padded);
     return rc;
-}
-
-static bool profile_in_range(const struct codec_profile *p)
-{
-    for (uint32_t i = 0; i < p->cols; i++)
-        if (!(fabsf(p->mean[i]) <= MEAN_MAX))
-            return false;
-    for (uint32_t b = 0; b < p->n_blocks; b++) {
-        const struct codec_profile_block *block = &p->blocks[b];
-        for (uint32_t i = 0; i < block->xform.n; i++)
-            if (!(block->mult[i] <= SCALE_MAX))
-                return false;
-        for (uint32_t i = 0; i < block->cols; i++)
-            if (!(block->bscale[i] <= SCALE_MAX))
-                return false;
-    }
-    return true;
 }
 
 static int open_pre(struct coded_block *b, const uint8_t *pre)
@@ -119,38 +99,47 @@ static int open_block(struct coded_basis *basis, const struct codec_profile *p, 
     b->groups = whole_groups(b->n) / RANS_GROUP;
     b->at = basis->coefs;
     basis->coefs += whole_groups(b->n);
-    if (rc || !basis->transform)
-        return rc;
-    rc = open_panel(from->a, b->n, b->cols, &b->a);
-    return rc ? rc : open_panel(from->b, b->cols, b->n, &b->b);
+    if (!rc && basis->n_classes)
+        rc = open_panel(p->class_w + b->first_col, p->n_classes, b->cols, p->cols, &b->class_w);
+    if (!rc && basis->transform)
+        rc = open_panel(from->a, b->n, b->cols, b->cols, &b->a);
+    if (!rc && basis->transform)
+        rc = open_panel(from->b, b->cols, b->n, b->n, &b->b);
+    return rc;
 }
 
 int coded_basis_open(const struct codec_params *p, uint32_t cols, struct coded_basis *b)
 {
     const uint32_t padded = whole_groups(cols);
+    uint32_t widest;
     int rc = 0;
 
     *b = (struct coded_basis){.transform = p->mode == CODEC_XFORM, .cols = cols};
-    if (p->profile && (p->profile->cols != cols || !profile_in_range(p->profile)))
+    if (p->profile && p->profile->cols != cols)
         return -EINVAL;
     b->n_blocks = codec_blocks(cols);
     b->zeros = calloc(padded, sizeof(*b->zeros));
     b->natural = calloc(padded, sizeof(*b->natural));
-    if (!b->zeros || !b->natural)
+    b->base = calloc(padded, sizeof(*b->base));
+    if (!b->zeros || !b->natural || !b->base)
         return -ENOMEM;
-    b->mean = p->profile ? p->profile->mean : b->zeros;
+    b->mean = b->zeros;
+    if (p->profile) {
+        b->mean = p->profile->mean;
+        b->n_classes = p->profile->n_classes;
+        b->class_mean = p->profile->class_mean;
+        b->class_bias = p->profile->class_bias;
+    }
     for (uint32_t i = 0; i < b->n_blocks && !rc; i++)
         rc = open_block(b, p->profile, i);
     if (rc)
         return rc;
+    widest = padded < CODEC_BLOCK_COLS_MAX ? padded : CODEC_BLOCK_COLS_MAX;
+    widest = widest > b->n_classes ? widest : whole_groups(b->n_classes);
     b->k = calloc(CODED_BATCH * b->coefs, sizeof(*b->k));
-    if (!b->k)
-        return -ENOMEM;
-    if (!b->transform)
-        return 0;
     b->scaled = calloc((size_t)CODED_BATCH * padded, sizeof(*b->scaled));
-    b->acc = calloc((size_t)CODED_BATCH * whole_groups(CODEC_BLOCK_COLS_MAX), sizeof(*b->acc));
-    return b->scaled && b->acc ? 0 : -ENOMEM;
+    b->acc = calloc((size_t)CODED_BATCH * widest, sizeof(*b->acc));
+    return b->k && b->scaled && b->acc ? 0 : -ENOMEM;
 }
 
 void coded_basis_close(struct coded_basis *b)
@@ -159,12 +148,14 @@ void coded_basis_close(struct coded_basis *b)
         free(b->blocks[i].pre);
         codec_panel_free(b->blocks[i].a);
         codec_panel_free(b->blocks[i].b);
+        codec_panel_free(b->blocks[i].class_w);
     }
     free(b->zeros);
     free(b->scaled);
     free(b->acc);
     free(b->k);
     free(b->natural);
+    free(b->base);
 }
 
 /* --- rows to streams --- */
@@ -178,13 +169,14 @@ struct coded_rows {
     struct codec_params params;
     double code_one; /* with a profile: of a row of sensitivity 0 */
     float *centered; /* [cols] */
+    int32_t *sums;   /* [CODED_BATCH][classes] of a block */
 
     /* The rows looked at: [first, first + n) of these. */
     const float *rows;
     size_t stride;
     uint32_t first_token, first, n;
     struct coded_row row[CODED_BATCH];
-    float scale[CODED_BATCH]; /* of coefficients from the product to steps */
+    float unit[CODED_BATCH]; /* of the values that products take */
 
     /* Their streams: [CODED_BATCH][...]. */
     uint8_t *symbols, *low, *escapes;
@@ -208,12 +200,14 @@ int coded_rows_open(const struct coded_basis *b, const struct codec_dsp *dsp,
     r->dsp = dsp;
     r->levels = levels;
     r->centered = calloc(b->cols, sizeof(*r->centered));
+    r->sums = calloc((size_t)CODED_BATCH * (whole_groups(b->n_classes) + 1), sizeof(*r->sums));
     r->symbols = calloc(CODED_BATCH, b->coefs);
     r->low = calloc(CODED_BATCH, low_room(b->coefs));
     r->escapes = calloc(CODED_BATCH * b->coefs, ESCAPE_BYTES_MAX);
     r->pre = calloc(CODED_BATCH * b->coefs, sizeof(*r->pre));
     r->escaped = calloc(b->coefs / RANS_GROUP, sizeof(*r->escaped));
-    if (!r->centered || !r->symbols || !r->low || !r->escapes || !r->pre || !r->escaped) {
+    if (!r->centered || !r->sums || !r->symbols || !r->low || !r->escapes || !r->pre ||
+        !r->escaped) {
         coded_rows_close(r);
         return -ENOMEM;
     }
@@ -226,6 +220,7 @@ void coded_rows_close(struct coded_rows *r)
     if (!r)
         return;
     free(r->centered);
+    free(r->sums);
     free(r->symbols);
     free(r->low);
     free(r->escapes);
@@ -290,42 +285,28 @@ static double row_code(struct coded_rows *r, const float *row, uint32_t token, f
     return code_of((double)r->params.step * sqrt((double)capped));
 }
 
-/* Row i of the window as far as one row can go alone: to coefficients in mode rans, to what the
- * product takes in mode xform. */
-static void begin_row(struct coded_rows *r, uint32_t i, const float *row, uint32_t token)
+/* The centered row's values as products take them, their norm just below 2^15: row i of the batch.
+ */
+static void scale_row(struct coded_rows *r, uint32_t i, float norm_sq)
 {
     const struct coded_basis *basis = r->basis;
-    struct coded_row *plan = &r->row[i];
-    float norm_sq, delta;
-    const double code = row_code(r, row, token, &norm_sq);
-    const double norm_max = basis->transform ? TRANSFORM_NORM_MAX : NORM_MAX;
+    int exponent, up;
 
-    plan->fate = CODED_FALLBACK;
-    if (!isfinite(norm_sq) || !isfinite(code)) {
-        if (!row_finite(row, basis->cols))
-            plan->fate = CODED_NOT_FINITE;
-        return;
+    (void)frexpf(norm_sq, &exponent);
+    up = PRODUCT_NORM_LOG - (exponent + (exponent > 0)) / 2; /* half, rounded up */
+    r->unit[i] = ldexpf(1.0f, -up);
+    for (uint32_t b = 0; b < basis->n_blocks; b++) {
+        const struct coded_block *block = &basis->blocks[b];
+        r->dsp->to_i16(r->centered + block->first_col, block->cols, ldexpf(1.0f, up),
+                       coded_scaled(basis, block, i));
     }
-    if (!(code > -.5) || !(code < CODE_MAX + .5))
-        return;
-    plan->step = (uint8_t)lrint(code);
-    delta = coded_delta(plan->step);
-    if (!((double)norm_sq <= norm_max * norm_max * (double)delta * (double)delta))
-        return;
-    plan->fate = CODED_OK;
-    if (basis->transform) {
-        int exponent, up;
-        frexpf(norm_sq, &exponent);
-        up = PRODUCT_NORM_LOG - (exponent + (exponent > 0 ? 1 : 0)) / 2; /* half, rounded up */
-        for (uint32_t b = 0; b < basis->n_blocks; b++) {
-            const struct coded_block *block = &basis->blocks[b];
-            const size_t width = whole_groups(block->cols);
-            r->dsp->to_i16(r->centered + block->first_col, block->cols, ldexpf(1.0f, up),
-                           basis->scaled + CODED_BATCH * (size_t)block->first_col + i * width);
-        }
-        r->scale[i] = ldexpf(1.0f, -up) / delta;
-        return;
-    }
+}
+
+/* The centered row as coefficients of mode rans. */
+static void order_row(struct coded_rows *r, uint32_t i, float delta)
+{
+    const struct coded_basis *basis = r->basis;
+
     r->dsp->to_i16(r->centered, basis->cols, 1.0f / delta, basis->natural);
     for (uint32_t b = 0; b < basis->n_blocks; b++) {
         const struct coded_block *block = &basis->blocks[b];
@@ -339,6 +320,66 @@ static void begin_row(struct coded_rows *r, uint32_t i, const float *row, uint32
     }
 }
 
+/* Steps of the way from rows to coefficients. The first finds the row's step. */
+static void begin_row(struct coded_rows *r, uint32_t i, const float *row, uint32_t token)
+{
+    struct coded_row *plan = &r->row[i];
+    float norm_sq;
+    const double code = row_code(r, row, token, &norm_sq);
+
+    plan->fate = CODED_FALLBACK;
+    if (!isfinite(norm_sq) || !isfinite(code)) {
+        if (!row_finite(row, r->basis->cols))
+            plan->fate = CODED_NOT_FINITE;
+        return;
+    }
+    if (!(code > -.5) || !(code < CODE_MAX + .5))
+        return;
+    plan->fate = CODED_OK;
+    plan->step = (uint8_t)lrint(code);
+    if (r->basis->n_classes)
+        scale_row(r, i, norm_sq);
+}
+
+/* The second finds every row's class. */
+static void classify(struct coded_rows *r)
+{
+    const struct coded_basis *basis = r->basis;
+    const size_t width = whole_groups(basis->n_classes);
+
+    for (uint32_t b = 0; b < basis->n_blocks; b++) {
+        const struct coded_block *block = &basis->blocks[b];
+        codec_gemm(r->dsp, coded_scaled(basis, block, 0), whole_groups(block->cols), r->n,
+                   block->class_w, b ? r->sums : basis->acc, width);
+        for (size_t i = 0; b && i < r->n * width; i++)
+            basis->acc[i] = (int32_t)((uint32_t)basis->acc[i] + (uint32_t)r->sums[i]);
+    }
+    for (uint32_t i = 0; i < r->n; i++)
+        r->row[i].class = (uint16_t)r->dsp->best_class(basis->acc + i * width, r->unit[i],
+                                                       basis->class_bias, basis->n_classes);
+}
+
+/* The third: mode rans' coefficients, or what mode xform's product takes. */
+static void quantize_row(struct coded_rows *r, uint32_t i, const float *row)
+{
+    const struct coded_basis *basis = r->basis;
+    struct coded_row *plan = &r->row[i];
+    const float delta = coded_delta(plan->step);
+    const double norm_max = basis->transform ? TRANSFORM_NORM_MAX : NORM_MAX;
+    float norm_sq = r->dsp->center(row, basis->mean, basis->cols, r->centered);
+
+    if (basis->n_classes)
+        norm_sq = r->dsp->center(r->centered, basis->class_mean + (size_t)plan->class * basis->cols,
+                                 basis->cols, r->centered);
+    if (!((double)norm_sq <= norm_max * norm_max * (double)delta * (double)delta))
+        plan->fate = CODED_FALLBACK;
+    else if (basis->transform)
+        scale_row(r, i, norm_sq);
+    else
+        order_row(r, i, delta);
+}
+
+/* The fourth: mode xform's coefficients. */
 static void transform(struct coded_rows *r)
 {
     const struct coded_basis *basis = r->basis;
@@ -346,11 +387,12 @@ static void transform(struct coded_rows *r)
     for (uint32_t b = 0; b < basis->n_blocks; b++) {
         const struct coded_block *block = &basis->blocks[b];
         const size_t width = block->groups * RANS_GROUP;
-        codec_gemm(r->dsp, basis->scaled + CODED_BATCH * (size_t)block->first_col,
-                   whole_groups(block->cols), r->n, block->a, basis->acc, width);
+        codec_gemm(r->dsp, coded_scaled(basis, block, 0), whole_groups(block->cols), r->n, block->a,
+                   basis->acc, width);
         for (uint32_t i = 0; i < r->n; i++)
             if (r->row[i].fate == CODED_OK)
-                r->dsp->scale_to_i16(basis->acc + i * width, block->mult, r->scale[i], block->n,
+                r->dsp->scale_to_i16(basis->acc + i * width, block->mult,
+                                     r->unit[i] / coded_delta(r->row[i].step), block->n,
                                      coded_k(basis, block, i));
     }
 }
@@ -494,10 +536,17 @@ static bool finish_block(struct coded_rows *r, uint32_t i, uint32_t block_index)
 /* Looks at the rows from `first` on. */
 static void look(struct coded_rows *r, uint32_t first, uint32_t n_rows)
 {
+    const float *rows = r->rows + first * r->stride;
+
     r->first = first;
     r->n = n_rows - first < CODED_BATCH ? n_rows - first : CODED_BATCH;
     for (uint32_t i = 0; i < r->n; i++)
-        begin_row(r, i, r->rows + (first + i) * r->stride, r->first_token + first + i);
+        begin_row(r, i, rows + i * r->stride, r->first_token + first + i);
+    if (r->basis->n_classes)
+        classify(r);
+    for (uint32_t i = 0; i < r->n; i++)
+        if (r->row[i].fate == CODED_OK)
+            quantize_row(r, i, rows + i * r->stride);
     if (r->basis->transform)
         transform(r);
     for (uint32_t i = 0; i < r->n; i++)
@@ -521,11 +570,24 @@ struct coded_row *coded_rows_get(struct coded_rows *r, const float *rows, size_t
 
 /* --- coefficients to rows --- */
 
+/* What a row is added to, in a block's columns. */
+static const float *base_of(const struct coded_basis *basis, const struct coded_block *b,
+                            uint16_t class)
+{
+    const float *mean = basis->mean + b->first_col, *more;
+
+    if (!basis->n_classes)
+        return mean;
+    more = basis->class_mean + (size_t) class * basis->cols + b->first_col;
+    for (uint32_t j = 0; j < b->cols; j++)
+        basis->base[j] = mean[j] + more[j];
+    return basis->base;
+}
+
 static bool restore_values(const struct coded_basis *basis, const struct codec_dsp *dsp,
-                           const struct coded_block *b, const uint8_t *steps, uint32_t m,
+                           const struct coded_block *b, const struct coded_head *heads, uint32_t m,
                            float *out, size_t stride)
 {
-    const float *mean = basis->mean + b->first_col;
     bool good = true;
 
     for (uint32_t i = 0; i < m; i++) {
@@ -535,35 +597,37 @@ static bool restore_values(const struct coded_basis *basis, const struct codec_d
                 basis->natural[b->order[j]] = k[j];
             k = basis->natural;
         }
-        good &= dsp->from_i16(k, coded_delta(steps[i]), mean, b->cols, out + i * stride);
+        good &= dsp->from_i16(k, heads[i].delta, base_of(basis, b, heads[i].class), b->cols,
+                              out + i * stride);
     }
     return good;
 }
 
 static bool restore_transform(const struct coded_basis *basis, const struct codec_dsp *dsp,
-                              const struct coded_block *b, const uint8_t *steps, uint32_t m,
-                              float *out, size_t stride)
+                              const struct coded_block *b, const struct coded_head *heads,
+                              uint32_t m, float *out, size_t stride)
 {
     const size_t width = whole_groups(b->cols);
     bool good = true;
 
     codec_gemm(dsp, coded_k(basis, b, 0), b->groups * RANS_GROUP, m, b->b, basis->acc, width);
     for (uint32_t i = 0; i < m; i++)
-        good &= dsp->from_i32(basis->acc + i * width, b->bscale, coded_delta(steps[i]),
-                              basis->mean + b->first_col, b->cols, out + i * stride);
+        good &= dsp->from_i32(basis->acc + i * width, b->bscale, heads[i].delta,
+                              base_of(basis, b, heads[i].class), b->cols, out + i * stride);
     return good;
 }
 
 bool coded_restore(const struct coded_basis *b, const struct codec_dsp *dsp, uint32_t first,
-                   uint32_t n, const uint8_t *steps, uint32_t m, float *out, size_t stride)
+                   uint32_t n, const struct coded_head *heads, uint32_t m, float *out,
+                   size_t stride)
 {
     bool good = true;
 
     for (uint32_t i = first; i < first + n; i++) {
         const struct coded_block *block = &b->blocks[i];
         float *to = out + (block->first_col - b->blocks[first].first_col);
-        good &= b->transform ? restore_transform(b, dsp, block, steps, m, to, stride)
-                             : restore_values(b, dsp, block, steps, m, to, stride);
+        good &= b->transform ? restore_transform(b, dsp, block, heads, m, to, stride)
+                             : restore_values(b, dsp, block, heads, m, to, stride);
     }
     return good;
 }

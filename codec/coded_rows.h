@@ -38,6 +38,7 @@ struct coded_block {
     const uint16_t *order; /* rans: coefficient to column; NULL: the same */
     const float *mult, *bscale;
     struct codec_panel *a, *b;
+    struct codec_panel *class_w; /* the block's columns of it */
 };
 
 struct coded_basis {
@@ -46,12 +47,14 @@ struct coded_basis {
     size_t coefs; /* of a row, padded to whole groups in each block */
     struct coded_block blocks[CODED_BLOCKS_MAX];
     const float *mean;
-    float *zeros; /* mean, level without a profile */
-    int16_t
-        *scaled; /* [CODED_BATCH][cols padded], block after block: rows as the product takes them */
-    int32_t *acc;     /* [CODED_BATCH][block's columns or coefficients] */
-    int16_t *k;       /* [CODED_BATCH][coefs], block after block */
+    uint32_t n_classes;
+    const float *class_mean, *class_bias;
+    float *zeros;    /* mean and level without a profile */
+    int16_t *scaled; /* [CODED_BATCH][cols padded], block after block: rows as products take them */
+    int32_t *acc;    /* [CODED_BATCH][a product's columns] */
+    int16_t *k;      /* [CODED_BATCH][coefs], block after block */
     int16_t *natural; /* [cols padded]: coefficients in the columns' order */
+    float *base;      /* [cols padded]: mean and class mean */
 };
 
 /* One block of a row, ready to be put into a tile. */
@@ -73,6 +76,7 @@ enum coded_fate {
 struct coded_row {
     enum coded_fate fate;
     uint8_t step;
+    uint16_t class;
     struct coded_part parts[CODED_BLOCKS_MAX];
 };
 
@@ -97,12 +101,27 @@ void coded_rows_forget(struct coded_rows *r);
 struct coded_row *coded_rows_get(struct coded_rows *r, const float *rows, size_t stride,
                                  uint32_t n_rows, uint32_t first_token, uint32_t i);
 
+/* What a decoder knows of a row before its coefficients. */
+struct coded_head {
+    float delta;
+    uint16_t class;
+};
+
 /* m <= CODED_BATCH rows of the blocks [first, first + n): from their coefficients in basis->k to
  * their columns of out, whose column 0 is the first block's. False when a value is not finite. */
 bool coded_restore(const struct coded_basis *b, const struct codec_dsp *dsp, uint32_t first,
-                   uint32_t n, const uint8_t *steps, uint32_t m, float *out, size_t stride);
+                   uint32_t n, const struct coded_head *heads, uint32_t m, float *out,
+                   size_t stride);
 
-/* Where row i of block b is in a batch's coefficients. */
+/* Where row i of block b is in a batch's rows, and in its coefficients. */
+static inline int16_t *coded_scaled(const struct coded_basis *basis, const struct coded_block *b,
+                                    uint32_t i)
+{
+    const size_t width = (b->cols + RANS_GROUP - 1) / RANS_GROUP * RANS_GROUP;
+
+    return basis->scaled + CODED_BATCH * (size_t)b->first_col + i * width;
+}
+
 static inline int16_t *coded_k(const struct coded_basis *basis, const struct coded_block *b,
                                uint32_t i)
 {

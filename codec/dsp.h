@@ -84,7 +84,7 @@ struct codec_dsp {
 
     /* --- coded modes; x, out and k are n values, no more --- */
 
-    /* x - mean; returns the sum of their squares, which may be infinite. */
+    /* x - mean; returns the sum of their squares, which may be infinite. out may be x. */
     float (*center)(const float *x, const float *mean, size_t n, float *out);
 
     /* Sum of a[i] * b[i]. */
@@ -98,6 +98,9 @@ struct codec_dsp {
 
     /* The same of float(acc) * (mult * scale). */
     void (*scale_to_i16)(const int32_t *acc, const float *mult, float scale, size_t n, int16_t *k);
+
+    /* The first k of n of the largest float(acc[k]) * unit + bias[k], rounded twice. */
+    size_t (*best_class)(const int32_t *acc, float unit, const float *bias, size_t n);
 
     /* Sum of squares; k within +-32767. */
     uint64_t (*sum_sq_i16)(const int16_t *k, size_t n);

@@ -12,6 +12,8 @@
 /* Of a matrix row: entries' rounding must not carry it over CODEC_PROFILE_NORM_MAX. */
 #define ROW_NORM 32700.0
 
+#define CLASS_SCALE 256.0 /* class_w in class_mean */
+
 static uint64_t next(uint64_t *state) /* splitmix64 */
 {
     uint64_t z = *state += 0x9e3779b97f4a7c15u;
@@ -89,11 +91,27 @@ static int fill_block(struct codec_profile_block *b, uint64_t *state)
     return 0;
 }
 
-int codec_synth_profile(uint32_t cols, uint64_t seed, struct codec_profile **out)
+/* Any point of the space: the class is the one whose point is nearest, |x - m|^2 / 2. */
+static void fill_class(struct codec_profile *p, uint32_t class, uint64_t *state)
+{
+    float *mean = p->class_mean + (size_t) class * p->cols;
+    double norm_sq = 0.0;
+
+    for (uint32_t i = 0; i < p->cols; i++) {
+        mean[i] = (float)(.2 * gaussian(state));
+        norm_sq += (double)mean[i] * (double)mean[i];
+    }
+    p->class_bias[class] = (float)(-norm_sq / 2 * CLASS_SCALE);
+    for (uint32_t i = 0; i < p->cols; i++)
+        p->class_w[(size_t) class * p->cols + i] = (int16_t)lrint((double)mean[i] * CLASS_SCALE);
+}
+
+int codec_synth_profile(uint32_t cols, uint32_t n_classes, uint64_t seed,
+                        struct codec_profile **out)
 {
     struct codec_profile *p;
     double sum_sq = 0.0;
-    int rc = codec_profile_new(cols, NULL, 0, &p);
+    int rc = codec_profile_new(cols, NULL, n_classes, &p);
 
     if (rc)
         return rc;
@@ -103,6 +121,8 @@ int codec_synth_profile(uint32_t cols, uint64_t seed, struct codec_profile **out
     }
     p->sens_pos = -.1f;
     p->sens_bias = .5f;
+    for (uint32_t k = 0; k < n_classes; k++)
+        fill_class(p, k, &seed);
     for (uint32_t b = 0; b < p->n_blocks && !rc; b++) {
         rc = fill_block(&p->blocks[b], &seed);
         for (uint32_t i = 0; i < p->blocks[b].cols; i++)

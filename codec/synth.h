@@ -15,7 +15,8 @@
 #define SYNTH_OCTAVES 5
 
 /* The same for the same width and seed, on one machine. 0, -EINVAL or -ENOMEM. */
-int codec_synth_profile(uint32_t cols, uint64_t seed, struct codec_profile **out);
+int codec_synth_profile(uint32_t cols, uint32_t n_classes, uint64_t seed,
+                        struct codec_profile **out);
 
 /* n rows of a profile from codec_synth_profile. */
 void codec_synth_rows(const struct codec_profile *p, uint64_t seed, uint32_t n, float *rows,
