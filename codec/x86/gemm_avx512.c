@@ -30,9 +30,9 @@ static ALWAYS_INLINE __m512i add_products(__m512i sum, __m512i a, __m512i b)
 #endif
 }
 
-/* Up to TILE_ROWS rows times two panels. */
+/* Up to TILE_ROWS rows times two panels; `ahead` as in gemm_avx2.c. */
 static ALWAYS_INLINE void tile(unsigned rows, const int16_t *a, const int16_t *b, size_t k,
-                               int32_t *out, size_t ldo, bool add)
+                               const int16_t *ahead, int32_t *out, size_t ldo, bool add)
 {
     const int16_t *second = b + GEMM_COLS * k;
     __m512i sum[TILE_ROWS][2];
@@ -41,9 +41,14 @@ static ALWAYS_INLINE void tile(unsigned rows, const int16_t *a, const int16_t *b
         sum[r][0] = add ? _mm512_loadu_si512(out + r * ldo) : _mm512_setzero_si512();
         sum[r][1] = add ? _mm512_loadu_si512(out + r * ldo + GEMM_COLS) : _mm512_setzero_si512();
     }
+#pragma GCC unroll 4
     for (size_t i = 0; i < k; i += 2) {
         const __m512i b0 = _mm512_loadu_si512(b + GEMM_COLS * i);
         const __m512i b1 = _mm512_loadu_si512(second + GEMM_COLS * i);
+        if (rows > 1) {
+            _mm_prefetch((const void *)(ahead + GEMM_COLS * 2 * i), _MM_HINT_T1);
+            _mm_prefetch((const void *)(ahead + GEMM_COLS * (2 * i + 2)), _MM_HINT_T1);
+        }
         for (unsigned r = 0; r < rows; r++) {
             const __m512i pair = broadcast_pair(a + r * GEMM_LDA + i);
             sum[r][0] = add_products(sum[r][0], pair, b0);
@@ -61,34 +66,36 @@ static void gemm(const int16_t *a, size_t m, const int16_t *b, size_t n, size_t 
 {
     for (size_t col = 0; col < n; col += 2 * GEMM_COLS, b += 2 * GEMM_COLS * k) {
         const int16_t *row = a;
+        const int16_t *ahead = b + 2 * GEMM_COLS * k;
         int32_t *dst = out + col;
         size_t left = m;
         for (; left >= TILE_ROWS; left -= TILE_ROWS) {
-            tile(TILE_ROWS, row, b, k, dst, ldo, add);
+            tile(TILE_ROWS, row, b, k, ahead, dst, ldo, add);
             row += TILE_ROWS * GEMM_LDA;
+            ahead = b;
             dst += TILE_ROWS * ldo;
         }
         switch (left) {
         case 1:
-            tile(1, row, b, k, dst, ldo, add);
+            tile(1, row, b, k, ahead, dst, ldo, add);
             break;
         case 2:
-            tile(2, row, b, k, dst, ldo, add);
+            tile(2, row, b, k, ahead, dst, ldo, add);
             break;
         case 3:
-            tile(3, row, b, k, dst, ldo, add);
+            tile(3, row, b, k, ahead, dst, ldo, add);
             break;
         case 4:
-            tile(4, row, b, k, dst, ldo, add);
+            tile(4, row, b, k, ahead, dst, ldo, add);
             break;
         case 5:
-            tile(5, row, b, k, dst, ldo, add);
+            tile(5, row, b, k, ahead, dst, ldo, add);
             break;
         case 6:
-            tile(6, row, b, k, dst, ldo, add);
+            tile(6, row, b, k, ahead, dst, ldo, add);
             break;
         case 7:
-            tile(7, row, b, k, dst, ldo, add);
+            tile(7, row, b, k, ahead, dst, ldo, add);
             break;
         }
     }
