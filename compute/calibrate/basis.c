@@ -7,9 +7,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* Norm of a quantized row before rounding, which adds at most sqrt(2048) / 2. */
-#define NORM_INT 32700.0
-
 static int eigen(double *m, uint32_t n, double *values)
 {
     const int rc = LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'U', (int)n, m, (int)n, values);
@@ -30,22 +27,34 @@ static void power_of(const double *v, const double *values, double power, uint32
                 (int)n, 0, out, (int)n);
 }
 
-static void product(enum CBLAS_TRANSPOSE ta, const double *a, const double *b, uint32_t n,
-                    double *out)
+static void product(enum CBLAS_TRANSPOSE ta, enum CBLAS_TRANSPOSE tb, const double *a,
+                    const double *b, uint32_t n, double *out)
 {
-    cblas_dgemm(CblasRowMajor, ta, CblasNoTrans, (int)n, (int)n, (int)n, 1, a, (int)n, b, (int)n, 0,
-                out, (int)n);
+    cblas_dgemm(CblasRowMajor, ta, tb, (int)n, (int)n, (int)n, 1, a, (int)n, b, (int)n, 0, out,
+                (int)n);
 }
 
-/* Eigenvectors come by rising value. */
-static void reverse_columns(double *m, uint32_t n)
+static void swap(double *a, double *b)
 {
-    for (size_t i = 0; i < n; i++)
-        for (size_t j = 0; j < n / 2; j++) {
-            const double low = m[i * n + j];
-            m[i * n + j] = m[i * n + n - 1 - j];
-            m[i * n + n - 1 - j] = low;
-        }
+    const double old = *a;
+
+    *a = *b;
+    *b = old;
+}
+
+int basis_klt(double *m, uint32_t n, double *values)
+{
+    const int rc = eigen(m, n, values);
+
+    /* Vectors are columns, by rising value: to rows, by falling value. */
+    for (size_t i = 0; i < n && rc == 0; i++)
+        for (size_t j = 0; j < i; j++)
+            swap(&m[i * n + j], &m[j * n + i]);
+    for (size_t i = 0; i < n / 2 && rc == 0; i++) {
+        cblas_dswap((int)n, m + i * n, 1, m + (n - 1 - i) * n, 1);
+        swap(&values[i], &values[n - 1 - i]);
+    }
+    return rc;
 }
 
 int basis_make(double *c, double *g, uint32_t n, double *a, double *b)
@@ -60,15 +69,14 @@ int basis_make(double *c, double *g, uint32_t n, double *a, double *b)
         goto out;
 
     power_of(g, values, .5, n, a, root);
-    product(CblasNoTrans, root, c, n, a);
-    product(CblasNoTrans, a, root, n, c); /* C as seen through G^(1/2) */
-    power_of(g, values, -.5, n, a, b);    /* the root's inverse */
-    rc = eigen(c, n, values);
+    product(CblasNoTrans, CblasNoTrans, root, c, n, a);
+    product(CblasNoTrans, CblasNoTrans, a, root, n, c); /* C as seen through G^(1/2) */
+    power_of(g, values, -.5, n, a, b);                  /* the root's inverse */
+    rc = basis_klt(c, n, values);
     if (rc)
         goto out;
-    reverse_columns(c, n);
-    product(CblasTrans, c, root, n, a);
-    product(CblasNoTrans, b, c, n, g);
+    product(CblasNoTrans, CblasNoTrans, c, root, n, a);
+    product(CblasNoTrans, CblasTrans, b, c, n, g);
     cblas_dcopy((int)(n * n), g, 1, b, 1);
 out:
     free(root);
@@ -81,8 +89,8 @@ void basis_quantize(const double *m, uint32_t rows, uint32_t cols, int16_t *q, f
     for (uint32_t i = 0; i < rows; i++, m += cols, q += cols) {
         const double norm = cblas_dnrm2((int)cols, m, 1);
 
-        scale[i] = (float)(norm / NORM_INT);
+        scale[i] = (float)(norm / (double)BASIS_NORM);
         for (uint32_t j = 0; j < cols; j++)
-            q[j] = norm > 0 ? (int16_t)rint(m[j] / norm * NORM_INT) : 0;
+            q[j] = norm > 0 ? (int16_t)rint(m[j] / norm * (double)BASIS_NORM) : 0;
     }
 }

@@ -10,6 +10,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Norm of a row of integers before rounding, which adds at most sqrt(2048) / 2 to it. */
+#define BASIS_NORM 32700.0f
+
+/* The KLT: m[n][n] symmetric becomes its eigenvectors, one a row, by falling eigenvalue, values[n].
+ * 0, -ENOMEM, -EDOM as below. */
+int basis_klt(double *m, uint32_t n, double *values);
+
 /*
  * c, g  [n][n] symmetric, c at least positive semidefinite, g definite; destroyed
  * a     [n][n] forward: rows are the basis, in falling order of their coefficient's variance

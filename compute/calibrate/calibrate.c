@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "compute/calibrate/basis.h"
+#include "compute/calibrate/classes.h"
 #include "compute/calibrate/gram.h"
 #include "compute/calibrate/levels.h"
 #include "compute/calibrate/sensitivity.h"
@@ -26,8 +27,10 @@ struct calibration {
     struct team *team;
     const struct calibrate_data *d;
     struct codec_profile *p;
-    float *norm;    /* [n] of the rows */
-    float *typical; /* [n] 1, or 0 for a row to be left out; */
+    float *norm;        /* [n] of the rows */
+    float *rest;        /* [n][cols] the rows without mean and class mean */
+    uint16_t *class_of; /* [n] */
+    float *typical;     /* [n] 1, or 0 for a row to be left out; */
     size_t n_typical;
     float *grad_sq; /* [n][samples] squared norms */
     float *y, *f;   /* [n] sensitivity, seen and predicted */
@@ -85,6 +88,24 @@ static int set_mean(struct calibration *c)
         c->p->mean[i] = (float)(sum[i] / (double)c->n_typical);
     free(sum);
     return 0;
+}
+
+static int set_classes(struct calibration *c)
+{
+    const struct calibrate_data *d = c->d;
+    const struct gram_rows rows = {
+        .x = d->rows, .n = d->n, .stride = d->cols, .center = c->p->mean};
+    const int rc = d->classes ? classes_make(c->team, &rows, c->typical, c->p, c->class_of) : 0;
+
+    for (size_t t = 0; t < d->n && rc == 0; t++) {
+        const float *mean = d->classes ? c->p->class_mean + (size_t)c->class_of[t] * d->cols : NULL;
+
+        for (uint32_t i = 0; i < d->cols; i++) {
+            const size_t at = t * d->cols + i;
+            c->rest[at] = d->rows[at] - c->p->mean[i] - (mean ? mean[i] : 0);
+        }
+    }
+    return rc;
 }
 
 /* --- sensitivity, metric --------------------------------------------------------------------- */
@@ -157,8 +178,7 @@ static int make_metric(struct calibration *c, uint32_t first, uint32_t cols, dou
 
 static int make_covariance(struct calibration *c, uint32_t first, uint32_t cols, double *cov)
 {
-    const struct gram_rows rows = {
-        .x = c->d->rows, .n = c->d->n, .stride = c->d->cols, .center = c->p->mean};
+    const struct gram_rows rows = {.x = c->rest, .n = c->d->n, .stride = c->d->cols};
     const int rc = gram(c->team, &rows, first, cols, c->typical, cov);
 
     for (size_t i = 0; i < (size_t)cols * cols; i++)
@@ -186,17 +206,16 @@ static void coefficients(const struct sigmas_task *k, uint32_t i, uint32_t count
     size_t row = 0;
 
     for (size_t t = 0; t < d->n; t++) {
-        const float *x = d->rows + t * d->cols + k->b->first_col;
-        const float *mean = k->c->p->mean + k->b->first_col;
+        const float *x = k->c->rest + t * d->cols + k->b->first_col;
 
         if (k->c->typical[t] == 0)
             continue;
         for (uint32_t j = 0; j < count; j++) {
             const double *a = k->basis ? k->basis + (size_t)(i + j) * k->b->cols : NULL;
-            double sum = a ? 0 : (double)(x[i + j] - mean[i + j]);
+            double sum = a ? 0 : (double)x[i + j];
 
             for (uint32_t col = 0; a && col < k->b->cols; col++)
-                sum += a[col] * (double)(x[col] - mean[col]);
+                sum += a[col] * (double)x[col];
             y[j * k->c->n_typical + row] = (float)sum;
         }
         row++;
@@ -296,20 +315,25 @@ int calibrate_profile(struct team *team, const struct calibrate_data *data,
         .team = team,
         .d = data,
         .norm = malloc(n * sizeof(float)),
+        .rest = malloc(n * data->cols * sizeof(float)),
+        .class_of = malloc(n * sizeof(uint16_t)),
         .typical = malloc(n * sizeof(float)),
         .grad_sq = malloc(samples * sizeof(float)),
         .y = malloc(n * sizeof(float)),
         .f = malloc(n * sizeof(float)),
         .weight = malloc(samples * sizeof(float)),
     };
-    int rc = codec_profile_new(data->cols, NULL, 0, &c.p);
+    int rc = codec_profile_new(data->cols, NULL, data->classes, &c.p);
 
-    if (rc == 0 && (!c.norm || !c.typical || !c.grad_sq || !c.y || !c.f || !c.weight))
+    if (rc == 0 && (!c.norm || !c.rest || !c.class_of || !c.typical || !c.grad_sq || !c.y || !c.f ||
+                    !c.weight))
         rc = -ENOMEM;
     if (rc == 0)
         rc = set_norms(&c);
     if (rc == 0)
         rc = set_mean(&c);
+    if (rc == 0)
+        rc = set_classes(&c);
     if (rc == 0)
         rc = set_sensitivity(&c);
     if (rc == 0)
@@ -317,6 +341,8 @@ int calibrate_profile(struct team *team, const struct calibrate_data *data,
     for (uint32_t i = 0; rc == 0 && i < c.p->n_blocks; i++)
         rc = fill_block(&c, &c.p->blocks[i]);
     free(c.norm);
+    free(c.rest);
+    free(c.class_of);
     free(c.typical);
     free(c.grad_sq);
     free(c.y);

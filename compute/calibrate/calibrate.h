@@ -13,12 +13,13 @@
 struct calibrate_data {
     size_t n; /* tokens */
     uint32_t cols, samples;
+    uint32_t classes;      /* 0: none */
     const float *rows;     /* f32[n][cols] */
     const uint32_t *token; /* [n] place in the sequence */
     const float *grads;    /* f32[n][samples][cols] of -log p(y) by the row, y drawn from p */
 };
 
-/* Besides the data it takes about n * (cols + 2) floats, and per block 5 f64[cols][cols]. The
+/* Besides the data it takes about 2 * n * cols floats, and per block 5 f64[cols][cols]. The
  * profile lacks fingerprint, split and curves. 0, -EDOM (rows or gradients not finite), -ENOMEM. */
 int calibrate_profile(struct team *team, const struct calibrate_data *data,
                       struct codec_profile **out);

@@ -25,11 +25,14 @@
 #define WINDOWS_MAX     1024u
 #define SAMPLES_DEFAULT 4u
 #define CURVE_WINDOWS   4u
+#define CLASSES_AUTO    UINT32_MAX
+#define CLASS_TOKENS    32u
 
 enum {
     OPT_TEXT = OPT_OWN,
     OPT_CHUNKS,
     OPT_SAMPLES,
+    OPT_CLASSES,
     OPT_SHOW,
     OPT_JSON,
 };
@@ -39,6 +42,7 @@ struct calibrate_options {
     struct split_options split;
     struct eval_text_options text;
     uint32_t samples;
+    uint32_t classes; /* CLASSES_AUTO: by the text's length */
     uint64_t seed;
     const char *out, *show;
     bool json;
@@ -52,6 +56,8 @@ static const struct argp_option options[] = {
      2},
     {"split", OPT_SPLIT, "N", 0, "Layers at the edge (default: a third of the model's)", 3},
     {"samples", OPT_SAMPLES, "N", 0, "Gradients for each token (default: 4)", 3},
+    {"classes", OPT_CLASSES, "N", 0,
+     "Classes of rows, 0 to 1024 (default: one for 32 tokens, a power of two)", 3},
     {"seed", OPT_SEED, "N", 0, "Seed of what is drawn (default: 0)", 3},
     {"output", 'o', "FILE", 0, "Where the profile goes", 4},
     {"show", OPT_SHOW, "FILE", 0, "Print what a profile is for, and its curves; needs no model", 5},
@@ -82,6 +88,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         state->child_inputs[0] = &o->model;
         o->split.split = -1;
         o->samples = SAMPLES_DEFAULT;
+        o->classes = CLASSES_AUTO;
         return 0;
     case OPT_TEXT:
         o->text.path = arg;
@@ -94,6 +101,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_SAMPLES:
         o->samples = opt_u32(state, "--samples", arg, 1, 64);
+        return 0;
+    case OPT_CLASSES:
+        o->classes = opt_u32(state, "--classes", arg, 0, CODEC_CLASSES_MAX);
         return 0;
     case OPT_SEED:
         o->seed = opt_u64(state, "--seed", arg);
@@ -139,6 +149,10 @@ static int read_text(const struct calibrate_options *o, const struct model *m, s
         return rc;
     if (!o->text.chunks && t->n > WINDOWS_DEFAULT * EVAL_WINDOW)
         t->n = WINDOWS_DEFAULT * EVAL_WINDOW;
+    if (o->classes != CLASSES_AUTO && o->classes > t->n) {
+        log_error("--classes %u: more than the %u tokens", o->classes, t->n);
+        return EXIT_USAGE;
+    }
     if (t->n < WINDOWS_MIN * EVAL_WINDOW || t->n > WINDOWS_MAX * EVAL_WINDOW) {
         log_error("%s: %u windows of %u tokens; calibration takes %u to %u", o->text.path,
                   t->n / EVAL_WINDOW, EVAL_WINDOW, WINDOWS_MIN, WINDOWS_MAX);
@@ -147,12 +161,23 @@ static int read_text(const struct calibrate_options *o, const struct model *m, s
     return EXIT_OK;
 }
 
-static int make_profile(struct team *team, const struct gathered *g, struct codec_profile **p)
+static uint32_t choose_classes(uint32_t tokens)
+{
+    uint32_t n = 1;
+
+    while (n < CODEC_CLASSES_MAX && 2 * n <= tokens / CLASS_TOKENS)
+        n *= 2;
+    return n;
+}
+
+static int make_profile(const struct calibrate_options *o, struct team *team,
+                        const struct gathered *g, struct codec_profile **p)
 {
     const struct calibrate_data data = {
         .n = g->n,
         .cols = g->cols,
         .samples = g->samples,
+        .classes = o->classes == CLASSES_AUTO ? choose_classes(g->n) : o->classes,
         .rows = g->rows,
         .token = g->token,
         .grads = g->grads,
@@ -180,7 +205,7 @@ static int calibrate(const struct calibrate_options *o, const struct model *m,
         rc = gather(m, &pass, team, split, text, o->samples, o->seed, &g);
     if (rc == EXIT_OK) {
         log_info("statistics of %u rows", g.n);
-        rc = make_profile(team, &g, &p);
+        rc = make_profile(o, team, &g, &p);
     }
     if (rc == EXIT_OK) {
         memcpy(p->fingerprint, stage_info(pass.parts[0])->fingerprint, sizeof(p->fingerprint));
