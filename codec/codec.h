@@ -47,6 +47,9 @@ enum codec_tau_rule {
     CODEC_TAU_ABS = 1,  /* T = tau */
 };
 
+/* "f32", "f16", "tsq", "rans", "xform". */
+const char *codec_mode_name(enum codec_mode mode);
+
 struct codec_profile;
 
 struct codec_params {

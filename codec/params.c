@@ -11,6 +11,13 @@
 #include "codec/tile.h"
 #include "codec/tsq.h"
 
+const char *codec_mode_name(enum codec_mode mode)
+{
+    static const char *const names[CODEC_MODES] = {"f32", "f16", "tsq", "rans", "xform"};
+
+    return names[mode];
+}
+
 struct codec_params codec_params_default(enum codec_mode mode)
 {
     return (struct codec_params){

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Codec parameters as text: "f32", "f16", "tsq", or tsq with some of its parameters, e.g.
- * "tsq:tau=4,delta=.08,qmin=2,qmax=8". tau_abs=T instead of tau sets an absolute threshold.
+ * Codec parameters as text: "f32", "f16", "tsq", "rans" or "xform", the latter three with some of
+ * their parameters if wished, e.g. "tsq:tau=4,delta=.08,qmin=2,qmax=8" or "xform:step=.0115".
+ * tau_abs=T instead of tau sets an absolute threshold. The profile is not among them.
  */
 #ifndef ISTHMUS_CONTROL_CODEC_ARG_H
 #define ISTHMUS_CONTROL_CODEC_ARG_H
@@ -17,7 +18,7 @@
  */
 int codec_arg_parse(const char *text, struct codec_params *p, char *err);
 
-/* The whole parameters, so that parsing them gives p again. Returns buf. */
+/* The whole parameters but the profile, so that parsing them gives p again. Returns buf. */
 char *codec_arg_format(const struct codec_params *p, char buf[CODEC_ARG_MAX]);
 
 #endif

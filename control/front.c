@@ -167,6 +167,11 @@ int front_local(struct front *f)
     return EXIT_OK;
 }
 
+int front_plan(struct front *f)
+{
+    return split_plan(&f->o->split, &f->model, &f->plan);
+}
+
 /* Until the cloud is there, so that no answer's time to the first token counts its start. */
 static int await_cloud(struct front *f, const char *uri, uint64_t timeout_ns)
 {
@@ -194,7 +199,7 @@ int front_join(struct front *f, const char *uri, unsigned threads, int first_cor
                uint64_t connect_timeout_ns)
 {
     const struct front_options *o = f->o;
-    int rc = open_stage(f, f->split, threads, first_core);
+    int rc = open_stage(f, f->plan.split, threads, first_core);
     if (rc != EXIT_OK)
         return rc;
 
@@ -207,7 +212,7 @@ int front_join(struct front *f, const char *uri, unsigned threads, int first_cor
     const struct edge_params params = {
         .stage = f->stage,
         .port = f->port,
-        .codec = o->split.codec,
+        .codec = f->plan.codec,
         .chunk_tokens = o->chunk_tokens,
         .max_sessions = o->parallel,
     };
@@ -228,6 +233,7 @@ void front_close(struct front *f)
     team_close(f->team);
     requests_free(&f->requests);
     free(f->prompt);
+    split_plan_free(&f->plan);
     model_close(&f->model);
     child_stop(&f->cloud);
 }

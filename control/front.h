@@ -16,6 +16,7 @@
 #include "control/netem_arg.h"
 #include "control/options.h"
 #include "control/requests.h"
+#include "control/split_plan.h"
 #include "dataplane/port.h"
 
 struct front_options {
@@ -43,8 +44,8 @@ struct front {
     struct stage *stage;
     struct port *port;
     struct engine *engine;
-    uint32_t split;     /* 0: local */
-    struct child cloud; /* pid 0: not ours */
+    struct split_plan plan; /* split 0: local */
+    struct child cloud;     /* pid 0: not ours */
 };
 
 /* Read and check everything that can be wrong before a stage is loaded. EXIT_OK or an exit code,
@@ -54,8 +55,11 @@ int front_open(struct front *f, const struct front_options *o);
 /* Load the whole model. */
 int front_local(struct front *f);
 
-/* Load layers [0, f->split) and join the cloud at uri. The threads and first core are those of the
- * options, or else the ones given. */
+/* Decide where to cut and what carries the rows: f->plan. */
+int front_plan(struct front *f);
+
+/* Load layers [0, f->plan.split) and join the cloud at uri. The threads and first core are those of
+ * the options, or else the ones given. */
 int front_join(struct front *f, const char *uri, unsigned threads, int first_core,
                uint64_t connect_timeout_ns);
 

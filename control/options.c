@@ -103,10 +103,15 @@ const struct argp model_argp = {model_options, model_parse, NULL, NULL, NULL, NU
  */
 
 static const struct argp_option split_option_list[] = {
-    {"split", OPT_SPLIT, "N", 0, "Layers at the edge (default: a third of the model's)", 2},
+    {"split", OPT_SPLIT, "N", 0,
+     "Layers at the edge (default: the profile's, or a third of the model's)", 2},
     {"codec", OPT_CODEC, "CODEC", 0,
-     "How activations are compressed: tsq (default), f16, f32, or "
-     "tsq:tau=4,delta=.08,qmin=2,qmax=8",
+     "How activations are compressed: tsq (default) or tsq:tau=4,delta=.08,qmin=2,qmax=8; rans, "
+     "xform (default with --profile) or xform:step=.0115; f16; f32",
+     2},
+    {"profile", OPT_PROFILE, "FILE", 0,
+     "What `isthmus calibrate` learned of this model at this split, for xform and rans; the same "
+     "at both ends",
      2},
     {0},
 };
@@ -126,6 +131,9 @@ static error_t split_parse(int key, char *arg, struct argp_state *state)
         if (codec_arg_parse(arg, &o->codec, err) < 0)
             argp_error(state, "%s", err);
         o->codec_given = true;
+        return 0;
+    case OPT_PROFILE:
+        o->profile = arg;
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

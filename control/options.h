@@ -26,6 +26,7 @@ enum {
     OPT_CTX,
     OPT_SPLIT,
     OPT_CODEC,
+    OPT_PROFILE,
     OPT_TEMP,
     OPT_TOP_K,
     OPT_TOP_P,
@@ -46,11 +47,12 @@ struct model_options {
 };
 extern const struct argp model_argp;
 
-/* --split N, --codec C. */
+/* --split N, --codec C, --profile FILE; split_plan.h makes a plan of them. */
 struct split_options {
     int32_t split; /* layers at the edge; -1: not given */
     struct codec_params codec;
     bool codec_given;
+    const char *profile; /* NULL: not given */
 };
 extern const struct argp split_argp;
 

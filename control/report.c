@@ -9,6 +9,7 @@
 #include "control/cmd.h"
 #include "control/codec_arg.h"
 #include "control/log.h"
+#include "control/profile.h"
 #include "control/utf8.h"
 
 static void set(json_t *o, const char *key, json_t *value)
@@ -77,7 +78,7 @@ static void set_run(json_t *o, struct front *f)
 {
     struct engine_stats s;
     engine_stats(f->engine, &s);
-    char codec[CODEC_ARG_MAX];
+    char codec[CODEC_ARG_MAX], profile[33];
     set(o, "wire_bytes_up", json_integer((json_int_t)s.wire_bytes_up));
     set(o, "wire_bytes_down", json_integer((json_int_t)s.wire_bytes_down));
     set(o, "bytes_per_token", real(ratio(s.tile_bytes_up, s.rows_up)));
@@ -86,9 +87,12 @@ static void set_run(json_t *o, struct front *f)
     set(o, "link_rtt_us_p50", real((double)s.link_rtt_ns_p50 / 1e3));
     set(o, "port", json_string(s.port));
     set(o, "cipher", json_string("none"));
-    set(o, "split", f->split ? json_integer(f->split) : json_null());
+    set(o, "split", f->plan.split ? json_integer(f->plan.split) : json_null());
     set(o, "codec",
-        f->split ? json_string(codec_arg_format(&f->o->split.codec, codec)) : json_null());
+        f->plan.split ? json_string(codec_arg_format(&f->plan.codec, codec)) : json_null());
+    set(o, "profile",
+        f->plan.codec.profile ? json_string(profile_hex(f->plan.codec.profile->hash, profile))
+                              : json_null());
     set(o, "edge_rss_bytes", json_integer((json_int_t)process_rss_bytes(0)));
     set(o, "edge_eal_rss_bytes", json_integer((json_int_t)s.eal_rss_bytes));
     if (f->cloud.pid) {
@@ -143,7 +147,7 @@ int report_totals_json(struct front *f, const struct report_totals *t)
 /* ", 342 bytes a token (...), split 10+20, ..." */
 static void wire_line(const struct front *f, char *buf, size_t n)
 {
-    if (!f->split) {
+    if (!f->plan.split) {
         snprintf(buf, n, "not split");
         return;
     }
@@ -155,9 +159,10 @@ static void wire_line(const struct front *f, char *buf, size_t n)
     snprintf(buf, n,
              "%.0f bytes/token by %s (%.2f bits/value, %.1fx less than f16), %.0f with headers | "
              "RTT %.1f us | split %u+%u over %s, not encrypted",
-             bytes, codec_arg_format(&f->o->split.codec, codec), bits_per_value(f, &s),
+             bytes, codec_arg_format(&f->plan.codec, codec), bits_per_value(f, &s),
              bytes > 0 ? f16_bytes / bytes : 0, ratio(s.wire_bytes_up, s.rows_up),
-             (double)s.link_rtt_ns_p50 / 1e3, f->split, f->model.n_layers - f->split, s.port);
+             (double)s.link_rtt_ns_p50 / 1e3, f->plan.split, f->model.n_layers - f->plan.split,
+             s.port);
 }
 
 void report_run_line(const struct front *f, const struct generation *g)

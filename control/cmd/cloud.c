@@ -9,6 +9,7 @@
 #include "control/model.h"
 #include "control/netem_arg.h"
 #include "control/options.h"
+#include "control/split_plan.h"
 #include "control/signals.h"
 #include "dataplane/pipeline/pipeline.h"
 
@@ -118,12 +119,14 @@ int cmd_cloud(int argc, char **argv)
     int rc = model_open(o.model.path, false, &m);
     if (rc != EXIT_OK)
         return rc;
-    const int split = split_resolve(&o.split, m.n_layers, m.path);
-    rc = split < 0 ? EXIT_USAGE : model_team(&o.model, 1, 1, &team);
+    struct split_plan plan = {0};
+    rc = split_plan(&o.split, &m, &plan);
+    if (rc == EXIT_OK)
+        rc = model_team(&o.model, 1, 1, &team);
     if (rc != EXIT_OK)
         goto out;
     const struct stage_params stage_params = {
-        .first_layer = (uint32_t)split,
+        .first_layer = plan.split,
         .max_rows = o.chunk_tokens > o.max_sessions ? o.chunk_tokens : o.max_sessions,
         .max_seqs = o.max_sessions,
         .n_ctx = o.model.ctx,
@@ -143,7 +146,7 @@ int cmd_cloud(int argc, char **argv)
     const struct cloud_params params = {
         .stage = stage,
         .port = port,
-        .codec = o.split.codec,
+        .codec = plan.codec,
         .max_sessions = o.max_sessions,
     };
     if (cloud_open(&params, port_now_ns(), &cloud, err) < 0) {
@@ -153,13 +156,14 @@ int cmd_cloud(int argc, char **argv)
     }
     cloud_set_clock(cloud, cloud_clock, NULL);
     if (!o.once)
-        log_info("layers %d to %u of %s at %s", split, m.n_layers - 1, m.path, o.port);
+        log_info("layers %u to %u of %s at %s", plan.split, m.n_layers - 1, m.path, o.port);
     rc = serve(cloud, port, o.once);
 out:
     cloud_close(cloud);
     port_close(port);
     stage_close(stage);
     team_close(team);
+    split_plan_free(&plan);
     model_close(&m);
     return rc;
 }

@@ -54,12 +54,10 @@ int cmd_edge(int argc, char **argv)
 
     struct front f;
     int rc = front_open(&f, &o.front);
-    if (rc == EXIT_OK) {
-        const int split = split_resolve(&o.front.split, f.model.n_layers, f.model.path);
-        f.split = split < 0 ? 0 : (uint32_t)split;
-        rc = split < 0 ? EXIT_USAGE
-                       : front_join(&f, o.port, 1, 0, o.connect_s * UINT64_C(1000000000));
-    }
+    if (rc == EXIT_OK)
+        rc = front_plan(&f);
+    if (rc == EXIT_OK)
+        rc = front_join(&f, o.port, 1, 0, o.connect_s * UINT64_C(1000000000));
     if (rc == EXIT_OK)
         rc = front_answer(&f);
     front_close(&f);

@@ -19,6 +19,7 @@
 #include "control/log.h"
 #include "control/model.h"
 #include "control/options.h"
+#include "control/split_plan.h"
 
 #define CODECS_MAX 64u
 
@@ -44,6 +45,9 @@ struct eval_options {
     unsigned n_splits;
     struct codec_params codecs[CODECS_MAX];
     unsigned n_codecs;
+    const char *profile_paths[SPLITPASS_CUTS_MAX];
+    unsigned n_profiles;
+    struct codec_profile *profiles[SPLITPASS_CUTS_MAX]; /* of splits[]; NULL: none */
     uint32_t rows;
     bool exact;
     enum eval_format format;
@@ -62,10 +66,17 @@ static const struct argp_option options[] = {
      2},
     {"items", OPT_ITEMS, "N", 0, "Only the first N items of the suite", 2},
     {"split", OPT_SPLIT, "N,...", 0,
-     "Layers at the edge, one or more (default: a third of the model's); may be given many times",
+     "Layers at the edge, one or more (default: the profiles', or a third of the model's); may be "
+     "given many times",
      3},
     {"codec", OPT_CODEC, "CODEC", 0,
-     "tsq (default), f16, f32, or tsq:tau=4,delta=.08,qmin=2,qmax=8; may be given many times", 3},
+     "tsq (default) or tsq:tau=4,delta=.08,qmin=2,qmax=8; rans, xform (default with --profile) or "
+     "xform:step=.0115; f16; f32; may be given many times",
+     3},
+    {"profile", OPT_PROFILE, "FILE", 0,
+     "What `isthmus calibrate` learned of this model at a split, for xform and rans there; may be "
+     "given many times, once for each split",
+     3},
     {"rows", OPT_ROWS, "N", 0,
      "Rows in a message, which share its packets: 64 (default) as in prefill, 1 as in decode", 3},
     {"exact", OPT_EXACT, NULL, 0,
@@ -114,6 +125,14 @@ static void set_format(struct argp_state *state, struct eval_options *o, const c
         argp_error(state, "--format %s: must be jsonl, md or csv", arg);
 }
 
+static bool uses_profile(const struct eval_options *o)
+{
+    for (unsigned i = 0; i < o->n_codecs; i++)
+        if (split_profile_is_for(o->codecs[i].mode))
+            return true;
+    return false;
+}
+
 static void check_options(struct argp_state *state, struct eval_options *o)
 {
     if (!o->text.path && !o->suite)
@@ -127,7 +146,9 @@ static void check_options(struct argp_state *state, struct eval_options *o)
     if (o->model.ctx)
         argp_error(state, "--ctx: windows always have %u tokens here", EVAL_WINDOW);
     if (o->n_codecs == 0)
-        o->codecs[o->n_codecs++] = codec_params_default(CODEC_TSQ);
+        o->codecs[o->n_codecs++] = codec_params_default(o->n_profiles ? CODEC_XFORM : CODEC_TSQ);
+    if (o->n_profiles && !uses_profile(o))
+        argp_error(state, "--profile: no --codec given uses one: add rans or xform");
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -163,6 +184,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "--codec: at most %u of them", CODECS_MAX);
         if (codec_arg_parse(arg, &o->codecs[o->n_codecs++], err) < 0)
             argp_error(state, "%s", err);
+        return 0;
+    case OPT_PROFILE:
+        if (o->n_profiles == SPLITPASS_CUTS_MAX)
+            argp_error(state, "--profile: at most %u of them", SPLITPASS_CUTS_MAX);
+        o->profile_paths[o->n_profiles++] = arg;
         return 0;
     case OPT_ROWS:
         o->rows = opt_u32(state, "--rows", arg, 1, EVAL_WINDOW);
@@ -205,11 +231,15 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The splits proved against the model, in order, each once. */
-static int resolve_splits(struct eval_options *o, const struct model *m)
+/* The splits proved against the model, in order, each once. Without any: the profiles'. */
+static int resolve_splits(struct eval_options *o, const struct model *m,
+                          struct codec_profile *const *profiles)
 {
     unsigned n = 0;
 
+    if (o->n_splits == 0)
+        for (unsigned i = 0; i < o->n_profiles; i++)
+            o->splits[o->n_splits++] = profiles[i]->split;
     if (o->n_splits == 0) {
         const struct split_options none = {.split = -1};
         const int split = split_resolve(&none, m->n_layers, m->path);
@@ -228,6 +258,44 @@ static int resolve_splits(struct eval_options *o, const struct model *m)
             o->splits[n++] = o->splits[i];
     o->n_splits = n;
     return EXIT_OK;
+}
+
+/* Put a profile at its split. Taken from *profile. */
+static int place_profile(struct eval_options *o, const char *path, struct codec_profile **profile)
+{
+    unsigned at = 0;
+
+    while (at < o->n_splits && o->splits[at] != (*profile)->split)
+        at++;
+    if (at == o->n_splits) {
+        log_error("profile %s is for split %u, which is not evaluated: add --split %u", path,
+                  (*profile)->split, (*profile)->split);
+        return EXIT_USAGE;
+    }
+    if (o->profiles[at]) {
+        log_error("profile %s: another one is for split %u too", path, (*profile)->split);
+        return EXIT_USAGE;
+    }
+    o->profiles[at] = *profile;
+    *profile = NULL;
+    return EXIT_OK;
+}
+
+/* Splits and the profiles at them. */
+static int plan_splits(struct eval_options *o, const struct model *m)
+{
+    struct codec_profile *read[SPLITPASS_CUTS_MAX] = {NULL};
+    int rc = EXIT_OK;
+
+    for (unsigned i = 0; i < o->n_profiles && rc == EXIT_OK; i++)
+        rc = split_profile_read(o->profile_paths[i], m, &read[i]);
+    if (rc == EXIT_OK)
+        rc = resolve_splits(o, m, read);
+    for (unsigned i = 0; i < o->n_profiles && rc == EXIT_OK; i++)
+        rc = place_profile(o, o->profile_paths[i], &read[i]);
+    for (unsigned i = 0; i < o->n_profiles; i++)
+        codec_profile_free(read[i]);
+    return rc;
 }
 
 /* --- the command ----------------------------------------------------------------------------- */
@@ -269,6 +337,7 @@ static int evaluate(struct command_state *c, bool exact)
         .n_codecs = c->o.n_codecs,
         .splits = c->o.splits,
         .n_splits = c->o.n_splits,
+        .profiles = c->o.profiles,
         .message_rows = c->o.rows,
         .ctx = larger(c->text.n ? EVAL_WINDOW : 1, c->suite.longest),
         .n_seqs = c->suite.n ? EVAL_CHOICE_SEQS : 1,
@@ -295,7 +364,7 @@ static int prepare(struct command_state *c)
 {
     struct eval_options *o = &c->o;
 
-    int rc = resolve_splits(o, &c->model);
+    int rc = plan_splits(o, &c->model);
     if (rc == EXIT_OK && o->plot)
         rc = eval_plot_check(o->plot);
     if (rc == EXIT_OK && o->text.path)
@@ -332,6 +401,8 @@ int cmd_eval(int argc, char **argv)
     if (rc == EXIT_OK && c.o.plot)
         rc = eval_plot(c.o.plot, c.results, c.n_results);
 
+    for (unsigned i = 0; i < SPLITPASS_CUTS_MAX; i++)
+        codec_profile_free(c.o.profiles[i]);
     free(c.results);
     eval_suite_free(&c.suite);
     eval_text_free(&c.text);

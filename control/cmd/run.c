@@ -40,9 +40,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->local = true;
         return 0;
     case ARGP_KEY_END:
-        if (o->local &&
-            (o->front.split.split >= 0 || o->front.split.codec_given || o->front.netem.text))
-            argp_error(state, "--local does not split: leave out --split, --codec and --netem");
+        if (o->local && (o->front.split.split >= 0 || o->front.split.codec_given ||
+                         o->front.split.profile || o->front.netem.text))
+            argp_error(state, "--local does not split: leave out --split, --codec, --profile and "
+                              "--netem");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -87,7 +88,7 @@ static int start_cloud(struct front *f, const char *uri, const struct placement 
     const struct front_options *o = f->o;
     char split[16], codec[CODEC_ARG_MAX], threads[16], core[16], mask[16], ctx[16], parallel[16],
         chunk[16];
-    snprintf(split, sizeof split, "%u", f->split);
+    snprintf(split, sizeof split, "%u", f->plan.split);
     snprintf(threads, sizeof threads, "%u", p->threads);
     snprintf(core, sizeof core, "%d", p->cloud_core);
     snprintf(mask, sizeof mask, "%u", o->model.cpu_mask);
@@ -107,7 +108,7 @@ static int start_cloud(struct front *f, const char *uri, const struct placement 
                            "--split",
                            split,
                            "--codec",
-                           codec_arg_format(&o->split.codec, codec),
+                           codec_arg_format(&f->plan.codec, codec),
                            "--threads",
                            threads,
                            "--first-core",
@@ -124,6 +125,10 @@ static int start_cloud(struct front *f, const char *uri, const struct placement 
         argv[n++] = "--ctx";
         argv[n++] = ctx;
     }
+    if (f->plan.codec.profile) {
+        argv[n++] = "--profile";
+        argv[n++] = o->split.profile;
+    }
     if (o->netem.text) {
         argv[n++] = "--netem";
         argv[n++] = o->netem.text;
@@ -139,10 +144,9 @@ static int start_cloud(struct front *f, const char *uri, const struct placement 
 
 static int run_split(struct front *f)
 {
-    const int split = split_resolve(&f->o->split, f->model.n_layers, f->model.path);
-    if (split < 0)
-        return EXIT_USAGE;
-    f->split = (uint32_t)split;
+    int rc = front_plan(f);
+    if (rc != EXIT_OK)
+        return rc;
 
     /* An abstract socket under a name nobody can guess: it is gone with its last process. */
     uint64_t name[2];
@@ -154,7 +158,7 @@ static int run_split(struct front *f)
     snprintf(uri, sizeof uri, "memif:@isthmus-%016" PRIx64 "%016" PRIx64, name[0], name[1]);
 
     const struct placement p = place(&f->o->model);
-    int rc = start_cloud(f, uri, &p);
+    rc = start_cloud(f, uri, &p);
     if (rc == EXIT_OK)
         rc = front_join(f, uri, p.threads, p.edge_core, CONNECT_NS);
     return rc;

@@ -12,6 +12,7 @@
 #include "control/log.h"
 #include "control/model.h"
 #include "control/options.h"
+#include "control/split_plan.h"
 #include "control/splitpass.h"
 
 #define TOP 20
@@ -46,8 +47,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->exact = true;
         return 0;
     case ARGP_KEY_END:
-        if (o->local && (o->split.split >= 0 || o->split.codec_given))
-            argp_error(state, "--local does not split: leave out --split and --codec");
+        if (o->local && (o->split.split >= 0 || o->split.codec_given || o->split.profile))
+            argp_error(state, "--local does not split: leave out --split, --codec and --profile");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -201,9 +202,8 @@ static int score_item(struct scorer *s, const struct item *it)
     if (rc == 0 && s->codec) {
         sent = malloc(bytes);
         got = malloc(bytes);
-        rc = sent && got
-                 ? splitpass_run(&s->pass, 0, 0, &rows, 1, it->ids, NULL, &sent, NULL, NULL)
-                 : -ENOMEM;
+        rc = sent && got ? splitpass_run(&s->pass, 0, 0, &rows, 1, it->ids, NULL, &sent, NULL, NULL)
+                         : -ENOMEM;
         if (rc == 0)
             rc = splitpass_carry(s->codec, sent, n, 0, s->pass.d_model, SPLITPASS_MESSAGE_ROWS, got,
                                  &traffic);
@@ -267,28 +267,34 @@ static int score_lines(struct scorer *s)
     return rc;
 }
 
+static int open_scorer(struct scorer *s, const struct codec_params *codec)
+{
+    int rc = sampler_open(s->pass.n_vocab, &s->sampler);
+    if (rc == 0 && codec)
+        rc = codec_open(codec, s->pass.d_model, &s->codec);
+    if (rc < 0)
+        log_error("cannot begin: %s", strerror(-rc));
+    return rc < 0 ? EXIT_FAILED : EXIT_OK;
+}
+
 int cmd_score(int argc, char **argv)
 {
     struct score_options o = {0};
     struct scorer s = {0};
     struct model model;
     struct team *team = NULL;
-    uint32_t cut = 0;
+    struct split_plan plan = {0};
 
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     int rc = model_open(o.model.path, false, &model);
     if (rc != EXIT_OK)
         return rc;
-    if (!o.local) {
-        const int split = split_resolve(&o.split, model.n_layers, model.path);
-        if (split < 0)
-            rc = EXIT_USAGE;
-        cut = (uint32_t)split;
-    }
+    if (!o.local)
+        rc = split_plan(&o.split, &model, &plan);
     if (rc == EXIT_OK)
         rc = model_team(&o.model, 0, 0, &team);
     const struct splitpass_params pass = {
-        .cuts = &cut,
+        .cuts = &plan.split,
         .n_cuts = !o.local,
         .ctx = o.model.ctx,
         .n_seqs = 1,
@@ -296,11 +302,8 @@ int cmd_score(int argc, char **argv)
     };
     if (rc == EXIT_OK)
         rc = splitpass_open(&model, &pass, team, &s.pass);
-    if (rc == EXIT_OK && (sampler_open(s.pass.n_vocab, &s.sampler) < 0 ||
-                          (!o.local && codec_open(&o.split.codec, s.pass.d_model, &s.codec) < 0))) {
-        log_error("out of memory");
-        rc = EXIT_FAILED;
-    }
+    if (rc == EXIT_OK)
+        rc = open_scorer(&s, o.local ? NULL : &plan.codec);
     if (rc == EXIT_OK)
         rc = score_lines(&s);
 
@@ -308,6 +311,7 @@ int cmd_score(int argc, char **argv)
     sampler_close(s.sampler);
     splitpass_close(&s.pass);
     team_close(team);
+    split_plan_free(&plan);
     model_close(&model);
     return rc;
 }

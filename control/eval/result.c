@@ -55,7 +55,7 @@ struct eval_result eval_result(const struct eval *e, struct eval_trial *t, const
         .acc_norm = suite ? score(&t->acc_norm, t->items) : none,
     };
 
-    codec_arg_format(t->params, r.codec);
+    codec_arg_format(&t->params, r.codec);
     if (t->divergence.n) {
         const struct divergence_summary d = divergence_summary(&t->divergence);
 

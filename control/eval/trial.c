@@ -9,13 +9,14 @@
 #include "control/cmd.h"
 #include "control/codec_arg.h"
 #include "control/log.h"
+#include "control/split_plan.h"
 
 /* --- open, close ----------------------------------------------------------------------------- */
 
 /* Every codec of an evaluation is made here. */
 static int open_codec(const struct eval *e, struct eval_trial *t)
 {
-    return codec_open(t->params, e->pass.d_model, &t->codec);
+    return codec_open(&t->params, e->pass.d_model, &t->codec);
 }
 
 static int open_trials(struct eval *e)
@@ -29,7 +30,8 @@ static int open_trials(struct eval *e)
         for (unsigned i = 0; i < p->n_codecs; i++) {
             struct eval_trial *t = &e->trials[e->n_trials++];
 
-            t->params = &p->codecs[i];
+            t->params = p->codecs[i];
+            split_profile_join(p->profiles[cut], &t->params);
             t->cut = cut;
             t->split = p->splits[cut];
             int rc = open_codec(e, t);
@@ -147,7 +149,7 @@ static int carry(struct eval *e, struct eval_trial *t, struct eval_carried *carr
         char codec[CODEC_ARG_MAX];
 
         log_error("%s cannot carry the value at token %u of its sequence, column %u",
-                  codec_arg_format(t->params, codec), s->bad_token, s->bad_col);
+                  codec_arg_format(&t->params, codec), s->bad_token, s->bad_col);
         return EXIT_FAILED;
     }
     if (rc < 0)

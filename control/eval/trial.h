@@ -27,8 +27,8 @@ struct eval_score {
 
 /* One codec at one cut. */
 struct eval_trial {
-    const struct codec_params *params;
-    unsigned cut; /* of the pass */
+    struct codec_params params; /* as used: what a missing profile changes is changed */
+    unsigned cut;               /* of the pass */
     uint32_t split;
     struct codec *codec;
 
@@ -43,6 +43,7 @@ struct eval_params {
     unsigned n_codecs;
     const uint32_t *splits; /* ascending, all different */
     unsigned n_splits;
+    struct codec_profile *const *profiles; /* of each split; NULL: none */
     uint32_t message_rows;
     uint32_t ctx, n_seqs; /* of the pass */
     uint32_t batch_rows;  /* of all batches between two calls of eval_reference with at == 0 */

@@ -163,7 +163,7 @@ static enum proto_reason mismatch(const struct cloud *c, const struct proto_open
 {
     const struct stage_info *i = c->info;
     uint32_t codec_id = codec_params_id(&c->p.codec);
-    char a[33], b[33];
+    char a[33], b[33], codec[PROTO_CODEC_TEXT_MAX];
 
     if (m->version != PROTO_VERSION) {
         snprintf(text, room, "protocol mismatch: edge speaks version %u, cloud %u", m->version,
@@ -188,8 +188,10 @@ static enum proto_reason mismatch(const struct cloud *c, const struct proto_open
         return PROTO_BAD_SPLIT;
     }
     if (m->codec_id != codec_id) {
-        snprintf(text, room, "codec mismatch: edge %08x, cloud %08x: give both the same --codec",
-                 m->codec_id, codec_id);
+        snprintf(text, room,
+                 "codec mismatch: edge %08x, cloud %08x (%s): give both the same --codec and "
+                 "--profile",
+                 m->codec_id, codec_id, proto_codec_text(&c->p.codec, codec));
         return PROTO_BAD_CODEC;
     }
     if (m->numerics_id != i->numerics_id) {

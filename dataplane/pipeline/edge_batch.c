@@ -163,8 +163,8 @@ int edge_batch_opened(struct edge *e, struct edge_session *s)
     return stage_seq_truncate(e->p.stage, s->seq, s->computed);
 }
 
-/* Rows of a prompt to compute next: what is left or a chunk. A long prompt begins with half a chunk,
- * since nothing of the cloud's work overlaps with the first. */
+/* Rows of a prompt to compute next: what is left or a chunk. A long prompt begins with half a
+ * chunk, since nothing of the cloud's work overlaps with the first. */
 static uint32_t next_part(const struct edge *e, const struct edge_session *s)
 {
     uint32_t left = s->r.n_prompt - s->computed;
@@ -287,6 +287,7 @@ static int encode(struct edge *e, const struct edge_item *item, bool reply, uint
     e->stats.codec.values += stats.values;
     e->stats.codec.bytes += stats.bytes;
     e->stats.codec.outliers += stats.outliers;
+    e->stats.codec.rows_fallback += stats.rows_fallback;
     for (unsigned q = 0; q < sizeof stats.rows_by_width / sizeof stats.rows_by_width[0]; q++)
         e->stats.codec.rows_by_width[q] += stats.rows_by_width[q];
     return n;

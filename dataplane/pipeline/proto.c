@@ -2,8 +2,10 @@
 #include "dataplane/pipeline/proto.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "codec/profile.h"
 #include "dataplane/link/bytes.h"
 
 static void put_f32(uint8_t *p, float v)
@@ -21,6 +23,17 @@ static float get_f32(const uint8_t *p)
 
     memcpy(&v, &bits, sizeof v);
     return v;
+}
+
+const char *proto_codec_text(const struct codec_params *p, char buf[PROTO_CODEC_TEXT_MAX])
+{
+    int n = snprintf(buf, PROTO_CODEC_TEXT_MAX, "%s", codec_mode_name(p->mode));
+
+    if (p->profile)
+        n += snprintf(buf + n, PROTO_CODEC_TEXT_MAX - (size_t)n, " ");
+    for (unsigned i = 0; p->profile && i < 8; i++)
+        n += snprintf(buf + n, PROTO_CODEC_TEXT_MAX - (size_t)n, "%02x", p->profile->hash[i]);
+    return buf;
 }
 
 size_t proto_write_open(uint8_t *p, const struct proto_open *m)

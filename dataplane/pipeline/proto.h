@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "codec/codec.h"
 #include "compute/sampler.h"
 
 #define PROTO_VERSION        1u
@@ -24,6 +25,7 @@
 #define PROTO_TOKENS_BYTES   8u /* and 8 a token */
 #define PROTO_CLOSE_BYTES    8u
 #define PROTO_TEXT_BYTES     4u /* REFUSED and ERROR: and the text */
+#define PROTO_CODEC_TEXT_MAX 32u
 #define PROTO_SMALL_MAX      256u /* any message but ROWS */
 
 enum proto_kind {
@@ -85,6 +87,10 @@ struct proto_text { /* REFUSED, ERROR */
     uint8_t reason;
     char text[PROTO_TEXT_MAX + 1]; /* printable ASCII, 0-terminated */
 };
+
+/* What of a codec must be the same at both ends, for people: its mode and half of its profile's
+ * hash. Returns buf. */
+const char *proto_codec_text(const struct codec_params *p, char buf[PROTO_CODEC_TEXT_MAX]);
 
 /* The kind of a message, 0 when it is empty. */
 static inline uint8_t proto_kind(const uint8_t *p, size_t len)
