@@ -185,5 +185,8 @@ void coded_dsp_init(struct codec_dsp *dsp, unsigned flags)
     dsp->code_cost = code_cost;
     dsp->split_symbols = split_symbols;
     dsp->join_symbols = join_symbols;
-    (void)flags;
+#if defined(CODEC_X86)
+    if (flags & CPU_AVX2)
+        coded_dsp_init_avx2(dsp);
+#endif
 }

@@ -20,6 +20,7 @@
 #include "codec/rans.h"
 
 #define CODEC_LANES     32u
+#define CODED_K_MAX     30000 /* and half a step of SHIFT_MAX stay within 16 bits */
 #define CODEC_PAD       64u
 #define CODEC_PAD_TO(n) (((size_t)(n) + CODEC_PAD - 1) / CODEC_PAD * CODEC_PAD)
 
@@ -82,7 +83,8 @@ struct codec_dsp {
     /* False when a value is not finite (out is then unspecified). */
     bool (*from_f16)(const uint8_t *src, size_t n, float *out);
 
-    /* --- coded modes; x, out and k are n values, no more --- */
+    /* --- coded modes; x, out and k are n values, no more. The k to be split are within
+     * CODED_K_MAX. --- */
 
     /* x - mean; returns the sum of their squares, which may be infinite. out may be x. */
     float (*center)(const float *x, const float *mean, size_t n, float *out);
