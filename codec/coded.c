@@ -272,6 +272,8 @@ static int finish(struct coded *c, enum tile_coding *coding, uint8_t *dst, size_
     size_t raw = 0, total = t->escape_bytes;
     int bytes = 0;
 
+    if (t->pre_bits % 8) /* a row that was dropped has left bits behind */
+        c->pre[t->pre_bits / 8] &= (uint8_t)((1u << t->pre_bits % 8) - 1);
     append(c->raw, &raw, c->low, t->low_bytes);
     append(c->raw, &raw, c->pre, (t->pre_bits + 7) / 8);
     append(c->raw, &raw, c->escapes, t->escape_bytes);
