@@ -213,6 +213,8 @@ int front_join(struct front *f, const char *uri, unsigned threads, int first_cor
         .stage = f->stage,
         .port = f->port,
         .codec = f->plan.codec,
+        .curve = codec_rate_curve(f->plan.profile, f->plan.codec.mode),
+        .target = f->plan.target,
         .chunk_tokens = o->chunk_tokens,
         .max_sessions = o->parallel,
     };

@@ -9,6 +9,7 @@
 #include "codec/cpu.h"
 #include "control/codec_arg.h"
 #include "control/log.h"
+#include "control/quality_arg.h"
 
 uint32_t opt_u32(struct argp_state *state, const char *name, const char *arg, uint32_t min,
                  uint32_t max)
@@ -113,13 +114,19 @@ static const struct argp_option split_option_list[] = {
      "What `isthmus calibrate` learned of this model at this split, for xform and rans; the same "
      "at both ends",
      2},
+    {"quality", OPT_QUALITY, "kl=KL", 0,
+     "Find tsq's delta or the step of rans and xform by the mean KL divergence that it costs, on "
+     "the profile's curve",
+     2},
+    {"rate", OPT_RATE, "BYTESB/token", 0,
+     "Find it, and go on finding it in every session, by the bytes a token takes: 200B/token", 2},
     {0},
 };
 
 static error_t split_parse(int key, char *arg, struct argp_state *state)
 {
     struct split_options *o = state->input;
-    char err[CODEC_ARG_ERR];
+    char err[CODEC_ARG_ERR]; /* as long as QUALITY_ARG_ERR */
     switch (key) {
     case ARGP_KEY_INIT:
         *o = (struct split_options){.split = -1, .codec = codec_params_default(CODEC_TSQ)};
@@ -131,9 +138,20 @@ static error_t split_parse(int key, char *arg, struct argp_state *state)
         if (codec_arg_parse(arg, &o->codec, err) < 0)
             argp_error(state, "%s", err);
         o->codec_given = true;
+        o->parameter_given = quality_arg_conflicts(arg);
         return 0;
     case OPT_PROFILE:
         o->profile = arg;
+        return 0;
+    case OPT_QUALITY:
+    case OPT_RATE:
+        if ((key == OPT_RATE ? rate_arg_parse : quality_arg_parse)(arg, &o->target, err) < 0)
+            argp_error(state, "%s", err);
+        return 0;
+    case ARGP_KEY_END:
+        if (o->target.kind && o->parameter_given)
+            argp_error(state, "--quality and --rate find the step or delta: leave it out of "
+                              "--codec");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

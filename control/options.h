@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "codec/codec.h"
+#include "codec/rate.h"
 #include "compute/sampler.h"
 
 /* Keys of options without a letter; a command's own keys start at OPT_OWN. */
@@ -27,6 +28,8 @@ enum {
     OPT_SPLIT,
     OPT_CODEC,
     OPT_PROFILE,
+    OPT_QUALITY,
+    OPT_RATE,
     OPT_TEMP,
     OPT_TOP_K,
     OPT_TOP_P,
@@ -47,12 +50,14 @@ struct model_options {
 };
 extern const struct argp model_argp;
 
-/* --split N, --codec C, --profile FILE; split_plan.h makes a plan of them. */
+/* --split N, --codec C, --profile FILE, --quality or --rate; split_plan.h makes a plan of them. */
 struct split_options {
     int32_t split; /* layers at the edge; -1: not given */
     struct codec_params codec;
     bool codec_given;
     const char *profile; /* NULL: not given */
+    struct codec_rate_target target;
+    bool parameter_given; /* by --codec, of those that a target is to find */
 };
 extern const struct argp split_argp;
 

@@ -73,6 +73,11 @@ static void set_answer(json_t *o, const struct generation *g)
     set(o, "decode_tokens_per_s", real(generation_decode_tokens_per_s(g)));
 }
 
+static json_t *target_json(const struct front *f, enum codec_rate_kind kind)
+{
+    return f->plan.target.kind == kind ? real(f->plan.target.value) : json_null();
+}
+
 /* What belongs to the run as a whole. */
 static void set_run(json_t *o, struct front *f)
 {
@@ -82,6 +87,8 @@ static void set_run(json_t *o, struct front *f)
     set(o, "wire_bytes_up", json_integer((json_int_t)s.wire_bytes_up));
     set(o, "wire_bytes_down", json_integer((json_int_t)s.wire_bytes_down));
     set(o, "bytes_per_token", real(ratio(s.tile_bytes_up, s.rows_up)));
+    set(o, "target_bytes_per_token", target_json(f, CODEC_RATE_BYTES));
+    set(o, "target_kl", target_json(f, CODEC_RATE_KL));
     set(o, "wire_bytes_per_token", real(ratio(s.wire_bytes_up, s.rows_up)));
     set(o, "bits_per_value", real(bits_per_value(f, &s)));
     set(o, "link_rtt_us_p50", real((double)s.link_rtt_ns_p50 / 1e3));

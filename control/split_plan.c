@@ -6,6 +6,7 @@
 #include "control/cmd.h"
 #include "control/log.h"
 #include "control/profile.h"
+#include "control/quality_arg.h"
 
 static int check_model(const char *path, const struct codec_profile *p, const struct model *m)
 {
@@ -74,7 +75,9 @@ static int check_split(const char *path, const struct codec_profile *p, const st
 static int plan_profile(const struct split_options *o, const struct model *m,
                         struct split_plan *plan)
 {
-    if (o->codec_given && !split_profile_is_for(o->codec.mode)) {
+    const bool curve = o->target.kind && o->codec.mode == CODEC_TSQ;
+
+    if (o->codec_given && !split_profile_is_for(o->codec.mode) && !curve) {
         log_error("--profile %s: --codec %s uses none: leave it out, or take rans or xform",
                   o->profile, codec_mode_name(o->codec.mode));
         return EXIT_USAGE;
@@ -90,7 +93,7 @@ int split_plan(const struct split_options *o, const struct model *m, struct spli
     struct split_options where = *o;
     int rc = EXIT_OK;
 
-    *plan = (struct split_plan){.codec = o->codec};
+    *plan = (struct split_plan){.codec = o->codec, .target = o->target};
     if (o->profile)
         rc = plan_profile(o, m, plan);
     if (rc != EXIT_OK)
@@ -101,6 +104,8 @@ int split_plan(const struct split_options *o, const struct model *m, struct spli
     rc = split < 0 ? EXIT_USAGE : EXIT_OK;
     if (rc == EXIT_OK && plan->profile)
         rc = check_split(o->profile, plan->profile, m, (uint32_t)split);
+    if (rc == EXIT_OK)
+        rc = quality_apply(plan->target, plan->profile, &plan->codec);
     if (rc != EXIT_OK) {
         split_plan_free(plan);
         return rc;

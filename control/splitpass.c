@@ -201,3 +201,25 @@ int splitpass_carry(struct codec *c, const float *rows, uint32_t n, uint32_t fir
     }
     return 0;
 }
+
+int splitpass_carry_rated(struct codec *c, const struct codec_params *p, struct codec_rate *rate,
+                          const float *rows, uint32_t n, uint32_t first_token, uint32_t d_model,
+                          uint32_t message_rows, float *out, struct splitpass_traffic *traffic)
+{
+    struct codec_params now = *p;
+    int rc = 0;
+
+    for (uint32_t pos = 0; pos < n && rc == 0; pos += message_rows) {
+        const uint32_t count = smaller(n - pos, message_rows);
+        const size_t at = (size_t)pos * d_model;
+        const uint64_t before = traffic->codec.bytes;
+
+        codec_rate_apply(rate, &now);
+        rc = codec_retune(c, &now);
+        if (rc == 0)
+            rc = splitpass_carry(c, rows + at, count, first_token + pos, d_model, message_rows,
+                                 out + at, traffic);
+        codec_rate_feed(rate, traffic->codec.bytes - before, count);
+    }
+    return rc;
+}

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "codec/codec.h"
+#include "codec/rate.h"
 #include "compute/stage.h"
 #include "control/model.h"
 
@@ -69,5 +70,10 @@ struct splitpass_traffic {
 int splitpass_carry(struct codec *c, const float *rows, uint32_t n, uint32_t first_token,
                     uint32_t d_model, uint32_t message_rows, float *out,
                     struct splitpass_traffic *traffic);
+
+/* The same under rate control: each message with p's parameters but the one that `rate` says. */
+int splitpass_carry_rated(struct codec *c, const struct codec_params *p, struct codec_rate *rate,
+                          const float *rows, uint32_t n, uint32_t first_token, uint32_t d_model,
+                          uint32_t message_rows, float *out, struct splitpass_traffic *traffic);
 
 #endif

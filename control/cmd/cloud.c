@@ -56,6 +56,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->chunk_tokens = opt_u32(state, "--chunk", arg, 1, 1024);
         return 0;
     case ARGP_KEY_END:
+        if (o->split.target.kind)
+            argp_error(state, "--quality and --rate are for the edge: leave them out");
         if (!o->port)
             argp_error(state, "--port is missing, e.g. --port memif:/tmp/isthmus.sock");
         return 0;

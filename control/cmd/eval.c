@@ -19,6 +19,7 @@
 #include "control/log.h"
 #include "control/model.h"
 #include "control/options.h"
+#include "control/quality_arg.h"
 #include "control/split_plan.h"
 
 #define CODECS_MAX 64u
@@ -45,6 +46,8 @@ struct eval_options {
     unsigned n_splits;
     struct codec_params codecs[CODECS_MAX];
     unsigned n_codecs;
+    struct codec_rate_target target; /* of all codecs */
+    bool parameter_given;            /* by a --codec, of those that a target is to find */
     const char *profile_paths[SPLITPASS_CUTS_MAX];
     unsigned n_profiles;
     struct codec_profile *profiles[SPLITPASS_CUTS_MAX]; /* of splits[]; NULL: none */
@@ -77,6 +80,12 @@ static const struct argp_option options[] = {
      "What `isthmus calibrate` learned of this model at a split, for xform and rans there; may be "
      "given many times, once for each split",
      3},
+    {"quality", OPT_QUALITY, "kl=KL", 0,
+     "Find tsq's delta or the step of rans and xform by the mean KL divergence that it costs, on "
+     "the profile's curve",
+     3},
+    {"rate", OPT_RATE, "BYTESB/token", 0,
+     "Find it, and go on finding it in every session, by the bytes a token takes: 200B/token", 3},
     {"rows", OPT_ROWS, "N", 0,
      "Rows in a message, which share its packets: 64 (default) as in prefill, 1 as in decode", 3},
     {"exact", OPT_EXACT, NULL, 0,
@@ -130,7 +139,7 @@ static bool uses_profile(const struct eval_options *o)
     for (unsigned i = 0; i < o->n_codecs; i++)
         if (split_profile_is_for(o->codecs[i].mode))
             return true;
-    return false;
+    return o->target.kind != CODEC_RATE_NONE;
 }
 
 static void check_options(struct argp_state *state, struct eval_options *o)
@@ -147,6 +156,8 @@ static void check_options(struct argp_state *state, struct eval_options *o)
         argp_error(state, "--ctx: windows always have %u tokens here", EVAL_WINDOW);
     if (o->n_codecs == 0)
         o->codecs[o->n_codecs++] = codec_params_default(o->n_profiles ? CODEC_XFORM : CODEC_TSQ);
+    if (o->target.kind && o->parameter_given)
+        argp_error(state, "--quality and --rate find the step or delta: leave it out of --codec");
     if (o->n_profiles && !uses_profile(o))
         argp_error(state, "--profile: no --codec given uses one: add rans or xform");
 }
@@ -182,7 +193,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_CODEC:
         if (o->n_codecs == CODECS_MAX)
             argp_error(state, "--codec: at most %u of them", CODECS_MAX);
+        o->parameter_given |= quality_arg_conflicts(arg);
         if (codec_arg_parse(arg, &o->codecs[o->n_codecs++], err) < 0)
+            argp_error(state, "%s", err);
+        return 0;
+    case OPT_QUALITY:
+    case OPT_RATE:
+        if ((key == OPT_RATE ? rate_arg_parse : quality_arg_parse)(arg, &o->target, err) < 0)
             argp_error(state, "%s", err);
         return 0;
     case OPT_PROFILE:
@@ -281,6 +298,20 @@ static int place_profile(struct eval_options *o, const char *path, struct codec_
     return EXIT_OK;
 }
 
+/* Every codec has a curve at every split, and the target is on it. */
+static int prove_target(const struct eval_options *o)
+{
+    for (unsigned cut = 0; cut < o->n_splits; cut++) {
+        for (unsigned i = 0; i < o->n_codecs; i++) {
+            struct codec_params p = o->codecs[i];
+            const int rc = quality_apply(o->target, o->profiles[cut], &p);
+            if (rc != EXIT_OK)
+                return rc;
+        }
+    }
+    return EXIT_OK;
+}
+
 /* Splits and the profiles at them. */
 static int plan_splits(struct eval_options *o, const struct model *m)
 {
@@ -295,6 +326,8 @@ static int plan_splits(struct eval_options *o, const struct model *m)
         rc = place_profile(o, o->profile_paths[i], &read[i]);
     for (unsigned i = 0; i < o->n_profiles; i++)
         codec_profile_free(read[i]);
+    if (rc == EXIT_OK)
+        rc = prove_target(o);
     return rc;
 }
 
@@ -338,6 +371,7 @@ static int evaluate(struct command_state *c, bool exact)
         .splits = c->o.splits,
         .n_splits = c->o.n_splits,
         .profiles = c->o.profiles,
+        .target = c->o.target,
         .message_rows = c->o.rows,
         .ctx = larger(c->text.n ? EVAL_WINDOW : 1, c->suite.longest),
         .n_seqs = c->suite.n ? EVAL_CHOICE_SEQS : 1,

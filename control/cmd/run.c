@@ -40,8 +40,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->local = true;
         return 0;
     case ARGP_KEY_END:
-        if (o->local && (o->front.split.split >= 0 || o->front.split.codec_given ||
-                         o->front.split.profile || o->front.netem.text))
+        if (o->local &&
+            (o->front.split.split >= 0 || o->front.split.codec_given || o->front.split.profile ||
+             o->front.split.target.kind || o->front.netem.text))
             argp_error(state, "--local does not split: leave out --split, --codec, --profile and "
                               "--netem");
         return 0;

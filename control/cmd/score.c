@@ -47,8 +47,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->exact = true;
         return 0;
     case ARGP_KEY_END:
-        if (o->local && (o->split.split >= 0 || o->split.codec_given || o->split.profile))
-            argp_error(state, "--local does not split: leave out --split, --codec and --profile");
+        if (o->local && (o->split.split >= 0 || o->split.codec_given || o->split.profile ||
+                         o->split.target.kind))
+            argp_error(state, "--local does not split: leave out --split, --codec, --profile, --quality and --rate");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -74,6 +75,7 @@ static const struct argp argp = {
 struct scorer {
     struct splitpass pass;
     struct codec *codec; /* NULL: whole */
+    const struct split_plan *plan;
     struct sampler *sampler;
     unsigned line;
 };
@@ -196,17 +198,24 @@ static int score_item(struct scorer *s, const struct item *it)
                         .finite = true};
     const struct stage_rows rows = {.n = n, .n_logits = it->n_forced};
     struct splitpass_traffic traffic = {0};
+    struct codec_rate rate = {.curve = NULL};
     float *sent = NULL, *got = NULL;
     int rc = top ? 0 : -ENOMEM;
 
     if (rc == 0 && s->codec) {
+        const struct split_plan *plan = s->plan;
+        if (plan->target.kind) /* a line is a session */
+            rc = codec_rate_init(&rate, codec_rate_curve(plan->profile, plan->codec.mode),
+                                 plan->target);
         sent = malloc(bytes);
         got = malloc(bytes);
-        rc = sent && got ? splitpass_run(&s->pass, 0, 0, &rows, 1, it->ids, NULL, &sent, NULL, NULL)
-                         : -ENOMEM;
         if (rc == 0)
-            rc = splitpass_carry(s->codec, sent, n, 0, s->pass.d_model, SPLITPASS_MESSAGE_ROWS, got,
-                                 &traffic);
+            rc = sent && got
+                     ? splitpass_run(&s->pass, 0, 0, &rows, 1, it->ids, NULL, &sent, NULL, NULL)
+                     : -ENOMEM;
+        if (rc == 0)
+            rc = splitpass_carry_rated(s->codec, &s->plan->codec, &rate, sent, n, 0,
+                                       s->pass.d_model, SPLITPASS_MESSAGE_ROWS, got, &traffic);
         if (rc == 0)
             rc = splitpass_run(&s->pass, 1, 1, &rows, 1, NULL, got, NULL, keep_tops, &tops);
     } else if (rc == 0) {
@@ -280,10 +289,10 @@ static int open_scorer(struct scorer *s, const struct codec_params *codec)
 int cmd_score(int argc, char **argv)
 {
     struct score_options o = {0};
-    struct scorer s = {0};
+    struct split_plan plan = {0};
+    struct scorer s = {.plan = &plan};
     struct model model;
     struct team *team = NULL;
-    struct split_plan plan = {0};
 
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     int rc = model_open(o.model.path, false, &model);

@@ -9,6 +9,7 @@
 #include "control/cmd.h"
 #include "control/codec_arg.h"
 #include "control/log.h"
+#include "control/quality_arg.h"
 #include "control/split_plan.h"
 
 /* --- open, close ----------------------------------------------------------------------------- */
@@ -31,6 +32,11 @@ static int open_trials(struct eval *e)
             struct eval_trial *t = &e->trials[e->n_trials++];
 
             t->params = p->codecs[i];
+            if (p->target.kind &&
+                (quality_apply(p->target, p->profiles[cut], &t->params) != EXIT_OK ||
+                 codec_rate_init(&t->rate, codec_rate_curve(p->profiles[cut], t->params.mode),
+                                 p->target) < 0))
+                return -EINVAL;
             split_profile_join(p->profiles[cut], &t->params);
             t->cut = cut;
             t->split = p->splits[cut];
@@ -141,8 +147,9 @@ static int carry(struct eval *e, struct eval_trial *t, struct eval_carried *carr
                  const struct stage_rows *rows, const float *sent, float *got)
 {
     const size_t d = e->pass.d_model;
-    const int rc = splitpass_carry(t->codec, sent, rows->n, rows->pos, (uint32_t)d,
-                                   e->params->message_rows, got, &carried->traffic);
+    const int rc =
+        splitpass_carry_rated(t->codec, &t->params, &t->rate, sent, rows->n, rows->pos, (uint32_t)d,
+                              e->params->message_rows, got, &carried->traffic);
 
     if (rc == -EDOM) {
         const struct codec_stats *s = &carried->traffic.codec;

@@ -31,6 +31,7 @@ struct eval_trial {
     unsigned cut;               /* of the pass */
     uint32_t split;
     struct codec *codec;
+    struct codec_rate rate; /* the text and the suite are one session */
 
     struct eval_carried text, suite;
     struct divergence divergence;    /* over the text */
@@ -44,6 +45,7 @@ struct eval_params {
     const uint32_t *splits; /* ascending, all different */
     unsigned n_splits;
     struct codec_profile *const *profiles; /* of each split; NULL: none */
+    struct codec_rate_target target;
     uint32_t message_rows;
     uint32_t ctx, n_seqs; /* of the pass */
     uint32_t batch_rows;  /* of all batches between two calls of eval_reference with at == 0 */

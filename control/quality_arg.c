@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/quality_arg.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "control/cmd.h"
+#include "control/log.h"
+
+/* number[0, ..) then exactly `unit`. */
+static int parse(const char *option, const char *text, const char *number, const char *unit,
+                 const char *example, enum codec_rate_kind kind, struct codec_rate_target *target,
+                 char *err)
+{
+    char *end = NULL;
+    const double v = number ? strtod(number, &end) : 0;
+
+    if (target->kind) {
+        snprintf(err, QUALITY_ARG_ERR, "--quality and --rate: give one of them, once");
+        return -EINVAL;
+    }
+    if (!number || end == number || strcmp(end, unit) != 0 || !(v > 0) || !isfinite(v)) {
+        snprintf(err, QUALITY_ARG_ERR, "%s %.80s: must look like %s", option, text, example);
+        return -EINVAL;
+    }
+    *target = (struct codec_rate_target){kind, v};
+    return 0;
+}
+
+int quality_arg_parse(const char *text, struct codec_rate_target *target, char *err)
+{
+    const char *number = strncmp(text, "kl=", 3) == 0 ? text + 3 : NULL;
+
+    return parse("--quality", text, number, "", "kl=.006, a mean KL divergence in nats",
+                 CODEC_RATE_KL, target, err);
+}
+
+int rate_arg_parse(const char *text, struct codec_rate_target *target, char *err)
+{
+    return parse("--rate", text, text, "B/token", "200B/token", CODEC_RATE_BYTES, target, err);
+}
+
+bool quality_arg_conflicts(const char *codec_text)
+{
+    return strstr(codec_text, "delta=") || strstr(codec_text, "step=");
+}
+
+int quality_apply(struct codec_rate_target target, const struct codec_profile *profile,
+                  struct codec_params *p)
+{
+    const bool kl = target.kind == CODEC_RATE_KL;
+    const char *option = kl ? "--quality" : "--rate";
+    struct codec_rate rate;
+    float parameter = 0;
+    int rc;
+
+    if (!target.kind)
+        return EXIT_OK;
+    const struct codec_profile_curve *curve = codec_rate_curve(profile, p->mode);
+    if (!curve) {
+        log_error(
+            "%s: %s%s", option,
+            !profile ? "needs a profile: `isthmus calibrate` makes one, and --profile FILE names it"
+                     : "the profile has no curve for --codec ",
+            profile ? codec_mode_name(p->mode) : "");
+        return EXIT_USAGE;
+    }
+    rc = kl ? codec_rate_for_kl(curve, target.value, &parameter)
+            : codec_rate_for_bytes(curve, target.value, &parameter);
+    if (rc == -ERANGE) {
+        const struct codec_profile_point *a = &curve->points[0], *z = &curve->points[curve->n - 1];
+        if (kl)
+            log_error("--quality kl=%g: %s was calibrated from kl=%.3g to kl=%.3g", target.value,
+                      codec_mode_name(p->mode), (double)a->kl_mean, (double)z->kl_mean);
+        else
+            log_error("--rate %gB/token: %s was calibrated from %.0fB/token to %.0fB/token",
+                      target.value, codec_mode_name(p->mode), (double)z->bytes_per_token,
+                      (double)a->bytes_per_token);
+        return EXIT_USAGE;
+    }
+    if (rc == 0)
+        rc = codec_rate_init(&rate, curve, target);
+    if (rc < 0) {
+        log_error("%s: the profile's curve for %s does not fall from point to point: "
+                  "`isthmus calibrate` again, on more text",
+                  option, codec_mode_name(p->mode));
+        return EXIT_USAGE;
+    }
+    codec_rate_apply(&rate, p);
+    return EXIT_OK;
+}
