@@ -349,22 +349,26 @@ static bool cut_fits(struct coded *c, const struct coded_row *row, uint32_t part
 }
 
 /* One part of a row that no packet holds: its tile's bytes, or CODED_LEAVES_IT. */
-static int encode_cut(struct coded *c, const struct coded_row *row, struct codec_cursor *at,
+static int encode_cut(struct coded *c, struct coded_row *row, struct codec_cursor *at,
                       struct codec_tile *tile, uint8_t *dst, size_t capacity)
 {
     const size_t head = TILE_HEADER_BYTES + TILE_CUT_BYTES;
     const uint32_t blocks = c->basis.n_blocks;
-    uint32_t parts = 2, first = 0, next = 0;
+    uint32_t first = 0, next = 0;
     enum tile_coding coding;
     int bytes;
 
-    while (parts <= blocks && !cut_fits(c, row, parts, dst + head, capacity - head))
-        parts++;
-    if (parts > blocks)
+    if (row->cut_into == 0) { /* not known yet */
+        row->cut_into = 2;
+        while (row->cut_into <= blocks &&
+               !cut_fits(c, row, row->cut_into, dst + head, capacity - head))
+            row->cut_into++;
+    }
+    if (row->cut_into > blocks)
         return CODED_LEAVES_IT;
-    for (uint32_t i = 0; i < parts; i++) {
-        first = cut_at(blocks, parts, i);
-        next = cut_at(blocks, parts, i + 1);
+    for (uint32_t i = 0; i < row->cut_into; i++) {
+        first = cut_at(blocks, row->cut_into, i);
+        next = cut_at(blocks, row->cut_into, i + 1);
         if (codec_block_first(c->basis.cols, first) == at->col)
             break;
     }
@@ -387,7 +391,7 @@ int coded_encode(struct coded *c, const float *rows, size_t stride, uint32_t n_r
     const size_t head = TILE_HEADER_BYTES;
     struct codec_tile tile = {.first_token = first_token + at->row, .n_cols = c->basis.cols};
     struct codec_cursor next = *at;
-    const struct coded_row *row;
+    struct coded_row *row;
     enum tile_coding coding;
     int bytes = -ENOSPC;
 
@@ -400,7 +404,7 @@ int coded_encode(struct coded *c, const float *rows, size_t stride, uint32_t n_r
         *bad_row = next.row - at->row;
         if (row->fate == CODED_NOT_FINITE)
             return -EDOM;
-        if (row->fate == CODED_FALLBACK)
+        if (row->fate == CODED_FALLBACK || row->cut_into)
             break;
         grown = with_row(c, row);
         if (c->tile.rows &&

@@ -327,6 +327,7 @@ static void begin_row(struct coded_rows *r, uint32_t i, const float *row, uint32
     float norm_sq;
     const double code = row_code(r, row, token, &norm_sq);
 
+    plan->cut_into = 0;
     plan->fate = CODED_FALLBACK;
     if (!isfinite(norm_sq) || !isfinite(code)) {
         if (!row_finite(row, r->basis->cols))

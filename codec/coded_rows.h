@@ -77,6 +77,7 @@ struct coded_row {
     enum coded_fate fate;
     uint8_t step;
     uint16_t class;
+    uint8_t cut_into; /* tiles; 0: not known to need more than one */
     struct coded_part parts[CODED_BLOCKS_MAX];
 };
 
