@@ -8,6 +8,7 @@
  */
 #include <argp.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,7 @@
 #include "compute/team.h"
 #include "control/bench/bench.h"
 #include "control/bench/coder.h"
+#include "control/bench/layer.h"
 #include "control/bench/machine.h"
 #include "control/bench/memory.h"
 #include "control/bench/turns.h"
@@ -47,9 +49,10 @@ struct options {
 
 static const struct argp_option option_list[] = {
     {"codec", OPT_CODEC, "CODEC", 0,
-     "tsq, f16, f32, tsq:tau=4,delta=.08,qmin=2,qmax=8, or rans:lanes=4, 8, 16, 32 or 64, the "
-     "entropy coder's kernel alone; may be given many times (default: f32, f16, tsq, and rans with "
-     "16, 32 and 64 lanes)",
+     "f32, f16, tsq or tsq:tau=4,delta=.08,qmin=2,qmax=8; rans, xform or xform:step=.0115 by a "
+     "made-up profile; or rans:lanes=4, 8, 16, 32 or 64, the entropy coder's kernel alone; may be "
+     "given many times (default: f32, f16, tsq, rans, xform, and the kernel with 16, 32 and 64 "
+     "lanes)",
      1},
     {"cols", OPT_COLS, "N,...", 0, "Widths of a row (default 576,896,2048,4096,8192)", 1},
     {"rows", OPT_ROWS, "N,...", 0, "Rows of a message (default 1,64,512)", 1},
@@ -77,8 +80,8 @@ static void parse_list(struct argp_state *state, const char *name, char *text, u
         argp_error(state, "%s: must be whole numbers with commas between them", name);
 }
 
-static const char *const defaults[] = {"f32",           "f16",           "tsq",
-                                       "rans:lanes=16", "rans:lanes=32", "rans:lanes=64"};
+static const char *const defaults[] = {"f32",   "f16",           "tsq",           "rans",
+                                       "xform", "rans:lanes=16", "rans:lanes=32", "rans:lanes=64"};
 #define N_DEFAULTS (sizeof(defaults) / sizeof(defaults[0]))
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -133,8 +136,11 @@ static const struct argp argp = {
     "turn counts, median and standard deviation (sd) stand beside it. `of reading` is the time of "
     "only reading the rows over that of encoding them, `of copying` the time of copying them over "
     "that of decoding them, both in the cache the rows lie in. Rows look like hidden states: small "
-    "values and 2 % of outliers; symbols for rans like their 4-bit codes. Every instruction set's "
-    "bytes are compared with C's.",
+    "values and 2 % of outliers; symbols for the kernel like their 4-bit codes; rows for rans and "
+    "xform like their profile's, which says nothing of a model's bytes. `of layer` is the time of "
+    "encoding and decoding over that of a layer's prefill: twelve products of a square Q4_1 matrix "
+    "as wide as the rows with 64 of them, by the fastest kernels; for xform with the fastest "
+    "instruction set. Every instruction set's bytes are compared with C's.",
     NULL,
     NULL,
     NULL,
@@ -156,11 +162,13 @@ struct bench {
     const struct options *o;
     char cpu[MACHINE_NAME_MAX];
     double dram_read, dram_copy; /* GB/s */
-    unsigned isas[ISAS_MAX], n_isas;
+    unsigned isas[ISAS_MAX], n_isas, allowed;
     struct progress progress;
 
     /* the case */
-    const struct coder_spec *coder;
+    struct coder_spec coder;
+    struct codec_profile *profile; /* NULL: none; coder points to it */
+    struct layer *layer;           /* NULL: not compared */
     uint32_t cols, rows, messages;
     size_t message_values, message_bytes;
     char *values, *copy; /* the messages */
@@ -210,6 +218,10 @@ static void case_close(struct bench *b)
         free(b->contestants[i].decoded);
         b->contestants[i] = (struct contestant){0};
     }
+    codec_profile_free(b->profile);
+    layer_close(b->layer);
+    b->profile = NULL;
+    b->layer = NULL;
     free(b->values);
     free(b->copy);
     free(b->coded_bytes);
@@ -227,7 +239,7 @@ static int contestant_open(struct bench *b, unsigned i)
     if (!c->coded || !c->decoded)
         return -ENOMEM;
     cpu_set_mask(b->isas[i]); /* a coder keeps the kernels it was opened with */
-    return coder_open(b->coder, b->rows, b->cols, b->values, &c->coder);
+    return coder_open(&b->coder, b->rows, b->cols, b->values, &c->coder);
 }
 
 /* What is about to be timed works, and every instruction set gives what C, the first, gives. */
@@ -252,11 +264,23 @@ static int try_contestant(struct bench *b, struct contestant *c)
     return memcmp(c->decoded, first->decoded, b->messages * b->message_bytes) ? -EILSEQ : 0;
 }
 
+/* What codecs with a profile need besides. */
+static int open_profiled(struct bench *b)
+{
+    if (!coder_profiled(&b->coder))
+        return 0;
+    int rc = coder_profile(b->cols, &b->profile);
+    b->coder.params.profile = b->profile;
+    if (rc == 0 && b->coder.params.mode == CODEC_XFORM && b->cols % 32 == 0)
+        rc = layer_open(b->cols, &b->layer);
+    return rc;
+}
+
 static int case_open(struct bench *b, const struct coder_spec *s, uint32_t cols, uint32_t rows)
 {
     int rc = 0;
 
-    b->coder = s;
+    b->coder = *s;
     b->cols = cols;
     b->rows = rows;
     b->messages = rows < RING_ROWS ? (RING_ROWS + rows - 1) / rows : 1;
@@ -269,7 +293,9 @@ static int case_open(struct bench *b, const struct coder_spec *s, uint32_t cols,
     if (!b->values || !b->copy || !b->coded_bytes)
         rc = -ENOMEM;
     if (rc == 0)
-        coder_fill(s, b->values, b->messages * b->message_values, b->o->seed);
+        rc = open_profiled(b);
+    if (rc == 0)
+        coder_fill(&b->coder, cols, b->values, b->messages * b->message_values, b->o->seed);
     for (unsigned i = 0; i < b->n_isas && rc == 0; i++) {
         rc = contestant_open(b, i);
         if (rc == 0)
@@ -297,6 +323,7 @@ static const struct table_column columns[] = {
     {"bits_per_value", "bits/value", 2},
     DIRECTION("encode", "encode", "reading"),
     DIRECTION("decode", "decode", "copying"),
+    {"layer_ratio", "of layer", 3},
     {"read_gb_per_s", NULL, 1},
     {"copy_gb_per_s", NULL, 1},
     {"dram_read_gb_per_s", NULL, 1},
@@ -324,7 +351,17 @@ static struct table_cell *put_direction(struct table_cell *cell, const struct be
     return cell;
 }
 
-/* jobs: encode and decode of each instruction set, then read and copy. */
+/* Encoding and decoding a row over a layer's prefill of one; NaN where it isn't compared. */
+static double layer_ratio(const struct bench *b, unsigned isa, const struct turns_job *jobs)
+{
+    const struct turns_job *layer = &jobs[2 * b->n_isas + 2];
+
+    if (!b->layer || isa + 1 < b->n_isas)
+        return NAN;
+    return (jobs[2 * isa].best_ns + jobs[2 * isa + 1].best_ns) / (LAYER_MATRICES * layer->best_ns);
+}
+
+/* jobs: encode and decode of each instruction set, read, copy, and the layer if there is one. */
 static int print_case(const struct bench *b, const struct turns_job *jobs)
 {
     const struct turns_job *read = &jobs[2 * b->n_isas], *copy = read + 1;
@@ -333,7 +370,7 @@ static int print_case(const struct bench *b, const struct turns_job *jobs)
     size_t bytes = 0;
     int rc = EXIT_OK;
 
-    coder_spec_format(b->coder, codec);
+    coder_spec_format(&b->coder, codec);
     for (uint32_t i = 0; i < b->messages; i++)
         bytes += b->coded_bytes[i];
     for (unsigned i = 0; i < b->n_isas && rc == EXIT_OK; i++) {
@@ -347,6 +384,7 @@ static int print_case(const struct bench *b, const struct turns_job *jobs)
         (cell++)->value = 8 * (double)bytes / (double)b->messages / (double)b->message_values;
         cell = put_direction(cell, b, &jobs[2 * i], &jobs[0], read);
         cell = put_direction(cell, b, &jobs[2 * i + 1], &jobs[1], copy);
+        (cell++)->value = layer_ratio(b, i, jobs);
         (cell++)->value = row_bytes / read->best_ns;
         (cell++)->value = row_bytes / copy->best_ns;
         (cell++)->value = b->dram_read;
@@ -364,7 +402,7 @@ static int print_case(const struct bench *b, const struct turns_job *jobs)
 
 static int run_case(struct bench *b, const struct coder_spec *s, uint32_t cols, uint32_t rows)
 {
-    struct turns_job jobs[2 * ISAS_MAX + 2] = {{0}};
+    struct turns_job jobs[2 * ISAS_MAX + 3] = {{0}};
     unsigned n = 0;
     int rc = case_open(b, s, cols, rows);
 
@@ -376,6 +414,10 @@ static int run_case(struct bench *b, const struct coder_spec *s, uint32_t cols, 
     jobs[n++] = (struct turns_job){.run = run_copy, .arg = b};
     for (unsigned i = 0; i < n; i++)
         jobs[i].units = (double)b->messages * b->rows;
+    if (b->layer) {
+        cpu_set_mask(b->allowed); /* a product takes the kernels of its moment */
+        jobs[n++] = (struct turns_job){.run = layer_run, .arg = b->layer, .units = LAYER_ROWS};
+    }
     if (rc == 0)
         rc = turns_take(jobs, n, b->o->time_s);
     progress_clear(&b->progress);
@@ -394,7 +436,7 @@ static int run_case(struct bench *b, const struct coder_spec *s, uint32_t cols, 
 static void list_isas(struct bench *b)
 {
     static const unsigned levels[ISAS_MAX] = {0, CPU_AVX2, CPU_AVX2 | CPU_AVX512};
-    const unsigned allowed = cpu_flags();
+    const unsigned allowed = b->allowed = cpu_flags();
 
     for (unsigned i = 0; i < ISAS_MAX; i++)
         if ((levels[i] & allowed) == levels[i])

@@ -2,6 +2,7 @@
 #include "control/bench/coder.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,11 @@
 #include "codec/cpu.h"
 #include "codec/dsp.h"
 #include "codec/rans.h"
+#include "codec/synth.h"
+
+#define CLASSES 512u
+/* Rows that are made one by one; those after them repeat them. */
+#define MADE_ROWS 64u
 
 struct coder {
     struct coder_spec spec;
@@ -29,7 +35,7 @@ int coder_spec_parse(const char *text, struct coder_spec *s, char *err)
     char name[CODER_NAME_MAX];
 
     *s = (struct coder_spec){0};
-    if (strncmp(text, "rans", 4) != 0)
+    if (strncmp(text, "rans:lanes", 10) != 0)
         return codec_arg_parse(text, &s->params, err);
     for (unsigned i = 0; i < sizeof(lanes) / sizeof(lanes[0]); i++) {
         s->rans_lanes = lanes[i];
@@ -63,7 +69,7 @@ size_t coder_message_values(const struct coder_spec *s, uint32_t rows, uint32_t 
 size_t coder_bound(const struct coder_spec *s, uint32_t rows, uint32_t cols)
 {
     return s->rans_lanes ? rans_bound(coder_message_values(s, rows, cols), s->rans_lanes)
-                         : codec_bound(&s->params, rows, cols);
+                         : rows * (codec_bound(&s->params, 1, cols) + sizeof(uint32_t));
 }
 
 static uint64_t next_random(uint64_t *state) /* splitmix64 */
@@ -84,10 +90,51 @@ static float normal(uint64_t bits)
     return v;
 }
 
-void coder_fill(const struct coder_spec *s, void *values, size_t n, uint64_t seed)
+bool coder_profiled(const struct coder_spec *s)
+{
+    return !s->rans_lanes && (s->params.mode == CODEC_RANS || s->params.mode == CODEC_XFORM);
+}
+
+int coder_profile(uint32_t cols, struct codec_profile **out)
+{
+    return codec_synth_profile(cols, CLASSES, 1, out);
+}
+
+/* Columns with the deviations that the profile's scalar basis gives them. */
+static void fill_columns(const struct codec_profile *p, float *row, uint64_t *seed)
+{
+    for (uint32_t k = 0; k < p->n_blocks; k++) {
+        const struct codec_profile_block *b = &p->blocks[k];
+        for (uint32_t i = 0; i < b->cols; i++) {
+            const uint32_t j = b->first_col + b->order[i];
+            const float sigma = p->ref_sigma * exp2f((float)b->scalar.level[i / RANS_GROUP] / 4);
+            row[j] = p->mean[j] + sigma * normal(next_random(seed)) / 1.29f;
+        }
+    }
+}
+
+static void fill_profiled(const struct coder_spec *s, uint32_t cols, float *rows, size_t n_rows,
+                          uint64_t seed)
+{
+    const uint32_t made = n_rows < MADE_ROWS ? (uint32_t)n_rows : MADE_ROWS;
+
+    if (s->params.mode == CODEC_XFORM)
+        codec_synth_rows(s->params.profile, seed, made, rows, cols);
+    for (uint32_t i = 0; i < made && s->params.mode == CODEC_RANS; i++)
+        fill_columns(s->params.profile, rows + (size_t)i * cols, &seed);
+    for (size_t i = made; i < n_rows; i++)
+        memcpy(rows + i * cols, rows + i % made * cols, cols * sizeof(*rows));
+}
+
+void coder_fill(const struct coder_spec *s, uint32_t cols, void *values, size_t n, uint64_t seed)
 {
     float *rows = values;
     uint8_t *symbols = values;
+
+    if (coder_profiled(s)) {
+        fill_profiled(s, cols, rows, n / cols, seed);
+        return;
+    }
 
     for (size_t i = 0; i < n; i++) {
         const uint64_t bits = next_random(&seed);
@@ -143,14 +190,51 @@ void coder_close(struct coder *c)
     free(c);
 }
 
+/* A message's tiles lie one after the other, and at the end of its room are their lengths, the
+ * first of them last. */
+static uint8_t *length_at(const struct coder *c, const void *dst, size_t tile)
+{
+    const size_t room = coder_bound(&c->spec, c->rows, c->cols);
+
+    return (uint8_t *)(uintptr_t)dst + room - (tile + 1) * sizeof(uint32_t);
+}
+
+static int encode_tiles(struct coder *c, const float *rows, uint8_t *dst, size_t room)
+{
+    const size_t tiles_room = room - c->rows * sizeof(uint32_t);
+    struct codec_cursor at = {0, 0};
+    size_t n = 0;
+
+    for (size_t tile = 0; at.row < c->rows; tile++) {
+        const int len =
+            codec_encode(c->codec, rows, c->cols, c->rows, 0, &at, dst + n, tiles_room - n, NULL);
+        if (len < 0)
+            return len;
+        memcpy(length_at(c, dst, tile), &(uint32_t){(uint32_t)len}, sizeof(uint32_t));
+        n += (size_t)len;
+    }
+    return (int)n;
+}
+
+static int decode_tiles(struct coder *c, const uint8_t *src, size_t n, float *rows)
+{
+    for (size_t tile = 0, from = 0; from < n; tile++) {
+        uint32_t len;
+        memcpy(&len, length_at(c, src, tile), sizeof(len));
+        const int rc = codec_decode(c->codec, src + from, len, 0, rows, c->cols, c->rows, NULL);
+        if (rc < 0)
+            return rc;
+        from += len;
+    }
+    return 0;
+}
+
 int coder_encode(struct coder *c, const void *values, uint8_t *dst, size_t room)
 {
-    struct codec_cursor at = {0, 0};
-
     if (c->spec.rans_lanes)
         return rans_encode(&c->dsp, &c->model, values, c->n, c->spec.rans_lanes, c->seeds, dst,
                            room);
-    return codec_encode(c->codec, values, c->cols, c->rows, 0, &at, dst, room, NULL);
+    return encode_tiles(c, values, dst, room);
 }
 
 int coder_decode(struct coder *c, const uint8_t *src, size_t len, void *values)
@@ -159,5 +243,5 @@ int coder_decode(struct coder *c, const uint8_t *src, size_t len, void *values)
 
     if (c->spec.rans_lanes)
         return rans_decode(&c->dsp, &c->model, src, len, c->n, c->spec.rans_lanes, values, seeds);
-    return codec_decode(c->codec, src, len, 0, values, c->cols, c->rows, NULL);
+    return decode_tiles(c, src, len, values);
 }

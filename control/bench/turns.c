@@ -10,6 +10,7 @@
 /* A turn is long beside the clock's own cost and short beside an interruption. */
 #define TURN_MIN_NS 20e3
 #define TURN_MAX_NS 2e6
+#define ONCE_NS     1e9 /* what takes longer needs no repetition */
 
 static double now_ns(void)
 {
@@ -28,12 +29,17 @@ static double time_runs(const struct turns_job *job, unsigned runs)
     return now_ns() - start;
 }
 
-/* How many runs make a turn; warms caches up on the way. */
-static unsigned runs_for(const struct turns_job *job, double turn_ns)
+/* How many runs make a turn; warms caches up on the way. 0: one is so long that it has been the
+ * only turn. */
+static unsigned runs_for(struct turns_job *job, double turn_ns)
 {
     unsigned runs = 1;
     double ns = time_runs(job, runs);
 
+    if (ns > ONCE_NS) {
+        job->ns[job->turns++] = (float)(ns / job->units);
+        return 0;
+    }
     while ((ns = time_runs(job, runs)) < turn_ns / 4)
         runs *= 2;
     return (unsigned)fmax(1.0, round(runs * turn_ns / ns));
@@ -57,7 +63,12 @@ static void summarize(struct turns_job *job)
     qsort(job->ns, job->turns, sizeof(*job->ns), ascending);
     job->best_ns = (double)job->ns[0];
     job->median_ns = (double)job->ns[job->turns / 2];
-    job->sd_ns = sqrt(sq / (job->turns - 1));
+    job->sd_ns = job->turns > 1 ? sqrt(sq / (job->turns - 1)) : NAN;
+}
+
+static void take_turn(struct turns_job *job)
+{
+    job->ns[job->turns++] = (float)(time_runs(job, job->runs) / (job->runs * job->units));
 }
 
 int turns_take(struct turns_job *jobs, unsigned n, double time_s)
@@ -69,18 +80,18 @@ int turns_take(struct turns_job *jobs, unsigned n, double time_s)
         return -ENOMEM;
     for (unsigned i = 0; i < n; i++) {
         jobs[i].ns = ns + (size_t)i * TURNS_MAX;
+        jobs[i].turns = 0;
         jobs[i].runs = runs_for(&jobs[i], turn_ns);
     }
     const double end = now_ns() + time_s * 1e9;
     unsigned turn = 0;
     do {
         for (unsigned i = 0; i < n; i++)
-            jobs[i].ns[turn] =
-                (float)(time_runs(&jobs[i], jobs[i].runs) / (jobs[i].runs * jobs[i].units));
+            if (jobs[i].runs)
+                take_turn(&jobs[i]);
         turn++;
     } while (turn < TURNS_MIN || (turn < TURNS_MAX && now_ns() < end));
     for (unsigned i = 0; i < n; i++) {
-        jobs[i].turns = turn;
         summarize(&jobs[i]);
         jobs[i].ns = NULL;
     }

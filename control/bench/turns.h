@@ -19,11 +19,12 @@ struct turns_job {
     unsigned turns;
 
     /* kept meanwhile */
-    unsigned runs; /* in a turn */
+    unsigned runs; /* in a turn; 0: had its only one */
     float *ns;     /* of each turn */
 };
 
-/* About time_s seconds for all jobs together, and five turns each at least, however long they take.
+/* About time_s seconds for all jobs together, and five turns each at least; but one for a job that
+ * takes over a second, which then has no deviation (NaN).
  * 0 or -ENOMEM. */
 int turns_take(struct turns_job *jobs, unsigned n, double time_s);
 
