@@ -188,5 +188,7 @@ void coded_dsp_init(struct codec_dsp *dsp, unsigned flags)
 #if defined(CODEC_X86)
     if (flags & CPU_AVX2)
         coded_dsp_init_avx2(dsp);
+    if (flags & CPU_AVX512)
+        coded_dsp_init_avx512(dsp);
 #endif
 }

@@ -12,7 +12,8 @@
 /* Of a matrix row: entries' rounding must not carry it over CODEC_PROFILE_NORM_MAX. */
 #define ROW_NORM 32700.0
 
-#define CLASS_SCALE 256.0 /* class_w in class_mean */
+#define FIRST_OCTAVES 3     /* above the rest */
+#define CLASS_SCALE   256.0 /* class_w in class_mean */
 
 static uint64_t next(uint64_t *state) /* splitmix64 */
 {
@@ -36,16 +37,17 @@ static double gaussian(uint64_t *state) /* nearly; of deviation 1 */
     return sum / 2;
 }
 
-/* Of coefficient i of n. */
+/* Of coefficient i of n. The first is one of those that a model has a few of. */
 static double deviation(uint32_t i, uint32_t n)
 {
-    return exp2(-(double)SYNTH_OCTAVES * i / n);
+    return (i == 0 ? exp2(FIRST_OCTAVES) : 1.0) * exp2(-(double)SYNTH_OCTAVES * i / n);
 }
 
 static void fill_coefs(struct codec_profile_coefs *c)
 {
     for (uint32_t i = 0; i < c->n; i += RANS_GROUP)
         c->level[i / RANS_GROUP] = (int8_t)lrint(4 * log2(deviation(i + RANS_GROUP / 2, c->n)));
+    c->pre[0] = FIRST_OCTAVES;
 }
 
 static void shuffle(uint16_t *order, uint32_t n, uint64_t *state)

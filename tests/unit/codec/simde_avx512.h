@@ -74,6 +74,26 @@ static inline simde__m128i emu_cvtepi32_epi8(simde__m512i v)
     return simde_mm_loadu_si128((const simde__m128i *)lane);
 }
 
+static inline simde__m512i emu_cvtepi16_epi32(simde__m256i v)
+{
+    int16_t in[16];
+    int32_t lane[16];
+    simde_mm256_storeu_si256((simde__m256i *)in, v);
+    for (unsigned i = 0; i < 16; i++)
+        lane[i] = in[i];
+    return simde_mm512_loadu_si512(lane);
+}
+
+static inline simde__m256i emu_cvtepi32_epi16(simde__m512i v)
+{
+    int32_t in[16];
+    int16_t lane[16];
+    simde_mm512_storeu_si512(in, v);
+    for (unsigned i = 0; i < 16; i++)
+        lane[i] = (int16_t)in[i];
+    return simde_mm256_loadu_si256((const simde__m256i *)lane);
+}
+
 /* SIMDe's rounds twice. */
 static inline simde__m512 emu_fmadd_ps(simde__m512 a, simde__m512 b, simde__m512 c)
 {
@@ -134,7 +154,9 @@ static inline simde__m512i emu_bslli_epi128(simde__m512i v, unsigned bytes)
 #undef _mm512_mask_storeu_ps
 #undef _mm512_maskz_loadu_ps
 #undef _mm512_cvtepi32_epi8
+#undef _mm512_cvtepi32_epi16
 #undef _mm512_cvtepu8_epi32
+#undef _mm512_cvtepi16_epi32
 #undef _mm512_cvtps_pd
 #undef _mm512_cvtps_epi32
 #undef _mm512_cvtepi32_ps
@@ -145,7 +167,9 @@ static inline simde__m512i emu_bslli_epi128(simde__m512i v, unsigned bytes)
 #define _mm512_cvtps_pd        emu_cvtps_pd
 #define _mm512_cvtps_epi32     emu_cvtps_epi32
 #define _mm512_cvtepi32_ps     emu_cvtepi32_ps
+#define _mm512_cvtepi32_epi16  emu_cvtepi32_epi16
 #define _mm512_cvtepu8_epi32   emu_cvtepu8_epi32
+#define _mm512_cvtepi16_epi32  emu_cvtepi16_epi32
 #define _mm512_cvtepi32_epi8   emu_cvtepi32_epi8
 #define _mm512_mulhi_epu16     emu_mulhi_epu16
 #define _mm512_bslli_epi128    emu_bslli_epi128

@@ -8,7 +8,7 @@
 #define MAX_N  2100u
 #define REPEAT 300
 
-#if defined(HAVE_EMULATED) && 0
+#ifdef HAVE_EMULATED
 void coded_dsp_init_emulated(struct codec_dsp *dsp);
 #endif
 
@@ -33,7 +33,7 @@ static void list_isas(void)
         isas[n_isas].name = "avx512";
         codec_dsp_init(&isas[n_isas++].dsp, CPU_AVX2 | CPU_AVX512);
     }
-#if defined(HAVE_EMULATED) && 0
+#ifdef HAVE_EMULATED
     if (have & CPU_AVX2) { /* its 256-bit parts are native */
         isas[n_isas].name = "avx512 (emulated)";
         codec_dsp_init(&isas[n_isas].dsp, CPU_AVX2);
