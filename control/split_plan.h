@@ -15,7 +15,7 @@
 struct split_plan {
     uint32_t split;
     struct codec_params codec;
-    struct codec_profile *profile; /* NULL: none; codec points to it */
+    struct codec_profile *profile;   /* NULL: none; codec points to it */
     struct codec_rate_target target; /* to keep; codec has the parameter to begin with */
 };
 

@@ -49,7 +49,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (o->local && (o->split.split >= 0 || o->split.codec_given || o->split.profile ||
                          o->split.target.kind))
-            argp_error(state, "--local does not split: leave out --split, --codec, --profile, --quality and --rate");
+            argp_error(state, "--local does not split: leave out --split, --codec, --profile, "
+                              "--quality and --rate");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
