@@ -91,19 +91,19 @@ int codec_retune(struct codec *c, const struct codec_params *p)
 
 /* --- encode --- */
 
-/* T of a whole row, if the mode has such; -EDOM when a value is not finite. */
-static int row_limit(const struct codec *c, const float *row, float *limit)
+/* The step of a whole row, if the mode has such; -EDOM when a value is not finite. */
+static int row_step(const struct codec *c, const float *row, uint32_t *step)
 {
-    return c->plain == CODEC_TSQ ? tsq_limit(c->tsq, row, c->cols, limit) : 0;
+    return c->plain == CODEC_TSQ ? tsq_step(c->tsq, row, c->cols, step) : 0;
 }
 
-static void part_plan(struct codec *c, const float *x, uint32_t cols, float limit,
+static void part_plan(struct codec *c, const float *x, uint32_t cols, uint32_t step,
                       struct part *part)
 {
     part->x = x;
     part->cols = cols;
     if (c->plain == CODEC_TSQ) {
-        tsq_plan(c->tsq, x, cols, limit, &part->tsq);
+        tsq_plan(c->tsq, x, cols, step, &part->tsq);
         part->bytes = part->tsq.bytes;
     } else {
         part->bytes = codec_raw_bytes(c->plain, cols);
@@ -132,13 +132,13 @@ static uint32_t cut_at(uint32_t cols, uint32_t parts, uint32_t i)
     return (uint32_t)((uint64_t)cols * i / parts);
 }
 
-static bool cut_fits(struct codec *c, const float *row, float limit, uint32_t parts, size_t room)
+static bool cut_fits(struct codec *c, const float *row, uint32_t step, uint32_t parts, size_t room)
 {
     struct part part;
 
     for (uint32_t i = 0; i < parts; i++) {
         uint32_t first = cut_at(c->cols, parts, i);
-        part_plan(c, row + first, cut_at(c->cols, parts, i + 1) - first, limit, &part);
+        part_plan(c, row + first, cut_at(c->cols, parts, i + 1) - first, step, &part);
         if (part.bytes > room)
             return false;
     }
@@ -146,13 +146,13 @@ static bool cut_fits(struct codec *c, const float *row, float limit, uint32_t pa
 }
 
 /* One part of a row that is longer than a packet, as the body of a tile of its own. */
-static int encode_cut(struct codec *c, const float *row, float limit, struct codec_cursor *at,
+static int encode_cut(struct codec *c, const float *row, uint32_t step, struct codec_cursor *at,
                       uint8_t *dst, size_t room, struct codec_tile *tile, struct part *part)
 {
     uint32_t parts = 2, i = 0;
     int rc;
 
-    while (!cut_fits(c, row, limit, parts, room)) /* ends: parts of CUT_COLS fit any capacity */
+    while (!cut_fits(c, row, step, parts, room)) /* ends: parts of CUT_COLS fit any capacity */
         parts++;
     while (i < parts && cut_at(c->cols, parts, i) != at->col)
         i++;
@@ -160,7 +160,7 @@ static int encode_cut(struct codec *c, const float *row, float limit, struct cod
         return -EINVAL;
     tile->first_col = at->col;
     tile->n_cols = cut_at(c->cols, parts, i + 1) - at->col;
-    part_plan(c, row + tile->first_col, tile->n_cols, limit, part);
+    part_plan(c, row + tile->first_col, tile->n_cols, step, part);
     rc = part_write(c, part, dst, room);
     if (rc)
         return rc;
@@ -186,8 +186,8 @@ static void count_part(struct codec_stats *stats, const struct codec *c, const s
     stats->values += part->cols;
     if (c->plain != CODEC_TSQ)
         return;
-    stats->outliers += part->tsq.outliers.n;
-    stats->rows_by_width[part->tsq.grid.width]++;
+    stats->outliers += part->tsq.n[1];
+    stats->rows_by_width[part->tsq.width]++;
 }
 
 static void add_stats(struct codec_stats *stats, const struct codec_stats *call)
@@ -212,16 +212,16 @@ static int encode_plain(struct codec *c, const float *rows, size_t stride, uint3
     const float *row = NULL;
     size_t bytes = TILE_HEADER_BYTES;
     struct part part;
-    float limit = 0.0f;
+    uint32_t step = 0;
     int rc = 0;
 
     while (next.row < n_rows && next.col == 0 && tile.n_tokens < CODEC_ROWS_MAX) {
         row = rows + next.row * stride;
         *bad_row = next.row - at->row;
-        rc = row_limit(c, row, &limit);
+        rc = row_step(c, row, &step);
         if (rc)
             return rc;
-        part_plan(c, row, c->cols, limit, &part);
+        part_plan(c, row, c->cols, step, &part);
         if (part.bytes > capacity - bytes)
             break;
         rc = part_write(c, &part, dst + bytes, capacity - bytes);
@@ -236,9 +236,9 @@ static int encode_plain(struct codec *c, const float *rows, size_t stride, uint3
         row = rows + next.row * stride;
         *bad_row = 0;
         bytes += TILE_CUT_BYTES;
-        rc = row_limit(c, row, &limit);
+        rc = row_step(c, row, &step);
         if (!rc)
-            rc = encode_cut(c, row, limit, &next, dst + bytes, capacity - bytes, &tile, &part);
+            rc = encode_cut(c, row, step, &next, dst + bytes, capacity - bytes, &tile, &part);
         if (rc)
             return rc;
         count_part(call, c, &part);

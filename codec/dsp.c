@@ -8,60 +8,81 @@
 #include "codec/cpu.h"
 #include "codec/f16.h"
 
-static float sum_abs(const float *x, size_t n)
+static void norms(const float *x, size_t n, float cap, struct codec_norms *out)
 {
-    float lane[CODEC_LANES] = {0};
+    float sum[CODEC_LANES] = {0}, sum_sq[CODEC_LANES] = {0};
+    uint32_t max = 0; /* of |x| as integers, whose order is that of floats, and NaN above all */
 
-    for (size_t i = 0; i < n; i++)
-        lane[i % CODEC_LANES] += fabsf(x[i]);
-    return codec_lanes_sum_f32(lane);
-}
-
-static size_t split(const float *x, size_t n, float limit, float *dense, uint8_t *mask,
-                    struct codec_span *s)
-{
-    float lane[CODEC_LANES] = {0};
-    size_t n_outliers = 0;
-
-    *s = (struct codec_span){0};
-    memset(dense, 0, CODEC_PAD_TO(n) * sizeof(*dense));
-    memset(mask, 0, CODEC_PAD_TO(n) / 8);
     for (size_t i = 0; i < n; i++) {
-        const bool outlier = fabsf(x[i]) > limit;
-        const float v = outlier ? 0.0f : x[i];
-        dense[i] = v;
-        mask[i / 8] |= (uint8_t)(outlier << i % 8);
-        n_outliers += outlier;
-        lane[i % CODEC_LANES] = fmaf(v, v, lane[i % CODEC_LANES]);
-        s->lo = v < s->lo ? v : s->lo;
-        s->hi = v > s->hi ? v : s->hi;
+        const float v = fabsf(x[i]), capped = v < cap ? v : cap;
+        sum[i % CODEC_LANES] += capped;
+        sum_sq[i % CODEC_LANES] = fmaf(capped, capped, sum_sq[i % CODEC_LANES]);
+        max = f32_bits(v) > max ? f32_bits(v) : max;
     }
-    s->sum_sq = codec_lanes_sum_f32(lane);
-    return n_outliers;
+    *out = (struct codec_norms){
+        .sum = codec_lanes_sum_f32(sum),
+        .sum_sq = codec_lanes_sum_f32(sum_sq),
+        .max = f32_from_bits(max),
+    };
 }
 
 /* lrintf, because it is one instruction on the plainest x86-64 where rintf is a call. */
-static float quantize(const float *dense, size_t n, const struct codec_grid *g, uint8_t *codes)
+static void quantize(const float *x, size_t n, float inv, int8_t *k)
 {
-    float lane[CODEC_LANES] = {0};
-
+    memset(k, 0, CODEC_PAD_TO(n));
     for (size_t i = 0; i < n; i++) {
-        const float position = fmaf(dense[i], g->inv, g->bias);
-        const long nearest = lrintf(position);
-        const float e = position - (float)nearest;
-        const long code = nearest < 0 ? 0 : nearest > g->top ? g->top : nearest;
-        codes[i] = (uint8_t)code;
-        lane[i % CODEC_LANES] = fmaf(e, e, lane[i % CODEC_LANES]);
+        const long v = lrintf(x[i] * inv);
+        k[i] = (int8_t)(v < -127 ? -127 : v > 127 ? 127 : v);
     }
-    return codec_lanes_sum_f32(lane);
 }
 
-static void dequantize(const uint8_t *codes, const uint8_t *mask, size_t n,
-                       const struct codec_grid *g, float *out)
+static void above(const int8_t *k, size_t n, const uint8_t limits[CODEC_LIMITS],
+                  uint32_t counts[CODEC_LIMITS])
 {
+    memset(counts, 0, CODEC_LIMITS * sizeof(*counts));
+    for (size_t i = 0; i < n; i++)
+        for (unsigned l = 0; l < CODEC_LIMITS; l++)
+            counts[l] += (k[i] < 0 ? -k[i] : k[i]) > limits[l];
+}
+
+static size_t to_codes(const int8_t *k, size_t n, const struct codec_range *r, uint8_t *codes,
+                       int8_t *rest)
+{
+    const int lo = r->lo < -CODEC_K8_MAX ? -CODEC_K8_MAX : r->lo;
+    const int hi = r->hi > CODEC_K8_MAX ? CODEC_K8_MAX : r->hi;
+    const int8_t *start = rest;
+
     for (size_t i = 0; i < n; i++) {
-        out[i] = g->unit * (float)((*codes << (8 - g->width)) - g->zero);
-        codes += ~mask[i / 8] >> i % 8 & 1;
+        const bool fits = lo <= k[i] && k[i] <= hi;
+        codes[i] = (uint8_t)(fits ? k[i] + (k[i] < 0 ? r->down : r->up) : 0);
+        *rest = k[i];
+        rest += !fits;
+    }
+    return (size_t)(rest - start);
+}
+
+static size_t zeros(const uint8_t *codes, size_t n, uint8_t *mask)
+{
+    size_t count = 0;
+
+    memset(mask, 0, CODEC_PAD_TO(n) / 8);
+    for (size_t i = 0; i < n; i++) {
+        mask[i / 8] |= (uint8_t)((codes[i] == 0) << i % 8);
+        count += codes[i] == 0;
+    }
+    return count;
+}
+
+static void from_codes(const uint8_t *codes, const uint8_t *mask, size_t n,
+                       const struct codec_range *r, float step, const float *rest, float *out)
+{
+    const int half = 1 << (r->width - 1);
+
+    for (size_t i = 0; i < n; i++) {
+        const bool outlier = mask[i / 8] >> i % 8 & 1;
+        const int k = codes[i] - (codes[i] < half ? r->down : r->up);
+        out[i] = outlier ? *rest : (float)k * step;
+        rest += outlier;
     }
 }
 
@@ -97,10 +118,12 @@ static bool from_f16(const uint8_t *src, size_t n, float *out)
 void codec_dsp_init(struct codec_dsp *dsp, unsigned flags)
 {
     *dsp = (struct codec_dsp){
-        .sum_abs = sum_abs,
-        .split = split,
+        .norms = norms,
         .quantize = quantize,
-        .dequantize = dequantize,
+        .above = above,
+        .to_codes = to_codes,
+        .zeros = zeros,
+        .from_codes = from_codes,
         .pack = codec_pack,
         .unpack = codec_unpack,
         .copy = copy,

@@ -24,22 +24,23 @@
 #define CODEC_PAD       64u
 #define CODEC_PAD_TO(n) (((size_t)(n) + CODEC_PAD - 1) / CODEC_PAD * CODEC_PAD)
 
-/* One row's uniform grid: value = unit * ((code << (8 - width)) - zero). */
-struct codec_grid {
-    uint8_t width;  /* bits a code, 1..8; 0: no codes, every value is 0 */
-    uint8_t zero;   /* zero point, in units */
-    uint16_t scale; /* the unit as sent: bits 30..15 of its f32 */
-    float unit;     /* a power of two x 9 bits: unit * (up to 9 bits) is exact */
-    float inv;      /* 1 / (unit << (8 - width)), rounded: value -> code */
-    float bias;     /* zero in code steps */
-    uint8_t top;    /* largest code */
+/* Sums over a row, every |x| counted as at most a cap, and the largest |x|. */
+struct codec_norms {
+    float sum, sum_sq; /* may be infinite, or 0 where f32 is too small */
+    float max;         /* not finite when a value is not */
 };
 
-/* What the values of a row that are not outliers span. lo <= 0 <= hi. */
-struct codec_span {
-    float lo, hi;
-    float sum_sq; /* may be infinite, or 0 where squares are too small for f32 */
+/* Values that are k steps, lo <= k <= hi, and their codes of `width` bits, none of which is 0: the
+ * upper half of the codes is k + up, the lower k + down. A range goes on around another one, whose
+ * k it leaves out: 0 < k for the upper half then, and k < 0 for the lower. */
+struct codec_range {
+    uint8_t width;
+    int16_t lo, hi;
+    int16_t up, down;
 };
+
+#define CODEC_K8_MAX 126 /* in 8 bits, 127 and -127 stand for all beyond as well */
+#define CODEC_LIMITS 4u
 
 /* rANS: every lane's 16-bit state, as two planes of bytes. Lanes beyond the call's are unspecified.
  */
@@ -52,22 +53,30 @@ struct rans_states {
 #define RANS_RAN_OUT      SIZE_MAX
 
 struct codec_dsp {
-    /* Sum of |x|. Not finite when a value is not, or when f32 is too small for it. */
-    float (*sum_abs)(const float *x, size_t n);
+    void (*norms)(const float *x, size_t n, float cap, struct codec_norms *out);
 
-    /* A copy of x with zeros for outliers, |x| > limit, and from n on (padded); bit i % 8 of
-     * mask[i / 8] is set for an outlier (padded). Returns the number of outliers. */
-    size_t (*split)(const float *x, size_t n, float limit, float *dense, uint8_t *mask,
-                    struct codec_span *span);
+    /* k = x * inv to the nearest integer, |x * inv| < 2^30; -127 and 127 for those beyond
+     * CODEC_K8_MAX, and 0 from n on (padded). */
+    void (*quantize)(const float *x, size_t n, float inv, int8_t *k);
 
-    /* Codes of all n columns; returns the sum of squared errors, in code steps squared. Both
-     * buffers padded; codes from n on are unspecified. */
-    float (*quantize)(const float *dense, size_t n, const struct codec_grid *g, uint8_t *codes);
+    /* How many |k| are above each limit (at most CODEC_K8_MAX). k padded with 0. */
+    void (*above)(const int8_t *k, size_t n, const uint8_t limits[CODEC_LIMITS],
+                  uint32_t counts[CODEC_LIMITS]);
 
-    /* The codes of a row back to their columns: out[n] has a value wherever bit i % 8 of mask[i /
-     * 8] is clear, and anything else where it is set. codes and mask padded. */
-    void (*dequantize)(const uint8_t *codes, const uint8_t *mask, size_t n,
-                       const struct codec_grid *g, float *out);
+    /* Codes of the k in the range, and 0 for others, which are moved to rest in their order.
+     * Returns how many. k padded with 0, codes padded, CODEC_PAD more than n in rest; what is
+     * behind the ends of both is unspecified. */
+    size_t (*to_codes)(const int8_t *k, size_t n, const struct codec_range *range, uint8_t *codes,
+                       int8_t *rest);
+
+    /* How many of the codes are 0: bit i % 8 of mask[i / 8] is set for those, clear from n on. Both
+     * padded. */
+    size_t (*zeros)(const uint8_t *codes, size_t n, uint8_t *mask);
+
+    /* step * k for codes of the range; where the mask has a bit, the next of rest. codes, mask and
+     * rest padded; out[n]. */
+    void (*from_codes)(const uint8_t *codes, const uint8_t *mask, size_t n,
+                       const struct codec_range *range, float step, const float *rest, float *out);
 
     /* Codes of q bits, first code in the lowest bits. n codes either way (n need not be whole
      * groups of 8: codes from n on are zero for pack, unspecified after unpack). Both buffers

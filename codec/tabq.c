@@ -6,152 +6,178 @@
 
 #include "codec/f16.h"
 
-/* A dense row that spans less than this is sent as zeros: no model tells them apart, and the grid's
- * arithmetic stays clear of subnormal numbers. */
-#define SPAN_MIN 0x1p-100f
-/* Values beyond this saturate (by 2.3 % at most): rounding the grid outwards must not reach
- * infinity. */
-#define SPAN_EDGE 0x1.f4p127f
+/* The norm counts a value as at most this many T: a giant in one channel (SmolLM2 has rows of norm
+ * 24,000 around values of 100) would otherwise let everything else round to nothing. */
+#define NORM_CAP 8.0
 
 /* Below this, squares that f32 rounds to nothing could matter to a sum of them. */
-#define SUM_SQ_MIN     0x1p-60f
-#define EXPECTED_ERROR .07
+#define SUM_SQ_MIN 0x1p-60f
 
-/* Codes of every width stand on one grid of 256 units: code c of width q is unit c << (8 - q). */
-static unsigned units(unsigned width)
+/* Codes of the encoder's steps. A row so small that the least one leaves nothing of it is sent as
+ * zeros: no model tells them apart. The reciprocal of the largest one is still a normal number. */
+#define STEP_SHIFT (31 - TABQ_STEP_BITS)
+#define STEP_MIN   ((127u - 100u) << 3)
+#define STEP_MAX   (((127u + 126u) << 3) - 1)
+
+/* --- ranges --- */
+
+float tabq_step(uint32_t code)
 {
-    return 256u - (1u << (8 - width));
+    return f32_from_bits(code << STEP_SHIFT);
 }
 
-/* Upwards to 9 significant bits, so that the grid covers the span. */
-static uint16_t scale_round_up(float unit)
+/* Around the range before, which is lo .. hi: half the codes go on below it, half above. */
+static struct codec_range range_around(unsigned width, int lo, int hi)
 {
-    return (uint16_t)((f32_bits(unit) + 0x7fffu) >> 15);
+    const int half = 1 << (width - 1);
+
+    return (struct codec_range){
+        .width = (uint8_t)width,
+        .lo = (int16_t)(lo - (half - 1)),
+        .hi = (int16_t)(hi + half),
+        .down = (int16_t)(half - lo),
+        .up = (int16_t)(half - hi - 1),
+    };
 }
 
-static void grid_fill(struct codec_grid *g, unsigned width, uint16_t scale, uint8_t zero)
+void tabq_ranges(unsigned width, unsigned form, struct codec_range ranges[TABQ_RANGES])
 {
-    const float step = (float)(1u << (8 - width)); /* units a code */
+    const unsigned near = 2 + form, far = near < 4 ? 2 * near : 8;
 
-    g->width = (uint8_t)width;
-    g->scale = scale;
-    g->zero = zero;
-    g->unit = f32_from_bits((uint32_t)scale << 15);
-    g->inv = (float)(1.0 / ((double)g->unit * (double)step));
-    g->bias = (float)zero / step;
-    g->top = (uint8_t)((1u << width) - 1);
+    ranges[0] = range_around(width, 0, -1);
+    ranges[1] = range_around(near, ranges[0].lo, ranges[0].hi);
+    ranges[2] = range_around(far, ranges[1].lo, ranges[1].hi);
 }
 
-static void grid_fit(struct codec_grid *g, unsigned width, double lo, double hi)
-{
-    uint16_t scale = scale_round_up((float)((hi - lo) / units(width)));
-    double unit = (double)f32_from_bits((uint32_t)scale << 15);
-    long zero = lrint(-lo / unit);
+/* --- the row --- */
 
-    grid_fill(g, width, scale, (uint8_t)(zero < (long)units(width) ? zero : (long)units(width)));
-}
-
-/* Squared error in code steps of what a row without its outliers is rounded to: quantize() counts
- * those as zeros, each with the error of a zero. */
-static double dense_error(double error, const struct codec_grid *g, size_t n_outliers)
-{
-    const double of_zero = (double)g->bias - rint((double)g->bias);
-
-    return error - (double)n_outliers * (of_zero * of_zero);
-}
-
-/* Squared errors are n step^2 / 12 where values spread evenly over the steps. With a little less
- * the search hardly ever begins too high, and seldom twice. */
-static unsigned expected_width(const struct codec_params *p, double range, size_t n, double allowed)
-{
-    unsigned width = p->qmin;
-
-    for (; width < p->qmax; width++) {
-        const double step = range / ((1u << width) - 1);
-        if (EXPECTED_ERROR * (double)n * (step * step) <= allowed)
-            break;
-    }
-    return width;
-}
-
-static double norm_sq(const float *dense, size_t n, const struct codec_span *span)
+/* Where f32 is too small for the sums, as in no row of a model. */
+static double sum_abs_f64(const float *x, uint32_t cols)
 {
     double sum = 0.0;
 
-    if (span->sum_sq >= SUM_SQ_MIN && isfinite(span->sum_sq))
-        return (double)span->sum_sq;
-    for (size_t i = 0; i < n; i++) /* no row of a model comes here */
-        sum += (double)dense[i] * (double)dense[i];
+    for (uint32_t i = 0; i < cols; i++)
+        sum += fabs((double)x[i]);
     return sum;
 }
 
-/* The dense row under choice. */
-struct choice {
-    const struct codec_dsp *dsp;
-    const float *dense;
-    size_t n, n_outliers;
-    double lo, hi;
-    struct codec_grid *g;
-    uint8_t *codes;
-};
-
-/* Quantizes by the grid of this width; returns the squared error. */
-static double try_width(const struct choice *c, unsigned width)
+static double sum_sq_f64(const float *x, uint32_t cols, double cap)
 {
-    double step, error;
+    double sum = 0.0;
 
-    grid_fit(c->g, width, c->lo, c->hi);
-    step = (double)c->g->unit * (double)(1u << (8 - width));
-    error = (double)c->dsp->quantize(c->dense, c->n, c->g, c->codes);
-    return dense_error(error, c->g, c->n_outliers) * (step * step);
+    for (uint32_t i = 0; i < cols; i++) {
+        const double v = fmin(fabs((double)x[i]), cap);
+        sum += v * v;
+    }
+    return sum;
 }
 
-void codec_grid_choose(const struct codec_dsp *dsp, const struct codec_params *p,
-                       const float *dense, size_t n, const struct codec_span *span,
-                       size_t n_outliers, double outlier_sq, struct codec_grid *g, uint8_t *codes)
+int tabq_row_read(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
+                  uint32_t cols, struct tabq_row *row)
 {
-    const struct choice c = {.dsp = dsp,
-                             .dense = dense,
-                             .n = n,
-                             .n_outliers = n_outliers,
-                             .lo = fmax((double)span->lo, -(double)SPAN_EDGE),
-                             .hi = fmin((double)span->hi, (double)SPAN_EDGE),
-                             .g = g,
-                             .codes = codes};
-    double allowed, error;
-    unsigned width;
+    struct codec_norms n;
+    double cap;
 
-    if (c.hi - c.lo < (double)SPAN_MIN) {
-        *g = (struct codec_grid){.width = 0};
-        return;
-    }
-    allowed = (double)p->delta * (double)p->delta * (norm_sq(dense, n, span) + outlier_sq);
-    width = expected_width(p, c.hi - c.lo, n - n_outliers, allowed);
-    error = try_width(&c, width);
-    if (error > allowed) {
-        while (width < p->qmax && error > allowed)
-            error = try_width(&c, ++width);
-        return;
-    }
-    /* A bit less quadruples the error, unless values stand on the grid as those of a constant row.
-     */
-    while (width > p->qmin && 4 * error <= allowed) {
-        error = try_width(&c, --width);
-        if (error > allowed) {
-            try_width(&c, width + 1);
-            return;
+    dsp->norms(x, cols, INFINITY, &n);
+    if (!isfinite(n.max))
+        return -EDOM;
+    row->max = n.max;
+    row->mean = (isfinite(n.sum) ? (double)n.sum : sum_abs_f64(x, cols)) / cols;
+    row->limit = p->tau_rule == CODEC_TAU_MEAN ? (double)p->tau * row->mean : (double)p->tau;
+    cap = NORM_CAP * row->limit;
+    if ((double)row->max > cap)
+        dsp->norms(x, cols, (float)cap, &n);
+    row->norm_sq =
+        n.sum_sq >= SUM_SQ_MIN && isfinite(n.sum_sq) ? (double)n.sum_sq : sum_sq_f64(x, cols, cap);
+    return 0;
+}
+
+/* --- TAB-Q's choices --- */
+
+/* How many steps codes of `width` bits reach to either side. */
+static int reach(unsigned width)
+{
+    return width < 8 ? (1 << (width - 1)) - 1 : CODEC_K8_MAX;
+}
+
+#define EVEN .9375
+
+static uint32_t step_code(double step, bool up)
+{
+    const uint32_t bits = f32_bits((float)fmin(step, 0x1p126));
+
+    return (bits + (up ? (1u << STEP_SHIFT) - 1 : 0)) >> STEP_SHIFT;
+}
+
+/* Values spread evenly over the steps are off by step^2 / 12 in the mean square; not all rows' are,
+ * so a little less is asked for. A step is rounded to 24 bits on its way to 4: a thousandth more is
+ * surely enough. */
+uint32_t tabq_step_choose(const struct codec_params *p, const struct tabq_row *row, uint32_t cols)
+{
+    const double wanted = EVEN * (double)p->delta * sqrt(12.0 * row->norm_sq / cols);
+    const double dense = fmin(row->limit, (double)row->max) / (reach(p->qmax) + .5) * 1.001;
+    const double all = (double)row->max / TABQ_K_MAX * 1.001;
+    const uint32_t least = step_code(fmax(dense, all), true);
+    uint32_t code = step_code(wanted, false);
+
+    code = code > least ? code : least;
+    code = code > STEP_MIN ? code : STEP_MIN;
+    return code < STEP_MAX ? code : STEP_MAX;
+}
+
+#define OUTLIER_BITS                                                                               \
+    5 /* what one costs in the lists, more or less, where the width is a good one */
+
+unsigned tabq_width_choose(const struct codec_dsp *dsp, const struct codec_params *p,
+                           const int8_t *k, size_t n, double mean)
+{
+    uint8_t limits[CODEC_LIMITS];
+    uint32_t above[CODEC_LIMITS];
+    unsigned first = p->qmin, best = 0;
+    size_t best_bits = SIZE_MAX;
+
+    /* Values like a model's want the width whose reach is some 1.5 times the mean: look around. */
+    while (first + CODEC_LIMITS <= p->qmax && (1 << first) < mean)
+        first++;
+    for (unsigned i = 0; i < CODEC_LIMITS; i++)
+        limits[i] = (uint8_t)reach(first + i < p->qmax ? first + i : p->qmax);
+    dsp->above(k, n, limits, above);
+    for (unsigned i = 0; i < CODEC_LIMITS && first + i <= p->qmax; i++) {
+        const size_t bits = n * (first + i) + OUTLIER_BITS * (size_t)above[i];
+        if (bits < best_bits) {
+            best = first + i;
+            best_bits = bits;
         }
     }
+    return best;
 }
 
-int codec_grid_read(struct codec_grid *g, unsigned width, uint16_t scale, uint8_t zero)
+unsigned tabq_form_choose(const struct codec_dsp *dsp, unsigned width, const int8_t *k, size_t n)
 {
-    unsigned above = units(width) - zero;
+    struct codec_range ranges[TABQ_FORMS][TABQ_RANGES];
+    uint8_t limits[2][CODEC_LIMITS];
+    uint32_t above[2][CODEC_LIMITS];
+    unsigned best = 0;
+    size_t best_bits = SIZE_MAX;
 
-    if (zero > units(width))
-        return -EBADMSG;
-    grid_fill(g, width, scale, zero);
-    if (!isnormal(g->unit) || !isfinite(g->unit * (float)zero) || !isfinite(g->unit * (float)above))
-        return -EBADMSG;
-    return 0;
+    _Static_assert(TABQ_FORMS == CODEC_LIMITS, "a limit a form");
+    for (unsigned form = 0; form < TABQ_FORMS; form++) {
+        tabq_ranges(width, form, ranges[form]);
+        for (unsigned i = 0; i < 2; i++) { /* a range ends a step earlier below than above */
+            const int end = -ranges[form][i + 1].lo;
+            limits[i][form] = (uint8_t)(end < CODEC_K8_MAX ? end : CODEC_K8_MAX);
+        }
+    }
+    dsp->above(k, n, limits[0], above[0]);
+    dsp->above(k, n, limits[1], above[1]);
+    for (unsigned form = 0; form < TABQ_FORMS; form++) {
+        const size_t bits = n * ranges[form][1].width +
+                            (size_t)above[0][form] * ranges[form][2].width +
+                            (size_t)above[1][form] * 16;
+        if (bits < best_bits) {
+            best = form;
+            best_bits = bits;
+        }
+    }
+    return best;
 }

@@ -1,19 +1,58 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Token-wise adaptive bit quantization: the grid of one dense row. */
+/*
+ * Token-wise adaptive bit quantization (TAB-Q) with threshold splitting (TS): every value of a row
+ * becomes a multiple k of the row's step, and every k a code in the first of three ranges that
+ * reaches it. The first is the dense one: each column has a code of it. Code 0 says that the value
+ * is an outlier and its code is among those of the next range, a shorter list, and so on; a k
+ * beyond all ranges is sent as it is.
+ */
 #ifndef ISTHMUS_CODEC_TABQ_H
 #define ISTHMUS_CODEC_TABQ_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #include "codec/codec.h"
 #include "codec/dsp.h"
 
-/* The grid for dense[n] as split() left it, n_outliers of them zeros for outliers, and the codes of
- * all its columns (padded): p->qmin..p->qmax bits, few enough that the squared error is at most
- * p->delta^2 * (the dense values' squared norm + outlier_sq), if that can be. */
-void codec_grid_choose(const struct codec_dsp *dsp, const struct codec_params *p,
-                       const float *dense, size_t n, const struct codec_span *span,
-                       size_t n_outliers, double outlier_sq, struct codec_grid *g, uint8_t *codes);
+#define TABQ_RANGES    3u
+#define TABQ_FORM_BITS 2u
+#define TABQ_FORMS     (1u << TABQ_FORM_BITS)
+#define TABQ_K_MAX     32767 /* k of any value */
 
-/* The grid a decoder was sent (width 1..8). 0, or -EBADMSG when no encoder makes it. */
-int codec_grid_read(struct codec_grid *g, unsigned width, uint16_t scale, uint8_t zero);
+/* Steps are sent as bits 30 to 20 of their f32. */
+#define TABQ_STEP_BITS 11u
+
+/* The step of a code; not a positive normal number when no encoder sends that code. */
+float tabq_step(uint32_t code);
+
+/* The dense range of `width` bits, 1 to 8, and the outlier ranges of a form: 2 + form bits, and
+ * twice as many, but at most 8. */
+void tabq_ranges(unsigned width, unsigned form, struct codec_range ranges[TABQ_RANGES]);
+
+/* What a row amounts to. */
+struct tabq_row {
+    double mean;    /* of |x| */
+    float max;      /* of |x| */
+    double limit;   /* TS's T */
+    double norm_sq; /* squared L2 norm, every value counted as at most 8 T */
+};
+
+/* -EDOM when a value is not finite. */
+int tabq_row_read(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
+                  uint32_t cols, struct tabq_row *row);
+
+/* The code of the largest step whose errors, spread evenly, are within p->delta of the norm; or of
+ * the smallest one by which p->qmax bits reach T and TABQ_K_MAX steps the largest value. */
+uint32_t tabq_step_choose(const struct codec_params *p, const struct tabq_row *row, uint32_t cols);
+
+/* A width from p->qmin to p->qmax that makes a short part of k[n] (padded), whose mean |k| is about
+ * `mean`. */
+unsigned tabq_width_choose(const struct codec_dsp *dsp, const struct codec_params *p,
+                           const int8_t *k, size_t n, double mean);
+
+/* A form that makes short lists of the outliers k[n] (padded) of the dense range. */
+unsigned tabq_form_choose(const struct codec_dsp *dsp, unsigned width, const int8_t *k, size_t n);
 
 #endif

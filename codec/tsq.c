@@ -2,61 +2,70 @@
 #include "codec/tsq.h"
 
 #include <errno.h>
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "codec/dsp.h"
+/* A part's head: the step's code in bits 0..10, width - 1 in 11..13, form in 14..15. All 0: every
+ * value is 0, and nothing follows. */
+#define HEAD_BYTES    2u
+#define HEAD_STEP     ((1u << TABQ_STEP_BITS) - 1)
+#define HEAD_WIDTH_AT TABQ_STEP_BITS
+#define HEAD_WIDTH    7u
+#define HEAD_FORM_AT  (TABQ_STEP_BITS + 3)
 
-/* A part's head: width in bits 0..3, outlier form in 4..5, wide outliers in 6, bit 7 zero. */
-#define PART_WIDTH    0x0fu
-#define PART_FORM_AT  4
-#define PART_FORM     0x3u
-#define PART_WIDE     0x40u
-#define PART_RESERVED 0x80u
+#define K_BYTES 2u /* of a value beyond all ranges */
 
-#define PART_HEAD_BYTES 1u
-#define PART_GRID_BYTES 3u /* unit u16, zero point u8 */
+/* With a larger step, a value next to FLT_MAX might be rounded to infinity. */
+#define STEP_SAFE 0x1p110f
 
-/* TAB-Q's norm counts a value as at most this many T: a giant in one channel (SmolLM2 has rows of
- * norm 24,000 around values of 100) would otherwise let everything else round to nothing. */
-#define NORM_CAP 8.0
-
-#define CHUNK 64u /* bytes copied at once, of codes */
+/* Codes of one range. */
+struct list {
+    int8_t *k;      /* what is left for it, padded */
+    uint8_t *codes; /* padded */
+    uint8_t *mask;  /* a bit a code, set where it is 0; padded */
+    float *values;  /* padded */
+};
 
 struct tsq {
     struct codec_params params;
     const struct codec_dsp *dsp;
-    /* one row's scratch */
-    float *dense;    /* the row with zeros for outliers, padded */
-    float *values;   /* of outliers */
-    uint16_t *pos;   /* of outliers, padded */
-    uint8_t *mask;   /* a bit a column, set for outliers; padded */
-    uint8_t *codes;  /* padded, and a chunk */
-    uint8_t *closed; /* codes of the dense columns only; as large */
-    uint8_t *bits;   /* padded, and as much as pack and unpack go beyond */
+    struct tabq_row row;
+    struct list lists[TABQ_RANGES + 1]; /* the last: k and values beyond all ranges */
+    float *held;                        /* a part with values next to FLT_MAX held back */
+    uint8_t *bits;                      /* padded, and as much as pack and unpack go beyond */
+    const float *x;                     /* the part planned */
+    float inv;
 };
 
 /* --- open, close, sizes --- */
 
+static int list_open(struct list *l, size_t padded)
+{
+    l->k = calloc(padded, sizeof(*l->k));
+    l->codes = calloc(padded, sizeof(*l->codes));
+    l->mask = calloc(padded / 8, 1);
+    l->values = calloc(padded, sizeof(*l->values));
+    return l->k && l->codes && l->mask && l->values ? 0 : -ENOMEM;
+}
+
 int tsq_open(const struct codec_params *p, const struct codec_dsp *dsp, uint32_t cols,
              struct tsq **out)
 {
-    const size_t padded = CODEC_PAD_TO(cols);
+    const size_t padded = CODEC_PAD_TO(cols) + CODEC_PAD;
     struct tsq *t = calloc(1, sizeof(*t));
+    int rc = 0;
 
     if (!t)
         return -ENOMEM;
     t->params = *p;
     t->dsp = dsp;
-    t->dense = calloc(padded, sizeof(*t->dense));
-    t->values = calloc(padded, sizeof(*t->values));
-    t->pos = calloc(padded, sizeof(*t->pos));
-    t->mask = calloc(padded / 8, 1);
-    t->codes = calloc(padded + CHUNK, 1);
-    t->closed = calloc(padded + CHUNK, 1);
+    t->held = calloc(padded, sizeof(*t->held));
     t->bits = calloc(padded + CODEC_PAD, 1);
-    if (!t->dense || !t->values || !t->pos || !t->mask || !t->codes || !t->closed || !t->bits) {
+    for (unsigned i = 0; i <= TABQ_RANGES && rc == 0; i++)
+        rc = list_open(&t->lists[i], padded);
+    if (rc || !t->held || !t->bits) {
         tsq_close(t);
         return -ENOMEM;
     }
@@ -68,12 +77,13 @@ void tsq_close(struct tsq *t)
 {
     if (!t)
         return;
-    free(t->dense);
-    free(t->values);
-    free(t->pos);
-    free(t->mask);
-    free(t->codes);
-    free(t->closed);
+    for (unsigned i = 0; i <= TABQ_RANGES; i++) {
+        free(t->lists[i].k);
+        free(t->lists[i].codes);
+        free(t->lists[i].mask);
+        free(t->lists[i].values);
+    }
+    free(t->held);
     free(t->bits);
     free(t);
 }
@@ -83,21 +93,27 @@ void tsq_tune(struct tsq *t, const struct codec_params *p)
     t->params = *p;
 }
 
-/* The most a part of `cols` values takes when up to `outliers` of them are set aside. An f32
- * outlier costs more than a code, so the worst has as many outliers as may be. */
-static size_t bound(uint32_t cols, uint32_t outliers, unsigned qmax)
+static size_t packed_bytes(size_t n, unsigned width)
 {
-    size_t dense = cols - outliers;
-
-    return PART_HEAD_BYTES + (outliers ? (cols + 7) / 8 + 4 * (size_t)outliers : 0) +
-           (dense ? PART_GRID_BYTES + (dense * qmax + 7) / 8 : 0);
+    return (n * width + 7) / 8;
 }
 
-/* Of a whole row, fewer than cols / tau values exceed tau times the mean (and a little room for its
- * rounding: a lane sums up to 512 values). */
+/* The most a part takes whose dense range leaves out no more than `outliers` of `cols` values: if
+ * all of those are beyond all ranges, in the form whose codes are shortest. */
+static size_t bound(uint32_t cols, uint32_t outliers, unsigned width)
+{
+    struct codec_range r[TABQ_RANGES];
+
+    tabq_ranges(width, 0, r);
+    return HEAD_BYTES + packed_bytes(cols, width) + packed_bytes(outliers, r[1].width) +
+           packed_bytes(outliers, r[2].width) + K_BYTES * (size_t)outliers;
+}
+
+/* Of a whole row, no more than cols / tau values exceed tau times the mean, and a step never leaves
+ * others than those out of qmax bits (but a little room is needed for the sum's rounding). */
 static uint32_t row_outliers_max(const struct codec_params *p, uint32_t cols)
 {
-    double most = (double)cols / (double)p->tau * (1.0 + 0x1p-14);
+    const double most = (double)cols / (double)p->tau * (1.0 + 0x1p-14);
 
     return p->tau_rule == CODEC_TAU_MEAN && most < (double)cols ? (uint32_t)most : cols;
 }
@@ -114,156 +130,193 @@ size_t tsq_part_bound(const struct codec_params *p, uint32_t cols)
 
 /* --- encode --- */
 
-/* Also of rows that f32 is too small for. */
-static double sum_abs(const struct tsq *t, const float *row, uint32_t cols)
+int tsq_step(struct tsq *t, const float *row, uint32_t cols, uint32_t *step_code)
 {
-    double sum = (double)t->dsp->sum_abs(row, cols);
+    const int rc = tabq_row_read(t->dsp, &t->params, row, cols, &t->row);
 
-    if (isfinite(sum))
-        return sum;
-    sum = 0.0;
+    if (rc == 0)
+        *step_code = tabq_step_choose(&t->params, &t->row, cols);
+    return rc;
+}
+
+static const float *hold_back(struct tsq *t, const float *x, uint32_t cols, float step)
+{
+    const float edge = (float)((double)FLT_MAX - (double)step);
+
     for (uint32_t i = 0; i < cols; i++)
-        sum += fabs((double)row[i]);
-    return sum;
+        t->held[i] = fminf(fmaxf(x[i], -edge), edge);
+    return t->held;
 }
 
-int tsq_limit(const struct tsq *t, const float *row, uint32_t cols, float *limit)
+/* Codes for the first range's k, and its outliers' in the next, and theirs in the last. */
+static void fill_lists(struct tsq *t, struct tsq_part *part)
 {
-    const double sum = sum_abs(t, row, cols);
+    struct codec_range ranges[TABQ_RANGES];
 
-    if (!isfinite(sum))
-        return -EDOM;
-    *limit = t->params.tau_rule == CODEC_TAU_MEAN ? (float)((double)t->params.tau * (sum / cols))
-                                                  : t->params.tau;
-    return 0;
-}
-
-/* Squared norm, no value counted as more than cap. Four sums, because each waits for its last. */
-static double capped_sq(const float *values, size_t n, double cap)
-{
-    double sum[4] = {0};
-
-    for (size_t i = 0; i < n; i++) {
-        const double v = fabs((double)values[i]);
-        sum[i % 4] += v < cap ? v * v : cap * cap;
+    part->form = 0;
+    tabq_ranges(part->width, part->form, ranges);
+    for (unsigned i = 0; i < TABQ_RANGES; i++) {
+        int8_t *rest = t->lists[i + 1].k;
+        const size_t n =
+            t->dsp->to_codes(t->lists[i].k, part->n[i], &ranges[i], t->lists[i].codes, rest);
+        memset(rest + n, 0, CODEC_PAD_TO(n) - n);
+        part->n[i + 1] = (uint32_t)n;
+        if (i == 0 && n > 0) {
+            part->form = (uint8_t)tabq_form_choose(t->dsp, part->width, rest, n);
+            tabq_ranges(part->width, part->form, ranges);
+        }
     }
-    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+    part->bytes = HEAD_BYTES + K_BYTES * (size_t)part->n[TABQ_RANGES];
+    for (unsigned i = 0; i < TABQ_RANGES; i++)
+        part->bytes += packed_bytes(part->n[i], ranges[i].width);
 }
 
-void tsq_plan(struct tsq *t, const float *x, uint32_t cols, float limit, struct tsq_part *part)
+void tsq_plan(struct tsq *t, const float *x, uint32_t cols, uint32_t step_code,
+              struct tsq_part *part)
 {
-    struct codec_span span;
-    const size_t n = t->dsp->split(x, cols, limit, t->dense, t->mask, &span);
+    const float step = tabq_step(step_code);
 
-    part->cols = cols;
-    part->n_dense = cols - (uint32_t)n;
-    codec_outliers_find(x, cols, t->mask, t->pos, t->values);
-    codec_outliers_plan(cols, t->pos, t->values, n, &part->outliers);
-    codec_grid_choose(t->dsp, &t->params, t->dense, cols, &span, n,
-                      capped_sq(t->values, n, NORM_CAP * (double)limit), &part->grid, t->codes);
-    part->bytes = PART_HEAD_BYTES + part->outliers.bytes;
-    if (part->grid.width)
-        part->bytes += PART_GRID_BYTES + ((size_t)part->n_dense * part->grid.width + 7) / 8;
+    *part = (struct tsq_part){.bytes = HEAD_BYTES, .n = {cols}, .step_code = (uint16_t)step_code};
+    t->inv = (float)(1.0 / (double)step);
+    if (lrintf(t->row.max * t->inv) == 0)
+        return;
+    t->x = step > STEP_SAFE ? hold_back(t, x, cols, step) : x;
+    t->dsp->quantize(t->x, cols, t->inv, t->lists[0].k);
+    part->width = (uint8_t)tabq_width_choose(t->dsp, &t->params, t->lists[0].k, cols,
+                                             t->row.mean / (double)step);
+    fill_lists(t, part);
+    if (part->width < t->params.qmax && part->bytes > tsq_row_bound(&t->params, cols)) {
+        part->width = t->params.qmax;
+        fill_lists(t, part);
+    }
 }
 
-/* The codes of the columns that are no outliers, closed up in t->closed. A run between outliers is
- * copied in whole chunks: what is too much is overwritten by the next. */
-static void close_up(struct tsq *t, uint32_t cols, uint32_t n_outliers)
+/* Kernels write a little more than the codes, where there is room. */
+static uint8_t *write_codes(struct tsq *t, uint8_t *codes, size_t n, unsigned width, uint8_t *dst,
+                            const uint8_t *room_end)
 {
-    uint8_t *dst = t->closed;
+    const size_t bytes = packed_bytes(n, width);
+    const bool roomy = (size_t)(room_end - dst) >= bytes + CODEC_PAD;
+
+    memset(codes + n, 0, CODEC_PAD_TO(n) - n);
+    t->dsp->pack(codes, n, width, roomy ? dst : t->bits);
+    if (!roomy)
+        memcpy(dst, t->bits, bytes);
+    return dst + bytes;
+}
+
+/* The values beyond all ranges, as multiples of the step. k has those that 8 bits hold. */
+static void write_rest(const struct tsq *t, uint32_t n, uint8_t *dst)
+{
+    const int8_t *k = t->lists[0].k, *rest = t->lists[TABQ_RANGES].k;
     uint32_t col = 0;
 
-    for (uint32_t i = 0; i <= n_outliers; i++) {
-        const uint32_t end = i < n_outliers ? t->pos[i] : cols;
-        for (uint32_t k = col; k < end; k += CHUNK)
-            memcpy(dst + (k - col), t->codes + k, CHUNK);
-        dst += end - col;
-        col = end + 1;
+    for (uint32_t i = 0; i < n; i++, dst += K_BYTES) {
+        int16_t v = rest[i];
+        if (v > CODEC_K8_MAX || v < -CODEC_K8_MAX) {
+            while (k[col] <= CODEC_K8_MAX && k[col] >= -CODEC_K8_MAX)
+                col++;
+            v = (int16_t)lrintf(t->x[col++] * t->inv);
+        }
+        memcpy(dst, &v, K_BYTES);
     }
 }
 
 void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst, size_t room)
 {
-    const struct codec_grid *g = &part->grid;
-    const uint8_t *end = dst + part->bytes;
-    const bool roomy = room - part->bytes >= CODEC_PAD; /* kernels write a little more */
+    const uint8_t *room_end = dst + room;
+    struct codec_range ranges[TABQ_RANGES];
+    uint16_t head = 0;
 
-    *dst++ = (uint8_t)(g->width | (unsigned)part->outliers.form << PART_FORM_AT |
-                       (part->outliers.wide ? PART_WIDE : 0));
-    dst = codec_outliers_write(t->dsp, &part->outliers, part->cols, t->pos, t->values, dst);
-    if (!g->width)
+    if (part->width)
+        head = (uint16_t)(part->step_code | (part->width - 1u) << HEAD_WIDTH_AT |
+                          (unsigned)part->form << HEAD_FORM_AT);
+    memcpy(dst, &head, HEAD_BYTES);
+    if (!part->width)
         return;
-    *dst++ = (uint8_t)g->scale;
-    *dst++ = (uint8_t)(g->scale >> 8);
-    *dst++ = g->zero;
-    close_up(t, part->cols, part->outliers.n);
-    memset(t->closed + part->n_dense, 0, CODEC_PAD_TO(part->n_dense) - part->n_dense);
-    t->dsp->pack(t->closed, part->n_dense, g->width, roomy ? dst : t->bits);
-    if (!roomy)
-        memcpy(dst, t->bits, (size_t)(end - dst));
+    dst += HEAD_BYTES;
+    tabq_ranges(part->width, part->form, ranges);
+    for (unsigned i = 0; i < TABQ_RANGES; i++)
+        dst = write_codes(t, t->lists[i].codes, part->n[i], ranges[i].width, dst, room_end);
+    write_rest(t, part->n[TABQ_RANGES], dst);
 }
 
 /* --- decode --- */
 
-/* n codes of `width` bits in `bytes` bytes at src. Kernels read a little more than that, which is
- * the tile's too except at its end. */
-static void unpack_codes(struct tsq *t, unsigned width, size_t n, const uint8_t *src,
-                         const uint8_t *end)
+/* n codes to l->codes, and how many of them are 0; NULL when they would pass `end`. */
+static const uint8_t *read_codes(struct tsq *t, struct list *l, size_t n, unsigned width,
+                                 const uint8_t *src, const uint8_t *end, size_t *n_zeros)
 {
-    const size_t bytes = (n * width + 7) / 8;
+    const size_t bytes = packed_bytes(n, width);
+    const uint8_t *from = src;
 
-    if ((size_t)(end - src) - bytes < CODEC_PAD)
-        src = memcpy(t->bits, src, bytes);
-    t->dsp->unpack(src, n, width, t->codes);
-}
-
-/* The n dense values of a part to the columns of out that t->mask leaves them; returns the end of
- * their bytes, or NULL. */
-static const uint8_t *read_dense(struct tsq *t, unsigned width, uint32_t cols, uint32_t n,
-                                 const uint8_t *src, const uint8_t *end, float *out)
-{
-    const size_t bytes = ((size_t)n * width + 7) / 8;
-    struct codec_grid g;
-
-    if (width == 0) {
-        memset(out, 0, cols * sizeof(*out));
-        return src;
-    }
-    if (width > CODEC_QMAX || n == 0 || (size_t)(end - src) < PART_GRID_BYTES + bytes)
+    if ((size_t)(end - src) < bytes)
         return NULL;
-    if (codec_grid_read(&g, width, (uint16_t)(src[0] | src[1] << 8), src[2]))
-        return NULL;
-    src += PART_GRID_BYTES;
     if (n * width % 8 && src[bytes - 1] >> n * width % 8)
         return NULL;
-    unpack_codes(t, width, n, src, end);
-    t->dsp->dequantize(t->codes, t->mask, cols, &g, out);
+    if ((size_t)(end - src) - bytes < CODEC_PAD) /* kernels read a little more */
+        from = memcpy(t->bits, src, bytes);
+    t->dsp->unpack(from, n, width, l->codes);
+    *n_zeros = t->dsp->zeros(l->codes, n, l->mask);
     return src + bytes;
+}
+
+/* False when one is not finite. */
+static bool read_rest(float *values, size_t n, float step, const uint8_t *src)
+{
+    bool finite = true;
+
+    for (size_t i = 0; i < n; i++, src += K_BYTES) {
+        int16_t k;
+        memcpy(&k, src, K_BYTES);
+        values[i] = (float)k * step;
+        finite &= isfinite(values[i]);
+    }
+    return finite;
+}
+
+static bool all_finite(const float *x, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (!isfinite(x[i]))
+            return false;
+    return true;
 }
 
 const uint8_t *tsq_read(struct tsq *t, uint32_t cols, const uint8_t *src, const uint8_t *end,
                         float *out)
 {
-    struct codec_outliers outliers = {0};
-    uint8_t head;
+    struct codec_range ranges[TABQ_RANGES];
+    size_t n[TABQ_RANGES + 1] = {cols};
+    uint16_t head;
+    float step;
 
-    if (src == end)
+    if ((size_t)(end - src) < HEAD_BYTES)
         return NULL;
-    head = *src++;
-    if (head & PART_RESERVED)
+    memcpy(&head, src, HEAD_BYTES);
+    src += HEAD_BYTES;
+    if (head == 0) {
+        memset(out, 0, cols * sizeof(*out));
+        return src;
+    }
+    step = tabq_step(head & HEAD_STEP);
+    if (!isnormal(step))
         return NULL;
-    outliers.wide = head & PART_WIDE;
-    outliers.form = (enum outlier_form)(head >> PART_FORM_AT & PART_FORM);
-    if (outliers.form > OUTLIERS_BITMAP)
+    tabq_ranges((head >> HEAD_WIDTH_AT & HEAD_WIDTH) + 1, head >> HEAD_FORM_AT, ranges);
+    for (unsigned i = 0; i < TABQ_RANGES; i++) {
+        src = read_codes(t, &t->lists[i], n[i], ranges[i].width, src, end, &n[i + 1]);
+        if (!src)
+            return NULL;
+    }
+    if ((size_t)(end - src) < K_BYTES * n[TABQ_RANGES] ||
+        !read_rest(t->lists[TABQ_RANGES].values, n[TABQ_RANGES], step, src))
         return NULL;
-    memset(t->mask, 0, CODEC_PAD_TO(cols) / 8);
-    src = codec_outliers_read(t->dsp, &outliers, cols, src, end, t->pos, t->mask, t->values);
-    if (!src)
+    for (unsigned i = TABQ_RANGES; i-- > 0;) {
+        const struct list *l = &t->lists[i];
+        t->dsp->from_codes(l->codes, l->mask, n[i], &ranges[i], step, t->lists[i + 1].values,
+                           i ? l->values : out);
+    }
+    if (step > STEP_SAFE && !all_finite(out, cols))
         return NULL;
-    src = read_dense(t, head & PART_WIDTH, cols, cols - outliers.n, src, end, out);
-    if (!src)
-        return NULL;
-    for (uint32_t i = 0; i < outliers.n; i++)
-        out[t->pos[i]] = t->values[i];
-    return src;
+    return src + K_BYTES * n[TABQ_RANGES];
 }

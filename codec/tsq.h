@@ -10,19 +10,19 @@
 #include <stdint.h>
 
 #include "codec/codec.h"
-#include "codec/outlier.h"
+#include "codec/dsp.h"
 #include "codec/tabq.h"
 
 /* Scratch for one row and the encoder's parameters (the decoder needs none). */
 struct tsq;
 
-/* One row part, looked at and not yet written. Its codes and outliers are in the scratch. */
+/* One row part, looked at and not yet written. Its codes are in the scratch. */
 struct tsq_part {
-    uint32_t cols;
-    uint32_t n_dense;
     size_t bytes;
-    struct codec_outliers outliers;
-    struct codec_grid grid;
+    uint8_t width; /* of dense codes; 0: all zeros */
+    uint8_t form;  /* of outlier ranges */
+    uint16_t step_code;
+    uint32_t n[TABQ_RANGES + 1]; /* codes of each range, and values beyond all */
 };
 
 /* For rows of up to `cols` columns. dsp is borrowed. 0 or -ENOMEM. */
@@ -37,11 +37,13 @@ void tsq_tune(struct tsq *t, const struct codec_params *p);
 size_t tsq_row_bound(const struct codec_params *p, uint32_t cols);
 size_t tsq_part_bound(const struct codec_params *p, uint32_t cols);
 
-/* The threshold T of a whole row; -EDOM when a value is not finite. */
-int tsq_limit(const struct tsq *t, const float *row, uint32_t cols, float *limit);
+/* The step of a whole row, by its code, which all its parts share: see tabq.h. -EDOM when a value
+ * is not finite. */
+int tsq_step(struct tsq *t, const float *row, uint32_t cols, uint32_t *step_code);
 
-/* Set outliers aside, choose the grid of the rest and quantize it: part->bytes tells the length. */
-void tsq_plan(struct tsq *t, const float *x, uint32_t cols, float limit, struct tsq_part *part);
+/* Quantize a part: part->bytes tells its length. */
+void tsq_plan(struct tsq *t, const float *x, uint32_t cols, uint32_t step_code,
+              struct tsq_part *part);
 
 /* Writes the part planned last: part->bytes at dst, which has room bytes, no fewer than those. */
 void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst, size_t room);

@@ -35,140 +35,170 @@ static inline float lanes_sum_ps(const __m256 acc[REGISTERS])
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-static inline void sum_abs_32(const float *x, __m256 acc[REGISTERS])
+struct totals {
+    __m256 sum[REGISTERS], sum_sq[REGISTERS];
+    __m256i max;
+};
+
+static inline void norms_32(const float *x, __m256 cap, struct totals *t)
 {
-    for (unsigned k = 0; k < REGISTERS; k++)
-        acc[k] = _mm256_add_ps(acc[k], abs_ps(_mm256_loadu_ps(x + 8 * k)));
+    for (unsigned k = 0; k < REGISTERS; k++) {
+        const __m256 v = abs_ps(_mm256_loadu_ps(x + 8 * k)), capped = _mm256_min_ps(v, cap);
+        t->sum[k] = _mm256_add_ps(t->sum[k], capped);
+        t->sum_sq[k] = _mm256_fmadd_ps(capped, capped, t->sum_sq[k]);
+        t->max = _mm256_max_epi32(t->max, _mm256_castps_si256(v));
+    }
 }
 
-static float sum_abs(const float *x, size_t n)
+static inline uint32_t lanes_max_epi32(__m256i v)
 {
-    __m256 acc[REGISTERS] = {0};
+    __m128i m = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+
+    m = _mm_max_epi32(m, _mm_unpackhi_epi64(m, m));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 1));
+    return (uint32_t)_mm_cvtsi128_si32(m);
+}
+
+static void norms(const float *x, size_t n, float cap, struct codec_norms *out)
+{
+    const __m256 caps = _mm256_set1_ps(cap);
+    struct totals t = {0};
     float last[CODEC_LANES] = {0};
     size_t i = 0;
 
     for (; i + CODEC_LANES <= n; i += CODEC_LANES)
-        sum_abs_32(x + i, acc);
+        norms_32(x + i, caps, &t);
     memcpy(last, x + i, (n - i) * sizeof(*x));
-    sum_abs_32(last, acc);
-    return lanes_sum_ps(acc);
+    norms_32(last, caps, &t);
+    *out = (struct codec_norms){
+        .sum = lanes_sum_ps(t.sum),
+        .sum_sq = lanes_sum_ps(t.sum_sq),
+        .max = f32_from_bits(lanes_max_epi32(t.max)),
+    };
 }
 
-/* Among floats read as integers, the largest signed one is the largest positive one, and the
- * largest unsigned one the most negative. Integer units have the time. */
-struct extent {
-    __m256i lo, hi;
-};
-
-static inline struct extent extent_add(struct extent e, __m256 v)
+static inline void quantize_32(const float *x, __m256 inv, int8_t *k)
 {
-    return (struct extent){_mm256_max_epu32(e.lo, _mm256_castps_si256(v)),
-                           _mm256_max_epi32(e.hi, _mm256_castps_si256(v))};
+    __m256i v[REGISTERS];
+
+    for (unsigned r = 0; r < REGISTERS; r++)
+        v[r] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * r), inv));
+    v[0] = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+    v[0] = _mm256_permutevar8x32_epi32(_mm256_max_epi8(v[0], _mm256_set1_epi8(-127)),
+                                       _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256((__m256i *)k, v[0]);
 }
 
-/* Without negative values lo has positive ones. */
-static void extent_end(struct extent e, struct codec_span *s)
+static void quantize(const float *x, size_t n, float inv, int8_t *k)
 {
-    const __m256 lo = _mm256_min_ps(_mm256_castsi256_ps(e.lo), _mm256_setzero_ps());
-    const __m256 hi = _mm256_castsi256_ps(e.hi); /* max with 0 from the start */
-    __m128 l = _mm_min_ps(_mm256_castps256_ps128(lo), _mm256_extractf128_ps(lo, 1));
-    __m128 h = _mm_max_ps(_mm256_castps256_ps128(hi), _mm256_extractf128_ps(hi, 1));
-
-    l = _mm_min_ps(l, _mm_movehl_ps(l, l));
-    h = _mm_max_ps(h, _mm_movehl_ps(h, h));
-    s->lo = _mm_cvtss_f32(_mm_min_ss(l, _mm_movehdup_ps(l)));
-    s->hi = _mm_cvtss_f32(_mm_max_ss(h, _mm_movehdup_ps(h)));
-}
-
-/* 32 columns; returns their mask. */
-static inline uint32_t split_32(const float *x, __m256 limit, float *dense, __m256 acc[REGISTERS],
-                                struct extent *e)
-{
-    uint32_t mask = 0;
-
-    for (unsigned k = 0; k < REGISTERS; k++) {
-        __m256 v = _mm256_loadu_ps(x + 8 * k);
-        const __m256 outlier = _mm256_cmp_ps(abs_ps(v), limit, _CMP_GT_OQ);
-        mask |= (uint32_t)_mm256_movemask_ps(outlier) << 8 * k;
-        v = _mm256_andnot_ps(outlier, v);
-        _mm256_storeu_ps(dense + 8 * k, v);
-        acc[k] = _mm256_fmadd_ps(v, v, acc[k]);
-        *e = extent_add(*e, v);
-    }
-    return mask;
-}
-
-static inline size_t store_mask(uint8_t *mask, uint32_t bits)
-{
-    memcpy(mask, &bits, sizeof(bits));
-    return (unsigned)__builtin_popcount(bits);
-}
-
-static size_t split(const float *x, size_t n, float limit, float *dense, uint8_t *mask,
-                    struct codec_span *s)
-{
-    const __m256 limits = _mm256_set1_ps(limit);
-    __m256 acc[REGISTERS] = {0};
-    struct extent e = {0};
+    const __m256 invs = _mm256_set1_ps(inv);
     float last[CODEC_PAD] = {0};
-    size_t n_outliers = 0, i = 0;
-
-    for (; i + 32 <= n; i += 32)
-        n_outliers += store_mask(mask + i / 8, split_32(x + i, limits, dense + i, acc, &e));
-    memcpy(last, x + i, (n - i) * sizeof(*x));
-    for (const float *from = last; i < CODEC_PAD_TO(n); i += 32, from += 32)
-        n_outliers += store_mask(mask + i / 8, split_32(from, limits, dense + i, acc, &e));
-    extent_end(e, s);
-    s->sum_sq = lanes_sum_ps(acc);
-    return n_outliers;
-}
-
-struct quantizer {
-    __m256 inv, bias;
-    __m256i top;
-};
-
-/* 32 columns; what acc gets added is cleared beyond the first n of them. */
-static inline void quantize_32(const float *dense, size_t n, struct quantizer q,
-                               __m256 acc[REGISTERS], uint8_t *codes)
-{
-    __m256i code[REGISTERS], v;
-
-    for (unsigned k = 0; k < REGISTERS; k++) {
-        const __m256 t = _mm256_fmadd_ps(_mm256_loadu_ps(dense + 8 * k), q.inv, q.bias);
-        code[k] = _mm256_cvtps_epi32(t);
-        __m256 e = _mm256_sub_ps(t, _mm256_cvtepi32_ps(code[k]));
-        if (n < 32)
-            e = _mm256_and_ps(e, _mm256_castsi256_ps(lanes_below(8 * k, n)));
-        acc[k] = _mm256_fmadd_ps(e, e, acc[k]);
-    }
-    /* saturation to u8 takes negative codes to 0 */
-    v = _mm256_packus_epi16(_mm256_packs_epi32(code[0], code[1]),
-                            _mm256_packs_epi32(code[2], code[3]));
-    v = _mm256_permutevar8x32_epi32(_mm256_min_epu8(v, q.top),
-                                    _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_storeu_si256((__m256i *)codes, v);
-}
-
-static float quantize(const float *dense, size_t n, const struct codec_grid *g, uint8_t *codes)
-{
-    const struct quantizer q = {_mm256_set1_ps(g->inv), _mm256_set1_ps(g->bias),
-                                _mm256_set1_epi8((char)g->top)};
-    __m256 acc[REGISTERS] = {0};
     size_t i = 0;
 
     for (; i + 32 <= n; i += 32)
-        quantize_32(dense + i, 32, q, acc, codes + i);
-    if (i < n)
-        quantize_32(dense + i, n - i, q, acc, codes + i);
-    return lanes_sum_ps(acc);
+        quantize_32(x + i, invs, k + i);
+    memcpy(last, x + i, (n - i) * sizeof(*x));
+    for (const float *from = last; i < CODEC_PAD_TO(n); i += 32, from += 32)
+        quantize_32(from, invs, k + i);
 }
 
-/* For each mask of 8 columns: which of the next codes goes where, as a shuffle from bytes to 32-bit
- * lanes; outliers get 0. */
-#define NONE 0x80808080u
-#define LANE(m, i)                                                                                 \
-    ((m) >> (i)&1 ? NONE : 0x80808000u | (i - __builtin_popcount((m) & ((1u << (i)) - 1))))
+static inline __m256i load32(const void *p)
+{
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+
+/* Counts in bytes overflow after 255 times 32 values. */
+static void above(const int8_t *k, size_t n, const uint8_t limits[CODEC_LIMITS],
+                  uint32_t counts[CODEC_LIMITS])
+{
+    __m256i limit[CODEC_LIMITS], total[CODEC_LIMITS];
+
+    for (unsigned l = 0; l < CODEC_LIMITS; l++) {
+        limit[l] = _mm256_set1_epi8((char)limits[l]);
+        total[l] = _mm256_setzero_si256();
+    }
+    for (size_t i = 0; i < n;) {
+        const size_t end = i + 255 * 32 < n ? i + 255 * 32 : n;
+        __m256i count[CODEC_LIMITS] = {0};
+        for (; i < end; i += 32) {
+            const __m256i v = _mm256_abs_epi8(load32(k + i));
+            for (unsigned l = 0; l < CODEC_LIMITS; l++)
+                count[l] = _mm256_sub_epi8(count[l], _mm256_cmpgt_epi8(v, limit[l]));
+        }
+        for (unsigned l = 0; l < CODEC_LIMITS; l++)
+            total[l] =
+                _mm256_add_epi64(total[l], _mm256_sad_epu8(count[l], _mm256_setzero_si256()));
+    }
+    for (unsigned l = 0; l < CODEC_LIMITS; l++) {
+        const __m128i two =
+            _mm_add_epi64(_mm256_castsi256_si128(total[l]), _mm256_extracti128_si256(total[l], 1));
+        counts[l] = (uint32_t)_mm_cvtsi128_si32(two) + (uint32_t)_mm_extract_epi32(two, 2);
+    }
+}
+
+/* For each mask of 8 columns: the columns whose bits are set, closed up. */
+#define RANK(m, i)      __builtin_popcount((m) & ((1u << (i)) - 1))
+#define RANKED(m, i, r) ((m) >> (i)&1 && RANK(m, i) == (r) ? (i) : 0)
+#define MOVED(m, r)                                                                                \
+    (RANKED(m, 0u, r) + RANKED(m, 1u, r) + RANKED(m, 2u, r) + RANKED(m, 3u, r) +                   \
+     RANKED(m, 4u, r) + RANKED(m, 5u, r) + RANKED(m, 6u, r) + RANKED(m, 7u, r))
+#define MOVES(m)                                                                                   \
+    {                                                                                              \
+        MOVED(m, 0), MOVED(m, 1), MOVED(m, 2), MOVED(m, 3), MOVED(m, 4), MOVED(m, 5), MOVED(m, 6), \
+            MOVED(m, 7)                                                                            \
+    }
+#define MOVES_4(m)  MOVES(m), MOVES((m) + 1), MOVES((m) + 2), MOVES((m) + 3)
+#define MOVES_16(m) MOVES_4(m), MOVES_4((m) + 4), MOVES_4((m) + 8), MOVES_4((m) + 12)
+#define MOVES_64(m) MOVES_16(m), MOVES_16((m) + 16), MOVES_16((m) + 32), MOVES_16((m) + 48)
+static const uint8_t moved[256][8] = {MOVES_64(0u), MOVES_64(64u), MOVES_64(128u), MOVES_64(192u)};
+
+static inline __m128i load8(const void *p)
+{
+    return _mm_loadl_epi64((const __m128i *)p);
+}
+
+static size_t to_codes(const int8_t *k, size_t n, const struct codec_range *r, uint8_t *codes,
+                       int8_t *rest)
+{
+    const __m256i lo = _mm256_set1_epi8((char)(r->lo < -CODEC_K8_MAX ? -CODEC_K8_MAX : r->lo)),
+                  hi = _mm256_set1_epi8((char)(r->hi > CODEC_K8_MAX ? CODEC_K8_MAX : r->hi)),
+                  up = _mm256_set1_epi8((char)r->up), down = _mm256_set1_epi8((char)r->down);
+    const int8_t *start = rest;
+
+    for (size_t i = 0; i < n; i += 32) {
+        const __m256i v = load32(k + i);
+        const __m256i out = _mm256_or_si256(_mm256_cmpgt_epi8(lo, v), _mm256_cmpgt_epi8(v, hi));
+        const __m256i code = _mm256_add_epi8(v, _mm256_blendv_epi8(up, down, v));
+        uint32_t mask = (uint32_t)_mm256_movemask_epi8(out);
+        _mm256_storeu_si256((__m256i *)(codes + i), _mm256_andnot_si256(out, code));
+        for (unsigned j = 0; j < 4; j++, mask >>= 8) {
+            const size_t m = mask & 0xff;
+            _mm_storel_epi64((__m128i *)rest,
+                             _mm_shuffle_epi8(load8(k + i + 8 * j), load8(moved[m])));
+            rest += __builtin_popcountll(m);
+        }
+    }
+    return (size_t)(rest - start);
+}
+
+static size_t zeros(const uint8_t *codes, size_t n, uint8_t *mask)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < CODEC_PAD_TO(n); i += 32) {
+        const __m256i zero = _mm256_cmpeq_epi8(load32(codes + i), _mm256_setzero_si256());
+        uint32_t bits = (uint32_t)_mm256_movemask_epi8(zero);
+        if (n < i + 32)
+            bits &= n > i ? (1u << (n - i)) - 1 : 0;
+        memcpy(mask + i / 8, &bits, sizeof(bits));
+        count += (unsigned)__builtin_popcount(bits);
+    }
+    return count;
+}
+
+/* For each mask of 8 columns: which of the next values goes where, in the low bits of a lane, whose
+ * top bit is the column's. */
+#define LANE(m, i) ((m) >> (i)&1 ? 0x80000000u | RANK(m, i) : 0)
 #define LANES(m)                                                                                   \
     {                                                                                              \
         LANE(m, 0), LANE(m, 1), LANE(m, 2), LANE(m, 3), LANE(m, 4), LANE(m, 5), LANE(m, 6),        \
@@ -180,48 +210,61 @@ static float quantize(const float *dense, size_t n, const struct codec_grid *g, 
 static const uint32_t spread[256][8]
     __attribute__((aligned(32))) = {LANES_64(0u), LANES_64(64u), LANES_64(128u), LANES_64(192u)};
 
-static inline __m256 spread_codes(const uint8_t *codes, size_t mask)
+/* Around another range, or around nothing: up is down then. */
+struct opener {
+    __m256i half, up, down;
+    __m256 step;
+    bool around;
+};
+
+static inline __attribute__((always_inline)) __m256 from_codes_8(const uint8_t *codes, size_t mask,
+                                                                 struct opener o, const float *rest)
 {
-    long long next;
-    memcpy(&next, codes, sizeof(next));
-    return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(
-        _mm256_set1_epi64x(next), _mm256_load_si256((const __m256i *)spread[mask])));
+    const __m256i lanes = _mm256_load_si256((const __m256i *)spread[mask]);
+    __m256i v = _mm256_cvtepu8_epi32(load8(codes)), base = o.up;
+    __m256 outliers;
+
+    if (o.around)
+        base = _mm256_blendv_epi8(o.up, o.down, _mm256_cmpgt_epi32(o.half, v));
+    v = _mm256_sub_epi32(v, base);
+    outliers = _mm256_permutevar8x32_ps(_mm256_loadu_ps(rest), lanes);
+    return _mm256_blendv_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(v), o.step), outliers,
+                            _mm256_castsi256_ps(lanes));
 }
 
-/* unit * ((code << shift) - zero) in one rounding, which is exact as the value itself is. Half of
- * it, doubled, where a step would overflow that no value does. */
-static inline void dequantize_by(const uint8_t *codes, const uint8_t *mask, size_t n, float step,
-                                 float base, bool halved, float *restrict out)
+static inline __attribute__((always_inline)) void from_codes_by(const uint8_t *codes,
+                                                                const uint8_t *mask, size_t n,
+                                                                struct opener o, const float *rest,
+                                                                float *restrict out)
 {
-    const __m256 steps = _mm256_set1_ps(step), bases = _mm256_set1_ps(base);
     size_t i = 0;
 
-    /* column i's code is codes[i], less the outliers before it */
     for (; i + 32 <= n; i += 32, mask += 4) {
         for (unsigned k = 0; k < 4; k++) {
             const size_t m = mask[k];
-            __m256 v = _mm256_fmadd_ps(spread_codes(codes + i + 8 * k, m), steps, bases);
-            codes -= __builtin_popcountll(m);
-            _mm256_storeu_ps(out + i + 8 * k, halved ? _mm256_add_ps(v, v) : v);
+            _mm256_storeu_ps(out + i + 8 * k, from_codes_8(codes + i + 8 * k, m, o, rest));
+            rest += __builtin_popcountll(m);
         }
     }
     for (; i < n; i += 8, mask++) {
         const size_t m = *mask;
-        __m256 v = _mm256_fmadd_ps(spread_codes(codes + i, m), steps, bases);
-        codes -= __builtin_popcountll(m);
-        _mm256_maskstore_ps(out + i, lanes_below(i, n), halved ? _mm256_add_ps(v, v) : v);
+        _mm256_maskstore_ps(out + i, lanes_below(i, n), from_codes_8(codes + i, m, o, rest));
+        rest += __builtin_popcountll(m);
     }
 }
 
-static void dequantize(const uint8_t *codes, const uint8_t *mask, size_t n,
-                       const struct codec_grid *g, float *out)
+static void from_codes(const uint8_t *codes, const uint8_t *mask, size_t n,
+                       const struct codec_range *r, float step, const float *rest, float *out)
 {
-    const float steps = (float)(1u << (8 - g->width)), zero = (float)g->zero;
+    struct opener o = {_mm256_set1_epi32(1 << (r->width - 1)), _mm256_set1_epi32(r->up),
+                       _mm256_set1_epi32(r->down), _mm256_set1_ps(step), false};
 
-    if (__builtin_isfinite(g->unit * steps))
-        dequantize_by(codes, mask, n, g->unit * steps, -g->unit * zero, false, out);
-    else
-        dequantize_by(codes, mask, n, 0.5f * g->unit * steps, -0.5f * g->unit * zero, true, out);
+    if (r->up == r->down) {
+        from_codes_by(codes, mask, n, o, rest, out);
+    } else {
+        o.around = true;
+        from_codes_by(codes, mask, n, o, rest, out);
+    }
 }
 
 /* Codes close up in pairs, then fours, by multiply-add; the halves of each 64-bit lane are shifted
@@ -352,10 +395,12 @@ static bool from_f16(const uint8_t *src, size_t n, float *out)
 void codec_dsp_init_avx2(struct codec_dsp *dsp)
 {
     *dsp = (struct codec_dsp){
-        .sum_abs = sum_abs,
-        .split = split,
+        .norms = norms,
         .quantize = quantize,
-        .dequantize = dequantize,
+        .above = above,
+        .to_codes = to_codes,
+        .zeros = zeros,
+        .from_codes = from_codes,
         .pack = pack,
         .unpack = unpack,
         .copy = copy,

@@ -5,6 +5,8 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "codec/f16.h"
+
 /* The lanes of a register at x[i] that are below n. */
 static inline __mmask16 lanes_below(size_t i, size_t n)
 {
@@ -32,117 +34,91 @@ static inline float lanes_sum_ps(__m512 a, __m512 b)
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-static inline float lanes_max_ps(__m512 v)
+static inline uint32_t lanes_max_epi32(__m512i v)
 {
-    const __m256 eight = _mm256_max_ps(low_ps(v), high_ps(v));
-    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    const __m256i eight =
+        _mm256_max_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+    const __m128i four =
+        _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i two = _mm_max_epi32(four, _mm_unpackhi_epi64(four, four));
 
-    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+    return (uint32_t)_mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 1)));
 }
 
-static float sum_abs(const float *x, size_t n)
+struct totals {
+    __m512 sum, sum_sq;
+    __m512i max;
+};
+
+static inline struct totals norms_16(__m512 x, __m512 cap, struct totals t)
 {
-    __m512 a = _mm512_setzero_ps(), b = _mm512_setzero_ps();
+    const __m512 v = _mm512_abs_ps(x), capped = _mm512_min_ps(v, cap);
+
+    return (struct totals){_mm512_add_ps(t.sum, capped), _mm512_fmadd_ps(capped, capped, t.sum_sq),
+                           _mm512_max_epi32(t.max, _mm512_castps_si512(v))};
+}
+
+static void norms(const float *x, size_t n, float cap, struct codec_norms *out)
+{
+    const __m512 caps = _mm512_set1_ps(cap);
+    struct totals a = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_si512()}, b = a;
     size_t i = 0;
 
     for (; i + 32 <= n; i += 32) {
-        a = _mm512_add_ps(a, _mm512_abs_ps(_mm512_loadu_ps(x + i)));
-        b = _mm512_add_ps(b, _mm512_abs_ps(_mm512_loadu_ps(x + i + 16)));
+        a = norms_16(_mm512_loadu_ps(x + i), caps, a);
+        b = norms_16(_mm512_loadu_ps(x + i + 16), caps, b);
     }
-    a = _mm512_add_ps(a, _mm512_abs_ps(_mm512_maskz_loadu_ps(lanes_below(i, n), x + i)));
-    b = _mm512_add_ps(b, _mm512_abs_ps(_mm512_maskz_loadu_ps(lanes_below(i + 16, n), x + i + 16)));
-    return lanes_sum_ps(a, b);
+    a = norms_16(_mm512_maskz_loadu_ps(lanes_below(i, n), x + i), caps, a);
+    b = norms_16(_mm512_maskz_loadu_ps(lanes_below(i + 16, n), x + i + 16), caps, b);
+    *out = (struct codec_norms){
+        .sum = lanes_sum_ps(a.sum, b.sum),
+        .sum_sq = lanes_sum_ps(a.sum_sq, b.sum_sq),
+        .max = f32_from_bits(lanes_max_epi32(_mm512_max_epi32(a.max, b.max))),
+    };
 }
 
-/* 16 columns, of which those in `in` exist; returns their mask. */
-static inline unsigned split_16(const float *x, __mmask16 in, __m512 limit, float *dense,
-                                __m512 *acc, __m512 *lo, __m512 *hi)
+static inline __m128i quantize_16(__m512 x, __m512 inv)
 {
-    __m512 v = _mm512_maskz_loadu_ps(in, x);
-    const __mmask16 outlier = _mm512_cmp_ps_mask(_mm512_abs_ps(v), limit, _CMP_GT_OQ);
+    const __m512i v = _mm512_cvtps_epi32(_mm512_mul_ps(x, inv));
 
-    v = _mm512_maskz_mov_ps((__mmask16)~outlier, v);
-    _mm512_storeu_ps(dense, v);
-    *acc = _mm512_fmadd_ps(v, v, *acc);
-    *lo = _mm512_min_ps(v, *lo);
-    *hi = _mm512_max_ps(v, *hi);
-    return outlier;
+    return _mm512_cvtepi32_epi8(
+        _mm512_min_epi32(_mm512_max_epi32(v, _mm512_set1_epi32(-127)), _mm512_set1_epi32(127)));
 }
 
-static size_t split(const float *x, size_t n, float limit, float *dense, uint8_t *mask,
-                    struct codec_span *s)
+static void quantize(const float *x, size_t n, float inv, int8_t *k)
 {
-    const __m512 limits = _mm512_set1_ps(limit);
-    __m512 a = _mm512_setzero_ps(), b = a, lo = a, hi = a;
-    size_t n_outliers = 0;
+    const __m512 invs = _mm512_set1_ps(inv);
+    size_t i = 0;
 
-    for (size_t i = 0; i < CODEC_PAD_TO(n); i += 32) {
-        unsigned bits = split_16(x + i, lanes_below(i, n), limits, dense + i, &a, &lo, &hi);
-        bits |= split_16(x + i + 16, lanes_below(i + 16, n), limits, dense + i + 16, &b, &lo, &hi)
-                << 16;
-        memcpy(mask + i / 8, &bits, sizeof(bits));
-        n_outliers += (unsigned)__builtin_popcount(bits);
+    for (; i + 16 <= n; i += 16)
+        _mm_storeu_si128((__m128i *)(k + i), quantize_16(_mm512_loadu_ps(x + i), invs));
+    for (; i < CODEC_PAD_TO(n); i += 16) {
+        const __m512 v = _mm512_maskz_loadu_ps(lanes_below(i, n), x + i);
+        _mm_storeu_si128((__m128i *)(k + i), quantize_16(v, invs));
     }
-    s->lo = -lanes_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), lo));
-    s->hi = lanes_max_ps(hi);
-    s->sum_sq = lanes_sum_ps(a, b);
-    return n_outliers;
 }
 
-struct quantizer {
-    __m512 inv, bias;
-    __m512i top;
-};
-
-/* 16 columns, of which those in `in` count. */
-static inline __m512 quantize_16(const float *dense, __mmask16 in, struct quantizer q, __m512 acc,
-                                 uint8_t *codes)
+static void from_codes(const uint8_t *codes, const uint8_t *mask, size_t n,
+                       const struct codec_range *r, float step, const float *rest, float *out)
 {
-    const __m512 t = _mm512_fmadd_ps(_mm512_loadu_ps(dense), q.inv, q.bias);
-    __m512i v = _mm512_cvtps_epi32(t);
-    const __m512 e = _mm512_maskz_sub_ps(in, t, _mm512_cvtepi32_ps(v));
-
-    v = _mm512_min_epi32(_mm512_max_epi32(v, _mm512_setzero_si512()), q.top);
-    _mm_storeu_si128((__m128i *)codes, _mm512_cvtepi32_epi8(v));
-    return _mm512_fmadd_ps(e, e, acc);
-}
-
-static float quantize(const float *dense, size_t n, const struct codec_grid *g, uint8_t *codes)
-{
-    const struct quantizer q = {_mm512_set1_ps(g->inv), _mm512_set1_ps(g->bias),
-                                _mm512_set1_epi32(g->top)};
-    __m512 a = _mm512_setzero_ps(), b = a;
-
-    for (size_t i = 0; i < n; i += 32) {
-        a = quantize_16(dense + i, lanes_below(i, n), q, a, codes + i);
-        b = quantize_16(dense + i + 16, lanes_below(i + 16, n), q, b, codes + i + 16);
-    }
-    return lanes_sum_ps(a, b);
-}
-
-/* As in avx2.c: halved, exact. */
-static void dequantize(const uint8_t *codes, const uint8_t *mask, size_t n,
-                       const struct codec_grid *g, float *out)
-{
-    const float unit = 0.5f * g->unit;
-    const __m512 step = _mm512_set1_ps(unit * (float)(1u << (8 - g->width))),
-                 base = _mm512_set1_ps(-unit * (float)g->zero);
+    const __m512i half = _mm512_set1_epi32(1 << (r->width - 1)), up = _mm512_set1_epi32(r->up),
+                  down = _mm512_set1_epi32(r->down);
+    const __m512 steps = _mm512_set1_ps(step);
 
     for (size_t i = 0; i < n; i += 16) {
-        const unsigned dense = ~(unsigned)(mask[i / 8] | mask[i / 8 + 1] << 8) & 0xffffu;
-        __m512i v = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)codes));
-        __m512 half = _mm512_fmadd_ps(_mm512_cvtepi32_ps(v), step, base);
-        half = _mm512_maskz_expand_ps((__mmask16)dense, half);
-        _mm512_mask_storeu_ps(out + i, lanes_below(i, n), _mm512_add_ps(half, half));
-        codes += (unsigned)__builtin_popcount(dense);
+        const __mmask16 outliers = (__mmask16)(mask[i / 8] | mask[i / 8 + 1] << 8);
+        const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(codes + i)));
+        const __m512i base = _mm512_mask_mov_epi32(up, _mm512_cmpgt_epi32_mask(half, code), down);
+        const __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(code, base)), steps);
+        const __m512 next = _mm512_maskz_expand_ps(outliers, _mm512_loadu_ps(rest));
+        _mm512_mask_storeu_ps(out + i, lanes_below(i, n), _mm512_mask_mov_ps(v, outliers, next));
+        rest += (unsigned)__builtin_popcount(outliers);
     }
 }
 
 void codec_dsp_init_avx512(struct codec_dsp *dsp)
 {
-    dsp->sum_abs = sum_abs;
-    dsp->split = split;
+    dsp->norms = norms;
     dsp->quantize = quantize;
-    dsp->dequantize = dequantize;
+    dsp->from_codes = from_codes;
 }

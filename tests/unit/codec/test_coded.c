@@ -294,7 +294,7 @@ static void giants_fall_back(void **state)
         encode(c, row, 100, 1, 0, 1000, &m, &stats);
         decode(c, &m, 100, 1, 0, out);
         assert_int_equal(stats.rows_fallback, 1);
-        assert_true(fabsf(out[40] / row[40] - 1.0f) < .001f);
+        assert_true(fabsf(out[40] / row[40] - 1.0f) < .01f); /* half a step of tsq */
         message_free(&m);
         codec_close(c);
     }

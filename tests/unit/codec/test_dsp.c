@@ -83,14 +83,23 @@ static uint32_t any_n(void)
     return rng_below(8) ? 1 + rng_below(700) : 1 + rng_below(MAX_N);
 }
 
-/* A dense row as split() leaves it: zeros up to the padding. */
-static float *dense_row(uint32_t n)
+/* Multiples of a step, zeros up to the padding: mostly small ones. */
+static void any_k(int8_t *k, uint32_t n)
 {
-    static float dense[MAX_N + CODEC_PAD];
+    const uint32_t spread = 1 + rng_below(100);
 
-    memset(dense, 0, sizeof(dense));
-    fill_any_row(dense, n);
-    return dense;
+    memset(k, 0, CODEC_PAD_TO(n));
+    for (uint32_t i = 0; i < n; i++)
+        k[i] = (int8_t)(rng_below(20) ? (int)rng_below(2 * spread + 1) - (int)spread
+                                      : (int)rng_below(255) - 127);
+}
+
+static struct codec_range any_range(void)
+{
+    struct codec_range ranges[TABQ_RANGES];
+
+    tabq_ranges(1 + rng_below(8), rng_below(TABQ_FORMS), ranges);
+    return ranges[rng_below(TABQ_RANGES)];
 }
 
 static void random_mask(uint8_t *mask, uint32_t n)
@@ -103,59 +112,24 @@ static void random_mask(uint8_t *mask, uint32_t n)
             mask[k / 8] |= (uint8_t)(1u << k % 8);
 }
 
-static struct codec_grid any_grid(const float *dense, uint32_t n)
-{
-    static uint8_t mask[MAX_N / 8 + CODEC_PAD], codes[MAX_N + CODEC_PAD];
-    static float copy[MAX_N + CODEC_PAD];
-    struct codec_params p = codec_params_default(CODEC_TSQ);
-    struct codec_span span;
-    struct codec_grid g;
-
-    p.qmin = p.qmax = (uint8_t)(1 + rng_below(8));
-    ref.split(dense, n, INFINITY, copy, mask, &span);
-    codec_grid_choose(&ref, &p, dense, n, &span, 0, 0.0, &g, codes);
-    return g;
-}
-
-static void sum_abs(void **state)
+static void norms(void **state)
 {
     for (int r = 0; r < REPEAT; r++) {
         uint32_t n = any_n();
         float *row = fenced_alloc(n * sizeof(*row));
+        float cap;
         fill_any_row(row, n);
+        cap = r % 3 ? INFINITY : fabsf(row[rng_below(n)]);
         if (r % 8 == 0)
             row[rng_below(n)] = r % 16 ? NAN : -INFINITY;
         for (size_t i = 0; i < n_isas; i++) {
-            float a = ref.sum_abs(row, n), b = isas[i].dsp.sum_abs(row, n);
+            struct codec_norms a, b;
+            ref.norms(row, n, cap, &a);
+            isas[i].dsp.norms(row, n, cap, &b);
             if (r % 8 == 0)
-                assert_false(isfinite(a) || isfinite(b));
+                assert_false(isfinite(a.max) || isfinite(b.max));
             else if (memcmp(&a, &b, sizeof(a)) != 0)
-                fail_msg("sum_abs, %s, n %u: %a, not %a", isas[i].name, n, (double)b, (double)a);
-        }
-        fenced_free(row, n * sizeof(*row));
-    }
-}
-
-static void split(void **state)
-{
-    for (int r = 0; r < REPEAT; r++) {
-        uint32_t n = any_n();
-        float *row = fenced_alloc(n * sizeof(*row));
-        float limit;
-        fill_any_row(row, n);
-        limit = r % 4 ? fabsf(row[rng_below(n)]) : ref.sum_abs(row, n) / (float)n;
-        for (size_t i = 0; i < n_isas; i++) {
-            struct codec_span s, t;
-            size_t a, b;
-            pair_reset(&out_pair, CODEC_PAD_TO(n) * sizeof(float), sizeof(float));
-            pair_reset(&pos_pair, CODEC_PAD_TO(n) / 8, 1);
-            a = ref.split(row, n, limit, (float *)(void *)out_pair.a, pos_pair.a, &s);
-            b = isas[i].dsp.split(row, n, limit, (float *)(void *)out_pair.b, pos_pair.b, &t);
-            assert_int_equal(a, b);
-            pair_check(&out_pair, out_pair.bytes, "split", isas[i].name);
-            pair_check(&pos_pair, pos_pair.bytes, "split's mask", isas[i].name);
-            if (!(s.lo == t.lo && s.hi == t.hi && memcmp(&s.sum_sq, &t.sum_sq, sizeof(float)) == 0))
-                fail_msg("split's span, %s, n %u: differs from C", isas[i].name, n);
+                fail_msg("norms, %s, n %u: differ from C", isas[i].name, n);
         }
         fenced_free(row, n * sizeof(*row));
     }
@@ -165,42 +139,124 @@ static void quantize(void **state)
 {
     for (int r = 0; r < REPEAT; r++) {
         uint32_t n = any_n();
-        const float *dense = dense_row(n);
-        struct codec_grid g = any_grid(dense, n);
-        for (size_t i = 0; g.width && i < n_isas; i++) {
-            float a, b;
+        float *row = fenced_alloc(n * sizeof(*row));
+        struct codec_norms norms;
+        float inv;
+        fill_any_row(row, n);
+        ref.norms(row, n, INFINITY, &norms);
+        inv = fminf(fmaxf((float)(1 + rng_below(r % 2 ? 100 : TABQ_K_MAX)) / norms.max, 0x1p-126f),
+                    0x1p100f);
+        for (size_t i = 0; i < n_isas; i++) {
             pair_reset(&out_pair, CODEC_PAD_TO(n), 1);
-            a = ref.quantize(dense, n, &g, out_pair.a);
-            b = isas[i].dsp.quantize(dense, n, &g, out_pair.b);
-            pair_check(&out_pair, n, "quantize", isas[i].name);
-            for (uint32_t k = 0; k < n; k++)
-                assert_true(out_pair.a[k] < 1u << g.width);
-            if (!isfinite(a) || memcmp(&a, &b, sizeof(a)) != 0)
-                fail_msg("quantize's error, %s, n %u q %u: %a, not %a", isas[i].name, n, g.width,
-                         (double)b, (double)a);
+            ref.quantize(row, n, inv, (int8_t *)out_pair.a);
+            isas[i].dsp.quantize(row, n, inv, (int8_t *)out_pair.b);
+            pair_check(&out_pair, CODEC_PAD_TO(n), "quantize", isas[i].name);
+        }
+        fenced_free(row, n * sizeof(*row));
+    }
+}
+
+static void above(void **state)
+{
+    static int8_t k[CODEC_COLS_MAX + CODEC_PAD];
+
+    for (int r = 0; r < REPEAT; r++) {
+        uint32_t n = r % 16 ? any_n() : 1 + rng_below(CODEC_COLS_MAX);
+        uint8_t limits[CODEC_LIMITS];
+        any_k(k, n);
+        for (unsigned l = 0; l < CODEC_LIMITS; l++)
+            limits[l] = (uint8_t)rng_below(CODEC_K8_MAX + 1);
+        for (size_t i = 0; i < n_isas; i++) {
+            uint32_t a[CODEC_LIMITS], b[CODEC_LIMITS];
+            ref.above(k, n, limits, a);
+            isas[i].dsp.above(k, n, limits, b);
+            assert_memory_equal(a, b, sizeof(a));
         }
     }
 }
 
-static void dequantize(void **state)
+static void to_codes(void **state)
 {
     for (int r = 0; r < REPEAT; r++) {
         uint32_t n = any_n();
-        struct codec_grid g = any_grid(dense_row(n), n);
-        uint8_t mask[(MAX_N + CODEC_PAD) / 8];
+        struct codec_range range = any_range();
+        int8_t k[MAX_N + CODEC_PAD];
+        any_k(k, n);
+        for (uint32_t c = 0; c < n; c++) /* the range leaves out what it goes on around */
+            if (k[c] + range.down >= 1 << (range.width - 1) &&
+                k[c] + range.up < 1 << (range.width - 1))
+                k[c] = 127;
+        for (size_t i = 0; i < n_isas; i++) {
+            size_t a, b;
+            pair_reset(&out_pair, CODEC_PAD_TO(n), 1);
+            pair_reset(&pos_pair, n + CODEC_PAD, 1);
+            a = ref.to_codes(k, n, &range, out_pair.a, (int8_t *)pos_pair.a);
+            b = isas[i].dsp.to_codes(k, n, &range, out_pair.b, (int8_t *)pos_pair.b);
+            assert_int_equal(a, b);
+            pair_check(&out_pair, n, "to_codes", isas[i].name);
+            pair_check(&pos_pair, a, "to_codes' rest", isas[i].name);
+            for (uint32_t c = 0; c < n; c++)
+                assert_true(out_pair.a[c] < 1u << range.width);
+        }
+    }
+}
+
+static void zeros(void **state)
+{
+    for (int r = 0; r < REPEAT; r++) {
+        uint32_t n = any_n(), one_in = 1 + rng_below(60);
+        uint8_t codes[MAX_N + CODEC_PAD];
+        for (uint32_t c = 0; c < CODEC_PAD_TO(n); c++)
+            codes[c] = rng_below(one_in) ? (uint8_t)(1 + rng_below(255)) : 0;
+        for (size_t i = 0; i < n_isas; i++) {
+            pair_reset(&out_pair, CODEC_PAD_TO(n) / 8, 1);
+            assert_int_equal(ref.zeros(codes, n, out_pair.a),
+                             isas[i].dsp.zeros(codes, n, out_pair.b));
+            pair_check(&out_pair, CODEC_PAD_TO(n) / 8, "zeros", isas[i].name);
+        }
+    }
+}
+
+static void from_codes(void **state)
+{
+    for (int r = 0; r < REPEAT; r++) {
+        uint32_t n = any_n();
+        struct codec_range range = any_range();
+        const float step = fabsf(rng_normal()) * 0x1p-3f;
+        uint8_t mask[(MAX_N + CODEC_PAD) / 8], codes[MAX_N + CODEC_PAD];
+        float rest[MAX_N + CODEC_PAD];
         random_mask(mask, n);
-        for (size_t i = 0; g.width && i < n_isas; i++) {
-            pair_reset(&in_pair, CODEC_PAD_TO(n), 1);
+        for (uint32_t c = 0; c < CODEC_PAD_TO(n); c++) {
+            codes[c] = (uint8_t)rng_below(1u << range.width);
+            rest[c] = rng_normal();
+        }
+        for (size_t i = 0; i < n_isas; i++) {
             pair_reset(&out_pair, n * sizeof(float), sizeof(float));
-            for (uint32_t k = 0; k < n; k++)
-                in_pair.a[k] = in_pair.b[k] = (uint8_t)rng_below(1u << g.width);
-            ref.dequantize(in_pair.a, mask, n, &g, (float *)(void *)out_pair.a);
-            isas[i].dsp.dequantize(in_pair.b, mask, n, &g, (float *)(void *)out_pair.b);
-            pair_check(&in_pair, n, "dequantize's codes", isas[i].name);
-            for (uint32_t k = 0; k < n; k++) /* any value will do there */
-                if (mask[k / 8] >> k % 8 & 1)
-                    memcpy(out_pair.b + 4 * k, out_pair.a + 4 * k, 4);
-            pair_check(&out_pair, n * sizeof(float), "dequantize", isas[i].name);
+            ref.from_codes(codes, mask, n, &range, step, rest, (float *)(void *)out_pair.a);
+            isas[i].dsp.from_codes(codes, mask, n, &range, step, rest, (float *)(void *)out_pair.b);
+            pair_check(&out_pair, n * sizeof(float), "from_codes", isas[i].name);
+        }
+    }
+}
+
+/* Each k in 16 bits has one code, and the code gives it back. */
+static void ranges_go_on_around_each_other(void **state)
+{
+    for (unsigned width = 1; width <= CODEC_QMAX; width++) {
+        for (unsigned form = 0; form < TABQ_FORMS; form++) {
+            struct codec_range r[TABQ_RANGES];
+            int lo = 0, hi = -1;
+            tabq_ranges(width, form, r);
+            for (unsigned i = 0; i < TABQ_RANGES; i++) {
+                const int codes = 1 << r[i].width;
+                assert_int_equal(hi - lo + 1 + codes - 1, r[i].hi - r[i].lo + 1);
+                assert_int_equal(r[i].lo + r[i].down, 1);
+                assert_int_equal(lo - 1 + r[i].down, codes / 2 - 1);
+                assert_int_equal(hi + 1 + r[i].up, codes / 2);
+                assert_int_equal(r[i].hi + r[i].up, codes - 1);
+                lo = r[i].lo;
+                hi = r[i].hi;
+            }
         }
     }
 }
@@ -314,10 +370,17 @@ static void f16_is_ieee(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sum_abs),         cmocka_unit_test(split),
-        cmocka_unit_test(quantize),        cmocka_unit_test(dequantize),
-        cmocka_unit_test(pack_and_unpack), cmocka_unit_test(copy),
-        cmocka_unit_test(to_f16),          cmocka_unit_test(from_f16),
+        cmocka_unit_test(norms),
+        cmocka_unit_test(quantize),
+        cmocka_unit_test(above),
+        cmocka_unit_test(to_codes),
+        cmocka_unit_test(zeros),
+        cmocka_unit_test(from_codes),
+        cmocka_unit_test(pack_and_unpack),
+        cmocka_unit_test(copy),
+        cmocka_unit_test(ranges_go_on_around_each_other),
+        cmocka_unit_test(to_f16),
+        cmocka_unit_test(from_f16),
         cmocka_unit_test(f16_is_ieee),
     };
 

@@ -37,8 +37,8 @@ static const struct vector {
     {"tsq-6bit", {CODEC_TSQ, CODEC_TAU_MEAN, 4, .08f, 6, 6}, 33, 1, 1500, ROW_POSITIVE},
     {"tsq-7bit", {CODEC_TSQ, CODEC_TAU_MEAN, 4, .08f, 7, 7}, 33, 1, 1500, ROW_NORMAL},
     {"tsq-8bit", {CODEC_TSQ, CODEC_TAU_MEAN, 4, .08f, 8, 8}, 33, 1, 1500, ROW_NORMAL},
-    {"tsq-bitmap", {CODEC_TSQ, CODEC_TAU_ABS, .5f, .08f, 2, 8}, 50, 1, 1500, ROW_NORMAL},
-    {"tsq-cut", {CODEC_TSQ, CODEC_TAU_ABS, .5f, .08f, 2, 8}, 150, 2, 275, ROW_BITS},
+    {"tsq-outliers", {CODEC_TSQ, CODEC_TAU_ABS, .5f, .08f, 2, 8}, 50, 1, 1500, ROW_NORMAL},
+    {"tsq-cut", {CODEC_TSQ, CODEC_TAU_ABS, .5f, .08f, 2, 8}, 150, 2, 275, ROW_GIANTS},
 };
 #define N_VECTORS (sizeof(vectors) / sizeof(vectors[0]))
 
