@@ -6,12 +6,13 @@
  * tsq = threshold splitting (TS) followed by token-wise adaptive bit quantization (TAB-Q), after
  * arXiv 2511.04002 section 3:
  *
- *   TS     values with |x| > T go to a sparse side list at high precision (T = tau * mean|x| of the
- *          row, or an absolute T); what is left is a dense row of small range.
- *   TAB-Q  the dense row gets the smallest width q in [qmin,qmax] bits (qmax if none will do) whose
- *          relative L2 error ||x - x'|| / ||x|| is <= delta; asymmetric uniform, scale and zero
- *          point per row. x - x' is taken over the dense part, ||x|| over the whole row with every
- *          value counted as at most 8 T, so that one giant doesn't excuse errors everywhere else.
+ *   TAB-Q  every value is rounded to a multiple of the row's step, the largest whose relative L2
+ *          error ||x - x'|| / ||x|| is about delta (no value is off by more than half a step), and
+ *          gets a code of q bits, the q in [qmin,qmax] that makes the row short. ||x|| counts a
+ *          value as at most 8 T, so that one giant doesn't excuse errors everywhere else.
+ *   TS     values that q bits don't reach have longer codes in lists apart. They are those above
+ *          T = tau * mean|x| of the row (or an absolute T), or less: a step is never so small that
+ *          qmax bits don't reach T.
  *
  * And two that are entropy-coded, "coded" for short: rans rounds the values themselves to multiples
  * of the row's step and codes those with rANS; xform does so with the values in a calibrated basis,
@@ -56,7 +57,7 @@ struct codec_params {
     enum codec_mode mode;
     enum codec_tau_rule tau_rule; /* tsq only, down to qmax */
     float tau;                    /* > 0, finite */
-    float delta;                  /* relative L2 error allowed, 0 < delta < 1 */
+    float delta;                  /* relative L2 error, 0 < delta < 1 */
     uint8_t qmin, qmax;           /* 1 <= qmin <= qmax <= CODEC_QMAX */
     float step; /* rans, xform: > 0; the quantizer's step relative to the norm that the profile
                  * calls usual; without a profile, to the row's */
