@@ -310,8 +310,8 @@ static int read_tsq(const struct codec *c, const struct codec_tile *tile, const 
     return src == end ? 0 : -EBADMSG;
 }
 
-int codec_decode(struct codec *c, const uint8_t *src, size_t len, uint32_t base_token, float *rows,
-                 size_t stride, uint32_t n_rows, struct codec_tile *tile_out)
+int codec_decode_later(struct codec *c, const uint8_t *src, size_t len, uint32_t base_token,
+                       float *rows, size_t stride, uint32_t n_rows, struct codec_tile *tile_out)
 {
     const uint8_t *end = src + len;
     enum tile_coding coding;
@@ -339,4 +339,18 @@ int codec_decode(struct codec *c, const uint8_t *src, size_t len, uint32_t base_
     if (tile_out)
         *tile_out = tile;
     return 0;
+}
+
+int codec_decode_finish(struct codec *c)
+{
+    return c->coded ? coded_decode_finish(c->coded) : 0;
+}
+
+int codec_decode(struct codec *c, const uint8_t *src, size_t len, uint32_t base_token, float *rows,
+                 size_t stride, uint32_t n_rows, struct codec_tile *tile)
+{
+    const int rc = codec_decode_later(c, src, len, base_token, rows, stride, n_rows, tile);
+    const int finished = codec_decode_finish(c);
+
+    return rc ? rc : finished;
 }

@@ -148,4 +148,14 @@ int codec_peek(const uint8_t *src, size_t len, uint32_t cols, struct codec_tile 
 int codec_decode(struct codec *c, const uint8_t *src, size_t len, uint32_t base_token, float *rows,
                  size_t stride, uint32_t n_rows, struct codec_tile *tile);
 
+/*
+ * The same for the tiles of a message, one by one, and at the end of them: mode xform transforms
+ * the rows of many tiles together, which is several times as fast where each has few. rows are
+ * complete after codec_decode_finish(); they must stay there until then. A tile that is refused
+ * takes those before it along, unless finished.
+ */
+int codec_decode_later(struct codec *c, const uint8_t *src, size_t len, uint32_t base_token,
+                       float *rows, size_t stride, uint32_t n_rows, struct codec_tile *tile);
+int codec_decode_finish(struct codec *c);
+
 #endif

@@ -46,6 +46,7 @@ struct coded {
     uint8_t *raw;      /* the three in a row; padded */
     uint8_t *bytes;    /* of the symbols */
     uint32_t *escaped; /* [groups_max] */
+    struct coded_waiting waiting;
 };
 
 /* --- open, close --- */
@@ -90,8 +91,9 @@ int coded_open(const struct codec_params *p, const struct codec_dsp *dsp, uint32
     c->raw = malloc(coefs * VALUE_BYTES_MAX + RANS_LANES_MAX + CODEC_PAD);
     c->bytes = malloc(rans_bound(coefs, RANS_LANES_MAX));
     c->escaped = malloc(c->groups_max * sizeof(*c->escaped));
-    if (!c->head || !c->symbols || !c->table_of || !c->low || !c->pre || !c->escapes || !c->raw ||
-        !c->bytes || !c->escaped)
+    c->waiting.k = calloc(CODED_BATCH * c->basis.coefs, sizeof(*c->waiting.k));
+    if (!c->waiting.k || !c->head || !c->symbols || !c->table_of || !c->low || !c->pre ||
+        !c->escapes || !c->raw || !c->bytes || !c->escaped)
         goto fail;
     *out = c;
     return 0;
@@ -115,6 +117,7 @@ void coded_close(struct coded *c)
     free(c->raw);
     free(c->bytes);
     free(c->escaped);
+    free(c->waiting.k);
     free(c);
 }
 
@@ -592,15 +595,6 @@ static bool complete_group(struct coded *c, struct taken *t, unsigned shift, uin
     return true;
 }
 
-static bool read_head(const struct coded *c, const uint8_t *src, struct coded_head *head)
-{
-    head->delta = coded_delta(src[0]);
-    head->class = 0;
-    for (unsigned i = 0; i < c->class_bytes; i++)
-        head->class |= (uint16_t)(src[1 + i] << 8 * i);
-    return !c->class_bytes || head->class < c->basis.n_classes;
-}
-
 /* A block of a row; false when it is malformed. */
 static bool read_block(struct coded *c, struct taken *t, const struct coded_block *b, int offset,
                        int16_t *k)
@@ -652,15 +646,38 @@ static uint32_t blocks_of(const struct coded_basis *basis, const struct codec_ti
     return 0;
 }
 
-int coded_decode(struct coded *c, const struct codec_tile *tile, enum tile_coding coding,
-                 const uint8_t *src, size_t len, float *out, size_t stride)
+/* One row, of blocks [first, first + n), to where it waits. */
+static bool read_row(struct coded *c, struct taken *t, const uint8_t *head, uint32_t first,
+                     uint32_t n, float *out)
+{
+    struct coded_waiting *w = &c->waiting;
+    struct coded_waiting_row row = {.delta = coded_delta(*head++), .out = out};
+
+    for (unsigned i = 0; i < c->class_bytes; i++)
+        row.class |= (uint16_t)(*head++ << 8 * i);
+    if (c->class_bytes && row.class >= c->basis.n_classes)
+        return false;
+    for (uint32_t i = first; i < first + n; i++) {
+        const struct coded_block *b = &c->basis.blocks[i];
+        if (!read_block(c, t, b, (int8_t)*head++, coded_k(w->k, b, w->n[i])))
+            return false;
+        w->rows[i][w->n[i]++] = row;
+        row.out += b->cols;
+        if (w->n[i] == CODED_BATCH && !coded_restore(&c->basis, c->dsp, w, i))
+            return false;
+    }
+    return true;
+}
+
+static int decode(struct coded *c, const struct codec_tile *tile, enum tile_coding coding,
+                  const uint8_t *src, size_t len, float *out, size_t stride)
 {
     struct reader r = {src, src + len};
     const uint8_t *table = src, *head;
     struct taken t;
     uint32_t first;
     const uint32_t n = blocks_of(&c->basis, tile, &first);
-    struct coded_head heads[CODED_BATCH];
+    const size_t head_bytes = 1 + c->class_bytes + (size_t)n;
 
     if (!n || (coding != coding_of(c) && (coding != TILE_RANS_TABLE || coding_of(c) != TILE_RANS)))
         return -EBADMSG;
@@ -670,7 +687,7 @@ int coded_decode(struct coded *c, const struct codec_tile *tile, enum tile_codin
         r.at += TABLE_BYTES;
     }
     head = r.at;
-    if ((size_t)(r.end - r.at) < tile->n_tokens * (1 + c->class_bytes + (size_t)n) ||
+    if ((size_t)(r.end - r.at) < tile->n_tokens * head_bytes ||
         !measure(c, head, tile->n_tokens, first, n))
         return -EBADMSG;
     r.at += c->tile.head_bytes;
@@ -681,19 +698,29 @@ int coded_decode(struct coded *c, const struct codec_tile *tile, enum tile_codin
     if (c->tile.pre_bits % 8 && t.escapes.at[-1] >> c->tile.pre_bits % 8)
         return -EBADMSG;
     t.escapes.end = t.escapes.at + c->tile.escape_bytes;
-    for (uint32_t row = 0; row < tile->n_tokens; row += CODED_BATCH) {
-        const uint32_t left = tile->n_tokens - row, m = left < CODED_BATCH ? left : CODED_BATCH;
-        for (uint32_t i = 0; i < m; i++) {
-            if (!read_head(c, head, &heads[i]))
-                return -EBADMSG;
-            head += 1 + c->class_bytes;
-            for (uint32_t b = first; b < first + n; b++)
-                if (!read_block(c, &t, &c->basis.blocks[b], (int8_t)*head++,
-                                coded_k(&c->basis, &c->basis.blocks[b], i)))
-                    return -EBADMSG;
-        }
-        if (!coded_restore(&c->basis, c->dsp, first, n, heads, m, out + row * stride, stride))
+    for (uint32_t row = 0; row < tile->n_tokens; row++)
+        if (!read_row(c, &t, head + row * head_bytes, first, n, out + row * stride))
             return -EBADMSG;
-    }
     return t.escapes.at == t.escapes.end ? 0 : -EBADMSG;
+}
+
+int coded_decode(struct coded *c, const struct codec_tile *tile, enum tile_coding coding,
+                 const uint8_t *src, size_t len, float *out, size_t stride)
+{
+    int rc = decode(c, tile, coding, src, len, out, stride);
+
+    if (!rc && !c->basis.transform)
+        rc = coded_decode_finish(c);
+    if (rc)
+        memset(c->waiting.n, 0, sizeof(c->waiting.n));
+    return rc;
+}
+
+int coded_decode_finish(struct coded *c)
+{
+    bool good = true;
+
+    for (uint32_t i = 0; i < c->basis.n_blocks; i++)
+        good &= c->waiting.n[i] == 0 || coded_restore(&c->basis, c->dsp, &c->waiting, i);
+    return good ? 0 : -EBADMSG;
 }

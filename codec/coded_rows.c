@@ -313,7 +313,7 @@ static void order_row(struct coded_rows *r, uint32_t i, float delta)
     for (uint32_t b = 0; b < basis->n_blocks; b++) {
         const struct coded_block *block = &basis->blocks[b];
         const int16_t *from = basis->natural + block->first_col;
-        int16_t *k = coded_k(basis, block, i);
+        int16_t *k = coded_k(basis->k, block, i);
         if (!block->order)
             memcpy(k, from, block->n * sizeof(*k));
         else
@@ -396,7 +396,7 @@ static void transform(struct coded_rows *r)
             if (r->row[i].fate == CODED_OK)
                 r->dsp->scale_to_i16(basis->acc + i * width, block->mult,
                                      r->unit[i] / coded_delta(r->row[i].step), block->n,
-                                     coded_k(basis, block, i));
+                                     coded_k(basis->k, block, i));
     }
 }
 
@@ -517,7 +517,7 @@ static bool finish_block(struct coded_rows *r, uint32_t i, uint32_t block_index)
     const struct coded_block *b = &basis->blocks[block_index];
     struct coded_part *part = &r->row[i].parts[block_index];
     const size_t at = i * basis->coefs + b->at;
-    int16_t *k = coded_k(basis, b, i);
+    int16_t *k = coded_k(basis->k, b, i);
     const uint64_t sum_sq = r->dsp->sum_sq_i16(k, b->n);
     uint8_t *low = r->low + i * low_room(basis->coefs) + b->at * SHIFT_MAX / 8;
 
@@ -588,49 +588,44 @@ static const float *base_of(const struct coded_basis *basis, const struct coded_
 }
 
 static bool restore_values(const struct coded_basis *basis, const struct codec_dsp *dsp,
-                           const struct coded_block *b, const struct coded_head *heads, uint32_t m,
-                           float *out, size_t stride)
+                           const struct coded_block *b, int16_t *waiting,
+                           const struct coded_waiting_row *rows, uint32_t n)
 {
     bool good = true;
 
-    for (uint32_t i = 0; i < m; i++) {
-        const int16_t *k = coded_k(basis, b, i);
+    for (uint32_t i = 0; i < n; i++) {
+        const int16_t *k = coded_k(waiting, b, i);
         if (b->order) {
             for (uint32_t j = 0; j < b->n; j++)
                 basis->natural[b->order[j]] = k[j];
             k = basis->natural;
         }
-        good &= dsp->from_i16(k, heads[i].delta, base_of(basis, b, heads[i].class), b->cols,
-                              out + i * stride);
+        good &=
+            dsp->from_i16(k, rows[i].delta, base_of(basis, b, rows[i].class), b->cols, rows[i].out);
     }
     return good;
 }
 
 static bool restore_transform(const struct coded_basis *basis, const struct codec_dsp *dsp,
-                              const struct coded_block *b, const struct coded_head *heads,
-                              uint32_t m, float *out, size_t stride)
+                              const struct coded_block *b, int16_t *waiting,
+                              const struct coded_waiting_row *rows, uint32_t n)
 {
     const size_t width = whole_groups(b->cols);
     bool good = true;
 
-    codec_gemm(dsp, coded_k(basis, b, 0), b->groups * RANS_GROUP, m, b->b, basis->acc, width);
-    for (uint32_t i = 0; i < m; i++)
-        good &= dsp->from_i32(basis->acc + i * width, b->bscale, heads[i].delta,
-                              base_of(basis, b, heads[i].class), b->cols, out + i * stride);
+    codec_gemm(dsp, coded_k(waiting, b, 0), b->groups * RANS_GROUP, n, b->b, basis->acc, width);
+    for (uint32_t i = 0; i < n; i++)
+        good &= dsp->from_i32(basis->acc + i * width, b->bscale, rows[i].delta,
+                              base_of(basis, b, rows[i].class), b->cols, rows[i].out);
     return good;
 }
 
-bool coded_restore(const struct coded_basis *b, const struct codec_dsp *dsp, uint32_t first,
-                   uint32_t n, const struct coded_head *heads, uint32_t m, float *out,
-                   size_t stride)
+bool coded_restore(const struct coded_basis *b, const struct codec_dsp *dsp,
+                   struct coded_waiting *waiting, uint32_t i)
 {
-    bool good = true;
+    const uint32_t n = waiting->n[i];
 
-    for (uint32_t i = first; i < first + n; i++) {
-        const struct coded_block *block = &b->blocks[i];
-        float *to = out + (block->first_col - b->blocks[first].first_col);
-        good &= b->transform ? restore_transform(b, dsp, block, heads, m, to, stride)
-                             : restore_values(b, dsp, block, heads, m, to, stride);
-    }
-    return good;
+    waiting->n[i] = 0;
+    return b->transform ? restore_transform(b, dsp, &b->blocks[i], waiting->k, waiting->rows[i], n)
+                        : restore_values(b, dsp, &b->blocks[i], waiting->k, waiting->rows[i], n);
 }

@@ -102,17 +102,21 @@ void coded_rows_forget(struct coded_rows *r);
 struct coded_row *coded_rows_get(struct coded_rows *r, const float *rows, size_t stride,
                                  uint32_t n_rows, uint32_t first_token, uint32_t i);
 
-/* What a decoder knows of a row before its coefficients. */
-struct coded_head {
-    float delta;
-    uint16_t class;
+/* Rows read from tiles that are still coefficients, in each block as many as have come: the product
+ * takes them together. */
+struct coded_waiting {
+    uint32_t n[CODED_BLOCKS_MAX];
+    struct coded_waiting_row {
+        float delta;
+        uint16_t class;
+        float *out; /* the block's first column */
+    } rows[CODED_BLOCKS_MAX][CODED_BATCH];
+    int16_t *k; /* [CODED_BATCH][coefs], block after block */
 };
 
-/* m <= CODED_BATCH rows of the blocks [first, first + n): from their coefficients in basis->k to
- * their columns of out, whose column 0 is the first block's. False when a value is not finite. */
-bool coded_restore(const struct coded_basis *b, const struct codec_dsp *dsp, uint32_t first,
-                   uint32_t n, const struct coded_head *heads, uint32_t m, float *out,
-                   size_t stride);
+/* Writes the rows that wait in block i. False when a value is not finite. */
+bool coded_restore(const struct coded_basis *b, const struct codec_dsp *dsp,
+                   struct coded_waiting *waiting, uint32_t i);
 
 /* Where row i of block b is in a batch's rows, and in its coefficients. */
 static inline int16_t *coded_scaled(const struct coded_basis *basis, const struct coded_block *b,
@@ -123,10 +127,9 @@ static inline int16_t *coded_scaled(const struct coded_basis *basis, const struc
     return basis->scaled + CODED_BATCH * (size_t)b->first_col + i * width;
 }
 
-static inline int16_t *coded_k(const struct coded_basis *basis, const struct coded_block *b,
-                               uint32_t i)
+static inline int16_t *coded_k(int16_t *k, const struct coded_block *b, uint32_t i)
 {
-    return basis->k + CODED_BATCH * b->at + (size_t)i * b->groups * RANS_GROUP;
+    return k + CODED_BATCH * b->at + (size_t)i * b->groups * RANS_GROUP;
 }
 
 #endif

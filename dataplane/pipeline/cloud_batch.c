@@ -63,11 +63,15 @@ static int decode_rows(struct cloud *c, const struct link_message *m, const stru
         const uint8_t *p = link_message_payload(m, i, &len);
         size_t skip = i ? 0 : tile_at;
 
-        if (codec_decode(c->codec, p + skip, len - skip, head->position, rows, d, head->n_rows,
-                         &tile) ||
-            !tile_follows(&at, &height, &tile, head->position, d))
+        if (codec_decode_later(c->codec, p + skip, len - skip, head->position, rows, d,
+                               head->n_rows, &tile) ||
+            !tile_follows(&at, &height, &tile, head->position, d)) {
+            codec_decode_finish(c->codec);
             return -EBADMSG;
+        }
     }
+    if (codec_decode_finish(c->codec))
+        return -EBADMSG;
     return at.row == head->n_rows && at.col == 0 ? 0 : -EBADMSG;
 }
 
