@@ -193,11 +193,15 @@ int splitpass_carry(struct codec *c, const float *rows, uint32_t n, uint32_t fir
                                          wire_payload_max(MTU_BYTES), &traffic->codec);
             if (len < 0)
                 return len;
-            const int rc = codec_decode(c, payload, (size_t)len, token, to, d_model, count, NULL);
+            const int rc =
+                codec_decode_later(c, payload, (size_t)len, token, to, d_model, count, NULL);
             if (rc < 0)
                 return rc;
             traffic->packets++;
         }
+        const int rc = codec_decode_finish(c);
+        if (rc < 0)
+            return rc;
     }
     return 0;
 }

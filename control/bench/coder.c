@@ -221,12 +221,13 @@ static int decode_tiles(struct coder *c, const uint8_t *src, size_t n, float *ro
     for (size_t tile = 0, from = 0; from < n; tile++) {
         uint32_t len;
         memcpy(&len, length_at(c, src, tile), sizeof(len));
-        const int rc = codec_decode(c->codec, src + from, len, 0, rows, c->cols, c->rows, NULL);
+        const int rc =
+            codec_decode_later(c->codec, src + from, len, 0, rows, c->cols, c->rows, NULL);
         if (rc < 0)
             return rc;
         from += len;
     }
-    return 0;
+    return codec_decode_finish(c->codec);
 }
 
 int coder_encode(struct coder *c, const void *values, uint8_t *dst, size_t room)
