@@ -273,14 +273,12 @@ static double row_code(struct coded_rows *r, const float *row, uint32_t token, f
 {
     const struct codec_dsp *dsp = r->dsp;
     const uint32_t cols = r->basis->cols;
-    struct codec_norms norms;
-    float mean_abs, capped;
+    float mean_abs, max, capped;
 
     *norm_sq = dsp->center(row, r->basis->mean, cols, r->centered);
     if (r->params.profile)
         return r->code_one - .5 * CODES_PER_NEPER * sensitivity(r, token);
-    dsp->norms(row, cols, INFINITY, &norms);
-    mean_abs = norms.sum / (float)cols;
+    mean_abs = dsp->sum_abs(row, cols, &max) / (float)cols;
     if (mean_abs == 0.0f)
         return 0.0; /* a row of zeros: any step does */
     capped = dsp->sum_sq_capped(row, cols, NORM_CAP * mean_abs);

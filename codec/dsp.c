@@ -8,22 +8,18 @@
 #include "codec/cpu.h"
 #include "codec/f16.h"
 
-static void norms(const float *x, size_t n, float cap, struct codec_norms *out)
+static float sum_abs(const float *x, size_t n, float *max)
 {
-    float sum[CODEC_LANES] = {0}, sum_sq[CODEC_LANES] = {0};
-    uint32_t max = 0; /* of |x| as integers, whose order is that of floats, and NaN above all */
+    float lane[CODEC_LANES] = {0};
+    uint32_t largest = 0; /* as integers, whose order is that of floats, and NaN above all */
 
     for (size_t i = 0; i < n; i++) {
-        const float v = fabsf(x[i]), capped = v < cap ? v : cap;
-        sum[i % CODEC_LANES] += capped;
-        sum_sq[i % CODEC_LANES] = fmaf(capped, capped, sum_sq[i % CODEC_LANES]);
-        max = f32_bits(v) > max ? f32_bits(v) : max;
+        const float v = fabsf(x[i]);
+        lane[i % CODEC_LANES] += v;
+        largest = f32_bits(v) > largest ? f32_bits(v) : largest;
     }
-    *out = (struct codec_norms){
-        .sum = codec_lanes_sum_f32(sum),
-        .sum_sq = codec_lanes_sum_f32(sum_sq),
-        .max = f32_from_bits(max),
-    };
+    *max = f32_from_bits(largest);
+    return codec_lanes_sum_f32(lane);
 }
 
 /* lrintf, because it is one instruction on the plainest x86-64 where rintf is a call. */
@@ -118,7 +114,7 @@ static bool from_f16(const uint8_t *src, size_t n, float *out)
 void codec_dsp_init(struct codec_dsp *dsp, unsigned flags)
 {
     *dsp = (struct codec_dsp){
-        .norms = norms,
+        .sum_abs = sum_abs,
         .quantize = quantize,
         .above = above,
         .to_codes = to_codes,

@@ -24,12 +24,6 @@
 #define CODEC_PAD       64u
 #define CODEC_PAD_TO(n) (((size_t)(n) + CODEC_PAD - 1) / CODEC_PAD * CODEC_PAD)
 
-/* Sums over a row, every |x| counted as at most a cap, and the largest |x|. */
-struct codec_norms {
-    float sum, sum_sq; /* may be infinite, or 0 where f32 is too small */
-    float max;         /* not finite when a value is not */
-};
-
 /* Values that are k steps, lo <= k <= hi, and their codes of `width` bits, none of which is 0: the
  * upper half of the codes is k + up, the lower k + down. A range goes on around another one, whose
  * k it leaves out: 0 < k for the upper half then, and k < 0 for the lower. */
@@ -53,7 +47,8 @@ struct rans_states {
 #define RANS_RAN_OUT      SIZE_MAX
 
 struct codec_dsp {
-    void (*norms)(const float *x, size_t n, float cap, struct codec_norms *out);
+    /* Sum of |x|, and the largest |x|: not finite when a value is not. */
+    float (*sum_abs)(const float *x, size_t n, float *max);
 
     /* k = x * inv to the nearest integer, |x * inv| < 2^30; -127 and 127 for those beyond
      * CODEC_K8_MAX, and 0 from n on (padded). */

@@ -2,6 +2,7 @@
 #include "codec/tabq.h"
 
 #include <errno.h>
+#include <float.h>
 #include <math.h>
 
 #include "codec/f16.h"
@@ -75,20 +76,18 @@ static double sum_sq_f64(const float *x, uint32_t cols, double cap)
 int tabq_row_read(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
                   uint32_t cols, struct tabq_row *row)
 {
-    struct codec_norms n;
+    const double sum = (double)dsp->sum_abs(x, cols, &row->max);
     double cap;
+    float sum_sq;
 
-    dsp->norms(x, cols, INFINITY, &n);
-    if (!isfinite(n.max))
+    if (!isfinite(row->max))
         return -EDOM;
-    row->max = n.max;
-    row->mean = (isfinite(n.sum) ? (double)n.sum : sum_abs_f64(x, cols)) / cols;
+    row->mean = (isfinite(sum) ? sum : sum_abs_f64(x, cols)) / cols;
     row->limit = p->tau_rule == CODEC_TAU_MEAN ? (double)p->tau * row->mean : (double)p->tau;
     cap = NORM_CAP * row->limit;
-    if ((double)row->max > cap)
-        dsp->norms(x, cols, (float)cap, &n);
+    sum_sq = dsp->sum_sq_capped(x, cols, (float)fmin(cap, (double)FLT_MAX));
     row->norm_sq =
-        n.sum_sq >= SUM_SQ_MIN && isfinite(n.sum_sq) ? (double)n.sum_sq : sum_sq_f64(x, cols, cap);
+        sum_sq >= SUM_SQ_MIN && isfinite(sum_sq) ? (double)sum_sq : sum_sq_f64(x, cols, cap);
     return 0;
 }
 

@@ -36,16 +36,15 @@ static inline float lanes_sum_ps(const __m256 acc[REGISTERS])
 }
 
 struct totals {
-    __m256 sum[REGISTERS], sum_sq[REGISTERS];
+    __m256 sum[REGISTERS];
     __m256i max;
 };
 
-static inline void norms_32(const float *x, __m256 cap, struct totals *t)
+static inline void sum_abs_32(const float *x, struct totals *t)
 {
     for (unsigned k = 0; k < REGISTERS; k++) {
-        const __m256 v = abs_ps(_mm256_loadu_ps(x + 8 * k)), capped = _mm256_min_ps(v, cap);
-        t->sum[k] = _mm256_add_ps(t->sum[k], capped);
-        t->sum_sq[k] = _mm256_fmadd_ps(capped, capped, t->sum_sq[k]);
+        const __m256 v = abs_ps(_mm256_loadu_ps(x + 8 * k));
+        t->sum[k] = _mm256_add_ps(t->sum[k], v);
         t->max = _mm256_max_epi32(t->max, _mm256_castps_si256(v));
     }
 }
@@ -59,22 +58,18 @@ static inline uint32_t lanes_max_epi32(__m256i v)
     return (uint32_t)_mm_cvtsi128_si32(m);
 }
 
-static void norms(const float *x, size_t n, float cap, struct codec_norms *out)
+static float sum_abs(const float *x, size_t n, float *max)
 {
-    const __m256 caps = _mm256_set1_ps(cap);
     struct totals t = {0};
     float last[CODEC_LANES] = {0};
     size_t i = 0;
 
     for (; i + CODEC_LANES <= n; i += CODEC_LANES)
-        norms_32(x + i, caps, &t);
+        sum_abs_32(x + i, &t);
     memcpy(last, x + i, (n - i) * sizeof(*x));
-    norms_32(last, caps, &t);
-    *out = (struct codec_norms){
-        .sum = lanes_sum_ps(t.sum),
-        .sum_sq = lanes_sum_ps(t.sum_sq),
-        .max = f32_from_bits(lanes_max_epi32(t.max)),
-    };
+    sum_abs_32(last, &t);
+    *max = f32_from_bits(lanes_max_epi32(t.max));
+    return lanes_sum_ps(t.sum);
 }
 
 static inline void quantize_32(const float *x, __m256 inv, int8_t *k)
@@ -395,7 +390,7 @@ static bool from_f16(const uint8_t *src, size_t n, float *out)
 void codec_dsp_init_avx2(struct codec_dsp *dsp)
 {
     *dsp = (struct codec_dsp){
-        .norms = norms,
+        .sum_abs = sum_abs,
         .quantize = quantize,
         .above = above,
         .to_codes = to_codes,

@@ -46,35 +46,31 @@ static inline uint32_t lanes_max_epi32(__m512i v)
 }
 
 struct totals {
-    __m512 sum, sum_sq;
+    __m512 sum;
     __m512i max;
 };
 
-static inline struct totals norms_16(__m512 x, __m512 cap, struct totals t)
+static inline struct totals sum_abs_16(__m512 x, struct totals t)
 {
-    const __m512 v = _mm512_abs_ps(x), capped = _mm512_min_ps(v, cap);
+    const __m512 v = _mm512_abs_ps(x);
 
-    return (struct totals){_mm512_add_ps(t.sum, capped), _mm512_fmadd_ps(capped, capped, t.sum_sq),
+    return (struct totals){_mm512_add_ps(t.sum, v),
                            _mm512_max_epi32(t.max, _mm512_castps_si512(v))};
 }
 
-static void norms(const float *x, size_t n, float cap, struct codec_norms *out)
+static float sum_abs(const float *x, size_t n, float *max)
 {
-    const __m512 caps = _mm512_set1_ps(cap);
-    struct totals a = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_si512()}, b = a;
+    struct totals a = {_mm512_setzero_ps(), _mm512_setzero_si512()}, b = a;
     size_t i = 0;
 
     for (; i + 32 <= n; i += 32) {
-        a = norms_16(_mm512_loadu_ps(x + i), caps, a);
-        b = norms_16(_mm512_loadu_ps(x + i + 16), caps, b);
+        a = sum_abs_16(_mm512_loadu_ps(x + i), a);
+        b = sum_abs_16(_mm512_loadu_ps(x + i + 16), b);
     }
-    a = norms_16(_mm512_maskz_loadu_ps(lanes_below(i, n), x + i), caps, a);
-    b = norms_16(_mm512_maskz_loadu_ps(lanes_below(i + 16, n), x + i + 16), caps, b);
-    *out = (struct codec_norms){
-        .sum = lanes_sum_ps(a.sum, b.sum),
-        .sum_sq = lanes_sum_ps(a.sum_sq, b.sum_sq),
-        .max = f32_from_bits(lanes_max_epi32(_mm512_max_epi32(a.max, b.max))),
-    };
+    a = sum_abs_16(_mm512_maskz_loadu_ps(lanes_below(i, n), x + i), a);
+    b = sum_abs_16(_mm512_maskz_loadu_ps(lanes_below(i + 16, n), x + i + 16), b);
+    *max = f32_from_bits(lanes_max_epi32(_mm512_max_epi32(a.max, b.max)));
+    return lanes_sum_ps(a.sum, b.sum);
 }
 
 static inline __m128i quantize_16(__m512 x, __m512 inv)
@@ -118,7 +114,7 @@ static void from_codes(const uint8_t *codes, const uint8_t *mask, size_t n,
 
 void codec_dsp_init_avx512(struct codec_dsp *dsp)
 {
-    dsp->norms = norms;
+    dsp->sum_abs = sum_abs;
     dsp->quantize = quantize;
     dsp->from_codes = from_codes;
 }
