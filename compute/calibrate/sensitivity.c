@@ -13,9 +13,11 @@
  * of what was tried on 16k tokens of SmolLM2. */
 #define RIDGE 3000.0
 
-/* Newton steps, damped: residuals can be tens, where the quadratic is a poor guide. */
+/* Newton steps, damped: residuals can be tens, where the quadratic is a poor guide. A step that
+ * makes things worse is halved. */
 #define STEPS_MAX    25
 #define DAMPING      .7
+#define HALVINGS_MAX 10
 #define STEP_ENOUGH  1e-4 /* largest change of a weight */
 #define RESIDUAL_MAX 50.0
 #define CURVE_MIN    .3 /* of a token, for the Hessian's sake */
@@ -23,12 +25,12 @@
 
 struct fit {
     size_t n;
-    uint32_t cols;   /* of the rows; two features more: the position, and 1 */
-    float *features; /* [n][cols + 2], deviation 1 */
-    double *scale;   /* [cols] features are (x - mean) * scale */
-    double *w, *slope;
-    double *hessian; /* [cols + 2][cols + 2] */
-    float *curve;    /* [n] */
+    uint32_t cols;             /* of the rows; two features more: the position, and 1 */
+    float *features;           /* [n][cols + 2], deviation 1 */
+    double *scale;             /* [cols] features are (x - mean) * scale */
+    double *w, *moved, *slope; /* [cols + 2] */
+    double *hessian;           /* [cols + 2][cols + 2] */
+    float *curve;              /* [n] */
 };
 
 static double position_feature(uint32_t token)
@@ -58,17 +60,34 @@ static void set_features(struct fit *k, const float *x, const uint32_t *token, c
     }
 }
 
-static double predict(const struct fit *k, size_t t)
+static double predict(const struct fit *k, const double *w, size_t t)
 {
     const float *row = k->features + t * (k->cols + 2);
     double f = 0;
 
     for (uint32_t i = 0; i < k->cols + 2; i++)
-        f += (double)row[i] * k->w[i];
+        f += (double)row[i] * w[i];
     return f;
 }
 
-/* r, curve and the slope of the objective at w. */
+/* What is minimised, with weights w - step * slope. */
+static double objective(const struct fit *k, const float *y, double step, double *moved)
+{
+    const uint32_t all = k->cols + 2;
+    double sum = 0;
+
+    for (uint32_t i = 0; i < all; i++) {
+        moved[i] = k->w[i] - step * k->slope[i];
+        sum += i + 1 < all ? .5 * RIDGE * moved[i] * moved[i] : 0;
+    }
+    for (size_t t = 0; t < k->n; t++) {
+        const double f = predict(k, moved, t);
+        sum += (double)y[t] * exp(-fmin(fmax(f, -F_MAX), F_MAX)) + f;
+    }
+    return sum;
+}
+
+/* Curve and the slope of the objective at w. */
 static void set_slope(struct fit *k, const float *y)
 {
     const uint32_t all = k->cols + 2;
@@ -76,7 +95,7 @@ static void set_slope(struct fit *k, const float *y)
     for (uint32_t i = 0; i < all; i++)
         k->slope[i] = i + 1 < all ? RIDGE * k->w[i] : 0;
     for (size_t t = 0; t < k->n; t++) {
-        const double r = (double)y[t] * exp(-fmin(fmax(predict(k, t), -F_MAX), F_MAX));
+        const double r = (double)y[t] * exp(-fmin(fmax(predict(k, k->w, t), -F_MAX), F_MAX));
         const double residual = 1 - fmin(r, RESIDUAL_MAX);
         const float *row = k->features + t * all;
 
@@ -86,12 +105,27 @@ static void set_slope(struct fit *k, const float *y)
     }
 }
 
+/* Along slope, which is a Newton step by now, as far as it helps. */
+static double descend(struct fit *k, const float *y)
+{
+    const uint32_t all = k->cols + 2;
+    const double before = objective(k, y, 0, k->moved);
+    double step = DAMPING, most = 0;
+
+    for (unsigned i = 0; !(objective(k, y, step, k->moved) < before); i++, step /= 2)
+        if (i == HALVINGS_MAX)
+            return 0;
+    memcpy(k->w, k->moved, all * sizeof(*k->w));
+    for (uint32_t i = 0; i < all; i++)
+        most = fmax(most, fabs(step * k->slope[i]));
+    return most;
+}
+
 /* The largest change of a weight; negative: -errno. */
 static double newton_step(struct fit *k, struct team *team, const float *y)
 {
     const uint32_t all = k->cols + 2;
     const struct gram_rows rows = {.x = k->features, .n = k->n, .stride = all};
-    double most = 0;
 
     set_slope(k, y);
     const int rc = gram(team, &rows, 0, all, k->curve, k->hessian);
@@ -101,11 +135,7 @@ static double newton_step(struct fit *k, struct team *team, const float *y)
         k->hessian[(size_t)i * all + i] += RIDGE;
     if (LAPACKE_dposv(LAPACK_ROW_MAJOR, 'U', (int)all, 1, k->hessian, (int)all, k->slope, 1))
         return -ENOMEM; /* it is positive definite: ridge, and n > 0 for the last */
-    for (uint32_t i = 0; i < all; i++) {
-        k->w[i] -= DAMPING * k->slope[i];
-        most = fmax(most, fabs(k->slope[i]));
-    }
-    return most;
+    return descend(k, y);
 }
 
 static void hand_out(const struct fit *k, struct sensitivity *s, float *f)
@@ -113,7 +143,7 @@ static void hand_out(const struct fit *k, struct sensitivity *s, float *f)
     double sum = 0;
 
     for (size_t t = 0; t < k->n; t++) {
-        const double v = predict(k, t);
+        const double v = predict(k, k->w, t);
         f[t] = (float)v;
         sum += v;
     }
@@ -137,13 +167,14 @@ int sensitivity_fit(struct team *team, const float *x, const uint32_t *token, si
         .features = malloc(n * all * sizeof(*k.features)),
         .scale = malloc(cols * sizeof(*k.scale)),
         .w = calloc(all, sizeof(*k.w)),
+        .moved = malloc(all * sizeof(*k.moved)),
         .slope = malloc(all * sizeof(*k.slope)),
         .hessian = malloc(all * all * sizeof(*k.hessian)),
         .curve = malloc(n * sizeof(*k.curve)),
     };
     double change = -ENOMEM;
 
-    if (k.features && k.scale && k.w && k.slope && k.hessian && k.curve) {
+    if (k.features && k.scale && k.w && k.moved && k.slope && k.hessian && k.curve) {
         set_features(&k, x, token, mean);
         change = 1;
         for (unsigned i = 0; i < STEPS_MAX && change > STEP_ENOUGH; i++)
@@ -154,6 +185,7 @@ int sensitivity_fit(struct team *team, const float *x, const uint32_t *token, si
     free(k.features);
     free(k.scale);
     free(k.w);
+    free(k.moved);
     free(k.slope);
     free(k.hessian);
     free(k.curve);
