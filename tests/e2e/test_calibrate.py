@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""`isthmus calibrate`: the same bytes for any number of threads, what --show says of them, and bad
+input, which leaves no file."""
+import json
+import os
+import tempfile
+
+import e2e
+
+WINDOWS = "0-3"
+SPLIT = 28  # of 30 layers: little to take gradients through
+
+
+def run(*args, **kwargs):
+    return e2e.isthmus("calibrate", *map(str, args), timeout=1800, **kwargs)
+
+
+def main():
+    model = e2e.model("smollm2")
+    text = os.path.join(e2e.SHARED, "eval", "wikitext2-valid.txt")
+    if not os.path.exists(text):
+        e2e.skip("no text: %s" % text)
+    with tempfile.TemporaryDirectory() as folder:
+        usual = ["-m", model, "--text", text, "--chunks", WINDOWS, "--samples", 1, "--classes", 16]
+        profiles = []
+        for threads in (1, 2):
+            path = os.path.join(folder, "profile%d" % threads)
+            done = run(*usual, "--split", SPLIT, "--threads", threads, "-o", path)
+            e2e.check(done.returncode == 0, "calibrate: " + done.stderr)
+            with open(path, "rb") as f:
+                profiles.append(f.read())
+        e2e.check(profiles[0] == profiles[1], "the same bytes for any --threads")
+
+        done = run("--show", path, "--json")
+        shown = json.loads(done.stdout)
+        e2e.check(shown["split"] == SPLIT and shown["cols"] == 576 and shown["classes"] == 16,
+                  "what it is for: %s" % shown)
+        e2e.check(len(shown["hash"]) == len(shown["model"]) == 32, "hash and fingerprint")
+        for mode in ("tsq", "rans", "xform"):
+            curve = shown["curves"][mode]
+            e2e.check(len(curve) >= 4, "points of " + mode)
+            e2e.check(curve[0]["bytes_per_token"] > curve[-1]["bytes_per_token"] and
+                      curve[0]["kl_mean"] < curve[-1]["kl_mean"], "%s: %s" % (mode, curve))
+        e2e.check(shown["hash"] in run("--show", path).stdout, "--show without --json")
+
+        out = os.path.join(folder, "none")
+
+        def refused(code, says, *args, **kwargs):
+            done = run(*args, **kwargs)
+            e2e.check(done.returncode == code and says in done.stderr,
+                      "%s: %d, %s" % (args, done.returncode, done.stderr))
+            e2e.check(sorted(os.listdir(folder)) == ["profile1", "profile2"],
+                      "files left behind: %s" % os.listdir(folder))
+
+        refused(2, "-o FILE is missing", *usual)
+        refused(2, "--text FILE is missing", "-m", model, "-o", out)
+        refused(2, "split", *usual, "--split", 30, "-o", out)
+        refused(2, "takes 4 to 1024", "-m", model, "--text", text, "--chunks", "1-3", "-o", out)
+        refused(2, "has the windows", "-m", model, "--text", text, "--chunks", "1-99999", "-o", out)
+        refused(2, "cannot be written", *usual, "-o", os.path.join(folder, "no", "folder"))
+        refused(2, "could be replaced", *usual, "-o", folder)
+        refused(2, "No such file", "--show", out)
+        refused(2, "not a codec profile", "--show", text)
+    e2e.finish()
+
+
+main()
