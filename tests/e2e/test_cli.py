@@ -10,7 +10,8 @@ import tempfile
 
 import e2e
 
-COMMANDS = ("run", "edge", "cloud", "tokenize", "score", "eval", "bench", "doctor")
+COMMANDS = ("run", "edge", "cloud", "tokenize", "score", "eval", "calibrate", "bench",
+            "doctor")
 MEMBERS = {"bench": ("codec",)}  # of commands that are groups; they share a man page
 FIELDS = ("text", "prompt_ids", "ids", "ttft_ms", "prefill_tokens_per_s", "decode_tokens_per_s",
           "wire_bytes_up", "wire_bytes_down", "bytes_per_token", "wire_bytes_per_token",
@@ -74,11 +75,15 @@ def utf8(model):
 
 
 def chat(model):
-    done = e2e.isthmus("run", "-m", model, "-n", "24",
-                       text_in="What is the capital of France?\nAnd of Italy?\n/clear\nHello\n")
+    def talk(*args):
+        return e2e.isthmus("run", "-m", model, "-n", "24", *args,
+                           text_in="What is the capital of France?\nAnd of Italy?\n/clear\nHello\n")
+
+    done, local = talk("--codec", "f32"), talk("--local")
     e2e.say("chat: %r" % done.stdout[:200])
-    e2e.check(done.returncode == 0 and "Paris" in done.stdout, "chat: exit %d, %r, %s"
-              % (done.returncode, done.stdout, done.stderr))
+    e2e.check(done.returncode == 0 and done.stdout == local.stdout and done.stdout.count("\n") >= 3,
+              "chat: exit %d, %r, %s; unsplit: %r"
+              % (done.returncode, done.stdout, done.stderr, local.stdout))
     e2e.check(done.stderr.count("prompt tokens") == 3, "three answers")
 
 
