@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "codec/dsp.h"
+#include "codec/x86/coded_x86.h"
 
 /* The lanes of a register at x[i] that are below n. */
 static inline __mmask16 lanes_below(size_t i, size_t n)
@@ -154,11 +155,6 @@ static bool from_i32(const int32_t *acc, const float *scale, float delta, const 
     return good == 0xffff;
 }
 
-static inline __m256i row_16(const uint8_t row[RANS_SYMBOLS])
-{
-    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)row));
-}
-
 /* 32 coefficients as symbols, 16 for an escape, of which a look-up takes the lowest 4 bits. */
 static inline __m256i symbols_of(const int16_t *k, unsigned shift)
 {
@@ -170,32 +166,10 @@ static inline __m256i symbols_of(const int16_t *k, unsigned shift)
     return _mm256_min_epu8(s, _mm256_set1_epi8(16));
 }
 
-static inline uint64_t sum_64(__m256i v)
-{
-    uint64_t lane[4];
-
-    _mm256_storeu_si256((__m256i *)lane, v);
-    return lane[0] + lane[1] + lane[2] + lane[3];
-}
-
 static uint32_t code_cost(const struct levels *l, const int16_t *k, const int8_t *level, int offset,
                           size_t groups)
 {
-    const __m256i zero = _mm256_setzero_si256();
-    __m256i low = zero, high = zero;
-    uint64_t bits = 0;
-
-    for (size_t g = 0; g < groups; g++) {
-        const unsigned at = level_index(level[g], offset);
-        const unsigned table = l->table[at], shift = l->shift[at];
-        const __m256i s = symbols_of(k + g * RANS_GROUP, shift);
-        const __m256i a = _mm256_shuffle_epi8(row_16(l->cost_low[table]), s);
-        const __m256i b = _mm256_shuffle_epi8(row_16(l->cost_high[table]), s);
-        low = _mm256_add_epi64(low, _mm256_sad_epu8(a, zero));
-        high = _mm256_add_epi64(high, _mm256_sad_epu8(b, zero));
-        bits += shift;
-    }
-    return (uint32_t)(sum_64(low) + 256 * (sum_64(high) + RANS_GROUP * bits));
+    return cost_by(symbols_of, l, k, level, offset, groups);
 }
 
 static size_t split_symbols(const struct levels *l, const int16_t *k, const int8_t *level,

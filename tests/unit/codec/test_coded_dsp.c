@@ -1,48 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The coded modes' kernels of every ISA against the C ones: same bits, nothing touched outside. */
+#include "isas.h"
 #include "util.h"
-
-#include "codec/cpu.h"
-#include "codec/dsp.h"
 
 #define MAX_N  2100u
 #define REPEAT 300
 
 #ifdef HAVE_EMULATED
 void coded_dsp_init_emulated(struct codec_dsp *dsp);
+#define EMULATED coded_dsp_init_emulated
+#else
+#define EMULATED NULL
 #endif
 
-static struct codec_dsp ref;
-static struct isa {
-    const char *name;
-    struct codec_dsp dsp;
-} isas[3];
-static size_t n_isas;
 static struct levels levels;
-
-static void list_isas(void)
-{
-    const unsigned have = cpu_detect();
-
-    codec_dsp_init(&ref, 0);
-    if (have & CPU_AVX2) {
-        isas[n_isas].name = "avx2";
-        codec_dsp_init(&isas[n_isas++].dsp, CPU_AVX2);
-    }
-    if (have & CPU_AVX512) {
-        isas[n_isas].name = "avx512";
-        codec_dsp_init(&isas[n_isas++].dsp, CPU_AVX2 | CPU_AVX512);
-    }
-#ifdef HAVE_EMULATED
-    if (have & CPU_AVX2) { /* its 256-bit parts are native */
-        isas[n_isas].name = "avx512 (emulated)";
-        codec_dsp_init(&isas[n_isas].dsp, CPU_AVX2);
-        coded_dsp_init_emulated(&isas[n_isas++].dsp);
-    }
-#endif
-    for (size_t i = 0; i < n_isas; i++)
-        printf("isa: %s\n", isas[i].name);
-}
 
 static uint32_t any_n(void)
 {
@@ -216,7 +187,7 @@ int main(void)
     };
 
     rng_seed();
-    list_isas();
+    list_isas(EMULATED);
     levels_init(&levels);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Every kernel of every ISA against the C one: same bits, nothing touched outside. */
+#include "isas.h"
 #include "util.h"
 
-#include "codec/cpu.h"
-#include "codec/dsp.h"
 #include "codec/tabq.h"
 
 #define MAX_N  2048u
@@ -12,38 +11,10 @@
 
 #ifdef HAVE_EMULATED
 void codec_dsp_init_emulated(struct codec_dsp *dsp);
+#define EMULATED codec_dsp_init_emulated
+#else
+#define EMULATED NULL
 #endif
-
-static struct codec_dsp ref;
-static struct isa {
-    const char *name;
-    struct codec_dsp dsp;
-} isas[3];
-static size_t n_isas;
-
-static void list_isas(void)
-{
-    const unsigned have = cpu_detect();
-
-    codec_dsp_init(&ref, 0);
-    if (have & CPU_AVX2) {
-        isas[n_isas].name = "avx2";
-        codec_dsp_init(&isas[n_isas++].dsp, CPU_AVX2);
-    }
-    if (have & CPU_AVX512) {
-        isas[n_isas].name = "avx512";
-        codec_dsp_init(&isas[n_isas++].dsp, CPU_AVX2 | CPU_AVX512);
-    }
-#ifdef HAVE_EMULATED
-    if (have & CPU_AVX2) { /* its 256-bit parts are native */
-        isas[n_isas].name = "avx512 (emulated)";
-        codec_dsp_init(&isas[n_isas].dsp, CPU_AVX2);
-        codec_dsp_init_emulated(&isas[n_isas++].dsp);
-    }
-#endif
-    for (size_t i = 0; i < n_isas; i++)
-        printf("isa: %s\n", isas[i].name);
-}
 
 /* Two buffers of the same content, at odd offsets, each between guards. */
 struct pair {
@@ -381,6 +352,6 @@ int main(void)
     };
 
     rng_seed();
-    list_isas();
+    list_isas(EMULATED);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
