@@ -58,7 +58,7 @@ struct codec_params {
     enum codec_tau_rule tau_rule; /* tsq only, down to qmax */
     float tau;                    /* > 0, finite */
     float delta;                  /* relative L2 error, 0 < delta < 1 */
-    uint8_t qmin, qmax;           /* 1 <= qmin <= qmax <= CODEC_QMAX */
+    uint8_t qmin, qmax;           /* 1 <= qmin <= qmax, 2 <= qmax <= CODEC_QMAX */
     float step; /* rans, xform: > 0; the quantizer's step relative to the norm that the profile
                  * calls usual; without a profile, to the row's */
     const struct codec_profile *profile; /* borrowed, outlives the codec; xform: not NULL; rans:

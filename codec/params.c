@@ -45,7 +45,7 @@ int codec_params_check(const struct codec_params *p)
         return -EINVAL;
     if (!(p->tau > 0.0f) || !isfinite(p->tau) || !(p->delta > 0.0f) || !(p->delta < 1.0f))
         return -EINVAL;
-    if (p->qmin < 1 || p->qmin > p->qmax || p->qmax > CODEC_QMAX)
+    if (p->qmin < 1 || p->qmin > p->qmax || p->qmax < 2 || p->qmax > CODEC_QMAX)
         return -EINVAL;
     return 0;
 }

@@ -93,7 +93,7 @@ static int check_range(const char *text, const struct codec_params *p, char *err
     if (is_coded(p)) /* codec_params_check would miss a profile here */
         return p->step > 0.0f && isfinite(p->step) ? 0 : fail(err, text, "out of range: step > 0");
     if (codec_params_check(p) < 0)
-        return fail(err, text, "out of range: tau > 0, 0 < delta < 1, 1 <= qmin <= qmax <= 8");
+        return fail(err, text, "out of range: tau > 0, 0 < delta < 1, 1 <= qmin <= qmax, 2 <= qmax <= 8");
     return 0;
 }
 

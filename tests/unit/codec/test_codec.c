@@ -26,6 +26,8 @@ static struct codec_params any_params(void)
     p.delta = deltas[rng_below(5)];
     p.qmin = (uint8_t)(1 + rng_below(CODEC_QMAX));
     p.qmax = (uint8_t)(p.qmin + rng_below(CODEC_QMAX - p.qmin + 1));
+    if (p.qmax < 2)
+        p.qmax = 2;
     if (rng_below(3) == 0)
         p = codec_params_default(CODEC_TSQ);
     return p;
@@ -432,6 +434,8 @@ static void wrong_arguments_are_refused(void **state)
     REFUSED(qmin, 0);
     REFUSED(qmin, 9);
     REFUSED(qmax, 9);
+    REFUSED(qmax, 1);
+    p.qmin = 1;
     REFUSED(qmax, 1);
     assert_int_equal(codec_open(&p, 0, &c), -EINVAL);
     assert_int_equal(codec_open(&p, CODEC_COLS_MAX + 1, &c), -EINVAL);

@@ -46,7 +46,7 @@ static void test_codec_bad(void **state)
         "tsq:tau=",   "tsq:tau=x",   "tsq:tau=1x",   "tsq:tau=0",
         "tsq:tau=-1", "tsq:tau=nan", "tsq:tau=inf",  "tsq:delta=1",
         "tsq:qmin=0", "tsq:qmax=9",  "tsq:qmin=2.5", "tsq:qmin=5,qmax=4",
-        "tsq:frob=1", "f32:tau=4",
+        "tsq:frob=1", "f32:tau=4",   "tsq:qmin=1,qmax=1",
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct codec_params p;
