@@ -41,21 +41,20 @@ static uint32_t whole_groups(uint32_t n)
 
 _Static_assert(RANS_GROUP % GEMM_UNIT == 0, "whole groups are whole units");
 
-/* values [n][stride], of which k columns, padded with zeros to whole groups both ways. */
-static int open_panel(const int16_t *values, uint32_t n, uint32_t k, size_t stride,
-                      struct codec_panel **out)
+/* values [n][k], padded with zeros to whole groups both ways. */
+static int open_panel(const int16_t *values, uint32_t n, uint32_t k, struct codec_panel **out)
 {
     const uint32_t rows = whole_groups(n), cols = whole_groups(k);
     int16_t *padded;
     int rc;
 
-    if (rows == n && cols == k && k == stride)
+    if (rows == n && cols == k)
         return codec_panel_pack(values, n, k, out);
     padded = calloc((size_t)rows * cols, sizeof(*padded));
     if (!padded)
         return -ENOMEM;
     for (uint32_t i = 0; i < n; i++)
-        memcpy(padded + (size_t)i * cols, values + i * stride, k * sizeof(*values));
+        memcpy(padded + (size_t)i * cols, values + (size_t)i * k, k * sizeof(*values));
     rc = codec_panel_pack(padded, rows, cols, out);
     free(padded);
     return rc;
@@ -99,13 +98,29 @@ static int open_block(struct coded_basis *basis, const struct codec_profile *p, 
     b->groups = whole_groups(b->n) / RANS_GROUP;
     b->at = basis->coefs;
     basis->coefs += whole_groups(b->n);
-    if (!rc && basis->n_classes)
-        rc = open_panel(p->class_w + b->first_col, p->n_classes, b->cols, p->cols, &b->class_w);
     if (!rc && basis->transform)
-        rc = open_panel(from->a, b->n, b->cols, b->cols, &b->a);
+        rc = open_panel(from->a, b->n, b->cols, &b->a);
     if (!rc && basis->transform)
-        rc = open_panel(from->b, b->cols, b->n, b->n, &b->b);
+        rc = open_panel(from->b, b->cols, b->n, &b->b);
     return rc;
+}
+
+static int open_classes(struct coded_basis *b, const struct codec_profile *p)
+{
+    b->n_classes = p->n_classes;
+    b->class_dims = p->class_dims;
+    b->class_scale = p->class_scale;
+    b->class_bias = p->class_bias;
+    b->class_mean = p->class_mean;
+    if (!b->n_classes)
+        return 0;
+    const int rc = open_panel(p->class_p, b->class_dims, b->cols, &b->class_p);
+    return rc ? rc : open_panel(p->class_w, b->n_classes, b->class_dims, &b->class_w);
+}
+
+static uint32_t larger(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
 }
 
 int coded_basis_open(const struct codec_params *p, uint32_t cols, struct coded_basis *b)
@@ -114,11 +129,12 @@ int coded_basis_open(const struct codec_params *p, uint32_t cols, struct coded_b
     uint32_t widest;
     int rc = 0;
 
-    *b = (struct coded_basis){.transform = p->mode == CODEC_XFORM, .cols = cols};
+    *b = (struct coded_basis){
+        .transform = p->mode == CODEC_XFORM, .cols = cols, .row_stride = padded};
     if (p->profile && p->profile->cols != cols)
         return -EINVAL;
     b->n_blocks = codec_blocks(cols);
-    b->zeros = calloc(padded, sizeof(*b->zeros));
+    b->zeros = calloc(larger(padded, CODEC_CLASS_DIMS_MAX), sizeof(*b->zeros));
     b->natural = calloc(padded, sizeof(*b->natural));
     b->base = calloc(padded, sizeof(*b->base));
     if (!b->zeros || !b->natural || !b->base)
@@ -126,16 +142,14 @@ int coded_basis_open(const struct codec_params *p, uint32_t cols, struct coded_b
     b->mean = b->zeros;
     if (p->profile) {
         b->mean = p->profile->mean;
-        b->n_classes = p->profile->n_classes;
-        b->class_mean = p->profile->class_mean;
-        b->class_bias = p->profile->class_bias;
+        rc = open_classes(b, p->profile);
     }
     for (uint32_t i = 0; i < b->n_blocks && !rc; i++)
         rc = open_block(b, p->profile, i);
     if (rc)
         return rc;
     widest = padded < CODEC_BLOCK_COLS_MAX ? padded : CODEC_BLOCK_COLS_MAX;
-    widest = widest > b->n_classes ? widest : whole_groups(b->n_classes);
+    widest = larger(widest, whole_groups(larger(b->n_classes, b->class_dims)));
     b->k = calloc(CODED_BATCH * b->coefs, sizeof(*b->k));
     b->scaled = calloc((size_t)CODED_BATCH * padded, sizeof(*b->scaled));
     b->acc = calloc((size_t)CODED_BATCH * widest, sizeof(*b->acc));
@@ -148,8 +162,9 @@ void coded_basis_close(struct coded_basis *b)
         free(b->blocks[i].pre);
         codec_panel_free(b->blocks[i].a);
         codec_panel_free(b->blocks[i].b);
-        codec_panel_free(b->blocks[i].class_w);
     }
+    codec_panel_free(b->class_p);
+    codec_panel_free(b->class_w);
     free(b->zeros);
     free(b->scaled);
     free(b->acc);
@@ -169,14 +184,15 @@ struct coded_rows {
     struct codec_params params;
     double code_one; /* with a profile: of a row of sensitivity 0 */
     float *centered; /* [cols] */
-    int32_t *sums;   /* [CODED_BATCH][classes] of a block */
 
     /* The rows looked at: [first, first + n) of these. */
     const float *rows;
     size_t stride;
     uint32_t first_token, first, n;
     struct coded_row row[CODED_BATCH];
-    float unit[CODED_BATCH]; /* of the values that products take */
+    float unit[CODED_BATCH];       /* of the values that products take */
+    float class_unit[CODED_BATCH]; /* of the points */
+    int16_t *points; /* [CODED_BATCH][class_dims padded]: where classes are told apart */
 
     /* Their streams: [CODED_BATCH][...]. */
     uint8_t *symbols, *low, *escapes;
@@ -200,13 +216,13 @@ int coded_rows_open(const struct coded_basis *b, const struct codec_dsp *dsp,
     r->dsp = dsp;
     r->levels = levels;
     r->centered = calloc(b->cols, sizeof(*r->centered));
-    r->sums = calloc((size_t)CODED_BATCH * (whole_groups(b->n_classes) + 1), sizeof(*r->sums));
+    r->points = calloc((size_t)CODED_BATCH * (whole_groups(b->class_dims) + 1), sizeof(*r->points));
     r->symbols = calloc(CODED_BATCH, b->coefs);
     r->low = calloc(CODED_BATCH, low_room(b->coefs));
     r->escapes = calloc(CODED_BATCH * b->coefs, ESCAPE_BYTES_MAX);
     r->pre = calloc(CODED_BATCH * b->coefs, sizeof(*r->pre));
     r->escaped = calloc(b->coefs / RANS_GROUP, sizeof(*r->escaped));
-    if (!r->centered || !r->sums || !r->symbols || !r->low || !r->escapes || !r->pre ||
+    if (!r->centered || !r->points || !r->symbols || !r->low || !r->escapes || !r->pre ||
         !r->escaped) {
         coded_rows_close(r);
         return -ENOMEM;
@@ -220,7 +236,7 @@ void coded_rows_close(struct coded_rows *r)
     if (!r)
         return;
     free(r->centered);
-    free(r->sums);
+    free(r->points);
     free(r->symbols);
     free(r->low);
     free(r->escapes);
@@ -285,21 +301,24 @@ static double row_code(struct coded_rows *r, const float *row, uint32_t token, f
     return code_of((double)r->params.step * sqrt((double)capped));
 }
 
-/* The centered row's values as products take them, their norm just below 2^15: row i of the batch.
- */
-static void scale_row(struct coded_rows *r, uint32_t i, float norm_sq)
+/* Values as products take them, their norm just below 2^15. Returns the unit of k. */
+static float scale_values(const struct codec_dsp *dsp, const float *x, uint32_t n, float norm_sq,
+                          int16_t *k)
 {
-    const struct coded_basis *basis = r->basis;
     int exponent, up;
 
     (void)frexpf(norm_sq, &exponent);
     up = PRODUCT_NORM_LOG - (exponent + (exponent > 0)) / 2; /* half, rounded up */
-    r->unit[i] = ldexpf(1.0f, -up);
-    for (uint32_t b = 0; b < basis->n_blocks; b++) {
-        const struct coded_block *block = &basis->blocks[b];
-        r->dsp->to_i16(r->centered + block->first_col, block->cols, ldexpf(1.0f, up),
-                       coded_scaled(basis, block, i));
-    }
+    dsp->to_i16(x, n, ldexpf(1.0f, up), k);
+    return ldexpf(1.0f, -up);
+}
+
+/* The centered row as row i of the products. */
+static void scale_row(struct coded_rows *r, uint32_t i, float norm_sq)
+{
+    const struct coded_basis *b = r->basis;
+
+    r->unit[i] = scale_values(r->dsp, r->centered, b->cols, norm_sq, b->scaled + i * b->row_stride);
 }
 
 /* The centered row as coefficients of mode rans. */
@@ -342,21 +361,34 @@ static void begin_row(struct coded_rows *r, uint32_t i, const float *row, uint32
         scale_row(r, i, norm_sq);
 }
 
+/* Where row i is among the classes, as its product takes it. Nowhere, when f32 is too small. */
+static void scale_point(struct coded_rows *r, uint32_t i, const int32_t *acc, int16_t *point)
+{
+    const struct coded_basis *b = r->basis;
+    float z[CODEC_CLASS_DIMS_MAX], norm_sq;
+
+    r->dsp->from_i32(acc, b->class_scale, r->unit[i], b->zeros, b->class_dims, z);
+    norm_sq = r->dsp->dot(z, z, b->class_dims);
+    if (isfinite(norm_sq)) {
+        r->class_unit[i] = scale_values(r->dsp, z, b->class_dims, norm_sq, point);
+    } else {
+        r->class_unit[i] = 0.0f;
+        memset(point, 0, b->class_dims * sizeof(*point));
+    }
+}
+
 /* The second finds every row's class. */
 static void classify(struct coded_rows *r)
 {
     const struct coded_basis *basis = r->basis;
-    const size_t width = whole_groups(basis->n_classes);
+    const size_t dims = whole_groups(basis->class_dims), classes = whole_groups(basis->n_classes);
 
-    for (uint32_t b = 0; b < basis->n_blocks; b++) {
-        const struct coded_block *block = &basis->blocks[b];
-        codec_gemm(r->dsp, coded_scaled(basis, block, 0), whole_groups(block->cols), r->n,
-                   block->class_w, b ? r->sums : basis->acc, width);
-        for (size_t i = 0; b && i < r->n * width; i++)
-            basis->acc[i] = (int32_t)((uint32_t)basis->acc[i] + (uint32_t)r->sums[i]);
-    }
+    codec_gemm(r->dsp, basis->scaled, basis->row_stride, r->n, basis->class_p, basis->acc, dims);
     for (uint32_t i = 0; i < r->n; i++)
-        r->row[i].class = (uint16_t)r->dsp->best_class(basis->acc + i * width, r->unit[i],
+        scale_point(r, i, basis->acc + i * dims, r->points + i * dims);
+    codec_gemm(r->dsp, r->points, dims, r->n, basis->class_w, basis->acc, classes);
+    for (uint32_t i = 0; i < r->n; i++)
+        r->row[i].class = (uint16_t)r->dsp->best_class(basis->acc + i * classes, r->class_unit[i],
                                                        basis->class_bias, basis->n_classes);
 }
 
@@ -388,7 +420,7 @@ static void transform(struct coded_rows *r)
     for (uint32_t b = 0; b < basis->n_blocks; b++) {
         const struct coded_block *block = &basis->blocks[b];
         const size_t width = block->groups * RANS_GROUP;
-        codec_gemm(r->dsp, coded_scaled(basis, block, 0), whole_groups(block->cols), r->n, block->a,
+        codec_gemm(r->dsp, basis->scaled + block->first_col, basis->row_stride, r->n, block->a,
                    basis->acc, width);
         for (uint32_t i = 0; i < r->n; i++)
             if (r->row[i].fate == CODED_OK)

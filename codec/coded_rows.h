@@ -38,7 +38,6 @@ struct coded_block {
     const uint16_t *order; /* rans: coefficient to column; NULL: the same */
     const float *mult, *bscale;
     struct codec_panel *a, *b;
-    struct codec_panel *class_w; /* the block's columns of it */
 };
 
 struct coded_basis {
@@ -47,14 +46,16 @@ struct coded_basis {
     size_t coefs; /* of a row, padded to whole groups in each block */
     struct coded_block blocks[CODED_BLOCKS_MAX];
     const float *mean;
-    uint32_t n_classes;
-    const float *class_mean, *class_bias;
-    float *zeros;    /* mean and level without a profile */
-    int16_t *scaled; /* [CODED_BATCH][cols padded], block after block: rows as products take them */
-    int32_t *acc;    /* [CODED_BATCH][a product's columns] */
-    int16_t *k;      /* [CODED_BATCH][coefs], block after block */
-    int16_t *natural; /* [cols padded]: coefficients in the columns' order */
-    float *base;      /* [cols padded]: mean and class mean */
+    uint32_t n_classes, class_dims;
+    const float *class_mean, *class_bias, *class_scale;
+    struct codec_panel *class_p, *class_w;
+    float *zeros;      /* mean and level without a profile; as many as columns or class_dims */
+    size_t row_stride; /* cols padded */
+    int16_t *scaled;   /* [CODED_BATCH][row_stride]: rows as products take them */
+    int32_t *acc;      /* [CODED_BATCH][a product's columns] */
+    int16_t *k;        /* [CODED_BATCH][coefs], block after block */
+    int16_t *natural;  /* [cols padded]: coefficients in the columns' order */
+    float *base;       /* [cols padded]: mean and class mean */
 };
 
 /* One block of a row, ready to be put into a tile. */
@@ -118,15 +119,7 @@ struct coded_waiting {
 bool coded_restore(const struct coded_basis *b, const struct codec_dsp *dsp,
                    struct coded_waiting *waiting, uint32_t i);
 
-/* Where row i of block b is in a batch's rows, and in its coefficients. */
-static inline int16_t *coded_scaled(const struct coded_basis *basis, const struct coded_block *b,
-                                    uint32_t i)
-{
-    const size_t width = (b->cols + RANS_GROUP - 1) / RANS_GROUP * RANS_GROUP;
-
-    return basis->scaled + CODED_BATCH * (size_t)b->first_col + i * width;
-}
-
+/* Where row i of block b is in a batch's coefficients. */
 static inline int16_t *coded_k(int16_t *k, const struct coded_block *b, uint32_t i)
 {
     return k + CODED_BATCH * b->at + (size_t)i * b->groups * RANS_GROUP;

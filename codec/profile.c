@@ -17,7 +17,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "fields are copied as 
 
 #define MAGIC       "ISTHPROF"
 #define MAGIC_BYTES 8u
-#define VERSION     1u
+#define VERSION     2u
 #define BLOCKS_MAX  (CODEC_COLS_MAX / CODEC_BLOCK_COLS_MAX)
 
 /* What decides how long the rest is. */
@@ -28,7 +28,7 @@ struct head {
     uint16_t xform_n[BLOCKS_MAX];
     uint8_t points[CODEC_PROFILE_CURVES];
     uint8_t reserved;
-    uint32_t n_classes;
+    uint16_t n_classes, class_dims;
 };
 
 #define HASHED_FROM offsetof(struct head, version)
@@ -71,11 +71,16 @@ static bool alloc_block(struct codec_profile_block *b, uint32_t cols, uint32_t n
            b->a && b->bscale && b->b;
 }
 
+static bool classes_possible(uint32_t n_classes, uint32_t dims)
+{
+    return n_classes <= CODEC_CLASSES_MAX && dims <= CODEC_CLASS_DIMS_MAX && !n_classes == !dims;
+}
+
 int codec_profile_new(uint32_t cols, const uint32_t *xform_n, uint32_t n_classes,
-                      struct codec_profile **out)
+                      uint32_t class_dims, struct codec_profile **out)
 {
     *out = NULL;
-    if (cols == 0 || cols > CODEC_COLS_MAX || n_classes > CODEC_CLASSES_MAX)
+    if (cols == 0 || cols > CODEC_COLS_MAX || !classes_possible(n_classes, class_dims))
         return -EINVAL;
     for (uint32_t i = 0; i < codec_blocks(cols); i++) {
         const uint32_t width = codec_block_first(cols, i + 1) - codec_block_first(cols, i);
@@ -92,10 +97,14 @@ int codec_profile_new(uint32_t cols, const uint32_t *xform_n, uint32_t n_classes
     p->sens = calloc(cols, sizeof(*p->sens));
     p->blocks = calloc(p->n_blocks, sizeof(*p->blocks));
     p->n_classes = n_classes;
-    p->class_w = calloc((size_t)n_classes * cols, sizeof(*p->class_w));
+    p->class_dims = class_dims;
+    p->class_p = calloc((size_t)class_dims * cols, sizeof(*p->class_p));
+    p->class_scale = calloc(class_dims, sizeof(*p->class_scale));
+    p->class_w = calloc((size_t)n_classes * class_dims, sizeof(*p->class_w));
     p->class_bias = calloc(n_classes, sizeof(*p->class_bias));
     p->class_mean = calloc((size_t)n_classes * cols, sizeof(*p->class_mean));
-    bool ok = p->mean && p->sens && p->class_w && p->class_bias && p->class_mean && p->blocks;
+    bool ok = p->mean && p->sens && p->blocks && p->class_p && p->class_scale && p->class_w &&
+              p->class_bias && p->class_mean;
     for (uint32_t i = 0; i < p->n_blocks && ok; i++) {
         const uint32_t first = codec_block_first(cols, i);
         const uint32_t width = codec_block_first(cols, i + 1) - first;
@@ -133,6 +142,8 @@ void codec_profile_free(struct codec_profile *p)
     free(p->blocks);
     free(p->mean);
     free(p->sens);
+    free(p->class_p);
+    free(p->class_scale);
     free(p->class_w);
     free(p->class_bias);
     free(p->class_mean);
@@ -192,7 +203,9 @@ static void walk_profile(struct walk *w, struct codec_profile *p)
         field(w, p->curves[i].points, p->curves[i].n * sizeof(p->curves[i].points[0]));
     field(w, p->mean, p->cols * sizeof(*p->mean));
     field(w, p->sens, p->cols * sizeof(*p->sens));
-    field(w, p->class_w, (size_t)p->n_classes * p->cols * sizeof(*p->class_w));
+    field(w, p->class_p, (size_t)p->class_dims * p->cols * sizeof(*p->class_p));
+    field(w, p->class_scale, p->class_dims * sizeof(*p->class_scale));
+    field(w, p->class_w, (size_t)p->n_classes * p->class_dims * sizeof(*p->class_w));
     field(w, p->class_bias, p->n_classes * sizeof(*p->class_bias));
     field(w, p->class_mean, (size_t)p->n_classes * p->cols * sizeof(*p->class_mean));
     for (uint32_t i = 0; i < p->n_blocks; i++)
@@ -287,7 +300,9 @@ static const char *wrong(const struct codec_profile *p)
         return "sensitivity";
     if (!are_real(p->mean, p->cols, -CODEC_PROFILE_REAL_MAX))
         return "mean";
-    if (!norms_fit(p->class_w, p->n_classes, p->cols) ||
+    if (!norms_fit(p->class_p, p->class_dims, p->cols) ||
+        !are_real(p->class_scale, p->class_dims, 0) ||
+        !norms_fit(p->class_w, p->n_classes, p->class_dims) ||
         !are_real(p->class_bias, p->n_classes, -CODEC_PROFILE_REAL_MAX) ||
         !are_real(p->class_mean, (size_t)p->n_classes * p->cols, -CODEC_PROFILE_REAL_MAX))
         return "class";
@@ -317,8 +332,11 @@ static size_t body_bytes(const struct head *h)
 {
     const uint32_t n_blocks = codec_blocks(h->cols);
     struct codec_profile_block blocks[BLOCKS_MAX] = {0};
-    struct codec_profile p = {
-        .cols = h->cols, .n_classes = h->n_classes, .n_blocks = n_blocks, .blocks = blocks};
+    struct codec_profile p = {.cols = h->cols,
+                              .n_classes = h->n_classes,
+                              .class_dims = h->class_dims,
+                              .n_blocks = n_blocks,
+                              .blocks = blocks};
     struct walk w = {.what = COUNT};
 
     for (uint32_t i = 0; i < BLOCKS_MAX; i++) {
@@ -355,7 +373,7 @@ static int check_head(const uint8_t *src, size_t len, struct head *h, char *err)
         return fail(err, -EBADMSG, "%u columns: 1 to %u are possible", h->cols, CODEC_COLS_MAX);
 
     const size_t body = body_bytes(h);
-    if (body == 0 || h->reserved || h->n_classes > CODEC_CLASSES_MAX)
+    if (body == 0 || h->reserved || !classes_possible(h->n_classes, h->class_dims))
         return fail(err, -EBADMSG, "a damaged head");
     if (len != sizeof(*h) + body)
         return fail(err, -EBADMSG, "%zu bytes long, where its head says %zu", len,
@@ -379,7 +397,7 @@ int codec_profile_parse(const uint8_t *src, size_t len, struct codec_profile **o
     uint32_t xform_n[BLOCKS_MAX];
     for (unsigned i = 0; i < BLOCKS_MAX; i++)
         xform_n[i] = h.xform_n[i];
-    if (codec_profile_new(h.cols, xform_n, h.n_classes, &p))
+    if (codec_profile_new(h.cols, xform_n, h.n_classes, h.class_dims, &p))
         return fail(err, -ENOMEM, "out of memory for a profile of %zu bytes", len);
     for (unsigned i = 0; i < CODEC_PROFILE_CURVES; i++)
         p->curves[i].n = h.points[i];
@@ -398,8 +416,11 @@ int codec_profile_parse(const uint8_t *src, size_t len, struct codec_profile **o
 
 int codec_profile_serialize(struct codec_profile *p, uint8_t **bytes, size_t *len, char *err)
 {
-    struct head h = {
-        .magic = MAGIC, .version = VERSION, .cols = p->cols, .n_classes = p->n_classes};
+    struct head h = {.magic = MAGIC,
+                     .version = VERSION,
+                     .cols = p->cols,
+                     .n_classes = (uint16_t)p->n_classes,
+                     .class_dims = (uint16_t)p->class_dims};
 
     *bytes = NULL;
     for (uint32_t i = 0; i < p->n_blocks; i++)

@@ -17,10 +17,11 @@
 
 #define CODEC_BLOCK_COLS_MAX     2048u
 #define CODEC_PROFILE_ERR        256
-#define CODEC_PROFILE_NORM_MAX   32768.0 /* of a row of a or b */
+#define CODEC_PROFILE_NORM_MAX   32768.0 /* of a row of a, b, class_p or class_w */
 #define CODEC_PROFILE_REAL_MAX   0x1p60f /* no number of a profile is larger in magnitude */
 #define CODEC_PROFILE_PRE_MAX    24u
 #define CODEC_CLASSES_MAX        1024u
+#define CODEC_CLASS_DIMS_MAX     256u
 #define CODEC_PROFILE_POINTS_MAX 16u
 
 /* Blocks a row of `cols` columns has, and the first column of block i of them; cols for i ==
@@ -98,14 +99,17 @@ struct codec_profile {
     float *sens; /* [cols] */
     float sens_pos, sens_bias;
 
-    /* Classes: rows that are alike share a mean, taken off before either basis. With xq = xc * 2^e
-     * as integers, xc = x - mean, a row's class is the k of the largest
-     * sum_j class_w[k][j] xq[j] * 2^-e + class_bias[k]. The norm of every row of class_w is at most
-     * CODEC_PROFILE_NORM_MAX. */
-    uint32_t n_classes; /* 0: none */
-    int16_t *class_w;   /* [n_classes][cols] */
-    float *class_bias;  /* [n_classes] */
-    float *class_mean;  /* [n_classes][cols] of x - mean */
+    /* Classes: rows that are alike share a mean, taken off before either basis. A row's class is
+     * the k of the largest sum_i class_w[k][i] z[i] + class_bias[k], in a space of class_dims that
+     * tells classes apart: z[i] = class_scale[i] * sum_j class_p[i][j] (x - mean)[j]. The norm of
+     * every row of class_p and class_w is at most CODEC_PROFILE_NORM_MAX. */
+    uint32_t n_classes;  /* 0: none */
+    uint32_t class_dims; /* 1 .. CODEC_CLASS_DIMS_MAX; 0 when there are no classes */
+    int16_t *class_p;    /* [class_dims][cols] */
+    float *class_scale;  /* [class_dims] >= 0 */
+    int16_t *class_w;    /* [n_classes][class_dims] */
+    float *class_bias;   /* [n_classes] */
+    float *class_mean;   /* [n_classes][cols] of x - mean */
 
     uint32_t n_blocks; /* codec_blocks(cols) */
     struct codec_profile_block *blocks;
@@ -113,9 +117,10 @@ struct codec_profile {
 };
 
 /* Room for a profile of `cols` columns, all zero, to be filled. xform_n: coefficients of each
- * block's transform; NULL: as many as the block has columns. 0, -EINVAL, -ENOMEM. */
+ * block's transform; NULL: as many as the block has columns. n_classes and class_dims both 0, or
+ * neither. 0, -EINVAL, -ENOMEM. */
 int codec_profile_new(uint32_t cols, const uint32_t *xform_n, uint32_t n_classes,
-                      struct codec_profile **out);
+                      uint32_t class_dims, struct codec_profile **out);
 void codec_profile_free(struct codec_profile *p);
 
 /*

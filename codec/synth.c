@@ -12,8 +12,9 @@
 /* Of a matrix row: entries' rounding must not carry it over CODEC_PROFILE_NORM_MAX. */
 #define ROW_NORM 32700.0
 
-#define FIRST_OCTAVES 3     /* above the rest */
-#define CLASS_SCALE   256.0 /* class_w in class_mean */
+#define FIRST_OCTAVES 3 /* above the rest */
+#define CLASS_DIMS    64u
+#define CLASS_SCALE   256.0 /* class_w in a class' point */
 
 static uint64_t next(uint64_t *state) /* splitmix64 */
 {
@@ -93,19 +94,34 @@ static int fill_block(struct codec_profile_block *b, uint64_t *state)
     return 0;
 }
 
-/* Any point of the space: the class is the one whose point is nearest, |x - m|^2 / 2. */
+/* Columns added up with random signs: distances between points stay about the same. */
+static void fill_projection(struct codec_profile *p, uint64_t *state)
+{
+    const int16_t one = (int16_t)(ROW_NORM / sqrt(p->cols));
+
+    for (size_t i = 0; i < (size_t)p->class_dims * p->cols; i++)
+        p->class_p[i] = next(state) & 1 ? one : (int16_t)-one;
+    for (uint32_t i = 0; i < p->class_dims; i++)
+        p->class_scale[i] = (float)(1 / (one * sqrt(p->class_dims)));
+}
+
+/* Any point: the class is the one whose point, projected, is nearest, |z - m|^2 / 2. */
 static void fill_class(struct codec_profile *p, uint32_t class, uint64_t *state)
 {
     float *mean = p->class_mean + (size_t) class * p->cols;
     double norm_sq = 0.0;
 
-    for (uint32_t i = 0; i < p->cols; i++) {
+    for (uint32_t i = 0; i < p->cols; i++)
         mean[i] = (float)(.2 * gaussian(state));
-        norm_sq += (double)mean[i] * (double)mean[i];
+    for (uint32_t i = 0; i < p->class_dims; i++) {
+        double z = 0.0;
+        for (uint32_t j = 0; j < p->cols; j++)
+            z += (double)p->class_p[(size_t)i * p->cols + j] * (double)mean[j];
+        z *= (double)p->class_scale[i];
+        norm_sq += z * z;
+        p->class_w[(size_t) class * p->class_dims + i] = (int16_t)lrint(z * CLASS_SCALE);
     }
     p->class_bias[class] = (float)(-norm_sq / 2 * CLASS_SCALE);
-    for (uint32_t i = 0; i < p->cols; i++)
-        p->class_w[(size_t) class * p->cols + i] = (int16_t)lrint((double)mean[i] * CLASS_SCALE);
 }
 
 int codec_synth_profile(uint32_t cols, uint32_t n_classes, uint64_t seed,
@@ -113,7 +129,8 @@ int codec_synth_profile(uint32_t cols, uint32_t n_classes, uint64_t seed,
 {
     struct codec_profile *p;
     double sum_sq = 0.0;
-    int rc = codec_profile_new(cols, NULL, n_classes, &p);
+    const uint32_t dims = n_classes ? CLASS_DIMS : 0;
+    int rc = codec_profile_new(cols, NULL, n_classes, dims, &p);
 
     if (rc)
         return rc;
@@ -123,6 +140,7 @@ int codec_synth_profile(uint32_t cols, uint32_t n_classes, uint64_t seed,
     }
     p->sens_pos = -.1f;
     p->sens_bias = .5f;
+    fill_projection(p, &seed);
     for (uint32_t k = 0; k < n_classes; k++)
         fill_class(p, k, &seed);
     for (uint32_t b = 0; b < p->n_blocks && !rc; b++) {

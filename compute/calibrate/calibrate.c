@@ -323,7 +323,8 @@ int calibrate_profile(struct team *team, const struct calibrate_data *data,
         .f = malloc(n * sizeof(float)),
         .weight = malloc(samples * sizeof(float)),
     };
-    int rc = codec_profile_new(data->cols, NULL, data->classes, &c.p);
+    const uint32_t class_dims = data->classes ? classes_dims(data->cols) : 0;
+    int rc = codec_profile_new(data->cols, NULL, data->classes, class_dims, &c.p);
 
     if (rc == 0 && (!c.norm || !c.rest || !c.class_of || !c.typical || !c.grad_sq || !c.y || !c.f ||
                     !c.weight))

@@ -223,26 +223,28 @@ static void move_centers(struct clustering *c)
 
 /* --- what the profile keeps ------------------------------------------------------------------ */
 
-/* The nearest center is the largest z . center - |center|^2 / 2, and z is linear in the row. All
- * times one factor, by which the longest of the rows fits its integers. */
+/* The nearest center is the largest z . center - |center|^2 / 2: all times one factor, by which the
+ * longest of the centers fits its integers. */
 static int set_choice(struct clustering *c)
 {
-    const size_t cols = c->p->cols;
-    float *w = malloc(c->k * cols * sizeof(*w));
+    const size_t n = (size_t)c->dims * c->p->cols;
+    double *whiten = malloc(n * sizeof(*whiten));
     float longest = 0;
 
-    if (!w)
+    if (!whiten)
         return -ENOMEM;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)c->k, (int)cols, (int)c->dims, 1,
-                c->center, (int)c->dims, c->whiten, (int)cols, 0, w, (int)cols);
+    for (size_t i = 0; i < n; i++)
+        whiten[i] = (double)c->whiten[i];
+    basis_quantize(whiten, c->dims, c->p->cols, c->p->class_p, c->p->class_scale);
+    free(whiten);
+
     for (uint32_t k = 0; k < c->k; k++)
-        longest = fmaxf(longest, cblas_snrm2((int)cols, w + k * cols, 1));
+        longest = fmaxf(longest, sqrtf(2 * c->half_sq[k]));
     const float scale = longest > 0 ? BASIS_NORM / longest : 0;
-    for (size_t i = 0; i < c->k * cols; i++)
-        c->p->class_w[i] = (int16_t)rintf(w[i] * scale);
+    for (size_t i = 0; i < (size_t)c->k * c->dims; i++)
+        c->p->class_w[i] = (int16_t)rintf(c->center[i] * scale);
     for (uint32_t k = 0; k < c->k; k++)
         c->p->class_bias[k] = -c->half_sq[k] * scale;
-    free(w);
     return 0;
 }
 
@@ -257,11 +259,16 @@ static void set_means(struct clustering *c)
                 c->count[k] > 1 ? (float)(c->sum[k * cols + i] / (c->count[k] + SHRINK_ROWS)) : 0;
 }
 
+uint32_t classes_dims(uint32_t cols)
+{
+    return cols < DIMS ? cols : DIMS;
+}
+
 int classes_make(struct team *team, const struct gram_rows *rows, const float *weight,
                  struct codec_profile *p, uint16_t *class_of)
 {
     const size_t n = rows->n, k = p->n_classes, cols = p->cols;
-    const uint32_t dims = cols < DIMS ? (uint32_t)cols : DIMS;
+    const uint32_t dims = p->class_dims;
     struct clustering c = {
         .team = team,
         .rows = rows,

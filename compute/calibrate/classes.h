@@ -11,9 +11,12 @@
 #include "compute/calibrate/gram.h"
 #include "compute/team.h"
 
-/* Fill class_w, class_bias and class_mean of p->n_classes > 0 classes, and class_of[n], each row's.
- * The rows are centred on p->mean; those of weight 0 (others: 1) have no say. Deterministic.
- * 0, -ENOMEM, -EDOM. */
+/* The dimensions in which rows of so many columns are told apart. */
+uint32_t classes_dims(uint32_t cols);
+
+/* Fill all of class_* for p->n_classes > 0 classes in p->class_dims = classes_dims() dimensions,
+ * and class_of[n], each row's. The rows are centred on p->mean; those of weight 0 (others: 1) have
+ * no say. Deterministic. 0, -ENOMEM, -EDOM. */
 int classes_make(struct team *team, const struct gram_rows *rows, const float *weight,
                  struct codec_profile *p, uint16_t *class_of);
 

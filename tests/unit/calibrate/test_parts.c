@@ -308,7 +308,7 @@ static void test_classes(void **state)
                 100 + centers[planted[t] * COLS + i] + (float)normal() + (weight[t] > 0 ? 0 : 1e4f);
     }
     for (unsigned i = 0; i < 2; i++) {
-        assert_int_equal(codec_profile_new(COLS, NULL, K, &p[i]), 0);
+        assert_int_equal(codec_profile_new(COLS, NULL, K, classes_dims(COLS), &p[i]), 0);
         const struct gram_rows rows = {.x = x, .n = N, .stride = COLS, .center = p[i]->mean};
         p[i]->ref_norm = 10000; /* so that noise is not whitened to be as loud as the rest */
         for (size_t k = 0; k < COLS; k++)
@@ -316,6 +316,7 @@ static void test_classes(void **state)
         assert_int_equal(classes_make(teams[i], &rows, weight, p[i], got[i]), 0);
     }
     assert_memory_equal(got[0], got[1], sizeof(got[0]));
+    assert_memory_equal(p[0]->class_p, p[1]->class_p, COLS * COLS * sizeof(*p[0]->class_p));
     assert_memory_equal(p[0]->class_w, p[1]->class_w, K * COLS * sizeof(*p[0]->class_w));
     assert_memory_equal(p[0]->class_mean, p[1]->class_mean, K * COLS * sizeof(float));
 
@@ -324,16 +325,19 @@ static void test_classes(void **state)
         if (weight[t] > 0)
             class_of_planted[planted[t]] = got[0][t];
     for (size_t t = 0; t < N; t++) {
+        double z[COLS] = {0}, most = -INFINITY;
         uint16_t best = 0;
-        double most = -INFINITY;
 
         if (weight[t] == 0)
             continue;
         assert_int_equal(got[0][t], class_of_planted[planted[t]]);
+        for (size_t i = 0; i < COLS * COLS; i++)
+            z[i / COLS] += (double)p[0]->class_scale[i / COLS] * p[0]->class_p[i] *
+                           (double)(x[t * COLS + i % COLS] - 100);
         for (uint16_t k = 0; k < K; k++) { /* as an encoder chooses */
             double score = (double)p[0]->class_bias[k];
             for (size_t i = 0; i < COLS; i++)
-                score += p[0]->class_w[k * COLS + i] * (double)(x[t * COLS + i] - 100);
+                score += p[0]->class_w[k * COLS + i] * z[i];
             if (score > most) {
                 most = score;
                 best = k;

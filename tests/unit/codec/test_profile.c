@@ -56,11 +56,11 @@ static void fill_block(struct codec_profile_block *b)
 }
 
 static struct codec_profile *random_profile(uint32_t cols, const uint32_t *xform_n,
-                                            uint32_t n_classes)
+                                            uint32_t n_classes, uint32_t class_dims)
 {
     struct codec_profile *p;
 
-    assert_int_equal(codec_profile_new(cols, xform_n, n_classes, &p), 0);
+    assert_int_equal(codec_profile_new(cols, xform_n, n_classes, class_dims, &p), 0);
     for (unsigned i = 0; i < 16; i++)
         p->fingerprint[i] = (uint8_t)rng();
     p->split = rng_below(100);
@@ -72,10 +72,14 @@ static struct codec_profile *random_profile(uint32_t cols, const uint32_t *xform
         p->mean[i] = rng_unit();
         p->sens[i] = rng_unit();
     }
-    for (size_t i = 0; i < (size_t)n_classes * cols; i++) {
+    for (size_t i = 0; i < (size_t)class_dims * cols; i++)
+        p->class_p[i] = (int16_t)(rng_unit() * 200);
+    for (uint32_t i = 0; i < class_dims; i++)
+        p->class_scale[i] = positive();
+    for (size_t i = 0; i < (size_t)n_classes * class_dims; i++)
         p->class_w[i] = (int16_t)(rng_unit() * 200);
+    for (size_t i = 0; i < (size_t)n_classes * cols; i++)
         p->class_mean[i] = rng_unit();
-    }
     for (uint32_t i = 0; i < n_classes; i++)
         p->class_bias[i] = rng_unit();
     for (unsigned i = 0; i < CODEC_PROFILE_CURVES; i++) {
@@ -112,7 +116,10 @@ static void assert_same(const struct codec_profile *a, const struct codec_profil
     assert_memory_equal(a->sens, b->sens, a->cols * sizeof(float));
     assert_memory_equal(a->curves, b->curves, sizeof(a->curves));
     assert_int_equal(a->n_classes, b->n_classes);
-    assert_memory_equal(a->class_w, b->class_w, a->n_classes * a->cols * sizeof(*a->class_w));
+    assert_int_equal(a->class_dims, b->class_dims);
+    assert_memory_equal(a->class_p, b->class_p, a->class_dims * a->cols * sizeof(*a->class_p));
+    assert_memory_equal(a->class_scale, b->class_scale, a->class_dims * sizeof(float));
+    assert_memory_equal(a->class_w, b->class_w, a->n_classes * a->class_dims * sizeof(*a->class_w));
     assert_memory_equal(a->class_bias, b->class_bias, a->n_classes * sizeof(float));
     assert_memory_equal(a->class_mean, b->class_mean, a->n_classes * a->cols * sizeof(float));
     assert_int_equal(a->n_blocks, b->n_blocks);
@@ -138,12 +145,16 @@ static void test_round_trip(void **state)
     const struct {
         uint32_t cols;
         const uint32_t *xform_n;
-        uint32_t n_classes;
-    } cases[] = {{1, NULL, 0}, {31, NULL, 1}, {576, NULL, 300}, {2049, NULL, 2}, {2100, two, 9}};
+        uint32_t n_classes, class_dims;
+    } cases[] = {{1, NULL, 0, 0},
+                 {31, NULL, 1, 1},
+                 {576, NULL, 300, 64},
+                 {2049, NULL, 2, CODEC_CLASS_DIMS_MAX},
+                 {2100, two, 9, 70}};
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct codec_profile *p = random_profile(cases[i].cols, cases[i].xform_n,
-                                                 cases[i].n_classes),
+                                                 cases[i].n_classes, cases[i].class_dims),
                              *got;
         uint8_t *bytes;
         size_t len;
@@ -165,11 +176,14 @@ static void test_new_refuses(void **state)
     const uint32_t none = 0, many = 33;
     struct codec_profile *p;
 
-    assert_int_equal(codec_profile_new(0, NULL, 0, &p), -EINVAL);
-    assert_int_equal(codec_profile_new(CODEC_COLS_MAX + 1, NULL, 0, &p), -EINVAL);
-    assert_int_equal(codec_profile_new(32, &none, 0, &p), -EINVAL);
-    assert_int_equal(codec_profile_new(32, &many, 0, &p), -EINVAL);
-    assert_int_equal(codec_profile_new(32, NULL, CODEC_CLASSES_MAX + 1, &p), -EINVAL);
+    assert_int_equal(codec_profile_new(0, NULL, 0, 0, &p), -EINVAL);
+    assert_int_equal(codec_profile_new(CODEC_COLS_MAX + 1, NULL, 0, 0, &p), -EINVAL);
+    assert_int_equal(codec_profile_new(32, &none, 0, 0, &p), -EINVAL);
+    assert_int_equal(codec_profile_new(32, &many, 0, 0, &p), -EINVAL);
+    assert_int_equal(codec_profile_new(32, NULL, CODEC_CLASSES_MAX + 1, 1, &p), -EINVAL);
+    assert_int_equal(codec_profile_new(32, NULL, 1, CODEC_CLASS_DIMS_MAX + 1, &p), -EINVAL);
+    assert_int_equal(codec_profile_new(32, NULL, 1, 0, &p), -EINVAL);
+    assert_int_equal(codec_profile_new(32, NULL, 0, 1, &p), -EINVAL);
     assert_null(p);
 }
 
@@ -192,7 +206,7 @@ static void test_blocks(void **state)
 
 static uint8_t *small_profile(size_t *len)
 {
-    struct codec_profile *p = random_profile(40, NULL, 2);
+    struct codec_profile *p = random_profile(40, NULL, 2, 3);
     uint8_t *bytes;
 
     for (unsigned i = 0; i < CODEC_PROFILE_CURVES; i++)
@@ -269,12 +283,13 @@ static void assert_refused(const uint8_t *good, size_t len, size_t at, const voi
 static void test_lies(void **state)
 {
     const float nan = NAN, inf = INFINITY, minus = -1, zero = 0, big = 0x1p61f;
-    const uint32_t version = 2, wide = CODEC_COLS_MAX + 1, other = 39, classes = 1025;
-    const uint16_t n_zero = 0, n_many = 41, column = 40;
+    const uint32_t version = 1, wide = CODEC_COLS_MAX + 1, other = 39;
+    const uint16_t n_zero = 0, n_many = 41, column = 40, classes = 1025, dims = 257;
     const int16_t high[2] = {-32768, 1};
     const uint8_t many = 17, shift = CODEC_PROFILE_PRE_MAX + 1;
     const size_t ref_norm = BODY_AT + 20, curves = ref_norm + 16, mean = curves + 72;
-    const size_t sens = mean + 160, class_w = sens + 160, class_bias = class_w + 160;
+    const size_t sens = mean + 160, class_p = sens + 160, class_scale = class_p + 240;
+    const size_t class_w = class_scale + 12, class_bias = class_w + 12;
     const size_t class_mean = class_bias + 8, pre = class_mean + 320 + 2, order = pre + 40;
     const size_t mult = order + 80 + 2 + 40, a = mult + 160, bscale = a + 3200, b = bscale + 160;
     const struct {
@@ -283,7 +298,7 @@ static void test_lies(void **state)
         int rc;
         const char *names;
     } lies[] = {
-        {VERSION_AT, 4, &version, -ENOTSUP, "version 2"},
+        {VERSION_AT, 4, &version, -ENOTSUP, "version 1"},
         {COLS_AT, 4, &zero, -EBADMSG, "0 columns"},
         {COLS_AT, 4, &wide, -EBADMSG, "16385 columns"},
         {COLS_AT, 4, &other, -EBADMSG, "head"},
@@ -292,7 +307,13 @@ static void test_lies(void **state)
         {XFORM_N_AT + 2, 2, &n_many, -EBADMSG, "head"},
         {POINTS_AT, 1, &many, -EBADMSG, "head"},
         {POINTS_AT + 3, 1, &many, -EBADMSG, "head"},
-        {CLASSES_AT, 4, &classes, -EBADMSG, "head"},
+        {CLASSES_AT, 2, &classes, -EBADMSG, "head"},
+        {CLASSES_AT, 2, &zero, -EBADMSG, "head"},
+        {CLASSES_AT + 2, 2, &dims, -EBADMSG, "head"},
+        {CLASSES_AT + 2, 2, &zero, -EBADMSG, "head"},
+        {class_p, 4, high, -EBADMSG, "class"},
+        {class_scale, 4, &minus, -EBADMSG, "class"},
+        {class_scale, 4, &big, -EBADMSG, "class"},
         {class_w, 4, high, -EBADMSG, "class"},
         {class_bias, 4, &nan, -EBADMSG, "class"},
         {class_mean, 4, &inf, -EBADMSG, "class"},
@@ -327,7 +348,7 @@ static void test_lies(void **state)
 
 static void test_serialize_refuses(void **state)
 {
-    struct codec_profile *p = random_profile(64, NULL, 0);
+    struct codec_profile *p = random_profile(64, NULL, 0, 0);
     uint8_t *bytes;
     size_t len;
 
