@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <jansson.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,20 +47,36 @@ int table_head(enum table_format f, const struct table_column *columns)
         printf("|\n");
         for (const struct table_column *c = columns; c->name; c++)
             if (c->heading)
-                printf(c->digits == TABLE_TEXT ? "|---" : "|---:");
+                printf(c->digits == TABLE_TEXT || c->digits == TABLE_BOOL ? "|---" : "|---:");
         printf("|");
     }
     return end_line();
 }
 
+static bool empty(const struct table_column *c, const struct table_cell *cell)
+{
+    return c->digits == TABLE_TEXT ? !cell->text : !isfinite(cell->value);
+}
+
+static const char *truth(const struct table_cell *cell)
+{
+    return cell->value != 0 ? "true" : "false";
+}
+
 static json_t *json_cell(const struct table_column *c, const struct table_cell *cell)
 {
-    if (c->digits == TABLE_TEXT)
-        return json_string(cell->text);
-    if (!isfinite(cell->value))
+    if (empty(c, cell))
         return json_null();
-    return c->digits == TABLE_COUNT ? json_integer((json_int_t)cell->value)
-                                    : json_real(cell->value);
+    switch (c->digits) {
+    case TABLE_TEXT:
+        return json_string(cell->text);
+    case TABLE_COUNT:
+        return json_integer((json_int_t)cell->value);
+    case TABLE_BOOL:
+        return json_boolean(cell->value != 0);
+    default:
+        return json_real(cell->value);
+    }
 }
 
 static int json_row(const struct table_column *columns, const struct table_cell *cells)
@@ -80,23 +97,43 @@ static int json_row(const struct table_column *columns, const struct table_cell 
     return end_line();
 }
 
-/* Quoted where it has to be; the texts here hold no quotes themselves. */
+/* Quoted where it has to be. */
+static void csv_text(const char *text)
+{
+    if (!strpbrk(text, ",\"\r\n")) {
+        printf("%s", text);
+        return;
+    }
+    putchar('"');
+    for (; *text; text++)
+        printf(*text == '"' ? "\"\"" : "%c", *text);
+    putchar('"');
+}
+
 static void csv_cell(const struct table_column *c, const struct table_cell *cell)
 {
+    if (empty(c, cell))
+        return;
     if (c->digits == TABLE_TEXT)
-        printf(strchr(cell->text, ',') ? "\"%s\"" : "%s", cell->text);
-    else if (isfinite(cell->value))
-        printf("%.6g", cell->value);
+        csv_text(cell->text);
+    else if (c->digits == TABLE_BOOL)
+        printf("%s", truth(cell));
+    else
+        printf("%.*g", c->digits == TABLE_COUNT ? 15 : 6, cell->value);
 }
 
 static void md_cell(const struct table_column *c, const struct table_cell *cell)
 {
-    if (c->digits == TABLE_TEXT)
+    if (empty(c, cell))
+        printf("| - ");
+    else if (c->digits == TABLE_TEXT)
         printf("| %s ", cell->text);
-    else if (isfinite(cell->value))
-        printf("| %.*f ", c->digits == TABLE_COUNT ? 0 : c->digits, cell->value);
+    else if (c->digits == TABLE_BOOL)
+        printf("| %s ", truth(cell));
+    else if (c->digits == TABLE_REAL)
+        printf("| %.6g ", cell->value);
     else
-        printf("| ");
+        printf("| %.*f ", c->digits == TABLE_COUNT ? 0 : c->digits, cell->value);
 }
 
 int table_row(enum table_format f, const struct table_column *columns,

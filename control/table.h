@@ -3,8 +3,6 @@
 #ifndef ISTHMUS_CONTROL_TABLE_H
 #define ISTHMUS_CONTROL_TABLE_H
 
-#include <stdbool.h>
-
 enum table_format { TABLE_MD, TABLE_CSV, TABLE_JSONL };
 
 struct table_column {
@@ -14,10 +12,14 @@ struct table_column {
 };
 #define TABLE_TEXT  (-1)
 #define TABLE_COUNT (-2) /* a whole number */
+#define TABLE_REAL  (-3) /* six digits wherever the point is, in Markdown too */
+#define TABLE_BOOL  (-4) /* value is 0 or 1 */
 
+/* Nothing to tell (a text of NULL, a number that is not finite) is "-" in Markdown, empty in csv
+ * and null in JSON. */
 struct table_cell {
     const char *text;
-    double value; /* not finite: empty, null in JSON */
+    double value;
 };
 
 /* "md", "csv" or "jsonl". 0 or -EINVAL. */

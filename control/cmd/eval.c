@@ -53,7 +53,7 @@ struct eval_options {
     struct codec_profile *profiles[SPLITPASS_CUTS_MAX]; /* of splits[]; NULL: none */
     uint32_t rows;
     bool exact;
-    enum eval_format format;
+    enum table_format format;
     const char *plot;
 };
 
@@ -122,18 +122,6 @@ static void set_suite(struct argp_state *state, struct eval_options *o, const ch
     o->suite_path = state->argv[state->next++];
 }
 
-static void set_format(struct argp_state *state, struct eval_options *o, const char *arg)
-{
-    if (strcmp(arg, "jsonl") == 0)
-        o->format = EVAL_JSONL;
-    else if (strcmp(arg, "md") == 0)
-        o->format = EVAL_MD;
-    else if (strcmp(arg, "csv") == 0)
-        o->format = EVAL_CSV;
-    else
-        argp_error(state, "--format %s: must be jsonl, md or csv", arg);
-}
-
 static bool uses_profile(const struct eval_options *o)
 {
     for (unsigned i = 0; i < o->n_codecs; i++)
@@ -171,6 +159,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->model;
         o->rows = SPLITPASS_MESSAGE_ROWS;
+        o->format = TABLE_JSONL;
         return 0;
     case OPT_TEXT:
         o->text.path = arg;
@@ -214,7 +203,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->exact = true;
         return 0;
     case OPT_FORMAT:
-        set_format(state, o, arg);
+        if (table_parse_format(arg, &o->format) < 0)
+            argp_error(state, "--format %s: must be jsonl, md or csv", arg);
         return 0;
     case OPT_PLOT:
         o->plot = arg;
@@ -414,9 +404,7 @@ static int prepare(struct command_state *c)
         log_error("out of memory");
         return EXIT_FAILED;
     }
-    c->print =
-        (struct eval_print){.format = o->format, .text = c->text.n > 0, .suite = c->suite.n > 0};
-    return eval_print_head(&c->print);
+    return eval_print_start(&c->print, o->format, c->text.n > 0, c->suite.n > 0);
 }
 
 int cmd_eval(int argc, char **argv)

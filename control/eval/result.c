@@ -1,15 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/eval/result.h"
 
-#include <errno.h>
-#include <jansson.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include "control/cmd.h"
-#include "control/log.h"
 #include "dataplane/wire.h"
 
 /* --- from a trial ---------------------------------------------------------------------------- */
@@ -73,168 +66,76 @@ struct eval_result eval_result(const struct eval *e, struct eval_trial *t, const
     return r;
 }
 
-/* --- to a line ------------------------------------------------------------------------------- */
+/* --- printing -------------------------------------------------------------------------------- */
 
 enum of { ALWAYS, TEXT, SUITE };
 
+/* Name, heading, digits, what it is of, and the cell of a result r. */
+#define FIELDS(F)                                                                                  \
+    F("codec", "codec", TABLE_TEXT, ALWAYS, .text = r->codec)                                      \
+    F("exact", "exact", TABLE_BOOL, ALWAYS, .value = r->exact)                                     \
+    F("suite", "suite", TABLE_TEXT, SUITE, .text = r->suite)                                       \
+    F("split", "split", TABLE_COUNT, ALWAYS, .value = r->split)                                    \
+    F("rows", "rows", TABLE_COUNT, ALWAYS, .value = r->message_rows)                               \
+    F("tokens", "tokens", TABLE_COUNT, TEXT, .value = r->tokens)                                   \
+    F("bits_per_value", "bits/value", TABLE_REAL, ALWAYS, .value = r->bits_per_value)              \
+    F("bytes_per_token", "bytes/token", TABLE_REAL, ALWAYS, .value = r->bytes_per_token)           \
+    F("wire_bytes_per_token", "wire bytes/token", TABLE_REAL, ALWAYS,                              \
+      .value = r->wire_bytes_per_token)                                                            \
+    F("rel_l2", "relative L2", TABLE_REAL, ALWAYS, .value = r->rel_l2)                             \
+    F("kl_mean", "mean KL", TABLE_REAL, TEXT, .value = r->kl_mean)                                 \
+    F("kl_median", "median KL", TABLE_REAL, TEXT, .value = r->kl_median)                           \
+    F("kl_p99", "p99 KL", TABLE_REAL, TEXT, .value = r->kl_p99)                                    \
+    F("kl_max", "max KL", TABLE_REAL, TEXT, .value = r->kl_max)                                    \
+    F("top1", "top-1", TABLE_REAL, TEXT, .value = r->top1)                                         \
+    F("ppl", "perplexity", TABLE_REAL, TEXT, .value = r->ppl)                                      \
+    F("ppl_ref", "reference", TABLE_REAL, TEXT, .value = r->ppl_ref)                               \
+    F("ppl_full", "full perplexity", TABLE_REAL, TEXT, .value = r->ppl_full)                       \
+    F("ppl_full_ref", "reference", TABLE_REAL, TEXT, .value = r->ppl_full_ref)                     \
+    F("items", "items", TABLE_COUNT, SUITE, .value = r->items)                                     \
+    F("acc", "acc", TABLE_REAL, SUITE, .value = r->acc.acc)                                        \
+    F("acc_ref", "reference", TABLE_REAL, SUITE, .value = r->acc.acc_ref)                          \
+    F("acc_lost", "lost", TABLE_COUNT, SUITE, .value = r->acc.lost)                                \
+    F("acc_gained", "gained", TABLE_COUNT, SUITE, .value = r->acc.gained)                          \
+    F("acc_net", "net", TABLE_COUNT, SUITE, .value = r->acc.net)                                   \
+    F("acc_norm", "acc_norm", TABLE_REAL, SUITE, .value = r->acc_norm.acc)                         \
+    F("acc_norm_ref", "reference", TABLE_REAL, SUITE, .value = r->acc_norm.acc_ref)                \
+    F("acc_norm_lost", "lost", TABLE_COUNT, SUITE, .value = r->acc_norm.lost)                      \
+    F("acc_norm_gained", "gained", TABLE_COUNT, SUITE, .value = r->acc_norm.gained)                \
+    F("acc_norm_net", "net", TABLE_COUNT, SUITE, .value = r->acc_norm.net)
+
 static const struct field {
-    const char *key, *title; /* title: in Markdown */
-    size_t offset;           /* of a double in struct eval_result */
+    struct table_column column;
     enum of of;
-    bool whole; /* a count */
 } fields[] = {
-#define FIELD(key, title, member, of, whole)                                                       \
-    {                                                                                              \
-        key, title, offsetof(struct eval_result, member), of, whole                                \
-    }
-    FIELD("split", "split", split, ALWAYS, true),
-    FIELD("rows", "rows", message_rows, ALWAYS, true),
-    FIELD("tokens", "tokens", tokens, TEXT, true),
-    FIELD("bits_per_value", "bits/value", bits_per_value, ALWAYS, false),
-    FIELD("bytes_per_token", "bytes/token", bytes_per_token, ALWAYS, false),
-    FIELD("wire_bytes_per_token", "wire bytes/token", wire_bytes_per_token, ALWAYS, false),
-    FIELD("rel_l2", "relative L2", rel_l2, ALWAYS, false),
-    FIELD("kl_mean", "mean KL", kl_mean, TEXT, false),
-    FIELD("kl_median", "median KL", kl_median, TEXT, false),
-    FIELD("kl_p99", "p99 KL", kl_p99, TEXT, false),
-    FIELD("kl_max", "max KL", kl_max, TEXT, false),
-    FIELD("top1", "top-1", top1, TEXT, false),
-    FIELD("ppl", "perplexity", ppl, TEXT, false),
-    FIELD("ppl_ref", "reference", ppl_ref, TEXT, false),
-    FIELD("ppl_full", "full perplexity", ppl_full, TEXT, false),
-    FIELD("ppl_full_ref", "reference", ppl_full_ref, TEXT, false),
-    FIELD("items", "items", items, SUITE, true),
-    FIELD("acc", "acc", acc.acc, SUITE, false),
-    FIELD("acc_ref", "reference", acc.acc_ref, SUITE, false),
-    FIELD("acc_lost", "lost", acc.lost, SUITE, true),
-    FIELD("acc_gained", "gained", acc.gained, SUITE, true),
-    FIELD("acc_net", "net", acc.net, SUITE, true),
-    FIELD("acc_norm", "acc_norm", acc_norm.acc, SUITE, false),
-    FIELD("acc_norm_ref", "reference", acc_norm.acc_ref, SUITE, false),
-    FIELD("acc_norm_lost", "lost", acc_norm.lost, SUITE, true),
-    FIELD("acc_norm_gained", "gained", acc_norm.gained, SUITE, true),
-    FIELD("acc_norm_net", "net", acc_norm.net, SUITE, true),
+#define FIELD(name, heading, digits, of, cell) {{name, heading, digits}, of},
+    FIELDS(FIELD)
 #undef FIELD
 };
 
 #define N_FIELDS (sizeof fields / sizeof fields[0])
+_Static_assert(N_FIELDS <= EVAL_COLUMNS_MAX, "columns of an evaluation");
 
-static double value_of(const struct eval_result *r, const struct field *f)
+int eval_print_start(struct eval_print *p, enum table_format format, bool text, bool suite)
 {
-    double v;
-
-    memcpy(&v, (const char *)r + f->offset, sizeof v);
-    return v;
-}
-
-static bool shown(const struct eval_print *p, const struct field *f)
-{
-    return p->format != EVAL_MD || f->of == ALWAYS || (f->of == TEXT ? p->text : p->suite);
-}
-
-static int print_json(const struct eval_result *r)
-{
-    json_t *line = json_object();
-    int rc = line ? 0 : -1;
-
-    rc |= json_object_set_new(line, "codec", json_string(r->codec));
-    rc |= json_object_set_new(line, "exact", json_boolean(r->exact));
-    rc |= json_object_set_new(line, "suite", r->suite ? json_string(r->suite) : json_null());
+    *p = (struct eval_print){.format = format};
     for (size_t i = 0; i < N_FIELDS; i++) {
-        const double v = value_of(r, &fields[i]);
-        json_t *number = !isfinite(v)      ? json_null()
-                         : fields[i].whole ? json_integer((json_int_t)v)
-                                           : json_real(v);
-        rc |= json_object_set_new(line, fields[i].key, number);
+        const enum of of = fields[i].of;
+
+        p->columns[i] = fields[i].column;
+        if ((of == TEXT && !text) || (of == SUITE && !suite))
+            p->columns[i].heading = NULL;
     }
-    char *text = rc ? NULL : json_dumps(line, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
-    json_decref(line);
-    if (!text)
-        return -ENOMEM;
-    puts(text);
-    free(text);
-    return 0;
-}
-
-/* A codec's parameters have commas. */
-static void print_csv_text(const char *text)
-{
-    putchar('"');
-    for (; *text; text++) {
-        if (*text == '"')
-            putchar('"');
-        putchar(*text);
-    }
-    putchar('"');
-}
-
-static void print_cells(const struct eval_print *p, const struct eval_result *r)
-{
-    const bool md = p->format == EVAL_MD;
-
-    if (md)
-        printf("| %s | %s |", r->codec, r->exact ? "true" : "false");
-    else {
-        print_csv_text(r->codec);
-        printf(",%s,%s", r->exact ? "true" : "false", r->suite ? r->suite : "");
-    }
-    if (md && p->suite)
-        printf(" %s |", r->suite);
-    for (size_t i = 0; i < N_FIELDS; i++) {
-        const double v = value_of(r, &fields[i]);
-
-        if (!shown(p, &fields[i]))
-            continue;
-        printf(md ? " " : ",");
-        if (isfinite(v))
-            printf("%.*g", fields[i].whole ? 15 : 6, v);
-        else if (md)
-            printf("-");
-        printf(md ? " |" : "");
-    }
-    printf("\n");
-}
-
-/* --- printing -------------------------------------------------------------------------------- */
-
-static int flush(void)
-{
-    if (fflush(stdout) == 0)
-        return EXIT_OK;
-    log_error("stdout: %s", strerror(errno));
-    return EXIT_FAILED;
-}
-
-int eval_print_head(const struct eval_print *p)
-{
-    const bool md = p->format == EVAL_MD;
-    unsigned columns = md && p->suite ? 3 : 2;
-
-    if (p->format == EVAL_JSONL)
-        return EXIT_OK;
-    printf(md ? p->suite ? "| codec | exact | suite |" : "| codec | exact |" : "codec,exact,suite");
-    for (size_t i = 0; i < N_FIELDS; i++)
-        if (shown(p, &fields[i])) {
-            printf(md ? " %s |" : ",%s", md ? fields[i].title : fields[i].key);
-            columns++;
-        }
-    printf("\n");
-    if (md) {
-        printf("|");
-        for (unsigned i = 0; i < columns; i++)
-            printf("---|");
-        printf("\n");
-    }
-    return flush();
+    return table_head(format, p->columns);
 }
 
 int eval_print_result(const struct eval_print *p, const struct eval_result *r)
 {
-    if (p->format != EVAL_JSONL)
-        print_cells(p, r);
-    else if (print_json(r) < 0) {
-        log_error("out of memory for a result");
-        return EXIT_FAILED;
-    }
-    return flush();
+    const struct table_cell cells[N_FIELDS] = {
+#define CELL(name, heading, digits, of, ...) {__VA_ARGS__},
+        FIELDS(CELL)
+#undef CELL
+    };
+
+    return table_row(p->format, p->columns, cells);
 }

@@ -9,6 +9,9 @@
 
 #include "control/codec_arg.h"
 #include "control/eval/trial.h"
+#include "control/table.h"
+
+#define EVAL_COLUMNS_MAX 48u
 
 /* NaN: not measured, or there is no such number. */
 struct eval_result {
@@ -28,16 +31,15 @@ struct eval_result {
 /* suite: its name, or NULL. Once a trial. */
 struct eval_result eval_result(const struct eval *e, struct eval_trial *t, const char *suite);
 
-enum eval_format { EVAL_JSONL, EVAL_MD, EVAL_CSV };
-
-/* What to print; Markdown leaves out columns of what was not asked for. */
+/* How results are printed. */
 struct eval_print {
-    enum eval_format format;
-    bool text, suite;
+    enum table_format format;
+    struct table_column columns[EVAL_COLUMNS_MAX + 1];
 };
 
-/* To stdout. EXIT_OK or an exit code, the error said. */
-int eval_print_head(const struct eval_print *p);
+/* The table's head to stdout; Markdown leaves out columns of what was not asked for, text or suite.
+ * EXIT_OK or an exit code, the error said; here and below. */
+int eval_print_start(struct eval_print *p, enum table_format format, bool text, bool suite);
 int eval_print_result(const struct eval_print *p, const struct eval_result *r);
 
 #endif
