@@ -54,7 +54,7 @@ static void split_stats(const struct engine *e, struct engine_stats *st)
     *st = (struct engine_stats){
         .wire_bytes_up = es.link.tx_bytes,
         .wire_bytes_down = es.link.rx_bytes,
-        .tile_bytes_up = es.tile_bytes_up,
+        .tile_bytes_up = es.codec.bytes,
         .rows_up = es.rows_up,
         .link_rtt_ns_p50 = es.link.rtt_p50_ns,
         .eal_rss_bytes = port_eal_rss_bytes(),

@@ -6,6 +6,7 @@
 
 #include "control/cmd.h"
 #include "control/log.h"
+#include "dataplane/pipeline/proto.h"
 #include "dataplane/wire.h"
 
 #define MTU_BYTES 1500u
@@ -180,7 +181,8 @@ int splitpass_carry(struct codec *c, const float *rows, uint32_t n, uint32_t fir
                     uint32_t d_model, uint32_t message_rows, float *out,
                     struct splitpass_traffic *traffic)
 {
-    uint8_t payload[MTU_BYTES];
+    const size_t capacity = proto_tile_capacity(wire_payload_max(MTU_BYTES));
+    uint8_t tile[MTU_BYTES];
 
     for (uint32_t pos = 0; pos < n; pos += message_rows) {
         const uint32_t count = smaller(n - pos, message_rows), token = first_token + pos;
@@ -189,16 +191,17 @@ int splitpass_carry(struct codec *c, const float *rows, uint32_t n, uint32_t fir
         struct codec_cursor at = {0, 0};
 
         while (at.row < count) {
-            const int len = codec_encode(c, from, d_model, count, token, &at, payload,
-                                         wire_payload_max(MTU_BYTES), &traffic->codec);
+            const int len = codec_encode(c, from, d_model, count, token, &at, tile,
+                                         capacity, &traffic->codec);
             if (len < 0)
                 return len;
             const int rc =
-                codec_decode_later(c, payload, (size_t)len, token, to, d_model, count, NULL);
+                codec_decode_later(c, tile, (size_t)len, token, to, d_model, count, NULL);
             if (rc < 0)
                 return rc;
-            traffic->packets++;
+            traffic->wire_bytes += WIRE_OVERHEAD + (size_t)len;
         }
+        traffic->wire_bytes += LINK_REPLY_PREFIX_BYTES + PROTO_ROWS_BYTES;
         const int rc = codec_decode_finish(c);
         if (rc < 0)
             return rc;

@@ -61,7 +61,7 @@ int splitpass_run(struct splitpass *s, unsigned first, unsigned last,
 /* What compressed rows cost on the way. */
 struct splitpass_traffic {
     struct codec_stats codec;
-    uint64_t packets;
+    uint64_t wire_bytes; /* of whole frames with rows; no acknowledgements */
 };
 
 /* rows -> tiles, in messages of message_rows packed as the pipeline packs them -> out

@@ -3,7 +3,6 @@
 
 #include <math.h>
 
-#include "dataplane/wire.h"
 
 /* --- from a trial ---------------------------------------------------------------------------- */
 
@@ -31,7 +30,7 @@ struct eval_result eval_result(const struct eval *e, struct eval_trial *t, const
         .message_rows = e->params->message_rows,
         .bits_per_value = bytes * 8 / (double)s->values,
         .bytes_per_token = bytes / rows,
-        .wire_bytes_per_token = (bytes + (double)c->traffic.packets * WIRE_OVERHEAD) / rows,
+        .wire_bytes_per_token = (double)c->traffic.wire_bytes / rows,
         .rel_l2 = c->rel_l2 / rows,
         .tokens = NAN,
         .kl_mean = NAN,

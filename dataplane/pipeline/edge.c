@@ -59,16 +59,13 @@ static int check_params(const struct edge_params *p, const struct stage_info *in
     return 0;
 }
 
-/* What a packet can carry beside the largest heads, so that a row is cut alike in all messages. */
 static size_t tile_capacity(const struct port *port)
 {
     size_t payload = wire_payload_max(port->caps.mtu_bytes);
 
     if (payload > port->pool->room - WIRE_OVERHEAD)
         payload = port->pool->room - WIRE_OVERHEAD;
-    return payload > LINK_REPLY_PREFIX_BYTES + PROTO_ROWS_BYTES_MAX
-               ? payload - LINK_REPLY_PREFIX_BYTES - PROTO_ROWS_BYTES_MAX
-               : 0;
+    return proto_tile_capacity(payload);
 }
 
 static int allocate(struct edge *e)

@@ -253,13 +253,12 @@ static void tune(struct edge *e, const struct edge_session *s)
 }
 
 /* Encode straight into packets. The count, -EAGAIN while packets are short, or codec_encode's error
- * with *bad_token. */
+ * with stats->bad_token. */
 static int encode(struct edge *e, const struct edge_item *item, bool reply, uint16_t *payload_bytes,
-                  uint32_t *bad_token)
+                  struct codec_stats *stats)
 {
     uint32_t d = e->info->d_model, n_rows = item->head.n_rows;
     struct codec_cursor at = {0, 0};
-    struct codec_stats stats = {0};
     int n = 0, bytes = -EAGAIN;
 
     tune(e, item->session);
@@ -275,21 +274,12 @@ static int encode(struct edge *e, const struct edge_item *item, bool reply, uint
         if (n == 1)
             head = proto_write_rows(to, &item->head);
         bytes = codec_encode(e->codec, e->panel + (size_t)item->first * d, d, n_rows,
-                             item->head.position, &at, to + head, e->tile_capacity, &stats);
-        if (bytes < 0) {
-            *bad_token = stats.bad_token;
+                             item->head.position, &at, to + head, e->tile_capacity, stats);
+        if (bytes < 0)
             goto undo;
-        }
         payload_bytes[n - 1] = (uint16_t)(head + (size_t)bytes);
         bytes = -EAGAIN;
     }
-    e->stats.codec.rows += stats.rows;
-    e->stats.codec.values += stats.values;
-    e->stats.codec.bytes += stats.bytes;
-    e->stats.codec.outliers += stats.outliers;
-    e->stats.codec.rows_fallback += stats.rows_fallback;
-    for (unsigned q = 0; q < sizeof stats.rows_by_width / sizeof stats.rows_by_width[0]; q++)
-        e->stats.codec.rows_by_width[q] += stats.rows_by_width[q];
     return n;
 
 undo:
@@ -298,18 +288,21 @@ undo:
     return bytes;
 }
 
-static void count_sent(struct edge *e, struct edge_session *s, const struct edge_item *item,
-                       const uint16_t *payload_bytes, int n)
+static void count_sent(struct edge *e, struct edge_session *s, const struct codec_stats *sent)
 {
-    uint64_t bytes = 0;
+    struct codec_stats *all = &e->stats.codec;
 
-    for (int i = 0; i < n; i++)
-        bytes += payload_bytes[i];
-    codec_rate_feed(&s->rate, bytes, item->head.n_rows);
-    s->result.tile_bytes_up += bytes;
-    s->result.rows_up += item->head.n_rows;
-    e->stats.tile_bytes_up += bytes;
-    e->stats.rows_up += item->head.n_rows;
+    codec_rate_feed(&s->rate, sent->bytes, (uint32_t)sent->rows);
+    s->result.tile_bytes_up += sent->bytes;
+    s->result.rows_up += sent->rows;
+    e->stats.rows_up += sent->rows;
+    all->rows += sent->rows;
+    all->values += sent->values;
+    all->bytes += sent->bytes;
+    all->outliers += sent->outliers;
+    all->rows_fallback += sent->rows_fallback;
+    for (unsigned q = 0; q < sizeof all->rows_by_width / sizeof all->rows_by_width[0]; q++)
+        all->rows_by_width[q] += sent->rows_by_width[q];
 }
 
 /* False while packets are short, or the session is not open yet. */
@@ -317,7 +310,7 @@ static bool send_item(struct edge *e, const struct edge_item *item)
 {
     struct edge_session *s = item->session;
     uint16_t payload_bytes[LINK_FRAGMENTS_MAX];
-    uint32_t bad_token = 0;
+    struct codec_stats stats = {0};
     char why[PIPELINE_ERR];
     int64_t number;
     int n;
@@ -326,7 +319,7 @@ static bool send_item(struct edge *e, const struct edge_item *item)
         return true; /* it ended after its rows were computed */
     if (s->state == EDGE_OPENING)
         return false;
-    n = encode(e, item, s->to_answer >= 0, payload_bytes, &bad_token);
+    n = encode(e, item, s->to_answer >= 0, payload_bytes, &stats);
     if (n == -EAGAIN)
         return false;
     if (n < 0) {
@@ -334,7 +327,7 @@ static bool send_item(struct edge *e, const struct edge_item *item)
             why, sizeof why,
             "the codec can't carry the hidden state of position %u: it holds a NaN, an infinity "
             "or a value out of range (error %d)",
-            bad_token, -n);
+            stats.bad_token, -n);
         edge_end_session(e, s, EDGE_LOST, why);
         return true;
     }
@@ -347,7 +340,7 @@ static bool send_item(struct edge *e, const struct edge_item *item)
         return true;
     }
     s->to_answer = -1;
-    count_sent(e, s, item, payload_bytes, n);
+    count_sent(e, s, &stats);
     return true;
 }
 

@@ -51,7 +51,7 @@ struct edge_result {
     char error[PIPELINE_ERR];      /* EDGE_REFUSED, EDGE_LOST: why, in one line */
     uint32_t n_prompt, n_generated;
     uint64_t submitted_ns, first_token_ns, last_token_ns; /* in now_ns's clock */
-    uint64_t tile_bytes_up;        /* message payloads with rows, tiles and their headers */
+    uint64_t tile_bytes_up;        /* tiles with their headers, no other heads */
     uint64_t rows_up;              /* rows those bytes carried */
 };
 
@@ -72,7 +72,7 @@ struct edge_request {
 
 struct edge_stats {
     struct link_stats link;
-    uint64_t tokens, rows_up, tile_bytes_up;
+    uint64_t tokens, rows_up; /* tiles and their bytes: codec */
     struct codec_stats codec;
     uint32_t sessions;
 };

@@ -14,6 +14,7 @@
 
 #include "codec/codec.h"
 #include "compute/sampler.h"
+#include "dataplane/link.h"
 
 #define PROTO_VERSION        1u
 #define PROTO_DRAFTS_MAX     15u
@@ -27,6 +28,15 @@
 #define PROTO_TEXT_BYTES     4u /* REFUSED and ERROR: and the text */
 #define PROTO_CODEC_TEXT_MAX 32u
 #define PROTO_SMALL_MAX      256u /* any message but ROWS */
+
+/* What a packet with rows can carry of a tile beside the largest heads, so that a row is cut alike in
+ * all messages; 0: nothing. payload_bytes: wire_payload_max. */
+static inline size_t proto_tile_capacity(size_t payload_bytes)
+{
+    const size_t heads = LINK_REPLY_PREFIX_BYTES + PROTO_ROWS_BYTES_MAX;
+
+    return payload_bytes > heads ? payload_bytes - heads : 0;
+}
 
 enum proto_kind {
     PROTO_OPEN = 1,

@@ -551,7 +551,7 @@ static void test_prefill_overlaps(void **state)
     edge_stats(r.edge, &es);
     assert_int_equal(es.rows_up, 514);
     assert_int_equal(es.codec.rows, 514);
-    assert_int_equal(es.tile_bytes_up, q.result.tile_bytes_up);
+    assert_int_equal(es.codec.bytes, q.result.tile_bytes_up);
     rig_request_free(&q);
     rig_close(&r);
 }
@@ -879,8 +879,8 @@ static void test_retarget(void **state)
     while (!q.done)
         rig_step(&r);
     edge_stats(r.edge, &end);
-    assert_true(fabs((double)at.tile_bytes_up / (double)at.rows_up / 45 - 1) < .05);
-    assert_true(fabs((double)(end.tile_bytes_up - at.tile_bytes_up) /
+    assert_true(fabs((double)at.codec.bytes / (double)at.rows_up / 45 - 1) < .05);
+    assert_true(fabs((double)(end.codec.bytes - at.codec.bytes) /
                          (double)(end.rows_up - at.rows_up) / 25 -
                      1) < .05);
     rig_request_free(&q);
