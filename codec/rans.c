@@ -134,13 +134,13 @@ int rans_encode(const struct codec_dsp *dsp, const struct rans_model *model, con
                 size_t n, unsigned lanes, const uint8_t *seeds, uint8_t *dst, size_t capacity)
 {
     struct rans_states st;
-    uint8_t *const end = dst + rans_bound(n, lanes);
-    uint8_t *p;
+    uint8_t *end, *p;
 
     if (!args_ok(n, lanes))
         return -EINVAL;
     if (capacity < rans_bound(n, lanes))
         return -ENOSPC;
+    end = dst + rans_bound(n, lanes);
     memset(st.high, 1, sizeof(st.high));
     memcpy(st.low, seeds, lanes);
     p = dsp->rans_encode[RANS_WIDTH(lanes)](model, symbols, n, &st, end);

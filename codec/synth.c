@@ -158,12 +158,14 @@ int codec_synth_profile(uint32_t cols, uint32_t n_classes, uint64_t seed,
     return 0;
 }
 
-void codec_synth_rows(const struct codec_profile *p, uint64_t seed, uint32_t n, float *rows,
-                      size_t stride)
+int codec_synth_rows(const struct codec_profile *p, uint64_t seed, uint32_t n, float *rows,
+                     size_t stride)
 {
     double *y = malloc(CODEC_BLOCK_COLS_MAX * sizeof(*y));
 
-    for (uint32_t r = 0; y && r < n; r++) {
+    if (!y)
+        return -ENOMEM;
+    for (uint32_t r = 0; r < n; r++) {
         for (uint32_t k = 0; k < p->n_blocks; k++) {
             const struct codec_profile_block *b = &p->blocks[k];
             for (uint32_t i = 0; i < b->cols; i++)
@@ -178,4 +180,5 @@ void codec_synth_rows(const struct codec_profile *p, uint64_t seed, uint32_t n, 
         }
     }
     free(y);
+    return 0;
 }

@@ -18,8 +18,8 @@
 int codec_synth_profile(uint32_t cols, uint32_t n_classes, uint64_t seed,
                         struct codec_profile **out);
 
-/* n rows of a profile from codec_synth_profile. */
-void codec_synth_rows(const struct codec_profile *p, uint64_t seed, uint32_t n, float *rows,
-                      size_t stride);
+/* n rows of a profile from codec_synth_profile. 0 or -ENOMEM. */
+int codec_synth_rows(const struct codec_profile *p, uint64_t seed, uint32_t n, float *rows,
+                     size_t stride);
 
 #endif

@@ -20,6 +20,7 @@
 #include "control/bench/layer.h"
 #include "control/bench/machine.h"
 #include "control/bench/memory.h"
+#include "control/bench/transform.h"
 #include "control/bench/turns.h"
 #include "control/cmd.h"
 #include "control/commit.h"
@@ -138,9 +139,12 @@ static const struct argp argp = {
     "that of decoding them, both in the cache the rows lie in. Rows look like hidden states: small "
     "values and 2 % of outliers; symbols for the kernel like their 4-bit codes; rows for rans and "
     "xform like their profile's, which says nothing of a model's bytes. `of layer` is the time of "
-    "encoding and decoding over that of a layer's prefill: twelve products of a square Q4_1 matrix "
-    "as wide as the rows with 64 of them, by the fastest kernels; for xform with the fastest "
-    "instruction set. Every instruction set's bytes are compared with C's.",
+    "a "
+    "row over that of a row in a layer's prefill: twelve products of a square Q4_1 matrix as wide "
+    "as the rows with 64 of them, by the fastest kernels; for xform with the fastest instruction "
+    "set: of all of encoding, all of decoding, and of the transform's products in them, analysis "
+    "in the former and synthesis in the latter. Every instruction set's bytes are compared with "
+    "C's.",
     NULL,
     NULL,
     NULL,
@@ -169,6 +173,7 @@ struct bench {
     struct coder_spec coder;
     struct codec_profile *profile; /* NULL: none; coder points to it */
     struct layer *layer;           /* NULL: not compared */
+    struct transform *transform;   /* the same */
     uint32_t cols, rows, messages;
     size_t message_values, message_bytes;
     char *values, *copy; /* the messages */
@@ -220,8 +225,10 @@ static void case_close(struct bench *b)
     }
     codec_profile_free(b->profile);
     layer_close(b->layer);
+    transform_close(b->transform);
     b->profile = NULL;
     b->layer = NULL;
+    b->transform = NULL;
     free(b->values);
     free(b->copy);
     free(b->coded_bytes);
@@ -271,9 +278,11 @@ static int open_profiled(struct bench *b)
         return 0;
     int rc = coder_profile(b->cols, &b->profile);
     b->coder.params.profile = b->profile;
-    if (rc == 0 && b->coder.params.mode == CODEC_XFORM && b->cols % 32 == 0)
-        rc = layer_open(b->cols, &b->layer);
-    return rc;
+    if (rc < 0 || b->coder.params.mode != CODEC_XFORM || b->cols % 32)
+        return rc;
+    cpu_set_mask(b->allowed); /* they keep, or take, the kernels of their moment */
+    rc = layer_open(b->cols, &b->layer);
+    return rc < 0 ? rc : transform_open(b->profile, b->rows, &b->transform);
 }
 
 static int case_open(struct bench *b, const struct coder_spec *s, uint32_t cols, uint32_t rows)
@@ -295,7 +304,7 @@ static int case_open(struct bench *b, const struct coder_spec *s, uint32_t cols,
     if (rc == 0)
         rc = open_profiled(b);
     if (rc == 0)
-        coder_fill(&b->coder, cols, b->values, b->messages * b->message_values, b->o->seed);
+        rc = coder_fill(&b->coder, cols, b->values, b->messages * b->message_values, b->o->seed);
     for (unsigned i = 0; i < b->n_isas && rc == 0; i++) {
         rc = contestant_open(b, i);
         if (rc == 0)
@@ -323,7 +332,10 @@ static const struct table_column columns[] = {
     {"bits_per_value", "bits/value", 2},
     DIRECTION("encode", "encode", "reading"),
     DIRECTION("decode", "decode", "copying"),
-    {"layer_ratio", "of layer", 3},
+    {"encode_ratio_to_layer", "encode of layer", 3},
+    {"analysis_ratio_to_layer", "analysis of layer", 3},
+    {"decode_ratio_to_layer", "decode of layer", 3},
+    {"synthesis_ratio_to_layer", "synthesis of layer", 3},
     {"read_gb_per_s", NULL, 1},
     {"copy_gb_per_s", NULL, 1},
     {"dram_read_gb_per_s", NULL, 1},
@@ -351,17 +363,25 @@ static struct table_cell *put_direction(struct table_cell *cell, const struct be
     return cell;
 }
 
-/* Encoding and decoding a row over a layer's prefill of one; NaN where it isn't compared. */
-static double layer_ratio(const struct bench *b, unsigned isa, const struct turns_job *jobs)
+/* A row's time over that of a layer's prefill of one; NaN where they aren't compared. jobs as
+ * below. */
+static struct table_cell *put_layer(struct table_cell *cell, const struct bench *b, unsigned isa,
+                                    const struct turns_job *jobs)
 {
-    const struct turns_job *layer = &jobs[2 * b->n_isas + 2];
+    const struct turns_job *layer = &jobs[2 * b->n_isas + 2], *analysis = layer + 1;
+    const struct turns_job *synthesis = layer + 2;
+    const bool compared = b->layer && isa + 1 == b->n_isas;
+    const double layer_ns = compared ? LAYER_MATRICES * layer->best_ns : NAN;
 
-    if (!b->layer || isa + 1 < b->n_isas)
-        return NAN;
-    return (jobs[2 * isa].best_ns + jobs[2 * isa + 1].best_ns) / (LAYER_MATRICES * layer->best_ns);
+    (cell++)->value = jobs[2 * isa].best_ns / layer_ns;
+    (cell++)->value = analysis->best_ns / layer_ns;
+    (cell++)->value = jobs[2 * isa + 1].best_ns / layer_ns;
+    (cell++)->value = synthesis->best_ns / layer_ns;
+    return cell;
 }
 
-/* jobs: encode and decode of each instruction set, read, copy, and the layer if there is one. */
+/* jobs: encode and decode of each instruction set, read, copy, and if there is a layer that,
+ * analysis and synthesis. */
 static int print_case(const struct bench *b, const struct turns_job *jobs)
 {
     const struct turns_job *read = &jobs[2 * b->n_isas], *copy = read + 1;
@@ -384,7 +404,7 @@ static int print_case(const struct bench *b, const struct turns_job *jobs)
         (cell++)->value = 8 * (double)bytes / (double)b->messages / (double)b->message_values;
         cell = put_direction(cell, b, &jobs[2 * i], &jobs[0], read);
         cell = put_direction(cell, b, &jobs[2 * i + 1], &jobs[1], copy);
-        (cell++)->value = layer_ratio(b, i, jobs);
+        cell = put_layer(cell, b, i, jobs);
         (cell++)->value = row_bytes / read->best_ns;
         (cell++)->value = row_bytes / copy->best_ns;
         (cell++)->value = b->dram_read;
@@ -402,7 +422,7 @@ static int print_case(const struct bench *b, const struct turns_job *jobs)
 
 static int run_case(struct bench *b, const struct coder_spec *s, uint32_t cols, uint32_t rows)
 {
-    struct turns_job jobs[2 * ISAS_MAX + 3] = {{0}};
+    struct turns_job jobs[2 * ISAS_MAX + 5] = {{0}};
     unsigned n = 0;
     int rc = case_open(b, s, cols, rows);
 
@@ -417,6 +437,10 @@ static int run_case(struct bench *b, const struct coder_spec *s, uint32_t cols, 
     if (b->layer) {
         cpu_set_mask(b->allowed); /* a product takes the kernels of its moment */
         jobs[n++] = (struct turns_job){.run = layer_run, .arg = b->layer, .units = LAYER_ROWS};
+        jobs[n++] =
+            (struct turns_job){.run = transform_analyse, .arg = b->transform, .units = b->rows};
+        jobs[n++] =
+            (struct turns_job){.run = transform_synthesise, .arg = b->transform, .units = b->rows};
     }
     if (rc == 0)
         rc = turns_take(jobs, n, b->o->time_s);

@@ -113,29 +113,28 @@ static void fill_columns(const struct codec_profile *p, float *row, uint64_t *se
     }
 }
 
-static void fill_profiled(const struct coder_spec *s, uint32_t cols, float *rows, size_t n_rows,
-                          uint64_t seed)
+static int fill_profiled(const struct coder_spec *s, uint32_t cols, float *rows, size_t n_rows,
+                         uint64_t seed)
 {
     const uint32_t made = n_rows < MADE_ROWS ? (uint32_t)n_rows : MADE_ROWS;
+    int rc = 0;
 
     if (s->params.mode == CODEC_XFORM)
-        codec_synth_rows(s->params.profile, seed, made, rows, cols);
+        rc = codec_synth_rows(s->params.profile, seed, made, rows, cols);
     for (uint32_t i = 0; i < made && s->params.mode == CODEC_RANS; i++)
         fill_columns(s->params.profile, rows + (size_t)i * cols, &seed);
-    for (size_t i = made; i < n_rows; i++)
+    for (size_t i = made; i < n_rows && rc == 0; i++)
         memcpy(rows + i * cols, rows + i % made * cols, cols * sizeof(*rows));
+    return rc;
 }
 
-void coder_fill(const struct coder_spec *s, uint32_t cols, void *values, size_t n, uint64_t seed)
+int coder_fill(const struct coder_spec *s, uint32_t cols, void *values, size_t n, uint64_t seed)
 {
     float *rows = values;
     uint8_t *symbols = values;
 
-    if (coder_profiled(s)) {
-        fill_profiled(s, cols, rows, n / cols, seed);
-        return;
-    }
-
+    if (coder_profiled(s))
+        return fill_profiled(s, cols, rows, n / cols, seed);
     for (size_t i = 0; i < n; i++) {
         const uint64_t bits = next_random(&seed);
         if (s->rans_lanes) /* 4-bit codes of such rows without their outliers: 3.1 bits each */
@@ -143,6 +142,7 @@ void coder_fill(const struct coder_spec *s, uint32_t cols, void *values, size_t 
         else
             rows[i] = (bits >> 50) % 50 ? normal(bits) : 20.0f * normal(bits);
     }
+    return 0;
 }
 
 static int open_rans(struct coder *c, const uint8_t *symbols)

@@ -40,9 +40,9 @@ size_t coder_message_values(const struct coder_spec *s, uint32_t rows, uint32_t 
 /* Room for what a message can become: its tiles and, apart from them, their lengths. */
 size_t coder_bound(const struct coder_spec *s, uint32_t rows, uint32_t cols);
 
-/* n values, of rows of `cols` of them, like those of a model; the same for the same seed.
- */
-void coder_fill(const struct coder_spec *s, uint32_t cols, void *values, size_t n, uint64_t seed);
+/* n values, of rows of `cols` of them, like those of a model; the same for the same seed. 0 or
+ * -errno. */
+int coder_fill(const struct coder_spec *s, uint32_t cols, void *values, size_t n, uint64_t seed);
 
 /* With the kernels of cpu_flags(), for messages like this one of n values. 0 or -errno. */
 struct coder;

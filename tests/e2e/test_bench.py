@@ -10,7 +10,9 @@ import e2e
 
 FIELDS = ("bench", "codec", "cols", "rows", "isa", "bits_per_value", "read_gb_per_s",
           "copy_gb_per_s", "dram_read_gb_per_s", "dram_copy_gb_per_s", "working_set_bytes", "turns",
-          "seed", "layer_ratio", "cpu", "version", "commit")
+          "seed", "cpu", "version", "commit")
+OF_LAYER = ("encode_ratio_to_layer", "analysis_ratio_to_layer", "decode_ratio_to_layer",
+            "synthesis_ratio_to_layer")
 MEASURED = tuple("%s_%s" % d for d in itertools.product(
     ("encode", "decode"), ("ns_per_row", "ns_per_row_median", "ns_per_row_sd", "gvalues_per_s",
                            "ratio_to_c"))) + ("encode_ratio_to_reading", "decode_ratio_to_copying")
@@ -40,7 +42,7 @@ def json_lines():
     isas_best = max(isas, key=("c", "avx2", "avx512").index)
     e2e.check("c" in isas and len(lines) == 8 * 2 * 2 * len(isas), "%d lines" % len(lines))
     for l in lines:
-        e2e.check(list(l) and all(f in l for f in FIELDS + MEASURED), "fields: %s" % l)
+        e2e.check(list(l) and all(f in l for f in FIELDS + MEASURED + OF_LAYER), "fields: %s" % l)
         for f in MEASURED:
             e2e.check(l[f] > 0 or (f.endswith("_sd") and l[f] == 0), "%s: %s" % (f, l))
         for d in ("encode_", "decode_"):
@@ -50,7 +52,7 @@ def json_lines():
         e2e.check(l["isa"] != "c" or l["encode_ratio_to_c"] == 1, "C beside itself: %s" % l)
         e2e.check(l["turns"] >= 5 and l["bench"] == "codec", "turns: %s" % l)
         layer = l["codec"].startswith("xform") and l["cols"] % 32 == 0 and l["isa"] == isas_best
-        e2e.check((l["layer_ratio"] or 0) > 0 if layer else l["layer_ratio"] is None,
+        e2e.check(all((l[f] or 0) > 0 if layer else l[f] is None for f in OF_LAYER),
                   "beside a layer: %s" % l)
     by_codec = {l["codec"].split(",")[0]: l["bits_per_value"] for l in lines
                 if l["cols"] == 576 and l["rows"] == 9}
