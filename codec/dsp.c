@@ -57,29 +57,19 @@ static size_t to_codes(const int8_t *k, size_t n, const struct codec_range *r, u
     return (size_t)(rest - start);
 }
 
-static size_t zeros(const uint8_t *codes, size_t n, uint8_t *mask)
-{
-    size_t count = 0;
-
-    memset(mask, 0, CODEC_PAD_TO(n) / 8);
-    for (size_t i = 0; i < n; i++) {
-        mask[i / 8] |= (uint8_t)((codes[i] == 0) << i % 8);
-        count += codes[i] == 0;
-    }
-    return count;
-}
-
-static void from_codes(const uint8_t *codes, const uint8_t *mask, size_t n,
-                       const struct codec_range *r, float step, const float *rest, float *out)
+static void from_codes(const uint8_t *codes, size_t n, const struct codec_range *r,
+                       const int8_t *rest, int8_t *k)
 {
     const int half = 1 << (r->width - 1);
 
-    for (size_t i = 0; i < n; i++) {
-        const bool outlier = mask[i / 8] >> i % 8 & 1;
-        const int k = codes[i] - (codes[i] < half ? r->down : r->up);
-        out[i] = outlier ? *rest : (float)k * step;
-        rest += outlier;
-    }
+    for (size_t i = 0; i < n; i++)
+        k[i] = codes[i] ? (int8_t)(codes[i] - (codes[i] < half ? r->down : r->up)) : *rest++;
+}
+
+static void scale(const int8_t *k, size_t n, float step, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = (float)k[i] * step;
 }
 
 static void copy(void *dst, const void *src, size_t bytes)
@@ -118,10 +108,10 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags)
         .quantize = quantize,
         .above = above,
         .to_codes = to_codes,
-        .zeros = zeros,
-        .from_codes = from_codes,
         .pack = codec_pack,
         .unpack = codec_unpack,
+        .from_codes = from_codes,
+        .scale = scale,
         .copy = copy,
         .to_f16 = to_f16,
         .from_f16 = from_f16,

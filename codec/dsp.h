@@ -33,8 +33,9 @@ struct codec_range {
     int16_t up, down;
 };
 
-#define CODEC_K8_MAX 126 /* in 8 bits, 127 and -127 stand for all beyond as well */
-#define CODEC_LIMITS 4u
+#define CODEC_K8_MAX  126    /* in 8 bits, 127 and -127 stand for all beyond as well */
+#define CODEC_K8_NONE (-128) /* stands for none */
+#define CODEC_LIMITS  4u
 
 /* rANS: every lane's 16-bit state, as two planes of bytes. Lanes beyond the call's are unspecified.
  */
@@ -64,20 +65,20 @@ struct codec_dsp {
     size_t (*to_codes)(const int8_t *k, size_t n, const struct codec_range *range, uint8_t *codes,
                        int8_t *rest);
 
-    /* How many of the codes are 0: bit i % 8 of mask[i / 8] is set for those, clear from n on. Both
-     * padded. */
-    size_t (*zeros)(const uint8_t *codes, size_t n, uint8_t *mask);
-
-    /* step * k for codes of the range; where the mask has a bit, the next of rest. codes, mask and
-     * rest padded; out[n]. */
-    void (*from_codes)(const uint8_t *codes, const uint8_t *mask, size_t n,
-                       const struct codec_range *range, float step, const float *rest, float *out);
-
     /* Codes of q bits, first code in the lowest bits. n codes either way (n need not be whole
      * groups of 8: codes from n on are zero for pack, unspecified after unpack). Both buffers
-     * padded, but unpack reads no more than CODEC_PAD bytes behind the last code's. */
+     * padded, but unpack reads no more than CODEC_PAD bytes behind the last code's. unpack returns
+     * how many of the n codes are 0. */
     void (*pack)(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits);
-    void (*unpack)(const uint8_t *bits, size_t n, unsigned q, uint8_t *codes);
+    size_t (*unpack)(const uint8_t *bits, size_t n, unsigned q, uint8_t *codes);
+
+    /* The k of codes of the range, none of which is beyond 8 bits; for codes 0, the next of rest.
+     * codes and k padded, CODEC_PAD more than there are in rest; k from n on is unspecified. */
+    void (*from_codes)(const uint8_t *codes, size_t n, const struct codec_range *range,
+                       const int8_t *rest, int8_t *k);
+
+    /* k * step. k padded; out[n]. */
+    void (*scale)(const int8_t *k, size_t n, float step, float *out);
 
     /* Buffers apart. */
     void (*copy)(void *dst, const void *src, size_t bytes);
@@ -174,7 +175,7 @@ void gemm_dsp_init_vnni(struct codec_dsp *dsp);
 
 /* pack.c */
 void codec_pack(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits);
-void codec_unpack(const uint8_t *bits, size_t n, unsigned q, uint8_t *codes);
+size_t codec_unpack(const uint8_t *bits, size_t n, unsigned q, uint8_t *codes);
 
 /* The end of every lane-wise sum. */
 static inline float codec_lanes_sum_f32(float lane[CODEC_LANES])

@@ -22,17 +22,15 @@
 
 /* Codes of one range. */
 struct list {
-    int8_t *k;      /* what is left for it, padded */
-    uint8_t *codes; /* padded */
-    uint8_t *mask;  /* a bit a code, set where it is 0; padded */
-    float *values;  /* padded */
+    int8_t *k; /* what the range before leaves for it, padded */
+    uint8_t *codes;
 };
 
 struct tsq {
     struct codec_params params;
     const struct codec_dsp *dsp;
     struct tabq_row row;
-    struct list lists[TABQ_RANGES + 1]; /* the last: k and values beyond all ranges */
+    struct list lists[TABQ_RANGES + 1]; /* the last: k beyond all ranges */
     float *held;                        /* a part with values next to FLT_MAX held back */
     uint8_t *bits;                      /* padded, and as much as pack and unpack go beyond */
     const float *x;                     /* the part planned */
@@ -45,9 +43,7 @@ static int list_open(struct list *l, size_t padded)
 {
     l->k = calloc(padded, sizeof(*l->k));
     l->codes = calloc(padded, sizeof(*l->codes));
-    l->mask = calloc(padded / 8, 1);
-    l->values = calloc(padded, sizeof(*l->values));
-    return l->k && l->codes && l->mask && l->values ? 0 : -ENOMEM;
+    return l->k && l->codes ? 0 : -ENOMEM;
 }
 
 int tsq_open(const struct codec_params *p, const struct codec_dsp *dsp, uint32_t cols,
@@ -80,8 +76,6 @@ void tsq_close(struct tsq *t)
     for (unsigned i = 0; i <= TABQ_RANGES; i++) {
         free(t->lists[i].k);
         free(t->lists[i].codes);
-        free(t->lists[i].mask);
-        free(t->lists[i].values);
     }
     free(t->held);
     free(t->bits);
@@ -243,34 +237,98 @@ void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst, size_t 
 
 /* --- decode --- */
 
-/* n codes to l->codes, and how many of them are 0; NULL when they would pass `end`. */
-static const uint8_t *read_codes(struct tsq *t, struct list *l, size_t n, unsigned width,
-                                 const uint8_t *src, const uint8_t *end, size_t *n_zeros)
+/* n codes to `codes`, and how many of them are 0; NULL when they would pass `end`. */
+static const uint8_t *read_codes(struct tsq *t, size_t n, unsigned width, const uint8_t *src,
+                                 const uint8_t *end, uint8_t *codes, size_t *n_zeros)
 {
     const size_t bytes = packed_bytes(n, width);
     const uint8_t *from = src;
 
+    *n_zeros = 0;
+    if (n == 0)
+        return src;
     if ((size_t)(end - src) < bytes)
         return NULL;
     if (n * width % 8 && src[bytes - 1] >> n * width % 8)
         return NULL;
     if ((size_t)(end - src) - bytes < CODEC_PAD) /* kernels read a little more */
         from = memcpy(t->bits, src, bytes);
-    t->dsp->unpack(from, n, width, l->codes);
-    *n_zeros = t->dsp->zeros(l->codes, n, l->mask);
+    *n_zeros = t->dsp->unpack(from, n, width, codes);
     return src + bytes;
 }
 
-/* False when one is not finite. */
-static bool read_rest(float *values, size_t n, float step, const uint8_t *src)
+/* Whether a code's k is beyond 8 bits. No encoder sends such. */
+static bool any_beyond_k8(const struct codec_range *r, const uint8_t *codes, size_t n)
+{
+    const int half = 1 << (r->width - 1);
+    const int low = r->down - 128, high = 128 + r->up; /* codes of -128 and 128 */
+    const uint8_t lowest = (uint8_t)(low < 0 ? 0 : low < half ? low : half - 1);
+    const uint8_t highest = (uint8_t)((high < half ? half : high < 256 ? high : 256) - 1);
+    bool any = false;
+
+    if (lowest == 0 && highest >= 2 * half - 1)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        any |= (uint8_t)(codes[i] - 1) < lowest || codes[i] > highest;
+    return any;
+}
+
+/* Where the values of a part come from. */
+struct source {
+    struct codec_range ranges[TABQ_RANGES];
+    const uint8_t *codes[TABQ_RANGES];
+    const uint8_t *rest; /* k of those beyond all ranges */
+};
+
+static int next_rest(struct source *s)
+{
+    int16_t k;
+
+    memcpy(&k, s->rest, K_BYTES);
+    s->rest += K_BYTES;
+    return k;
+}
+
+static int next_k(struct source *s, unsigned list)
+{
+    const struct codec_range *r = &s->ranges[list];
+
+    if (list == TABQ_RANGES)
+        return next_rest(s);
+    const unsigned code = *s->codes[list]++;
+    return code ? (int)code - (code >> (r->width - 1) ? r->up : r->down) : next_k(s, list + 1);
+}
+
+/* Value by value, whatever its k. */
+static bool read_values(struct source *s, uint32_t cols, float step, float *out)
 {
     bool finite = true;
 
-    for (size_t i = 0; i < n; i++, src += K_BYTES) {
-        int16_t k;
-        memcpy(&k, src, K_BYTES);
-        values[i] = (float)k * step;
-        finite &= isfinite(values[i]);
+    for (uint32_t i = 0; i < cols; i++) {
+        out[i] = (float)next_k(s, 0) * step;
+        finite &= isfinite(out[i]);
+    }
+    return finite;
+}
+
+/* In bytes: every list's k into the gaps of the list before. Those beyond all ranges are
+ * CODEC_K8_NONE in there, and looked for in the end: there are few. */
+static bool read_values_k8(struct tsq *t, struct source *s, const size_t n[TABQ_RANGES + 1],
+                           float step, float *out)
+{
+    int8_t *k = t->lists[0].k;
+    const int8_t *at = k;
+    bool finite = true;
+
+    memset(t->lists[TABQ_RANGES].k, CODEC_K8_NONE, n[TABQ_RANGES]);
+    for (unsigned i = TABQ_RANGES; i-- > 0;)
+        if (n[i])
+            t->dsp->from_codes(s->codes[i], n[i], &s->ranges[i], t->lists[i + 1].k, t->lists[i].k);
+    t->dsp->scale(k, n[0], step, out);
+    for (size_t i = 0; i < n[TABQ_RANGES]; i++, at++) {
+        at = memchr(at, CODEC_K8_NONE & 0xff, (size_t)(k + n[0] - at));
+        out[at - k] = (float)next_rest(s) * step;
+        finite &= isfinite(out[at - k]);
     }
     return finite;
 }
@@ -286,8 +344,9 @@ static bool all_finite(const float *x, uint32_t n)
 const uint8_t *tsq_read(struct tsq *t, uint32_t cols, const uint8_t *src, const uint8_t *end,
                         float *out)
 {
-    struct codec_range ranges[TABQ_RANGES];
     size_t n[TABQ_RANGES + 1] = {cols};
+    bool beyond_k8 = false, finite;
+    struct source s;
     uint16_t head;
     float step;
 
@@ -302,21 +361,20 @@ const uint8_t *tsq_read(struct tsq *t, uint32_t cols, const uint8_t *src, const 
     step = tabq_step(head & HEAD_STEP);
     if (!isnormal(step))
         return NULL;
-    tabq_ranges((head >> HEAD_WIDTH_AT & HEAD_WIDTH) + 1, head >> HEAD_FORM_AT, ranges);
+    tabq_ranges((head >> HEAD_WIDTH_AT & HEAD_WIDTH) + 1, head >> HEAD_FORM_AT, s.ranges);
     for (unsigned i = 0; i < TABQ_RANGES; i++) {
-        src = read_codes(t, &t->lists[i], n[i], ranges[i].width, src, end, &n[i + 1]);
+        uint8_t *codes = t->lists[i].codes;
+        src = read_codes(t, n[i], s.ranges[i].width, src, end, codes, &n[i + 1]);
         if (!src)
             return NULL;
+        s.codes[i] = codes;
+        beyond_k8 |= any_beyond_k8(&s.ranges[i], codes, n[i]);
     }
-    if ((size_t)(end - src) < K_BYTES * n[TABQ_RANGES] ||
-        !read_rest(t->lists[TABQ_RANGES].values, n[TABQ_RANGES], step, src))
+    if ((size_t)(end - src) < K_BYTES * n[TABQ_RANGES])
         return NULL;
-    for (unsigned i = TABQ_RANGES; i-- > 0;) {
-        const struct list *l = &t->lists[i];
-        t->dsp->from_codes(l->codes, l->mask, n[i], &ranges[i], step, t->lists[i + 1].values,
-                           i ? l->values : out);
-    }
-    if (step > STEP_SAFE && !all_finite(out, cols))
+    s.rest = src;
+    finite = beyond_k8 ? read_values(&s, cols, step, out) : read_values_k8(t, &s, n, step, out);
+    if (!finite || (step > STEP_SAFE && !all_finite(out, cols)))
         return NULL;
     return src + K_BYTES * n[TABQ_RANGES];
 }

@@ -176,90 +176,70 @@ static size_t to_codes(const int8_t *k, size_t n, const struct codec_range *r, u
     return (size_t)(rest - start);
 }
 
-static size_t zeros(const uint8_t *codes, size_t n, uint8_t *mask)
+/* Codes of two 16-byte lanes to k, and at zeros the next of rest: how many zeros there are up to a
+ * column, less one, is which. */
+static inline __m256i next_of_rest(__m256i zero, uint32_t mask, const int8_t *rest)
 {
-    size_t count = 0;
+    const int8_t *upper = rest + __builtin_popcount(mask & 0xffff);
+    const __m256i next =
+        _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)rest)),
+                                _mm_loadu_si128((const __m128i *)upper), 1);
+    __m256i count = zero; /* negative */
 
-    for (size_t i = 0; i < CODEC_PAD_TO(n); i += 32) {
-        const __m256i zero = _mm256_cmpeq_epi8(load32(codes + i), _mm256_setzero_si256());
-        uint32_t bits = (uint32_t)_mm256_movemask_epi8(zero);
-        if (n < i + 32)
-            bits &= n > i ? (1u << (n - i)) - 1 : 0;
-        memcpy(mask + i / 8, &bits, sizeof(bits));
-        count += (unsigned)__builtin_popcount(bits);
-    }
-    return count;
+    count = _mm256_add_epi8(count, _mm256_slli_si256(count, 1));
+    count = _mm256_add_epi8(count, _mm256_slli_si256(count, 2));
+    count = _mm256_add_epi8(count, _mm256_slli_si256(count, 4));
+    count = _mm256_add_epi8(count, _mm256_slli_si256(count, 8));
+    return _mm256_shuffle_epi8(next, _mm256_xor_si256(count, _mm256_set1_epi8(-1)));
 }
 
-/* For each mask of 8 columns: which of the next values goes where, in the low bits of a lane, whose
- * top bit is the column's. */
-#define LANE(m, i) ((m) >> (i)&1 ? 0x80000000u | RANK(m, i) : 0)
-#define LANES(m)                                                                                   \
-    {                                                                                              \
-        LANE(m, 0), LANE(m, 1), LANE(m, 2), LANE(m, 3), LANE(m, 4), LANE(m, 5), LANE(m, 6),        \
-            LANE(m, 7)                                                                             \
-    }
-#define LANES_4(m)  LANES(m), LANES((m) + 1), LANES((m) + 2), LANES((m) + 3)
-#define LANES_16(m) LANES_4(m), LANES_4((m) + 4), LANES_4((m) + 8), LANES_4((m) + 12)
-#define LANES_64(m) LANES_16(m), LANES_16((m) + 16), LANES_16((m) + 32), LANES_16((m) + 48)
-static const uint32_t spread[256][8]
-    __attribute__((aligned(32))) = {LANES_64(0u), LANES_64(64u), LANES_64(128u), LANES_64(192u)};
-
-/* Around another range, or around nothing: up is down then. */
-struct opener {
-    __m256i half, up, down;
-    __m256 step;
-    bool around;
-};
-
-static inline __attribute__((always_inline)) __m256 from_codes_8(const uint8_t *codes, size_t mask,
-                                                                 struct opener o, const float *rest)
+static inline __attribute__((always_inline)) void from_codes_by(const uint8_t *codes, size_t n,
+                                                                const struct codec_range *r,
+                                                                bool around, const int8_t *rest,
+                                                                int8_t *k)
 {
-    const __m256i lanes = _mm256_load_si256((const __m256i *)spread[mask]);
-    __m256i v = _mm256_cvtepu8_epi32(load8(codes)), base = o.up;
-    __m256 outliers;
+    const __m256i up = _mm256_set1_epi8((char)r->up), down = _mm256_set1_epi8((char)r->down),
+                  half = _mm256_set1_epi8((char)(1 << (r->width - 1)));
 
-    if (o.around)
-        base = _mm256_blendv_epi8(o.up, o.down, _mm256_cmpgt_epi32(o.half, v));
-    v = _mm256_sub_epi32(v, base);
-    outliers = _mm256_permutevar8x32_ps(_mm256_loadu_ps(rest), lanes);
-    return _mm256_blendv_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(v), o.step), outliers,
-                            _mm256_castsi256_ps(lanes));
+    for (size_t i = 0; i < n; i += 32) {
+        const __m256i code = load32(codes + i);
+        const __m256i zero = _mm256_cmpeq_epi8(code, _mm256_setzero_si256());
+        const uint32_t mask = (uint32_t)_mm256_movemask_epi8(zero);
+        __m256i base = up;
+        if (around)
+            base =
+                _mm256_blendv_epi8(down, up, _mm256_cmpeq_epi8(code, _mm256_max_epu8(code, half)));
+        const __m256i v = _mm256_sub_epi8(code, base);
+        _mm256_storeu_si256((__m256i *)(k + i),
+                            _mm256_blendv_epi8(v, next_of_rest(zero, mask, rest), zero));
+        rest += __builtin_popcount(mask);
+    }
 }
 
-static inline __attribute__((always_inline)) void from_codes_by(const uint8_t *codes,
-                                                                const uint8_t *mask, size_t n,
-                                                                struct opener o, const float *rest,
-                                                                float *restrict out)
+static void from_codes(const uint8_t *codes, size_t n, const struct codec_range *r,
+                       const int8_t *rest, int8_t *k)
 {
+    if (r->up == r->down)
+        from_codes_by(codes, n, r, false, rest, k);
+    else
+        from_codes_by(codes, n, r, true, rest, k);
+}
+
+static inline __m256 scale_8(const int8_t *k, __m256 step)
+{
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load8(k))), step);
+}
+
+static void scale(const int8_t *k, size_t n, float step, float *out)
+{
+    const __m256 steps = _mm256_set1_ps(step);
     size_t i = 0;
 
-    for (; i + 32 <= n; i += 32, mask += 4) {
-        for (unsigned k = 0; k < 4; k++) {
-            const size_t m = mask[k];
-            _mm256_storeu_ps(out + i + 8 * k, from_codes_8(codes + i + 8 * k, m, o, rest));
-            rest += __builtin_popcountll(m);
-        }
-    }
-    for (; i < n; i += 8, mask++) {
-        const size_t m = *mask;
-        _mm256_maskstore_ps(out + i, lanes_below(i, n), from_codes_8(codes + i, m, o, rest));
-        rest += __builtin_popcountll(m);
-    }
-}
-
-static void from_codes(const uint8_t *codes, const uint8_t *mask, size_t n,
-                       const struct codec_range *r, float step, const float *rest, float *out)
-{
-    struct opener o = {_mm256_set1_epi32(1 << (r->width - 1)), _mm256_set1_epi32(r->up),
-                       _mm256_set1_epi32(r->down), _mm256_set1_ps(step), false};
-
-    if (r->up == r->down) {
-        from_codes_by(codes, mask, n, o, rest, out);
-    } else {
-        o.around = true;
-        from_codes_by(codes, mask, n, o, rest, out);
-    }
+    for (; i + 32 <= n; i += 32)
+        for (unsigned j = 0; j < 32; j += 8)
+            _mm256_storeu_ps(out + i + j, scale_8(k + i + j, steps));
+    for (; i < n; i += 8)
+        _mm256_maskstore_ps(out + i, lanes_below(i, n), scale_8(k + i, steps));
 }
 
 /* Codes close up in pairs, then fours, by multiply-add; the halves of each 64-bit lane are shifted
@@ -290,45 +270,55 @@ static void pack(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits)
     }
 }
 
-/* 16 codes of q bits: each code's two bytes come to its 16-bit lane, where a multiplication shifts
- * the code to the top. */
+/* 8 codes of q bits a 16-byte lane, and the 8 behind them in another register: each code's two
+ * bytes come to its 16-bit lane, where a multiplication shifts the code to the top. */
 struct opening {
-    __m256i bytes, shift;
+    __m256i first, second, shift;
     __m128i down;
 };
 
 static struct opening opening(unsigned q)
 {
-    const __m256i code = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m256i code = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7);
     const __m256i bit = _mm256_mullo_epi16(code, _mm256_set1_epi16((short)q));
-    const __m256i first = _mm256_srli_epi16(bit, 3);
-    const __m256i next = _mm256_slli_epi16(_mm256_add_epi16(first, _mm256_set1_epi16(1)), 8);
+    const __m256i byte = _mm256_srli_epi16(bit, 3);
+    const __m256i next = _mm256_slli_epi16(_mm256_add_epi16(byte, _mm256_set1_epi16(1)), 8);
+    const __m256i first = _mm256_or_si256(byte, next);
     /* 1 << (7 - offset) */
     const __m256i power =
         _mm256_shuffle_epi8(_mm256_set1_epi64x(0x0102040810204080),
                             _mm256_or_si256(_mm256_and_si256(bit, _mm256_set1_epi16(7)),
                                             _mm256_set1_epi16((short)0x8000)));
 
-    return (struct opening){_mm256_or_si256(first, next),
+    return (struct opening){first, _mm256_add_epi8(first, _mm256_set1_epi8((char)q)),
                             _mm256_sll_epi16(power, _mm_cvtsi32_si128(9 - (int)q)),
                             _mm_cvtsi32_si128(16 - (int)q)};
 }
 
-static inline __m256i open_16(const uint8_t *bits, struct opening o)
+static inline __m256i open_16(__m256i bytes, __m256i which, struct opening o)
 {
-    const __m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)bits));
-
-    return _mm256_srl_epi16(_mm256_mullo_epi16(_mm256_shuffle_epi8(v, o.bytes), o.shift), o.down);
+    return _mm256_srl_epi16(_mm256_mullo_epi16(_mm256_shuffle_epi8(bytes, which), o.shift), o.down);
 }
 
-static void unpack(const uint8_t *bits, size_t n, unsigned q, uint8_t *codes)
+static size_t unpack(const uint8_t *bits, size_t n, unsigned q, uint8_t *codes)
 {
     const struct opening o = opening(q);
+    size_t zeros = 0;
 
     for (size_t i = 0; i < n; i += 32, bits += 4 * q) {
-        __m256i v = _mm256_packus_epi16(open_16(bits, o), open_16(bits + 2 * q, o));
-        _mm256_storeu_si256((__m256i *)(codes + i), _mm256_permute4x64_epi64(v, 0xd8));
+        const __m256i bytes =
+            _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)bits)),
+                                    _mm_loadu_si128((const __m128i *)(bits + 2 * q)), 1);
+        const __m256i v =
+            _mm256_packus_epi16(open_16(bytes, o.first, o), open_16(bytes, o.second, o));
+        uint32_t zero =
+            (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(v, _mm256_setzero_si256()));
+        _mm256_storeu_si256((__m256i *)(codes + i), v);
+        if (n < i + 32)
+            zero &= (1u << (n - i)) - 1;
+        zeros += (size_t)__builtin_popcount(zero);
     }
+    return zeros;
 }
 
 /* glibc's memcpy of a few KB is `rep movsb`, which takes ten times as long at some alignments on
@@ -394,10 +384,10 @@ void codec_dsp_init_avx2(struct codec_dsp *dsp)
         .quantize = quantize,
         .above = above,
         .to_codes = to_codes,
-        .zeros = zeros,
-        .from_codes = from_codes,
         .pack = pack,
         .unpack = unpack,
+        .from_codes = from_codes,
+        .scale = scale,
         .copy = copy,
         .to_f16 = to_f16,
         .from_f16 = from_f16,

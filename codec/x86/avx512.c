@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* AVX-512 F + BW + DQ + VL. Same bits as dsp.c; packing and f16 conversions stay AVX2's. */
+/* AVX-512 F + BW + DQ + VL. Same bits as dsp.c; codes and f16 conversions stay AVX2's. */
 #include "codec/dsp.h"
 
 #include <immintrin.h>
@@ -94,21 +94,14 @@ static void quantize(const float *x, size_t n, float inv, int8_t *k)
     }
 }
 
-static void from_codes(const uint8_t *codes, const uint8_t *mask, size_t n,
-                       const struct codec_range *r, float step, const float *rest, float *out)
+static void scale(const int8_t *k, size_t n, float step, float *out)
 {
-    const __m512i half = _mm512_set1_epi32(1 << (r->width - 1)), up = _mm512_set1_epi32(r->up),
-                  down = _mm512_set1_epi32(r->down);
     const __m512 steps = _mm512_set1_ps(step);
 
     for (size_t i = 0; i < n; i += 16) {
-        const __mmask16 outliers = (__mmask16)(mask[i / 8] | mask[i / 8 + 1] << 8);
-        const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(codes + i)));
-        const __m512i base = _mm512_mask_mov_epi32(up, _mm512_cmpgt_epi32_mask(half, code), down);
-        const __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(code, base)), steps);
-        const __m512 next = _mm512_maskz_expand_ps(outliers, _mm512_loadu_ps(rest));
-        _mm512_mask_storeu_ps(out + i, lanes_below(i, n), _mm512_mask_mov_ps(v, outliers, next));
-        rest += (unsigned)__builtin_popcount(outliers);
+        const __m512i v = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(k + i)));
+        _mm512_mask_storeu_ps(out + i, lanes_below(i, n),
+                              _mm512_mul_ps(_mm512_cvtepi32_ps(v), steps));
     }
 }
 
@@ -116,5 +109,5 @@ void codec_dsp_init_avx512(struct codec_dsp *dsp)
 {
     dsp->sum_abs = sum_abs;
     dsp->quantize = quantize;
-    dsp->from_codes = from_codes;
+    dsp->scale = scale;
 }

@@ -54,9 +54,9 @@ static inline simde__m512 emu_cvtepi32_ps(simde__m512i v)
     return simde_mm512_loadu_ps(lane);
 }
 
-static inline simde__m512i emu_cvtepu8_epi32(simde__m128i v)
+static inline simde__m512i emu_cvtepi8_epi32(simde__m128i v)
 {
-    uint8_t in[16];
+    int8_t in[16];
     int32_t lane[16];
     simde_mm_storeu_si128((simde__m128i *)in, v);
     for (unsigned i = 0; i < 16; i++)
@@ -155,7 +155,7 @@ static inline simde__m512i emu_bslli_epi128(simde__m512i v, unsigned bytes)
 #undef _mm512_maskz_loadu_ps
 #undef _mm512_cvtepi32_epi8
 #undef _mm512_cvtepi32_epi16
-#undef _mm512_cvtepu8_epi32
+#undef _mm512_cvtepi8_epi32
 #undef _mm512_cvtepi16_epi32
 #undef _mm512_cvtps_pd
 #undef _mm512_cvtps_epi32
@@ -168,7 +168,7 @@ static inline simde__m512i emu_bslli_epi128(simde__m512i v, unsigned bytes)
 #define _mm512_cvtps_epi32     emu_cvtps_epi32
 #define _mm512_cvtepi32_ps     emu_cvtepi32_ps
 #define _mm512_cvtepi32_epi16  emu_cvtepi32_epi16
-#define _mm512_cvtepu8_epi32   emu_cvtepu8_epi32
+#define _mm512_cvtepi8_epi32   emu_cvtepi8_epi32
 #define _mm512_cvtepi16_epi32  emu_cvtepi16_epi32
 #define _mm512_cvtepi32_epi8   emu_cvtepi32_epi8
 #define _mm512_mulhi_epu16     emu_mulhi_epu16

@@ -73,16 +73,6 @@ static struct codec_range any_range(void)
     return ranges[rng_below(TABQ_RANGES)];
 }
 
-static void random_mask(uint8_t *mask, uint32_t n)
-{
-    const uint32_t one_in = 1 + rng_below(60);
-
-    memset(mask, 0, CODEC_PAD_TO(n) / 8);
-    for (uint32_t k = 0; k < n; k++)
-        if (rng_below(one_in) == 0)
-            mask[k / 8] |= (uint8_t)(1u << k % 8);
-}
-
 static void sum_abs(void **state)
 {
     for (int r = 0; r < REPEAT; r++) {
@@ -168,40 +158,53 @@ static void to_codes(void **state)
     }
 }
 
-static void zeros(void **state)
+/* A range that 8 bits hold. */
+static struct codec_range any_range_k8(void)
 {
-    for (int r = 0; r < REPEAT; r++) {
-        uint32_t n = any_n(), one_in = 1 + rng_below(60);
-        uint8_t codes[MAX_N + CODEC_PAD];
-        for (uint32_t c = 0; c < CODEC_PAD_TO(n); c++)
-            codes[c] = rng_below(one_in) ? (uint8_t)(1 + rng_below(255)) : 0;
-        for (size_t i = 0; i < n_isas; i++) {
-            pair_reset(&out_pair, CODEC_PAD_TO(n) / 8, 1);
-            assert_int_equal(ref.zeros(codes, n, out_pair.a),
-                             isas[i].dsp.zeros(codes, n, out_pair.b));
-            pair_check(&out_pair, CODEC_PAD_TO(n) / 8, "zeros", isas[i].name);
-        }
-    }
+    struct codec_range r;
+
+    do
+        r = any_range();
+    while (r.lo < -127 || r.hi > 127);
+    return r;
 }
 
 static void from_codes(void **state)
 {
     for (int r = 0; r < REPEAT; r++) {
-        uint32_t n = any_n();
-        struct codec_range range = any_range();
-        const float step = fabsf(rng_normal()) * 0x1p-3f;
-        uint8_t mask[(MAX_N + CODEC_PAD) / 8], codes[MAX_N + CODEC_PAD];
-        float rest[MAX_N + CODEC_PAD];
-        random_mask(mask, n);
+        uint32_t n = any_n(), one_in = 1 + rng_below(60);
+        struct codec_range range = any_range_k8();
+        uint8_t codes[MAX_N + CODEC_PAD];
+        int8_t rest[MAX_N + CODEC_PAD];
         for (uint32_t c = 0; c < CODEC_PAD_TO(n); c++) {
-            codes[c] = (uint8_t)rng_below(1u << range.width);
-            rest[c] = rng_normal();
+            codes[c] = rng_below(one_in) ? (uint8_t)rng_below(1u << range.width) : 0;
+            rest[c] = (int8_t)rng();
         }
         for (size_t i = 0; i < n_isas; i++) {
+            const bool in_place = rng() & 1;
+            pair_reset(&out_pair, CODEC_PAD_TO(n), 1);
+            memcpy(out_pair.b, codes, CODEC_PAD_TO(n));
+            ref.from_codes(codes, n, &range, rest, (int8_t *)out_pair.a);
+            isas[i].dsp.from_codes(in_place ? out_pair.b : codes, n, &range, rest,
+                                   (int8_t *)out_pair.b);
+            pair_check(&out_pair, n, "from_codes", isas[i].name);
+        }
+    }
+}
+
+static void scale(void **state)
+{
+    for (int r = 0; r < REPEAT; r++) {
+        uint32_t n = any_n();
+        const float step = fabsf(rng_normal()) * 0x1p-3f;
+        int8_t k[MAX_N + CODEC_PAD];
+        for (uint32_t c = 0; c < CODEC_PAD_TO(n); c++)
+            k[c] = (int8_t)rng();
+        for (size_t i = 0; i < n_isas; i++) {
             pair_reset(&out_pair, n * sizeof(float), sizeof(float));
-            ref.from_codes(codes, mask, n, &range, step, rest, (float *)(void *)out_pair.a);
-            isas[i].dsp.from_codes(codes, mask, n, &range, step, rest, (float *)(void *)out_pair.b);
-            pair_check(&out_pair, n * sizeof(float), "from_codes", isas[i].name);
+            ref.scale(k, n, step, (float *)(void *)out_pair.a);
+            isas[i].dsp.scale(k, n, step, (float *)(void *)out_pair.b);
+            pair_check(&out_pair, n * sizeof(float), "scale", isas[i].name);
         }
     }
 }
@@ -247,8 +250,8 @@ static void pack_and_unpack(void **state)
 
             memset(out_pair.b + bytes, 0xff, out_pair.bytes - bytes); /* is not to matter */
             pair_reset(&pos_pair, CODEC_PAD_TO(n), 1);
-            ref.unpack(out_pair.a, n, q, pos_pair.a);
-            isas[i].dsp.unpack(out_pair.b, n, q, pos_pair.b);
+            assert_int_equal(ref.unpack(out_pair.a, n, q, pos_pair.a),
+                             isas[i].dsp.unpack(out_pair.b, n, q, pos_pair.b));
             pair_check(&pos_pair, n, "unpack", isas[i].name);
             assert_memory_equal(pos_pair.a, in_pair.a, n);
         }
@@ -341,8 +344,8 @@ int main(void)
         cmocka_unit_test(quantize),
         cmocka_unit_test(above),
         cmocka_unit_test(to_codes),
-        cmocka_unit_test(zeros),
         cmocka_unit_test(from_codes),
+        cmocka_unit_test(scale),
         cmocka_unit_test(pack_and_unpack),
         cmocka_unit_test(copy),
         cmocka_unit_test(ranges_go_on_around_each_other),

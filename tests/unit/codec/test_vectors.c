@@ -31,7 +31,7 @@ static const struct vector {
     {"tsq-constant", {CODEC_TSQ, CODEC_TAU_MEAN, 4, .08f, 2, 8}, 20, 1, 1500, ROW_CONSTANT},
     {"tsq-tiny", {CODEC_TSQ, CODEC_TAU_MEAN, 2, .05f, 3, 8}, 33, 1, 1500, ROW_TINY},
     {"tsq-huge", {CODEC_TSQ, CODEC_TAU_MEAN, 4, .08f, 2, 8}, 33, 1, 1500, ROW_HUGE},
-    {"tsq-1bit", {CODEC_TSQ, CODEC_TAU_MEAN, 4, .08f, 1, 1}, 33, 1, 1500, ROW_NORMAL},
+    {"tsq-2bit", {CODEC_TSQ, CODEC_TAU_MEAN, 4, .08f, 1, 2}, 33, 1, 1500, ROW_NORMAL},
     {"tsq-3bit", {CODEC_TSQ, CODEC_TAU_MEAN, 4, .08f, 3, 3}, 33, 1, 1500, ROW_NORMAL},
     {"tsq-5bit", {CODEC_TSQ, CODEC_TAU_MEAN, 4, .08f, 5, 5}, 33, 1, 1500, ROW_NORMAL},
     {"tsq-6bit", {CODEC_TSQ, CODEC_TAU_MEAN, 4, .08f, 6, 6}, 33, 1, 1500, ROW_POSITIVE},
