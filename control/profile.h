@@ -8,9 +8,6 @@
 /* EXIT_OK and the profile, to be freed with codec_profile_free(); or an exit code. */
 int profile_read(const char *path, struct codec_profile **out);
 
-/* Whether a file could be written there: asked before long work. EXIT_OK or an exit code. */
-int profile_check_writable(const char *path);
-
 /* Write it whole or not at all; sets p->hash. EXIT_OK or an exit code. */
 int profile_write(const char *path, struct codec_profile *p);
 

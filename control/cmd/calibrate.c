@@ -18,6 +18,7 @@
 #include "control/model.h"
 #include "control/options.h"
 #include "control/profile.h"
+#include "control/replace_file.h"
 #include "control/splitpass.h"
 
 #define WINDOWS_DEFAULT 32u
@@ -249,7 +250,7 @@ int cmd_calibrate(int argc, char **argv)
     if (split < 0)
         rc = EXIT_USAGE;
     if (rc == EXIT_OK)
-        rc = profile_check_writable(o.out);
+        rc = replace_file_check(o.out);
     if (rc == EXIT_OK)
         rc = read_text(&o, &model, &text);
     if (rc == EXIT_OK)

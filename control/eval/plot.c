@@ -8,23 +8,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "control/cmd.h"
 #include "control/log.h"
+#include "control/replace_file.h"
 
 extern char **environ;
 
 /* --- gnuplot --------------------------------------------------------------------------------- */
 
-/* Run it with these as its stdin and stdout. 0, -errno, or its status when it failed. */
-static int run_gnuplot(char *const argv[], int in, int out)
+/* With these as its stdin and stdout. 0 or -errno. */
+static int start_gnuplot(char *const argv[], int in, int out, pid_t *pid)
 {
     posix_spawn_file_actions_t files;
-    pid_t pid;
-    int status, rc = posix_spawn_file_actions_init(&files);
+    int rc = posix_spawn_file_actions_init(&files);
 
     if (rc)
         return -rc;
@@ -32,53 +31,71 @@ static int run_gnuplot(char *const argv[], int in, int out)
     if (rc == 0)
         rc = posix_spawn_file_actions_adddup2(&files, out, STDOUT_FILENO);
     if (rc == 0)
-        rc = posix_spawnp(&pid, argv[0], &files, NULL, argv, environ);
+        rc = posix_spawnp(pid, argv[0], &files, NULL, argv, environ);
     posix_spawn_file_actions_destroy(&files);
-    if (rc)
-        return -rc;
+    return -rc;
+}
+
+/* 0, -errno, or its status when it failed. */
+static int await_gnuplot(pid_t pid)
+{
+    int status;
+
     while (waitpid(pid, &status, 0) < 0)
         if (errno != EINTR)
             return -errno;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
 }
 
-/* --- the file -------------------------------------------------------------------------------- */
-
-/* A new file beside the one that it will become; its name is malloc'd into *name. A descriptor or
- * -errno. */
-static int open_beside(const char *path, char **name)
+/* Up to its end. 0 or -errno. */
+static int copy_all(int fd, FILE *to)
 {
-    if (asprintf(name, "%s.XXXXXX", path) < 0) {
-        *name = NULL;
-        return -ENOMEM;
+    char buf[BUFSIZ];
+
+    for (;;) {
+        const ssize_t n = read(fd, buf, sizeof buf);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : 0;
+        if (fwrite(buf, 1, (size_t)n, to) != (size_t)n)
+            return -ENOMEM;
     }
-    const int fd = mkostemp(*name, O_CLOEXEC);
-    if (fd < 0) {
-        const int rc = -errno;
-        free(*name);
-        *name = NULL;
-        return rc;
-    }
-    const mode_t mask = umask(0);
-    umask(mask);
-    fchmod(fd, 0666 & ~mask);
-    return fd;
 }
 
-static int cannot_write(const char *path, int rc)
+/* The picture comes through a pipe: gnuplot does not say whether all that it wrote has arrived.
+ * 0, -errno, or gnuplot's status. */
+static int run_gnuplot(FILE *script, FILE *picture)
 {
-    log_error("--plot %s: cannot write it: %s", path, strerror(-rc));
-    return rc == -ENOMEM ? EXIT_FAILED : EXIT_USAGE;
+    char *argv[] = {(char[]){"gnuplot"}, NULL};
+    int fds[2];
+    pid_t pid;
+
+    if (pipe2(fds, O_CLOEXEC) < 0)
+        return -errno;
+    int rc = start_gnuplot(argv, fileno(script), fds[1], &pid);
+    close(fds[1]);
+    if (rc == 0) {
+        const int copied = copy_all(fds[0], picture);
+        close(fds[0]); /* ends a gnuplot whose picture is not read */
+        rc = await_gnuplot(pid);
+        return copied ? copied : rc;
+    }
+    close(fds[0]);
+    return rc;
 }
 
 static int check_gnuplot(void)
 {
     char *argv[] = {(char[]){"gnuplot"}, (char[]){"--version"}, NULL};
     const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    const int rc = null < 0 ? -errno : run_gnuplot(argv, null, null);
+    pid_t pid;
+    int rc = null < 0 ? -errno : start_gnuplot(argv, null, null, &pid);
 
     if (null >= 0)
         close(null);
+    if (rc == 0)
+        rc = await_gnuplot(pid);
     if (rc == 0)
         return EXIT_OK;
     log_error("--plot needs gnuplot: %s: install the package gnuplot-nox",
@@ -88,20 +105,9 @@ static int check_gnuplot(void)
 
 int eval_plot_check(const char *path)
 {
-    struct stat st;
-    char *name;
+    const int rc = replace_file_check(path);
 
-    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
-        log_error("--plot %s: not a regular file: name one to write, e.g. curves.png", path);
-        return EXIT_USAGE;
-    }
-    const int fd = open_beside(path, &name);
-    if (fd < 0)
-        return cannot_write(path, fd);
-    close(fd);
-    unlink(name);
-    free(name);
-    return check_gnuplot();
+    return rc == EXIT_OK ? check_gnuplot() : rc;
 }
 
 /* --- the curves ------------------------------------------------------------------------------ */
@@ -181,28 +187,24 @@ static int write_script(FILE *script, const struct eval_result **points, size_t 
     return lseek(fileno(script), 0, SEEK_SET) < 0 ? -errno : 0;
 }
 
-/* The script goes to gnuplot by its stdin, the picture comes by its stdout. */
 static int draw(const char *path, FILE *script)
 {
-    char *argv[] = {(char[]){"gnuplot"}, NULL};
-    char *name;
-    const int fd = open_beside(path, &name);
+    char *bytes = NULL;
+    size_t len = 0;
+    FILE *picture = open_memstream(&bytes, &len);
+    int rc = picture ? run_gnuplot(script, picture) : -ENOMEM;
 
-    if (fd < 0)
-        return cannot_write(path, fd), EXIT_FAILED;
-    int rc = run_gnuplot(argv, fileno(script), fd);
-    if (rc)
+    if (picture && fclose(picture) && rc == 0)
+        rc = -ENOMEM;
+    if (rc) {
         log_error("--plot %s: gnuplot: %s", path,
                   rc < 0 ? strerror(-rc) : "failed, as it says above");
-    /* A full disk may show only here. */
-    if (close(fd) < 0 || (rc == 0 && rename(name, path) < 0)) {
-        rc = -errno;
-        cannot_write(path, rc);
+        rc = EXIT_FAILED;
+    } else {
+        rc = replace_file(path, bytes, len);
     }
-    if (rc)
-        unlink(name);
-    free(name);
-    return rc ? EXIT_FAILED : EXIT_OK;
+    free(bytes);
+    return rc;
 }
 
 int eval_plot(const char *path, const struct eval_result *results, size_t n)

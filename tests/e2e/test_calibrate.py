@@ -59,9 +59,13 @@ def main():
         refused(2, "takes 4 to 1024", "-m", model, "--text", text, "--chunks", "1-3", "-o", out)
         refused(2, "has the windows", "-m", model, "--text", text, "--chunks", "1-99999", "-o", out)
         refused(2, "cannot be written", *usual, "-o", os.path.join(folder, "no", "folder"))
-        refused(2, "could be replaced", *usual, "-o", folder)
+        refused(2, "not a regular file", *usual, "-o", folder)
         refused(2, "No such file", "--show", out)
         refused(2, "not a codec profile", "--show", text)
+        fifo = os.path.join(folder, "fifo")
+        os.mkfifo(fifo)
+        done = e2e.isthmus("calibrate", "--show", fifo, timeout=20)
+        e2e.check(done.returncode == 2 and "not a codec profile" in done.stderr, "FIFO: " + done.stderr)
     e2e.finish()
 
 

@@ -5,6 +5,7 @@ and in full the perplexity and HellaSwag figures."""
 import csv
 import json
 import os
+import resource
 import tempfile
 
 import e2e
@@ -126,8 +127,17 @@ def plot(model, text, folder):
         e2e.check(f.read(8) == b"\x89PNG\r\n\x1a\n", "a PNG")
     before = sorted(os.listdir(folder))
     refused(e2e.isthmus(*args, "--plot", path, env={"PATH": "/nonexistent"}), "gnuplot-nox")
-    refused(e2e.isthmus(*args, "--plot", os.path.join(folder, "no", "x.png")), "x.png", "cannot write")
+    refused(e2e.isthmus(*args, "--plot", os.path.join(folder, "no", "x.png")), "x.png", "cannot be written")
     refused(e2e.isthmus(*args, "--plot", folder), "not a regular file")
+    # A full disk: the old picture stays whole.
+    with open(path, "rb") as f:
+        whole = f.read()
+    done = e2e.isthmus(*args, "--plot", path, restore_signals=False,
+                       preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
+    e2e.check(done.returncode == 1 and "curves.png: cannot be written" in done.stderr,
+              "full disk: exit %d, %s" % (done.returncode, done.stderr))
+    with open(path, "rb") as f:
+        e2e.check(len(whole) > 4096 and f.read() == whole, "the picture of before")
     # gnuplot breaks when it should draw: the old picture stays, and nothing else.
     broken = os.path.join(folder, "bin")
     os.mkdir(broken)

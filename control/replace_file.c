@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/replace_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "control/cmd.h"
+#include "control/log.h"
+
+/* What is to take the place of path. */
+struct fresh {
+    const char *folder;
+    char *copy; /* of path; folder may be in it */
+    char *name; /* beside path */
+    int fd;
+    bool named; /* there is a file of that name */
+};
+
+/* A file without a name, which vanishes with the process; where the file system knows none, one
+ * that has its name at once. 0 or -errno; close either way. */
+static int fresh_open(struct fresh *f, const char *path)
+{
+    uint32_t random = 0;
+
+    *f = (struct fresh){.fd = -1};
+    if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
+        return -errno;
+    if (asprintf(&f->name, "%s.%08x", path, random) < 0) {
+        f->name = NULL;
+        return -ENOMEM;
+    }
+    f->copy = strdup(path);
+    if (!f->copy)
+        return -ENOMEM;
+    f->folder = dirname(f->copy);
+    f->fd = open(f->folder, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+    if (f->fd < 0) {
+        f->fd = open(f->name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
+        f->named = f->fd >= 0;
+    }
+    return f->fd < 0 ? -errno : 0;
+}
+
+static void fresh_close(struct fresh *f)
+{
+    if (f->fd >= 0)
+        close(f->fd);
+    if (f->named)
+        unlink(f->name);
+    free(f->copy);
+    free(f->name);
+}
+
+static int write_all(int fd, const char *from, size_t len)
+{
+    while (len) {
+        const ssize_t n = write(fd, from, len);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        from += n;
+        len -= (size_t)n;
+    }
+    return fsync(fd) ? -errno : 0;
+}
+
+/* A link can't replace what is there, a rename can: for that moment the file has a name of its
+ * own. */
+static int take_place(struct fresh *f, const char *path)
+{
+    char by_fd[32];
+
+    snprintf(by_fd, sizeof by_fd, "/proc/self/fd/%d", f->fd);
+    if (!f->named && linkat(AT_FDCWD, by_fd, AT_FDCWD, f->name, AT_SYMLINK_FOLLOW))
+        return -errno;
+    f->named = true;
+    if (rename(f->name, path))
+        return -errno;
+    f->named = false;
+    return 0;
+}
+
+/* The file is whole whatever comes of this. */
+static void sync_folder(const char *folder)
+{
+    const int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0)
+        return;
+    (void)fsync(fd);
+    close(fd);
+}
+
+static int check_kind(const char *path)
+{
+    struct stat st;
+
+    if (stat(path, &st) || S_ISREG(st.st_mode))
+        return EXIT_OK;
+    log_error("%s: not a regular file: name one to write", path);
+    return EXIT_USAGE;
+}
+
+static int cannot(const char *path, int rc, int code)
+{
+    log_error("%s: cannot be written: %s", path, strerror(-rc));
+    return code;
+}
+
+int replace_file_check(const char *path)
+{
+    struct fresh f;
+    int rc = check_kind(path);
+
+    if (rc != EXIT_OK)
+        return rc;
+    rc = fresh_open(&f, path);
+    fresh_close(&f);
+    return rc ? cannot(path, rc, rc == -ENOMEM ? EXIT_FAILED : EXIT_USAGE) : EXIT_OK;
+}
+
+int replace_file(const char *path, const void *bytes, size_t len)
+{
+    struct fresh f;
+    int rc = check_kind(path);
+
+    if (rc != EXIT_OK)
+        return rc;
+    rc = fresh_open(&f, path);
+    if (rc == 0)
+        rc = write_all(f.fd, bytes, len);
+    if (rc == 0)
+        rc = take_place(&f, path);
+    if (rc == 0)
+        sync_folder(f.folder);
+    fresh_close(&f);
+    return rc ? cannot(path, rc, EXIT_FAILED) : EXIT_OK;
+}
