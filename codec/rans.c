@@ -9,6 +9,7 @@
 
 #include "codec/cpu.h"
 #include "codec/dsp.h"
+#include "codec/rans_kernels.h"
 
 #define N_MAX ((size_t)1 << 30)
 
@@ -176,18 +177,13 @@ int rans_decode(const struct codec_dsp *dsp, const struct rans_model *model, con
     return good ? 0 : -EBADMSG;
 }
 
-static inline const struct rans_table *table_at(const struct rans_model *model, size_t i)
-{
-    return &model->tables[model->table_of ? model->table_of[i / RANS_GROUP] : 0];
-}
-
 static inline uint8_t *encode(const struct rans_model *model, const uint8_t *symbols, size_t n,
                               struct rans_states *st, uint8_t *end, unsigned lanes)
 {
     bool good = true;
 
     for (size_t i = n; i-- > 0;) {
-        const struct rans_table *t = table_at(model, i);
+        const struct rans_table *t = rans_table_at(model, i);
         const unsigned s = symbols[i] % RANS_SYMBOLS, f = t->freq[s];
         uint8_t *high = &st->high[i % lanes], *low = &st->low[i % lanes];
         unsigned x = *high << 8 | *low;
@@ -222,7 +218,7 @@ static inline size_t decode(const struct rans_model *model, const uint8_t *src, 
     size_t at = 0;
 
     for (size_t i = 0; i < n; i++) {
-        const struct rans_table *t = table_at(model, i);
+        const struct rans_table *t = rans_table_at(model, i);
         uint8_t *high = &st->high[i % lanes], *low = &st->low[i % lanes];
         const unsigned rank = find_rank(t, *low);
         unsigned x = (unsigned)t->rank_freq[rank] * *high + *low - t->rank_start[rank];
@@ -239,35 +235,11 @@ static inline size_t decode(const struct rans_model *model, const uint8_t *src, 
     return at;
 }
 
-#define KERNELS(lanes)                                                                             \
-    static uint8_t *encode_##lanes(const struct rans_model *model, const uint8_t *symbols,         \
-                                   size_t n, struct rans_states *st, uint8_t *end)                 \
-    {                                                                                              \
-        return encode(model, symbols, n, st, end, lanes);                                          \
-    }                                                                                              \
-    static size_t decode_##lanes(const struct rans_model *model, const uint8_t *src, size_t len,   \
-                                 size_t n, struct rans_states *st, uint8_t *symbols)               \
-    {                                                                                              \
-        return decode(model, src, len, n, st, symbols, lanes);                                     \
-    }
-KERNELS(4)
-KERNELS(8)
-KERNELS(16)
-KERNELS(32)
-KERNELS(64)
+RANS_KERNELS
 
 void rans_dsp_init(struct codec_dsp *dsp, unsigned flags)
 {
-    dsp->rans_encode[RANS_WIDTH(4)] = encode_4;
-    dsp->rans_encode[RANS_WIDTH(8)] = encode_8;
-    dsp->rans_encode[RANS_WIDTH(16)] = encode_16;
-    dsp->rans_encode[RANS_WIDTH(32)] = encode_32;
-    dsp->rans_encode[RANS_WIDTH(64)] = encode_64;
-    dsp->rans_decode[RANS_WIDTH(4)] = decode_4;
-    dsp->rans_decode[RANS_WIDTH(8)] = decode_8;
-    dsp->rans_decode[RANS_WIDTH(16)] = decode_16;
-    dsp->rans_decode[RANS_WIDTH(32)] = decode_32;
-    dsp->rans_decode[RANS_WIDTH(64)] = decode_64;
+    set_kernels(dsp);
 #if defined(CODEC_X86)
     if (flags & CPU_AVX2)
         rans_dsp_init_avx2(dsp);

@@ -3,23 +3,10 @@
  * Integer matrix products, AVX-512 F + BW, and once more with VNNI (HAVE_VNNI), where a product and
  * its sum are one instruction. Same bits as gemm.c.
  */
-#include "codec/gemm.h"
-
-#include <immintrin.h>
-#include <string.h>
-
-#define ALWAYS_INLINE inline __attribute__((always_inline)) /* a copy for each number of rows */
+#include "codec/x86/gemm_x86.h"
 
 /* 8 rows x 2 panels: 16 sums hide a product's latency, and 8 divides GEMM_ROWS. */
 #define TILE_ROWS 8u
-
-static ALWAYS_INLINE __m512i broadcast_pair(const int16_t *p)
-{
-    int32_t pair;
-
-    memcpy(&pair, p, sizeof(pair));
-    return _mm512_set1_epi32(pair);
-}
 
 static ALWAYS_INLINE __m512i add_products(__m512i sum, __m512i a, __m512i b)
 {
@@ -30,7 +17,6 @@ static ALWAYS_INLINE __m512i add_products(__m512i sum, __m512i a, __m512i b)
 #endif
 }
 
-/* Up to TILE_ROWS rows times two panels; `ahead` as in gemm_avx2.c. */
 static ALWAYS_INLINE void tile(unsigned rows, const int16_t *a, const int16_t *b, size_t k,
                                const int16_t *ahead, int32_t *out, size_t ldo, bool add)
 {
@@ -50,7 +36,7 @@ static ALWAYS_INLINE void tile(unsigned rows, const int16_t *a, const int16_t *b
             _mm_prefetch((const void *)(ahead + GEMM_COLS * (2 * i + 2)), _MM_HINT_T1);
         }
         for (unsigned r = 0; r < rows; r++) {
-            const __m512i pair = broadcast_pair(a + r * GEMM_LDA + i);
+            const __m512i pair = _mm512_set1_epi32(gemm_pair(a + r * GEMM_LDA + i));
             sum[r][0] = add_products(sum[r][0], pair, b0);
             sum[r][1] = add_products(sum[r][1], pair, b1);
         }
@@ -64,41 +50,7 @@ static ALWAYS_INLINE void tile(unsigned rows, const int16_t *a, const int16_t *b
 static void gemm(const int16_t *a, size_t m, const int16_t *b, size_t n, size_t k, int32_t *out,
                  size_t ldo, bool add)
 {
-    for (size_t col = 0; col < n; col += 2 * GEMM_COLS, b += 2 * GEMM_COLS * k) {
-        const int16_t *row = a;
-        const int16_t *ahead = b + 2 * GEMM_COLS * k;
-        int32_t *dst = out + col;
-        size_t left = m;
-        for (; left >= TILE_ROWS; left -= TILE_ROWS) {
-            tile(TILE_ROWS, row, b, k, ahead, dst, ldo, add);
-            row += TILE_ROWS * GEMM_LDA;
-            ahead = b;
-            dst += TILE_ROWS * ldo;
-        }
-        switch (left) {
-        case 1:
-            tile(1, row, b, k, ahead, dst, ldo, add);
-            break;
-        case 2:
-            tile(2, row, b, k, ahead, dst, ldo, add);
-            break;
-        case 3:
-            tile(3, row, b, k, ahead, dst, ldo, add);
-            break;
-        case 4:
-            tile(4, row, b, k, ahead, dst, ldo, add);
-            break;
-        case 5:
-            tile(5, row, b, k, ahead, dst, ldo, add);
-            break;
-        case 6:
-            tile(6, row, b, k, ahead, dst, ldo, add);
-            break;
-        case 7:
-            tile(7, row, b, k, ahead, dst, ldo, add);
-            break;
-        }
-    }
+    gemm_by(tile, TILE_ROWS, 2 * GEMM_COLS, a, m, b, n, k, out, ldo, add);
 }
 
 #if defined(HAVE_VNNI)

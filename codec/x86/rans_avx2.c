@@ -179,14 +179,16 @@ static ALWAYS_INLINE size_t decode(const struct rans_model *model, const uint8_t
         for (; i + 64 <= n; i += 64) {
             if (!source_check(&s, copy))
                 return RANS_RAN_OUT;
-            store32(symbols + i, decode_step(table_at(model, i), &x[0], &s.at, 32, &c));
-            store32(symbols + i + 32, decode_step(table_at(model, i + 32), &x[1], &s.at, 32, &c));
+            store32(symbols + i, decode_step(rans_table_at(model, i), &x[0], &s.at, 32, &c));
+            store32(symbols + i + 32,
+                    decode_step(rans_table_at(model, i + 32), &x[1], &s.at, 32, &c));
         }
     }
     for (; i < n; i += step) {
         if (!source_check(&s, copy))
             return RANS_RAN_OUT;
-        store_symbols(symbols + i, decode_step(table_at(model, i), &x[0], &s.at, step, &c), step);
+        store_symbols(symbols + i, decode_step(rans_table_at(model, i), &x[0], &s.at, step, &c),
+                      step);
     }
     if (s.at > s.end)
         return RANS_RAN_OUT;
@@ -327,43 +329,21 @@ static ALWAYS_INLINE uint8_t *encode(const struct rans_model *model, const uint8
 
     load_states(x, st);
     for (; i % lanes || (lanes < 64 && i > 0); i -= step) /* of 64 lanes only a last half */
-        end = encode_step(table_at(model, i - step), load_symbols(symbols + i - step, step), &x[0],
-                          end, &seen, step);
+        end = encode_step(rans_table_at(model, i - step), load_symbols(symbols + i - step, step),
+                          &x[0], end, &seen, step);
     for (; i > 0; i -= 64) {
-        end = encode_step(table_at(model, i - 32), load32(symbols + i - 32), &x[1], end, &seen, 32);
-        end = encode_step(table_at(model, i - 64), load32(symbols + i - 64), &x[0], end, &seen, 32);
+        end = encode_step(rans_table_at(model, i - 32), load32(symbols + i - 32), &x[1], end, &seen,
+                          32);
+        end = encode_step(rans_table_at(model, i - 64), load32(symbols + i - 64), &x[0], end, &seen,
+                          32);
     }
     store_states(st, x);
     return all_good(&seen, lanes) ? end : NULL;
 }
 
-#define KERNELS(lanes)                                                                             \
-    static uint8_t *encode_##lanes(const struct rans_model *model, const uint8_t *symbols,         \
-                                   size_t n, struct rans_states *st, uint8_t *end)                 \
-    {                                                                                              \
-        return encode(model, symbols, n, st, end, lanes);                                          \
-    }                                                                                              \
-    static size_t decode_##lanes(const struct rans_model *model, const uint8_t *src, size_t len,   \
-                                 size_t n, struct rans_states *st, uint8_t *symbols)               \
-    {                                                                                              \
-        return decode(model, src, len, n, st, symbols, lanes);                                     \
-    }
-KERNELS(4)
-KERNELS(8)
-KERNELS(16)
-KERNELS(32)
-KERNELS(64)
+RANS_KERNELS
 
 void rans_dsp_init_avx2(struct codec_dsp *dsp)
 {
-    dsp->rans_encode[RANS_WIDTH(4)] = encode_4;
-    dsp->rans_encode[RANS_WIDTH(8)] = encode_8;
-    dsp->rans_encode[RANS_WIDTH(16)] = encode_16;
-    dsp->rans_encode[RANS_WIDTH(32)] = encode_32;
-    dsp->rans_encode[RANS_WIDTH(64)] = encode_64;
-    dsp->rans_decode[RANS_WIDTH(4)] = decode_4;
-    dsp->rans_decode[RANS_WIDTH(8)] = decode_8;
-    dsp->rans_decode[RANS_WIDTH(16)] = decode_16;
-    dsp->rans_decode[RANS_WIDTH(32)] = decode_32;
-    dsp->rans_decode[RANS_WIDTH(64)] = decode_64;
+    set_kernels(dsp);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * rANS, AVX-512 F + BW: 64 lanes in one register of bytes. The steps are those of rans_avx2.c;
- * Fewer lanes stay there. Same bits as rans.c.
+ * fewer lanes stay there. Same bits as rans.c.
  */
 #include "codec/x86/rans_x86.h"
 
@@ -106,13 +106,13 @@ static size_t decode_64(const struct rans_model *model, const uint8_t *src, size
     size_t i = 0;
 
     for (; i + 64 <= n; i += 64) {
-        const struct pair t = {table_at(model, i), table_at(model, i + 32)};
+        const struct pair t = {rans_table_at(model, i), rans_table_at(model, i + 32)};
         if (!source_check(&s, copy))
             return RANS_RAN_OUT;
         _mm512_storeu_si512(symbols + i, decode_step(t, &x, &s.at, ~(__mmask64)0));
     }
     if (i < n) {
-        const struct pair t = {table_at(model, i), table_at(model, i)};
+        const struct pair t = {rans_table_at(model, i), rans_table_at(model, i)};
         const struct lanes64 before = x;
         __m512i v;
         if (!source_check(&s, copy))
@@ -179,7 +179,7 @@ static uint8_t *encode_64(const struct rans_model *model, const uint8_t *symbols
     size_t i = n;
 
     if (i % 64) { /* half a step; its upper half repeats the lower, for all must be good symbols */
-        const struct pair t = {table_at(model, i - 32), table_at(model, i - 32)};
+        const struct pair t = {rans_table_at(model, i - 32), rans_table_at(model, i - 32)};
         const struct lanes64 before = x;
         __m256i v = _mm256_loadu_si256((const __m256i *)(symbols + i - 32));
         end = encode_step(t, _mm512_inserti64x4(_mm512_castsi256_si512(v), v, 1), &x, end, &seen,
@@ -188,7 +188,7 @@ static uint8_t *encode_64(const struct rans_model *model, const uint8_t *symbols
         i -= 32;
     }
     for (; i > 0; i -= 64) {
-        const struct pair t = {table_at(model, i - 64), table_at(model, i - 32)};
+        const struct pair t = {rans_table_at(model, i - 64), rans_table_at(model, i - 32)};
         end = encode_step(t, _mm512_loadu_si512(symbols + i - 64), &x, end, &seen, ~(__mmask64)0);
     }
     _mm512_storeu_si512(st->high, x.high);

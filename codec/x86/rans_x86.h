@@ -8,13 +8,9 @@
 #include <string.h>
 
 #include "codec/dsp.h"
+#include "codec/rans_kernels.h"
 
 #define ALWAYS_INLINE inline __attribute__((always_inline)) /* a copy for each number of lanes */
-
-static inline const struct rans_table *table_at(const struct rans_model *model, size_t i)
-{
-    return &model->tables[model->table_of ? model->table_of[i / RANS_GROUP] : 0];
-}
 
 static inline __m256i load16_twice(const uint8_t *p)
 {
