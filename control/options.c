@@ -158,6 +158,18 @@ static error_t split_parse(int key, char *arg, struct argp_state *state)
     }
 }
 
+void split_refuse_local(struct argp_state *state, const struct split_options *o, const char *other)
+{
+    const char *given = o->split >= 0                        ? "--split"
+                        : o->codec_given                     ? "--codec"
+                        : o->profile                         ? "--profile"
+                        : o->target.kind == CODEC_RATE_KL    ? "--quality"
+                        : o->target.kind == CODEC_RATE_BYTES ? "--rate"
+                                                             : other;
+    if (given)
+        argp_error(state, "--local does not split: leave out %s", given);
+}
+
 const struct argp split_argp = {split_option_list, split_parse, NULL, NULL, NULL, NULL, NULL};
 
 int split_resolve(const struct split_options *o, uint32_t n_layers, const char *path)

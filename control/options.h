@@ -61,6 +61,9 @@ struct split_options {
 };
 extern const struct argp split_argp;
 
+/* --local beside one of these, or beside other (NULL: nothing), ends the program by argp_error. */
+void split_refuse_local(struct argp_state *state, const struct split_options *o, const char *other);
+
 /* --temp, --top-k, --top-p, --min-p, --repeat-penalty, --seed -> struct sampler_params. */
 extern const struct argp sampler_argp;
 

@@ -49,7 +49,7 @@ bool quality_arg_conflicts(const char *codec_text)
 }
 
 int quality_apply(struct codec_rate_target target, const struct codec_profile *profile,
-                  struct codec_params *p)
+                  uint32_t split, struct codec_params *p)
 {
     const bool kl = target.kind == CODEC_RATE_KL;
     const char *option = kl ? "--quality" : "--rate";
@@ -61,11 +61,13 @@ int quality_apply(struct codec_rate_target target, const struct codec_profile *p
         return EXIT_OK;
     const struct codec_profile_curve *curve = codec_rate_curve(profile, p->mode);
     if (!curve) {
-        log_error(
-            "%s: %s%s", option,
-            !profile ? "needs a profile: `isthmus calibrate` makes one, and --profile FILE names it"
-                     : "the profile has no curve for --codec ",
-            profile ? codec_mode_name(p->mode) : "");
+        if (profile)
+            log_error("%s: the profile of split %u has no curve for --codec %s", option, split,
+                      codec_mode_name(p->mode));
+        else
+            log_error("%s: needs a profile of split %u: `isthmus calibrate` makes one, and "
+                      "--profile FILE names it",
+                      option, split);
         return EXIT_USAGE;
     }
     rc = kl ? codec_rate_for_kl(curve, target.value, &parameter)
@@ -73,20 +75,23 @@ int quality_apply(struct codec_rate_target target, const struct codec_profile *p
     if (rc == -ERANGE) {
         const struct codec_profile_point *a = &curve->points[0], *z = &curve->points[curve->n - 1];
         if (kl)
-            log_error("--quality kl=%g: %s was calibrated from kl=%.3g to kl=%.3g", target.value,
-                      codec_mode_name(p->mode), (double)a->kl_mean, (double)z->kl_mean);
+            log_error("--quality kl=%g: at split %u %s was calibrated from kl=%.3g to kl=%.3g",
+                      target.value, split, codec_mode_name(p->mode), (double)a->kl_mean,
+                      (double)z->kl_mean);
         else
-            log_error("--rate %gB/token: %s was calibrated from %.0fB/token to %.0fB/token",
-                      target.value, codec_mode_name(p->mode), (double)z->bytes_per_token,
-                      (double)a->bytes_per_token);
+            log_error(
+                "--rate %gB/token: at split %u %s was calibrated from %.0fB/token to %.0fB/token",
+                target.value, split, codec_mode_name(p->mode), (double)z->bytes_per_token,
+                (double)a->bytes_per_token);
         return EXIT_USAGE;
     }
     if (rc == 0)
         rc = codec_rate_init(&rate, curve, target);
     if (rc < 0) {
-        log_error("%s: the profile's curve for %s does not fall from point to point: "
-                  "`isthmus calibrate` again, on more text",
-                  option, codec_mode_name(p->mode));
+        log_error(
+            "%s: the curve for %s of the profile of split %u does not fall from point to point: "
+            "`isthmus calibrate` again, on more text",
+            option, codec_mode_name(p->mode), split);
         return EXIT_USAGE;
     }
     codec_rate_apply(&rate, p);

@@ -18,8 +18,9 @@ int rate_arg_parse(const char *text, struct codec_rate_target *target, char *err
 bool quality_arg_conflicts(const char *codec_text);
 
 /* Set p's delta or step to what the profile's curve says of the target; with no target, nothing.
- * EXIT_OK, or EXIT_USAGE, said, when there is no such curve or the target is beyond it. */
+ * split: where, for what is said. EXIT_OK, or EXIT_USAGE, said, when there is no such curve or the
+ * target is beyond it. */
 int quality_apply(struct codec_rate_target target, const struct codec_profile *profile,
-                  struct codec_params *p);
+                  uint32_t split, struct codec_params *p);
 
 #endif

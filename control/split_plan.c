@@ -105,7 +105,7 @@ int split_plan(const struct split_options *o, const struct model *m, struct spli
     if (rc == EXIT_OK && plan->profile)
         rc = check_split(o->profile, plan->profile, m, (uint32_t)split);
     if (rc == EXIT_OK)
-        rc = quality_apply(plan->target, plan->profile, &plan->codec);
+        rc = quality_apply(plan->target, plan->profile, (uint32_t)split, &plan->codec);
     if (rc != EXIT_OK) {
         split_plan_free(plan);
         return rc;

@@ -3,17 +3,14 @@
 
 #include <cblas.h>
 #include <errno.h>
-#include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
 
+#include "compute/calibrate/lapack.h"
+
 static int eigen(double *m, uint32_t n, double *values)
 {
-    const int rc = LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'U', (int)n, m, (int)n, values);
-
-    if (rc == LAPACK_WORK_MEMORY_ERROR || rc == LAPACK_TRANSPOSE_MEMORY_ERROR)
-        return -ENOMEM;
-    return rc ? -EDOM : 0;
+    return lapack_errno(LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'U', (int)n, m, (int)n, values));
 }
 
 /* out = V diag(values^power) V', V's columns the vectors. tmp: [n][n]. */

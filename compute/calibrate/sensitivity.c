@@ -2,12 +2,12 @@
 #include "compute/calibrate/sensitivity.h"
 
 #include <errno.h>
-#include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "compute/calibrate/gram.h"
+#include "compute/calibrate/lapack.h"
 
 /* With features of deviation 1: as if so many tokens had shown each of them to be of no use. Best
  * of what was tried on 16k tokens of SmolLM2. */
@@ -128,14 +128,15 @@ static double newton_step(struct fit *k, struct team *team, const float *y)
     const struct gram_rows rows = {.x = k->features, .n = k->n, .stride = all};
 
     set_slope(k, y);
-    const int rc = gram(team, &rows, 0, all, k->curve, k->hessian);
+    int rc = gram(team, &rows, 0, all, k->curve, k->hessian);
     if (rc)
         return rc;
     for (uint32_t i = 0; i + 1 < all; i++)
         k->hessian[(size_t)i * all + i] += RIDGE;
-    if (LAPACKE_dposv(LAPACK_ROW_MAJOR, 'U', (int)all, 1, k->hessian, (int)all, k->slope, 1))
-        return -ENOMEM; /* it is positive definite: ridge, and n > 0 for the last */
-    return descend(k, y);
+    /* It is positive definite while it is finite: ridge, and n > 0 for the last. */
+    rc = lapack_errno(
+        LAPACKE_dposv(LAPACK_ROW_MAJOR, 'U', (int)all, 1, k->hessian, (int)all, k->slope, 1));
+    return rc ? rc : descend(k, y);
 }
 
 static void hand_out(const struct fit *k, struct sensitivity *s, float *f)

@@ -27,7 +27,7 @@ struct sensitivity {
  *   y      [n] >= 0, mean 1: how sensitive the model was
  *   s      weight is the caller's
  *   f      [n] receives f of the rows
- * 0 or -ENOMEM.
+ * 0, -ENOMEM, -EDOM (x or y not finite, or beyond what f64 can fit).
  */
 int sensitivity_fit(struct team *team, const float *x, const uint32_t *token, size_t n,
                     uint32_t cols, const float *mean, const float *y, struct sensitivity *s,

@@ -7,22 +7,19 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "codec/codec.h"
 #include "control/cmd.h"
 #include "control/log.h"
 #include "control/profile.h"
 
-static const char *const modes[CODEC_PROFILE_CURVES] = {"tsq", "rans", "xform"};
-static const char *const parameters[CODEC_PROFILE_CURVES] = {"delta", "step", "step"};
-
-/* .08f is .08, not .07999999821186066. */
-static json_t *number(float v)
-{
-    char text[32];
-    double d;
-
-    snprintf(text, sizeof(text), "%.6g", (double)v);
-    return sscanf(text, "%lf", &d) == 1 ? json_real(d) : NULL;
-}
+static const struct {
+    enum codec_mode mode;
+    const char *parameter;
+} kinds[CODEC_PROFILE_CURVES] = {
+    [CODEC_PROFILE_TSQ] = {CODEC_TSQ, "delta"},
+    [CODEC_PROFILE_RANS] = {CODEC_RANS, "step"},
+    [CODEC_PROFILE_XFORM] = {CODEC_XFORM, "step"},
+};
 
 static json_t *curve_json(const struct codec_profile_curve *c, const char *parameter)
 {
@@ -32,9 +29,9 @@ static json_t *curve_json(const struct codec_profile_curve *c, const char *param
         const struct codec_profile_point *p = &c->points[i];
         json_t *point = json_object();
 
-        json_object_set_new(point, parameter, number(p->parameter));
-        json_object_set_new(point, "kl_mean", number(p->kl_mean));
-        json_object_set_new(point, "bytes_per_token", number(p->bytes_per_token));
+        json_object_set_new(point, parameter, json_real((double)p->parameter));
+        json_object_set_new(point, "kl_mean", json_real((double)p->kl_mean));
+        json_object_set_new(point, "bytes_per_token", json_real((double)p->bytes_per_token));
         json_array_append_new(points, point);
     }
     return points;
@@ -46,16 +43,18 @@ static int show_json(const struct codec_profile *p)
     json_t *curves = json_object();
 
     for (unsigned i = 0; i < CODEC_PROFILE_CURVES; i++)
-        json_object_set_new(curves, modes[i], curve_json(&p->curves[i], parameters[i]));
+        json_object_set_new(curves, codec_mode_name(kinds[i].mode),
+                            curve_json(&p->curves[i], kinds[i].parameter));
     json_t *o =
         json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:o, s:o}", "hash", profile_hex(p->hash, hash),
                   "model", profile_hex(p->fingerprint, model), "split", (int)p->split, "cols",
                   (int)p->cols, "blocks", (int)p->n_blocks, "classes", (int)p->n_classes,
-                  "ref_norm", number(p->ref_norm), "curves", curves);
+                  "ref_norm", json_real((double)p->ref_norm), "curves", curves);
     if (!o) {
         log_error("out of memory");
         return EXIT_FAILED;
     }
+    /* Six digits: .08f is .08, not .07999999821186066. */
     json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
     putchar('\n');
     json_decref(o);
@@ -75,7 +74,8 @@ static void show_text(const struct codec_profile *p)
         for (uint32_t k = 0; k < p->curves[i].n; k++) {
             const struct codec_profile_point *at = &p->curves[i].points[k];
             if (k == 0)
-                printf("\n%-6s%10s%12s%16s\n", modes[i], parameters[i], "mean KL", "bytes/token");
+                printf("\n%-6s%10s%12s%16s\n", codec_mode_name(kinds[i].mode), kinds[i].parameter,
+                       "mean KL", "bytes/token");
             printf("%16.4g%12.5f%16.1f\n", (double)at->parameter, (double)at->kl_mean,
                    (double)at->bytes_per_token);
         }

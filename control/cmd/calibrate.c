@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "codec/cpu.h"
 #include "compute/calibrate/calibrate.h"
 #include "control/calibrate/curves.h"
 #include "control/calibrate/gather.h"
@@ -47,6 +48,7 @@ struct calibrate_options {
     uint64_t seed;
     const char *out, *show;
     bool json;
+    bool beside_show; /* given: what has no meaning with it */
 };
 
 /* --- options --------------------------------------------------------------------------------- */
@@ -59,17 +61,26 @@ static const struct argp_option options[] = {
     {"samples", OPT_SAMPLES, "N", 0, "Gradients for each token (default: 4)", 3},
     {"classes", OPT_CLASSES, "N", 0,
      "Classes of rows, 0 to 1024 (default: one for 32 tokens, a power of two)", 3},
-    {"seed", OPT_SEED, "N", 0, "Seed of what is drawn (default: 0)", 3},
+    {"seed", OPT_SEED, "N", 0, "Seed of the tokens drawn (default: 0)", 3},
     {"output", 'o', "FILE", 0, "Where the profile goes", 4},
     {"show", OPT_SHOW, "FILE", 0, "Print what a profile is for, and its curves; needs no model", 5},
     {"json", OPT_JSON, NULL, 0, "Print JSON", 5},
     {0},
 };
 
+static bool model_given(const struct model_options *m)
+{
+    return *m->path || m->threads || m->ctx || m->first_core != INT32_MIN || m->cpu_mask != CPU_ALL;
+}
+
 static void check_options(struct argp_state *state, struct calibrate_options *o)
 {
-    if (o->show)
+    if (o->show) {
+        if (o->beside_show || model_given(&o->model))
+            argp_error(state, "--show FILE prints a profile that there is: of the other options "
+                              "only --json goes with it");
         return;
+    }
     if (o->json)
         argp_error(state, "--json needs --show FILE");
     if (!o->text.path)
@@ -84,6 +95,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct calibrate_options *o = state->input;
 
+    if (arg && key != OPT_SHOW)
+        o->beside_show = true; /* what shapes a profile has a value, --json has none */
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->model;
@@ -186,7 +199,9 @@ static int make_profile(const struct calibrate_options *o, struct team *team,
     const int rc = calibrate_profile(team, &data, p);
 
     if (rc == -EDOM)
-        log_error("the model's rows or gradients are not finite: its file must be damaged");
+        log_error(
+            "the model's rows or gradients are not finite, or too large to fit: its file must be "
+            "damaged");
     else if (rc)
         log_error("calibration: %s", strerror(-rc));
     return rc ? EXIT_FAILED : EXIT_OK;

@@ -117,7 +117,7 @@ static void set_suite(struct argp_state *state, struct eval_options *o, const ch
     o->suite = eval_suite_kind(arg);
     if (!o->suite)
         argp_error(state, "--suite %s: must be hellaswag, arc or piqa, then a file", arg);
-    if (state->next >= state->argc)
+    if (state->next >= state->argc || state->argv[state->next][0] == '-')
         argp_error(state, "--suite %s: the file of JSON lines is missing after it", arg);
     o->suite_path = state->argv[state->next++];
 }
@@ -294,7 +294,7 @@ static int prove_target(const struct eval_options *o)
     for (unsigned cut = 0; cut < o->n_splits; cut++) {
         for (unsigned i = 0; i < o->n_codecs; i++) {
             struct codec_params p = o->codecs[i];
-            const int rc = quality_apply(o->target, o->profiles[cut], &p);
+            const int rc = quality_apply(o->target, o->profiles[cut], o->splits[cut], &p);
             if (rc != EXIT_OK)
                 return rc;
         }

@@ -40,11 +40,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->local = true;
         return 0;
     case ARGP_KEY_END:
-        if (o->local &&
-            (o->front.split.split >= 0 || o->front.split.codec_given || o->front.split.profile ||
-             o->front.split.target.kind || o->front.netem.text))
-            argp_error(state, "--local does not split: leave out --split, --codec, --profile and "
-                              "--netem");
+        if (o->local)
+            split_refuse_local(state, &o->front.split, o->front.netem.text ? "--netem" : NULL);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

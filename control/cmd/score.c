@@ -47,10 +47,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->exact = true;
         return 0;
     case ARGP_KEY_END:
-        if (o->local && (o->split.split >= 0 || o->split.codec_given || o->split.profile ||
-                         o->split.target.kind))
-            argp_error(state, "--local does not split: leave out --split, --codec, --profile, "
-                              "--quality and --rate");
+        if (o->local)
+            split_refuse_local(state, &o->split, NULL);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

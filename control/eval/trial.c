@@ -33,7 +33,8 @@ static int open_trials(struct eval *e)
 
             t->params = p->codecs[i];
             if (p->target.kind &&
-                (quality_apply(p->target, p->profiles[cut], &t->params) != EXIT_OK ||
+                (quality_apply(p->target, p->profiles[cut], p->splits[cut], &t->params) !=
+                     EXIT_OK ||
                  codec_rate_init(&t->rate, codec_rate_curve(p->profiles[cut], t->params.mode),
                                  p->target) < 0))
                 return -EINVAL;

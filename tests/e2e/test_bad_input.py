@@ -159,6 +159,12 @@ def usage(model):
     refused("a rate and a quality", run + ["-p", "x", "--rate", "200B/token", "--quality", "kl=.006"], 2, "one of them")
     refused("a rate and a step", run + ["-p", "x", "--rate", "200B/token", "--codec", "xform:step=.01"], 2, "leave it out")
     refused("a rate without a profile", run + ["-p", "x", "--rate", "200B/token"], 2, "isthmus calibrate")
+    refused("--local with a rate", run + ["-p", "x", "--local", "--rate", "200B/token"], 2,
+            "leave out --rate")
+    refused("--local with a quality", run + ["-p", "x", "--local", "--quality", "kl=.01"], 2,
+            "leave out --quality")
+    refused("--local with netem", run + ["-p", "x", "--local", "--netem", "drop=.1"], 2,
+            "leave out --netem")
     refused("--local with a codec", run + ["-p", "x", "--local", "--codec", "f16"], 2, "--codec")
     refused("--ignore-eos in a chat", run + ["--ignore-eos"], 2, "--ignore-eos")
     refused("a core and a half", run + ["-p", "x", "--first-core", "1.5"], 2, "--first-core 1.5")

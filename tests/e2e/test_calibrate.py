@@ -62,6 +62,10 @@ def main():
         refused(2, "not a regular file", *usual, "-o", folder)
         refused(2, "No such file", "--show", out)
         refused(2, "not a codec profile", "--show", text)
+        for beside in (["-m", model], ["--text", text], ["-o", out], ["--split", 3], ["--samples", 4],
+                       ["--threads", 2], ["--cpu-mask", "c"]):
+            refused(2, "only --json goes with it", "--show", path, *beside)
+            refused(2, "only --json goes with it", *beside, "--show", path)
         fifo = os.path.join(folder, "fifo")
         os.mkfifo(fifo)
         done = e2e.isthmus("calibrate", "--show", fifo, timeout=20)

@@ -197,7 +197,9 @@ def bad_arguments(model, text, folder):
             (["--text", text, "--format", "xml"], "--format"),
             (["--text", text, "--items", 3], "--items"),
             (["--suite", "piqa"], "--suite piqa", "file"),
+            (["--suite", "piqa", "--items", 3], "--suite piqa", "file"),
             (["--suite", "quiz", short], "quiz", "hellaswag"),
+            (["--text", text, "--split", "7,9", "--quality", "kl=.01"], "--quality", "profile of split 7"),
             (["--suite", "piqa", short, "--plot", "x.png"], "--plot"),
             ([], "--text", "--suite")):
         refused(e2e.isthmus("eval", "-m", model, *args), *words)

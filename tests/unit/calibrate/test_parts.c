@@ -130,6 +130,18 @@ static void test_sensitivity(void **state)
     assert_true(with / sqrt(sq * sq_f) > .99);
 }
 
+static void test_not_finite(void **state)
+{
+    const uint32_t token[4] = {0, 1, 2, 3};
+    const float mean[2] = {0}, y[4] = {1, 1, 1, 1};
+    float x[8] = {1, 2, 3, 4, 5, 6, NAN, 8}, weight[2], f[4];
+    struct sensitivity s = {.weight = weight};
+
+    assert_int_equal(sensitivity_fit(teams[0], x, token, 4, 2, mean, y, &s, f), -EDOM);
+    x[6] = 7;
+    assert_int_equal(sensitivity_fit(teams[0], x, token, 4, 2, mean, y, &s, f), 0);
+}
+
 /* --- basis ----------------------------------------------------------------------------------- */
 
 /* out = Q' diag(d) Q */
@@ -357,10 +369,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_blas_is_shared), cmocka_unit_test(test_gram),
-        cmocka_unit_test(test_sensitivity),    cmocka_unit_test(test_basis),
-        cmocka_unit_test(test_basis_refuses),  cmocka_unit_test(test_quantize),
-        cmocka_unit_test(test_robust_sigma),   cmocka_unit_test(test_order),
-        cmocka_unit_test(test_levels),         cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_sensitivity),    cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_basis),          cmocka_unit_test(test_basis_refuses),
+        cmocka_unit_test(test_quantize),       cmocka_unit_test(test_robust_sigma),
+        cmocka_unit_test(test_order),          cmocka_unit_test(test_levels),
+        cmocka_unit_test(test_classes),
     };
     return open_teams() ? 1 : cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -51,14 +51,14 @@ static void on_the_curve(void **state)
     struct codec_params p = codec_params_default(CODEC_XFORM);
     const float step = p.step;
 
-    assert_int_equal(quality_apply(none, NULL, &p), EXIT_OK);
+    assert_int_equal(quality_apply(none, NULL, 10, &p), EXIT_OK);
     assert_float_equal(p.step, step, 0);
-    assert_int_equal(quality_apply((struct codec_rate_target){CODEC_RATE_KL, .01}, &profile, &p),
+    assert_int_equal(quality_apply((struct codec_rate_target){CODEC_RATE_KL, .01}, &profile, 10, &p),
                      EXIT_OK);
     assert_float_equal(p.step, .01342, .00005); /* half way in the logarithms */
     p = codec_params_default(CODEC_TSQ);
     assert_int_equal(
-        quality_apply((struct codec_rate_target){CODEC_RATE_BYTES, 316.23}, &profile, &p), EXIT_OK);
+        quality_apply((struct codec_rate_target){CODEC_RATE_BYTES, 316.23}, &profile, 10, &p), EXIT_OK);
     assert_float_equal(p.delta, .1, .0005);
 }
 
@@ -82,7 +82,7 @@ static void refused(void **state)
     for (unsigned i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct codec_params p = codec_params_default(bad[i].mode);
 
-        assert_int_equal(quality_apply(bad[i].target, bad[i].profile, &p), EXIT_USAGE);
+        assert_int_equal(quality_apply(bad[i].target, bad[i].profile, 10, &p), EXIT_USAGE);
     }
 }
 
