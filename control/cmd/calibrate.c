@@ -26,7 +26,8 @@
 #define WINDOWS_MIN     4u /* what can be learned from fewer is worse than nothing */
 #define WINDOWS_MAX     1024u
 #define SAMPLES_DEFAULT 4u
-#define CURVE_WINDOWS   4u
+#define CURVE_WINDOWS   4u /* most that curves are measured on, ... */
+#define CURVE_SHARE     8u /* ... one in so many of the text's */
 #define CLASSES_AUTO    UINT32_MAX
 #define CLASS_TOKENS    32u
 
@@ -184,6 +185,15 @@ static uint32_t choose_classes(uint32_t tokens)
     return n;
 }
 
+/* Each takes a pass for every point of every curve, which for a short text would be most of the work.
+ */
+static uint32_t choose_curve_windows(uint32_t windows)
+{
+    const uint32_t n = windows / CURVE_SHARE;
+
+    return n < 1 ? 1 : n > CURVE_WINDOWS ? CURVE_WINDOWS : n;
+}
+
 static int make_profile(const struct calibrate_options *o, struct team *team,
                         const struct gathered *g, struct codec_profile **p)
 {
@@ -226,7 +236,7 @@ static int calibrate(const struct calibrate_options *o, const struct model *m,
     if (rc == EXIT_OK) {
         memcpy(p->fingerprint, stage_info(pass.parts[0])->fingerprint, sizeof(p->fingerprint));
         p->split = split;
-        rc = calibrate_curves(&pass, &g, CURVE_WINDOWS, p);
+        rc = calibrate_curves(&pass, &g, choose_curve_windows(g.n / EVAL_WINDOW), p);
     }
     if (rc == EXIT_OK)
         rc = profile_write(o->out, p);
