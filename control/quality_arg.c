@@ -10,6 +10,8 @@
 #include "control/cmd.h"
 #include "control/log.h"
 
+#define KEPT .1 /* as near to a target as it is called kept */
+
 /* number[0, ..) then exactly `unit`. */
 static int parse(const char *option, const char *text, const char *number, const char *unit,
                  const char *example, enum codec_rate_kind kind, struct codec_rate_target *target,
@@ -96,4 +98,39 @@ int quality_apply(struct codec_rate_target target, const struct codec_profile *p
     }
     codec_rate_apply(&rate, p);
     return EXIT_OK;
+}
+
+struct codec_params quality_with(const struct codec_params *p, float parameter)
+{
+    struct codec_params with = *p;
+
+    if (parameter > 0 && p->mode == CODEC_TSQ)
+        with.delta = parameter;
+    else if (parameter > 0)
+        with.step = parameter;
+    return with;
+}
+
+bool quality_kept(struct codec_rate_target target, const struct codec_profile_curve *curve,
+                  const struct quality_outcome *o, const char *whom)
+{
+    const double off = o->bytes_per_token / target.value - 1;
+
+    if (target.kind != CODEC_RATE_BYTES || !curve || !o->rows || fabs(off) <= KEPT)
+        return true;
+    const float finest = curve->points[0].parameter,
+                coarsest = curve->points[curve->n - 1].parameter;
+    char why[80];
+    if (off > 0 && o->max >= coarsest)
+        snprintf(why, sizeof why, "no less at %.3g, the coarsest that was calibrated",
+                 (double)coarsest);
+    else if (off < 0 && o->min <= finest)
+        snprintf(why, sizeof why, "no more at %.3g, the finest that was calibrated",
+                 (double)finest);
+    else
+        snprintf(why, sizeof why, "%llu tokens were too few to come near",
+                 (unsigned long long)o->rows);
+    log_warn("--rate %gB/token was not kept: %s takes %.1f bytes/token: %s", target.value, whom,
+             o->bytes_per_token, why);
+    return false;
 }

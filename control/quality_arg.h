@@ -23,4 +23,20 @@ bool quality_arg_conflicts(const char *codec_text);
 int quality_apply(struct codec_rate_target target, const struct codec_profile *profile,
                   uint32_t split, struct codec_params *p);
 
+/* p with the step or delta `parameter`; 0 leaves it. */
+struct codec_params quality_with(const struct codec_params *p, float parameter);
+
+/* What came of a target over `rows` rows that took bytes_per_token each, with parameters of
+ * [min, max]. */
+struct quality_outcome {
+    uint64_t rows;
+    double bytes_per_token;
+    float min, max;
+};
+
+/* Whether a target of bytes was kept to a tenth, either way; if not, that and why is said on
+ * stderr, for `whom`. True for others: a KL can't be seen on the way, nor bytes of no rows. */
+bool quality_kept(struct codec_rate_target target, const struct codec_profile_curve *curve,
+                  const struct quality_outcome *o, const char *whom);
+
 #endif

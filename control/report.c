@@ -10,6 +10,7 @@
 #include "control/codec_arg.h"
 #include "control/log.h"
 #include "control/profile.h"
+#include "control/quality_arg.h"
 #include "control/utf8.h"
 
 static void set(json_t *o, const char *key, json_t *value)
@@ -73,6 +74,29 @@ static void set_answer(json_t *o, const struct generation *g)
     set(o, "decode_tokens_per_s", real(generation_decode_tokens_per_s(g)));
 }
 
+/* The codec with the parameter it took last under a target, else as it was given. */
+static struct codec_params codec_used(const struct front *f, const struct engine_stats *s)
+{
+    return quality_with(&f->plan.codec, s->parameter_last);
+}
+
+static bool target_kept(const struct front *f, const struct engine_stats *s)
+{
+    const struct quality_outcome o = {
+        .rows = s->rows_up,
+        .bytes_per_token = ratio(s->tile_bytes_up, s->rows_up),
+        .min = s->parameter_min,
+        .max = s->parameter_max,
+    };
+    return quality_kept(f->plan.target, codec_rate_curve(f->plan.profile, f->plan.codec.mode), &o,
+                        codec_mode_name(f->plan.codec.mode));
+}
+
+static json_t *parameter_json(float v)
+{
+    return v > 0 ? real((double)v) : json_null();
+}
+
 static json_t *target_json(const struct front *f, enum codec_rate_kind kind)
 {
     return f->plan.target.kind == kind ? real(f->plan.target.value) : json_null();
@@ -89,14 +113,18 @@ static void set_run(json_t *o, struct front *f)
     set(o, "bytes_per_token", real(ratio(s.tile_bytes_up, s.rows_up)));
     set(o, "target_bytes_per_token", target_json(f, CODEC_RATE_BYTES));
     set(o, "target_kl", target_json(f, CODEC_RATE_KL));
+    set(o, "target_kept",
+        f->plan.target.kind == CODEC_RATE_BYTES ? json_boolean(target_kept(f, &s)) : json_null());
+    set(o, "parameter_min", parameter_json(s.parameter_min));
+    set(o, "parameter_max", parameter_json(s.parameter_max));
     set(o, "wire_bytes_per_token", real(ratio(s.wire_bytes_up, s.rows_up)));
     set(o, "bits_per_value", real(bits_per_value(f, &s)));
     set(o, "link_rtt_us_p50", real((double)s.link_rtt_ns_p50 / 1e3));
     set(o, "port", json_string(s.port));
     set(o, "cipher", json_string("none"));
     set(o, "split", f->plan.split ? json_integer(f->plan.split) : json_null());
-    set(o, "codec",
-        f->plan.split ? json_string(codec_arg_format(&f->plan.codec, codec)) : json_null());
+    const struct codec_params used = codec_used(f, &s);
+    set(o, "codec", f->plan.split ? json_string(codec_arg_format(&used, codec)) : json_null());
     set(o, "profile",
         f->plan.codec.profile ? json_string(profile_hex(f->plan.codec.profile->hash, profile))
                               : json_null());
@@ -160,13 +188,18 @@ static void wire_line(const struct front *f, char *buf, size_t n)
     }
     struct engine_stats s;
     engine_stats(f->engine, &s);
-    char codec[CODEC_ARG_MAX];
+    const struct codec_params used = codec_used(f, &s);
+    char codec[CODEC_ARG_MAX], range[64] = "";
+    if (s.parameter_min < s.parameter_max)
+        snprintf(range, sizeof range, " at last, from %.3g to %.3g", (double)s.parameter_min,
+                 (double)s.parameter_max);
+    target_kept(f, &s);
     const double bytes = ratio(s.tile_bytes_up, s.rows_up);
     const double f16_bytes = 2.0 * f->engine->info->d_model;
     snprintf(buf, n,
-             "%.0f bytes/token by %s (%.2f bits/value, %.1fx less than f16), %.0f with headers | "
+             "%.0f bytes/token by %s%s (%.2f bits/value, %.1fx less than f16), %.0f with headers | "
              "RTT %.1f us | split %u+%u over %s, not encrypted",
-             bytes, codec_arg_format(&f->plan.codec, codec), bits_per_value(f, &s),
+             bytes, codec_arg_format(&used, codec), range, bits_per_value(f, &s),
              bytes > 0 ? f16_bytes / bytes : 0, ratio(s.wire_bytes_up, s.rows_up),
              (double)s.link_rtt_ns_p50 / 1e3, f->plan.split, f->model.n_layers - f->plan.split,
              s.port);
@@ -174,7 +207,7 @@ static void wire_line(const struct front *f, char *buf, size_t n)
 
 void report_run_line(const struct front *f, const struct generation *g)
 {
-    char wire[256];
+    char wire[384];
     wire_line(f, wire, sizeof wire);
     log_info("%u prompt tokens at %.1f/s, %u tokens at %.1f/s | %s", g->n_prompt,
              generation_prefill_tokens_per_s(g), g->n_ids, generation_decode_tokens_per_s(g), wire);
@@ -182,7 +215,7 @@ void report_run_line(const struct front *f, const struct generation *g)
 
 void report_totals_line(const struct front *f, const struct report_totals *t)
 {
-    char wire[256];
+    char wire[384];
     wire_line(f, wire, sizeof wire);
     log_info("%llu requests, %llu failed: %llu tokens in %.1f s, %.1f/s | %s",
              (unsigned long long)t->requests, (unsigned long long)t->failed,

@@ -104,6 +104,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->split.split = -1;
         o->samples = SAMPLES_DEFAULT;
         o->classes = CLASSES_AUTO;
+        o->text.windows_min = WINDOWS_MIN;
         return 0;
     case OPT_TEXT:
         o->text.path = arg;
@@ -169,8 +170,9 @@ static int read_text(const struct calibrate_options *o, const struct model *m, s
         return EXIT_USAGE;
     }
     if (t->n < WINDOWS_MIN * EVAL_WINDOW || t->n > WINDOWS_MAX * EVAL_WINDOW) {
-        log_error("%s: %u windows of %u tokens; calibration takes %u to %u", o->text.path,
-                  t->n / EVAL_WINDOW, EVAL_WINDOW, WINDOWS_MIN, WINDOWS_MAX);
+        log_error("--chunks %u-%u: %u windows of %u tokens; calibration takes %u to %u",
+                  o->text.first_chunk, o->text.last_chunk, t->n / EVAL_WINDOW, EVAL_WINDOW,
+                  WINDOWS_MIN, WINDOWS_MAX);
         return EXIT_USAGE;
     }
     return EXIT_OK;
@@ -185,7 +187,8 @@ static uint32_t choose_classes(uint32_t tokens)
     return n;
 }
 
-/* Each takes a pass for every point of every curve, which for a short text would be most of the work.
+/* Each takes a pass for every point of every curve, which for a short text would be most of the
+ * work.
  */
 static uint32_t choose_curve_windows(uint32_t windows)
 {

@@ -267,16 +267,27 @@ static int resolve_splits(struct eval_options *o, const struct model *m,
     return EXIT_OK;
 }
 
+/* "5, 10" */
+static char *list_splits(const struct eval_options *o, char list[SPLITPASS_CUTS_MAX * 12])
+{
+    size_t n = 0;
+
+    for (unsigned i = 0; i < o->n_splits; i++)
+        n += (size_t)sprintf(list + n, "%s%u", i ? ", " : "", o->splits[i]);
+    return list;
+}
+
 /* Put a profile at its split. Taken from *profile. */
 static int place_profile(struct eval_options *o, const char *path, struct codec_profile **profile)
 {
+    char list[SPLITPASS_CUTS_MAX * 12];
     unsigned at = 0;
 
     while (at < o->n_splits && o->splits[at] != (*profile)->split)
         at++;
     if (at == o->n_splits) {
-        log_error("profile %s is for split %u, which is not evaluated: add --split %u", path,
-                  (*profile)->split, (*profile)->split);
+        log_error("profile %s is for split %u, not %s: add --split %u, or leave the profile out",
+                  path, (*profile)->split, list_splits(o, list), (*profile)->split);
         return EXIT_USAGE;
     }
     if (o->profiles[at]) {
@@ -339,11 +350,27 @@ static uint32_t larger(uint32_t a, uint32_t b)
     return a > b ? a : b;
 }
 
+static void say_target(const struct eval_trial *t, const struct eval_result *r)
+{
+    const struct eval_carried *c = t->text.traffic.codec.rows ? &t->text : &t->suite;
+    const struct quality_outcome o = {
+        .rows = c->traffic.codec.rows,
+        .bytes_per_token = r->bytes_per_token,
+        .min = c->traffic.parameter_min,
+        .max = c->traffic.parameter_max,
+    };
+    char whom[48];
+
+    snprintf(whom, sizeof whom, "%s at split %u", codec_mode_name(t->params.mode), t->split);
+    quality_kept(t->rate.target, t->rate.curve, &o, whom);
+}
+
 static int finish_trial(struct command_state *c, const struct eval *e, struct eval_trial *t)
 {
     struct eval_result *r = &c->results[c->n_results++];
 
     *r = eval_result(e, t, c->suite.n ? c->suite.kind->name : NULL);
+    say_target(t, r);
     const int rc = eval_print_result(&c->print, r);
     if (rc == EXIT_OK && c->text.n && !isfinite(r->kl_mean)) {
         log_error("the model's logits are not finite: its file must be damaged");
@@ -404,7 +431,8 @@ static int prepare(struct command_state *c)
         log_error("out of memory");
         return EXIT_FAILED;
     }
-    return eval_print_start(&c->print, o->format, c->text.n > 0, c->suite.n > 0);
+    return eval_print_start(&c->print, o->format, c->text.n > 0, c->suite.n > 0,
+                            o->target.kind != CODEC_RATE_NONE);
 }
 
 int cmd_eval(int argc, char **argv)

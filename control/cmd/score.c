@@ -12,6 +12,7 @@
 #include "control/log.h"
 #include "control/model.h"
 #include "control/options.h"
+#include "control/quality_arg.h"
 #include "control/split_plan.h"
 #include "control/splitpass.h"
 
@@ -77,6 +78,8 @@ struct scorer {
     const struct split_plan *plan;
     struct sampler *sampler;
     unsigned line;
+    uint64_t rows, bytes; /* carried, of all lines */
+    float parameter_min, parameter_max;
 };
 
 /* One line: prompt and forced ids in one array. */
@@ -183,6 +186,30 @@ static void keep_tops(void *arg, const struct stage_rows *rows, uint32_t first, 
     }
 }
 
+static void count_traffic(struct scorer *s, const struct splitpass_traffic *t)
+{
+    if (s->rows == 0 || t->parameter_min < s->parameter_min)
+        s->parameter_min = t->parameter_min;
+    if (t->parameter_max > s->parameter_max)
+        s->parameter_max = t->parameter_max;
+    s->rows += t->codec.rows;
+    s->bytes += t->codec.bytes;
+}
+
+static void say_target(const struct scorer *s)
+{
+    const struct split_plan *plan = s->plan;
+    const struct quality_outcome o = {
+        .rows = s->rows,
+        .bytes_per_token = s->rows ? (double)s->bytes / (double)s->rows : 0,
+        .min = s->parameter_min,
+        .max = s->parameter_max,
+    };
+
+    quality_kept(plan->target, codec_rate_curve(plan->profile, plan->codec.mode), &o,
+                 codec_mode_name(plan->codec.mode));
+}
+
 static int score_item(struct scorer *s, const struct item *it)
 {
     /* The last forced id is predicted, never fed. */
@@ -215,6 +242,8 @@ static int score_item(struct scorer *s, const struct item *it)
         if (rc == 0)
             rc = splitpass_carry_rated(s->codec, &s->plan->codec, &rate, sent, n, 0,
                                        s->pass.d_model, SPLITPASS_MESSAGE_ROWS, got, &traffic);
+        if (rc == 0)
+            count_traffic(s, &traffic);
         if (rc == 0)
             rc = splitpass_run(&s->pass, 1, 1, &rows, 1, NULL, got, NULL, keep_tops, &tops);
     } else if (rc == 0) {
@@ -314,6 +343,8 @@ int cmd_score(int argc, char **argv)
         rc = open_scorer(&s, o.local ? NULL : &plan.codec);
     if (rc == EXIT_OK)
         rc = score_lines(&s);
+    if (rc == EXIT_OK)
+        say_target(&s);
 
     codec_close(s.codec);
     sampler_close(s.sampler);

@@ -2,7 +2,10 @@
 #include "control/eval/result.h"
 
 #include <math.h>
+#include <stdio.h>
 
+#include "control/profile.h"
+#include "control/quality_arg.h"
 
 /* --- from a trial ---------------------------------------------------------------------------- */
 
@@ -17,6 +20,26 @@ static struct eval_result_score score(const struct eval_score *s, uint32_t items
     };
 }
 
+static double target_of(const struct eval *e, enum codec_rate_kind kind)
+{
+    return e->params->target.kind == kind ? e->params->target.value : NAN;
+}
+
+static double parameter(float v)
+{
+    return v > 0 ? (double)v : NAN;
+}
+
+/* The profile that decided anything: its tables or its curve. */
+static void name_profile(const struct eval *e, const struct eval_trial *t, char out[17])
+{
+    const struct codec_profile *p = e->params->profiles[t->cut];
+    char hex[33];
+
+    if (p && (t->params.profile || e->params->target.kind))
+        snprintf(out, 17, "%.16s", profile_hex(p->hash, hex));
+}
+
 struct eval_result eval_result(const struct eval *e, struct eval_trial *t, const char *suite)
 {
     const struct eval_carried *c = t->text.traffic.codec.rows ? &t->text : &t->suite;
@@ -28,6 +51,10 @@ struct eval_result eval_result(const struct eval *e, struct eval_trial *t, const
         .exact = e->params->exact,
         .split = t->split,
         .message_rows = e->params->message_rows,
+        .target_kl = target_of(e, CODEC_RATE_KL),
+        .target_bytes_per_token = target_of(e, CODEC_RATE_BYTES),
+        .parameter_min = parameter(c->traffic.parameter_min),
+        .parameter_max = parameter(c->traffic.parameter_max),
         .bits_per_value = bytes * 8 / (double)s->values,
         .bytes_per_token = bytes / rows,
         .wire_bytes_per_token = (double)c->traffic.wire_bytes / rows,
@@ -47,7 +74,9 @@ struct eval_result eval_result(const struct eval *e, struct eval_trial *t, const
         .acc_norm = suite ? score(&t->acc_norm, t->items) : none,
     };
 
-    codec_arg_format(&t->params, r.codec);
+    const struct codec_params used = quality_with(&t->params, c->traffic.parameter_last);
+    codec_arg_format(&used, r.codec);
+    name_profile(e, t, r.profile);
     if (t->divergence.n) {
         const struct divergence_summary d = divergence_summary(&t->divergence);
 
@@ -67,15 +96,21 @@ struct eval_result eval_result(const struct eval *e, struct eval_trial *t, const
 
 /* --- printing -------------------------------------------------------------------------------- */
 
-enum of { ALWAYS, TEXT, SUITE };
+enum of { ALWAYS, PROFILE, TARGET, TEXT, SUITE };
 
 /* Name, heading, digits, what it is of, and the cell of a result r. */
 #define FIELDS(F)                                                                                  \
     F("codec", "codec", TABLE_TEXT, ALWAYS, .text = r->codec)                                      \
+    F("profile", "profile", TABLE_TEXT, PROFILE, .text = *r->profile ? r->profile : NULL)          \
     F("exact", "exact", TABLE_BOOL, ALWAYS, .value = r->exact)                                     \
     F("suite", "suite", TABLE_TEXT, SUITE, .text = r->suite)                                       \
     F("split", "split", TABLE_COUNT, ALWAYS, .value = r->split)                                    \
     F("rows", "rows", TABLE_COUNT, ALWAYS, .value = r->message_rows)                               \
+    F("target_kl", "target KL", TABLE_REAL, TARGET, .value = r->target_kl)                         \
+    F("target_bytes_per_token", "target bytes/token", TABLE_REAL, TARGET,                          \
+      .value = r->target_bytes_per_token)                                                          \
+    F("parameter_min", "parameter from", TABLE_REAL, TARGET, .value = r->parameter_min)            \
+    F("parameter_max", "to", TABLE_REAL, TARGET, .value = r->parameter_max)                        \
     F("tokens", "tokens", TABLE_COUNT, TEXT, .value = r->tokens)                                   \
     F("bits_per_value", "bits/value", TABLE_REAL, ALWAYS, .value = r->bits_per_value)              \
     F("bytes_per_token", "bytes/token", TABLE_REAL, ALWAYS, .value = r->bytes_per_token)           \
@@ -115,14 +150,15 @@ static const struct field {
 #define N_FIELDS (sizeof fields / sizeof fields[0])
 _Static_assert(N_FIELDS <= EVAL_COLUMNS_MAX, "columns of an evaluation");
 
-int eval_print_start(struct eval_print *p, enum table_format format, bool text, bool suite)
+int eval_print_start(struct eval_print *p, enum table_format format, bool text, bool suite,
+                     bool target)
 {
+    const bool shown[] = {[ALWAYS] = true, [TARGET] = target, [TEXT] = text, [SUITE] = suite};
+
     *p = (struct eval_print){.format = format};
     for (size_t i = 0; i < N_FIELDS; i++) {
-        const enum of of = fields[i].of;
-
         p->columns[i] = fields[i].column;
-        if ((of == TEXT && !text) || (of == SUITE && !suite))
+        if (!shown[fields[i].of])
             p->columns[i].heading = NULL;
     }
     return table_head(format, p->columns);

@@ -95,9 +95,15 @@ static int select_tokens(const struct eval_text_options *o, struct eval_text *t)
         t->n = o->tokens;
         return EXIT_OK;
     }
+    if (windows < o->windows_min) {
+        log_error("%s: %u tokens are %u windows of %u; at least %u are needed: give a longer text",
+                  o->path, t->n, windows, EVAL_WINDOW, o->windows_min);
+        return EXIT_USAGE;
+    }
     if (windows == 0) {
-        log_error("%s: %u tokens are less than a window of %u: give a longer text, or --tokens %u",
-                  o->path, t->n, EVAL_WINDOW, t->n);
+        log_error(
+            "%s: %u tokens are less than a window of %u: give a longer text, or --tokens %u%s",
+            o->path, t->n, EVAL_WINDOW, t->n, o->chunks ? " instead of --chunks" : "");
         return EXIT_USAGE;
     }
     if (o->chunks && o->last_chunk >= windows) {

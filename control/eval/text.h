@@ -20,6 +20,7 @@ struct eval_text_options {
     uint32_t tokens; /* the first of the text, so the last window may be short; 0: whole windows */
     bool chunks;     /* only windows first_chunk .. last_chunk */
     uint32_t first_chunk, last_chunk;
+    uint32_t windows_min; /* whole ones that the text must have; 0: fewer than one by `tokens` */
 };
 
 /* The value of --chunks, A-B or A, or argp_error. */

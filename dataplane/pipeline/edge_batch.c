@@ -288,10 +288,25 @@ undo:
     return bytes;
 }
 
+/* Before the controller moves it. */
+static void count_parameter(struct edge_stats *st, const struct codec_rate *r)
+{
+    const float now = codec_rate_parameter(r);
+
+    if (r->target.kind == CODEC_RATE_NONE)
+        return;
+    if (st->parameter_min == 0 || now < st->parameter_min)
+        st->parameter_min = now;
+    if (now > st->parameter_max)
+        st->parameter_max = now;
+    st->parameter_last = now;
+}
+
 static void count_sent(struct edge *e, struct edge_session *s, const struct codec_stats *sent)
 {
     struct codec_stats *all = &e->stats.codec;
 
+    count_parameter(&e->stats, &s->rate);
     codec_rate_feed(&s->rate, sent->bytes, (uint32_t)sent->rows);
     s->result.tile_bytes_up += sent->bytes;
     s->result.rows_up += sent->rows;

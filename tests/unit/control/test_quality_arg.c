@@ -62,6 +62,43 @@ static void on_the_curve(void **state)
     assert_float_equal(p.delta, .1, .0005);
 }
 
+static void kept(void **state)
+{
+    (void)state;
+    const struct codec_rate_target bytes = {CODEC_RATE_BYTES, 200}, kl = {CODEC_RATE_KL, .01},
+                                   none = {.kind = CODEC_RATE_NONE};
+    const struct codec_profile_curve *c = &profile.curves[CODEC_PROFILE_XFORM];
+    const struct {
+        struct codec_rate_target target;
+        struct quality_outcome o;
+        bool kept;
+    } cases[] = {
+        {bytes, {100, 200, .01f, .02f}, true},
+        {bytes, {100, 219, .01f, .03f}, true},
+        {bytes, {100, 181, .006f, .02f}, true},
+        {bytes, {100, 221, .01f, .03f}, false},
+        {bytes, {100, 179, .006f, .01f}, false},
+        {bytes, {3, 260, .01f, .02f}, false},
+        {bytes, {0, 0, 0, 0}, true},
+        {kl, {100, 900, .01f, .01f}, true},
+        {none, {100, 900, 0, 0}, true},
+    };
+
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        assert_int_equal(quality_kept(cases[i].target, c, &cases[i].o, "xform"), cases[i].kept);
+}
+
+static void parameter(void **state)
+{
+    (void)state;
+    struct codec_params p = codec_params_default(CODEC_XFORM);
+
+    assert_float_equal(quality_with(&p, 0).step, p.step, 0);
+    assert_float_equal(quality_with(&p, .02f).step, .02f, 0);
+    p = codec_params_default(CODEC_TSQ);
+    assert_float_equal(quality_with(&p, .2f).delta, .2f, 0);
+}
+
 static void refused(void **state)
 {
     (void)state;
@@ -89,9 +126,8 @@ static void refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(text),
-        cmocka_unit_test(on_the_curve),
-        cmocka_unit_test(refused),
+        cmocka_unit_test(text), cmocka_unit_test(on_the_curve), cmocka_unit_test(refused),
+        cmocka_unit_test(kept), cmocka_unit_test(parameter),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
