@@ -26,7 +26,8 @@ def main():
         profiles = []
         for threads in (1, 2):
             path = os.path.join(folder, "profile%d" % threads)
-            done = run(*usual, "--split", SPLIT, "--threads", threads, "-o", path)
+            done = run(*usual, "--split", SPLIT, "--threads", threads, "--first-core", -1,
+                       "-o", path)
             e2e.check(done.returncode == 0, "calibrate: " + done.stderr)
             with open(path, "rb") as f:
                 profiles.append(f.read())
@@ -58,6 +59,9 @@ def main():
         refused(2, "split", *usual, "--split", 30, "-o", out)
         refused(2, "takes 4 to 1024", "-m", model, "--text", text, "--chunks", "1-3", "-o", out)
         refused(2, "has the windows", "-m", model, "--text", text, "--chunks", "1-99999", "-o", out)
+        # An option of eval's would not help here.
+        refused(2, "at least 4 are needed: give a longer text", "-m", model, "--text", __file__, "-o", out)
+        refused(2, "at least 4 are needed", "-m", model, "--text", __file__, "--chunks", "0-0", "-o", out)
         refused(2, "cannot be written", *usual, "-o", os.path.join(folder, "no", "folder"))
         refused(2, "not a regular file", *usual, "-o", folder)
         refused(2, "No such file", "--show", out)

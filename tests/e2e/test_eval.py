@@ -186,7 +186,8 @@ def bad_arguments(model, text, folder):
     with open(short, "w", encoding="utf-8") as f:
         f.write("Only a few words.")
     for args, *words in (
-            (["--text", short], short, "512", "--tokens"),
+            (["--text", short], short, "512", "--tokens 4"),
+            (["--text", short, "--chunks", "0"], short, "--tokens 4 instead of --chunks"),
             (["--text", text, "--chunks", "3-100000"], "--chunks 3-100000", "windows 0-"),
             (["--text", text, "--chunks", "5-2"], "--chunks"),
             (["--text", text, "--chunks", "x"], "--chunks"),

@@ -12,7 +12,7 @@ import time
 
 import e2e
 
-SPLIT = "10"
+SPLIT, OTHER = "20", "21"
 NETEM = "drop=20%,dup=20%,reorder=20%"
 
 
@@ -20,7 +20,7 @@ def calibrate(model, path):
     start = time.monotonic()
     done = e2e.isthmus("calibrate", "-m", model, "--split", SPLIT, "--chunks", "60-63", "--samples", "1",
                        "--classes", "8", "--text", e2e.shared("eval/wikitext2-valid.txt"), "-o", path,
-                       timeout=1500)
+                       *e2e.ONE_CORE, timeout=1500)
     if not e2e.check(done.returncode == 0, "calibrate: exit %d, %s" % (done.returncode, done.stderr)):
         e2e.finish()
     e2e.say("calibrated in %.0f s: %d bytes" % (time.monotonic() - start, os.path.getsize(path)))
@@ -28,8 +28,8 @@ def calibrate(model, path):
 
 def generation(model, profile):
     """The codec decides the ids, and nothing else does."""
-    prompts = [c["prompt_ids"] for c in e2e.golden("smollm2-greedy.jsonl")][:2 if e2e.QUICK else 6]
-    requests = [{"prompt_ids": p, "n_predict": 8 if e2e.QUICK else 32} for p in prompts]
+    prompts = [c["prompt_ids"] for c in e2e.golden("smollm2-greedy.jsonl")][:2 if e2e.QUICK else 4]
+    requests = [{"prompt_ids": p, "n_predict": 8 if e2e.QUICK else 16} for p in prompts]
 
     def answers(*args):
         return e2e.run_requests(requests, "-m", model, "--ignore-eos", *args)
@@ -69,6 +69,58 @@ def one_run(model, profile):
               "rans needs no profile: %s %s" % (r["codec"], said))
 
 
+def targets(model, profile):
+    """A rate is kept over a prompt and its answer, one out of reach is said; a quality comes out near."""
+    shown = e2e.json_lines(e2e.isthmus("calibrate", "--show", profile, "--json"), "--show")[0]
+    text = e2e.shared("eval/wikitext2-valid.txt")
+    with open(text, encoding="utf-8") as f:
+        prompt = f.read(1500)[300:]
+
+    def run(codec, rate, prompt, n):
+        done = e2e.isthmus("run", "-m", model, "--profile", profile, "--codec", codec, "--rate",
+                           "%gB/token" % rate, "-p", prompt, "-n", n, "--ignore-eos", "--json")
+        r = e2e.json_lines(done, "run --rate %g" % rate)[0]
+        e2e.say("%s at %g bytes a token: %.1f over %d and %d tokens" % (
+            codec, rate, r["bytes_per_token"], len(r["prompt_ids"]), len(r["ids"])))
+        name, last = r["codec"].split("=")
+        e2e.check(name == codec + ":step" and r["target_bytes_per_token"] == rate
+                  and r["parameter_min"] - 1e-6 <= float(last) <= r["parameter_max"] + 1e-6
+                  and r["parameter_min"] < r["parameter_max"], "what a rate came to: %s" % r)
+        return r, done.stderr
+
+    for codec, rate in (("xform", 150), ("xform", 180), ("rans", 180)):
+        r, said = run(codec, rate, prompt, 100)
+        e2e.check(abs(r["bytes_per_token"] / rate - 1) < .1 and r["target_kept"] and "warning" not in said,
+                  "%s kept a rate of %d: %s, %s" % (codec, rate, r["bytes_per_token"], said))
+    # The first row of a text is dear, and no message of one row as cheap as one of 64.
+    rate = shown["curves"]["xform"][-1]["bytes_per_token"] + 1
+    r, said = run("xform", rate, "Hello there", 20)
+    e2e.check(r["bytes_per_token"] > 1.1 * rate and r["target_kept"] is False
+              and "was not kept" in said and "the coarsest" in said, "out of reach: %s, %s" % (r, said))
+    done = e2e.isthmus("run", "-m", model, "--profile", profile, "--rate", "9B/token", "-p", "x")
+    e2e.check(done.returncode == 2 and "was calibrated from" in done.stderr, "beyond: " + done.stderr)
+
+    # Curves are measured in f32 arithmetic, here on one window. A mean KL over 512 tokens is good for
+    # a tenth, and so it is twice: from other windows came .87 to 1.10 of what was asked for.
+    kl = .012
+    lines = e2e.json_lines(e2e.isthmus(
+        "eval", "-m", model, "--text", text, "--chunks", "0-0", "--profile", profile, "--codec", "xform",
+        "--codec", "rans", "--quality", "kl=%g" % kl, "--exact", *e2e.ONE_CORE), "eval --quality")
+    for l in lines:
+        e2e.say("kl=%g: %s %s, mean KL %.4f" % (kl, "exact" if l["exact"] else "production", l["codec"],
+                                                l["kl_mean"]))
+        e2e.check(l["target_kl"] == kl and l["target_bytes_per_token"] is None
+                  and l["parameter_min"] == l["parameter_max"] and l["profile"] == shown["hash"][:16],
+                  "a quality's line: %s" % l)
+        # The production kernels' own rounding falls out differently, and that comes on top.
+        e2e.check(-.35 < l["kl_mean"] / kl - 1 < (.35 if l["exact"] else .7), "quality: %s" % l)
+    done = e2e.isthmus("eval", "-m", model, "--text", text, "--tokens", "128", "--profile", profile,
+                       "--codec", "xform", "--rate", "%gB/token" % rate, "--rows", "1", *e2e.ONE_CORE)
+    l = e2e.json_lines(done, "eval --rate")[0]
+    e2e.check(l["target_bytes_per_token"] == rate and "was not kept: xform at split " + SPLIT in done.stderr,
+              "eval says so too: %s %s" % (l, done.stderr))
+
+
 def score(model, profile):
     case = e2e.lines_of([{"prompt_ids": [504, 3575, 282, 4649, 314], "forced_ids": [7042, 30]}])
 
@@ -83,19 +135,31 @@ def score(model, profile):
 
 def evaluation(model, profile):
     text = e2e.shared("eval/wikitext2-valid.txt")
-    done = e2e.isthmus("eval", "-m", model, "--text", text, "--chunks", "0-0", "--split", SPLIT, "--split",
-                       "11", "--profile", profile, "--codec", "xform", "--codec", "rans", "--codec", "tsq")
+    args = ("eval", "-m", model, "--text", text, "--profile", profile, "--codec", "xform", "--codec",
+            "rans", "--codec", "tsq", *e2e.ONE_CORE)
+    done = e2e.isthmus(*args, "--chunks", "0-0", "--split", SPLIT, "--split", OTHER)
     lines = {(l["split"], i % 3): l for i, l in enumerate(e2e.json_lines(done, "eval"))}
     for l in lines.values():
         e2e.say("split %d %-36s %5.1f bytes a token, mean KL %.4f"
                 % (l["split"], l["codec"], l["bytes_per_token"], l["kl_mean"]))
         e2e.check(0 < l["kl_mean"] < .1, "mean KL: %s" % l)
-    e2e.check([lines[10, i]["codec"].split(":")[0] for i in range(3)] == ["xform", "rans", "tsq"],
+    e2e.check([lines[int(SPLIT), i]["codec"].split(":")[0] for i in range(3)] == ["xform", "rans", "tsq"],
               "eval at the profile's split")
-    e2e.check([lines[11, i]["codec"].split(":")[0] for i in range(3)] == ["tsq", "rans", "tsq"]
+    e2e.check([lines[int(OTHER), i]["codec"].split(":")[0] for i in range(3)] == ["tsq", "rans", "tsq"]
               and done.stderr.count("tsq is used") == 1, "eval at another: %s" % done.stderr)
-    e2e.check(lines[10, 0]["bytes_per_token"] < lines[10, 1]["bytes_per_token"]
-              < lines[10, 2]["bytes_per_token"], "xform < rans < tsq")
+    e2e.check([lines[int(s), i]["profile"] is None for s in (SPLIT, OTHER) for i in range(3)]
+              == [False, False, True, True, True, True], "whose profile: %s" % lines)
+    by_codec = [lines[int(SPLIT), i]["bytes_per_token"] for i in range(3)]
+    e2e.check(by_codec == sorted(by_codec), "xform < rans < tsq: %s" % by_codec)
+
+    # Rows that travel alone arrive the same, and cost more.
+    many, one = (e2e.json_lines(e2e.isthmus(*args, "--tokens", "64", "--rows", n), "eval --rows")
+                 for n in (64, 1))
+    for m, o in zip(many, one):
+        e2e.check(m["rows"] == 64 and o["rows"] == 1 and m["kl_mean"] == o["kl_mean"]
+                  and m["rel_l2"] == o["rel_l2"] and m["bytes_per_token"] < o["bytes_per_token"]
+                  and abs(o["wire_bytes_per_token"] - o["bytes_per_token"] - 82) < .01,
+                  "--rows 1: %s, %s" % (m, o))
 
 
 def refusals(model, profile, folder):
@@ -124,7 +188,7 @@ def refusals(model, profile, folder):
     e2e.say("seed %d" % seed)
     rnd = random.Random(seed)
     for command in ("run", "cloud", "score", "eval"):
-        refused(("another split", model, "--split", "11"), command, profile, "is for split 10")
+        refused(("another split", model, "--split", OTHER), command, profile, "is for split %s, not %s" % (SPLIT, OTHER))
         refused(("truncated", model), command, damaged("cut.prof", whole[:len(whole) // 2]), "cut.prof")
         at = rnd.randrange(len(whole))
         flipped = bytearray(whole)
@@ -134,7 +198,7 @@ def refusals(model, profile, folder):
     refused(("for a codec without", model, "--codec", "tsq"), "run", profile, "tsq uses none")
     other = os.environ.get("ISTHMUS_QWEN05") or (None if e2e.QUICK else e2e.model("qwen05"))
     if other:
-        refused(("another model", other), "run", profile, "another model", "isthmus calibrate")
+        refused(("another model", other), "run", profile, "another model", other, "isthmus calibrate")
 
 
 def halves(model, profile, folder):
@@ -170,6 +234,7 @@ def main():
             calibrate(model, profile)
         one_run(model, profile)
         generation(model, profile)
+        targets(model, profile)
         score(model, profile)
         evaluation(model, profile)
         refusals(model, profile, folder)
