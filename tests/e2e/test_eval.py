@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""`isthmus eval`: shared passes change nothing, answers that are known, formats, the plot, bad input;
-and in full the perplexity and HellaSwag figures."""
+"""`isthmus eval`: shared passes change nothing, answers that are known, formats, the plot, bad input."""
 import csv
 import json
 import os
@@ -25,7 +24,7 @@ KNOWN = [
 
 
 def evaluate(model, *args):
-    return e2e.json_lines(e2e.isthmus("eval", "-m", model, *args, timeout=3600),
+    return e2e.json_lines(e2e.isthmus("eval", "-m", model, *e2e.ONE_CORE, *args, timeout=3600),
                           "eval " + " ".join(map(str, args)))
 
 
@@ -63,7 +62,8 @@ def messages(model, text):
     e2e.check(many["rows"] == 64 and one["rows"] == 1, "rows")
     e2e.check(one["kl_mean"] == many["kl_mean"], "the same values arrive")
     e2e.check(one["bytes_per_token"] > many["bytes_per_token"], "a header a row")
-    e2e.check(abs(one["wire_bytes_per_token"] - one["bytes_per_token"] - 82) < .01, "82 bytes a packet")
+    e2e.check(abs(one["wire_bytes_per_token"] - one["bytes_per_token"] - 106) < .01,
+              "82 bytes a packet and 24 a message")
 
 
 def windows(model, text):
@@ -186,8 +186,8 @@ def bad_arguments(model, text, folder):
     with open(short, "w", encoding="utf-8") as f:
         f.write("Only a few words.")
     for args, *words in (
-            (["--text", short], short, "512", "--tokens 4"),
-            (["--text", short, "--chunks", "0"], short, "--tokens 4 instead of --chunks"),
+            (["--text", short], short, "512", "--tokens 5"),
+            (["--text", short, "--chunks", "0"], short, "--tokens 5 instead of --chunks"),
             (["--text", text, "--chunks", "3-100000"], "--chunks 3-100000", "windows 0-"),
             (["--text", text, "--chunks", "5-2"], "--chunks"),
             (["--text", text, "--chunks", "x"], "--chunks"),
@@ -206,21 +206,6 @@ def bad_arguments(model, text, folder):
         refused(e2e.isthmus("eval", "-m", model, *args), *words)
 
 
-def figures(model, text):
-    if e2e.QUICK:
-        return
-    r = evaluate(model, "--text", text, "--chunks", "0-39", "--split", 29, "--codec", "f16")[0]
-    e2e.say("perplexity, 40 windows: %.2f (another engine: 20.86)" % r["ppl_ref"])
-    e2e.check(abs(r["ppl_ref"] / 20.86 - 1) < .01, "perplexity within 1 %")
-    r = evaluate(model, "--suite", "hellaswag", e2e.shared("eval/hellaswag-dev.jsonl"), "--split", 10)[0]
-    e2e.say("HellaSwag, %d items: acc_norm %.2f %% (reference %.2f %%), %d lost, %d gained; acc %.2f %% "
-            "(%.2f %%), %d lost, %d gained"
-            % (r["items"], 100 * r["acc_norm"], 100 * r["acc_norm_ref"], r["acc_norm_lost"],
-               r["acc_norm_gained"], 100 * r["acc"], 100 * r["acc_ref"], r["acc_lost"], r["acc_gained"]))
-    e2e.check(r["acc_norm_net"] >= -2, "net loss of the default codec <= 2 items")
-    e2e.check(abs(r["acc_norm_ref"] - .405) <= .02, "near another engine's 40.5 %")
-
-
 def main():
     model = e2e.model("smollm2")
     text = e2e.shared("eval/wikitext2-valid.txt")
@@ -234,7 +219,6 @@ def main():
         plot(model, text, folder)
         bad_items(model, folder)
         bad_arguments(model, text, folder)
-    figures(model, text)
     e2e.finish()
 
 

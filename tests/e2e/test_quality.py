@@ -13,7 +13,7 @@ def main():
     rows = e2e.json_lines(
         e2e.isthmus("eval", "-m", e2e.model("smollm2"), "--text",
                     e2e.shared("eval/wikitext2-valid.txt"), "--split", "10", "--codec", "tsq",
-                    "--tokens", tokens, "--exact", timeout=1800), "eval")
+                    "--tokens", tokens, "--exact", *e2e.ONE_CORE, timeout=1800), "eval")
     e2e.check([r["exact"] for r in rows] == [True, False], "a row of each arithmetic")
     for r in rows:
         e2e.say("%s: %u tokens, %.1f bytes/token (f16 %.0f), mean KL %.5f, p99 %.4f, top-1 %.3f"

@@ -10,7 +10,7 @@ import e2e
 
 def score(model, cases):
     return e2e.json_lines(
-        e2e.isthmus("score", "-m", e2e.model(model), "--local", text_in=e2e.lines_of(
+        e2e.isthmus("score", "-m", e2e.model(model), "--local", *e2e.ONE_CORE, text_in=e2e.lines_of(
             {"prompt_ids": c["prompt_ids"], "forced_ids": c["forced_ids"]} for c in cases)), "score")
 
 
