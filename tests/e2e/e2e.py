@@ -83,6 +83,15 @@ def isthmus(*args, text_in=None, timeout=TIMEOUT_S, env=None, **more):
                           env={**os.environ, **(env or {})}, check=False, **more)
 
 
+def to_full_disk(*args, text_in="", timeout=TIMEOUT_S):
+    """Run with nowhere to write its results: this must be said, and be a failure."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([BINARY, *map(str, args)], input=text_in, text=True, stdout=full,
+                              stderr=subprocess.PIPE, timeout=timeout, check=False)
+    check(done.returncode == 1 and ("No space left" in done.stderr or "cannot write" in done.stderr),
+          "%s to a full disk: exit %d: %s" % (args, done.returncode, done.stderr))
+
+
 def json_lines(done, what):
     """The JSON lines of a run that must have worked."""
     if done.returncode != 0:

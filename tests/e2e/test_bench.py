@@ -68,6 +68,7 @@ def other_formats():
     text = codec(*narrow).stdout
     table = [l for l in text.splitlines() if l.startswith("|")]
     e2e.check(len(table) == 4 and len({l.count("|") for l in table}) == 1, "md:\n" + text)
+    e2e.to_full_disk("bench", "codec", *narrow)
     e2e.check("isthmus 0." in text.splitlines()[0] and "GB/s" in text.splitlines()[0], "md:\n" + text)
 
 

@@ -70,11 +70,12 @@ def windows(model, text):
     """Windows by number are those of the whole text."""
     if e2e.QUICK:
         return
-    first = evaluate(model, "--text", text, "--tokens", 512, "--codec", "f16")[0]
-    chunk = evaluate(model, "--text", text, "--chunks", "0-0", "--codec", "f16")[0]
+    args = ("--text", text, "--split", 29, "--codec", "f16")
+    first = evaluate(model, *args, "--tokens", 512)[0]
+    chunk = evaluate(model, *args, "--chunks", "0-0")[0]
     e2e.check(first == chunk, "window 0 is the first 512 tokens")
-    second = evaluate(model, "--text", text, "--chunks", "1", "--codec", "f16")[0]
-    both = evaluate(model, "--text", text, "--chunks", "0-1", "--codec", "f16")[0]
+    second = evaluate(model, *args, "--chunks", "1")[0]
+    both = evaluate(model, *args, "--chunks", "0-1")[0]
     e2e.check(both["tokens"] == 1024 and abs(first["kl_mean"] + second["kl_mean"] - 2 * both["kl_mean"])
               < 1e-5 * both["kl_mean"], "two windows are the sum of each")
     e2e.check(abs(first["ppl_ref"] * second["ppl_ref"] / both["ppl_ref"] ** 2 - 1) < 1e-4, "perplexity")
@@ -111,6 +112,8 @@ def formats(model, text, items):
     done = e2e.isthmus(*args, "--format", "md")
     lines = done.stdout.splitlines()
     e2e.check(len(lines) == 4 and len({line.count("|") for line in lines}) == 1, "md: %s" % done.stdout)
+    for fmt in ("csv", "md", "jsonl"):
+        e2e.to_full_disk(*args, "--format", fmt)
     e2e.check("mean KL" in lines[0] and "acc" not in lines[0], "only columns of the text")
     done = e2e.isthmus("eval", "-m", model, "--suite", "hellaswag", items, "--format", "md")
     lines = done.stdout.splitlines()
