@@ -303,7 +303,9 @@ static void test_levels(void **state)
 
 /* --- classes --------------------------------------------------------------------------------- */
 
-static void test_classes(void **state)
+/* Whether the planted classes were found. Clustering starts from rows drawn by chance, and now and
+ * then ends with two of them in one class and another one split. */
+static bool find_classes(void)
 {
     enum { N = 3000, COLS = 40, K = 5 };
     static float x[N * COLS], centers[K * COLS], weight[N];
@@ -333,6 +335,7 @@ static void test_classes(void **state)
     assert_memory_equal(p[0]->class_mean, p[1]->class_mean, K * COLS * sizeof(float));
 
     uint16_t class_of_planted[K];
+    bool found = true;
     for (size_t t = N; t-- > 0;)
         if (weight[t] > 0)
             class_of_planted[planted[t]] = got[0][t];
@@ -342,7 +345,7 @@ static void test_classes(void **state)
 
         if (weight[t] == 0)
             continue;
-        assert_int_equal(got[0][t], class_of_planted[planted[t]]);
+        found &= got[0][t] == class_of_planted[planted[t]];
         for (size_t i = 0; i < COLS * COLS; i++)
             z[i / COLS] += (double)p[0]->class_scale[i / COLS] * p[0]->class_p[i] *
                            (double)(x[t * COLS + i % COLS] - 100);
@@ -357,12 +360,23 @@ static void test_classes(void **state)
         }
         assert_int_equal(best, got[0][t]);
     }
-    for (size_t k = 0; k < K; k++)
+    for (size_t k = 0; found && k < K; k++)
         for (size_t i = 0; i < COLS; i++)
             assert_true(fabsf(p[0]->class_mean[class_of_planted[k] * COLS + i] -
                               centers[k * COLS + i]) < .3f + .02f * fabsf(centers[k * COLS + i]));
     for (unsigned i = 0; i < 2; i++)
         codec_profile_free(p[i]);
+    return found;
+}
+
+static void test_classes(void **state)
+{
+    enum { ROUNDS = 10 };
+    unsigned found = 0;
+
+    for (unsigned i = 0; i < ROUNDS; i++)
+        found += find_classes();
+    assert_true(found >= ROUNDS - 3); /* one in forty fails */
 }
 
 int main(void)
