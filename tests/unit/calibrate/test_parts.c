@@ -339,13 +339,14 @@ static bool find_classes(void)
     for (size_t t = N; t-- > 0;)
         if (weight[t] > 0)
             class_of_planted[planted[t]] = got[0][t];
-    for (size_t t = 0; t < N; t++) {
+    for (size_t t = 0; t < N; t++)
+        found &= weight[t] == 0 || got[0][t] == class_of_planted[planted[t]];
+    for (size_t t = 0; found && t < N; t++) {
         double z[COLS] = {0}, most = -INFINITY;
         uint16_t best = 0;
 
         if (weight[t] == 0)
             continue;
-        found &= got[0][t] == class_of_planted[planted[t]];
         for (size_t i = 0; i < COLS * COLS; i++)
             z[i / COLS] += (double)p[0]->class_scale[i / COLS] * p[0]->class_p[i] *
                            (double)(x[t * COLS + i % COLS] - 100);
