@@ -34,6 +34,11 @@ int backprop_work_open(const struct backprop *b, uint32_t max_tokens, uint32_t m
                        struct backprop_work **out);
 void backprop_work_close(struct backprop_work *w);
 
+/* What backprop_open would hold, and each backprop_work_open beside it, from the metadata alone. 0
+ * or as backprop_open. */
+int backprop_footprint(const struct gguf *g, uint32_t first_layer, uint32_t max_tokens,
+                       uint32_t max_samples, size_t *weights_bytes, size_t *work_bytes, char *err);
+
 /* Logits f32[count][vocab] of rows first .. first + count - 1. */
 typedef void (*backprop_fn)(void *arg, uint32_t first, uint32_t count, const float *logits);
 

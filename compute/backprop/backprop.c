@@ -12,7 +12,8 @@
 
 /* --- weights --------------------------------------------------------------------------------- */
 
-int backprop_open(const struct gguf *g, uint32_t first_layer, struct backprop **out, char *err)
+static int weights_open(const struct gguf *g, uint32_t first_layer, bool count,
+                        struct backprop **out, char *err)
 {
     struct backprop *b = calloc(1, sizeof(*b));
 
@@ -25,7 +26,7 @@ int backprop_open(const struct gguf *g, uint32_t first_layer, struct backprop **
         rc = gguf_fail(gguf_path(g), err, -ERANGE, "no layers from %u on: the model has %u",
                        first_layer, b->hp.n_layers);
     if (rc == 0)
-        rc = bp_weights_load(g, first_layer, b, err);
+        rc = bp_weights_load(g, first_layer, count, b, err);
     if (rc) {
         if (!err[0])
             gguf_fail(gguf_path(g), err, rc, "%s", strerror(-rc));
@@ -34,6 +35,11 @@ int backprop_open(const struct gguf *g, uint32_t first_layer, struct backprop **
     }
     *out = b;
     return 0;
+}
+
+int backprop_open(const struct gguf *g, uint32_t first_layer, struct backprop **out, char *err)
+{
+    return weights_open(g, first_layer, false, out, err);
 }
 
 static void free_layer(struct bp_layer *l)
@@ -93,24 +99,18 @@ static void fill_angles(struct backprop_work *w)
     }
 }
 
-int backprop_work_open(const struct backprop *b, uint32_t max_tokens, uint32_t max_samples,
-                       struct backprop_work **out)
+/* Everything's place in a block, whose bytes are returned; with a block of NULL only those. */
+static size_t lay_out(struct backprop_work *w, float *block)
 {
-    const struct hparams *hp = &b->hp;
-    const size_t n = max_tokens, rows = n * max_samples, d = hp->d_model, ff = hp->n_ff;
+    const struct hparams *hp = &w->b->hp;
+    const size_t n = w->max_tokens, rows = n * w->max_samples, d = hp->d_model, ff = hp->n_ff;
     const size_t q = hp->n_heads * hp->head_dim, kv = hp->n_kv_heads * hp->head_dim;
-    struct backprop_work *w = calloc(1, sizeof(*w));
-
-    *out = NULL;
-    if (!w)
-        return -ENOMEM;
-    *w = (struct backprop_work){.b = b, .max_tokens = max_tokens, .max_samples = max_samples};
     const struct {
         float **to;
         size_t floats;
     } parts[] = {
         {&w->cs, n * hp->rope_dims},
-        {&w->inputs, (b->n_layers + 1) * n * d},
+        {&w->inputs, (w->b->n_layers + 1) * n * d},
         {&w->acts.normed, n * d},
         {&w->acts.q, n * q},
         {&w->acts.k, n * kv},
@@ -131,22 +131,48 @@ int backprop_work_open(const struct backprop *b, uint32_t max_tokens, uint32_t m
         {&w->d_probs, ATTENTION_ROWS * n},
         {&w->logits, HEAD_ROWS * (size_t)hp->n_vocab},
     };
-    const size_t n_parts = sizeof(parts) / sizeof(parts[0]);
     size_t floats = 0;
 
-    for (size_t i = 0; i < n_parts; i++)
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        if (block)
+            *parts[i].to = block + floats;
         floats += (parts[i].floats + 15) / 16 * 16;
-    float *at = w->block = aligned_alloc(64, floats * sizeof(float));
-    if (max_tokens == 0 || !at) {
+    }
+    return floats * sizeof(float);
+}
+
+int backprop_work_open(const struct backprop *b, uint32_t max_tokens, uint32_t max_samples,
+                       struct backprop_work **out)
+{
+    struct backprop_work *w = calloc(1, sizeof(*w));
+
+    *out = NULL;
+    if (!w)
+        return -ENOMEM;
+    *w = (struct backprop_work){.b = b, .max_tokens = max_tokens, .max_samples = max_samples};
+    w->block = aligned_alloc(64, lay_out(w, NULL));
+    if (max_tokens == 0 || !w->block) {
         backprop_work_close(w);
         return max_tokens == 0 ? -EINVAL : -ENOMEM;
     }
-    for (size_t i = 0; i < n_parts; i++) {
-        *parts[i].to = at;
-        at += (parts[i].floats + 15) / 16 * 16;
-    }
+    lay_out(w, w->block);
     fill_angles(w);
     *out = w;
+    return 0;
+}
+
+int backprop_footprint(const struct gguf *g, uint32_t first_layer, uint32_t max_tokens,
+                       uint32_t max_samples, size_t *weights_bytes, size_t *work_bytes, char *err)
+{
+    struct backprop *b;
+    const int rc = weights_open(g, first_layer, true, &b, err);
+
+    if (rc)
+        return rc;
+    struct backprop_work w = {.b = b, .max_tokens = max_tokens, .max_samples = max_samples};
+    *weights_bytes = backprop_bytes(b);
+    *work_bytes = lay_out(&w, NULL);
+    backprop_close(b);
     return 0;
 }
 

@@ -4,6 +4,7 @@
 #define ISTHMUS_COMPUTE_BACKPROP_IMPL_H
 
 #include <cblas.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "compute/arch/arch.h"
@@ -61,7 +62,9 @@ struct backprop_work {
     void *block;    /* all the above in one piece */
 };
 
-int bp_weights_load(const struct gguf *g, uint32_t first, struct backprop *b, char *err);
+/* count: prove them and set b->bytes, but load nothing. */
+int bp_weights_load(const struct gguf *g, uint32_t first, bool count, struct backprop *b,
+                    char *err);
 
 /* acts <- what the layer makes of acts->x; the layer's result to y, f32[n][d_model]. */
 void bp_layer_forward(struct backprop_work *w, const struct bp_layer *l, uint32_t n, float *y);

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "compute/arch/weights.h"
 #include "compute/backprop/impl.h"
 
-/* A tensor, already proved to have its shape. *to is NULL when there is none. */
-static int load(const struct gguf *g, const char *name, float **to, size_t *bytes, char *err)
+/* A tensor, already proved to have its shape. *to is NULL when there is none, or it is but counted.
+ */
+static int load(const struct gguf *g, const char *name, bool count, float **to, size_t *bytes,
+                char *err)
 {
     const struct gguf_tensor *t = gguf_find(g, name);
 
@@ -15,6 +18,9 @@ static int load(const struct gguf *g, const char *name, float **to, size_t *byte
     if (!t)
         return 0;
     const size_t n = (size_t)(t->ne[0] * t->ne[1]);
+    *bytes += n * sizeof(**to);
+    if (count)
+        return 0;
     void *raw = malloc(t->bytes);
     int rc = -ENOMEM;
     *to = malloc(n * sizeof(**to));
@@ -26,13 +32,12 @@ static int load(const struct gguf *g, const char *name, float **to, size_t *byte
         rc = gguf_fail(gguf_path(g), err, -EBADMSG, "tensor %s: an infinite or NaN value", name);
     if (rc == 0)
         qtype_dequantize(t->type, raw, *to, n);
-    *bytes += n * sizeof(**to);
     free(raw);
     return rc;
 }
 
-static int load_layer(const struct gguf *g, uint32_t layer, struct bp_layer *l, size_t *bytes,
-                      char *err)
+static int load_layer(const struct gguf *g, uint32_t layer, bool count, struct bp_layer *l,
+                      size_t *bytes, char *err)
 {
     const struct {
         const char *name;
@@ -57,12 +62,12 @@ static int load_layer(const struct gguf *g, uint32_t layer, struct bp_layer *l, 
         char name[64];
 
         snprintf(name, sizeof(name), "blk.%u.%s", layer, tensors[i].name);
-        rc = load(g, name, tensors[i].to, bytes, err);
+        rc = load(g, name, count, tensors[i].to, bytes, err);
     }
     return rc;
 }
 
-int bp_weights_load(const struct gguf *g, uint32_t first, struct backprop *b, char *err)
+int bp_weights_load(const struct gguf *g, uint32_t first, bool count, struct backprop *b, char *err)
 {
     size_t proved;
     int rc = weights_count(g, &b->hp, first, b->hp.n_layers, &proved, err);
@@ -74,13 +79,13 @@ int bp_weights_load(const struct gguf *g, uint32_t first, struct backprop *b, ch
     if (!b->layers)
         return gguf_fail(gguf_path(g), err, -ENOMEM, "out of memory");
     for (uint32_t i = 0; i < b->n_layers && rc == 0; i++)
-        rc = load_layer(g, first + i, &b->layers[i], &b->bytes, err);
+        rc = load_layer(g, first + i, count, &b->layers[i], &b->bytes, err);
     if (rc == 0)
-        rc = load(g, "rope_freqs.weight", &b->rope_factors, &b->bytes, err);
+        rc = load(g, "rope_freqs.weight", count, &b->rope_factors, &b->bytes, err);
     if (rc == 0)
-        rc = load(g, "output_norm.weight", &b->out_norm, &b->bytes, err);
+        rc = load(g, "output_norm.weight", count, &b->out_norm, &b->bytes, err);
     if (rc == 0)
-        rc = load(g, gguf_find(g, "output.weight") ? "output.weight" : "token_embd.weight",
+        rc = load(g, gguf_find(g, "output.weight") ? "output.weight" : "token_embd.weight", count,
                   &b->head, &b->bytes, err);
     return rc;
 }

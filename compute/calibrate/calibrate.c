@@ -307,6 +307,11 @@ static int fill_block(struct calibration *c, struct codec_profile_block *block)
     return rc;
 }
 
+size_t calibrate_bytes(size_t n, uint32_t cols)
+{
+    return 2 * n * cols * sizeof(float) + 5 * (size_t)cols * cols * sizeof(double);
+}
+
 int calibrate_profile(struct team *team, const struct calibrate_data *data,
                       struct codec_profile **out)
 {

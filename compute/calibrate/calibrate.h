@@ -19,8 +19,12 @@ struct calibrate_data {
     const float *grads;    /* f32[n][samples][cols] of -log p(y) by the row, y drawn from p */
 };
 
-/* Besides the data it takes about 2 * n * cols floats, and per block 5 f64[cols][cols]. The
- * profile lacks fingerprint, split and curves. 0, -EDOM (rows or gradients not finite), -ENOMEM. */
+/* About what calibrate_profile takes besides the data: rows and their features, and some matrices
+ * in f64. */
+size_t calibrate_bytes(size_t n, uint32_t cols);
+
+/* The profile lacks fingerprint, split and curves. 0, -EDOM (rows or gradients not finite),
+ * -ENOMEM. */
 int calibrate_profile(struct team *team, const struct calibrate_data *data,
                       struct codec_profile **out);
 

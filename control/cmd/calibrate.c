@@ -12,6 +12,7 @@
 #include "compute/calibrate/calibrate.h"
 #include "control/calibrate/curves.h"
 #include "control/calibrate/gather.h"
+#include "control/calibrate/memory.h"
 #include "control/calibrate/show.h"
 #include "control/cmd.h"
 #include "control/eval/text.h"
@@ -230,6 +231,8 @@ static int calibrate(const struct calibrate_options *o, const struct model *m,
     struct splitpass pass;
 
     int rc = splitpass_open(m, &pp, team, &pass);
+    if (rc == EXIT_OK)
+        rc = calibrate_check_memory(m, split, text->n, pass.d_model, o->samples, team_size(team));
     if (rc == EXIT_OK)
         rc = gather(m, &pass, team, split, text, o->samples, o->seed, &g);
     if (rc == EXIT_OK) {

@@ -19,6 +19,7 @@
 #include "compute/team.h"
 #include "control/cmd.h"
 #include "control/log.h"
+#include "control/meminfo.h"
 #include "dataplane/port.h"
 
 /* A model as small as SmolLM2-135M, both halves, needs about this much. */
@@ -90,21 +91,6 @@ static void check_cores(struct report *r)
         one ? "edge and cloud will take turns on one core: allow two (taskset, cgroup)" : NULL,
         "%u cores (%u threads) in %u sockets, %u NUMA nodes; allowed here: %u cores (%u threads)",
         t.cores, t.pus, t.sockets, t.numa_nodes, t.allowed_cores, t.allowed_pus);
-}
-
-/* "MemTotal:   123 kB" -> 123; 0 if it is not there. */
-static uint64_t meminfo(const char *key)
-{
-    char line[128];
-    uint64_t value = 0;
-    FILE *f = fopen("/proc/meminfo", "re");
-    if (!f)
-        return 0;
-    while (fgets(line, sizeof line, f))
-        if (strncmp(line, key, strlen(key)) == 0 && line[strlen(key)] == ':')
-            value = strtoull(line + strlen(key) + 1, NULL, 10);
-    fclose(f);
-    return value;
 }
 
 static void check_memory(struct report *r)

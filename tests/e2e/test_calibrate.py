@@ -16,6 +16,23 @@ def run(*args, **kwargs):
     return e2e.isthmus("calibrate", *map(str, args), timeout=1800, **kwargs)
 
 
+def more_than_there_is(model, text):
+    """The most that can be asked for: 78 GB of gradients."""
+    with open("/proc/meminfo", encoding="ascii") as f:
+        available = next(int(line.split()[1]) for line in f if line.startswith("MemAvailable"))
+    if available > 70 << 20:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        long = os.path.join(folder, "long.txt")
+        with open(text, encoding="utf-8") as f, open(long, "w", encoding="utf-8") as to:
+            some = f.read()
+            to.write(some * (1 + 3000000 // len(some)))
+        done = run("-m", model, "--text", long, "--chunks", "0-1023", "--samples", 64, "--split", SPLIT,
+                   "-o", os.path.join(folder, "profile"))
+        e2e.check(done.returncode == 1 and "GB are available" in done.stderr and
+                  os.listdir(folder) == ["long.txt"], "memory: %d, %s" % (done.returncode, done.stderr))
+
+
 def main():
     model = e2e.model("smollm2")
     text = os.path.join(e2e.SHARED, "eval", "wikitext2-valid.txt")
@@ -66,6 +83,7 @@ def main():
         # An option of eval's would not help here.
         refused(2, "at least 4 are needed: give a longer text", "-m", model, "--text", __file__, "-o", out)
         refused(2, "at least 4 are needed", "-m", model, "--text", __file__, "--chunks", "0-0", "-o", out)
+        more_than_there_is(model, text)
         refused(2, "cannot be written", *usual, "-o", os.path.join(folder, "no", "folder"))
         refused(2, "not a regular file", *usual, "-o", folder)
         refused(2, "No such file", "--show", out)

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <malloc.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "compute/backprop.h"
+#include "compute/backprop/impl.h"
 #include "compute/gguf.h"
 #include "compute/stage.h"
 #include "compute/team.h"
@@ -63,7 +64,11 @@ static void open_rig(struct rig *r, unsigned model)
     if (gguf_open(r->path, &r->gguf, err) || stage_open(r->gguf, &sp, team, &r->stage, err) ||
         backprop_open(r->gguf, SPLIT, &r->back, err))
         fail_msg("%s", err);
+    size_t weights, work;
+    assert_int_equal(backprop_footprint(r->gguf, SPLIT, ROWS, SAMPLES, &weights, &work, err), 0);
+    assert_int_equal(weights, backprop_bytes(r->back));
     assert_int_equal(backprop_work_open(r->back, ROWS, SAMPLES, &r->work), 0);
+    assert_in_range(malloc_usable_size(r->work->block), work, work + 8192);
     for (size_t i = 0; i < ROWS * TINY_D; i++)
         r->x[i] = random_unit();
 }
