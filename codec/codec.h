@@ -72,9 +72,11 @@ struct codec_params codec_params_default(enum codec_mode mode);
 /* 0, or -EINVAL when a field is out of its range. */
 int codec_params_check(const struct codec_params *p);
 
-/* Stable 32-bit hash of what both ends must agree on (mode, format version, the profile's hash; not
- * how the encoder decides). The decoder needs no other parameters: they are in the tiles. */
+/* What both ends must agree on; the decoder needs no other parameters, they are in the tiles: a
+ * stable 32-bit hash of mode and format version, and the profile's hash, zeros without a profile or
+ * in a mode that uses none. */
 uint32_t codec_params_id(const struct codec_params *p);
+void codec_params_profile(const struct codec_params *p, uint8_t hash[16]);
 
 /* An encoder/decoder: kernel table, parameters, scratch. One thread at a time. */
 struct codec;

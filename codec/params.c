@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <math.h>
 #include <stdbool.h>
+#include <string.h>
 
 #include "codec/coded.h"
 #include "codec/profile.h"
@@ -60,11 +61,15 @@ static uint32_t fnv1a(uint32_t hash, const uint8_t *bytes, size_t n)
 uint32_t codec_params_id(const struct codec_params *p)
 {
     const uint8_t agreed[] = {'t', 'i', 'l', 'e', TILE_VERSION, (uint8_t)p->mode};
-    uint32_t hash = fnv1a(2166136261u, agreed, sizeof(agreed));
 
+    return fnv1a(2166136261u, agreed, sizeof(agreed));
+}
+
+void codec_params_profile(const struct codec_params *p, uint8_t hash[16])
+{
+    memset(hash, 0, 16);
     if (codec_is_coded(p->mode) && p->profile)
-        hash = fnv1a(hash, p->profile->hash, sizeof(p->profile->hash));
-    return hash;
+        memcpy(hash, p->profile->hash, 16);
 }
 
 static size_t row_bound(const struct codec_params *p, uint32_t cols)

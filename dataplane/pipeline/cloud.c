@@ -163,7 +163,8 @@ static enum proto_reason mismatch(const struct cloud *c, const struct proto_open
 {
     const struct stage_info *i = c->info;
     uint32_t codec_id = codec_params_id(&c->p.codec);
-    char a[33], b[33], codec[PROTO_CODEC_TEXT_MAX];
+    char a[33], b[33], edge_codec[PROTO_CODEC_TEXT_MAX], cloud_codec[PROTO_CODEC_TEXT_MAX];
+    uint8_t profile[16];
 
     if (m->version != PROTO_VERSION) {
         snprintf(text, room, "protocol mismatch: edge speaks version %u, cloud %u", m->version,
@@ -187,11 +188,12 @@ static enum proto_reason mismatch(const struct cloud *c, const struct proto_open
                  m->split, i->first_layer);
         return PROTO_BAD_SPLIT;
     }
-    if (m->codec_id != codec_id) {
+    codec_params_profile(&c->p.codec, profile);
+    if (m->codec_id != codec_id || memcmp(m->profile, profile, sizeof profile)) {
         snprintf(text, room,
-                 "codec mismatch: edge %08x, cloud %08x (%s): give both the same --codec and "
-                 "--profile",
-                 m->codec_id, codec_id, proto_codec_text(&c->p.codec, codec));
+                 "codec mismatch: edge %s, cloud %s: give both the same --codec and --profile",
+                 proto_codec_text(m->codec_id, m->profile, edge_codec),
+                 proto_codec_text(codec_id, profile, cloud_codec));
         return PROTO_BAD_CODEC;
     }
     if (m->numerics_id != i->numerics_id) {

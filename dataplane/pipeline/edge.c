@@ -223,6 +223,7 @@ static void send_open(struct edge *e, const struct edge_session *s)
     };
 
     memcpy(m.fingerprint, e->info->fingerprint, sizeof m.fingerprint);
+    codec_params_profile(&e->p.codec, m.profile);
     pump_send(&e->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_open(bytes, &m));
 }
 
@@ -333,17 +334,12 @@ static const char *on_opened(struct edge *e, struct edge_session *s, const uint8
 static void on_text(struct edge *e, struct edge_session *s, const uint8_t *p, size_t len)
 {
     struct proto_text m = {0};
-    char text[PIPELINE_ERR], codec[PROTO_CODEC_TEXT_MAX];
     bool refused = proto_kind(p, len) == PROTO_REFUSED;
 
     if (proto_read_text(p, len, &m))
         snprintf(m.text, sizeof m.text,
                  "the cloud broke the session off without a readable reason");
-    snprintf(text, sizeof text, "%s", m.text);
-    if (refused && m.reason == PROTO_BAD_CODEC) /* the cloud has only this side's id to name */
-        snprintf(text, sizeof text, "%s; this edge has %s", m.text,
-                 proto_codec_text(&e->p.codec, codec));
-    edge_end_session(e, s, refused ? EDGE_REFUSED : EDGE_LOST, text);
+    edge_end_session(e, s, refused ? EDGE_REFUSED : EDGE_LOST, m.text);
 }
 
 /* One generated id: true when the session ended by it. */

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "codec/profile.h"
 #include "dataplane/link/bytes.h"
 
 static void put_f32(uint8_t *p, float v)
@@ -25,14 +24,22 @@ static float get_f32(const uint8_t *p)
     return v;
 }
 
-const char *proto_codec_text(const struct codec_params *p, char buf[PROTO_CODEC_TEXT_MAX])
+const char *proto_codec_text(uint32_t codec_id, const uint8_t profile[16],
+                             char buf[PROTO_CODEC_TEXT_MAX])
 {
-    int n = snprintf(buf, PROTO_CODEC_TEXT_MAX, "%s", codec_mode_name(p->mode));
+    static const uint8_t none[16];
+    int n = snprintf(buf, PROTO_CODEC_TEXT_MAX, "%08x", codec_id);
 
-    if (p->profile)
-        n += snprintf(buf + n, PROTO_CODEC_TEXT_MAX - (size_t)n, " ");
-    for (unsigned i = 0; p->profile && i < 8; i++)
-        n += snprintf(buf + n, PROTO_CODEC_TEXT_MAX - (size_t)n, "%02x", p->profile->hash[i]);
+    for (unsigned mode = 0; mode < CODEC_MODES; mode++) {
+        const struct codec_params p = codec_params_default((enum codec_mode)mode);
+        if (codec_params_id(&p) == codec_id)
+            n = snprintf(buf, PROTO_CODEC_TEXT_MAX, "%s", codec_mode_name(p.mode));
+    }
+    if (memcmp(profile, none, sizeof none) == 0)
+        return buf;
+    n += snprintf(buf + n, PROTO_CODEC_TEXT_MAX - (size_t)n, " ");
+    for (unsigned i = 0; i < 16; i++)
+        n += snprintf(buf + n, PROTO_CODEC_TEXT_MAX - (size_t)n, "%02x", profile[i]);
     return buf;
 }
 
@@ -56,7 +63,8 @@ size_t proto_write_open(uint8_t *p, const struct proto_open *m)
     put_f32(p + 64, m->sampler.min_p);
     put_f32(p + 68, m->sampler.repeat_penalty);
     put_be64(p + 72, m->sampler.seed);
-    put_be32(p + 80, 0);
+    memcpy(p + 80, m->profile, 16);
+    put_be32(p + 96, 0);
     return PROTO_OPEN_BYTES;
 }
 
@@ -69,7 +77,7 @@ int proto_read_open(const uint8_t *p, size_t len, struct proto_open *m)
     m->session = get_be32(p + 4);
     if (m->version != PROTO_VERSION)
         return 0;
-    if (len != PROTO_OPEN_BYTES || get_be16(p + 2) || get_be32(p + 80))
+    if (len != PROTO_OPEN_BYTES || get_be16(p + 2) || get_be32(p + 96))
         return -EBADMSG;
     memcpy(m->fingerprint, p + 8, 16);
     m->split = get_be32(p + 24);
@@ -85,6 +93,7 @@ int proto_read_open(const uint8_t *p, size_t len, struct proto_open *m)
     m->sampler.min_p = get_f32(p + 64);
     m->sampler.repeat_penalty = get_f32(p + 68);
     m->sampler.seed = get_be64(p + 72);
+    memcpy(m->profile, p + 80, 16);
     return 0;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The messages between edge and cloud, version 1, big-endian. docs/wire.md has the byte tables.
+ * The messages between edge and cloud, version 2, big-endian. docs/wire.md has the byte tables.
  *
  * OPEN and CLOSE travel as the link's session 0, so that they keep their order among each other: a
  * place given up by a CLOSE is free when the next OPEN comes. All others travel as their session.
@@ -16,21 +16,21 @@
 #include "compute/sampler.h"
 #include "dataplane/link.h"
 
-#define PROTO_VERSION        1u
+#define PROTO_VERSION        2u
 #define PROTO_DRAFTS_MAX     15u
 #define PROTO_TEXT_MAX       224u
-#define PROTO_OPEN_BYTES     84u
+#define PROTO_OPEN_BYTES     100u
 #define PROTO_OPENED_BYTES   12u
 #define PROTO_ROWS_BYTES     12u /* and 4 a draft, and the tile */
 #define PROTO_ROWS_BYTES_MAX (PROTO_ROWS_BYTES + 4u * PROTO_DRAFTS_MAX)
 #define PROTO_TOKENS_BYTES   8u /* and 8 a token */
 #define PROTO_CLOSE_BYTES    8u
 #define PROTO_TEXT_BYTES     4u /* REFUSED and ERROR: and the text */
-#define PROTO_CODEC_TEXT_MAX 32u
+#define PROTO_CODEC_TEXT_MAX 48u
 #define PROTO_SMALL_MAX      256u /* any message but ROWS */
 
-/* What a packet with rows can carry of a tile beside the largest heads, so that a row is cut alike in
- * all messages; 0: nothing. payload_bytes: wire_payload_max. */
+/* What a packet with rows can carry of a tile beside the largest heads, so that a row is cut alike
+ * in all messages; 0: nothing. payload_bytes: wire_payload_max. */
 static inline size_t proto_tile_capacity(size_t payload_bytes)
 {
     const size_t heads = LINK_REPLY_PREFIX_BYTES + PROTO_ROWS_BYTES_MAX;
@@ -67,6 +67,7 @@ struct proto_open {
     uint8_t fingerprint[16];
     uint32_t split, n_layers, d_model, n_vocab;
     uint32_t codec_id, numerics_id;
+    uint8_t profile[16]; /* codec_params_profile */
     uint32_t max_tokens; /* longest the session gets, prompt included */
     struct sampler_params sampler;
 };
@@ -98,9 +99,10 @@ struct proto_text { /* REFUSED, ERROR */
     char text[PROTO_TEXT_MAX + 1]; /* printable ASCII, 0-terminated */
 };
 
-/* What of a codec must be the same at both ends, for people: its mode and half of its profile's
- * hash. Returns buf. */
-const char *proto_codec_text(const struct codec_params *p, char buf[PROTO_CODEC_TEXT_MAX]);
+/* What of a codec must be the same at both ends, for people: its mode, or an id of none that is
+ * known, and its profile's hash. Returns buf. */
+const char *proto_codec_text(uint32_t codec_id, const uint8_t profile[16],
+                             char buf[PROTO_CODEC_TEXT_MAX]);
 
 /* The kind of a message, 0 when it is empty. */
 static inline uint8_t proto_kind(const uint8_t *p, size_t len)

@@ -221,7 +221,7 @@ def mismatches(folder, model):
     meet("another split", m + ["--split", "10"], m + ["--split", "11"],
          "split mismatch: ", "11", "10")
     meet("another codec", m + ["--split", "10", "--codec", "f16"], m + ["--split", "10"],
-         "codec mismatch: edge ", "cloud ")
+         "codec mismatch: edge tsq, cloud f16:")
     other = os.environ.get("ISTHMUS_QWEN05") or (None if e2e.QUICK else e2e.model("qwen05"))
     if other:
         meet("another model", ["-m", other, "--split", "10"], m + ["--split", "10"],

@@ -23,6 +23,7 @@ static void test_open(void **state)
                             .n_vocab = 49152,
                             .codec_id = 0xabcdef01,
                             .numerics_id = 5,
+                            .profile = {[0] = 9, [15] = 7},
                             .max_tokens = 99,
                             .sampler = {.8f, 40, .9f, .05f, 1.1f, 0x123456789abcdef0u}};
     struct proto_open out;
@@ -40,6 +41,7 @@ static void test_open(void **state)
     assert_int_equal(out.n_vocab, 49152);
     assert_int_equal(out.codec_id, 0xabcdef01);
     assert_int_equal(out.numerics_id, 5);
+    assert_memory_equal(out.profile, in.profile, 16);
     assert_int_equal(out.max_tokens, 99);
     assert_true(out.sampler.temp == .8f && out.sampler.top_p == .9f);
     assert_true(out.sampler.min_p == .05f && out.sampler.repeat_penalty == 1.1f);

@@ -13,6 +13,8 @@
 
 #include <cmocka.h>
 
+#include "codec/profile.h"
+#include "codec/synth.h"
 #include "dataplane/pipeline/proto.h"
 #include "tests/unit/pipeline/rig.h"
 
@@ -228,8 +230,46 @@ static void test_codec_mismatch(void **state)
     assert_true(rig_run(&r, &q, 1, SECOND));
     assert_int_equal(q.result.finish, EDGE_REFUSED);
     assert_non_null(strstr(q.result.error, "codec mismatch: edge "));
+    assert_non_null(strstr(q.result.error, ", cloud f16: give both the same --codec"));
     rig_request_free(&q);
     rig_close(&r);
+}
+
+/* Both of the same mode; the profiles' hashes differ in their last bit. */
+static void test_profile_mismatch(void **state)
+{
+    struct codec_profile *edge_profile, *cloud_profile;
+    struct rig_params p = {.network = quiet, .codec = codec_params_default(CODEC_RANS)};
+    struct cloud_params cp = {.codec = codec_params_default(CODEC_RANS)};
+    char err[PIPELINE_ERR];
+    struct rig_request q;
+    struct rig r;
+
+    assert_int_equal(codec_synth_profile(64, 0, 1, &edge_profile), 0);
+    assert_int_equal(codec_synth_profile(64, 0, 1, &cloud_profile), 0);
+    for (unsigned i = 0; i < 16; i++)
+        edge_profile->hash[i] = cloud_profile->hash[i] = (uint8_t)(i + 1);
+    cloud_profile->hash[15] ^= 1;
+    p.codec.profile = edge_profile;
+    cp.codec.profile = cloud_profile;
+    rig_open(&r, &p);
+    rig_start(&r);
+    cloud_close(r.cloud);
+    network_clear(r.network);
+    cp.stage = r.cloud_stage;
+    cp.port = network_port(r.network, 1);
+    assert_int_equal(cloud_open(&cp, r.now_ns, &r.cloud, err), 0);
+    rig_request(&q, 1, 10, 10);
+    assert_true(rig_run(&r, &q, 1, SECOND));
+    assert_int_equal(q.result.finish, EDGE_REFUSED);
+    assert_string_equal(
+        q.result.error,
+        "codec mismatch: edge rans 0102030405060708090a0b0c0d0e0f10, cloud rans "
+        "0102030405060708090a0b0c0d0e0f11: give both the same --codec and --profile");
+    rig_request_free(&q);
+    rig_close(&r);
+    codec_profile_free(edge_profile);
+    codec_profile_free(cloud_profile);
 }
 
 static void test_bad_requests(void **state)
@@ -880,9 +920,9 @@ static void test_retarget(void **state)
         rig_step(&r);
     edge_stats(r.edge, &end);
     assert_true(fabs((double)at.codec.bytes / (double)at.rows_up / 45 - 1) < .05);
-    assert_true(fabs((double)(end.codec.bytes - at.codec.bytes) /
-                         (double)(end.rows_up - at.rows_up) / 25 -
-                     1) < .05);
+    assert_true(
+        fabs((double)(end.codec.bytes - at.codec.bytes) / (double)(end.rows_up - at.rows_up) / 25 -
+             1) < .05);
     rig_request_free(&q);
     rig_close(&r);
 }
@@ -996,6 +1036,7 @@ int main(void)
         cmocka_unit_test(test_drafts),
         cmocka_unit_test(test_mismatch),
         cmocka_unit_test(test_codec_mismatch),
+        cmocka_unit_test(test_profile_mismatch),
         cmocka_unit_test(test_bad_requests),
         cmocka_unit_test(test_cloud_full),
         cmocka_unit_test(test_garbage),
