@@ -34,16 +34,10 @@ def generation(model, profile):
     def answers(*args):
         return e2e.run_requests(requests, "-m", model, "--ignore-eos", *args)
 
-    def bytes_of(lines):
-        return sum(l["bytes_per_token"] for l in lines) / len(lines)
-
-    tsq = bytes_of(answers("--split", SPLIT, "--parallel", "4"))
     for codec in ("xform", "rans"):
         args = ("--profile", profile, "--codec", codec)
         first = answers(*args)
         ids = [l["ids"] for l in first]
-        e2e.say("%s: %.0f bytes a token, tsq %.0f" % (codec, bytes_of(first), tsq))
-        e2e.check(bytes_of(first) < tsq, "%s takes fewer bytes than tsq" % codec)
         for other in (("--chunk", "64"), ("--chunk", "7", "--parallel", "3"), ("--chunk", "1"),
                       ("--parallel", "4", "--netem", NETEM), ("--threads", "2", "--cpu-mask", "avx2")):
             e2e.check([l["ids"] for l in answers(*args, *other)] == ids,
