@@ -178,7 +178,8 @@ static void lying_headers_are_refused(void **state)
 /* One-row tiles written by hand after docs/codec.md. 8 columns unless said. */
 static int decode_part(uint32_t cols, const uint8_t *part, size_t len)
 {
-    uint8_t tile[256] = {0x00, 0x68, (uint8_t)BASE, BASE >> 8, 0, 0, 0, 0, (uint8_t)(cols - 1), 0};
+    uint8_t tile[CUT_HEADER + 1024] = {0x00, 0x68, (uint8_t)BASE,       BASE >> 8, 0, 0,
+                                       0,    0,    (uint8_t)(cols - 1), 0};
 
     memcpy(tile + CUT_HEADER, part, len);
     return try_decode(CODEC_TSQ, tile, CUT_HEADER + len);
@@ -261,6 +262,62 @@ static void lying_parts_are_refused(void **state)
     ACCEPTED(8, 0xf0, 0x0f, 0xe4, 0xe5, 0x00, 0x00, 0xff, 0xff); /* no encoder writes -1 so */
 }
 
+struct bits {
+    uint8_t bytes[1024];
+    size_t n; /* bits */
+};
+
+static void put_bits(struct bits *b, unsigned v, unsigned width)
+{
+    for (unsigned i = 0; i < width; i++, b->n++)
+        b->bytes[b->n / 8] |= (uint8_t)((v >> i & 1) << b->n % 8);
+}
+
+static void put_codes(struct bits *b, const uint8_t *codes, size_t n, unsigned width)
+{
+    for (size_t i = 0; i < n; i++)
+        put_bits(b, codes[i], width);
+    b->n = (b->n + 7) / 8 * 8;
+}
+
+/* By docs/codec.md, and of its codes also those that no encoder sends. */
+static void any_codes_are_read(void **state)
+{
+    for (int r = 0; r < 3000; r++) {
+        const unsigned form = rng_below(4),
+                       width[3] = {1 + rng_below(8), 2 + form, form < 2 ? 4 + 2 * form : 8};
+        const uint32_t one_in = 1 + rng_below(10), cols = 1 + rng_below(COLS);
+        uint8_t codes[3][COLS];
+        size_t n[3] = {0}, n_rest = 0;
+        int16_t rest[COLS];
+        float expected[COLS];
+        struct bits b = {0};
+
+        for (uint32_t c = 0; c < cols; c++) {
+            int lo = 0, hi = -1, k = 0;
+            unsigned list = 0, code = 0;
+            for (; list < 3 && !code; list++) {
+                const int half = 1 << (width[list] - 1);
+                code = rng_below(one_in) ? rng_below(2 * (unsigned)half) : 0;
+                codes[list][n[list]++] = (uint8_t)code;
+                k = (int)code < half ? lo - half + (int)code : hi + 1 - half + (int)code;
+                lo -= half - 1;
+                hi += half;
+            }
+            if (!code)
+                k = rest[n_rest++] = (int16_t)((int)rng_below(2 * 32767 + 1) - 32767);
+            expected[c] = (float)k;
+        }
+        put_bits(&b, 0x3f8 | (width[0] - 1) << 11 | form << 14, 16);
+        for (unsigned list = 0; list < 3; list++)
+            put_codes(&b, codes[list], n[list], width[list]);
+        for (size_t i = 0; i < n_rest; i++)
+            put_bits(&b, (uint16_t)rest[i], 16);
+        assert_int_equal(decode_part(cols, b.bytes, b.n / 8), 0);
+        assert_memory_equal(canvas[1], expected, cols * sizeof(float));
+    }
+}
+
 static int open_codecs(void **state)
 {
     fence = fenced_alloc(FENCED_BYTES);
@@ -292,6 +349,7 @@ int main(void)
         cmocka_unit_test(lying_headers_are_refused),
         cmocka_unit_test(lying_columns_are_refused),
         cmocka_unit_test(lying_parts_are_refused),
+        cmocka_unit_test(any_codes_are_read),
     };
     unsigned tried = ~0u;
     int failed = 0;
