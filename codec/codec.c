@@ -110,8 +110,8 @@ static void part_plan(struct codec *c, const float *x, uint32_t cols, uint32_t s
     }
 }
 
-/* part->bytes at dst, which has room bytes. -EDOM when mode f16 cannot hold a value. */
-static int part_write(struct codec *c, const struct part *part, uint8_t *dst, size_t room)
+/* part->bytes at dst. -EDOM when mode f16 cannot hold a value. */
+static int part_write(struct codec *c, const struct part *part, uint8_t *dst)
 {
     switch (c->plain) {
     case CODEC_F32:
@@ -122,7 +122,7 @@ static int part_write(struct codec *c, const struct part *part, uint8_t *dst, si
     default:
         break;
     }
-    tsq_write(c->tsq, &part->tsq, dst, room);
+    tsq_write(c->tsq, &part->tsq, dst);
     return 0;
 }
 
@@ -161,7 +161,7 @@ static int encode_cut(struct codec *c, const float *row, uint32_t step, struct c
     tile->first_col = at->col;
     tile->n_cols = cut_at(c->cols, parts, i + 1) - at->col;
     part_plan(c, row + tile->first_col, tile->n_cols, step, part);
-    rc = part_write(c, part, dst, room);
+    rc = part_write(c, part, dst);
     if (rc)
         return rc;
     *at = i + 1 < parts ? (struct codec_cursor){at->row, at->col + tile->n_cols}
@@ -224,7 +224,7 @@ static int encode_plain(struct codec *c, const float *rows, size_t stride, uint3
         part_plan(c, row, c->cols, step, &part);
         if (part.bytes > capacity - bytes)
             break;
-        rc = part_write(c, &part, dst + bytes, capacity - bytes);
+        rc = part_write(c, &part, dst + bytes);
         if (rc)
             return rc;
         count_part(call, c, &part);

@@ -145,7 +145,7 @@ static double row_code(struct coded_rows *r, const float *row, uint32_t token, f
     *norm_sq = dsp->center(row, r->basis->mean, cols, r->centered);
     if (r->params.profile)
         return r->code_one - .5 * CODES_PER_NEPER * sensitivity(r, token);
-    mean_abs = dsp->sum_abs(row, cols, &max) / (float)cols;
+    mean_abs = dsp->sum_abs(row, cols, &max, &capped) / (float)cols;
     if (mean_abs == 0.0f)
         return 0.0; /* a row of zeros: any step does */
     capped = dsp->sum_sq_capped(row, cols, NORM_CAP * mean_abs);

@@ -39,7 +39,7 @@ static unsigned detect(void)
     /* The builtins also ask XGETBV whether the kernel saves the wide registers. */
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("bmi2") && has_f16c())
+        __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && has_f16c())
         flags |= CPU_AVX2;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))

@@ -8,7 +8,7 @@
 #ifndef ISTHMUS_CODEC_CPU_H
 #define ISTHMUS_CODEC_CPU_H
 
-#define CPU_AVX2   1u /* AVX2 + FMA + F16C + BMI2 */
+#define CPU_AVX2   1u /* AVX2 + FMA + F16C + BMI + BMI2 */
 #define CPU_AVX512 2u /* AVX-512 F + BW + DQ + VL (implies CPU_AVX2) */
 #define CPU_VNNI   4u /* AVX-512 VNNI (implies CPU_AVX512) */
 #define CPU_ALL    (CPU_AVX2 | CPU_AVX512 | CPU_VNNI)

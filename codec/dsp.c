@@ -8,51 +8,63 @@
 #include "codec/cpu.h"
 #include "codec/f16.h"
 
-static float sum_abs(const float *x, size_t n, float *max)
+static float sum_abs(const float *x, size_t n, float *max, float *sum_sq)
 {
-    float lane[CODEC_LANES] = {0};
+    float sum[CODEC_LANES] = {0}, sq[CODEC_LANES] = {0};
     uint32_t largest = 0; /* as integers, whose order is that of floats, and NaN above all */
 
     for (size_t i = 0; i < n; i++) {
         const float v = fabsf(x[i]);
-        lane[i % CODEC_LANES] += v;
+        sum[i % CODEC_LANES] += v;
+        sq[i % CODEC_LANES] = fmaf(v, v, sq[i % CODEC_LANES]);
         largest = f32_bits(v) > largest ? f32_bits(v) : largest;
     }
     *max = f32_from_bits(largest);
-    return codec_lanes_sum_f32(lane);
-}
-
-/* lrintf, because it is one instruction on the plainest x86-64 where rintf is a call. */
-static void quantize(const float *x, size_t n, float inv, int8_t *k)
-{
-    memset(k, 0, CODEC_PAD_TO(n));
-    for (size_t i = 0; i < n; i++) {
-        const long v = lrintf(x[i] * inv);
-        k[i] = (int8_t)(v < -127 ? -127 : v > 127 ? 127 : v);
-    }
+    *sum_sq = codec_lanes_sum_f32(sq);
+    return codec_lanes_sum_f32(sum);
 }
 
 static void above(const int8_t *k, size_t n, const uint8_t limits[CODEC_LIMITS],
                   uint32_t counts[CODEC_LIMITS])
 {
-    memset(counts, 0, CODEC_LIMITS * sizeof(*counts));
-    for (size_t i = 0; i < n; i++)
-        for (unsigned l = 0; l < CODEC_LIMITS; l++)
+    for (unsigned l = 0; l < CODEC_LIMITS; l++) {
+        counts[l] = 0;
+        for (size_t i = 0; i < n; i++)
             counts[l] += (k[i] < 0 ? -k[i] : k[i]) > limits[l];
+    }
 }
 
-static size_t to_codes(const int8_t *k, size_t n, const struct codec_range *r, uint8_t *codes,
+/* lrintf, because it is one instruction on the plainest x86-64 where rintf is a call. */
+static void quantize(const float *x, size_t n, float inv, const uint8_t limits[CODEC_WIDTHS],
+                     int8_t *k, uint32_t counts[CODEC_WIDTHS])
+{
+    memset(k, 0, CODEC_PAD_TO(n));
+    memset(counts, 0, CODEC_WIDTHS * sizeof(*counts));
+    for (size_t i = 0; i < n; i++) {
+        const long v = lrintf(x[i] * inv);
+        k[i] = (int8_t)(v < -127 ? -127 : v > 127 ? 127 : v);
+        for (unsigned l = 0; l < CODEC_WIDTHS; l++)
+            counts[l] += (k[i] < 0 ? -k[i] : k[i]) > limits[l];
+    }
+}
+
+static size_t to_codes(const int8_t *k, size_t n, const struct codec_range *r, uint8_t *bits,
                        int8_t *rest)
 {
     const int lo = r->lo < -CODEC_K8_MAX ? -CODEC_K8_MAX : r->lo;
     const int hi = r->hi > CODEC_K8_MAX ? CODEC_K8_MAX : r->hi;
     const int8_t *start = rest;
 
-    for (size_t i = 0; i < n; i++) {
-        const bool fits = lo <= k[i] && k[i] <= hi;
-        codes[i] = (uint8_t)(fits ? k[i] + (k[i] < 0 ? r->down : r->up) : 0);
-        *rest = k[i];
-        rest += !fits;
+    for (size_t i = 0; i < n; i += 8, bits += r->width) {
+        uint8_t codes[8] = {0};
+        for (size_t c = 0; c < 8 && i + c < n; c++) {
+            const int v = k[i + c];
+            if (lo <= v && v <= hi)
+                codes[c] = (uint8_t)(v + (v < 0 ? r->down : r->up));
+            else
+                *rest++ = (int8_t)v;
+        }
+        codec_pack(codes, 8, r->width, bits);
     }
     return (size_t)(rest - start);
 }
@@ -117,8 +129,10 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags)
         .from_f16 = from_f16,
     };
 #if defined(CODEC_X86)
-    if (flags & CPU_AVX2)
+    if (flags & CPU_AVX2) {
         codec_dsp_init_avx2(dsp);
+        tsq_dsp_init_avx2(dsp);
+    }
     if (flags & CPU_AVX512)
         codec_dsp_init_avx512(dsp);
 #endif

@@ -76,16 +76,17 @@ static double sum_sq_f64(const float *x, uint32_t cols, double cap)
 int tabq_row_read(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
                   uint32_t cols, struct tabq_row *row)
 {
-    const double sum = (double)dsp->sum_abs(x, cols, &row->max);
-    double cap;
     float sum_sq;
+    const double sum = (double)dsp->sum_abs(x, cols, &row->max, &sum_sq);
+    double cap;
 
     if (!isfinite(row->max))
         return -EDOM;
     row->mean = (isfinite(sum) ? sum : sum_abs_f64(x, cols)) / cols;
     row->limit = p->tau_rule == CODEC_TAU_MEAN ? (double)p->tau * row->mean : (double)p->tau;
     cap = NORM_CAP * row->limit;
-    sum_sq = dsp->sum_sq_capped(x, cols, (float)fmin(cap, (double)FLT_MAX));
+    if ((double)row->max > cap)
+        sum_sq = dsp->sum_sq_capped(x, cols, (float)cap);
     row->norm_sq =
         sum_sq >= SUM_SQ_MIN && isfinite(sum_sq) ? (double)sum_sq : sum_sq_f64(x, cols, cap);
     return 0;
@@ -127,21 +128,21 @@ uint32_t tabq_step_choose(const struct codec_params *p, const struct tabq_row *r
 #define OUTLIER_BITS                                                                               \
     5 /* what one costs in the lists, more or less, where the width is a good one */
 
-unsigned tabq_width_choose(const struct codec_dsp *dsp, const struct codec_params *p,
-                           const int8_t *k, size_t n, double mean)
+unsigned tabq_quantize(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
+                       size_t n, float inv, double mean, int8_t *k)
 {
-    uint8_t limits[CODEC_LIMITS];
-    uint32_t above[CODEC_LIMITS];
+    uint8_t limits[CODEC_WIDTHS];
+    uint32_t above[CODEC_WIDTHS];
     unsigned first = p->qmin, best = 0;
     size_t best_bits = SIZE_MAX;
 
     /* Values like a model's want the width whose reach is some 1.5 times the mean: look around. */
-    while (first + CODEC_LIMITS <= p->qmax && (1 << first) < mean)
+    while (first + CODEC_WIDTHS <= p->qmax && (1 << first) < mean)
         first++;
-    for (unsigned i = 0; i < CODEC_LIMITS; i++)
+    for (unsigned i = 0; i < CODEC_WIDTHS; i++)
         limits[i] = (uint8_t)reach(first + i < p->qmax ? first + i : p->qmax);
-    dsp->above(k, n, limits, above);
-    for (unsigned i = 0; i < CODEC_LIMITS && first + i <= p->qmax; i++) {
+    dsp->quantize(x, n, inv, limits, k, above);
+    for (unsigned i = 0; i < CODEC_WIDTHS && first + i <= p->qmax; i++) {
         const size_t bits = n * (first + i) + OUTLIER_BITS * (size_t)above[i];
         if (bits < best_bits) {
             best = first + i;
@@ -154,25 +155,24 @@ unsigned tabq_width_choose(const struct codec_dsp *dsp, const struct codec_param
 unsigned tabq_form_choose(const struct codec_dsp *dsp, unsigned width, const int8_t *k, size_t n)
 {
     struct codec_range ranges[TABQ_FORMS][TABQ_RANGES];
-    uint8_t limits[2][CODEC_LIMITS];
-    uint32_t above[2][CODEC_LIMITS];
+    uint8_t limits[2 * TABQ_FORMS];
+    uint32_t above[2 * TABQ_FORMS];
     unsigned best = 0;
     size_t best_bits = SIZE_MAX;
 
-    _Static_assert(TABQ_FORMS == CODEC_LIMITS, "a limit a form");
+    _Static_assert(2 * TABQ_FORMS == CODEC_LIMITS, "two limits a form");
     for (unsigned form = 0; form < TABQ_FORMS; form++) {
         tabq_ranges(width, form, ranges[form]);
         for (unsigned i = 0; i < 2; i++) { /* a range ends a step earlier below than above */
             const int end = -ranges[form][i + 1].lo;
-            limits[i][form] = (uint8_t)(end < CODEC_K8_MAX ? end : CODEC_K8_MAX);
+            limits[2 * form + i] = (uint8_t)(end < CODEC_K8_MAX ? end : CODEC_K8_MAX);
         }
     }
-    dsp->above(k, n, limits[0], above[0]);
-    dsp->above(k, n, limits[1], above[1]);
+    dsp->above(k, n, limits, above);
     for (unsigned form = 0; form < TABQ_FORMS; form++) {
         const size_t bits = n * ranges[form][1].width +
-                            (size_t)above[0][form] * ranges[form][2].width +
-                            (size_t)above[1][form] * 16;
+                            (size_t)above[2 * form] * ranges[form][2].width +
+                            (size_t)above[2 * form + 1] * 16;
         if (bits < best_bits) {
             best = form;
             best_bits = bits;

@@ -47,10 +47,10 @@ int tabq_row_read(const struct codec_dsp *dsp, const struct codec_params *p, con
  * the smallest one by which p->qmax bits reach T and TABQ_K_MAX steps the largest value. */
 uint32_t tabq_step_choose(const struct codec_params *p, const struct tabq_row *row, uint32_t cols);
 
-/* A width from p->qmin to p->qmax that makes a short part of k[n] (padded), whose mean |k| is about
- * `mean`. */
-unsigned tabq_width_choose(const struct codec_dsp *dsp, const struct codec_params *p,
-                           const int8_t *k, size_t n, double mean);
+/* k = x * inv to the nearest integer, as dsp->quantize gives it; `mean` is about the mean |k|.
+ * Returns a width from p->qmin to p->qmax that makes their part short. */
+unsigned tabq_quantize(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
+                       size_t n, float inv, double mean, int8_t *k);
 
 /* A form that makes short lists of the outliers k[n] (padded) of the dense range. */
 unsigned tabq_form_choose(const struct codec_dsp *dsp, unsigned width, const int8_t *k, size_t n);

@@ -22,8 +22,8 @@
 
 /* Codes of one range. */
 struct list {
-    int8_t *k; /* what the range before leaves for it, padded */
-    uint8_t *codes;
+    int8_t *k;      /* what the range before leaves for it, padded */
+    uint8_t *codes; /* packed on the way out, one a byte on the way in; padded */
 };
 
 struct tsq {
@@ -32,7 +32,7 @@ struct tsq {
     struct tabq_row row;
     struct list lists[TABQ_RANGES + 1]; /* the last: k beyond all ranges */
     float *held;                        /* a part with values next to FLT_MAX held back */
-    uint8_t *bits;                      /* padded, and as much as pack and unpack go beyond */
+    uint8_t *bits;                      /* padded, and as much as unpack reads beyond */
     const float *x;                     /* the part planned */
     float inv;
 };
@@ -151,11 +151,12 @@ static void fill_lists(struct tsq *t, struct tsq_part *part)
     tabq_ranges(part->width, part->form, ranges);
     for (unsigned i = 0; i < TABQ_RANGES; i++) {
         int8_t *rest = t->lists[i + 1].k;
-        const size_t n =
-            t->dsp->to_codes(t->lists[i].k, part->n[i], &ranges[i], t->lists[i].codes, rest);
-        memset(rest + n, 0, CODEC_PAD_TO(n) - n);
+        size_t n = 0;
+        if (part->n[i])
+            n = t->dsp->to_codes(t->lists[i].k, part->n[i], &ranges[i], t->lists[i].codes, rest);
         part->n[i + 1] = (uint32_t)n;
         if (i == 0 && n > 0) {
+            memset(rest + n, 0, CODEC_PAD);
             part->form = (uint8_t)tabq_form_choose(t->dsp, part->width, rest, n);
             tabq_ranges(part->width, part->form, ranges);
         }
@@ -175,9 +176,8 @@ void tsq_plan(struct tsq *t, const float *x, uint32_t cols, uint32_t step_code,
     if (lrintf(t->row.max * t->inv) == 0)
         return;
     t->x = step > STEP_SAFE ? hold_back(t, x, cols, step) : x;
-    t->dsp->quantize(t->x, cols, t->inv, t->lists[0].k);
-    part->width = (uint8_t)tabq_width_choose(t->dsp, &t->params, t->lists[0].k, cols,
-                                             t->row.mean / (double)step);
+    part->width = (uint8_t)tabq_quantize(t->dsp, &t->params, t->x, cols, t->inv,
+                                         t->row.mean / (double)step, t->lists[0].k);
     fill_lists(t, part);
     if (part->width < t->params.qmax && part->bytes > tsq_row_bound(&t->params, cols)) {
         part->width = t->params.qmax;
@@ -185,40 +185,27 @@ void tsq_plan(struct tsq *t, const float *x, uint32_t cols, uint32_t step_code,
     }
 }
 
-/* Kernels write a little more than the codes, where there is room. */
-static uint8_t *write_codes(struct tsq *t, uint8_t *codes, size_t n, unsigned width, uint8_t *dst,
-                            const uint8_t *room_end)
+/* The values beyond all ranges, as multiples of the step. k has those that 8 bits hold, and where
+ * the others are, each sign's in their order. */
+static void write_rest(const struct tsq *t, const struct tsq_part *part, uint8_t *dst)
 {
-    const size_t bytes = packed_bytes(n, width);
-    const bool roomy = (size_t)(room_end - dst) >= bytes + CODEC_PAD;
+    const int8_t *k = t->lists[0].k, *end = k + part->n[0], *at[2] = {k, k};
+    const int8_t *rest = t->lists[TABQ_RANGES].k;
 
-    memset(codes + n, 0, CODEC_PAD_TO(n) - n);
-    t->dsp->pack(codes, n, width, roomy ? dst : t->bits);
-    if (!roomy)
-        memcpy(dst, t->bits, bytes);
-    return dst + bytes;
-}
-
-/* The values beyond all ranges, as multiples of the step. k has those that 8 bits hold. */
-static void write_rest(const struct tsq *t, uint32_t n, uint8_t *dst)
-{
-    const int8_t *k = t->lists[0].k, *rest = t->lists[TABQ_RANGES].k;
-    uint32_t col = 0;
-
-    for (uint32_t i = 0; i < n; i++, dst += K_BYTES) {
+    for (uint32_t i = 0; i < part->n[TABQ_RANGES]; i++, dst += K_BYTES) {
         int16_t v = rest[i];
         if (v > CODEC_K8_MAX || v < -CODEC_K8_MAX) {
-            while (k[col] <= CODEC_K8_MAX && k[col] >= -CODEC_K8_MAX)
-                col++;
-            v = (int16_t)lrintf(t->x[col++] * t->inv);
+            const int8_t **from = &at[v < 0];
+            const int8_t *found = memchr(*from, v & 0xff, (size_t)(end - *from));
+            *from = found + 1;
+            v = (int16_t)lrintf(t->x[found - k] * t->inv);
         }
         memcpy(dst, &v, K_BYTES);
     }
 }
 
-void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst, size_t room)
+void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst)
 {
-    const uint8_t *room_end = dst + room;
     struct codec_range ranges[TABQ_RANGES];
     uint16_t head = 0;
 
@@ -230,9 +217,12 @@ void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst, size_t 
         return;
     dst += HEAD_BYTES;
     tabq_ranges(part->width, part->form, ranges);
-    for (unsigned i = 0; i < TABQ_RANGES; i++)
-        dst = write_codes(t, t->lists[i].codes, part->n[i], ranges[i].width, dst, room_end);
-    write_rest(t, part->n[TABQ_RANGES], dst);
+    for (unsigned i = 0; i < TABQ_RANGES; i++) {
+        const size_t bytes = packed_bytes(part->n[i], ranges[i].width);
+        t->dsp->copy(dst, t->lists[i].codes, bytes);
+        dst += bytes;
+    }
+    write_rest(t, part, dst);
 }
 
 /* --- decode --- */

@@ -45,8 +45,8 @@ int tsq_step(struct tsq *t, const float *row, uint32_t cols, uint32_t *step_code
 void tsq_plan(struct tsq *t, const float *x, uint32_t cols, uint32_t step_code,
               struct tsq_part *part);
 
-/* Writes the part planned last: part->bytes at dst, which has room bytes, no fewer than those. */
-void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst, size_t room);
+/* Writes the part planned last: part->bytes at dst. */
+void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst);
 
 /* Reads a part of `cols` columns into out; returns its end, or NULL when it is malformed or would
  * pass `end`. */

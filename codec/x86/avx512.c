@@ -46,7 +46,7 @@ static inline uint32_t lanes_max_epi32(__m512i v)
 }
 
 struct totals {
-    __m512 sum;
+    __m512 sum, sum_sq;
     __m512i max;
 };
 
@@ -54,13 +54,13 @@ static inline struct totals sum_abs_16(__m512 x, struct totals t)
 {
     const __m512 v = _mm512_abs_ps(x);
 
-    return (struct totals){_mm512_add_ps(t.sum, v),
+    return (struct totals){_mm512_add_ps(t.sum, v), _mm512_fmadd_ps(v, v, t.sum_sq),
                            _mm512_max_epi32(t.max, _mm512_castps_si512(v))};
 }
 
-static float sum_abs(const float *x, size_t n, float *max)
+static float sum_abs(const float *x, size_t n, float *max, float *sum_sq)
 {
-    struct totals a = {_mm512_setzero_ps(), _mm512_setzero_si512()}, b = a;
+    struct totals a = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_si512()}, b = a;
     size_t i = 0;
 
     for (; i + 32 <= n; i += 32) {
@@ -70,28 +70,8 @@ static float sum_abs(const float *x, size_t n, float *max)
     a = sum_abs_16(_mm512_maskz_loadu_ps(lanes_below(i, n), x + i), a);
     b = sum_abs_16(_mm512_maskz_loadu_ps(lanes_below(i + 16, n), x + i + 16), b);
     *max = f32_from_bits(lanes_max_epi32(_mm512_max_epi32(a.max, b.max)));
+    *sum_sq = lanes_sum_ps(a.sum_sq, b.sum_sq);
     return lanes_sum_ps(a.sum, b.sum);
-}
-
-static inline __m128i quantize_16(__m512 x, __m512 inv)
-{
-    const __m512i v = _mm512_cvtps_epi32(_mm512_mul_ps(x, inv));
-
-    return _mm512_cvtepi32_epi8(
-        _mm512_min_epi32(_mm512_max_epi32(v, _mm512_set1_epi32(-127)), _mm512_set1_epi32(127)));
-}
-
-static void quantize(const float *x, size_t n, float inv, int8_t *k)
-{
-    const __m512 invs = _mm512_set1_ps(inv);
-    size_t i = 0;
-
-    for (; i + 16 <= n; i += 16)
-        _mm_storeu_si128((__m128i *)(k + i), quantize_16(_mm512_loadu_ps(x + i), invs));
-    for (; i < CODEC_PAD_TO(n); i += 16) {
-        const __m512 v = _mm512_maskz_loadu_ps(lanes_below(i, n), x + i);
-        _mm_storeu_si128((__m128i *)(k + i), quantize_16(v, invs));
-    }
 }
 
 static void scale(const int8_t *k, size_t n, float step, float *out)
@@ -108,6 +88,5 @@ static void scale(const int8_t *k, size_t n, float step, float *out)
 void codec_dsp_init_avx512(struct codec_dsp *dsp)
 {
     dsp->sum_abs = sum_abs;
-    dsp->quantize = quantize;
     dsp->scale = scale;
 }
