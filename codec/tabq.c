@@ -102,9 +102,15 @@ static int reach(unsigned width)
 
 #define EVEN .9375
 
+/* fmin and fmax are calls, for the sake of NaN. */
+static double least(double a, double b)
+{
+    return a < b ? a : b;
+}
+
 static uint32_t step_code(double step, bool up)
 {
-    const uint32_t bits = f32_bits((float)fmin(step, 0x1p126));
+    const uint32_t bits = f32_bits((float)least(step, 0x1p126));
 
     return (bits + (up ? (1u << STEP_SHIFT) - 1 : 0)) >> STEP_SHIFT;
 }
@@ -115,12 +121,12 @@ static uint32_t step_code(double step, bool up)
 uint32_t tabq_step_choose(const struct codec_params *p, const struct tabq_row *row, uint32_t cols)
 {
     const double wanted = EVEN * (double)p->delta * sqrt(12.0 * row->norm_sq / cols);
-    const double dense = fmin(row->limit, (double)row->max) / (reach(p->qmax) + .5) * 1.001;
+    const double dense = least(row->limit, (double)row->max) / (reach(p->qmax) + .5) * 1.001;
     const double all = (double)row->max / TABQ_K_MAX * 1.001;
-    const uint32_t least = step_code(fmax(dense, all), true);
+    const uint32_t lowest = step_code(dense > all ? dense : all, true);
     uint32_t code = step_code(wanted, false);
 
-    code = code > least ? code : least;
+    code = code > lowest ? code : lowest;
     code = code > STEP_MIN ? code : STEP_MIN;
     return code < STEP_MAX ? code : STEP_MAX;
 }

@@ -254,12 +254,12 @@ static bool any_beyond_k8(const struct codec_range *r, const uint8_t *codes, siz
     const int low = r->down - 128, high = 128 + r->up; /* codes of -128 and 128 */
     const uint8_t lowest = (uint8_t)(low < 0 ? 0 : low < half ? low : half - 1);
     const uint8_t highest = (uint8_t)((high < half ? half : high < 256 ? high : 256) - 1);
-    bool any = false;
+    uint8_t any = 0;
 
     if (lowest == 0 && highest >= 2 * half - 1)
         return false;
     for (size_t i = 0; i < n; i++)
-        any |= (uint8_t)(codes[i] - 1) < lowest || codes[i] > highest;
+        any |= ((uint8_t)(codes[i] - 1) < lowest) | (codes[i] > highest);
     return any;
 }
 

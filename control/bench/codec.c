@@ -236,13 +236,22 @@ static void case_close(struct bench *b)
     b->coded_bytes = NULL;
 }
 
+/* Aligned as a model's rows are; touched. */
+static char *rows_alloc(const struct bench *b)
+{
+    const size_t bytes = (b->messages * b->message_bytes + 63) / 64 * 64;
+    char *rows = aligned_alloc(64, bytes);
+
+    return rows ? memset(rows, 0, bytes) : NULL;
+}
+
 static int contestant_open(struct bench *b, unsigned i)
 {
     struct contestant *c = &b->contestants[i];
 
     c->b = b;
     c->coded = calloc(b->messages, b->room);
-    c->decoded = calloc(b->messages, b->message_bytes);
+    c->decoded = rows_alloc(b);
     if (!c->coded || !c->decoded)
         return -ENOMEM;
     cpu_set_mask(b->isas[i]); /* a coder keeps the kernels it was opened with */
@@ -296,8 +305,8 @@ static int case_open(struct bench *b, const struct coder_spec *s, uint32_t cols,
     b->message_values = coder_message_values(s, rows, cols);
     b->message_bytes = b->message_values * coder_value_bytes(s);
     b->room = coder_bound(s, rows, cols);
-    b->values = malloc(b->messages * b->message_bytes);
-    b->copy = malloc(b->messages * b->message_bytes);
+    b->values = rows_alloc(b);
+    b->copy = rows_alloc(b);
     b->coded_bytes = calloc(b->messages, sizeof(*b->coded_bytes));
     if (!b->values || !b->copy || !b->coded_bytes)
         rc = -ENOMEM;
