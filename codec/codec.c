@@ -310,7 +310,7 @@ static int read_tsq(const struct codec *c, const struct codec_tile *tile, const 
     return src == end ? 0 : -EBADMSG;
 }
 
-int codec_decode_later(struct codec *c, const uint8_t *src, size_t len, uint32_t base_token,
+static int decode_tile(struct codec *c, const uint8_t *src, size_t len, uint32_t base_token,
                        float *rows, size_t stride, uint32_t n_rows, struct codec_tile *tile_out)
 {
     const uint8_t *end = src + len;
@@ -339,6 +339,16 @@ int codec_decode_later(struct codec *c, const uint8_t *src, size_t len, uint32_t
     if (tile_out)
         *tile_out = tile;
     return 0;
+}
+
+int codec_decode_later(struct codec *c, const uint8_t *src, size_t len, uint32_t base_token,
+                       float *rows, size_t stride, uint32_t n_rows, struct codec_tile *tile)
+{
+    const int rc = decode_tile(c, src, len, base_token, rows, stride, n_rows, tile);
+
+    if (rc && c->coded)
+        coded_decode_drop(c->coded);
+    return rc;
 }
 
 int codec_decode_finish(struct codec *c)

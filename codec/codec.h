@@ -19,8 +19,10 @@
  * which needs a profile (codec/profile.h; rans is better with one). A row that these can't carry (a
  * giant above a fine step) goes as tsq with its default parameters.
  *
- * What a row decodes to depends only on the row, the parameters and the packet capacity: never on
- * which other rows share its tile. The bytes and the decoded values are identical on every ISA.
+ * What a row decodes to depends only on the row, its token (if a profile says that errors matter
+ * more in some places), the parameters and the packet capacity: never on which other rows share its
+ * tile. The bytes are identical on every ISA (and libm whose log is), the values that bytes decode
+ * to everywhere.
  *
  * Bit by bit: docs/codec.md.
  */
@@ -153,8 +155,8 @@ int codec_decode(struct codec *c, const uint8_t *src, size_t len, uint32_t base_
 /*
  * The same for the tiles of a message, one by one, and at the end of them: mode xform transforms
  * the rows of many tiles together, which is several times as fast where each has few. rows are
- * complete after codec_decode_finish(); they must stay there until then. A tile that is refused
- * takes those before it along, unless finished.
+ * complete after codec_decode_finish(); they must stay there until then, or until a tile is
+ * refused, which takes those before it along, unless finished.
  */
 int codec_decode_later(struct codec *c, const uint8_t *src, size_t len, uint32_t base_token,
                        float *rows, size_t stride, uint32_t n_rows, struct codec_tile *tile);

@@ -53,7 +53,7 @@ int coded_open(const struct codec_params *p, const struct codec_dsp *dsp, uint32
     c->symbols = malloc(coefs);
     c->table_of = malloc(CODED_GROUPS_MAX);
     c->low = malloc(coefs * SHIFT_MAX / 8);
-    c->pre = calloc(coefs * CODED_PRE_MAX / 8 + sizeof(uint32_t), 1);
+    c->pre = calloc(CODED_PRE_BITS_MAX / 8 + sizeof(uint32_t), 1);
     c->escapes = malloc(coefs * 3);
     c->raw = malloc(coefs * VALUE_BYTES_MAX + RANS_LANES_MAX + CODEC_PAD);
     c->bytes = malloc(rans_bound(coefs, RANS_LANES_MAX));

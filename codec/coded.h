@@ -36,9 +36,11 @@ int coded_encode(struct coded *c, const float *rows, size_t stride, uint32_t n_r
                  struct codec_stats *stats, uint32_t *bad_row);
 
 /* The body of a tile, src[0, len), whose first value goes to *out, of mode xform not before
- * coded_decode_finish(). 0 or -EBADMSG: none of the tiles that wait will be finished. */
+ * coded_decode_finish(). 0 or -EBADMSG. */
 int coded_decode(struct coded *c, const struct codec_tile *tile, enum tile_coding coding,
                  const uint8_t *src, size_t len, float *out, size_t stride);
 int coded_decode_finish(struct coded *c);
+/* None of the rows that wait will be finished: their places may be gone. */
+void coded_decode_drop(struct coded *c);
 
 #endif

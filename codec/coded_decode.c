@@ -38,9 +38,6 @@ static bool measure(struct coded *c, const uint8_t *head, uint32_t rows, uint32_
         for (uint32_t i = first; i < first + n; i++, head++) {
             const struct coded_block *b = &c->basis.blocks[i];
             const int offset = (int8_t)*head;
-            if (t->groups + b->groups > CODED_GROUPS_MAX &&
-                (t->groups == CODED_GROUPS_MAX || b->groups > CODED_GROUPS_MAX))
-                return false;
             for (uint32_t g = 0; g < b->groups; g++) {
                 const unsigned at = level_index(b->level[g], offset);
                 if (c->levels.table[at] == TABLE_NONE)
@@ -53,7 +50,7 @@ static bool measure(struct coded *c, const uint8_t *head, uint32_t rows, uint32_
             t->pre_bits += b->pre_bits;
         }
     }
-    return true;
+    return t->pre_bits <= CODED_PRE_BITS_MAX;
 }
 
 static bool read_count(struct reader *r, size_t *count)
@@ -269,9 +266,12 @@ int coded_decode(struct coded *c, const struct codec_tile *tile, enum tile_codin
 
     if (!rc && !c->basis.transform)
         rc = coded_decode_finish(c);
-    if (rc)
-        memset(c->waiting.n, 0, sizeof(c->waiting.n));
     return rc;
+}
+
+void coded_decode_drop(struct coded *c)
+{
+    memset(c->waiting.n, 0, sizeof(c->waiting.n));
 }
 
 int coded_decode_finish(struct coded *c)

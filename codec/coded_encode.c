@@ -45,8 +45,8 @@ static void add_row(struct coded *c, const struct coded_row *row, uint32_t first
 {
     struct coded_streams *t = &c->tile;
 
-    c->before[t->rows++] = *t;
-    c->before[t->rows - 1].rows = t->rows - 1;
+    c->before[t->rows] = *t;
+    t->rows++;
     c->head[t->head_bytes++] = row->step;
     for (unsigned i = 0; i < c->class_bytes; i++)
         c->head[t->head_bytes++] = (uint8_t)(row->class >> 8 * i);
@@ -57,8 +57,9 @@ static void add_row(struct coded *c, const struct coded_row *row, uint32_t first
         memcpy(c->symbols + (size_t)t->groups * RANS_GROUP, part->symbols,
                (size_t)part->groups * RANS_GROUP);
         for (uint32_t g = 0; g < b->groups; g++) {
-            c->table_of[t->groups] = c->levels.table[level_index(b->level[g], part->offset)];
-            t->groups += c->table_of[t->groups] != TABLE_NONE;
+            const uint8_t table = c->levels.table[level_index(b->level[g], part->offset)];
+            if (table != TABLE_NONE)
+                c->table_of[t->groups++] = table;
         }
         append(c->low, &t->low_bytes, part->low, part->low_bytes);
         append(c->escapes, &t->escape_bytes, part->escapes, part->escape_bytes);
@@ -265,7 +266,8 @@ int coded_encode(struct coded *c, const float *rows, size_t stride, uint32_t n_r
         if (row->fate == CODED_FALLBACK || row->cut_into)
             break;
         grown = with_row(c, row);
-        if (grown.groups > CODED_GROUPS_MAX || head + expected_bytes(&grown) > capacity)
+        if (grown.groups > CODED_GROUPS_MAX || grown.pre_bits > CODED_PRE_BITS_MAX ||
+            head + expected_bytes(&grown) > capacity)
             if (c->tile.rows || can_be_cut)
                 break;
         add_row(c, row, 0, c->basis.n_blocks);

@@ -11,6 +11,8 @@
 
 /* What a tile holds at most, of groups that are coded: a decoder's scratch must end somewhere. */
 #define CODED_GROUPS_MAX 2048u
+/* Rows that are not coded have pre bits too. */
+#define CODED_PRE_BITS_MAX (CODED_GROUPS_MAX * RANS_GROUP * CODED_PRE_MAX)
 
 #define CODED_TABLE_BYTES     8u /* a table that the tile brings along */
 #define CODED_COUNT_BYTES_MAX 3u /* of escape bytes */

@@ -393,6 +393,87 @@ static void damage_is_survived(void **state)
     codec_profile_free(p);
 }
 
+/* One tile as large as a packet may be: what is left of the rows goes into the next. */
+static void huge_round_trip(const struct codec_params *p, uint32_t cols, uint32_t n_rows,
+                            const float *rows)
+{
+    const size_t n = (size_t)n_rows * cols;
+    float *out[2] = {malloc(n * sizeof(float)), malloc(n * sizeof(float))};
+    struct message m;
+
+    for (unsigned i = 0; i < 2; i++) {
+        struct codec *c = open_masked(p, cols, i ? CPU_ALL : 0);
+        encode(c, rows, cols, n_rows, 0, codec_bound(p, n_rows, cols), &m, NULL);
+        decode(c, &m, cols, n_rows, 0, out[i]);
+        message_free(&m);
+        codec_close(c);
+    }
+    assert_memory_equal(out[0], out[1], n * sizeof(float));
+    free(out[0]);
+    free(out[1]);
+}
+
+/* 2048 groups of 32 that are coded, then one that is not. */
+static void groups_end_where_scratch_does(void **state)
+{
+    enum { COLS = 2048, ROWS = 34 };
+    struct codec_params p = codec_params_default(CODEC_RANS);
+    float *rows = calloc(ROWS * COLS, sizeof(float));
+
+    for (uint32_t i = 0; i < ROWS * COLS; i++)
+        rows[i] = i / COLS == 32 ? 0.0f : (float)rng_normal();
+    huge_round_trip(&p, COLS, ROWS, rows);
+    free(rows);
+    (void)state;
+}
+
+/* Rows of which nothing is coded still have their pre bits. */
+static void pre_bits_end_where_scratch_does(void **state)
+{
+    enum { COLS = 576 };
+    struct codec_params p = codec_params_default(CODEC_RANS);
+    float *rows = malloc(CODEC_ROWS_MAX * COLS * sizeof(float));
+    struct codec_profile *profile;
+
+    assert_int_equal(codec_synth_profile(COLS, 0, 1, &profile), 0);
+    memset(profile->blocks[0].scalar.pre, CODED_PRE_MAX, COLS);
+    for (uint32_t i = 0; i < CODEC_ROWS_MAX; i++)
+        memcpy(rows + i * COLS, profile->mean, COLS * sizeof(float));
+    p.profile = profile;
+    huge_round_trip(&p, COLS, CODEC_ROWS_MAX, rows);
+    codec_profile_free(profile);
+    free(rows);
+    (void)state;
+}
+
+/* A tile that is refused by its header alone leaves no row waiting for a place that is gone. */
+static void refused_tiles_take_others_along(void **state)
+{
+    enum { COLS = 64, ROWS = 3 };
+    struct codec_params p = codec_params_default(CODEC_XFORM);
+    float rows[ROWS * COLS], out[ROWS * COLS], before[ROWS * COLS];
+    struct codec_profile *profile;
+    struct codec *c;
+    struct message m;
+
+    assert_int_equal(codec_synth_profile(COLS, 0, 1, &profile), 0);
+    fill_rows(profile, ROWS, rows);
+    p.profile = profile;
+    c = open_masked(&p, COLS, CPU_ALL);
+    encode(c, rows, COLS, ROWS, 0, codec_bound(&p, ROWS, COLS), &m, NULL);
+    memset(out, 0x7f, sizeof(out));
+    memcpy(before, out, sizeof(out));
+    assert_int_equal(codec_decode_later(c, m.at[0], (size_t)m.bytes[0], 0, out, COLS, ROWS, NULL),
+                     0);
+    assert_int_equal(codec_decode_later(c, m.at[0], 3, 0, out, COLS, ROWS, NULL), -EBADMSG);
+    assert_int_equal(codec_decode_finish(c), 0);
+    assert_memory_equal(out, before, sizeof(out));
+    message_free(&m);
+    codec_close(c);
+    codec_profile_free(profile);
+    (void)state;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -404,6 +485,9 @@ int main(void)
         cmocka_unit_test(giants_fall_back),
         cmocka_unit_test(the_profile_must_fit),
         cmocka_unit_test(damage_is_survived),
+        cmocka_unit_test(groups_end_where_scratch_does),
+        cmocka_unit_test(pre_bits_end_where_scratch_does),
+        cmocka_unit_test(refused_tiles_take_others_along),
     };
 
     rng_seed();
