@@ -18,15 +18,38 @@
 
 /* What is to take the place of path. */
 struct fresh {
+    char *path; /* links followed: what they point at is replaced, not they */
     const char *folder;
     char *copy; /* of path; folder may be in it */
     char *name; /* beside path */
+    char by_fd[32];
     int fd;
     bool named; /* there is a file of that name */
 };
 
-/* A file without a name, which vanishes with the process; where the file system knows none, one
- * that has its name at once. 0 or -errno; close either way. */
+/* 0 or -errno. */
+static int resolve(struct fresh *f, const char *path)
+{
+    f->path = realpath(path, NULL);
+    if (!f->path && errno == ENOENT)
+        f->path = strdup(path);
+    return f->path ? 0 : -errno;
+}
+
+static bool open_unnamed(struct fresh *f)
+{
+    f->fd = open(f->folder, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+    if (f->fd < 0)
+        return false;
+    snprintf(f->by_fd, sizeof f->by_fd, "/proc/self/fd/%d", f->fd);
+    if (access(f->by_fd, F_OK) == 0)
+        return true;
+    close(f->fd);
+    return false;
+}
+
+/* A file without a name, which vanishes with the process; where the file system knows none, or
+ * there is no /proc to name it by, one that has its name at once. 0 or -errno; close either way. */
 static int fresh_open(struct fresh *f, const char *path)
 {
     uint32_t random = 0;
@@ -34,20 +57,22 @@ static int fresh_open(struct fresh *f, const char *path)
     *f = (struct fresh){.fd = -1};
     if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
         return -errno;
-    if (asprintf(&f->name, "%s.%08x", path, random) < 0) {
+    const int rc = resolve(f, path);
+    if (rc)
+        return rc;
+    if (asprintf(&f->name, "%s.%08x", f->path, random) < 0) {
         f->name = NULL;
         return -ENOMEM;
     }
-    f->copy = strdup(path);
+    f->copy = strdup(f->path);
     if (!f->copy)
         return -ENOMEM;
     f->folder = dirname(f->copy);
-    f->fd = open(f->folder, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
-    if (f->fd < 0) {
-        f->fd = open(f->name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
-        f->named = f->fd >= 0;
-    }
-    return f->fd < 0 ? -errno : 0;
+    if (open_unnamed(f))
+        return 0;
+    f->fd = open(f->name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
+    f->named = f->fd >= 0;
+    return f->named ? 0 : -errno;
 }
 
 static void fresh_close(struct fresh *f)
@@ -56,6 +81,7 @@ static void fresh_close(struct fresh *f)
         close(f->fd);
     if (f->named)
         unlink(f->name);
+    free(f->path);
     free(f->copy);
     free(f->name);
 }
@@ -74,20 +100,33 @@ static int write_all(int fd, const char *from, size_t len)
     return fsync(fd) ? -errno : 0;
 }
 
-/* A link can't replace what is there, a rename can: for that moment the file has a name of its
- * own. */
-static int take_place(struct fresh *f, const char *path)
+static int take_name(struct fresh *f)
 {
-    char by_fd[32];
-
-    snprintf(by_fd, sizeof by_fd, "/proc/self/fd/%d", f->fd);
-    if (!f->named && linkat(AT_FDCWD, by_fd, AT_FDCWD, f->name, AT_SYMLINK_FOLLOW))
+    if (!f->named && linkat(AT_FDCWD, f->by_fd, AT_FDCWD, f->name, AT_SYMLINK_FOLLOW))
         return -errno;
     f->named = true;
-    if (rename(f->name, path))
+    return 0;
+}
+
+/* A link can't replace what is there, a rename can: for that moment the file has a name of its
+ * own. */
+static int take_place(struct fresh *f)
+{
+    const int rc = take_name(f);
+
+    if (rc)
+        return rc;
+    if (rename(f->name, f->path))
         return -errno;
     f->named = false;
     return 0;
+}
+
+/* What forbids to replace a file, as a sticky folder does with another user's, Linux says before it
+ * says that a file is no folder to remove. */
+static int check_place(const char *path)
+{
+    return rmdir(path) == 0 || errno == ENOTDIR || errno == ENOENT ? 0 : -errno;
 }
 
 /* The file is whole whatever comes of this. */
@@ -125,6 +164,10 @@ int replace_file_check(const char *path)
     if (rc != EXIT_OK)
         return rc;
     rc = fresh_open(&f, path);
+    if (rc == 0)
+        rc = take_name(&f);
+    if (rc == 0)
+        rc = check_place(f.path);
     fresh_close(&f);
     return rc ? cannot(path, rc, rc == -ENOMEM ? EXIT_FAILED : EXIT_USAGE) : EXIT_OK;
 }
@@ -140,7 +183,7 @@ int replace_file(const char *path, const void *bytes, size_t len)
     if (rc == 0)
         rc = write_all(f.fd, bytes, len);
     if (rc == 0)
-        rc = take_place(&f, path);
+        rc = take_place(&f);
     if (rc == 0)
         sync_folder(f.folder);
     fresh_close(&f);

@@ -34,6 +34,7 @@ static int tear_down(void **state)
     (void)state;
     unlink("file");
     unlink("fifo");
+    unlink("link");
     return chdir("/") || rmdir(folder);
 }
 
@@ -79,6 +80,40 @@ static void new_and_again(void **state)
     assert_int_equal(replace_file_check(whole), EXIT_OK);
     assert_int_equal(replace_file(whole, "other", 5), EXIT_OK);
     assert_holds("file", "other");
+    assert_int_equal(files(), 1);
+}
+
+static void through_a_link(void **state)
+{
+    struct stat st;
+    (void)state;
+
+    assert_int_equal(replace_file("file", "one", 3), EXIT_OK);
+    assert_int_equal(symlink("file", "link"), 0);
+    assert_int_equal(replace_file_check("link"), EXIT_OK);
+    assert_int_equal(replace_file("link", "other", 5), EXIT_OK);
+    assert_int_equal(lstat("link", &st), 0);
+    assert_true(S_ISLNK(st.st_mode));
+    assert_holds("file", "other");
+    assert_int_equal(files(), 2);
+}
+
+/* In a sticky folder a name can be had, but not this one. */
+static void of_another_user(void **state)
+{
+    int status = 0;
+    (void)state;
+
+    if (geteuid() != 0)
+        skip();
+    assert_int_equal(replace_file("file", "old", 3), EXIT_OK);
+    assert_int_equal(chmod(".", 01777), 0);
+    const pid_t pid = fork();
+    if (pid == 0)
+        _exit(setuid(65534) ? 99 : replace_file_check("new") ? 98 : replace_file_check("file"));
+    assert_true(pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), EXIT_USAGE);
+    assert_holds("file", "old");
     assert_int_equal(files(), 1);
 }
 
@@ -139,6 +174,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(new_and_again, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(through_a_link, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(of_another_user, set_up, tear_down),
         cmocka_unit_test_setup_teardown(nowhere, set_up, tear_down),
         cmocka_unit_test_setup_teardown(full_disk, set_up, tear_down),
         cmocka_unit_test_setup_teardown(killed, set_up, tear_down),
