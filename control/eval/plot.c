@@ -210,10 +210,12 @@ static int draw(const char *path, FILE *script)
 int eval_plot(const char *path, const struct eval_result *results, size_t n)
 {
     const struct eval_result **points = malloc((n + 1) * sizeof(*points));
-    FILE *script = tmpfile();
     size_t n_points = 0;
-    int rc = points ? 0 : -ENOMEM;
+    FILE *script = tmpfile();
+    int rc = script ? 0 : -errno;
 
+    if (!points)
+        rc = -ENOMEM;
     for (size_t i = 0; i < n && rc == 0; i++)
         if (drawable(&results[i]))
             points[n_points++] = &results[i];
@@ -224,7 +226,7 @@ int eval_plot(const char *path, const struct eval_result *results, size_t n)
         if (rc == 0)
             qsort(points, n_points, sizeof(*points), by_rate);
         if (rc == 0)
-            rc = script ? write_script(script, points, n_points) : -errno;
+            rc = write_script(script, points, n_points);
         if (rc < 0) {
             log_error("--plot %s: cannot write gnuplot's script: %s", path, strerror(-rc));
             rc = EXIT_FAILED;
