@@ -24,7 +24,7 @@ KNOWN = [
 
 
 def evaluate(model, *args):
-    return e2e.json_lines(e2e.isthmus("eval", "-m", model, *e2e.ONE_CORE, *args, timeout=3600),
+    return e2e.json_lines(e2e.isthmus("eval", "-m", model, *e2e.ONE_CORE, *args, timeout=900),
                           "eval " + " ".join(map(str, args)))
 
 
@@ -33,6 +33,21 @@ def items_file(folder, items=KNOWN, name="items.jsonl"):
     with open(path, "w", encoding="utf-8") as f:
         f.write(e2e.lines_of([{"context": c, "choices": ch, "label": l} for c, ch, l in items]))
     return path
+
+
+def small(model, text, folder):
+    """All of it once, in seconds: for builds with sanitizers."""
+    items = items_file(folder, KNOWN[:2], "two.jsonl")
+    path = os.path.join(folder, "small.png")
+    rows = evaluate(model, "--text", text, "--tokens", 24, "--suite", "hellaswag", items, "--split", "10,20",
+                    "--codec", "tsq", "--codec", "f32", "--plot", path)
+    e2e.check([(r["split"], r["codec"][:3]) for r in rows] == [(s, c) for s in (10, 20) for c in ("tsq", "f32")],
+              "a line each: %s" % rows)
+    for r in rows:
+        e2e.check(r["tokens"] == 24 and r["items"] == 2 and r["acc"] == r["acc_ref"] == 1, "small: %s" % r)
+        e2e.check((r["kl_mean"] == 0) == (r["codec"] == "f32"), "what it loses: %s" % r)
+    with open(path, "rb") as f:
+        e2e.check(f.read(8) == b"\x89PNG\r\n\x1a\n", "a PNG")
 
 
 def shared_passes(model, text, items):
@@ -68,8 +83,6 @@ def messages(model, text):
 
 def windows(model, text):
     """Windows by number are those of the whole text."""
-    if e2e.QUICK:
-        return
     args = ("--text", text, "--split", 29, "--codec", "f16")
     first = evaluate(model, *args, "--tokens", 512)[0]
     chunk = evaluate(model, *args, "--chunks", "0-0")[0]
@@ -213,13 +226,15 @@ def main():
     model = e2e.model("smollm2")
     text = e2e.shared("eval/wikitext2-valid.txt")
     with tempfile.TemporaryDirectory(prefix="isthmus-test-") as folder:
-        items = items_file(folder)
-        shared_passes(model, text, items)
-        messages(model, text)
-        windows(model, text)
-        known_answers(model, folder, items)
-        formats(model, text, items)
-        plot(model, text, folder)
+        small(model, text, folder)
+        if not e2e.QUICK:
+            items = items_file(folder)
+            shared_passes(model, text, items)
+            messages(model, text)
+            windows(model, text)
+            known_answers(model, folder, items)
+            formats(model, text, items)
+            plot(model, text, folder)
         bad_items(model, folder)
         bad_arguments(model, text, folder)
     e2e.finish()
