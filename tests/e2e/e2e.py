@@ -12,6 +12,7 @@ ISTHMUS_QUICK    set: fewer prompts and rounds
 """
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -118,6 +119,17 @@ def wait_for(condition, seconds):
             return True
         time.sleep(0.01)
     return condition()
+
+
+def end(process, what, seconds=10):
+    """Ask it to end, and all that it said. A hang is a failure of the test."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        return process.communicate(timeout=seconds)[0].decode()
+    except subprocess.TimeoutExpired:
+        check(False, what + " does not end")
+        process.kill()
+        return process.communicate()[0].decode()
 
 
 def leftovers():

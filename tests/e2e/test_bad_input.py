@@ -204,17 +204,12 @@ def mismatches(folder, model):
                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                  stderr=subprocess.STDOUT)
         try:
+            e2e.check(e2e.wait_for(lambda: os.path.exists(path), 60), what + ": the cloud listens")
             refused(what, ["edge", "--port", "memif:" + path, "-p", "Water", "-n", "2",
                            *edge_args], 1, *words)
             e2e.check(cloud.poll() is None, what + ": the cloud ended")
         finally:
-            cloud.send_signal(signal.SIGTERM)
-            try:
-                cloud.wait(5)
-            except subprocess.TimeoutExpired:
-                e2e.check(False, what + ": the cloud does not end")
-                cloud.kill()
-            cloud.stdout.close()
+            e2e.end(cloud, what + ": the cloud")
         e2e.check(not os.path.exists(path), what + ": the socket stays")
 
     m = ["-m", model]
@@ -240,7 +235,7 @@ def strangers(folder, model):
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     rnd = random.Random(1)
     try:
-        e2e.check(e2e.wait_for(lambda: os.path.exists(path), 20), "strangers: the cloud listens")
+        e2e.check(e2e.wait_for(lambda: os.path.exists(path), 60), "strangers: the cloud listens")
         for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
             for n in (0, 1, 100, 5000):
                 with socket.socket(socket.AF_UNIX, kind) as s:
@@ -256,8 +251,7 @@ def strangers(folder, model):
         e2e.check(done.returncode == 0 and done.stdout.startswith(" Paris"),
                   "after strangers: exit %d: %s" % (done.returncode, done.stderr))
     finally:
-        cloud.send_signal(signal.SIGTERM)
-        said = cloud.communicate(timeout=10)[0].decode()
+        said = e2e.end(cloud, "strangers: the cloud")
     e2e.check(cloud.returncode == 0, "strangers: the cloud ends with %d: %s" % (cloud.returncode, said))
 
 

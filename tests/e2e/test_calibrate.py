@@ -13,7 +13,7 @@ SPLIT = 28  # of 30 layers: little to take gradients through
 
 
 def run(*args, **kwargs):
-    return e2e.isthmus("calibrate", *map(str, args), timeout=1800, **kwargs)
+    return e2e.isthmus("calibrate", *map(str, args), timeout=800, **kwargs)
 
 
 def more_than_there_is(model, text):
@@ -48,7 +48,8 @@ def main():
             e2e.check(done.returncode == 0, "calibrate: " + done.stderr)
             with open(path, "rb") as f:
                 profiles.append(f.read())
-        e2e.check(profiles[0] == profiles[-1], "the same bytes for any --threads")
+        if len(profiles) > 1:
+            e2e.check(profiles[0] == profiles[1], "the same bytes for any --threads")
 
         done = run("--show", path, "--json")
         shown = json.loads(done.stdout)

@@ -4,7 +4,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import tempfile
 
@@ -118,8 +117,7 @@ def two_terminals(model):
                 e2e.check(done.returncode == 0 and done.stdout.startswith(" Paris."),
                           "edge %d: exit %d, %r, %s" % (i, done.returncode, done.stdout, done.stderr))
         finally:
-            cloud.send_signal(signal.SIGTERM)
-            said = cloud.communicate(timeout=10)[0].decode()
+            said = e2e.end(cloud, "the cloud")
         e2e.check(cloud.returncode == 0, "the cloud ends by SIGTERM with %d: %s"
                   % (cloud.returncode, said))
         e2e.check(not os.path.exists(socket), "the socket is gone")

@@ -5,7 +5,6 @@ ids whatever the chunks, losses and sessions; one that is damaged or for somethi
 import json
 import os
 import random
-import signal
 import subprocess
 import tempfile
 import time
@@ -205,6 +204,7 @@ def halves(model, profile, folder):
     cloud = subprocess.Popen([e2e.BINARY, "cloud", *port, "--profile", profile], stdin=subprocess.DEVNULL,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
+        e2e.check(e2e.wait_for(lambda: os.path.exists(path), 60), "the cloud listens")
         prompt = ("-p", "The capital of France is", "-n", "4")
         for args, has in ((("--codec", "rans"), "rans"), (("--codec", "rans", "--profile", profile),
                           "rans " + tag), ((), "tsq")):
@@ -216,8 +216,7 @@ def halves(model, profile, folder):
         e2e.check(done.returncode == 0 and done.stdout.startswith(" Paris"),
                   "edge with the profile: exit %d, %s" % (done.returncode, done.stderr))
     finally:
-        cloud.send_signal(signal.SIGTERM)
-        cloud.communicate(timeout=10)
+        e2e.end(cloud, "the cloud")
 
 
 def main():
