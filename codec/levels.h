@@ -2,8 +2,8 @@
 /*
  * Levels: what the coded modes expect of a group of coefficients. The level of a group whose
  * deviation is sigma steps is 4 log2(sigma), rounded; it names the table that codes the group's
- * symbols and how many low bits are split off them first. docs/codec.md, "A row in the coded
- * modes".
+ * symbols and how many low bits are split off them first. docs/codec.md, "A tile in the modes
+ * `rans` and `xform`".
  */
 #ifndef ISTHMUS_CODEC_LEVELS_H
 #define ISTHMUS_CODEC_LEVELS_H

@@ -85,7 +85,7 @@ static void for_each_tile(void (*check)(enum codec_mode, uint8_t *, size_t))
             check(p.mode, tile, len);
             if (p.mode != CODEC_TSQ)
                 continue;
-            p = absolute; /* many outliers: bitmaps */
+            p = absolute; /* many outliers: all lists */
             len = make_tile(&p, (enum row_kind)kind, tile);
             check(p.mode, tile, len);
         }
