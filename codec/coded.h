@@ -23,7 +23,7 @@ size_t coded_row_bound(uint32_t cols);
 
 struct coded;
 
-/* dsp is borrowed. 0, -EINVAL (a profile of another width, or beyond f32) or -ENOMEM. */
+/* dsp is borrowed. 0, -EINVAL (a profile of another width) or -ENOMEM. */
 int coded_open(const struct codec_params *p, const struct codec_dsp *dsp, uint32_t cols,
                struct coded **out);
 void coded_close(struct coded *c);
