@@ -104,12 +104,14 @@ static size_t bound(uint32_t cols, uint32_t outliers, unsigned width)
 }
 
 /* Of a whole row, no more than cols / tau values exceed tau times the mean, and a step never leaves
- * others than those out of qmax bits (but a little room is needed for the sum's rounding). */
+ * others than those out of qmax bits (but a little room is needed for the sum's rounding); except
+ * that the largest step is too small for 2 bits to reach values next to FLT_MAX. */
 static uint32_t row_outliers_max(const struct codec_params *p, uint32_t cols)
 {
     const double most = (double)cols / (double)p->tau * (1.0 + 0x1p-14);
 
-    return p->tau_rule == CODEC_TAU_MEAN && most < (double)cols ? (uint32_t)most : cols;
+    return p->tau_rule == CODEC_TAU_MEAN && p->qmax > 2 && most < (double)cols ? (uint32_t)most
+                                                                               : cols;
 }
 
 size_t tsq_row_bound(const struct codec_params *p, uint32_t cols)
