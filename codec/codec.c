@@ -190,15 +190,15 @@ static void count_part(struct codec_stats *stats, const struct codec *c, const s
     stats->rows_by_width[part->tsq.width]++;
 }
 
-static void add_stats(struct codec_stats *stats, const struct codec_stats *call)
+void codec_stats_add(struct codec_stats *to, const struct codec_stats *from)
 {
-    stats->rows += call->rows;
-    stats->values += call->values;
-    stats->bytes += call->bytes;
-    stats->outliers += call->outliers;
-    stats->rows_fallback += call->rows_fallback;
-    for (unsigned i = 0; i < sizeof(call->rows_by_width) / sizeof(call->rows_by_width[0]); i++)
-        stats->rows_by_width[i] += call->rows_by_width[i];
+    to->rows += from->rows;
+    to->values += from->values;
+    to->bytes += from->bytes;
+    to->outliers += from->outliers;
+    to->rows_fallback += from->rows_fallback;
+    for (unsigned i = 0; i < sizeof(to->rows_by_width) / sizeof(to->rows_by_width[0]); i++)
+        to->rows_by_width[i] += from->rows_by_width[i];
 }
 
 /* As codec_encode, in the mode `plain`: the checks are done, and *call is the call's own. */
@@ -276,7 +276,7 @@ int codec_encode(struct codec *c, const float *rows, size_t stride, uint32_t n_r
         name_bad_value(c, rows + (at->row + bad_row) * stride, first_token + at->row + bad_row,
                        stats);
     if (rc > 0 && stats)
-        add_stats(stats, &call);
+        codec_stats_add(stats, &call);
     return rc;
 }
 

@@ -108,6 +108,9 @@ struct codec_stats {
     uint32_t bad_token, bad_col; /* set when -EDOM is returned */
 };
 
+/* Adds the counters of one to another; bad_token and bad_col stay. */
+void codec_stats_add(struct codec_stats *to, const struct codec_stats *from);
+
 /* Where an encoder stands in a message: start at {0, 0}, done when row == n_rows. */
 struct codec_cursor {
     uint32_t row, col;

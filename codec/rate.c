@@ -194,3 +194,16 @@ void codec_rate_apply(const struct codec_rate *r, struct codec_params *p)
     else if (p->mode == CODEC_RANS || p->mode == CODEC_XFORM)
         p->step = r->parameter;
 }
+
+void codec_rate_note(const struct codec_rate *r, struct codec_rate_range *range)
+{
+    const float now = codec_rate_parameter(r);
+
+    if (r->target.kind == CODEC_RATE_NONE)
+        return;
+    if (range->min == 0 || now < range->min)
+        range->min = now;
+    if (now > range->max)
+        range->max = now;
+    range->last = now;
+}

@@ -78,6 +78,14 @@ static inline float codec_rate_parameter(const struct codec_rate *r)
     return r->parameter;
 }
 
+/* The parameters that messages were sent with; all 0 while there were none under a target. */
+struct codec_rate_range {
+    float min, max, last;
+};
+
+/* Notes the next message's, if there is a target. */
+void codec_rate_note(const struct codec_rate *r, struct codec_rate_range *range);
+
 /* Set delta (tsq) or step (rans, xform) for the next message; with no target or in other modes,
  * nothing. */
 void codec_rate_apply(const struct codec_rate *r, struct codec_params *p);

@@ -13,7 +13,7 @@
 struct engine_stats {
     uint64_t wire_bytes_up, wire_bytes_down; /* whole frames */
     uint64_t tile_bytes_up, rows_up;
-    float parameter_min, parameter_max, parameter_last; /* as the edge's */
+    struct codec_rate_range parameter; /* as the edge's */
     uint64_t link_rtt_ns_p50;
     uint64_t eal_rss_bytes;
     const char *port; /* "memif", "local" */

@@ -77,7 +77,7 @@ static void set_answer(json_t *o, const struct generation *g)
 /* The codec with the parameter it took last under a target, else as it was given. */
 static struct codec_params codec_used(const struct front *f, const struct engine_stats *s)
 {
-    return quality_with(&f->plan.codec, s->parameter_last);
+    return quality_with(&f->plan.codec, s->parameter.last);
 }
 
 static bool target_kept(const struct front *f, const struct engine_stats *s)
@@ -85,8 +85,8 @@ static bool target_kept(const struct front *f, const struct engine_stats *s)
     const struct quality_outcome o = {
         .rows = s->rows_up,
         .bytes_per_token = ratio(s->tile_bytes_up, s->rows_up),
-        .min = s->parameter_min,
-        .max = s->parameter_max,
+        .min = s->parameter.min,
+        .max = s->parameter.max,
     };
     return quality_kept(f->plan.target, codec_rate_curve(f->plan.profile, f->plan.codec.mode), &o,
                         codec_mode_name(f->plan.codec.mode));
@@ -115,8 +115,8 @@ static void set_run(json_t *o, struct front *f)
     set(o, "target_kl", target_json(f, CODEC_RATE_KL));
     set(o, "target_kept",
         f->plan.target.kind == CODEC_RATE_BYTES ? json_boolean(target_kept(f, &s)) : json_null());
-    set(o, "parameter_min", parameter_json(s.parameter_min));
-    set(o, "parameter_max", parameter_json(s.parameter_max));
+    set(o, "parameter_min", parameter_json(s.parameter.min));
+    set(o, "parameter_max", parameter_json(s.parameter.max));
     set(o, "wire_bytes_per_token", real(ratio(s.wire_bytes_up, s.rows_up)));
     set(o, "bits_per_value", real(bits_per_value(f, &s)));
     set(o, "link_rtt_us_p50", real((double)s.link_rtt_ns_p50 / 1e3));
@@ -190,9 +190,9 @@ static void wire_line(const struct front *f, char *buf, size_t n)
     engine_stats(f->engine, &s);
     const struct codec_params used = codec_used(f, &s);
     char codec[CODEC_ARG_MAX], range[64] = "";
-    if (s.parameter_min < s.parameter_max)
-        snprintf(range, sizeof range, " at last, from %.3g to %.3g", (double)s.parameter_min,
-                 (double)s.parameter_max);
+    if (s.parameter.min < s.parameter.max)
+        snprintf(range, sizeof range, " at last, from %.3g to %.3g", (double)s.parameter.min,
+                 (double)s.parameter.max);
     target_kept(f, &s);
     const double bytes = ratio(s.tile_bytes_up, s.rows_up);
     const double f16_bytes = 2.0 * f->engine->info->d_model;

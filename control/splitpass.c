@@ -191,8 +191,8 @@ int splitpass_carry(struct codec *c, const float *rows, uint32_t n, uint32_t fir
         struct codec_cursor at = {0, 0};
 
         while (at.row < count) {
-            const int len = codec_encode(c, from, d_model, count, token, &at, tile,
-                                         capacity, &traffic->codec);
+            const int len =
+                codec_encode(c, from, d_model, count, token, &at, tile, capacity, &traffic->codec);
             if (len < 0)
                 return len;
             const int rc =
@@ -207,19 +207,6 @@ int splitpass_carry(struct codec *c, const float *rows, uint32_t n, uint32_t fir
             return rc;
     }
     return 0;
-}
-
-static void note_parameter(struct splitpass_traffic *t, const struct codec_rate *rate)
-{
-    const float now = codec_rate_parameter(rate);
-
-    if (rate->target.kind == CODEC_RATE_NONE)
-        return;
-    if (t->parameter_min == 0 || now < t->parameter_min)
-        t->parameter_min = now;
-    if (now > t->parameter_max)
-        t->parameter_max = now;
-    t->parameter_last = now;
 }
 
 int splitpass_carry_rated(struct codec *c, const struct codec_params *p, struct codec_rate *rate,
@@ -239,7 +226,7 @@ int splitpass_carry_rated(struct codec *c, const struct codec_params *p, struct 
         if (rc == 0)
             rc = splitpass_carry(c, rows + at, count, first_token + pos, d_model, message_rows,
                                  out + at, traffic);
-        note_parameter(traffic, rate);
+        codec_rate_note(rate, &traffic->parameter);
         codec_rate_feed(rate, traffic->codec.bytes - before, count);
     }
     return rc;

@@ -62,8 +62,7 @@ int splitpass_run(struct splitpass *s, unsigned first, unsigned last,
 struct splitpass_traffic {
     struct codec_stats codec;
     uint64_t wire_bytes; /* of whole frames with rows; no acknowledgements */
-    float parameter_min, parameter_max, parameter_last; /* under rate control: the step or delta of
-                                                         * messages; 0: none was carried so */
+    struct codec_rate_range parameter; /* the step or delta of messages under rate control */
 };
 
 /* rows -> tiles, in messages of message_rows packed as the pipeline packs them -> out

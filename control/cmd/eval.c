@@ -356,8 +356,8 @@ static void say_target(const struct eval_trial *t, const struct eval_result *r)
     const struct quality_outcome o = {
         .rows = c->traffic.codec.rows,
         .bytes_per_token = r->bytes_per_token,
-        .min = c->traffic.parameter_min,
-        .max = c->traffic.parameter_max,
+        .min = c->traffic.parameter.min,
+        .max = c->traffic.parameter.max,
     };
     char whom[48];
 

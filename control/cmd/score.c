@@ -78,8 +78,7 @@ struct scorer {
     const struct split_plan *plan;
     struct sampler *sampler;
     unsigned line;
-    uint64_t rows, bytes; /* carried, of all lines */
-    float parameter_min, parameter_max;
+    struct splitpass_traffic traffic; /* of all lines */
 };
 
 /* One line: prompt and forced ids in one array. */
@@ -186,24 +185,15 @@ static void keep_tops(void *arg, const struct stage_rows *rows, uint32_t first, 
     }
 }
 
-static void count_traffic(struct scorer *s, const struct splitpass_traffic *t)
-{
-    if (s->rows == 0 || t->parameter_min < s->parameter_min)
-        s->parameter_min = t->parameter_min;
-    if (t->parameter_max > s->parameter_max)
-        s->parameter_max = t->parameter_max;
-    s->rows += t->codec.rows;
-    s->bytes += t->codec.bytes;
-}
-
 static void say_target(const struct scorer *s)
 {
     const struct split_plan *plan = s->plan;
+    const struct codec_stats *sent = &s->traffic.codec;
     const struct quality_outcome o = {
-        .rows = s->rows,
-        .bytes_per_token = s->rows ? (double)s->bytes / (double)s->rows : 0,
-        .min = s->parameter_min,
-        .max = s->parameter_max,
+        .rows = sent->rows,
+        .bytes_per_token = sent->rows ? (double)sent->bytes / (double)sent->rows : 0,
+        .min = s->traffic.parameter.min,
+        .max = s->traffic.parameter.max,
     };
 
     quality_kept(plan->target, codec_rate_curve(plan->profile, plan->codec.mode), &o,
@@ -223,7 +213,6 @@ static int score_item(struct scorer *s, const struct item *it)
                         .next = top,
                         .finite = true};
     const struct stage_rows rows = {.n = n, .n_logits = it->n_forced};
-    struct splitpass_traffic traffic = {0};
     struct codec_rate rate = {.curve = NULL};
     float *sent = NULL, *got = NULL;
     int rc = top ? 0 : -ENOMEM;
@@ -241,9 +230,7 @@ static int score_item(struct scorer *s, const struct item *it)
                      : -ENOMEM;
         if (rc == 0)
             rc = splitpass_carry_rated(s->codec, &s->plan->codec, &rate, sent, n, 0,
-                                       s->pass.d_model, SPLITPASS_MESSAGE_ROWS, got, &traffic);
-        if (rc == 0)
-            count_traffic(s, &traffic);
+                                       s->pass.d_model, SPLITPASS_MESSAGE_ROWS, got, &s->traffic);
         if (rc == 0)
             rc = splitpass_run(&s->pass, 1, 1, &rows, 1, NULL, got, NULL, keep_tops, &tops);
     } else if (rc == 0) {
@@ -256,7 +243,7 @@ static int score_item(struct scorer *s, const struct item *it)
     free(got);
     if (rc == -EDOM)
         log_error("stdin:%u: the codec cannot carry the value at token %u, column %u", s->line,
-                  traffic.codec.bad_token, traffic.codec.bad_col);
+                  s->traffic.codec.bad_token, s->traffic.codec.bad_col);
     else if (rc < 0)
         log_error("stdin:%u: %s", s->line, strerror(-rc));
     else if (!tops.finite)

@@ -53,8 +53,8 @@ struct eval_result eval_result(const struct eval *e, struct eval_trial *t, const
         .message_rows = e->params->message_rows,
         .target_kl = target_of(e, CODEC_RATE_KL),
         .target_bytes_per_token = target_of(e, CODEC_RATE_BYTES),
-        .parameter_min = parameter(c->traffic.parameter_min),
-        .parameter_max = parameter(c->traffic.parameter_max),
+        .parameter_min = parameter(c->traffic.parameter.min),
+        .parameter_max = parameter(c->traffic.parameter.max),
         .bits_per_value = bytes * 8 / (double)s->values,
         .bytes_per_token = bytes / rows,
         .wire_bytes_per_token = (double)c->traffic.wire_bytes / rows,
@@ -74,7 +74,7 @@ struct eval_result eval_result(const struct eval *e, struct eval_trial *t, const
         .acc_norm = suite ? score(&t->acc_norm, t->items) : none,
     };
 
-    const struct codec_params used = quality_with(&t->params, c->traffic.parameter_last);
+    const struct codec_params used = quality_with(&t->params, c->traffic.parameter.last);
     codec_arg_format(&used, r.codec);
     name_profile(e, t, r.profile);
     if (t->divergence.n) {

@@ -288,36 +288,14 @@ undo:
     return bytes;
 }
 
-/* Before the controller moves it. */
-static void count_parameter(struct edge_stats *st, const struct codec_rate *r)
-{
-    const float now = codec_rate_parameter(r);
-
-    if (r->target.kind == CODEC_RATE_NONE)
-        return;
-    if (st->parameter_min == 0 || now < st->parameter_min)
-        st->parameter_min = now;
-    if (now > st->parameter_max)
-        st->parameter_max = now;
-    st->parameter_last = now;
-}
-
 static void count_sent(struct edge *e, struct edge_session *s, const struct codec_stats *sent)
 {
-    struct codec_stats *all = &e->stats.codec;
-
-    count_parameter(&e->stats, &s->rate);
+    codec_rate_note(&s->rate, &e->stats.parameter); /* before the controller moves it */
     codec_rate_feed(&s->rate, sent->bytes, (uint32_t)sent->rows);
     s->result.tile_bytes_up += sent->bytes;
     s->result.rows_up += sent->rows;
     e->stats.rows_up += sent->rows;
-    all->rows += sent->rows;
-    all->values += sent->values;
-    all->bytes += sent->bytes;
-    all->outliers += sent->outliers;
-    all->rows_fallback += sent->rows_fallback;
-    for (unsigned q = 0; q < sizeof all->rows_by_width / sizeof all->rows_by_width[0]; q++)
-        all->rows_by_width[q] += sent->rows_by_width[q];
+    codec_stats_add(&e->stats.codec, sent);
 }
 
 /* False while packets are short, or the session is not open yet. */

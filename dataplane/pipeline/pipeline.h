@@ -73,8 +73,7 @@ struct edge_request {
 struct edge_stats {
     struct link_stats link;
     uint64_t tokens, rows_up; /* tiles and their bytes: codec */
-    float parameter_min, parameter_max, parameter_last; /* of messages under a target: the step or
-                                                         * delta they took; 0: none were sent */
+    struct codec_rate_range parameter; /* the step or delta of messages under a target */
     struct codec_stats codec;
     uint32_t sessions;
 };
