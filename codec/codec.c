@@ -201,10 +201,10 @@ void codec_stats_add(struct codec_stats *to, const struct codec_stats *from)
         to->rows_by_width[i] += from->rows_by_width[i];
 }
 
-/* As codec_encode, in the mode `plain`: the checks are done, and *call is the call's own. */
+/* As codec_encode, in the mode `plain`: the checks are done, and *counted is for success only. */
 static int encode_plain(struct codec *c, const float *rows, size_t stride, uint32_t n_rows,
                         uint32_t first_token, struct codec_cursor *at, uint8_t *dst,
-                        size_t capacity, struct codec_stats *call, uint32_t *bad_row)
+                        size_t capacity, struct codec_stats *counted, uint32_t *bad_row)
 {
     struct codec_cursor next = *at;
     struct codec_tile tile = {.first_token = first_token + at->row, .n_cols = c->cols};
@@ -227,7 +227,7 @@ static int encode_plain(struct codec *c, const float *rows, size_t stride, uint3
         rc = part_write(c, &part, dst + bytes);
         if (rc)
             return rc;
-        count_part(call, c, &part);
+        count_part(counted, c, &part);
         bytes += part.bytes;
         tile.n_tokens++;
         next.row++;
@@ -241,13 +241,14 @@ static int encode_plain(struct codec *c, const float *rows, size_t stride, uint3
             rc = encode_cut(c, row, step, &next, dst + bytes, capacity - bytes, &tile, &part);
         if (rc)
             return rc;
-        count_part(call, c, &part);
+        count_part(counted, c, &part);
         bytes += part.bytes;
         tile.n_tokens = 1;
     }
     tile_write(&tile, coding, c->cols, dst);
-    call->rows = next.row - at->row;
-    call->bytes = bytes;
+    counted->rows += next.row - at->row;
+    counted->rows_fallback += c->coded ? next.row - at->row : 0;
+    counted->bytes += bytes;
     *at = next;
     return (int)bytes;
 }
@@ -256,7 +257,8 @@ int codec_encode(struct codec *c, const float *rows, size_t stride, uint32_t n_r
                  uint32_t first_token, struct codec_cursor *at, uint8_t *dst, size_t capacity,
                  struct codec_stats *stats)
 {
-    struct codec_stats call = {0};
+    static const struct codec_stats none;
+    struct codec_stats counted = stats ? *stats : none;
     uint32_t bad_row = 0;
     int rc = CODED_LEAVES_IT;
 
@@ -265,18 +267,17 @@ int codec_encode(struct codec *c, const float *rows, size_t stride, uint32_t n_r
     if (capacity < codec_min_capacity(&c->params, c->cols))
         return -ENOSPC;
     if (c->coded)
-        rc = coded_encode(c->coded, rows, stride, n_rows, first_token, at, dst, capacity, &call,
+        rc = coded_encode(c->coded, rows, stride, n_rows, first_token, at, dst, capacity, &counted,
                           &bad_row);
     if (rc == CODED_LEAVES_IT) {
         const uint32_t end = c->coded ? at->row + 1 : n_rows;
-        rc = encode_plain(c, rows, stride, end, first_token, at, dst, capacity, &call, &bad_row);
-        call.rows_fallback = c->coded ? call.rows : 0;
+        rc = encode_plain(c, rows, stride, end, first_token, at, dst, capacity, &counted, &bad_row);
     }
     if (rc == -EDOM && stats)
         name_bad_value(c, rows + (at->row + bad_row) * stride, first_token + at->row + bad_row,
                        stats);
     if (rc > 0 && stats)
-        codec_stats_add(stats, &call);
+        *stats = counted;
     return rc;
 }
 

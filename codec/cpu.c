@@ -18,7 +18,8 @@ static bool has_f16c(void)
 }
 #endif
 
-#define UNKNOWN (~CPU_ALL)
+#define UNKNOWN      (~CPU_ALL)
+#define FAMILY_ZEN_3 0x19u
 
 static _Atomic unsigned cpu_mask = CPU_ALL;
 
@@ -50,8 +51,31 @@ static unsigned detect(void)
     return with_bases(flags);
 }
 
+static bool detect_pext(void)
+{
+#if defined(__x86_64__)
+    unsigned a, intel, c, d, b;
+
+    if (__get_cpuid(0, &a, &intel, &c, &d) && __get_cpuid(1, &a, &b, &c, &d))
+        return intel == signature_INTEL_ebx || (a >> 8 & 0xf) + (a >> 20 & 0xff) >= FAMILY_ZEN_3;
+#endif
+    return false;
+}
+
 /* CPUID traps in a virtual machine, microseconds each, and kernels ask often: ask it once. Threads
  * that race here find the same. */
+bool cpu_pext_is_fast(void)
+{
+    static _Atomic unsigned found = UNKNOWN;
+    unsigned fast = atomic_load_explicit(&found, memory_order_relaxed);
+
+    if (fast == UNKNOWN) {
+        fast = detect_pext();
+        atomic_store_explicit(&found, fast, memory_order_relaxed);
+    }
+    return fast;
+}
+
 unsigned cpu_detect(void)
 {
     static _Atomic unsigned found = UNKNOWN;

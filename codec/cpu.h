@@ -8,6 +8,8 @@
 #ifndef ISTHMUS_CODEC_CPU_H
 #define ISTHMUS_CODEC_CPU_H
 
+#include <stdbool.h>
+
 #define CPU_AVX2   1u /* AVX2 + FMA + F16C + BMI + BMI2 */
 #define CPU_AVX512 2u /* AVX-512 F + BW + DQ + VL (implies CPU_AVX2) */
 #define CPU_VNNI   4u /* AVX-512 VNNI (implies CPU_AVX512) */
@@ -15,6 +17,9 @@
 
 /* What this machine has, before any mask. */
 unsigned cpu_detect(void);
+
+/* Whether PEXT is an instruction like others: AMD's before Zen 3 take some 20 cycles and more. */
+bool cpu_pext_is_fast(void);
 
 /* What kernels may use now: cpu_detect() & mask, with implied bits cleared when their base is.
  * Thread safe. */

@@ -24,27 +24,22 @@ static float sum_abs(const float *x, size_t n, float *max, float *sum_sq)
     return codec_lanes_sum_f32(sum);
 }
 
-static void above(const int8_t *k, size_t n, const uint8_t limits[CODEC_LIMITS],
+static void above(const int8_t *k, size_t n, size_t every, const uint8_t limits[CODEC_LIMITS],
                   uint32_t counts[CODEC_LIMITS])
 {
-    for (unsigned l = 0; l < CODEC_LIMITS; l++) {
-        counts[l] = 0;
-        for (size_t i = 0; i < n; i++)
+    memset(counts, 0, CODEC_LIMITS * sizeof(*counts));
+    for (size_t i = 0; i < n; i++)
+        for (unsigned l = 0; l < CODEC_LIMITS && i / 32 % every == 0; l++)
             counts[l] += (k[i] < 0 ? -k[i] : k[i]) > limits[l];
-    }
 }
 
 /* lrintf, because it is one instruction on the plainest x86-64 where rintf is a call. */
-static void quantize(const float *x, size_t n, float inv, const uint8_t limits[CODEC_WIDTHS],
-                     int8_t *k, uint32_t counts[CODEC_WIDTHS])
+static void quantize(const float *x, size_t n, float inv, int8_t *k)
 {
     memset(k, 0, CODEC_PAD_TO(n));
-    memset(counts, 0, CODEC_WIDTHS * sizeof(*counts));
     for (size_t i = 0; i < n; i++) {
         const long v = lrintf(x[i] * inv);
         k[i] = (int8_t)(v < -127 ? -127 : v > 127 ? 127 : v);
-        for (unsigned l = 0; l < CODEC_WIDTHS; l++)
-            counts[l] += (k[i] < 0 ? -k[i] : k[i]) > limits[l];
     }
 }
 
@@ -131,7 +126,7 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags)
 #if defined(CODEC_X86)
     if (flags & CPU_AVX2) {
         codec_dsp_init_avx2(dsp);
-        tsq_dsp_init_avx2(dsp);
+        tsq_dsp_init_avx2(dsp, cpu_pext_is_fast());
     }
     if (flags & CPU_AVX512)
         codec_dsp_init_avx512(dsp);

@@ -35,7 +35,6 @@ struct codec_range {
 
 #define CODEC_K8_MAX  126    /* in 8 bits, 127 and -127 stand for all beyond as well */
 #define CODEC_K8_NONE (-128) /* stands for none */
-#define CODEC_WIDTHS  4u     /* of codes, to choose from */
 #define CODEC_LIMITS  8u
 
 /* rANS: every lane's 16-bit state, as two planes of bytes. Lanes beyond the call's are unspecified.
@@ -54,17 +53,17 @@ struct codec_dsp {
     float (*sum_abs)(const float *x, size_t n, float *max, float *sum_sq);
 
     /* k = x * inv to the nearest integer, |x * inv| < 2^30; -127 and 127 for those beyond
-     * CODEC_K8_MAX, and 0 from n on (padded). And how many |k| are above each limit. */
-    void (*quantize)(const float *x, size_t n, float inv, const uint8_t limits[CODEC_WIDTHS],
-                     int8_t *k, uint32_t above[CODEC_WIDTHS]);
+     * CODEC_K8_MAX, and 0 from n on (padded). */
+    void (*quantize)(const float *x, size_t n, float inv, int8_t *k);
 
-    /* How many |k| are above each limit (at most CODEC_K8_MAX). k padded with 0. */
-    void (*above)(const int8_t *k, size_t n, const uint8_t limits[CODEC_LIMITS],
+    /* How many |k| are above each limit (at most CODEC_K8_MAX), in the first 32 of every `every`
+     * times 32. k padded with 0. */
+    void (*above)(const int8_t *k, size_t n, size_t every, const uint8_t limits[CODEC_LIMITS],
                   uint32_t counts[CODEC_LIMITS]);
 
     /* Codes of the k in the range, packed like pack's, and 0 for others, which are moved to rest in
-     * their order. Returns how many. k padded and one more, of any content from n on; bits padded;
-     * CODEC_PAD more than n in rest, unspecified behind its end. */
+     * their order. Returns how many. k padded with 0, and one more; bits padded, and unspecified
+     * behind the last code's byte; CODEC_PAD more than n in rest, unspecified behind its end. */
     size_t (*to_codes)(const int8_t *k, size_t n, const struct codec_range *range, uint8_t *bits,
                        int8_t *rest);
 
@@ -159,7 +158,7 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags);
 /* Fill in what the ISA does better. */
 void codec_dsp_init_avx2(struct codec_dsp *dsp);
 void codec_dsp_init_avx512(struct codec_dsp *dsp);
-void tsq_dsp_init_avx2(struct codec_dsp *dsp);
+void tsq_dsp_init_avx2(struct codec_dsp *dsp, bool pext); /* whether PEXT is fast */
 
 /* The same for the coded modes' part. */
 void coded_dsp_init(struct codec_dsp *dsp, unsigned flags);

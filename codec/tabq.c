@@ -27,27 +27,34 @@ float tabq_step(uint32_t code)
     return f32_from_bits(code << STEP_SHIFT);
 }
 
-/* Around the range before, which is lo .. hi: half the codes go on below it, half above. */
-static struct codec_range range_around(unsigned width, int lo, int hi)
+/* Codes of w bits around the range before, which is lo .. hi: half of them go on below it, half
+ * above. */
+#define HALF(w)   (1 << ((w)-1))
+#define LO(w, lo) ((lo) - (HALF(w) - 1))
+#define HI(w, hi) ((hi) + HALF(w))
+#define RANGE(w, before_lo, before_hi)                                                             \
+    {                                                                                              \
+        .width = (w), .lo = LO(w, before_lo), .hi = HI(w, before_hi),                              \
+        .down = HALF(w) - (before_lo), .up = HALF(w) - (before_hi)-1                               \
+    }
+
+/* Dense codes of q bits, then of w2 and w3. */
+#define RANGES(q, w2, w3)                                                                          \
+    {                                                                                              \
+        RANGE(q, 0, -1), RANGE(w2, LO(q, 0), HI(q, -1)),                                           \
+            RANGE(w3, LO(w2, LO(q, 0)), HI(w2, HI(q, -1)))                                         \
+    }
+#define FORMS(q)                                                                                   \
+    {                                                                                              \
+        RANGES(q, 2, 4), RANGES(q, 3, 6), RANGES(q, 4, 8), RANGES(q, 5, 8)                         \
+    }
+
+static const struct codec_range ranges_of[CODEC_QMAX][TABQ_FORMS][TABQ_RANGES] = {
+    FORMS(1), FORMS(2), FORMS(3), FORMS(4), FORMS(5), FORMS(6), FORMS(7), FORMS(8)};
+
+const struct codec_range *tabq_ranges(unsigned width, unsigned form)
 {
-    const int half = 1 << (width - 1);
-
-    return (struct codec_range){
-        .width = (uint8_t)width,
-        .lo = (int16_t)(lo - (half - 1)),
-        .hi = (int16_t)(hi + half),
-        .down = (int16_t)(half - lo),
-        .up = (int16_t)(half - hi - 1),
-    };
-}
-
-void tabq_ranges(unsigned width, unsigned form, struct codec_range ranges[TABQ_RANGES])
-{
-    const unsigned near = 2 + form, far = near < 4 ? 2 * near : 8;
-
-    ranges[0] = range_around(width, 0, -1);
-    ranges[1] = range_around(near, ranges[0].lo, ranges[0].hi);
-    ranges[2] = range_around(far, ranges[1].lo, ranges[1].hi);
+    return ranges_of[width - 1][form];
 }
 
 /* --- the row --- */
@@ -134,24 +141,31 @@ uint32_t tabq_step_choose(const struct codec_params *p, const struct tabq_row *r
 #define OUTLIER_BITS                                                                               \
     5 /* what one costs in the lists, more or less, where the width is a good one */
 
-unsigned tabq_quantize(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
-                       size_t n, float inv, double mean, int8_t *k)
+/* Of a wide row, that many values and up to twice as many tell how the others are. */
+#define WIDTH_SAMPLE 512u
+
+#define WIDTHS_MIN 4u /* to choose from, if there are */
+
+unsigned tabq_width_choose(const struct codec_dsp *dsp, const struct codec_params *p,
+                           const int8_t *k, size_t n, double mean)
 {
-    uint8_t limits[CODEC_WIDTHS];
-    uint32_t above[CODEC_WIDTHS];
+    const size_t every = n < WIDTH_SAMPLE ? 1 : n / WIDTH_SAMPLE;
+    uint8_t limits[CODEC_LIMITS];
+    uint32_t above[CODEC_LIMITS];
     unsigned first = p->qmin, best = 0;
     size_t best_bits = SIZE_MAX;
 
-    /* Values like a model's want the width whose reach is some 1.5 times the mean: look around. */
-    while (first + CODEC_WIDTHS <= p->qmax && (1 << first) < mean)
+    /* Values like a model's want the width whose reach is some 1.5 times the mean, and outliers of
+     * much shorter ones cost more. */
+    while (first + WIDTHS_MIN <= p->qmax && (1 << first) < mean)
         first++;
-    for (unsigned i = 0; i < CODEC_WIDTHS; i++)
-        limits[i] = (uint8_t)reach(first + i < p->qmax ? first + i : p->qmax);
-    dsp->quantize(x, n, inv, limits, k, above);
-    for (unsigned i = 0; i < CODEC_WIDTHS && first + i <= p->qmax; i++) {
-        const size_t bits = n * (first + i) + OUTLIER_BITS * (size_t)above[i];
+    for (unsigned i = 0; i < CODEC_LIMITS; i++)
+        limits[i] = (uint8_t)reach(i + 1);
+    dsp->above(k, n, every, limits, above);
+    for (unsigned width = first; width <= p->qmax; width++) {
+        const size_t bits = n * width + every * OUTLIER_BITS * above[width - 1];
         if (bits < best_bits) {
-            best = first + i;
+            best = width;
             best_bits = bits;
         }
     }
@@ -160,7 +174,7 @@ unsigned tabq_quantize(const struct codec_dsp *dsp, const struct codec_params *p
 
 unsigned tabq_form_choose(const struct codec_dsp *dsp, unsigned width, const int8_t *k, size_t n)
 {
-    struct codec_range ranges[TABQ_FORMS][TABQ_RANGES];
+    const struct codec_range(*ranges)[TABQ_RANGES] = ranges_of[width - 1];
     uint8_t limits[2 * TABQ_FORMS];
     uint32_t above[2 * TABQ_FORMS];
     unsigned best = 0;
@@ -168,13 +182,12 @@ unsigned tabq_form_choose(const struct codec_dsp *dsp, unsigned width, const int
 
     _Static_assert(2 * TABQ_FORMS == CODEC_LIMITS, "two limits a form");
     for (unsigned form = 0; form < TABQ_FORMS; form++) {
-        tabq_ranges(width, form, ranges[form]);
         for (unsigned i = 0; i < 2; i++) { /* a range ends a step earlier below than above */
             const int end = -ranges[form][i + 1].lo;
             limits[2 * form + i] = (uint8_t)(end < CODEC_K8_MAX ? end : CODEC_K8_MAX);
         }
     }
-    dsp->above(k, n, limits, above);
+    dsp->above(k, n, 1, limits, above);
     for (unsigned form = 0; form < TABQ_FORMS; form++) {
         const size_t bits = n * ranges[form][1].width +
                             (size_t)above[2 * form] * ranges[form][2].width +

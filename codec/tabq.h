@@ -27,9 +27,9 @@
 /* The step of a code; not a positive normal number when no encoder sends that code. */
 float tabq_step(uint32_t code);
 
-/* The dense range of `width` bits, 1 to 8, and the outlier ranges of a form: 2 + form bits, and
- * twice as many, but at most 8. */
-void tabq_ranges(unsigned width, unsigned form, struct codec_range ranges[TABQ_RANGES]);
+/* [TABQ_RANGES]: the dense range of `width` bits, 1 to 8, and the outlier ranges of a form: 2 +
+ * form bits, and twice as many, but at most 8. */
+const struct codec_range *tabq_ranges(unsigned width, unsigned form);
 
 /* What a row amounts to. */
 struct tabq_row {
@@ -47,10 +47,10 @@ int tabq_row_read(const struct codec_dsp *dsp, const struct codec_params *p, con
  * the smallest one by which p->qmax bits reach T and TABQ_K_MAX steps the largest value. */
 uint32_t tabq_step_choose(const struct codec_params *p, const struct tabq_row *row, uint32_t cols);
 
-/* k = x * inv to the nearest integer, as dsp->quantize gives it; `mean` is about the mean |k|.
- * Returns a width from p->qmin to p->qmax that makes their part short. */
-unsigned tabq_quantize(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
-                       size_t n, float inv, double mean, int8_t *k);
+/* A width from p->qmin to p->qmax that makes the part of k[n] (padded with 0) short; `mean` is
+ * about the mean |k|. */
+unsigned tabq_width_choose(const struct codec_dsp *dsp, const struct codec_params *p,
+                           const int8_t *k, size_t n, double mean);
 
 /* A form that makes short lists of the outliers k[n] (padded) of the dense range. */
 unsigned tabq_form_choose(const struct codec_dsp *dsp, unsigned width, const int8_t *k, size_t n);

@@ -29,6 +29,8 @@ struct list {
 struct tsq {
     struct codec_params params;
     const struct codec_dsp *dsp;
+    uint32_t cols;
+    size_t row_bound; /* of a row of cols */
     struct tabq_row row;
     struct list lists[TABQ_RANGES + 1]; /* the last: k beyond all ranges */
     float *held;                        /* a part with values next to FLT_MAX held back */
@@ -55,8 +57,9 @@ int tsq_open(const struct codec_params *p, const struct codec_dsp *dsp, uint32_t
 
     if (!t)
         return -ENOMEM;
-    t->params = *p;
     t->dsp = dsp;
+    t->cols = cols;
+    tsq_tune(t, p);
     t->held = calloc(padded, sizeof(*t->held));
     t->bits = calloc(padded + CODEC_PAD, 1);
     for (unsigned i = 0; i <= TABQ_RANGES && rc == 0; i++)
@@ -85,6 +88,7 @@ void tsq_close(struct tsq *t)
 void tsq_tune(struct tsq *t, const struct codec_params *p)
 {
     t->params = *p;
+    t->row_bound = tsq_row_bound(p, t->cols);
 }
 
 static size_t packed_bytes(size_t n, unsigned width)
@@ -96,9 +100,8 @@ static size_t packed_bytes(size_t n, unsigned width)
  * all of those are beyond all ranges, in the form whose codes are shortest. */
 static size_t bound(uint32_t cols, uint32_t outliers, unsigned width)
 {
-    struct codec_range r[TABQ_RANGES];
+    const struct codec_range *r = tabq_ranges(width, 0);
 
-    tabq_ranges(width, 0, r);
     return HEAD_BYTES + packed_bytes(cols, width) + packed_bytes(outliers, r[1].width) +
            packed_bytes(outliers, r[2].width) + K_BYTES * (size_t)outliers;
 }
@@ -147,20 +150,19 @@ static const float *hold_back(struct tsq *t, const float *x, uint32_t cols, floa
 /* Codes for the first range's k, and its outliers' in the next, and theirs in the last. */
 static void fill_lists(struct tsq *t, struct tsq_part *part)
 {
-    struct codec_range ranges[TABQ_RANGES];
+    const struct codec_range *ranges = tabq_ranges(part->width, 0);
 
     part->form = 0;
-    tabq_ranges(part->width, part->form, ranges);
     for (unsigned i = 0; i < TABQ_RANGES; i++) {
         int8_t *rest = t->lists[i + 1].k;
         size_t n = 0;
         if (part->n[i])
             n = t->dsp->to_codes(t->lists[i].k, part->n[i], &ranges[i], t->lists[i].codes, rest);
         part->n[i + 1] = (uint32_t)n;
+        memset(rest + n, 0, CODEC_PAD);
         if (i == 0 && n > 0) {
-            memset(rest + n, 0, CODEC_PAD);
             part->form = (uint8_t)tabq_form_choose(t->dsp, part->width, rest, n);
-            tabq_ranges(part->width, part->form, ranges);
+            ranges = tabq_ranges(part->width, part->form);
         }
     }
     part->bytes = HEAD_BYTES + K_BYTES * (size_t)part->n[TABQ_RANGES];
@@ -171,6 +173,7 @@ static void fill_lists(struct tsq *t, struct tsq_part *part)
 void tsq_plan(struct tsq *t, const float *x, uint32_t cols, uint32_t step_code,
               struct tsq_part *part)
 {
+    const size_t most = cols == t->cols ? t->row_bound : tsq_row_bound(&t->params, cols);
     const float step = tabq_step(step_code);
 
     *part = (struct tsq_part){.bytes = HEAD_BYTES, .n = {cols}, .step_code = (uint16_t)step_code};
@@ -178,10 +181,11 @@ void tsq_plan(struct tsq *t, const float *x, uint32_t cols, uint32_t step_code,
     if (lrintf(t->row.max * t->inv) == 0)
         return;
     t->x = step > STEP_SAFE ? hold_back(t, x, cols, step) : x;
-    part->width = (uint8_t)tabq_quantize(t->dsp, &t->params, t->x, cols, t->inv,
-                                         t->row.mean / (double)step, t->lists[0].k);
+    t->dsp->quantize(t->x, cols, t->inv, t->lists[0].k);
+    part->width = (uint8_t)tabq_width_choose(t->dsp, &t->params, t->lists[0].k, cols,
+                                             t->row.mean / (double)step);
     fill_lists(t, part);
-    if (part->width < t->params.qmax && part->bytes > tsq_row_bound(&t->params, cols)) {
+    if (part->width < t->params.qmax && part->bytes > most) {
         part->width = t->params.qmax;
         fill_lists(t, part);
     }
@@ -208,7 +212,7 @@ static void write_rest(const struct tsq *t, const struct tsq_part *part, uint8_t
 
 void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst)
 {
-    struct codec_range ranges[TABQ_RANGES];
+    const struct codec_range *ranges;
     uint16_t head = 0;
 
     if (part->width)
@@ -218,7 +222,7 @@ void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst)
     if (!part->width)
         return;
     dst += HEAD_BYTES;
-    tabq_ranges(part->width, part->form, ranges);
+    ranges = tabq_ranges(part->width, part->form);
     for (unsigned i = 0; i < TABQ_RANGES; i++) {
         const size_t bytes = packed_bytes(part->n[i], ranges[i].width);
         t->dsp->copy(dst, t->lists[i].codes, bytes);
@@ -267,7 +271,7 @@ static bool any_beyond_k8(const struct codec_range *r, const uint8_t *codes, siz
 
 /* Where the values of a part come from. */
 struct source {
-    struct codec_range ranges[TABQ_RANGES];
+    const struct codec_range *ranges;
     const uint8_t *codes[TABQ_RANGES];
     const uint8_t *rest; /* k of those beyond all ranges */
 };
@@ -353,7 +357,7 @@ const uint8_t *tsq_read(struct tsq *t, uint32_t cols, const uint8_t *src, const 
     step = tabq_step(head & HEAD_STEP);
     if (!isnormal(step))
         return NULL;
-    tabq_ranges((head >> HEAD_WIDTH_AT & HEAD_WIDTH) + 1, head >> HEAD_FORM_AT, s.ranges);
+    s.ranges = tabq_ranges((head >> HEAD_WIDTH_AT & HEAD_WIDTH) + 1, head >> HEAD_FORM_AT);
     for (unsigned i = 0; i < TABQ_RANGES; i++) {
         uint8_t *codes = t->lists[i].codes;
         src = read_codes(t, n[i], s.ranges[i].width, src, end, codes, &n[i + 1]);

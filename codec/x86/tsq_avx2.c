@@ -22,15 +22,6 @@ static inline __m256i lanes_below(size_t first, size_t n)
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n - (int)first), lane);
 }
 
-/* All ones in the bytes first, first + 1, ... that are below n, which is close. */
-static inline __m256i bytes_below(size_t first, size_t n)
-{
-    const __m256i byte =
-        _mm256_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20,
-                         21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
-    return _mm256_cmpgt_epi8(_mm256_set1_epi8((char)((int)n - (int)first)), byte);
-}
-
 /* --- encode --- */
 
 /* How many |k| are above a limit, counted in bytes: those overflow after 255 times 32 values. */
@@ -69,55 +60,25 @@ static inline __m256i quantize_32(const __m256 x[4], __m256 inv)
                                        _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
-struct counts {
-    __m256i of[CODEC_WIDTHS];
-};
-
-static inline struct counts quantize_counted(const __m256 x[4], __m256 inv, int8_t *k,
-                                             const __m256i limit[CODEC_WIDTHS], struct counts c)
+static void quantize(const float *x, size_t n, float inv, int8_t *k)
 {
-    const __m256i v = quantize_32(x, inv), magnitudes = _mm256_abs_epi8(v);
-
-    _mm256_storeu_si256((__m256i *)k, v);
-    for (unsigned l = 0; l < CODEC_WIDTHS; l++)
-        c.of[l] = count(c.of[l], magnitudes, limit[l]);
-    return c;
-}
-
-static void quantize(const float *x, size_t n, float inv, const uint8_t limits[CODEC_WIDTHS],
-                     int8_t *k, uint32_t above[CODEC_WIDTHS])
-{
-    const __m256i zero = _mm256_setzero_si256();
     const __m256 invs = _mm256_set1_ps(inv);
-    __m256i limit[CODEC_WIDTHS];
-    struct counts counts = {{zero, zero, zero, zero}}, totals = counts;
     size_t i = 0;
 
-    for (unsigned l = 0; l < CODEC_WIDTHS; l++)
-        limit[l] = _mm256_set1_epi8((char)limits[l]);
-    while (i + 32 <= n) {
-        const size_t end = i + COUNTED < n ? i + COUNTED : n;
-        for (; i + 32 <= end; i += 32) {
-            const __m256 from[] = {_mm256_loadu_ps(x + i), _mm256_loadu_ps(x + i + 8),
-                                   _mm256_loadu_ps(x + i + 16), _mm256_loadu_ps(x + i + 24)};
-            counts = quantize_counted(from, invs, k + i, limit, counts);
-        }
-        for (unsigned l = 0; l < CODEC_WIDTHS; l++)
-            totals.of[l] = add_counts(totals.of[l], counts.of[l]);
-        counts = (struct counts){{zero, zero, zero, zero}};
+    for (; i + 32 <= n; i += 32) {
+        const __m256 from[] = {_mm256_loadu_ps(x + i), _mm256_loadu_ps(x + i + 8),
+                               _mm256_loadu_ps(x + i + 16), _mm256_loadu_ps(x + i + 24)};
+        _mm256_storeu_si256((__m256i *)(k + i), quantize_32(from, invs));
     }
     for (; i < CODEC_PAD_TO(n); i += 32) {
         __m256 from[4];
         for (unsigned r = 0; r < 4; r++)
             from[r] = _mm256_maskload_ps(x + i + 8 * r, lanes_below(i + 8 * r, n));
-        counts = quantize_counted(from, invs, k + i, limit, counts);
+        _mm256_storeu_si256((__m256i *)(k + i), quantize_32(from, invs));
     }
-    for (unsigned l = 0; l < CODEC_WIDTHS; l++)
-        totals.of[l] = add_counts(totals.of[l], counts.of[l]);
-    store_totals(above, totals.of[0], totals.of[1], totals.of[2], totals.of[3]);
 }
 
-static void above(const int8_t *k, size_t n, const uint8_t limits[CODEC_LIMITS],
+static void above(const int8_t *k, size_t n, size_t every, const uint8_t limits[CODEC_LIMITS],
                   uint32_t counts[CODEC_LIMITS])
 {
     __m256i limit[CODEC_LIMITS], total[CODEC_LIMITS];
@@ -127,9 +88,9 @@ static void above(const int8_t *k, size_t n, const uint8_t limits[CODEC_LIMITS],
         total[l] = _mm256_setzero_si256();
     }
     for (size_t i = 0; i < n;) {
-        const size_t end = i + COUNTED < n ? i + COUNTED : n;
+        const size_t end = i + COUNTED * every < n ? i + COUNTED * every : n;
         __m256i part[CODEC_LIMITS] = {0};
-        for (; i < end; i += 32) {
+        for (; i < end; i += 32 * every) {
             const __m256i magnitudes = _mm256_abs_epi8(load32(k + i));
             for (unsigned l = 0; l < CODEC_LIMITS; l++)
                 part[l] = count(part[l], magnitudes, limit[l]);
@@ -202,93 +163,108 @@ static void pack(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits)
         bits = close_32(load32(codes + i), &c, bits);
 }
 
-/* The k of 64 whose bits are set, closed up: one by one where they are few, which costs less. */
-static inline void move_few(const int8_t *k, uint64_t mask, int8_t *rest)
+/* The k of 64 whose bytes in `which` are all ones, closed up. Returns rest's new end. */
+static inline int8_t *move_by_pext(const int8_t *k, const __m256i which[2], int8_t *rest)
 {
-    do {
-        for (unsigned i = 0; i < 4; i++) {
-            rest[i] = k[_tzcnt_u64(mask)]; /* k[64] when there is none */
-            mask = _blsr_u64(mask);
-        }
-        rest += 4;
-    } while (mask);
+    uint64_t masks[8], eight;
+
+    memcpy(masks, which, sizeof(masks));
+    for (unsigned i = 0; i < 8; i++) {
+        memcpy(&eight, k + 8 * i, sizeof(eight));
+        eight = _pext_u64(eight, masks[i]);
+        memcpy(rest, &eight, sizeof(eight));
+        rest += (size_t)__builtin_popcountll(masks[i]) / 8;
+    }
+    return rest;
 }
 
-static inline void move_many(const int8_t *k, uint64_t mask, int8_t *rest)
+/* The same where PEXT is slow: one by one where they are few, which costs less. */
+static inline int8_t *move_by_table(const int8_t *k, const __m256i which[2], bool few, int8_t *rest)
 {
+    uint64_t mask = (uint32_t)_mm256_movemask_epi8(which[0]) |
+                    (uint64_t)(uint32_t)_mm256_movemask_epi8(which[1]) << 32;
+    int8_t *end = rest + __builtin_popcountll(mask);
+
+    if (few) {
+        do {
+            for (unsigned i = 0; i < 4; i++) {
+                rest[i] = k[_tzcnt_u64(mask)]; /* k[64] when there is none */
+                mask = _blsr_u64(mask);
+            }
+            rest += 4;
+        } while (mask);
+        return end;
+    }
     for (unsigned i = 0; i < 64; i += 8, mask >>= 8) {
         const size_t m = mask & 0xff;
         _mm_storel_epi64((__m128i *)rest, _mm_shuffle_epi8(load8(k + i), load8(moved[m])));
         rest += __builtin_popcountll(m);
     }
+    return end;
 }
 
 #define FEW 16 /* one in so many, or less */
 
 struct coder {
     __m256i lo, hi, up, down;
-    bool around;
 };
 
-/* 32 k to codes; bits for those that have none, which become 0. */
-static inline __m256i code_32(__m256i v, const struct coder *c, uint32_t *mask)
+/* 32 k to codes; all ones in `out` for those that have none, which become 0. */
+static inline __m256i code_32(__m256i v, const struct coder *c, bool around, __m256i *out)
 {
-    const __m256i out = _mm256_or_si256(_mm256_cmpgt_epi8(c->lo, v), _mm256_cmpgt_epi8(v, c->hi));
-    const __m256i base = c->around ? _mm256_blendv_epi8(c->up, c->down, v) : c->up;
+    const __m256i base = around ? _mm256_blendv_epi8(c->up, c->down, v) : c->up;
 
-    *mask = (uint32_t)_mm256_movemask_epi8(out);
-    return _mm256_andnot_si256(out, _mm256_add_epi8(v, base));
-}
-
-/* The first n of 64. */
-static inline uint64_t below_64(size_t n)
-{
-    return n < 64 ? (UINT64_C(1) << n) - 1 : ~UINT64_C(0);
+    *out = _mm256_or_si256(_mm256_cmpgt_epi8(c->lo, v), _mm256_cmpgt_epi8(v, c->hi));
+    return _mm256_andnot_si256(*out, _mm256_add_epi8(v, base));
 }
 
 static inline __attribute__((always_inline)) size_t to_codes_by(const int8_t *k, size_t n,
-                                                                const struct coder *coder,
-                                                                const struct closing *closing,
+                                                                const struct codec_range *r,
+                                                                bool around, bool by_pext,
                                                                 uint8_t *bits, int8_t *rest)
 {
-    const int8_t *start = rest;
-
-    for (size_t i = 0; i < n; i += 64) {
-        uint32_t low, high;
-        __m256i first = code_32(load32(k + i), coder, &low),
-                second = code_32(load32(k + i + 32), coder, &high);
-        uint64_t mask = low | (uint64_t)high << 32;
-        if (n < i + 64) {
-            first = _mm256_and_si256(first, bytes_below(i, n));
-            second = _mm256_and_si256(second, bytes_below(i + 32, n));
-            mask &= below_64(n - i);
-        }
-        bits = close_32(first, closing, bits);
-        bits = close_32(second, closing, bits);
-        if ((size_t)(rest - start) * FEW <= i)
-            move_few(k + i, mask, rest);
-        else
-            move_many(k + i, mask, rest);
-        rest += __builtin_popcountll(mask);
-    }
-    return (size_t)(rest - start);
-}
-
-static size_t to_codes(const int8_t *k, size_t n, const struct codec_range *r, uint8_t *bits,
-                       int8_t *rest)
-{
-    const struct closing c = closing(r->width);
-    struct coder coder = {
+    const struct closing close = closing(r->width);
+    const struct coder coder = {
         .lo = _mm256_set1_epi8((char)(r->lo < -CODEC_K8_MAX ? -CODEC_K8_MAX : r->lo)),
         .hi = _mm256_set1_epi8((char)(r->hi > CODEC_K8_MAX ? CODEC_K8_MAX : r->hi)),
         .up = _mm256_set1_epi8((char)r->up),
         .down = _mm256_set1_epi8((char)r->down),
     };
+    const int8_t *start = rest;
+    uint8_t *at = bits;
 
-    if (r->up == r->down && r->width < 8)
-        return to_codes_by(k, n, &coder, &c, bits, rest);
-    coder.around = true;
-    return to_codes_by(k, n, &coder, &c, bits, rest);
+    for (size_t i = 0; i < n; i += 64) {
+        __m256i codes[2], out[2];
+        for (size_t h = 0; h < 2; h++)
+            codes[h] = code_32(load32(k + i + 32 * h), &coder, around, &out[h]);
+        at = close_32(codes[0], &close, at);
+        at = close_32(codes[1], &close, at);
+        rest = by_pext ? move_by_pext(k + i, out, rest)
+                       : move_by_table(k + i, out, (size_t)(rest - start) * FEW <= i, rest);
+    }
+    if (n * r->width % 8) /* the padding's zeros have codes, too */
+        bits[n * r->width / 8] &= (uint8_t)((1u << n * r->width % 8) - 1);
+    return (size_t)(rest - start);
+}
+
+/* A range around nothing needs no blending; 8 bits are closed up in another way. */
+static bool is_around(const struct codec_range *r)
+{
+    return r->up != r->down || r->width == 8;
+}
+
+static size_t to_codes(const int8_t *k, size_t n, const struct codec_range *r, uint8_t *bits,
+                       int8_t *rest)
+{
+    return is_around(r) ? to_codes_by(k, n, r, true, false, bits, rest)
+                        : to_codes_by(k, n, r, false, false, bits, rest);
+}
+
+static size_t to_codes_pext(const int8_t *k, size_t n, const struct codec_range *r, uint8_t *bits,
+                            int8_t *rest)
+{
+    return is_around(r) ? to_codes_by(k, n, r, true, true, bits, rest)
+                        : to_codes_by(k, n, r, false, true, bits, rest);
 }
 
 /* --- decode --- */
@@ -410,12 +386,12 @@ static void scale(const int8_t *k, size_t n, float step, float *out)
         _mm256_maskstore_ps(out + i, lanes_below(i, n), scale_8(k + i, steps));
 }
 
-void tsq_dsp_init_avx2(struct codec_dsp *dsp)
+void tsq_dsp_init_avx2(struct codec_dsp *dsp, bool pext)
 {
     dsp->quantize = quantize;
     dsp->above = above;
     dsp->pack = pack;
-    dsp->to_codes = to_codes;
+    dsp->to_codes = pext ? to_codes_pext : to_codes;
     dsp->unpack = unpack;
     dsp->from_codes = from_codes;
     dsp->scale = scale;

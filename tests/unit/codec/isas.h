@@ -12,7 +12,7 @@ static struct codec_dsp ref;
 static struct isa {
     const char *name;
     struct codec_dsp dsp;
-} isas[3];
+} isas[4];
 static size_t n_isas;
 
 /* emulated: puts the emulated AVX-512 kernels in place; NULL: none were built. */
@@ -24,6 +24,11 @@ static inline void list_isas(void (*emulated)(struct codec_dsp *dsp))
     if (have & CPU_AVX2) {
         isas[n_isas].name = "avx2";
         codec_dsp_init(&isas[n_isas++].dsp, CPU_AVX2);
+#if defined(__x86_64__)
+        isas[n_isas].name = cpu_pext_is_fast() ? "avx2, PEXT not used" : "avx2, PEXT used";
+        codec_dsp_init(&isas[n_isas].dsp, CPU_AVX2);
+        tsq_dsp_init_avx2(&isas[n_isas++].dsp, !cpu_pext_is_fast());
+#endif
     }
     if (have & CPU_AVX512) {
         isas[n_isas].name = "avx512";
