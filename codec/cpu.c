@@ -51,6 +51,16 @@ static unsigned detect(void)
     return with_bases(flags);
 }
 
+bool cpu_has_vbmi2(void)
+{
+#if defined(__x86_64__)
+    return cpu_detect() & CPU_AVX512 && __builtin_cpu_supports("avx512vbmi") &&
+           __builtin_cpu_supports("avx512vbmi2");
+#else
+    return false;
+#endif
+}
+
 static bool detect_pext(void)
 {
 #if defined(__x86_64__)

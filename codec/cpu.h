@@ -18,6 +18,9 @@
 /* What this machine has, before any mask. */
 unsigned cpu_detect(void);
 
+/* Whether AVX-512 comes with VBMI and VBMI2. */
+bool cpu_has_vbmi2(void);
+
 /* Whether PEXT is an instruction like others: AMD's before Zen 3 take some 20 cycles and more. */
 bool cpu_pext_is_fast(void);
 

@@ -130,6 +130,8 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags)
     }
     if (flags & CPU_AVX512)
         codec_dsp_init_avx512(dsp);
+    if (flags & CPU_AVX512 && cpu_has_vbmi2())
+        tsq_dsp_init_vbmi(dsp);
 #endif
     coded_dsp_init(dsp, flags);
     rans_dsp_init(dsp, flags);

@@ -159,6 +159,7 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags);
 void codec_dsp_init_avx2(struct codec_dsp *dsp);
 void codec_dsp_init_avx512(struct codec_dsp *dsp);
 void tsq_dsp_init_avx2(struct codec_dsp *dsp, bool pext); /* whether PEXT is fast */
+void tsq_dsp_init_vbmi(struct codec_dsp *dsp);
 
 /* The same for the coded modes' part. */
 void coded_dsp_init(struct codec_dsp *dsp, unsigned flags);

@@ -11,7 +11,14 @@
 
 #ifdef HAVE_EMULATED
 void codec_dsp_init_emulated(struct codec_dsp *dsp);
-#define EMULATED codec_dsp_init_emulated
+void tsq_dsp_init_emulated(struct codec_dsp *dsp);
+
+static void emulated(struct codec_dsp *dsp)
+{
+    codec_dsp_init_emulated(dsp);
+    tsq_dsp_init_emulated(dsp);
+}
+#define EMULATED emulated
 #else
 #define EMULATED NULL
 #endif
