@@ -31,7 +31,8 @@
 struct link;
 
 struct link_params {
-    const struct wire_path *path;  /* our side's addresses */
+    const struct wire_path *path;  /* where frames go at first; then to where valid ones of the
+                                    * peer came from last */
     bool initiator;                /* the edge: chooses connection id and epoch */
     uint32_t connection;           /* initiator: random, nonzero. Other side: 0, learnt */
     uint16_t epoch;
@@ -44,12 +45,15 @@ struct link_params {
     uint64_t ack_delay_ns;         /* of both sides alike: timeouts allow for it; 0: 10 ms */
     uint64_t ping_interval_ns;     /* when nothing was heard; 0: 500 ms */
     uint64_t dead_after_ns;        /* silence that means death; 0: 10 s */
+    uint64_t idle_ping_ns;         /* both, while idle; 0: idle silence is not asked about. For */
+    uint64_t idle_dead_after_ns;   /* ports that don't tell when a peer is gone */
 };
 
 struct link_stats {
     uint64_t tx_packets, tx_bytes, tx_messages, retransmits; /* bytes: whole frames */
     uint64_t rx_packets, rx_bytes, rx_messages, duplicates, bad_frames, over_budget, resets;
     uint64_t strangers; /* frames of another connection, epoch or hop, or our own */
+    uint64_t moves;     /* times the peer's address changed and was followed */
     uint64_t srtt_ns, rtt_min_ns, rtt_p50_ns; /* from samples without ambiguity (Karn) */
     uint32_t in_flight_packets;
 };
@@ -110,15 +114,18 @@ void link_output_refused(struct link *l, struct pkt *p, uint64_t now_ns);
 
 /* Let time pass: retransmissions, delayed acknowledgements, pings, death. Call it after link_input
  * and before link_output. Silence counts only while the link is called: time the owner was away
- * (longer than ping_interval_ns between two calls) does not. *deadline_ns: when to call again at
+ * (longer than ping_interval_ns between two calls, idle_ping_ns while idle) does not. *deadline_ns: when to call again at
  * the latest (UINT64_MAX: never), unless link_output sends something meanwhile: then
  * link_deadline(). 0, or -EPIPE when the peer is dead, closed, or reset. */
 int link_tick(struct link *l, uint64_t now_ns, uint64_t *deadline_ns);
 uint64_t link_deadline(const struct link *l);
 
-/* While idle, silence is neither asked about nor death: nothing is under way that would need the
- * peer. */
+/* While idle nothing is under way that would need the peer: silence is asked about and death as
+ * idle_ping_ns and idle_dead_after_ns say. */
 void link_set_idle(struct link *l, bool idle);
+
+/* Where the peer is, as frames to it are addressed. */
+const struct wire_path *link_path(const struct link *l);
 
 /* Why link_tick said -EPIPE, in a few words; NULL while the link lives. */
 const char *link_why_dead(const struct link *l);

@@ -9,16 +9,21 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "dataplane/outer.h"
 #include "dataplane/pkt.h"
 
-#define PORT_ERR 256
+#define PORT_ERR  256
+#define PORT_TEXT 224
 
 struct port;
 
 struct port_caps {
-    const char *name;      /* "memif", "loop": for people */
+    const char *name;      /* "memif", "udp": for people */
     uint32_t mtu_bytes;    /* longest IP packet (frame without the 14 bytes of Ethernet) */
     uint32_t burst;        /* best number of packets a call */
+    bool tells_loss;       /* port_alive knows when a peer is gone. Else only its silence tells */
+    bool same_host;        /* nobody outside this machine can send to it or hear it */
+    char how[PORT_TEXT];   /* what was chosen, in a line for people; "" where there is no choice */
 };
 
 struct port_stats {
@@ -26,6 +31,8 @@ struct port_stats {
     uint64_t tx_refused;       /* packets handed back by port_tx */
     uint64_t sleeps, wakeups;  /* port_wait: went to sleep; woken by the peer's doorbell */
     uint64_t peers_lost;       /* peers that died or left */
+    uint64_t foreign;          /* received and not for this port: dropped */
+    uint64_t copied_bytes;     /* of payload, copied by the port itself (not by kernel or driver) */
 };
 
 struct port_ops {
@@ -41,6 +48,8 @@ struct port {
     struct port_caps caps;
     struct port_stats stats;
     struct pkt_pool *pool;     /* where port_rx's packets come from and senders' must */
+    const struct wire_path *path; /* for the first frames to the peer; NULL: any does, or the peer
+                                   * is learnt from its frames */
 };
 
 enum port_role { PORT_SERVER, PORT_CLIENT };

@@ -10,10 +10,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "dataplane/outer.h"
 #include "dataplane/pkt.h"
 
 #define WIRE_VERSION       1u
-#define WIRE_L2L4_BYTES    42u /* Ethernet + IPv4 + UDP */
+#define WIRE_L2L4_BYTES    OUTER_BYTES
 #define WIRE_HEADER_BYTES  24u
 #define WIRE_TAG_BYTES     16u
 #define WIRE_PAYLOAD_AT    (WIRE_L2L4_BYTES + WIRE_HEADER_BYTES)
@@ -45,12 +46,6 @@ struct wire_header {
     uint16_t payload_bytes;
 };
 
-/* Addresses of the outer headers. memif and loop use fixed local ones. */
-struct wire_path {
-    uint8_t src_mac[6], dst_mac[6];
-    uint32_t src_ip, dst_ip;         /* host order */
-    uint16_t src_port, dst_port;
-};
 extern const struct wire_path wire_path_edge, wire_path_cloud; /* for memif and loop */
 
 /* Payload bytes that fit a frame on a port of this MTU. */

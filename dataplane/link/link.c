@@ -8,6 +8,14 @@
 
 #define MS_NS 1000000ull
 
+/* A peer that another wants to replace has this many ping intervals to say that it is there. */
+#define CONTEST_PINGS 4u
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
 static void set_defaults(struct link_params *p)
 {
     p->window_packets = p->window_packets ? p->window_packets : 512;
@@ -29,6 +37,7 @@ int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
     if (!l)
         return -ENOMEM;
     l->p = *p;
+    l->path = *p->path;
     set_defaults(&l->p);
     if (l->p.rto_min_ns > l->p.rto_max_ns) {
         free(l);
@@ -82,6 +91,11 @@ const char *link_why_dead(const struct link *l)
     return why[l->end];
 }
 
+const struct wire_path *link_path(const struct link *l)
+{
+    return &l->path;
+}
+
 bool link_heard(const struct link *l)
 {
     return l->heard;
@@ -89,14 +103,40 @@ bool link_heard(const struct link *l)
 
 /* --- arrival ---------------------------------------------------------------------------------- */
 
-static void queue_reset(struct link *l, const struct wire_header *h)
+static void queue_reset(struct link *l, const struct wire_header *h, const uint8_t *frame)
 {
     if (h->type != WIRE_DATA && h->type != WIRE_PING)
         return; /* never answer a RESET with one; a CLOSE or ACK needs none */
     l->reset_pending = true;
+    outer_way_back(frame, &l->reset_path);
     l->reset_connection = h->connection;
     l->reset_epoch = h->epoch;
     l->stats.resets++;
+}
+
+static uint64_t contest_ns(const struct link *l)
+{
+    return CONTEST_PINGS * l->p.ping_interval_ns;
+}
+
+static bool contested(const struct link *l)
+{
+    return l->contested_ns && l->heard_ns <= l->contested_ns;
+}
+
+/*
+ * Another initiator knocks. Where the port does not tell that a peer is gone, ours may be: ask it,
+ * and let the other one try again meanwhile. True: it shall wait.
+ */
+static bool contest(struct link *l)
+{
+    if (!l->p.idle_dead_after_ns)
+        return false;
+    if (!l->contested_ns || l->now_ns - l->contested_ns > contest_ns(l)) {
+        l->contested_ns = l->pinged_ns = l->now_ns;
+        l->ping_pending = true;
+    }
+    return contested(l);
 }
 
 /*
@@ -104,7 +144,7 @@ static void queue_reset(struct link *l, const struct wire_header *h)
  * message 1 it sees. Later messages of a peer that has not heard us yet may overtake that one and
  * are dropped (they will be sent again); anything else is from a connection we don't know.
  */
-static bool is_ours(struct link *l, const struct wire_header *h)
+static bool is_ours(struct link *l, const struct wire_header *h, const uint8_t *frame)
 {
     bool from_initiator = h->flags & WIRE_FLAG_INITIATOR;
 
@@ -115,8 +155,8 @@ static bool is_ours(struct link *l, const struct wire_header *h)
         }
         if (h->connection == l->p.connection && h->epoch == l->p.epoch)
             return true;
-        if (l->p.connection || !(h->flags & WIRE_FLAG_HELLO))
-            queue_reset(l, h);
+        if (h->flags & WIRE_FLAG_HELLO ? l->p.connection && !contest(l) : true)
+            queue_reset(l, h, frame);
     }
     l->stats.strangers++;
     return false;
@@ -140,10 +180,35 @@ static int control_frame(struct link *l, const struct wire_header *h, const uint
     }
 }
 
+/* The peer is where its latest valid frame came from: behind a NAT that may change. */
+static void follow(struct link *l, const uint8_t *frame)
+{
+    struct wire_path path;
+
+    outer_way_back(frame, &path);
+    if (outer_same_path(&path, &l->path))
+        return;
+    l->path = path;
+    l->moves++;
+    if (l->heard)
+        l->stats.moves++;
+}
+
 static void advance(struct link *l, uint64_t now_ns)
 {
     if (now_ns > l->now_ns)
         l->now_ns = now_ns;
+}
+
+/* Not an old frame that someone keeps sending: those must not lead us away. */
+static bool is_fresh(struct link *l, const struct wire_header *h)
+{
+    if (h->type == WIRE_DATA)
+        return receive_is_new(l, h);
+    if (h->message <= l->control_heard)
+        return false;
+    l->control_heard = h->message;
+    return true;
 }
 
 int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
@@ -160,12 +225,14 @@ int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
     }
     l->stats.rx_packets++;
     l->stats.rx_bytes += p->len;
-    if (!is_ours(l, &h) || l->end != LINK_ALIVE) {
+    if (!is_ours(l, &h, p->data) || l->end != LINK_ALIVE) {
         if (l->end == LINK_SHUT && h.type != WIRE_CLOSE && h.type != WIRE_RESET)
             l->close_pending = l->p.connection != 0; /* the first one was lost */
         pkt_unref(p);
         return 0;
     }
+    if (is_fresh(l, &h))
+        follow(l, p->data);
     l->heard = true;
     l->heard_ns = l->now_ns;
     l->backoff = 0; /* the peer is not busy or gone: what is missing was lost */
@@ -206,7 +273,8 @@ static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wi
         return NULL;
     if (type == WIRE_ACK)
         h.payload_bytes = (uint16_t)receive_write_ack(l, p->data + WIRE_PAYLOAD_AT, ACK_BYTES_MAX);
-    (void)wire_seal(p, l->p.path, &h); /* cannot fail: the room was asked for */
+    /* Cannot fail: the room was asked for. */
+    (void)wire_seal(p, type == WIRE_RESET ? &l->reset_path : &l->path, &h);
     l->control_number++;
     l->stats.tx_packets++;
     l->stats.tx_bytes += p->len;
@@ -279,15 +347,24 @@ bool link_has_output(const struct link *l)
 
 /* --- time ------------------------------------------------------------------------------------- */
 
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Whether the peer's silence means something: it has spoken before, or we asked. */
 static bool expects_peer(const struct link *l)
 {
-    return !l->idle && (l->heard || l->order);
+    return (!l->idle || l->p.idle_dead_after_ns) && (l->heard || l->order);
+}
+
+static uint64_t ping_after(const struct link *l)
+{
+    return l->idle && !contested(l) ? l->p.idle_ping_ns : l->p.ping_interval_ns;
+}
+
+static uint64_t dead_at(const struct link *l)
+{
+    uint64_t at = l->heard_ns + (l->idle ? l->p.idle_dead_after_ns : l->p.dead_after_ns);
+
+    if (contested(l))
+        at = least(at, l->contested_ns + contest_ns(l));
+    return at;
 }
 
 void link_set_idle(struct link *l, bool idle)
@@ -299,16 +376,20 @@ void link_set_idle(struct link *l, bool idle)
 
 static void tick_silence(struct link *l, uint64_t away_ns)
 {
-    if (away_ns > l->p.ping_interval_ns) /* what the peer said meanwhile may have been lost here */
-        l->heard_ns = least(l->heard_ns + away_ns - l->p.ping_interval_ns, l->now_ns);
+    uint64_t usual_ns = l->p.ping_interval_ns;
+
+    if (l->idle && l->p.idle_ping_ns > usual_ns)
+        usual_ns = l->p.idle_ping_ns;
+    if (away_ns > usual_ns) /* what the peer said meanwhile may have been lost here */
+        l->heard_ns = least(l->heard_ns + away_ns - usual_ns, l->now_ns);
     if (!expects_peer(l))
         return;
-    if (l->now_ns - l->heard_ns >= l->p.dead_after_ns) {
+    if (l->now_ns >= dead_at(l)) {
         end(l, LINK_SILENT);
         return;
     }
-    if (l->heard && l->now_ns - l->heard_ns >= l->p.ping_interval_ns &&
-        l->now_ns - l->pinged_ns >= l->p.ping_interval_ns) {
+    if (l->heard && l->now_ns - l->heard_ns >= ping_after(l) &&
+        l->now_ns - l->pinged_ns >= ping_after(l)) {
         l->pinged_ns = l->now_ns;
         l->ping_pending = true;
     }
@@ -320,8 +401,8 @@ static uint64_t silence_deadline(const struct link *l)
 
     if (!expects_peer(l))
         return UINT64_MAX;
-    ping = from + l->p.ping_interval_ns;
-    return least(ping > l->now_ns ? ping : UINT64_MAX, l->heard_ns + l->p.dead_after_ns);
+    ping = from + ping_after(l);
+    return least(ping > l->now_ns ? ping : UINT64_MAX, dead_at(l));
 }
 
 uint64_t link_deadline(const struct link *l)

@@ -170,7 +170,8 @@ static void seal(struct link *l, struct tx_fragment *f)
 
     if (reply)
         put_be32(f->pkt->data + WIRE_PAYLOAD_AT + 8, receive_answered(l, m->reply_to));
-    (void)wire_seal(f->pkt, l->p.path, &h); /* cannot fail: link_send checked the room */
+    (void)wire_seal(f->pkt, &l->path, &h); /* cannot fail: link_send checked the room */
+    f->moves = l->moves;
 }
 
 static struct pkt *transmit(struct link *l, struct tx_fragment *f)
@@ -185,6 +186,10 @@ static struct pkt *transmit(struct link *l, struct tx_fragment *f)
             l->heard_ns = l->now_ns; /* an answer is expected from now on */
     } else if (f->n_sent) {
         l->stats.retransmits++;
+    }
+    if (f->moves != l->moves) {
+        outer_readdress(f->pkt->data, &l->path);
+        f->moves = l->moves;
     }
     f->n_sent++;
     f->state = TX_SENT;

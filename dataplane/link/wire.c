@@ -10,17 +10,8 @@
 
 #include "dataplane/link/bytes.h"
 
-#define ETH_BYTES        14u
-#define IP_BYTES         20u
-#define UDP_BYTES        8u
-#define IP_AT            ETH_BYTES
-#define UDP_AT           (ETH_BYTES + IP_BYTES)
-#define HEADER_AT        WIRE_L2L4_BYTES
-#define ETHERTYPE        0x0800u
-#define IP_VERSION       0x45u /* IPv4, five words: no options */
-#define IP_DONT_FRAGMENT 0x4000u
-#define IP_TTL           64u
-#define IP_PROTOCOL      17u
+#define UDP_BYTES 8u
+#define HEADER_AT WIRE_L2L4_BYTES
 
 const struct wire_path wire_path_edge = {
     .src_mac = {0x02, 'i', 's', 't', 'h', 0x01},
@@ -38,44 +29,6 @@ const struct wire_path wire_path_cloud = {
     .src_port = 7300,
     .dst_port = 7300,
 };
-
-/* Sum of the header's 16-bit words in ones' complement: 0xffff when its checksum is right. */
-static uint16_t ip_sum(const uint8_t *ip)
-{
-    uint32_t sum = 0;
-
-    for (unsigned i = 0; i < IP_BYTES; i += 2)
-        sum += get_be16(ip + i);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)sum;
-}
-
-static void write_l2l4(uint8_t *f, const struct wire_path *path, uint16_t udp_bytes)
-{
-    uint8_t *ip = f + IP_AT, *udp = f + UDP_AT;
-
-    memcpy(f, path->dst_mac, 6);
-    memcpy(f + 6, path->src_mac, 6);
-    put_be16(f + 12, ETHERTYPE);
-
-    ip[0] = IP_VERSION;
-    ip[1] = 0;
-    put_be16(ip + 2, (uint16_t)(IP_BYTES + udp_bytes));
-    put_be16(ip + 4, 0); /* identification: never fragmented (RFC 6864) */
-    put_be16(ip + 6, IP_DONT_FRAGMENT);
-    ip[8] = IP_TTL;
-    ip[9] = IP_PROTOCOL;
-    put_be16(ip + 10, 0);
-    put_be32(ip + 12, path->src_ip);
-    put_be32(ip + 16, path->dst_ip);
-    put_be16(ip + 10, (uint16_t)~ip_sum(ip));
-
-    put_be16(udp, path->src_port);
-    put_be16(udp + 2, path->dst_port);
-    put_be16(udp + 4, udp_bytes);
-    put_be16(udp + 6, 0); /* no UDP checksum: the tag covers more */
-}
 
 static void write_header(uint8_t *b, const struct wire_header *h)
 {
@@ -121,30 +74,13 @@ int wire_seal(struct pkt *p, const struct wire_path *path, const struct wire_hea
     size_t covered = WIRE_HEADER_BYTES + (size_t)h->payload_bytes;
     size_t bytes = WIRE_OVERHEAD + (size_t)h->payload_bytes;
 
-    if (bytes > p->room || bytes - ETH_BYTES > UINT16_MAX)
+    if (bytes > p->room || bytes - OUTER_ETHERNET_BYTES > UINT16_MAX)
         return -ENOSPC;
-    write_l2l4(p->data, path, (uint16_t)(UDP_BYTES + covered + WIRE_TAG_BYTES));
+    outer_write(p->data, path, (uint16_t)(UDP_BYTES + covered + WIRE_TAG_BYTES));
     write_header(p->data + HEADER_AT, h);
     tag_of(p->data + HEADER_AT, covered, p->data + HEADER_AT + covered);
     p->len = (uint32_t)bytes;
     return 0;
-}
-
-/* The outer headers are those of an unfragmented UDP packet that lies inside the frame. */
-static bool outer_ok(const uint8_t *frame, size_t len, size_t *udp_bytes)
-{
-    const uint8_t *ip = frame + IP_AT;
-    size_t ip_bytes;
-
-    if (len < WIRE_OVERHEAD)
-        return false;
-    if (get_be16(frame + 12) != ETHERTYPE || ip[0] != IP_VERSION || ip[9] != IP_PROTOCOL)
-        return false;
-    if (get_be16(ip + 6) & 0x3fffu) /* more fragments, or not the first */
-        return false;
-    ip_bytes = get_be16(ip + 2);
-    *udp_bytes = get_be16(frame + UDP_AT + 4);
-    return ip_bytes <= len - ETH_BYTES && ip_bytes == IP_BYTES + *udp_bytes && ip_sum(ip) == 0xffff;
 }
 
 static bool header_ok(const struct wire_header *h)
@@ -163,7 +99,7 @@ int wire_open(const uint8_t *frame, size_t len, struct wire_header *h, const uin
     uint8_t tag[WIRE_TAG_BYTES];
     size_t udp_bytes, covered;
 
-    if (!outer_ok(frame, len, &udp_bytes))
+    if (!outer_check(frame, len, &udp_bytes))
         return -EBADMSG;
     if (udp_bytes < UDP_BYTES + WIRE_HEADER_BYTES + WIRE_TAG_BYTES)
         return -EBADMSG;

@@ -8,6 +8,8 @@
 #define BURST        32
 #define BURSTS_MAX   64     /* a flood must not keep the stage from running */
 #define PORT_FULL_NS 50000u /* when to try a full port again */
+#define IDLE_PING_NS 5000000000u  /* often enough for what NATs remember */
+#define IDLE_DEAD_NS 15000000000u /* what an idle edge may be silent */
 #define POOL_MIN     128u
 #define SMALL_MAX    LINK_MESSAGES_MAX /* small messages that wait */
 #define SMALL_SHARE  8u /* they leave this part of the pool free: acknowledgements come by it */
@@ -31,7 +33,11 @@ int pump_open(struct pump *p, struct port *port, const struct link_params *param
     if (port->pool->n_total < POOL_MIN)
         return -EINVAL;
     if (!p->params.path)
-        p->params.path = path;
+        p->params.path = port->path ? port->path : path;
+    if (!port->caps.tells_loss && !p->params.idle_dead_after_ns) {
+        p->params.idle_ping_ns = IDLE_PING_NS;
+        p->params.idle_dead_after_ns = IDLE_DEAD_NS;
+    }
     p->params.initiator = connection != 0;
     p->params.connection = connection;
     if (!p->params.rx_budget_packets)

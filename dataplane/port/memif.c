@@ -71,10 +71,10 @@ struct memif {
     uint16_t dev;
     uint64_t sent_ns;   /* since when we await an answer; 0: none */
     uint64_t gap_ns[2]; /* how long the last two took */
-    uint64_t next_ns; /* ALONE: try again, JOINING: give up, UP: look again, LOST: give up */
-    bool loss_told;   /* LOST: port_alive said so */
-    bool loss_woke;   /* LOST: port_wait ended for it */
-    bool drained;     /* LOST: the rings are empty */
+    uint64_t next_ns;   /* ALONE: try again, JOINING: give up, UP: look again, LOST: give up */
+    bool loss_told;     /* LOST: port_alive said so */
+    bool loss_woke;     /* LOST: port_wait ended for it */
+    bool drained;       /* LOST: the rings are empty */
     struct pkt *stash[BURST]; /* received by port_wait while it looked for packets */
     int n_stash, stash_at;
 };
@@ -559,7 +559,8 @@ int memif_open(const char *text, enum port_role role, struct port **out, char *e
         return -ENOMEM;
     }
     m->port.ops = &memif_ops;
-    m->port.caps = (struct port_caps){.name = "memif", .mtu_bytes = MTU, .burst = BURST};
+    m->port.caps = (struct port_caps){
+        .name = "memif", .mtu_bytes = MTU, .burst = BURST, .tells_loss = true, .same_host = true};
     m->role = role;
     m->listen_fd = m->peer_fd = -1;
     intr_init(&m->intr);
