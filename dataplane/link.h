@@ -13,8 +13,11 @@
  * acknowledgement allows) in flight; a receiver holds at most rx_budget_packets and one message.
  * The oldest message that is not yet whole is always let through, so neither bound can deadlock.
  *
+ * With keys every frame is sealed once, at its first transmission, and keys are changed (a new epoch)
+ * before their limits; what was sealed with the old ones keeps its bytes.
+ *
  * Message numbers count from 1 and never wrap: after 2^32 - 2 messages link_send returns -EPIPE;
- * the owner then closes this link and opens one with the next epoch.
+ * the owner then closes this link and opens one with the next epoch, or with new keys.
  */
 #ifndef ISTHMUS_DATAPLANE_LINK_H
 #define ISTHMUS_DATAPLANE_LINK_H
@@ -33,9 +36,11 @@ struct link;
 struct link_params {
     const struct wire_path *path;  /* where frames go at first; then to where valid ones of the
                                     * peer came from last */
+    struct keys *keys;             /* what frames are sealed with: borrowed; until they are ready
+                                    * nothing is sent or taken. NULL: frames are not encrypted */
     bool initiator;                /* the edge: chooses connection id and epoch */
     uint32_t connection;           /* initiator: random, nonzero. Other side: 0, learnt */
-    uint16_t epoch;
+    uint16_t epoch;                /* without keys; with keys the epoch is the keys' */
     uint8_t hop;
     uint32_t window_packets;       /* most packets in flight; 0: 512 */
     uint32_t rx_budget_packets;    /* most received packets held for incomplete or undelivered
@@ -54,6 +59,8 @@ struct link_stats {
     uint64_t rx_packets, rx_bytes, rx_messages, duplicates, bad_frames, over_budget, resets;
     uint64_t strangers; /* frames of another connection, epoch or hop, or our own */
     uint64_t moves;     /* times the peer's address changed and was followed */
+    uint64_t replays;   /* control frames that came again, or too late to tell */
+    uint16_t epoch;     /* of what is sent now */
     uint64_t srtt_ns, rtt_min_ns, rtt_p50_ns; /* from samples without ambiguity (Karn) */
     uint32_t in_flight_packets;
 };

@@ -28,6 +28,7 @@ struct tx_fragment {
     uint32_t n_sent;
     uint32_t moves; /* of the link when it was addressed */
     uint16_t fragment, payload_bytes;
+    uint16_t epoch; /* sealed in */
     uint8_t state;
 };
 
@@ -74,13 +75,14 @@ struct link {
     bool heard, idle;
     struct wire_path path;
     uint32_t moves;         /* changes of it */
-    uint32_t control_heard; /* highest number of a control frame */
     uint64_t contested_ns;  /* since when another initiator asks to be taken; 0: none does */
 
     /* control frames to send */
     bool ack_now, ping_pending, close_pending, reset_pending;
     uint32_t control_number;
     struct wire_path reset_path;
+    uint32_t control_seen;  /* the peer's highest control number */
+    uint64_t control_bits;  /* bit i: control_seen - i was received */
     uint32_t reset_connection;
     uint16_t reset_epoch;
 
@@ -90,6 +92,7 @@ struct link {
     uint32_t newest[SESSION_BUCKETS];
     struct list_node queued[N_CLASSES], lost[N_CLASSES], refused, sent;
     uint32_t n_queued, in_flight;
+    uint32_t sealed[2]; /* packets not acknowledged, by epoch % 2: at most two epochs are about */
     uint32_t credit, credit_number;
 
     /* loss */
@@ -123,6 +126,10 @@ struct link {
 
     struct link_stats stats;
 };
+
+/* link.c */
+uint16_t link_next_epoch(struct link *l); /* of the frame that is sealed next */
+void link_end(struct link *l, enum link_end how);
 
 /* send.c */
 struct tx_message *send_find(struct link *l, uint32_t number);

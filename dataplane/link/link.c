@@ -46,6 +46,7 @@ int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
     l->now_ns = l->heard_ns = l->pinged_ns = l->ticked_ns = now_ns;
     l->tx_base = l->tx_next = l->rx_base = l->rx_end = 1;
     l->credit = FIRST_CREDIT;
+    l->control_bits = 1; /* numbers count from 1 */
     l->reorder_quarters = 1;
     l->credit_told = l->p.rx_budget_packets;
     send_drop_all(l); /* makes the lists */
@@ -63,7 +64,7 @@ void link_close(struct link *l)
     free(l);
 }
 
-static void end(struct link *l, enum link_end how)
+void link_end(struct link *l, enum link_end how)
 {
     if (l->end == LINK_ALIVE)
         l->end = how;
@@ -75,7 +76,7 @@ void link_shutdown(struct link *l)
 {
     if (l->end == LINK_ALIVE && l->p.connection)
         l->close_pending = true;
-    end(l, LINK_SHUT);
+    link_end(l, LINK_SHUT);
 }
 
 const char *link_why_dead(const struct link *l)
@@ -86,7 +87,7 @@ const char *link_why_dead(const struct link *l)
         [LINK_RESET] = "the peer does not know this connection (it restarted, or serves another)",
         [LINK_CLOSED] = "the peer closed the connection",
         [LINK_SHUT] = "the connection was closed here",
-        [LINK_WORN_OUT] = "the connection used up its packet numbers",
+        [LINK_WORN_OUT] = "the connection used up its packet numbers or keys",
     };
     return why[l->end];
 }
@@ -153,31 +154,37 @@ static bool is_ours(struct link *l, const struct wire_header *h, const uint8_t *
             l->p.connection = h->connection;
             l->p.epoch = h->epoch;
         }
-        if (h->connection == l->p.connection && h->epoch == l->p.epoch)
+        if (h->connection == l->p.connection && (l->p.keys || h->epoch == l->p.epoch))
             return true;
-        if (h->flags & WIRE_FLAG_HELLO ? l->p.connection && !contest(l) : true)
+        if (!l->p.keys && (h->flags & WIRE_FLAG_HELLO ? l->p.connection && !contest(l) : true))
             queue_reset(l, h, frame);
     }
     l->stats.strangers++;
     return false;
 }
 
-static int control_frame(struct link *l, const struct wire_header *h, const uint8_t *payload)
+/*
+ * Whether a control frame with this number came before, or so late that nobody can tell (after RFC
+ * 6479). A RESET without keys comes from a peer that counts anew, and is no threat that forging one
+ * would not be.
+ */
+static bool is_replay(struct link *l, const struct wire_header *h)
 {
-    switch (h->type) {
-    case WIRE_ACK:
-        return loss_read_ack(l, h->message, payload, h->payload_bytes);
-    case WIRE_PING:
-        l->ack_now = true;
-        return 0;
-    case WIRE_RESET:
-        l->stats.resets++;
-        end(l, LINK_RESET);
-        return 0;
-    default:
-        end(l, LINK_CLOSED);
-        return 0;
+    uint32_t behind = l->control_seen - h->message;
+
+    if (h->type == WIRE_RESET)
+        return false;
+    if (h->message > l->control_seen) {
+        uint32_t ahead = h->message - l->control_seen;
+
+        l->control_bits = (ahead < 64 ? l->control_bits << ahead : 0) | 1;
+        l->control_seen = h->message;
+        return false;
     }
+    if (behind >= 64 || l->control_bits >> behind & 1)
+        return true;
+    l->control_bits |= 1ull << behind;
+    return false;
 }
 
 /* The peer is where its latest valid frame came from: behind a NAT that may change. */
@@ -194,21 +201,46 @@ static void follow(struct link *l, const uint8_t *frame)
         l->stats.moves++;
 }
 
+/* It came just now, from a peer that lives: not an old frame that came again. */
+static void hear(struct link *l)
+{
+    l->heard = true;
+    l->heard_ns = l->now_ns;
+    l->backoff = 0; /* the peer is not busy or gone: what is missing was lost */
+}
+
+static int control_frame(struct link *l, const struct wire_header *h, const uint8_t *frame,
+                         const uint8_t *payload)
+{
+    bool newest = h->message > l->control_seen;
+
+    if (is_replay(l, h)) {
+        l->stats.replays++;
+        return 0;
+    }
+    if (newest && h->type != WIRE_RESET)
+        follow(l, frame);
+    hear(l);
+    switch (h->type) {
+    case WIRE_ACK:
+        return loss_read_ack(l, h->message, payload, h->payload_bytes);
+    case WIRE_PING:
+        l->ack_now = true;
+        return 0;
+    case WIRE_RESET:
+        l->stats.resets++;
+        link_end(l, LINK_RESET);
+        return 0;
+    default:
+        link_end(l, LINK_CLOSED);
+        return 0;
+    }
+}
+
 static void advance(struct link *l, uint64_t now_ns)
 {
     if (now_ns > l->now_ns)
         l->now_ns = now_ns;
-}
-
-/* Not an old frame that someone keeps sending: those must not lead us away. */
-static bool is_fresh(struct link *l, const struct wire_header *h)
-{
-    if (h->type == WIRE_DATA)
-        return receive_is_new(l, h);
-    if (h->message <= l->control_heard)
-        return false;
-    l->control_heard = h->message;
-    return true;
 }
 
 int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
@@ -218,7 +250,8 @@ int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
     int err = 0;
 
     advance(l, now_ns);
-    if (wire_open(p->data, p->len, &h, &payload)) {
+    if (wire_open(l->p.keys, p->data, p->len, &h, &payload) || h.type == WIRE_HANDSHAKE ||
+        (l->p.keys && h.type == WIRE_RESET)) { /* with keys who knows no connection can't seal */
         l->stats.bad_frames++;
         pkt_unref(p);
         return -EBADMSG;
@@ -231,15 +264,14 @@ int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
         pkt_unref(p);
         return 0;
     }
-    if (is_fresh(l, &h))
-        follow(l, p->data);
-    l->heard = true;
-    l->heard_ns = l->now_ns;
-    l->backoff = 0; /* the peer is not busy or gone: what is missing was lost */
     if (h.type == WIRE_DATA) {
+        if (receive_is_new(l, &h)) {
+            follow(l, p->data);
+            hear(l);
+        }
         err = receive_data(l, p, &h, payload);
     } else {
-        err = control_frame(l, &h, payload);
+        err = control_frame(l, &h, p->data, payload);
         pkt_unref(p);
     }
     if (err)
@@ -249,6 +281,26 @@ int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
 
 /* --- departure -------------------------------------------------------------------------------- */
 
+/*
+ * The keys are changed as soon as they are worn and nothing of the epoch before is left to be sent
+ * again. With the limits of keys.h that is at once: fewer than 2^20 packets wait for
+ * acknowledgement.
+ */
+uint16_t link_next_epoch(struct link *l)
+{
+    if (!l->p.keys)
+        return l->p.epoch;
+    if (keys_worn(l->p.keys) && !l->sealed[(keys_epoch(l->p.keys) + 1u) % 2])
+        (void)keys_advance(l->p.keys); /* where it fails, link_output sees keys_spent */
+    return keys_epoch(l->p.keys);
+}
+
+/* With keys: they are there, and not used up. */
+static bool may_seal(const struct link *l)
+{
+    return !l->p.keys || (keys_ready(l->p.keys) && !keys_spent(l->p.keys));
+}
+
 /* One control frame; NULL: no packet to be had, or no number left. */
 static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wire_type type)
 {
@@ -256,7 +308,7 @@ static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wi
         .type = (uint8_t)type,
         .flags = l->p.initiator ? WIRE_FLAG_INITIATOR : 0,
         .connection = type == WIRE_RESET ? l->reset_connection : l->p.connection,
-        .epoch = type == WIRE_RESET ? l->reset_epoch : l->p.epoch,
+        .epoch = type == WIRE_RESET ? l->reset_epoch : link_next_epoch(l),
         .message = l->control_number + 1,
         .n_fragments = 1,
         .hop = l->p.hop,
@@ -265,7 +317,7 @@ static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wi
     struct pkt *p;
 
     if (l->control_number == UINT32_MAX) {
-        end(l, LINK_WORN_OUT);
+        link_end(l, LINK_WORN_OUT);
         return NULL;
     }
     p = pool->room >= WIRE_OVERHEAD + ACK_BYTES_MAX ? pkt_alloc(pool) : NULL;
@@ -273,9 +325,11 @@ static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wi
         return NULL;
     if (type == WIRE_ACK)
         h.payload_bytes = (uint16_t)receive_write_ack(l, p->data + WIRE_PAYLOAD_AT, ACK_BYTES_MAX);
-    /* Cannot fail: the room was asked for. */
-    (void)wire_seal(p, type == WIRE_RESET ? &l->reset_path : &l->path, &h);
-    l->control_number++;
+    l->control_number++; /* used up, whatever comes */
+    if (wire_seal(l->p.keys, p, type == WIRE_RESET ? &l->reset_path : &l->path, &h)) {
+        pkt_unref(p);
+        return NULL;
+    }
     l->stats.tx_packets++;
     l->stats.tx_bytes += p->len;
     return p;
@@ -302,6 +356,11 @@ int link_output(struct link *l, struct pkt **out, int n, struct pkt_pool *pool, 
     int count = 0;
 
     advance(l, now_ns);
+    if (!may_seal(l)) {
+        if (keys_ready(l->p.keys))
+            link_end(l, LINK_WORN_OUT);
+        return 0;
+    }
     for (unsigned i = 0; i < sizeof order / sizeof order[0] && count < n; i++) {
         struct pkt *p = *pending(l, order[i]) ? control_packet(l, pool, order[i]) : NULL;
 
@@ -340,6 +399,8 @@ void link_output_refused(struct link *l, struct pkt *p, uint64_t now_ns)
 
 bool link_has_output(const struct link *l)
 {
+    if (!may_seal(l))
+        return false;
     if (l->reset_pending || l->close_pending || l->ack_now || l->ping_pending)
         return true;
     return l->end == LINK_ALIVE && send_has_output(l);
@@ -385,7 +446,7 @@ static void tick_silence(struct link *l, uint64_t away_ns)
     if (!expects_peer(l))
         return;
     if (l->now_ns >= dead_at(l)) {
-        end(l, LINK_SILENT);
+        link_end(l, LINK_SILENT);
         return;
     }
     if (l->heard && l->now_ns - l->heard_ns >= ping_after(l) &&
@@ -441,4 +502,5 @@ void link_stats(const struct link *l, struct link_stats *s)
     s->rtt_min_ns = l->rtt_min_ns;
     s->rtt_p50_ns = loss_rtt_p50(l);
     s->in_flight_packets = l->in_flight;
+    s->epoch = l->p.keys ? keys_epoch(l->p.keys) : l->p.epoch;
 }

@@ -69,23 +69,40 @@ static void tag_of(const uint8_t *header, size_t bytes, uint8_t tag[WIRE_TAG_BYT
     memcpy(tag, canonical.digest, WIRE_TAG_BYTES);
 }
 
-int wire_seal(struct pkt *p, const struct wire_path *path, const struct wire_header *h)
+static struct keys_place place_of(const struct wire_header *h)
+{
+    return (struct keys_place){
+        .type = h->type, .epoch = h->epoch, .message = h->message, .fragment = h->fragment};
+}
+
+int wire_seal(struct keys *keys, struct pkt *p, const struct wire_path *path,
+              const struct wire_header *h)
 {
     size_t covered = WIRE_HEADER_BYTES + (size_t)h->payload_bytes;
     size_t bytes = WIRE_OVERHEAD + (size_t)h->payload_bytes;
+    uint8_t *header = p->data + HEADER_AT;
 
     if (bytes > p->room || bytes - OUTER_ETHERNET_BYTES > UINT16_MAX)
         return -ENOSPC;
     outer_write(p->data, path, (uint16_t)(UDP_BYTES + covered + WIRE_TAG_BYTES));
-    write_header(p->data + HEADER_AT, h);
-    tag_of(p->data + HEADER_AT, covered, p->data + HEADER_AT + covered);
+    write_header(header, h);
+    if (keys) {
+        struct keys_place at = place_of(h);
+        int rc = keys_seal(keys, &at, header, WIRE_HEADER_BYTES, header + WIRE_HEADER_BYTES,
+                           h->payload_bytes, header + covered);
+
+        if (rc)
+            return rc;
+    } else {
+        tag_of(header, covered, header + covered);
+    }
     p->len = (uint32_t)bytes;
     return 0;
 }
 
 static bool header_ok(const struct wire_header *h)
 {
-    if (h->version != WIRE_VERSION || h->type > WIRE_CLOSE || h->cls > WIRE_CONTROL)
+    if (h->version != WIRE_VERSION || h->type > WIRE_HANDSHAKE || h->cls > WIRE_CONTROL)
         return false;
     if (h->flags & ~(WIRE_FLAG_REPLY | WIRE_FLAG_HELLO | WIRE_FLAG_INITIATOR))
         return false;
@@ -94,22 +111,48 @@ static bool header_ok(const struct wire_header *h)
     return h->fragment < h->n_fragments;
 }
 
-int wire_open(const uint8_t *frame, size_t len, struct wire_header *h, const uint8_t **payload)
+int wire_peek(const uint8_t *frame, size_t len, struct wire_header *h)
 {
-    uint8_t tag[WIRE_TAG_BYTES];
-    size_t udp_bytes, covered;
+    size_t udp_bytes;
 
     if (!outer_check(frame, len, &udp_bytes))
         return -EBADMSG;
     if (udp_bytes < UDP_BYTES + WIRE_HEADER_BYTES + WIRE_TAG_BYTES)
         return -EBADMSG;
     read_header(frame + HEADER_AT, h);
-    covered = udp_bytes - UDP_BYTES - WIRE_TAG_BYTES;
-    if (!header_ok(h) || h->payload_bytes != covered - WIRE_HEADER_BYTES)
+    if (!header_ok(h) ||
+        h->payload_bytes != udp_bytes - UDP_BYTES - WIRE_TAG_BYTES - WIRE_HEADER_BYTES)
         return -EBADMSG;
-    tag_of(frame + HEADER_AT, covered, tag);
-    if (memcmp(tag, frame + HEADER_AT + covered, WIRE_TAG_BYTES))
+    return 0;
+}
+
+static bool tag_ok(const uint8_t *header, size_t covered)
+{
+    uint8_t tag[WIRE_TAG_BYTES];
+
+    tag_of(header, covered, tag);
+    return !memcmp(tag, header + covered, WIRE_TAG_BYTES);
+}
+
+int wire_open(struct keys *keys, uint8_t *frame, size_t len, struct wire_header *h,
+              const uint8_t **payload)
+{
+    uint8_t *header = frame + HEADER_AT;
+    size_t covered;
+
+    if (wire_peek(frame, len, h))
         return -EBADMSG;
+    covered = WIRE_HEADER_BYTES + (size_t)h->payload_bytes;
+    if (keys) {
+        struct keys_place at = place_of(h);
+
+        if (h->type == WIRE_HANDSHAKE ||
+            keys_unseal(keys, &at, header, WIRE_HEADER_BYTES, header + WIRE_HEADER_BYTES,
+                        h->payload_bytes, header + covered))
+            return -EBADMSG;
+    } else if (!tag_ok(header, covered)) {
+        return -EBADMSG;
+    }
     *payload = frame + WIRE_PAYLOAD_AT;
     return 0;
 }
