@@ -37,6 +37,8 @@ enum {
     OPT_REPEAT_PENALTY,
     OPT_SEED,
     OPT_NETEM,
+    OPT_PORT,
+    OPT_INSECURE,
     OPT_OWN,
 };
 

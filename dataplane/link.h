@@ -50,6 +50,7 @@ struct link_params {
     uint64_t ack_delay_ns;         /* of both sides alike: timeouts allow for it; 0: 10 ms */
     uint64_t ping_interval_ns;     /* when nothing was heard; 0: 500 ms */
     uint64_t dead_after_ns;        /* silence that means death; 0: 10 s */
+    uint64_t first_word_ns;        /* silence of a peer never heard yet; 0: dead_after_ns */
     uint64_t idle_ping_ns;         /* both, while idle; 0: idle silence is not asked about. For */
     uint64_t idle_dead_after_ns;   /* ports that don't tell when a peer is gone */
 };

@@ -7,27 +7,26 @@
 #include "control/cmd.h"
 #include "control/log.h"
 #include "control/model.h"
-#include "control/netem_arg.h"
 #include "control/options.h"
+#include "control/port_arg.h"
 #include "control/split_plan.h"
 #include "control/signals.h"
 #include "dataplane/pipeline/pipeline.h"
 
 #define STEP_NS 200000000u /* how long a wait may last before signals are looked at */
 
-enum { OPT_PORT = OPT_OWN, OPT_ONCE, OPT_MAX_SESSIONS, OPT_CHUNK };
+enum { OPT_ONCE = OPT_OWN, OPT_MAX_SESSIONS, OPT_CHUNK };
 
 struct cloud_options {
     struct model_options model;
     struct split_options split;
-    const char *port;
+    struct port_options port;
     struct netem_options netem;
     bool once;
     uint32_t max_sessions, chunk_tokens;
 };
 
 static const struct argp_option options[] = {
-    {"port", OPT_PORT, "URI", 0, "Where edges come in: memif:PATH of a socket, or memif:@NAME", 0},
     {"once", OPT_ONCE, NULL, 0, "End when the first edge has left", 0},
     {"max-sessions", OPT_MAX_SESSIONS, "N", 0, "Sessions at once (default 16)", 0},
     {"chunk", OPT_CHUNK, "N", 0, "Most rows computed at once (default 128)", 2},
@@ -41,10 +40,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->model;
         state->child_inputs[1] = &o->split;
-        state->child_inputs[2] = &o->netem;
-        return 0;
-    case OPT_PORT:
-        o->port = arg;
+        state->child_inputs[2] = &o->port;
+        state->child_inputs[3] = &o->netem;
         return 0;
     case OPT_ONCE:
         o->once = true;
@@ -58,8 +55,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (o->split.target.kind)
             argp_error(state, "--quality and --rate are for the edge: leave them out");
-        if (!o->port)
-            argp_error(state, "--port is missing, e.g. --port memif:/tmp/isthmus.sock");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -69,6 +64,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static const struct argp_child children[] = {
     {&model_argp, 0, NULL, 0},
     {&split_argp, 0, NULL, 0},
+    {&port_argp, 0, NULL, 0},
     {&netem_argp, 0, NULL, 0},
     {0},
 };
@@ -139,7 +135,7 @@ int cmd_cloud(int argc, char **argv)
     model_drop_file(&m);
 
     signals_catch(); /* from here on the port leaves something to clean up */
-    rc = netem_port_open(o.port, PORT_SERVER, &o.netem, &port);
+    rc = port_arg_open(&o.port, PORT_SERVER, &o.netem, &port);
     if (rc != EXIT_OK)
         goto out;
     child_report(port_eal_rss_bytes());
@@ -158,7 +154,7 @@ int cmd_cloud(int argc, char **argv)
     }
     cloud_set_clock(cloud, cloud_clock, NULL);
     if (!o.once)
-        log_info("layers %u to %u of %s at %s", plan.split, m.n_layers - 1, m.path, o.port);
+        log_info("layers %u to %u of %s at %s", plan.split, m.n_layers - 1, m.path, o.port.uri);
     rc = serve(cloud, port, o.once);
 out:
     cloud_close(cloud);

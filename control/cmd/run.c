@@ -161,7 +161,7 @@ static int run_split(struct front *f)
     const struct placement p = place(&f->o->model);
     rc = start_cloud(f, uri, &p);
     if (rc == EXIT_OK)
-        rc = front_join(f, uri, p.threads, p.edge_core, CONNECT_NS);
+        rc = front_join(f, &(struct port_options){.uri = uri}, p.threads, p.edge_core, CONNECT_NS);
     return rc;
 }
 

@@ -25,6 +25,7 @@ static void set_defaults(struct link_params *p)
     p->ack_delay_ns = p->ack_delay_ns ? p->ack_delay_ns : 10 * MS_NS;
     p->ping_interval_ns = p->ping_interval_ns ? p->ping_interval_ns : 500 * MS_NS;
     p->dead_after_ns = p->dead_after_ns ? p->dead_after_ns : 10000 * MS_NS;
+    p->first_word_ns = p->first_word_ns ? p->first_word_ns : p->dead_after_ns;
 }
 
 int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
@@ -421,7 +422,8 @@ static uint64_t ping_after(const struct link *l)
 
 static uint64_t dead_at(const struct link *l)
 {
-    uint64_t at = l->heard_ns + (l->idle ? l->p.idle_dead_after_ns : l->p.dead_after_ns);
+    uint64_t after = l->idle ? l->p.idle_dead_after_ns : l->p.dead_after_ns;
+    uint64_t at = l->heard_ns + (l->heard ? after : l->p.first_word_ns);
 
     if (contested(l))
         at = least(at, l->contested_ns + contest_ns(l));

@@ -111,6 +111,8 @@ int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, c
     e->p.chunk_tokens = p->chunk_tokens ? p->chunk_tokens : DEFAULT_CHUNK_TOKENS;
     if (!p->connect_timeout_ns)
         e->p.connect_timeout_ns = DEFAULT_CONNECT_TIMEOUT_NS;
+    if (!e->p.link.first_word_ns) /* we say it, and better */
+        e->p.link.first_word_ns = 2 * e->p.connect_timeout_ns;
     e->info = stage_info(p->stage);
     e->tile_capacity = tile_capacity(p->port);
     rc = check_params(&e->p, e->info, e->tile_capacity, err);
@@ -127,7 +129,7 @@ int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, c
         if (getrandom(&connection, sizeof connection, 0) != (ssize_t)sizeof connection)
             connection = 0;
     }
-    rc = pump_open(&e->pump, p->port, &p->link, &wire_path_edge, connection, now_ns);
+    rc = pump_open(&e->pump, p->port, &e->p.link, &wire_path_edge, connection, now_ns);
     if (rc)
         goto fail;
     stage_set_poll(p->stage, pump_during_run, &e->pump);
