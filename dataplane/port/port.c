@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "dataplane/port.h"
 
-#include <errno.h>
-#include <stdio.h>
-
+#include "dataplane/port/ether.h"
 #include "dataplane/port/memif.h"
 #include "dataplane/port/udp.h"
 #include "dataplane/port/uri.h"
@@ -20,7 +18,6 @@ int port_open(const char *text, enum port_role role, struct port **out, char *er
     case URI_UDP:
         return udp_open(&uri, role, out, err);
     default:
-        snprintf(err, PORT_ERR, "port '%.60s' is not built yet", text);
-        return -EINVAL;
+        return ether_open(&uri, role, out, err);
     }
 }
