@@ -8,6 +8,7 @@
 #ifndef ISTHMUS_DATAPLANE_WIRE_H
 #define ISTHMUS_DATAPLANE_WIRE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -76,7 +77,13 @@ int wire_seal(struct keys *keys, struct pkt *p, const struct wire_path *path,
 int wire_open(struct keys *keys, uint8_t *frame, size_t len, struct wire_header *h,
               const uint8_t **payload);
 
-/* The header of what may be a frame, to see whom it is for: nothing in it is proved. 0 or -EBADMSG. */
+/* The header of what may be a frame: nothing in it is proved. 0 or -EBADMSG. */
 int wire_peek(const uint8_t *frame, size_t len, struct wire_header *h);
+
+/* Whether a received frame, if it is one, is of the handshake: so whom it is for. */
+static inline bool wire_is_handshake(const struct pkt *p)
+{
+    return p->len > WIRE_PAYLOAD_AT && (p->data[WIRE_L2L4_BYTES] & 15) == WIRE_HANDSHAKE;
+}
 
 #endif
