@@ -139,6 +139,15 @@ const struct wire_path *link_path(const struct link *l);
 const char *link_why_dead(const struct link *l);
 /* A valid frame of this connection was received. */
 bool link_heard(const struct link *l);
+/*
+ * Another peer wants our place. Where the port does not tell that a peer is gone (idle_dead_after_ns is
+ * not 0) ours is asked whether it is still there: true while that is open; then either link_tick says
+ * -EPIPE soon, or link_contested turns false, for it was heard. False: it counts as there.
+ */
+bool link_contest(struct link *l);
+/* The peer seems to have forgotten us, but whoever says so has proved nothing: as above, on any port. */
+void link_doubt(struct link *l);
+bool link_contested(const struct link *l);
 /* Something for link_output to send. */
 bool link_has_output(const struct link *l);
 

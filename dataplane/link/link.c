@@ -121,24 +121,29 @@ static uint64_t contest_ns(const struct link *l)
     return CONTEST_PINGS * l->p.ping_interval_ns;
 }
 
-static bool contested(const struct link *l)
+bool link_contested(const struct link *l)
 {
     return l->contested_ns && l->heard_ns <= l->contested_ns;
+}
+
+void link_doubt(struct link *l)
+{
+    if (!l->contested_ns || l->now_ns - l->contested_ns > contest_ns(l)) {
+        l->contested_ns = l->pinged_ns = l->now_ns;
+        l->ping_pending = true;
+    }
 }
 
 /*
  * Another initiator knocks. Where the port does not tell that a peer is gone, ours may be: ask it,
  * and let the other one try again meanwhile. True: it shall wait.
  */
-static bool contest(struct link *l)
+bool link_contest(struct link *l)
 {
     if (!l->p.idle_dead_after_ns)
         return false;
-    if (!l->contested_ns || l->now_ns - l->contested_ns > contest_ns(l)) {
-        l->contested_ns = l->pinged_ns = l->now_ns;
-        l->ping_pending = true;
-    }
-    return contested(l);
+    link_doubt(l);
+    return link_contested(l);
 }
 
 /*
@@ -157,7 +162,7 @@ static bool is_ours(struct link *l, const struct wire_header *h, const uint8_t *
         }
         if (h->connection == l->p.connection && (l->p.keys || h->epoch == l->p.epoch))
             return true;
-        if (!l->p.keys && (h->flags & WIRE_FLAG_HELLO ? l->p.connection && !contest(l) : true))
+        if (!l->p.keys && (h->flags & WIRE_FLAG_HELLO ? l->p.connection && !link_contest(l) : true))
             queue_reset(l, h, frame);
     }
     l->stats.strangers++;
@@ -417,7 +422,7 @@ static bool expects_peer(const struct link *l)
 
 static uint64_t ping_after(const struct link *l)
 {
-    return l->idle && !contested(l) ? l->p.idle_ping_ns : l->p.ping_interval_ns;
+    return l->idle && !link_contested(l) ? l->p.idle_ping_ns : l->p.ping_interval_ns;
 }
 
 static uint64_t dead_at(const struct link *l)
@@ -425,7 +430,7 @@ static uint64_t dead_at(const struct link *l)
     uint64_t after = l->idle ? l->p.idle_dead_after_ns : l->p.dead_after_ns;
     uint64_t at = l->heard_ns + (l->heard ? after : l->p.first_word_ns);
 
-    if (contested(l))
+    if (link_contested(l))
         at = least(at, l->contested_ns + contest_ns(l));
     return at;
 }

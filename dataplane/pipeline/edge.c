@@ -129,7 +129,7 @@ int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, c
         if (getrandom(&connection, sizeof connection, 0) != (ssize_t)sizeof connection)
             connection = 0;
     }
-    rc = pump_open(&e->pump, p->port, &e->p.link, &wire_path_edge, connection, now_ns);
+    rc = pump_open(&e->pump, p->port, &e->p.link, &p->security, &wire_path_edge, connection, now_ns);
     if (rc)
         goto fail;
     stage_set_poll(p->stage, pump_during_run, &e->pump);
@@ -464,7 +464,9 @@ static void check_peer(struct edge *e)
 {
     const char *port = e->p.port->caps.name;
 
-    if (e->pump.dead)
+    if (pump_refused(&e->pump))
+        lose(e, "no connection to the cloud: %s (port %s)", pump_refused(&e->pump), port);
+    else if (e->pump.dead)
         lose(e, "the cloud is lost: %s (port %s)", e->pump.dead, port);
     else if (port_alive(e->p.port) == -EPIPE)
         lose(e, "the cloud is lost: its end of port %s is gone", port);
@@ -525,6 +527,7 @@ void edge_stats(const struct edge *e, struct edge_stats *s)
 {
     *s = e->stats;
     link_stats(e->pump.link, &s->link);
+    s->cipher = pump_cipher(&e->pump);
     s->sessions = e->n_busy;
 }
 
