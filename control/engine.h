@@ -15,7 +15,8 @@ struct engine_stats {
     uint64_t tile_bytes_up, rows_up;
     uint64_t link_rtt_ns_p50;
     uint64_t eal_rss_bytes;
-    const char *port; /* "memif", "local" */
+    const char *port;   /* "memif", "local" */
+    const char *cipher; /* "AES-128-GCM", "none" */
 };
 
 struct engine;

@@ -203,7 +203,7 @@ int front_join(struct front *f, const struct port_options *at, unsigned threads,
     if (rc != EXIT_OK)
         return rc;
 
-    rc = port_arg_open(at, PORT_CLIENT, &o->netem, &f->port);
+    rc = port_arg_open(at, PORT_CLIENT, &f->security, &o->netem, &f->port);
     if (rc == EXIT_OK)
         rc = await_cloud(f, at->uri, connect_timeout_ns);
     if (rc != EXIT_OK)
@@ -215,6 +215,7 @@ int front_join(struct front *f, const struct port_options *at, unsigned threads,
         .codec = f->plan.codec,
         .curve = codec_rate_curve(f->plan.profile, f->plan.codec.mode),
         .target = f->plan.target,
+        .security = security_of(&f->security),
         .chunk_tokens = o->chunk_tokens,
         .max_sessions = o->parallel,
         .connect_timeout_ns = connect_timeout_ns,
@@ -232,6 +233,7 @@ void front_close(struct front *f)
 {
     engine_close(f->engine);
     port_close(f->port);
+    security_close(&f->security);
     stage_close(f->stage);
     team_close(f->team);
     requests_free(&f->requests);

@@ -39,6 +39,8 @@ enum {
     OPT_NETEM,
     OPT_PORT,
     OPT_INSECURE,
+    OPT_IDENTITY,
+    OPT_PEER,
     OPT_OWN,
 };
 

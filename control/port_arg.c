@@ -14,8 +14,6 @@ static const struct argp_option option_list[] = {
      "Where the halves meet: memif:PATH or memif:@NAME (one host), udp:HOST:PORT, "
      "packet:IF,ip=ADDR/LEN,peer=ADDR[,gw=ADDR], xdp:IF,..., pci:ADDRESS,...",
      0},
-    {"insecure", OPT_INSECURE, NULL, 0,
-     "Send activations over a network although nothing is encrypted", 0},
     {0},
 };
 
@@ -32,9 +30,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (port_uri_parse(arg, &uri, err) < 0)
             argp_error(state, "--port: %s", err);
         o->uri = arg;
-        return 0;
-    case OPT_INSECURE:
-        o->insecure = true;
         return 0;
     case ARGP_KEY_END:
         if (!o->uri)
@@ -53,24 +48,8 @@ static void say_news(const char *line)
     log_info("%s", line);
 }
 
-static int check_secure(const struct port_options *o, const struct port *port)
-{
-    if (port->caps.same_host)
-        return EXIT_OK;
-    if (!o->insecure) {
-        log_error("port %s reaches beyond this host, and nothing is encrypted yet: whoever is on "
-                  "the way can read and change what is sent; --insecure does it all the same",
-                  o->uri);
-        return EXIT_USAGE;
-    }
-    log_info("INSECURE: nothing on port %s is encrypted: whoever is on the way can read the "
-             "activations, and so the prompts, and change the answers",
-             o->uri);
-    return EXIT_OK;
-}
-
-int port_arg_open(const struct port_options *o, enum port_role role, const struct netem_options *n,
-                  struct port **out)
+int port_arg_open(const struct port_options *o, enum port_role role,
+                  const struct security *security, const struct netem_options *n, struct port **out)
 {
     char err[PORT_ERR] = "";
     struct port *inner;
@@ -80,7 +59,7 @@ int port_arg_open(const struct port_options *o, enum port_role role, const struc
         log_error("%s", err);
         return rc == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
     }
-    rc = check_secure(o, inner);
+    rc = security_check_port(security, inner, o->uri);
     if (rc != EXIT_OK) {
         port_close(inner);
         return rc;

@@ -5,12 +5,14 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "control/cmd.h"
 #include "control/codec_arg.h"
 #include "control/log.h"
 #include "control/profile.h"
 #include "control/utf8.h"
+#include "dataplane/secure/aead.h"
 
 static void set(json_t *o, const char *key, json_t *value)
 {
@@ -93,7 +95,7 @@ static void set_run(json_t *o, struct front *f)
     set(o, "bits_per_value", real(bits_per_value(f, &s)));
     set(o, "link_rtt_us_p50", real((double)s.link_rtt_ns_p50 / 1e3));
     set(o, "port", json_string(s.port));
-    set(o, "cipher", json_string("none"));
+    set(o, "cipher", json_string(s.cipher));
     set(o, "split", f->plan.split ? json_integer(f->plan.split) : json_null());
     set(o, "codec",
         f->plan.split ? json_string(codec_arg_format(&f->plan.codec, codec)) : json_null());
@@ -151,6 +153,14 @@ int report_totals_json(struct front *f, const struct report_totals *t)
     return print(o);
 }
 
+static const char *encryption(const struct engine_stats *s, char *text, size_t n)
+{
+    if (strcmp(s->cipher, "none") == 0)
+        return "NOT ENCRYPTED";
+    snprintf(text, n, "encrypted with %s by %s", s->cipher, aead_implementation());
+    return text;
+}
+
 /* ", 342 bytes a token (...), split 10+20, ..." */
 static void wire_line(const struct front *f, char *buf, size_t n)
 {
@@ -160,21 +170,21 @@ static void wire_line(const struct front *f, char *buf, size_t n)
     }
     struct engine_stats s;
     engine_stats(f->engine, &s);
-    char codec[CODEC_ARG_MAX];
+    char codec[CODEC_ARG_MAX], cipher[80];
     const double bytes = ratio(s.tile_bytes_up, s.rows_up);
     const double f16_bytes = 2.0 * f->engine->info->d_model;
     snprintf(buf, n,
              "%.0f bytes/token by %s (%.2f bits/value, %.1fx less than f16), %.0f with headers | "
-             "RTT %.1f us | split %u+%u over %s, not encrypted",
+             "RTT %.1f us | split %u+%u over %s, %s",
              bytes, codec_arg_format(&f->plan.codec, codec), bits_per_value(f, &s),
              bytes > 0 ? f16_bytes / bytes : 0, ratio(s.wire_bytes_up, s.rows_up),
              (double)s.link_rtt_ns_p50 / 1e3, f->plan.split, f->model.n_layers - f->plan.split,
-             s.port);
+             s.port, encryption(&s, cipher, sizeof cipher));
 }
 
 void report_run_line(const struct front *f, const struct generation *g)
 {
-    char wire[256];
+    char wire[384];
     wire_line(f, wire, sizeof wire);
     log_info("%u prompt tokens at %.1f/s, %u tokens at %.1f/s | %s", g->n_prompt,
              generation_prefill_tokens_per_s(g), g->n_ids, generation_decode_tokens_per_s(g), wire);
@@ -182,7 +192,7 @@ void report_run_line(const struct front *f, const struct generation *g)
 
 void report_totals_line(const struct front *f, const struct report_totals *t)
 {
-    char wire[256];
+    char wire[384];
     wire_line(f, wire, sizeof wire);
     log_info("%llu requests, %llu failed: %llu tokens in %.1f s, %.1f/s | %s",
              (unsigned long long)t->requests, (unsigned long long)t->failed,

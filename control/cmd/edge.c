@@ -8,6 +8,7 @@ enum { OPT_CONNECT = OPT_OWN };
 struct edge_options {
     struct front_options front;
     struct port_options port;
+    struct security_options security;
     uint32_t connect_s;
 };
 
@@ -23,6 +24,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->front;
         state->child_inputs[1] = &o->port;
+        state->child_inputs[2] = &o->security;
         return 0;
     case OPT_CONNECT:
         o->connect_s = opt_u32(state, "--connect", arg, 1, 86400);
@@ -33,7 +35,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_child children[] = {
-    {&front_argp, 0, NULL, 0}, {&port_argp, 0, NULL, 0}, {0}};
+    {&front_argp, 0, NULL, 0}, {&port_argp, 0, NULL, 0}, {&security_argp, 0, NULL, 0}, {0}};
 static const struct argp argp = {
     options,  parse,
     NULL,     "Generate text with the front layers here and the back layers in an `isthmus cloud`.",
@@ -48,6 +50,8 @@ int cmd_edge(int argc, char **argv)
 
     struct front f;
     int rc = front_open(&f, &o.front);
+    if (rc == EXIT_OK)
+        rc = security_open(&o.security, false, &f.security);
     if (rc == EXIT_OK)
         rc = front_plan(&f);
     if (rc == EXIT_OK)

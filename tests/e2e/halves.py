@@ -22,6 +22,12 @@ def stop_all():
 atexit.register(stop_all)
 
 
+def secured(half, args):
+    """Encrypted unless a test says otherwise."""
+    chosen = {"--insecure", "--identity", "--peer", "--authorized"}
+    return [] if chosen & set(args) else e2e.secured(half)
+
+
 def free_port():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.bind(("127.0.0.1", 0))
@@ -34,7 +40,8 @@ class Cloud:
     def __init__(self, model, port, *args, prefix=(), env=None):
         self.log = tempfile.TemporaryFile(mode="w+", encoding="utf-8")
         self.process = subprocess.Popen(
-            [*prefix, e2e.BINARY, "cloud", "-m", model, "--port", port, *map(str, args)],
+            [*prefix, e2e.BINARY, "cloud", "-m", model, "--port", port, *secured("cloud", args),
+             *map(str, args)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log,
             env={**os.environ, **(env or {})})
         started.append(self.process)
@@ -55,14 +62,15 @@ class Cloud:
 
 def edge(model, port, *args, prefix=(), text_in=None, timeout=e2e.TIMEOUT_S):
     return subprocess.run([*prefix, e2e.BINARY, "edge", "-m", model, "--port", port,
-                           *map(str, args)], input=text_in, text=True, encoding="utf-8",
+                           *secured("edge", args), *map(str, args)], input=text_in, text=True, encoding="utf-8",
                           stdin=subprocess.DEVNULL if text_in is None else None,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, check=False)
 
 
 def edge_started(model, port, *args, prefix=()):
     """An edge in mid-answer."""
-    p = subprocess.Popen([*prefix, e2e.BINARY, "edge", "-m", model, "--port", port, "-p",
+    p = subprocess.Popen([*prefix, e2e.BINARY, "edge", "-m", model, "--port", port,
+                          *secured("edge", args), "-p",
                           "Once upon a time", "-n", "1500", "--ignore-eos", *map(str, args)],
                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     started.append(p)

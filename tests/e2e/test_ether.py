@@ -12,8 +12,8 @@ import e2e
 import halves
 
 NETEM = "drop=20%,dup=20%,reorder=20%"
-CLOUD = ("--split", "10", "--codec", "f32", "--first-core", "1", "--threads", "1", "--insecure")
-EDGE = ("--threads", "1", "--insecure")
+CLOUD = ("--split", "10", "--codec", "f32", "--first-core", "1", "--threads", "1")
+EDGE = ("--threads", "1")
 PID = os.getpid()
 
 
@@ -57,7 +57,7 @@ def identity(kind, model, asked, local):
     with Network(2) as net:
         cloud = halves.Cloud(model, kind + ":east,ip=10.9.0.1/24", *CLOUD, prefix=net.inside(0))
         e2e.check(cloud.ready(), "%s: the cloud serves: %s" % (kind, cloud.said()))
-        e2e.check("INSECURE" in cloud.said() and "sockets" in cloud.said(), cloud.said())
+        e2e.check("AES-128-GCM" in cloud.said() and "sockets" in cloud.said(), cloud.said())
         port = kind + ":west,ip=10.9.0.2/24,peer=10.9.0.1"
         halves.same_as_local(model, port, asked, local, *EDGE, prefix=net.inside(1))
         halves.same_as_local(model, port, asked, local, *EDGE, "--netem", NETEM, prefix=net.inside(1))
@@ -131,19 +131,19 @@ def refusals(model):
                       "%s: %d, %s" % (port, done.returncode, done.stderr))
 
         good = "packet:east,ip=10.9.0.1/24,peer=10.9.0.2"
-        refused(0, good, "--insecure")
-        refused(0, "packet:north,ip=10.9.0.1/24,peer=10.9.0.2", "east", "--insecure")
-        refused(0, "packet:lo,ip=10.9.0.1/24,peer=10.9.0.2", "east", "--insecure")
-        refused(0, "packet:east,ip=10.9.0.9/24,peer=10.9.0.2", "kernel's own", "--insecure")
-        refused(0, "packet:east,ip=10.9.0.1/24", "peer=", "--insecure")
-        refused(0, good + ",mtu=9000", "1500", "--insecure")
-        refused(0, good, "no cloud at", "--insecure", "--connect", "1")
-        refused(1, "xdp:west,ip=10.9.0.2/24,peer=10.9.0.1", "mtu 1500", "--insecure")
+        refused(0, good, "beyond this host", "--insecure")
+        refused(0, "packet:north,ip=10.9.0.1/24,peer=10.9.0.2", "east")
+        refused(0, "packet:lo,ip=10.9.0.1/24,peer=10.9.0.2", "east")
+        refused(0, "packet:east,ip=10.9.0.9/24,peer=10.9.0.2", "kernel's own")
+        refused(0, "packet:east,ip=10.9.0.1/24", "peer=")
+        refused(0, good + ",mtu=9000", "1500")
+        refused(0, good, "no cloud at", "--connect", "1")
+        refused(1, "xdp:west,ip=10.9.0.2/24,peer=10.9.0.1", "mtu 1500")
         ip("-n", net.names[0], "link", "set", "east", "down")
-        refused(0, good, "east up", "--insecure")
+        refused(0, good, "east up")
         bare = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
-        refused(0, good, "cap_net_raw", "--insecure", prefix=bare)
-        refused(0, good.replace("packet", "xdp"), "cap_bpf", "--insecure", prefix=bare)
+        refused(0, good, "cap_net_raw", prefix=bare)
+        refused(0, good.replace("packet", "xdp"), "cap_bpf", prefix=bare)
 
 
 def main():
