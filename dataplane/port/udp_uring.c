@@ -13,14 +13,14 @@
 
 #include "dataplane/port/udp.h"
 
-#define BUFFERS  64u
-#define GROUP_ID 0
-#define SLOTS    64u /* sends under way */
-#define ENTRIES  128u
-#define RECEIVE  0u /* user_data of the receive; a send's is its slot + 1 */
-#define CONTROL  CMSG_SPACE(sizeof(int))
-#define BUFFER_BYTES                                                                               \
-    (UDP_DATAGRAM_MAX + sizeof(struct io_uring_recvmsg_out) + sizeof(struct sockaddr_in6) + CONTROL)
+#define BUFFERS      64u
+#define GROUP_ID     0
+#define SLOTS        64u /* sends under way */
+#define ENTRIES      128u
+#define RECEIVE      0u  /* user_data of the receive; a send's is its slot + 1 */
+#define NAME         32u /* room for an address, so that what follows is aligned */
+#define CONTROL      CMSG_SPACE(sizeof(int))
+#define BUFFER_BYTES (UDP_DATAGRAM_MAX + sizeof(struct io_uring_recvmsg_out) + NAME + CONTROL)
 
 struct slot {
     struct udp_message message;
@@ -262,7 +262,7 @@ int udp_uring_open(struct udp *u, char *why)
         snprintf(why, PORT_ERR, "out of memory");
         return -ENOMEM;
     }
-    x->in = (struct msghdr){.msg_namelen = sizeof(struct sockaddr_in6), .msg_controllen = CONTROL};
+    x->in = (struct msghdr){.msg_namelen = NAME, .msg_controllen = CONTROL};
     x->ring.ring_fd = -1;
     u->engine_data = x;
     int rc = io_uring_queue_init_params(ENTRIES, &x->ring, &params);
