@@ -110,9 +110,21 @@ static void say_refusals(const struct cloud *cloud, struct refusals *r)
     *r = (struct refusals){n, now_ns};
 }
 
+/* The edge is somewhere else than before: a NAT on the way may do that at any time. */
+static void say_moves(const struct cloud *cloud, uint64_t *moves)
+{
+    struct cloud_stats s;
+    cloud_stats(cloud, &s);
+    if (s.link.moves > *moves)
+        log_info("the edge has another address than before (change %llu): followed",
+                 (unsigned long long)s.link.moves);
+    *moves = s.link.moves;
+}
+
 static int serve(struct cloud *cloud, struct port *port, bool once)
 {
     struct refusals refusals = {0};
+    uint64_t moves = 0, look_ns = 0;
     while (!signals_caught()) {
         uint64_t deadline_ns = 0;
         int rc = cloud_poll(cloud, port_now_ns(), &deadline_ns);
@@ -128,6 +140,10 @@ static int serve(struct cloud *cloud, struct port *port, bool once)
         }
         say_refusals(cloud, &refusals);
         const uint64_t now_ns = port_now_ns();
+        if (now_ns >= look_ns) {
+            say_moves(cloud, &moves);
+            look_ns = now_ns + STEP_NS;
+        }
         if (deadline_ns > now_ns + STEP_NS)
             deadline_ns = now_ns + STEP_NS;
         port_wait(port,

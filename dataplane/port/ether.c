@@ -365,7 +365,7 @@ int ether_open(const struct port_uri *uri, enum port_role role, struct port **ou
     e->port.ops = &ether_ops;
     e->frame_max = mtu + OUTER_ETHERNET_BYTES;
     e->port.caps = (struct port_caps){.mtu_bytes = mtu, .burst = BURST};
-    rc = eal_start(err);
+    rc = eal_start(uri->kind == URI_PCI ? uri->name : NULL, err);
     uint64_t rss = eal_rss_now();
     if (rc == 0) {
         rc = mbuf_pool_open(POOL_PACKETS + ether_dev_reserve(uri->kind),

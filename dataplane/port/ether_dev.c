@@ -128,13 +128,26 @@ static int check_pci(const struct port_uri *uri, char *err)
                  uri->name);
         return -ENODEV;
     }
-    if (access("/dev/vfio/vfio", R_OK | W_OK) < 0) {
+    char driver[128];
+    snprintf(path, sizeof(path), "/sys/bus/pci/devices/%.15s/driver", uri->name);
+    ssize_t n = readlink(path, driver, sizeof(driver) - 1);
+    driver[n > 0 ? n : 0] = '\0';
+    const char *name = strrchr(driver, '/') ? strrchr(driver, '/') + 1 : "none";
+    if (strcmp(name, "vfio-pci") != 0) {
         snprintf(
             err, PORT_ERR,
-            "port pci:%.15s: /dev/vfio/vfio can't be used (%.60s): as root, modprobe vfio-pci and "
-            "bind the device (dpdk-devbind.py -b vfio-pci %.15s): see `isthmus doctor`",
-            uri->name, strerror(errno), uri->name);
-        return errno == ENOENT ? -ENODEV : -EACCES;
+            "port pci:%.15s: its driver is %.20s: give it to DPDK, as root: dpdk-devbind.py -b "
+            "vfio-pci %.15s (the kernel then has it no more); see `isthmus doctor`",
+            uri->name, name, uri->name);
+        return -ENODEV;
+    }
+    if (access("/dev/vfio/vfio", R_OK | W_OK) < 0) {
+        int error = errno;
+        snprintf(err, PORT_ERR,
+                 "port pci:%.15s: /dev/vfio/vfio can't be used (%.60s): run it as root, or chown "
+                 "/dev/vfio/* to the user; see `isthmus doctor`",
+                 uri->name, strerror(error));
+        return -EACCES;
     }
     return 0;
 }

@@ -530,7 +530,7 @@ int memif_open(const char *text, enum port_role role, struct port **out, char *e
     if (rc == 0 && role == PORT_SERVER)
         rc = rdv_listen(&m->name, &m->listen_fd, err);
     if (rc == 0)
-        rc = eal_start(err);
+        rc = eal_start(NULL, err);
     if (rc == 0) {
         rss = eal_rss_now();
         rc = mbuf_pool_open(POOL_PACKETS, ROOM, &m->port.pool);

@@ -226,8 +226,9 @@ void udp_read_errors(struct udp *u)
             if ((!ip && !ip6) || c->cmsg_len < CMSG_LEN(sizeof(e)))
                 continue;
             memcpy(&e, CMSG_DATA(c), sizeof(e));
-            /* Of one that was heard, so that a cloud not yet started is no loss. */
-            if (e.ee_errno == ECONNREFUSED && u->port.stats.rx_packets &&
+            /* Of one that was heard, so that a cloud not yet started is no loss; and on this host
+             * only: elsewhere anyone can say so, and a NAT does when it forgets. */
+            if (e.ee_errno == ECONNREFUSED && u->port.stats.rx_packets && u->port.caps.same_host &&
                 same_address(&to, &u->last_from))
                 u->lost = true;
         }

@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Kernel UDP on loopback: the ids of --local by both ways into the kernel and both families, with
-losses; --insecure is refused beyond this host; either half killed; the edge before the cloud."""
+losses and behind a NAT that forgets; --insecure is refused beyond this host; either half killed; the
+edge before the cloud; a user who thinks for long."""
+import select
 import signal
+import socket
 import subprocess
+import threading
 import time
 
 import e2e
@@ -130,10 +134,50 @@ def idle_chat(model):
     cloud.stop()
 
 
+def relay(front, back_port, stop, swaps):
+    """A NAT between edge and cloud that forgets: every 20 packets it sends from another port."""
+    olds, back, edge, n = [], socket.socket(socket.AF_INET, socket.SOCK_DGRAM), None, 0
+    while not stop.is_set():
+        for s in select.select([front, back], [], [], .1)[0]:
+            data, sender = s.recvfrom(65536)
+            if s is front:
+                edge = sender
+                n += 1
+                if n % 20 == 0:
+                    olds.append(back)  # what comes there is lost
+                    back = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                    swaps.append(n)
+                back.sendto(data, ("127.0.0.1", back_port))
+            elif edge:
+                front.sendto(data, edge)
+
+
+def nat(model):
+    """The edge's address changes on the way, again and again: the cloud follows."""
+    asked, local = halves.requests()
+    number = halves.free_port()
+    cloud = halves.Cloud(model, "udp:127.0.0.1:%d" % number, "--split", "10", "--codec", "f32", *CORE)
+    e2e.check(cloud.ready(), "the cloud serves")
+    front = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    front.bind(("127.0.0.1", 0))
+    stop, swaps = threading.Event(), []
+    thread = threading.Thread(target=relay, args=(front, number, stop, swaps))
+    thread.start()
+    halves.same_as_local(model, "udp:127.0.0.1:%d" % front.getsockname()[1], asked, local,
+                         "--threads", "1")
+    stop.set()
+    thread.join()
+    e2e.check(len(swaps) >= 2 and "another address" in cloud.said(),
+              "%d changes of address; the cloud says %r" % (len(swaps), cloud.said()))
+    e2e.say("%d changes of the edge's address were followed" % len(swaps))
+    cloud.stop()
+
+
 def main():
     model = e2e.model("smollm2")
     refusals(model)
     identity(model)
+    nat(model)
     kills(model)
     edge_first(model)
     idle_chat(model)
