@@ -291,15 +291,25 @@ static int no_password(char *buf, int size, int writing, void *arg)
     return -1;
 }
 
+/* A file may be damaged so that its two halves do not fit any more. */
+static bool key_ok(EVP_PKEY *key)
+{
+    EVP_PKEY_CTX *c = EVP_PKEY_CTX_new_from_pkey(NULL, key, NULL);
+    char group[32];
+    bool good = c && EVP_PKEY_get_group_name(key, group, sizeof group, NULL) == 1 &&
+                !strcmp(group, SN_X9_62_prime256v1) && EVP_PKEY_check(c) == 1;
+
+    EVP_PKEY_CTX_free(c);
+    return good;
+}
+
 static EVP_PKEY *key_of_pem(const char *text, size_t n)
 {
     BIO *b = BIO_new_mem_buf(text, (int)n);
     EVP_PKEY *key = b ? PEM_read_bio_PrivateKey(b, NULL, no_password, NULL) : NULL;
-    char group[32];
 
     BIO_free(b);
-    if (key && (EVP_PKEY_get_group_name(key, group, sizeof group, NULL) != 1 ||
-                strcmp(group, SN_X9_62_prime256v1) != 0)) {
+    if (key && !key_ok(key)) {
         EVP_PKEY_free(key);
         key = NULL;
     }
