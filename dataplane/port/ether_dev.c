@@ -26,9 +26,9 @@
 #include "dataplane/port/netif.h"
 
 #define RING 512
-/* An AF_XDP chunk is a packet with its mbuf, of 2,048 to 4,096 bytes, and keeps this much free in
- * front: what fits is this. */
-#define XDP_HEADROOM  256u
+/* An AF_XDP chunk is a packet with its mbuf, of 2,048 to 4,096 bytes; the kernel keeps 256 of them
+ * free in front of a frame. */
+#define XDP_EXTRA     (256u + 16u) /* and Ethernet's header */
 #define XDP_MTU_MAX   3470u
 #define XDP_RESERVE   4096u /* the fill ring and what the driver holds of others */
 #define PCI_RESERVE   1024u
@@ -182,7 +182,7 @@ uint32_t ether_dev_room(enum uri_kind kind, uint32_t mtu)
 {
     if (kind == URI_PACKET)
         return slot_bytes(mtu); /* the driver wants a whole slot to fit */
-    return kind == URI_XDP ? mtu + XDP_HEADROOM : mtu + 128;
+    return kind == URI_XDP ? mtu + XDP_EXTRA : mtu + 128;
 }
 
 uint32_t ether_dev_reserve(enum uri_kind kind)

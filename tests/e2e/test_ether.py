@@ -53,6 +53,16 @@ class Network:
             subprocess.run(["ip", "netns", "del", name], check=False)
 
 
+def ping(kind, net, mtu):
+    """The kernel of the other side finds our address and is answered, the longest frames too."""
+    ip("-n", net.names[1], "addr", "add", "10.9.0.9/24", "dev", "west")
+    for n in (0, 56, mtu - 29, mtu - 28):
+        pinged = net.run(1, "ping", "-c", "3", "-i", ".1", "-W", "2", "-M", "do", "-s", str(n),
+                         "10.9.0.1")
+        e2e.check(pinged.returncode == 0 and " 0% packet loss" in pinged.stdout,
+                  "%s: pings of %d bytes: %s" % (kind, n, pinged.stdout))
+
+
 def identity(kind, model, asked, local):
     with Network(2) as net:
         cloud = halves.Cloud(model, kind + ":east,ip=10.9.0.1/24", *CLOUD, prefix=net.inside(0))
@@ -62,11 +72,7 @@ def identity(kind, model, asked, local):
         halves.same_as_local(model, port, asked, local, *EDGE, prefix=net.inside(1))
         halves.same_as_local(model, port, asked, local, *EDGE, "--netem", NETEM, prefix=net.inside(1))
 
-        # The kernel of the other side finds our address and is answered.
-        ip("-n", net.names[1], "addr", "add", "10.9.0.9/24", "dev", "west")
-        pinged = net.run(1, "ping", "-c", "3", "-i", ".2", "-W", "2", "10.9.0.1")
-        e2e.check(pinged.returncode == 0 and " 0% packet loss" in pinged.stdout,
-                  "%s: it answers pings: %s" % (kind, pinged.stdout))
+        ping(kind, net, 1500)
 
         edge = halves.edge_started(model, port, "--split", "10", "--codec", "f32", *EDGE,
                                    prefix=net.inside(1))
@@ -116,6 +122,7 @@ def wide(kind, model, asked, local, mtu):
         e2e.check(cloud.ready() and "MTU %d" % mtu in cloud.said(), cloud.said())
         halves.same_as_local(model, kind + ":west,ip=10.9.0.2/24,peer=10.9.0.1", asked, local, *EDGE,
                              prefix=net.inside(1))
+        ping(kind, net, mtu)
         cloud.stop()
 
 
