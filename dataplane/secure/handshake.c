@@ -327,11 +327,6 @@ void handshake_stats(const struct handshake *h, struct handshake_stats *s)
 /* --- arrival -------------------------------------------------------------------------------------
  */
 
-static bool same_place(const struct wire_path *a, const struct wire_path *b)
-{
-    return a->dst_ip == b->dst_ip && a->dst_port == b->dst_port;
-}
-
 /* A place for one more, at the cost of one that has had its time. NULL: none. */
 static struct exchange *place(struct handshake *h)
 {
@@ -360,11 +355,8 @@ static struct exchange *place(struct handshake *h)
 static void knock(struct handshake *h, const struct wire_header *hd, const struct wire_path *path,
                   const uint8_t *datagram, size_t n)
 {
-    struct session_peer who = {.ip = path->dst_ip,
-                               .port = path->dst_port,
-                               .connection = hd->connection,
-                               .attempt = hd->session,
-                               .now_ns = h->now_ns};
+    struct session_peer who = {
+        .path = *path, .connection = hd->connection, .attempt = hd->session, .now_ns = h->now_ns};
     struct session *fresh;
     struct exchange *e;
     struct answer *a;
@@ -429,7 +421,7 @@ static struct exchange *find(struct handshake *h, const struct wire_header *hd,
         struct exchange *e = &h->exchanges[i];
 
         if (e->state != FRESH && e->connection == hd->connection && e->attempt == hd->session &&
-            (h->p.initiator || same_place(&e->path, path)))
+            (h->p.initiator || outer_same_path(&e->path, path)))
             return e;
     }
     return NULL;

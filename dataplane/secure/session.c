@@ -141,14 +141,13 @@ static void info(const SSL *ssl, int where, int value)
 
 static void make_cookie(const struct session *s, uint64_t slot, uint8_t cookie[COOKIE_BYTES])
 {
-    uint8_t text[22];
+    uint8_t text[16 + OUTER_BYTES];
 
     put_be32(text, (uint32_t)(slot >> 32));
     put_be32(text + 4, (uint32_t)slot);
-    put_be32(text + 8, s->who.ip);
-    put_be16(text + 12, s->who.port);
-    put_be32(text + 14, s->who.connection);
-    put_be32(text + 18, s->who.attempt);
+    put_be32(text + 8, s->who.connection);
+    put_be32(text + 12, s->who.attempt);
+    outer_write(text + 16, &s->who.path, 8);
     HMAC(EVP_sha256(), s->c->cookie_secret, sizeof s->c->cookie_secret, text, sizeof text, cookie,
          NULL);
 }

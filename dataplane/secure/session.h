@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "dataplane/outer.h"
 #include "dataplane/secure/identity.h"
 #include "dataplane/secure/keys.h"
 
@@ -29,8 +30,7 @@ void session_close(struct session *s);
 
 /* What a cookie is bound to, and the time, of which it is valid for 16 to 32 s. */
 struct session_peer {
-    uint32_t ip;
-    uint16_t port;
+    struct wire_path path; /* all of it: an IPv6 address lies in several fields */
     uint32_t connection, attempt;
     uint64_t now_ns;
 };

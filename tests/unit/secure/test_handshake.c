@@ -368,6 +368,44 @@ static void test_half_open(void **state)
     pkt_pool_heap_close(pool);
 }
 
+/* The second packet of an initiator, which holds the cookie, from another address or too late: it
+ * gets another verify request and nothing begins. */
+static void test_cookie(void **state)
+{
+    struct handshake_params ap = initiator(7, 1500), bp = responder(1500);
+
+    pool = pkt_pool_heap(64, 1600);
+    for (unsigned i = 0; i < 4; i++) {
+        struct wire_path elsewhere = wire_path_edge;
+        struct handshake *a, *b;
+        struct handshake_stats s;
+        struct pkt *p[8];
+        uint64_t now = SECOND;
+
+        assert_int_equal(handshake_open(&ap, now, &a), 0);
+        assert_int_equal(handshake_open(&bp, now, &b), 0);
+        carry(a, b, now);
+        carry(b, a, now);
+        assert_int_equal(handshake_output(a, p, 8, pool, now), 1);
+        if (i == 1)
+            elsewhere.src_port++;
+        else if (i == 2)
+            elsewhere.src_mac[2]++; /* where part of an IPv6 address lies */
+        else if (i == 3)
+            now += 33 * SECOND;
+        outer_readdress(p[0]->data, &elsewhere);
+        handshake_input(b, p[0], now);
+        handshake_stats(b, &s);
+        assert_int_equal(s.half_open, i == 0);
+        assert_int_equal(s.verify_requests, i == 0 ? 1 : 2);
+        carry(b, NULL, now);
+        handshake_close(a);
+        handshake_close(b);
+    }
+    assert_int_equal(pool->n_free, pool->n_total);
+    pkt_pool_heap_close(pool);
+}
+
 /* Any bytes as a datagram of a running exchange, and as a first packet. */
 static void test_garbage(void **state)
 {
@@ -460,7 +498,8 @@ int main(void)
         cmocka_unit_test(test_meets),          cmocka_unit_test(test_loss),
         cmocka_unit_test(test_long_path),      cmocka_unit_test(test_refused),
         cmocka_unit_test(test_late_responder), cmocka_unit_test(test_half_open),
-        cmocka_unit_test(test_garbage),        cmocka_unit_test(test_bad_params),
+        cmocka_unit_test(test_cookie),         cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_bad_params),
     };
     return cmocka_run_group_tests(tests, make_identities, drop_identities);
 }
