@@ -98,15 +98,16 @@ struct refusals {
 static void say_refusals(const struct cloud *cloud, struct refusals *r)
 {
     char text[FINGERPRINT_TEXT];
-    struct cloud_stats s;
-    cloud_stats(cloud, &s);
-    const uint64_t n = s.handshake.refused, now_ns = port_now_ns();
-    if (n == r->said || (r->said && now_ns - r->said_ns < 1000000000u))
+    struct fingerprint last;
+    const uint64_t n = cloud_strangers(cloud, &last);
+    if (n == r->said)
+        return;
+    const uint64_t now_ns = port_now_ns();
+    if (r->said && now_ns - r->said_ns < 1000000000u)
         return;
     log_warn("an edge was refused, its identity %s is not admitted (%llu times since the last such "
              "line)",
-             fingerprint_format(&s.handshake.last_refused, text),
-             (unsigned long long)(n - r->said));
+             fingerprint_format(&last, text), (unsigned long long)(n - r->said));
     *r = (struct refusals){n, now_ns};
 }
 

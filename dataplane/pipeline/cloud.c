@@ -384,9 +384,12 @@ void cloud_stats(const struct cloud *c, struct cloud_stats *s)
 {
     *s = c->stats;
     link_stats(c->pump.link, &s->link);
-    if (c->pump.handshake)
-        handshake_stats(c->pump.handshake, &s->handshake);
     s->sessions = c->n_sessions;
+}
+
+uint64_t cloud_strangers(const struct cloud *c, struct fingerprint *last)
+{
+    return c->pump.handshake ? handshake_refused(c->pump.handshake, last) : 0;
 }
 
 void cloud_set_clock(struct cloud *c, uint64_t (*clock)(void *arg), void *arg)

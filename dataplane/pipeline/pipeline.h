@@ -124,7 +124,6 @@ struct cloud_params {
 
 struct cloud_stats {
     struct link_stats link;
-    struct handshake_stats handshake; /* zeros when not encrypted */
     uint64_t rows, tokens, refused;
     uint32_t sessions;
 };
@@ -138,6 +137,8 @@ int cloud_poll(struct cloud *c, uint64_t now_ns, uint64_t *deadline_ns);
 int cloud_reset(struct cloud *c, uint64_t now_ns);
 const char *cloud_error(const struct cloud *c);
 void cloud_stats(const struct cloud *c, struct cloud_stats *s);
+/* Edges that were not admitted; if any, who was the last. Cheap, unlike cloud_stats. */
+uint64_t cloud_strangers(const struct cloud *c, struct fingerprint *last);
 
 /* During a stage run the loops keep the link alive through stage_set_poll; `clock` gives them the
  * time there (control passes port_now_ns; tests a virtual clock). */

@@ -54,6 +54,14 @@ void pump_out(struct pump *p);
 void pump_during_run(void *arg);
 /* The clock's time, or the latest given. */
 uint64_t pump_now(struct pump *p);
+/* peer.c, for pump.c: only where there is encryption. */
+int peer_keys(struct pump *p, struct keys **out); /* for the next link; NULL: not encrypted */
+int peer_open(struct pump *p);
+void peer_meet(struct pump *p, struct handshake_result *r); /* wipes r */
+bool peer_input(struct pump *p, struct pkt *pkt); /* takes over the packet where it returns true */
+void peer_tick(struct pump *p);
+void peer_output(struct pump *p);
+
 /* Why an edge's handshake was given up; NULL: it was not. */
 const char *pump_refused(const struct pump *p);
 /* The peer as the list of those admitted has it; NULL: not met yet, or not encrypted. */

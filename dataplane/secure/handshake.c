@@ -63,6 +63,7 @@ struct handshake {
     struct session_context *context;
     struct exchange *exchanges; /* initiator: one; responder: [half_open_max] */
     uint32_t n;
+    uint32_t n_busy;          /* of these, not FRESH: mostly none, and then nothing is looked at */
     struct session *listener; /* responder: for those of whom nothing is known */
     struct answer answers[ANSWERS_MAX];
     uint32_t n_answers;
@@ -73,6 +74,7 @@ struct handshake {
     const char *error; /* NULL or error_text */
     char error_text[256];
     struct handshake_stats stats;
+    struct fingerprint last_refused;
 };
 
 static uint64_t least(uint64_t a, uint64_t b)
@@ -89,8 +91,9 @@ static void advance(struct handshake *h, uint64_t now_ns)
 /* --- exchanges -----------------------------------------------------------------------------------
  */
 
-static void forget(struct exchange *e)
+static void forget(struct handshake *h, struct exchange *e)
 {
+    h->n_busy -= e->state != FRESH;
     session_close(e->session);
     handshake_wipe(&e->result);
     *e = (struct exchange){.state = FRESH};
@@ -131,6 +134,7 @@ static void begin(struct handshake *h, struct exchange *e, uint32_t connection, 
         .heard_ns = h->now_ns,
         .rto_ns = RTO_MIN_NS,
     };
+    h->n_busy++;
     send_from(h, e);
 }
 
@@ -153,7 +157,7 @@ static void fail(struct handshake *h, struct exchange *e)
 {
     e->state = FAILED;
     h->stats.failed++;
-    if (session_refused(e->session, &h->stats.last_refused))
+    if (session_refused(e->session, &h->last_refused))
         h->stats.refused++;
     if (!h->p.initiator)
         return;
@@ -226,7 +230,7 @@ static int attempt(struct handshake *h)
 
     if (rc)
         return rc;
-    forget(&h->exchanges[0]);
+    forget(h, &h->exchanges[0]);
     begin(h, &h->exchanges[0], h->p.connection, ++h->attempt, &h->path, s);
     h->retry_ns = 0;
     run(h, &h->exchanges[0]);
@@ -276,7 +280,7 @@ void handshake_close(struct handshake *h)
     if (!h)
         return;
     for (uint32_t i = 0; h->exchanges && i < h->n; i++)
-        forget(&h->exchanges[i]);
+        forget(h, &h->exchanges[i]);
     free(h->exchanges);
     session_close(h->listener);
     session_context_close(h->context);
@@ -290,7 +294,7 @@ void handshake_wipe(struct handshake_result *r)
 
 bool handshake_take(struct handshake *h, struct handshake_result *r)
 {
-    for (uint32_t i = 0; i < h->n; i++) {
+    for (uint32_t i = 0; h->n_busy && i < h->n; i++) {
         struct exchange *e = &h->exchanges[i];
 
         if (e->state != DONE)
@@ -308,13 +312,19 @@ void handshake_confirm(struct handshake *h, uint32_t connection)
 {
     for (uint32_t i = 0; i < h->n && !h->p.initiator; i++) {
         if (h->exchanges[i].state == TAKEN && h->exchanges[i].connection == connection)
-            forget(&h->exchanges[i]);
+            forget(h, &h->exchanges[i]);
     }
 }
 
 const char *handshake_error(const struct handshake *h)
 {
     return h->error;
+}
+
+uint64_t handshake_refused(const struct handshake *h, struct fingerprint *last)
+{
+    *last = h->last_refused;
+    return h->stats.refused;
 }
 
 void handshake_stats(const struct handshake *h, struct handshake_stats *s)
@@ -346,7 +356,7 @@ static struct exchange *place(struct handshake *h)
         h->stats.crowded++;
         return NULL;
     }
-    forget(oldest);
+    forget(h, oldest);
     return oldest;
 }
 
@@ -477,7 +487,7 @@ static void tick_exchange(struct handshake *h, struct exchange *e)
             h->retry_ns = h->now_ns;
             e->heard_ns = h->now_ns; /* if the attempt can't begin now, for want of memory */
         } else {
-            forget(e);
+            forget(h, e);
         }
         return;
     }
@@ -490,7 +500,7 @@ static void tick_exchange(struct handshake *h, struct exchange *e)
 void handshake_tick(struct handshake *h, uint64_t now_ns, uint64_t *deadline_ns)
 {
     advance(h, now_ns);
-    for (uint32_t i = 0; i < h->n; i++)
+    for (uint32_t i = 0; h->n_busy && i < h->n; i++)
         tick_exchange(h, &h->exchanges[i]);
     if (h->retry_ns && h->now_ns >= h->retry_ns)
         (void)attempt(h); /* for want of memory: at the next call */
@@ -501,7 +511,7 @@ uint64_t handshake_deadline(const struct handshake *h)
 {
     uint64_t at = h->retry_ns ? h->retry_ns : UINT64_MAX;
 
-    for (uint32_t i = 0; i < h->n; i++) {
+    for (uint32_t i = 0; h->n_busy && i < h->n; i++) {
         const struct exchange *e = &h->exchanges[i];
 
         if (e->state == FRESH)
@@ -583,7 +593,7 @@ int handshake_output(struct handshake *h, struct pkt **out, int n, struct pkt_po
         h->n_answers--;
         out[count++] = p;
     }
-    for (uint32_t i = 0; i < h->n; i++) {
+    for (uint32_t i = 0; h->n_busy && i < h->n; i++) {
         struct exchange *e = &h->exchanges[i];
 
         while (count < n && exchange_has_output(e)) {
@@ -601,7 +611,7 @@ bool handshake_has_output(const struct handshake *h)
 {
     if (h->n_answers)
         return true;
-    for (uint32_t i = 0; i < h->n; i++) {
+    for (uint32_t i = 0; h->n_busy && i < h->n; i++) {
         if (exchange_has_output(&h->exchanges[i]))
             return true;
     }

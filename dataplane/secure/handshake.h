@@ -49,7 +49,6 @@ struct handshake_result {
 
 struct handshake_stats {
     uint64_t finished, failed, refused; /* refused: of failed, those whose peer is not admitted */
-    struct fingerprint last_refused;
     uint64_t verify_requests;           /* cookies sent: nothing is kept for these */
     uint64_t crowded;                   /* not begun, for too many were half open */
     uint32_t half_open;
@@ -91,6 +90,8 @@ bool handshake_has_output(const struct handshake *h);
 /* An initiator: why it gave up, in a few words; NULL while it tries. An unproved refusal may be
  * anybody's, so it tries three times. */
 const char *handshake_error(const struct handshake *h);
+/* Peers not admitted so far; if any, who was the last. */
+uint64_t handshake_refused(const struct handshake *h, struct fingerprint *last);
 void handshake_stats(const struct handshake *h, struct handshake_stats *s);
 
 #endif
