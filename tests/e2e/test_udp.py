@@ -3,6 +3,7 @@
 """Kernel UDP on loopback: the ids of --local by both ways into the kernel and both families, with
 losses and behind a NAT that forgets; --insecure is refused beyond this host; either half killed; the
 edge before the cloud; a user who thinks for long."""
+import random
 import select
 import signal
 import socket
@@ -173,11 +174,41 @@ def nat(model):
     cloud.stop()
 
 
+def noise(targets, stop):
+    """Datagrams of every kind at both halves: random, and ones that begin as ours do."""
+    draw = random.Random(1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        while not stop.is_set():
+            for target in targets:
+                for _ in range(20):
+                    data = draw.randbytes(draw.choice((0, 1, 24, 40, 100, 1472, 9000)))
+                    if draw.random() < .5:
+                        data = bytes([0x10 | draw.randrange(8), draw.randrange(8)]) + data
+                    s.sendto(data, target)
+            time.sleep(.002)
+
+
+def garbage(model):
+    """Service to the honest goes on under thousands of foreign datagrams a second."""
+    asked, local = halves.requests()
+    number = halves.free_port()
+    cloud = halves.Cloud(model, "udp:127.0.0.1:%d" % number, "--split", "10", "--codec", "f32", *CORE)
+    e2e.check(cloud.ready(), "the cloud serves")
+    stop = threading.Event()
+    thread = threading.Thread(target=noise, args=([("127.0.0.1", number)], stop))
+    thread.start()
+    halves.same_as_local(model, "udp:127.0.0.1:%d" % number, asked, local, "--threads", "1")
+    stop.set()
+    thread.join()
+    e2e.check(cloud.stop() == 0, "the cloud ends well: " + cloud.said()[-300:])
+
+
 def main():
     model = e2e.model("smollm2")
     refusals(model)
     identity(model)
     nat(model)
+    garbage(model)
     kills(model)
     edge_first(model)
     idle_chat(model)
