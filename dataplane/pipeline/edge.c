@@ -471,8 +471,9 @@ static void check_peer(struct edge *e)
     else if (port_alive(e->p.port) == -EPIPE)
         lose(e, "the cloud is lost: its end of port %s is gone", port);
     else if (!link_heard(e->pump.link) && e->n_busy && e->pump.now_ns >= e->connect_by_ns)
-        lose(e, "no cloud answered on port %s within %.1f s: is it running?", port,
-             (double)e->p.connect_timeout_ns * 1e-9);
+        lose(e, "no cloud answered on port %s within %.1f s: is it running, %s?", port,
+             (double)e->p.connect_timeout_ns * 1e-9,
+             e->p.security.identity ? "and encrypted" : "and not encrypted either");
 }
 
 /* Rows are computed but not sent for lack of packets. */

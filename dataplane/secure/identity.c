@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -316,13 +317,22 @@ static EVP_PKEY *key_of_pem(const char *text, size_t n)
     return key;
 }
 
+/* The descriptor of "fd:N", -1: no such text. */
+static int inherited_fd(const char *path)
+{
+    char *end;
+    long n = strtol(path + 3, &end, 10);
+
+    return path[3] >= '0' && path[3] <= '9' && !*end && n <= INT_MAX ? (int)n : -1;
+}
+
 int identity_read(const char *path, struct identity **out, char *err)
 {
     bool inherited = !strncmp(path, "fd:", 3);
     char *text = OPENSSL_secure_zalloc(PEM_BYTES_MAX);
     EVP_PKEY *key;
     ssize_t n;
-    int fd = inherited ? fcntl(atoi(path + 3), F_DUPFD_CLOEXEC, 0)
+    int fd = inherited ? fcntl(inherited_fd(path), F_DUPFD_CLOEXEC, 0)
                        : open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     int rc = fd < 0 ? -errno : 0;
 

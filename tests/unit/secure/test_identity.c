@@ -94,6 +94,8 @@ static void test_files(void **state)
     identity_close(b);
     close(fd);
     assert_int_equal(identity_read(fd_name, &b, err), -EBADF);
+    assert_int_equal(identity_read("fd:", &b, err), -EBADF);
+    assert_int_equal(identity_read("fd:0x", &b, err), -EBADF);
 
     assert_int_equal(identity_new(&c), 0);
     assert_false(fingerprint_equal(identity_fingerprint(a), identity_fingerprint(c)));
