@@ -10,13 +10,11 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#include <rte_byteorder.h>
 #include <rte_ethdev.h>
-#include <rte_icmp.h>
-#include <rte_ip.h>
 
 #include "dataplane/port/arp.h"
 #include "dataplane/port/eal.h"
+#include "dataplane/port/echo.h"
 #include "dataplane/port/mbuf.h"
 #include "dataplane/port/rhythm.h"
 
@@ -148,30 +146,6 @@ static int ether_tx(struct port *port, struct pkt **pkts, int n)
 /* --- in ----------------------------------------------------------------------------------------
  */
 
-/* An echo request to us becomes its reply. */
-static bool echo(struct ether *e, uint8_t *frame, uint32_t len)
-{
-    struct headers {
-        struct rte_ether_hdr ether;
-        struct rte_ipv4_hdr ip;
-        struct rte_icmp_hdr icmp;
-    } __attribute__((packed, aligned(2))) *h = (void *)frame;
-    if (len < sizeof(*h) || h->ip.version_ihl != RTE_IPV4_VHL_DEF ||
-        h->ip.next_proto_id != IPPROTO_ICMP || h->icmp.icmp_type != RTE_IP_ICMP_ECHO_REQUEST ||
-        h->ip.dst_addr != rte_cpu_to_be_32(e->arp.ip) ||
-        (h->ip.fragment_offset & rte_cpu_to_be_16(0x3fff)) ||
-        rte_be_to_cpu_16(h->ip.total_length) > len - sizeof(h->ether))
-        return false;
-    h->ether.dst_addr = h->ether.src_addr;
-    memcpy(h->ether.src_addr.addr_bytes, e->dev.mac, 6);
-    h->ip.dst_addr = h->ip.src_addr;
-    h->ip.src_addr = rte_cpu_to_be_32(e->arp.ip); /* swapped: its checksum stays */
-    h->icmp.icmp_type = RTE_IP_ICMP_ECHO_REPLY;
-    uint32_t sum = rte_be_to_cpu_16(h->icmp.icmp_cksum) + (RTE_IP_ICMP_ECHO_REQUEST << 8);
-    h->icmp.icmp_cksum = rte_cpu_to_be_16((uint16_t)((sum & 0xffff) + (sum >> 16)));
-    return true;
-}
-
 /* For the link: IPv4/UDP to our address and port, from the peer if one was named. */
 static bool is_ours(const struct ether *e, const struct pkt *p)
 {
@@ -193,7 +167,7 @@ static bool sort(struct ether *e, struct pkt *p)
     size_t n = arp_input(&e->arp, p->data, p->len, port_now_ns(), reply);
     if (n > 0)
         send_bytes(e, reply, n);
-    else if (echo(e, p->data, p->len))
+    else if (echo_reply(p->data, p->len, e->arp.ip, e->dev.mac))
         hand_over(e, &p, 1);
     else
         e->port.stats.foreign++;
