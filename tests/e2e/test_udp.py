@@ -179,12 +179,12 @@ def noise(targets, stop):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         while not stop.is_set():
             for target in targets:
-                for _ in range(20):
+                for _ in range(10):
                     data = draw.randbytes(draw.choice((0, 1, 24, 40, 100, 1472, 9000)))
                     if draw.random() < .5:
                         data = bytes([0x10 | draw.randrange(8), draw.randrange(8)]) + data
                     s.sendto(data, target)
-            time.sleep(.002)
+            time.sleep(.005)
 
 
 def garbage(model):
