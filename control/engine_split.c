@@ -60,6 +60,7 @@ static void split_stats(const struct engine *e, struct engine_stats *st)
         .link_rtt_ns_p50 = es.link.rtt_p50_ns,
         .eal_rss_bytes = port_eal_rss_bytes(),
         .port = s->port->caps.name,
+        .cipher = es.cipher,
     };
 }
 

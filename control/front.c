@@ -172,7 +172,7 @@ int front_plan(struct front *f)
     return split_plan(&f->o->split, &f->model, &f->plan);
 }
 
-/* Until the cloud is there, so that no answer's time to the first token counts its start. */
+/* Until the cloud is there, as far as the port can tell, so that no answer's time to the first token counts its start. */
 static int await_cloud(struct front *f, const char *uri, uint64_t timeout_ns)
 {
     const uint64_t give_up_ns = port_now_ns() + timeout_ns;
@@ -195,7 +195,7 @@ static int await_cloud(struct front *f, const char *uri, uint64_t timeout_ns)
     return EXIT_OK;
 }
 
-int front_join(struct front *f, const char *uri, unsigned threads, int first_core,
+int front_join(struct front *f, const struct port_options *at, unsigned threads, int first_core,
                uint64_t connect_timeout_ns)
 {
     const struct front_options *o = f->o;
@@ -203,9 +203,9 @@ int front_join(struct front *f, const char *uri, unsigned threads, int first_cor
     if (rc != EXIT_OK)
         return rc;
 
-    rc = netem_port_open(uri, PORT_CLIENT, &o->netem, &f->port);
+    rc = port_arg_open(at, PORT_CLIENT, &f->security, &o->netem, &f->port);
     if (rc == EXIT_OK)
-        rc = await_cloud(f, uri, connect_timeout_ns);
+        rc = await_cloud(f, at->uri, connect_timeout_ns);
     if (rc != EXIT_OK)
         return rc;
 
@@ -215,8 +215,10 @@ int front_join(struct front *f, const char *uri, unsigned threads, int first_cor
         .codec = f->plan.codec,
         .curve = codec_rate_curve(f->plan.profile, f->plan.codec.mode),
         .target = f->plan.target,
+        .security = security_of(&f->security),
         .chunk_tokens = o->chunk_tokens,
         .max_sessions = o->parallel,
+        .connect_timeout_ns = connect_timeout_ns,
     };
     char err[PIPELINE_ERR] = "";
     rc = engine_split(&params, &f->engine, err);
@@ -231,6 +233,7 @@ void front_close(struct front *f)
 {
     engine_close(f->engine);
     port_close(f->port);
+    security_close(&f->security);
     stage_close(f->stage);
     team_close(f->team);
     requests_free(&f->requests);

@@ -13,9 +13,10 @@
 #include "control/child.h"
 #include "control/engine.h"
 #include "control/model.h"
-#include "control/netem_arg.h"
 #include "control/options.h"
+#include "control/port_arg.h"
 #include "control/requests.h"
+#include "control/security_arg.h"
 #include "control/split_plan.h"
 #include "dataplane/port.h"
 
@@ -42,6 +43,7 @@ struct front {
     struct requests requests;
     struct team *team;
     struct stage *stage;
+    struct security security; /* closed by front_close */
     struct port *port;
     struct engine *engine;
     struct split_plan plan; /* split 0: local */
@@ -58,9 +60,9 @@ int front_local(struct front *f);
 /* Decide where to cut and what carries the rows: f->plan. */
 int front_plan(struct front *f);
 
-/* Load layers [0, f->plan.split) and join the cloud at uri. The threads and first core are those of
- * the options, or else the ones given. */
-int front_join(struct front *f, const char *uri, unsigned threads, int first_core,
+/* Load layers [0, f->plan.split) and join the cloud at the port, as f->security says. The threads and first core are
+ * those of the options, or else the ones given. */
+int front_join(struct front *f, const struct port_options *at, unsigned threads, int first_core,
                uint64_t connect_timeout_ns);
 
 /* Answer the prompt, the requests or the chat. */

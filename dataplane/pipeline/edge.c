@@ -108,6 +108,8 @@ int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, c
     e->p.chunk_tokens = p->chunk_tokens ? p->chunk_tokens : DEFAULT_CHUNK_TOKENS;
     if (!p->connect_timeout_ns)
         e->p.connect_timeout_ns = DEFAULT_CONNECT_TIMEOUT_NS;
+    if (!e->p.link.first_word_ns) /* we say it, and better */
+        e->p.link.first_word_ns = 2 * e->p.connect_timeout_ns;
     e->info = stage_info(p->stage);
     e->tile_capacity = tile_capacity(p->port);
     rc = check_params(&e->p, e->info, e->tile_capacity, err);
@@ -124,7 +126,7 @@ int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, c
         if (getrandom(&connection, sizeof connection, 0) != (ssize_t)sizeof connection)
             connection = 0;
     }
-    rc = pump_open(&e->pump, p->port, &p->link, &wire_path_edge, connection, now_ns);
+    rc = pump_open(&e->pump, p->port, &e->p.link, &p->security, &wire_path_edge, connection, now_ns);
     if (rc)
         goto fail;
     stage_set_poll(p->stage, pump_during_run, &e->pump);
@@ -455,13 +457,16 @@ static void check_peer(struct edge *e)
 {
     const char *port = e->p.port->caps.name;
 
-    if (e->pump.dead)
+    if (pump_refused(&e->pump))
+        lose(e, "no connection to the cloud: %s (port %s)", pump_refused(&e->pump), port);
+    else if (e->pump.dead)
         lose(e, "the cloud is lost: %s (port %s)", e->pump.dead, port);
     else if (port_alive(e->p.port) == -EPIPE)
         lose(e, "the cloud is lost: its end of port %s is gone", port);
     else if (!link_heard(e->pump.link) && e->n_busy && e->pump.now_ns >= e->connect_by_ns)
-        lose(e, "no cloud answered on port %s within %.1f s: is it running?", port,
-             (double)e->p.connect_timeout_ns * 1e-9);
+        lose(e, "no cloud answered on port %s within %.1f s: is it running, %s?", port,
+             (double)e->p.connect_timeout_ns * 1e-9,
+             e->p.security.identity ? "and encrypted" : "and not encrypted either");
 }
 
 /* Rows are computed but not sent for lack of packets. */
@@ -516,6 +521,7 @@ void edge_stats(const struct edge *e, struct edge_stats *s)
 {
     *s = e->stats;
     link_stats(e->pump.link, &s->link);
+    s->cipher = pump_cipher(&e->pump);
     s->sessions = e->n_busy;
 }
 

@@ -24,8 +24,18 @@
 #include "compute/stage.h"
 #include "dataplane/link.h"
 #include "dataplane/port.h"
+#include "dataplane/secure/authorized.h"
+#include "dataplane/secure/handshake.h"
+#include "dataplane/secure/identity.h"
 
-#define PIPELINE_ERR 256
+#define PIPELINE_ERR 320
+
+/* Who we are and whom we speak to; both are borrowed. identity NULL: frames are not encrypted, which
+ * is for processes of one host. An edge's peers is the one cloud. */
+struct pipeline_security {
+    const struct identity *identity;
+    const struct authorized *peers;
+};
 
 /* --- edge --------------------------------------------------------------------------------------- */
 
@@ -38,7 +48,8 @@ struct edge_params {
     const struct codec_profile_curve *curve; /* of codec's mode, borrowed; NULL: no targets */
     struct codec_rate_target target; /* of every session, kept by its own controller from `codec`'s
                                       * other parameters; CODEC_RATE_NONE: `codec` as it is */
-    struct link_params link;       /* path, initiator and connection are filled in */
+    struct link_params link;       /* path, keys, initiator and connection are filled in */
+    struct pipeline_security security;
     uint32_t chunk_tokens;         /* prefill chunk; 0: 64 */
     uint32_t max_sessions;         /* 0: 1 */
     uint64_t connect_timeout_ns;   /* no peer by then: error; 0: 10 s */
@@ -72,6 +83,7 @@ struct edge_request {
 
 struct edge_stats {
     struct link_stats link;
+    const char *cipher; /* "AES-128-GCM" or "none" */
     uint64_t tokens, rows_up; /* tiles and their bytes: codec */
     struct codec_rate_range parameter; /* the step or delta of messages under a target */
     struct codec_stats codec;
@@ -107,6 +119,7 @@ struct cloud_params {
     struct port *port;             /* not owned */
     struct codec_params codec;     /* mode must agree with the edge's */
     struct link_params link;
+    struct pipeline_security security;
     uint32_t max_sessions;         /* 0: 1 */
 };
 
@@ -125,6 +138,8 @@ int cloud_poll(struct cloud *c, uint64_t now_ns, uint64_t *deadline_ns);
 int cloud_reset(struct cloud *c, uint64_t now_ns);
 const char *cloud_error(const struct cloud *c);
 void cloud_stats(const struct cloud *c, struct cloud_stats *s);
+/* Edges that were not admitted; if any, who was the last. Cheap, unlike cloud_stats. */
+uint64_t cloud_strangers(const struct cloud *c, struct fingerprint *last);
 
 /* During a stage run the loops keep the link alive through stage_set_poll; `clock` gives them the
  * time there (control passes port_now_ns; tests a virtual clock). */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Edge and cloud on fake stages over the simulated network, everything chosen by the seed:
- * sessions, prompts, chunks, guesses, cancellation, stage times, pools, windows, impairments. The
- * tokens must be those of an unsplit run, no session may hang, nothing may be left.
+ * sessions, prompts, chunks, guesses, cancellation, stage times, pools, windows, impairments,
+ * encryption. The tokens must be those of an unsplit run, no session may hang, nothing may be left,
+ * no nonce of any key may seal two different byte strings (ledger.h).
  *
  *   sim_pipeline [--seed N] [--runs R] [--requests M]
  */
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "tests/sim/ledger.h"
 #include "tests/unit/pipeline/rig.h"
 
 #define REQUESTS_MAX 64u
@@ -55,6 +57,7 @@ static struct rig_params choose(struct dice *d)
         .chunk_tokens = (uint32_t)pick(d, chunks, 5),
         .pool_packets = (uint32_t)pick(d, pools, 2),
         .hook = dice_chance(d, .7),
+        .secure = dice_chance(d, .6),
         .seed = dice_next(d),
     };
     p.network.delay_max_ns = dice_chance(d, .5) ? 20000 : 10 * RIG_MS;
@@ -106,12 +109,13 @@ static void run(void)
         rig_request_free(&q[i]);
     }
     edge_stats(r.edge, &stats);
-    printf("seed %" PRIu64 ": drop %.2f, %u sessions, chunk %u, width %u, pool %u: %" PRIu64
+    printf("seed %" PRIu64 ": drop %.2f, %s, %u sessions, chunk %u, width %u, pool %u: %" PRIu64
            " tokens, %u cancelled, %" PRIu64 " packets, %" PRIu64 " again, %.2f s\n",
-           seed, p.network.drop, p.sessions, p.chunk_tokens, p.edge_stage.d_model, p.pool_packets,
-           stats.tokens, cancelled, stats.link.tx_packets, stats.link.retransmits,
+           seed, p.network.drop, stats.cipher, p.sessions, p.chunk_tokens, p.edge_stage.d_model,
+           p.pool_packets, stats.tokens, cancelled, stats.link.tx_packets, stats.link.retransmits,
            (double)r.now_ns * 1e-9);
     rig_close(&r);
+    ledger_clear();
 }
 
 int main(int argc, char **argv)
@@ -137,7 +141,11 @@ int main(int argc, char **argv)
     }
     if (!n_requests || n_requests > REQUESTS_MAX)
         return 2;
-    for (; runs; runs--, seed++)
+    for (; runs; runs--, seed++) {
+        rig_random(seed);
         run();
+    }
+    printf("nonce ledger: %" PRIu64 " seals, %" PRIu64 " of a nonce used before\n", ledger_seals(),
+           ledger_repeats());
     return 0;
 }

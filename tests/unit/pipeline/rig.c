@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define OPENSSL_SUPPRESS_DEPRECATED  /* RAND_METHOD: the simplest way to random numbers by a seed  \
+                                      */
 #include "tests/unit/pipeline/rig.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <openssl/rand.h>
 
 static void die(const char *what, const char *why)
 {
@@ -18,6 +22,50 @@ static uint64_t rig_clock(void *arg)
 
     network_set_now(r->network, r->now_ns);
     return r->now_ns;
+}
+
+/* --- security --------------------------------------------------------------------------------- */
+
+const struct identity *rig_identity(bool cloud)
+{
+    static struct identity *ids[2];
+
+    if (!ids[cloud] && identity_new(&ids[cloud]))
+        die("identity_new", "");
+    return ids[cloud];
+}
+
+const struct authorized *rig_peers(bool of_cloud)
+{
+    static struct authorized *lists[2];
+
+    if (!lists[of_cloud] &&
+        authorized_one(identity_fingerprint(rig_identity(!of_cloud)), &lists[of_cloud]))
+        die("authorized_one", "");
+    return lists[of_cloud];
+}
+
+static struct dice random_dice;
+
+static int random_bytes(unsigned char *to, int n)
+{
+    for (int i = 0; i < n; i++)
+        to[i] = (unsigned char)dice_next(&random_dice);
+    return 1;
+}
+
+static int random_ready(void)
+{
+    return 1;
+}
+
+void rig_random(uint64_t seed)
+{
+    static const RAND_METHOD method = {
+        .bytes = random_bytes, .pseudorand = random_bytes, .status = random_ready};
+
+    random_dice.state = seed;
+    RAND_set_rand_method(&method);
 }
 
 void rig_open(struct rig *r, const struct rig_params *p)
@@ -45,6 +93,7 @@ void rig_start(struct rig *r)
         .target = r->p.target,
         .link = r->p.link,
         .chunk_tokens = r->p.chunk_tokens,
+        .security = r->p.edge_security,
         .max_sessions = r->p.sessions,
         .connect_timeout_ns = r->p.connect_timeout_ns,
     };
@@ -53,9 +102,14 @@ void rig_start(struct rig *r)
         .port = network_port(r->network, 1),
         .codec = ep.codec,
         .link = r->p.link,
+        .security = r->p.cloud_security,
         .max_sessions = r->p.sessions,
     };
 
+    if (r->p.secure && !ep.security.identity)
+        ep.security = (struct pipeline_security){rig_identity(false), rig_peers(false)};
+    if (r->p.secure && !cp.security.identity)
+        cp.security = (struct pipeline_security){rig_identity(true), rig_peers(true)};
     if (edge_open(&ep, r->now_ns, &r->edge, err))
         die("edge_open", err);
     if (cloud_open(&cp, r->now_ns, &r->cloud, err))

@@ -22,6 +22,8 @@ struct rig_params {
     uint32_t mtu;            /* 0: 1500 */
     uint64_t connect_timeout_ns;
     bool hook;               /* the links live during stage runs */
+    bool secure;             /* encrypted, with identities that the rig makes */
+    struct pipeline_security edge_security, cloud_security; /* instead of those */
     uint64_t seed;
 };
 
@@ -53,6 +55,13 @@ struct rig {
     bool cloud_silent;       /* the cloud is not polled */
     int edge_rc, cloud_rc;   /* of the last poll */
 };
+
+/* The identities of a secure rig's halves, made once. */
+const struct identity *rig_identity(bool cloud);
+/* Peers: the one, without limits, made once. */
+const struct authorized *rig_peers(bool of_cloud);
+/* OpenSSL's random numbers by a seed from here on, so that a run can be had again. Tests only. */
+void rig_random(uint64_t seed);
 
 /* The stages only: their info may be changed before rig_start. */
 void rig_open(struct rig *r, const struct rig_params *p);
