@@ -286,7 +286,7 @@ int udp_uring_open(struct udp *u, char *why)
         rc = x->refused || !x->armed ? -EINVAL : 0;
     }
     if (rc < 0) {
-        snprintf(why, PORT_ERR, "%s",
+        snprintf(why, PORT_ERR, "%s%s", rc == -EINVAL ? "" : "io_uring: ",
                  rc == -EINVAL ? "io_uring of this kernel is too old: 6.0 is needed"
                                : strerror(-rc));
         uring_close(u);

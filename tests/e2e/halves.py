@@ -34,6 +34,17 @@ def free_port():
         return s.getsockname()[1]
 
 
+def loopback_v6():
+    """[::1], where this host has it; not every container does."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
+            s.bind(("::1", 0))
+        return "[::1]"
+    except OSError:
+        e2e.say("NOT TRIED HERE: IPv6, for there is no ::1")
+        return "127.0.0.1"
+
+
 class Cloud:
     """`isthmus cloud`, its words in a file."""
 
@@ -71,7 +82,7 @@ def edge_started(model, port, *args, prefix=()):
     """An edge in mid-answer."""
     p = subprocess.Popen([*prefix, e2e.BINARY, "edge", "-m", model, "--port", port,
                           *secured("edge", args), "-p",
-                          "Once upon a time", "-n", "1500", "--ignore-eos", *map(str, args)],
+                          "Once upon a time", "-n", "4000", "--ignore-eos", *map(str, args)],
                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     started.append(p)
     os.read(p.stdout.fileno(), 1)

@@ -20,7 +20,7 @@ CORE = ("--first-core", "1", "--threads", "1")
 
 def identity(model):
     asked, local = halves.requests()
-    kinds = (("127.0.0.1", ",io=syscalls", "sendmmsg"), ("[::1]", "", "io_uring"),
+    kinds = (("127.0.0.1", ",io=syscalls", "sendmmsg"), (halves.loopback_v6(), "", "io_uring"),
              ("localhost", ",mtu=9000", "MTU"), ("127.0.0.1", "", "io_uring"))
     for host, options, cloud_says in kinds[:2] if e2e.QUICK else kinds:
         port = "udp:%s:%d%s" % (host, halves.free_port(), options)

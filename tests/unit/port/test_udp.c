@@ -62,6 +62,22 @@ struct pair {
     char uri[96];
 };
 
+/* Not every host, least of all every container, has IPv6. */
+static bool has_family(const char *host)
+{
+    struct sockaddr_in6 sa = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    int fd, rc;
+    if (host[0] != '[')
+        return true;
+    fd = socket(AF_INET6, SOCK_DGRAM, 0);
+    rc = fd < 0 ? -1 : bind(fd, (struct sockaddr *)&sa, sizeof(sa));
+    if (fd >= 0)
+        close(fd);
+    if (rc < 0)
+        print_message("no IPv6 here: not tried\n");
+    return rc == 0;
+}
+
 static void pair_open(struct pair *t, const char *host, const char *options)
 {
     snprintf(t->uri, sizeof(t->uri), "udp:%s:%u%s", host, free_port(), options);
@@ -143,26 +159,29 @@ static void bounce(struct pair *t, uint32_t bytes, uint8_t fill)
     pkt_unref(in);
 }
 
-/* All sizes in one burst, equal ones in rows as UDP_SEGMENT likes them. */
+/* All sizes in bursts, equal ones in rows as UDP_SEGMENT likes them; no burst is more than the
+ * smallest usual receive buffer (208 kB) holds. */
 static void burst(struct pair *t, unsigned step)
 {
-    enum { N = 200 };
+    enum { N = 64 };
     struct pkt *out[N];
     uint32_t bytes = 1;
-    for (int i = 0; i < N; i++) {
+    for (int i = 0; i < 3 * N; i++) {
         if (i % (int)step == 0)
             bytes = 1 + (uint32_t)(i * 977 + 13) % BODY;
         uint32_t n = i % (int)step == (int)step - 1 ? 1 + bytes / 2 : bytes; /* a shorter last */
         if (n > t->client->caps.mtu_bytes + 14 - OUTER_BYTES)
             n = t->client->caps.mtu_bytes + 14 - OUTER_BYTES;
-        out[i] = frame(t->client, t->client->path, n, (uint8_t)i);
-    }
-    send_all(t->client, out, N);
-    for (int i = 0; i < N; i++) {
-        struct pkt *in = receive(t->server);
-        check_frame(in, out[i]->len - OUTER_BYTES, (uint8_t)i);
-        pkt_unref(in);
-        pkt_unref(out[i]);
+        out[i % N] = frame(t->client, t->client->path, n, (uint8_t)i);
+        if (i % N != N - 1)
+            continue;
+        send_all(t->client, out, N);
+        for (int k = 0; k < N; k++) {
+            struct pkt *in = receive(t->server);
+            check_frame(in, out[k]->len - OUTER_BYTES, (uint8_t)(i - N + 1 + k));
+            pkt_unref(in);
+            pkt_unref(out[k]);
+        }
     }
 }
 
@@ -175,6 +194,8 @@ static void frames_cross_both_ways(void **state)
 {
     for (size_t k = 0; k < sizeof(kinds) / sizeof(*kinds); k++) {
         struct pair t;
+        if (!has_family(kinds[k].host))
+            continue;
         pair_open(&t, kinds[k].host, kinds[k].options);
         print_message("%s, MTU %u\n", t.server->caps.how, t.server->caps.mtu_bytes);
         if (kinds[k].options[0])
@@ -200,6 +221,8 @@ static void any_address_takes_all(void **state)
     assert_false(t.server->caps.same_host);
     const char *hosts[] = {"127.0.0.1", "[::1]"};
     for (int i = 0; i < 2; i++) {
+        if (!has_family(hosts[i]))
+            continue;
         snprintf(uri, sizeof(uri), "udp:%s:%u", hosts[i], number);
         t.client = must_open(uri, PORT_CLIENT);
         bounce(&t, 100, 9);
@@ -242,9 +265,12 @@ static void foreign_datagrams_are_dropped(void **state)
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
                              .sin_port = htons(t.client->path->dst_port)};
     int fd = socket(AF_INET, SOCK_DGRAM, 0);
-    for (int i = 0; i < 200; i++) /* more than there are buffers */
+    for (int i = 0; i < 200; i++) { /* more than there are buffers */
+        struct pkt *none;
         assert_true(
             sendto(fd, big, i % 2 ? sizeof(big) : 0, 0, (struct sockaddr *)&sa, sizeof(sa)) >= 0);
+        assert_int_equal(port_rx(t.server, &none, 1), 0);
+    }
     close(fd);
     bounce(&t, 100, 1);
     assert_true(t.server->stats.foreign > 0);
@@ -306,6 +332,8 @@ static void the_end_of_the_peer_is_seen(void **state)
 {
     for (int k = 0; k < 4; k++) {
         struct pair t;
+        if (!has_family(kinds[k].host))
+            continue;
         pair_open(&t, kinds[k].host, kinds[k].options);
         port_close(t.server);
         for (int gone = 0; gone < 2; gone++) {
@@ -358,6 +386,8 @@ static void long_packets_go_where_asked_for(void **state)
     pair_close(&t);
 }
 
+#define NO_SECCOMP 77
+
 /* As containers do: io_uring may not be used. Then the plain calls are, which is said. */
 static void deny_io_uring(void)
 {
@@ -370,7 +400,7 @@ static void deny_io_uring(void)
     struct sock_fprog program = {sizeof(code) / sizeof(*code), code};
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
-        _exit(2);
+        _exit(NO_SECCOMP);
 }
 
 static void without_io_uring_it_works_too(void **state)
@@ -390,7 +420,10 @@ static void without_io_uring_it_works_too(void **state)
     }
     int status = -1;
     assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_int_equal(status, 0);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == NO_SECCOMP)
+        print_message("this kernel takes no filter of calls: not tried\n");
+    else
+        assert_int_equal(status, 0);
 }
 
 int main(void)
