@@ -1,12 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Handshakes: exchanges of numbered packets around DTLS sessions (session.c). Each side numbers its
- * packets from 1 and says in each up to which the other's have arrived; packets that arrive out of
- * order are dropped, for they come again. A verify request (cookie) has number 0 and is kept by
- * nobody.
- */
-#include "dataplane/secure/handshake.h"
-
+/* Handshakes of one side: the initiator's one, or the responder's many; frames in, frames out. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,68 +7,16 @@
 #include <openssl/crypto.h>
 
 #include "dataplane/link/bytes.h"
-#include "dataplane/secure/session.h"
+#include "dataplane/secure/handshake_impl.h"
 
 #define MS_NS         1000000ull
-#define RTO_MIN_NS    (20 * MS_NS)
-#define RTO_MAX_NS    (320 * MS_NS)
 #define GIVE_UP_NS    (5000 * MS_NS)
-#define AGAIN_NS      (300 * MS_NS) /* from a refusal to the next try */
 #define DENY_NS       (100 * MS_NS)
 #define EVICT_NS      (2000 * MS_NS) /* the least an unfinished one is given when many come */
-#define TRIES         3u
 #define HALF_OPEN_MAX 64u
 #define ACK_BYTES     4u
 #define DATAGRAM_MAX  1400u
 #define PAYLOAD_MIN   300u
-#define ANSWERS_MAX   64u /* verify requests that wait to be sent */
-#define ANSWER_BYTES  128u
-
-enum exchange_state { FRESH, RUNNING, DONE, TAKEN, FAILED };
-
-/* One handshake with one peer. */
-struct exchange {
-    enum exchange_state state;
-    struct session *session; /* NULL: not needed any more */
-    uint32_t connection, attempt;
-    struct wire_path path;
-    uint64_t began_ns, heard_ns; /* heard: of progress */
-    uint32_t heard;              /* peer's packets below and at this have arrived */
-    bool verified;               /* initiator: the cookie came */
-    uint32_t acked;              /* ours up to this one have arrived there */
-    bool ack_due;
-    uint32_t next;             /* next of ours in this burst; acked + 1 ... */
-    uint64_t again_ns, rto_ns; /* when to send again what is not acknowledged */
-    struct handshake_result result;
-};
-
-/* A verify request: made, sent and forgotten. */
-struct answer {
-    struct wire_path path;
-    uint32_t connection, attempt, number;
-    uint16_t bytes;
-    uint8_t datagram[ANSWER_BYTES];
-};
-
-struct handshake {
-    struct handshake_params p;
-    struct wire_path path;
-    struct session_context *context;
-    struct exchange *exchanges; /* initiator: one; responder: [half_open_max] */
-    uint32_t n;
-    uint32_t n_busy;          /* of these, not FRESH: mostly none, and then nothing is looked at */
-    struct session *listener; /* responder: for those of whom nothing is known */
-    struct answer answers[ANSWERS_MAX];
-    uint32_t n_answers;
-    bool denied;               /* initiator */
-    uint64_t deny_ns;          /* responder: when it may say so again */
-    uint64_t now_ns, retry_ns; /* initiator: when the next attempt begins; 0: one runs */
-    uint32_t attempt, failures;
-    const char *error; /* NULL or error_text */
-    char error_text[256];
-    struct handshake_stats stats;
-    struct fingerprint last_refused;
-};
 
 static uint64_t least(uint64_t a, uint64_t b)
 {
@@ -88,138 +29,6 @@ static void advance(struct handshake *h, uint64_t now_ns)
         h->now_ns = now_ns;
 }
 
-/* --- exchanges -----------------------------------------------------------------------------------
- */
-
-static void forget(struct handshake *h, struct exchange *e)
-{
-    h->n_busy -= e->state != FRESH;
-    session_close(e->session);
-    handshake_wipe(&e->result);
-    *e = (struct exchange){.state = FRESH};
-}
-
-static uint32_t sent_up_to(const struct exchange *e)
-{
-    return e->session ? session_written(e->session) : e->acked;
-}
-
-/* DTLS's memory is not needed once all is said and heard. */
-static void settle(struct exchange *e)
-{
-    if ((e->state == TAKEN || e->state == FAILED) && e->session &&
-        e->acked == session_written(e->session)) {
-        session_close(e->session);
-        e->session = NULL;
-    }
-}
-
-/* What is not acknowledged goes at once; then again and again. */
-static void send_from(struct handshake *h, struct exchange *e)
-{
-    e->next = e->acked + 1;
-    e->again_ns = h->now_ns + e->rto_ns;
-}
-
-static void begin(struct handshake *h, struct exchange *e, uint32_t connection, uint32_t attempt,
-                  const struct wire_path *path, struct session *s)
-{
-    *e = (struct exchange){
-        .state = RUNNING,
-        .session = s,
-        .connection = connection,
-        .attempt = attempt,
-        .path = *path,
-        .began_ns = h->now_ns,
-        .heard_ns = h->now_ns,
-        .rto_ns = RTO_MIN_NS,
-    };
-    h->n_busy++;
-    send_from(h, e);
-}
-
-static void finish(struct handshake *h, struct exchange *e)
-{
-    e->state = DONE;
-    e->result.connection = e->connection;
-    e->result.path = e->path;
-    if (session_result(e->session, e->connection, &e->result.peer, e->result.initiator,
-                       e->result.responder)) {
-        e->state = FAILED;
-        h->stats.failed++;
-        return;
-    }
-    h->stats.finished++;
-}
-
-/* Why it failed, to an initiator; and when it tries again. */
-static void fail(struct handshake *h, struct exchange *e)
-{
-    e->state = FAILED;
-    h->stats.failed++;
-    if (session_refused(e->session, &h->last_refused))
-        h->stats.refused++;
-    if (!h->p.initiator)
-        return;
-    if (++h->failures < TRIES) {
-        h->retry_ns = h->now_ns + AGAIN_NS;
-    } else {
-        session_error(e->session, h->error_text, sizeof h->error_text);
-        h->error = h->error_text;
-    }
-}
-
-/* Let DTLS do what it can with the packet it was given, or without one at first. */
-static void run(struct handshake *h, struct exchange *e)
-{
-    int rc = session_run(e->session);
-
-    e->rto_ns = RTO_MIN_NS;
-    e->again_ns = h->now_ns + e->rto_ns;
-    if (rc > 0)
-        finish(h, e);
-    else if (rc < 0)
-        fail(h, e);
-}
-
-static void acknowledged(struct handshake *h, struct exchange *e, uint32_t up_to)
-{
-    if (!e->session || up_to <= e->acked || up_to > session_written(e->session))
-        return;
-    e->acked = up_to;
-    session_forget(e->session, up_to);
-    e->rto_ns = RTO_MIN_NS;
-    e->again_ns = h->now_ns + e->rto_ns;
-    if (e->next <= up_to)
-        e->next = up_to + 1;
-    settle(e);
-}
-
-/* A packet of the peer of this exchange. */
-static void take(struct handshake *h, struct exchange *e, uint32_t number, uint32_t ack,
-                 const uint8_t *datagram, size_t n)
-{
-    bool verify = h->p.initiator && number == 0 && n;
-
-    acknowledged(h, e, ack);
-    if (!n)
-        return;
-    if (verify ? e->verified || e->heard : number != e->heard + 1) {
-        e->ack_due = e->ack_due || (!verify && number <= e->heard); /* ours was lost */
-        return;
-    }
-    if (verify)
-        e->verified = true;
-    else
-        e->heard = number;
-    e->heard_ns = h->now_ns;
-    e->ack_due = true;
-    if (e->state == RUNNING) {
-        session_feed(e->session, datagram, n);
-        run(h, e);
-    }
-}
-
 /* --- life ----------------------------------------------------------------------------------------
  */
 
@@ -230,10 +39,10 @@ static int attempt(struct handshake *h)
 
     if (rc)
         return rc;
-    forget(h, &h->exchanges[0]);
-    begin(h, &h->exchanges[0], h->p.connection, ++h->attempt, &h->path, s);
+    exchange_forget(h, &h->exchanges[0]);
+    exchange_begin(h, &h->exchanges[0], h->p.connection, ++h->attempt, &h->path, s);
     h->retry_ns = 0;
-    run(h, &h->exchanges[0]);
+    exchange_run(h, &h->exchanges[0]);
     return 0;
 }
 
@@ -280,7 +89,7 @@ void handshake_close(struct handshake *h)
     if (!h)
         return;
     for (uint32_t i = 0; h->exchanges && i < h->n; i++)
-        forget(h, &h->exchanges[i]);
+        exchange_forget(h, &h->exchanges[i]);
     free(h->exchanges);
     session_close(h->listener);
     session_context_close(h->context);
@@ -302,7 +111,7 @@ bool handshake_take(struct handshake *h, struct handshake_result *r)
         *r = e->result;
         handshake_wipe(&e->result);
         e->state = TAKEN;
-        settle(e);
+        exchange_settle(e);
         return true;
     }
     return false;
@@ -312,7 +121,7 @@ void handshake_confirm(struct handshake *h, uint32_t connection)
 {
     for (uint32_t i = 0; i < h->n && !h->p.initiator; i++) {
         if (h->exchanges[i].state == TAKEN && h->exchanges[i].connection == connection)
-            forget(h, &h->exchanges[i]);
+            exchange_forget(h, &h->exchanges[i]);
     }
 }
 
@@ -356,7 +165,7 @@ static struct exchange *place(struct handshake *h)
         h->stats.crowded++;
         return NULL;
     }
-    forget(h, oldest);
+    exchange_forget(h, oldest);
     return oldest;
 }
 
@@ -376,7 +185,7 @@ static void knock(struct handshake *h, const struct wire_header *hd, const struc
         return;
     rc = session_listen(h->listener, &who, datagram, n);
     if (rc == 0) {
-        if (h->n_answers == ANSWERS_MAX)
+        if (h->n_answers == HANDSHAKE_ANSWERS_MAX)
             return;
         a = &h->answers[h->n_answers];
         *a = (struct answer){.path = *path,
@@ -393,11 +202,11 @@ static void knock(struct handshake *h, const struct wire_header *hd, const struc
     e = place(h);
     if (!e || session_open(h->context, &fresh))
         return; /* the listener begins anew with the next */
-    begin(h, e, hd->connection, hd->session, path, h->listener);
+    exchange_begin(h, e, hd->connection, hd->session, path, h->listener);
     h->listener = fresh;
     e->heard = hd->message;
     e->ack_due = true;
-    run(h, e);
+    exchange_run(h, e);
 }
 
 /* Attempt 0 is nobody's: by it a responder says that it knows no such connection. */
@@ -406,7 +215,7 @@ void handshake_deny(struct handshake *h, const struct pkt *frame)
     struct wire_header hd;
     struct answer *a;
 
-    if (h->p.initiator || h->now_ns < h->deny_ns || h->n_answers == ANSWERS_MAX ||
+    if (h->p.initiator || h->now_ns < h->deny_ns || h->n_answers == HANDSHAKE_ANSWERS_MAX ||
         wire_peek(frame->data, frame->len, &hd) || hd.hop != h->p.hop || !hd.connection ||
         !(hd.flags & WIRE_FLAG_INITIATOR) || (hd.type != WIRE_DATA && hd.type != WIRE_PING))
         return;
@@ -454,8 +263,8 @@ void handshake_input(struct handshake *h, struct pkt *p, uint64_t now_ns)
     if (h->p.initiator && hd.session == 0 && hd.connection == h->p.connection)
         h->denied = true;
     else if (e)
-        take(h, e, hd.message, get_be32(payload), payload + ACK_BYTES,
-             hd.payload_bytes - ACK_BYTES);
+        exchange_take(h, e, hd.message, get_be32(payload), payload + ACK_BYTES,
+                      hd.payload_bytes - ACK_BYTES);
     else if (!h->p.initiator)
         knock(h, &hd, &path, payload + ACK_BYTES, hd.payload_bytes - ACK_BYTES);
 out:
@@ -465,43 +274,11 @@ out:
 /* --- time ----------------------------------------------------------------------------------------
  */
 
-static bool unacknowledged(const struct exchange *e)
-{
-    return sent_up_to(e) > e->acked;
-}
-
-/* When the exchange has had its time; UINT64_MAX: it stays. */
-static uint64_t over_at(const struct handshake *h, const struct exchange *e)
-{
-    if (e->state == FRESH || e->state == DONE)
-        return UINT64_MAX;
-    if (h->p.initiator && (e->state != RUNNING || h->error)) /* stays, to acknowledge */
-        return UINT64_MAX;
-    return e->heard_ns + h->p.give_up_ns;
-}
-
-static void tick_exchange(struct handshake *h, struct exchange *e)
-{
-    if (h->now_ns >= over_at(h, e)) {
-        if (h->p.initiator) {
-            h->retry_ns = h->now_ns;
-            e->heard_ns = h->now_ns; /* if the attempt can't begin now, for want of memory */
-        } else {
-            forget(h, e);
-        }
-        return;
-    }
-    if (e->state != FRESH && unacknowledged(e) && h->now_ns >= e->again_ns) {
-        e->rto_ns = least(2 * e->rto_ns, RTO_MAX_NS);
-        send_from(h, e);
-    }
-}
-
 void handshake_tick(struct handshake *h, uint64_t now_ns, uint64_t *deadline_ns)
 {
     advance(h, now_ns);
     for (uint32_t i = 0; h->n_busy && i < h->n; i++)
-        tick_exchange(h, &h->exchanges[i]);
+        exchange_tick(h, &h->exchanges[i]);
     if (h->retry_ns && h->now_ns >= h->retry_ns)
         (void)attempt(h); /* for want of memory: at the next call */
     *deadline_ns = handshake_deadline(h);
@@ -511,15 +288,8 @@ uint64_t handshake_deadline(const struct handshake *h)
 {
     uint64_t at = h->retry_ns ? h->retry_ns : UINT64_MAX;
 
-    for (uint32_t i = 0; h->n_busy && i < h->n; i++) {
-        const struct exchange *e = &h->exchanges[i];
-
-        if (e->state == FRESH)
-            continue;
-        at = least(at, over_at(h, e));
-        if (unacknowledged(e))
-            at = least(at, e->again_ns);
-    }
+    for (uint32_t i = 0; h->n_busy && i < h->n; i++)
+        at = least(at, exchange_deadline(h, &h->exchanges[i]));
     return at;
 }
 
@@ -553,22 +323,15 @@ static struct pkt *frame(struct handshake *h, struct pkt_pool *pool, const struc
     return p;
 }
 
-static bool exchange_has_output(const struct exchange *e)
-{
-    return e->state != FRESH && (e->ack_due || e->next <= sent_up_to(e));
-}
-
 static struct pkt *next_of(struct handshake *h, struct exchange *e, struct pkt_pool *pool)
 {
+    uint32_t number = exchange_next(e);
     const uint8_t *datagram = NULL;
-    uint32_t number = 0;
     struct pkt *p;
     size_t n = 0;
 
-    if (e->next <= sent_up_to(e)) {
-        number = e->next;
+    if (number)
         datagram = session_datagram(e->session, number, &n);
-    }
     p = frame(h, pool, &e->path, e->connection, e->attempt, number, e->heard, datagram, n);
     if (p && number)
         e->next++;
