@@ -296,6 +296,28 @@ static void on_close(struct cloud *c, const uint8_t *p, size_t len)
         cloud_end_session(c, s);
 }
 
+/* At once, though rows sent before may still wait: those that are sampled after come later. */
+static void on_ids(struct cloud *c, const struct link_message *m, const uint8_t *p, size_t len)
+{
+    struct cloud_session *s = find(c, m->session);
+    struct proto_ids ids;
+
+    if (!s)
+        return; /* as with rows, which follow and are answered */
+    if (proto_read_ids(p, len, &ids) || ids.first != s->n_generated ||
+        ids.n > s->max_tokens - s->n_generated) {
+        cloud_break_session(c, s, PROTO_BAD_ROWS, "ids that don't continue the session's");
+        return;
+    }
+    for (unsigned i = 0; i < ids.n; i++) {
+        if ((uint32_t)ids.ids[i] >= c->info->n_vocab) {
+            cloud_break_session(c, s, PROTO_BAD_ROWS, "an id outside the vocabulary");
+            return;
+        }
+        s->generated[s->n_generated++] = ids.ids[i];
+    }
+}
+
 /* Keeps the message until it is computed; true when it did. */
 static bool on_rows(struct cloud *c, const struct link_message *m)
 {
@@ -329,6 +351,9 @@ static void on_message(struct cloud *c, struct link_message *m)
     case PROTO_ROWS:
         if (on_rows(c, m))
             return;
+        break;
+    case PROTO_IDS:
+        on_ids(c, m, p, len);
         break;
     case PROTO_CLOSE:
         on_close(c, p, len);

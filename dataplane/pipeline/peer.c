@@ -165,8 +165,3 @@ const struct authorized_peer *pump_peer(const struct pump *p)
                ? authorized_find(p->security.peers, &p->met.peer)
                : NULL;
 }
-
-const char *pump_cipher(const struct pump *p)
-{
-    return p->handshake ? "AES-128-GCM" : "none";
-}

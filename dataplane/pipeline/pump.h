@@ -66,8 +66,6 @@ void peer_output(struct pump *p);
 const char *pump_refused(const struct pump *p);
 /* The peer as the list of those admitted has it; NULL: not met yet, or not encrypted. */
 const struct authorized_peer *pump_peer(const struct pump *p);
-/* What frames are sealed with, for people and programs: "AES-128-GCM", "none". */
-const char *pump_cipher(const struct pump *p);
 
 /* When to call again if no packet comes. */
 uint64_t pump_deadline(const struct pump *p);
