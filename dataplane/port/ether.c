@@ -277,7 +277,15 @@ static int ether_wait(struct port *port, uint64_t deadline_ns)
     return rhythm_wait(&e->rhythm, &rhythm_ops, e, now, deadline_ns);
 }
 
-/* Once its next hop answered, silence alone tells that a peer is gone. */
+static void drop_stash(struct ether *e)
+{
+    while (e->stash_at < e->n_stash)
+        pkt_unref(e->stash[e->stash_at++]);
+}
+
+/* Once its next hop answered, silence alone tells that a peer is gone. What comes for the link
+ * before that is of an earlier connection, and nobody may take it yet: kept, it would hide the
+ * answer. */
 static int ether_alive(struct port *port)
 {
     struct ether *e = (struct ether *)port;
@@ -285,6 +293,7 @@ static int ether_alive(struct port *port)
     uint8_t mac[6];
     if (e->found || !e->next_hop)
         return 1;
+    drop_stash(e);
     look(e);
     e->found = arp_find(&e->arp, e->next_hop, now, mac);
     arp_work(e, now);
@@ -297,8 +306,7 @@ static int ether_alive(struct port *port)
 static void ether_close(struct port *port)
 {
     struct ether *e = (struct ether *)port;
-    while (e->stash_at < e->n_stash)
-        pkt_unref(e->stash[e->stash_at++]);
+    drop_stash(e);
     ether_dev_close(&e->dev);
     mbuf_pool_close(port->pool);
     free(e);
