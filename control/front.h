@@ -35,8 +35,18 @@ struct front_options {
 /* All of the above, for a command's argp as a child. */
 extern const struct argp front_argp;
 
+/* Where the clouds are, and how much is done to keep one. */
+struct join_options {
+    struct port_options at;
+    uint64_t connect_ns;   /* how long to look for the first */
+    uint64_t reconnect_ns; /* how long answers wait for another when it is lost; 0: they end */
+    size_t history_bytes;  /* memory for what it is told then */
+};
+
 struct front {
     const struct front_options *o;
+    struct join_options join; /* at.n 0: local */
+    unsigned address;                /* of join.at: the one that port is of */
     struct model model;
     char *prompt; /* of -p, or read from stdin */
     size_t prompt_bytes;
@@ -60,10 +70,9 @@ int front_local(struct front *f);
 /* Decide where to cut and what carries the rows: f->plan. */
 int front_plan(struct front *f);
 
-/* Load layers [0, f->plan.split) and join the cloud at the port, as f->security says. The threads and first core are
- * those of the options, or else the ones given. */
-int front_join(struct front *f, const struct port_options *at, unsigned threads, int first_core,
-               uint64_t connect_timeout_ns);
+/* Load layers [0, f->plan.split) and join a cloud, as f->security says; the names of j->at stay until
+ * front_close. The threads and first core are those of the options, or else the ones given. */
+int front_join(struct front *f, const struct join_options *j, unsigned threads, int first_core);
 
 /* Answer the prompt, the requests or the chat. */
 int front_answer(struct front *f);

@@ -122,6 +122,8 @@ static void set_run(json_t *o, struct front *f)
     set(o, "wire_bytes_per_token", real(ratio(s.wire_bytes_up, s.rows_up)));
     set(o, "bits_per_value", real(bits_per_value(f, &s)));
     set(o, "link_rtt_us_p50", real((double)s.link_rtt_ns_p50 / 1e3));
+    set(o, "reconnections", json_integer((json_int_t)s.reconnections));
+    set(o, "replayed_bytes", json_integer((json_int_t)s.replayed_bytes));
     set(o, "port", json_string(s.port));
     set(o, "cipher", json_string(s.cipher));
     set(o, "split", f->plan.split ? json_integer(f->plan.split) : json_null());

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/security_arg.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,7 +12,10 @@
 static const struct argp_option option_list[] = {
     {"identity", OPT_IDENTITY, "FILE", 0, "Our private key, made by `isthmus keygen -o FILE`", 0},
     {"peer", OPT_PEER, "FINGERPRINT", 0,
-     "Whom we speak to and nobody else: sha256:HEX, as `isthmus keygen` prints it there", 0},
+     "Whom we speak to and nobody else: sha256:HEX, as `isthmus keygen` prints it there; may be "
+     "given "
+     "for each of several",
+     0},
     {"insecure", OPT_INSECURE, NULL, 0,
      "Encrypt nothing and believe everybody, between processes of one host", 0},
     {0},
@@ -28,13 +32,15 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->identity = arg;
         return 0;
     case OPT_PEER:
-        o->peer = arg;
+        if (o->n_peers == PEERS_MAX)
+            argp_error(state, "--peer: more than %u: a cloud takes --authorized FILE", PEERS_MAX);
+        o->peers[o->n_peers++] = arg;
         return 0;
     case OPT_INSECURE:
         o->insecure = true;
         return 0;
     case ARGP_KEY_END:
-        if (o->insecure && (o->identity || o->peer))
+        if (o->insecure && (o->identity || o->n_peers))
             argp_error(state, "--insecure encrypts nothing: leave it out, or leave out --identity "
                               "and --peer");
         return 0;
@@ -50,14 +56,14 @@ const struct argp security_argp = {option_list, parse, NULL, NULL, NULL, NULL, N
 
 static int complete(const struct security_options *o, bool cloud)
 {
-    if (o->identity && (o->peer || o->authorized))
+    if (o->identity && (o->n_peers || o->authorized))
         return EXIT_OK;
     log_error("%s missing: --identity FILE (made by `isthmus keygen -o FILE`) and %s; or "
               "--insecure, between processes of one host",
-              o->identity                ? cloud ? "--peer or --authorized is" : "--peer is"
-              : o->peer || o->authorized ? "--identity is"
-              : cloud                    ? "--identity and --authorized are"
-                                         : "--identity and --peer are",
+              o->identity                   ? cloud ? "--peer or --authorized is" : "--peer is"
+              : o->n_peers || o->authorized ? "--identity is"
+              : cloud                       ? "--identity and --authorized are"
+                                            : "--identity and --peer are",
               cloud ? "--authorized FILE or --peer FINGERPRINT of the edges"
                     : "--peer FINGERPRINT of the cloud");
     return EXIT_USAGE;
@@ -65,23 +71,29 @@ static int complete(const struct security_options *o, bool cloud)
 
 static int open_peers(const struct security_options *o, struct security *s)
 {
-    char err[IDENTITY_ERR] = "";
+    char err[IDENTITY_ERR] = "", list[PEERS_MAX * (FINGERPRINT_TEXT + 16)];
     struct fingerprint f;
+    int n = 0;
     if (o->authorized) {
         if (authorized_read(o->authorized, &s->peers, err) == 0)
             return EXIT_OK;
         log_error("%s", err);
         return EXIT_USAGE;
     }
-    if (fingerprint_parse(o->peer, strlen(o->peer), &f) < 0) {
-        log_error("--peer %s: no fingerprint: sha256: and 64 hex digits, as `isthmus keygen` "
-                  "prints it",
-                  o->peer);
-        return EXIT_USAGE;
+    for (unsigned i = 0; i < o->n_peers; i++) {
+        char print[FINGERPRINT_TEXT];
+        if (fingerprint_parse(o->peers[i], strlen(o->peers[i]), &f) < 0) {
+            log_error("--peer %s: no fingerprint: sha256: and 64 hex digits, as `isthmus keygen` "
+                      "prints it",
+                      o->peers[i]);
+            return EXIT_USAGE;
+        }
+        n += snprintf(list + n, sizeof list - (size_t)n, "peer-%u %s\n", i + 1,
+                      fingerprint_format(&f, print));
     }
-    if (authorized_one(&f, &s->peers) < 0) {
-        log_error("out of memory");
-        return EXIT_FAILED;
+    if (authorized_parse(list, (size_t)n, "--peer", &s->peers, err) < 0) {
+        log_error("%s", err);
+        return EXIT_USAGE;
     }
     return EXIT_OK;
 }

@@ -8,9 +8,13 @@
 
 #include "dataplane/pipeline/pipeline.h"
 
+#define PEERS_MAX 8u
+
 /* An argp child, as those of options.h. */
 struct security_options {
-    const char *identity, *peer; /* NULL: not given */
+    const char *identity;        /* NULL: not given */
+    const char *peers[PEERS_MAX];
+    unsigned n_peers;
     const char *authorized;      /* the cloud's own option */
     bool insecure;
 };

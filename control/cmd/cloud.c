@@ -16,7 +16,7 @@
 
 #define STEP_NS 200000000u /* how long a wait may last before signals are looked at */
 
-enum { OPT_AUTHORIZED = OPT_OWN, OPT_ONCE, OPT_MAX_SESSIONS, OPT_CHUNK };
+enum { OPT_AUTHORIZED = OPT_OWN, OPT_ONCE, OPT_MAX_SESSIONS, OPT_CHUNK, OPT_LEASE };
 
 struct cloud_options {
     struct model_options model;
@@ -26,7 +26,7 @@ struct cloud_options {
     struct netem_options netem;
     const char *authorized;
     bool once;
-    uint32_t max_sessions, chunk_tokens;
+    uint32_t max_sessions, chunk_tokens, lease_s;
 };
 
 static const struct argp_option options[] = {
@@ -35,6 +35,8 @@ static const struct argp_option options[] = {
      0},
     {"once", OPT_ONCE, NULL, 0, "End when the first edge has left", 0},
     {"max-sessions", OPT_MAX_SESSIONS, "N", 0, "Sessions at once (default 16)", 0},
+    {"lease", OPT_LEASE, "SECONDS", 0,
+     "How long sessions are kept for an edge that is not heard (default 10)", 0},
     {"chunk", OPT_CHUNK, "N", 0, "Most rows computed at once (default 128)", 2},
     {0},
 };
@@ -62,10 +64,15 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_CHUNK:
         o->chunk_tokens = opt_u32(state, "--chunk", arg, 1, 1024);
         return 0;
+    case OPT_LEASE:
+        o->lease_s = opt_u32(state, "--lease", arg, 2, 86400);
+        return 0;
     case ARGP_KEY_END:
+        if (o->port.n > 1)
+            argp_error(state, "--port: a cloud serves at one port; start another for another");
         if (o->split.target.kind)
             argp_error(state, "--quality and --rate are for the edge: leave them out");
-        if (o->authorized && (o->security.peer || o->security.insecure))
+        if (o->authorized && (o->security.n_peers || o->security.insecure))
             argp_error(state,
                        "--authorized, --peer and --insecure say each whom to admit: give one "
                        "of them");
@@ -155,7 +162,7 @@ static int serve(struct cloud *cloud, struct port *port, bool once)
 
 int cmd_cloud(int argc, char **argv)
 {
-    struct cloud_options o = {.max_sessions = 16, .chunk_tokens = 128};
+    struct cloud_options o = {.max_sessions = 16, .chunk_tokens = 128, .lease_s = 10};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     o.security.authorized = o.authorized;
     log_set_name("cloud: ");
@@ -189,7 +196,7 @@ int cmd_cloud(int argc, char **argv)
     model_drop_file(&m);
 
     signals_catch(); /* from here on the port leaves something to clean up */
-    rc = port_arg_open(&o.port, PORT_SERVER, &security, &o.netem, &port);
+    rc = port_arg_open(o.port.uris[0], PORT_SERVER, &security, &o.netem, &port);
     if (rc != EXIT_OK)
         goto out;
     child_report(port_eal_rss_bytes());
@@ -199,6 +206,7 @@ int cmd_cloud(int argc, char **argv)
         .stage = stage,
         .port = port,
         .codec = plan.codec,
+        .link = {.dead_after_ns = o.lease_s * UINT64_C(1000000000)},
         .security = security_of(&security),
         .max_sessions = o.max_sessions,
     };
@@ -215,7 +223,7 @@ int cmd_cloud(int argc, char **argv)
                  authorized_count(security.peers), aead_implementation());
     }
     if (!o.once)
-        log_info("layers %u to %u of %s at %s", plan.split, m.n_layers - 1, m.path, o.port.uri);
+        log_info("layers %u to %u of %s at %s", plan.split, m.n_layers - 1, m.path, o.port.uris[0]);
     rc = serve(cloud, port, o.once);
 out:
     cloud_close(cloud);

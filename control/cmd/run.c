@@ -17,6 +17,8 @@
 #define CONNECT_NS                                                                                 \
     120000000000u /* the child is watched: this only bounds a cloud that never answers */
 
+#define URI_BYTES 64
+
 enum { OPT_LOCAL = OPT_OWN };
 
 struct run_options {
@@ -178,7 +180,8 @@ static int start_secure_cloud(struct front *f, const char *uri, const struct pla
     return rc;
 }
 
-static int run_split(struct front *f, bool insecure)
+/* uri: room for the name of the port, which is needed until front_close. */
+static int run_split(struct front *f, bool insecure, char uri[URI_BYTES])
 {
     int rc = front_plan(f);
     if (rc != EXIT_OK)
@@ -190,14 +193,15 @@ static int run_split(struct front *f, bool insecure)
         log_error("no random numbers from the kernel: %s", strerror(errno));
         return EXIT_FAILED;
     }
-    char uri[64];
-    snprintf(uri, sizeof uri, "memif:@isthmus-%016" PRIx64 "%016" PRIx64, name[0], name[1]);
+    snprintf(uri, URI_BYTES, "memif:@isthmus-%016" PRIx64 "%016" PRIx64, name[0], name[1]);
 
     const struct placement p = place(&f->o->model);
     f->security.insecure = insecure;
     rc = insecure ? start_cloud(f, uri, &p, -1) : start_secure_cloud(f, uri, &p);
     if (rc == EXIT_OK)
-        rc = front_join(f, &(struct port_options){.uri = uri}, p.threads, p.edge_core, CONNECT_NS);
+        rc = front_join(
+            f, &(struct join_options){.at = {.uris = {uri}, .n = 1}, .connect_ns = CONNECT_NS},
+            p.threads, p.edge_core);
     return rc;
 }
 
@@ -206,10 +210,11 @@ int cmd_run(int argc, char **argv)
     struct run_options o = {.local = false};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
 
+    char uri[URI_BYTES];
     struct front f;
     int rc = front_open(&f, &o.front);
     if (rc == EXIT_OK)
-        rc = o.local ? front_local(&f) : run_split(&f, o.insecure);
+        rc = o.local ? front_local(&f) : run_split(&f, o.insecure, uri);
     if (rc == EXIT_OK)
         rc = front_answer(&f);
     front_close(&f);

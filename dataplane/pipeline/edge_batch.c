@@ -330,6 +330,12 @@ static bool send_item(struct edge *e, const struct edge_item *item)
     edge_history_keep(e, s, &item->head, s->to_answer >= 0, n, payload_bytes);
     number = link_send(e->pump.link, s->id, item->cls, s->to_answer, e->pkts, payload_bytes,
                        (uint16_t)n);
+    if (number < 0)
+        edge_history_unkeep(s);
+    if (number == -EPIPE) { /* it ended during the stage's run: edge_check_peer sees to that */
+        pump_link_ended(&e->pump);
+        return false;
+    }
     if (number < 0) {
         snprintf(why, sizeof why, "the link refused a message of %d packets: error %d", n,
                  (int)-number);

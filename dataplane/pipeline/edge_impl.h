@@ -120,6 +120,8 @@ void edge_await(struct edge *e, uint64_t now_ns);
 /* Keep a message's tiles, which lie in e->pkts; reply: as it is sent. */
 void edge_history_keep(struct edge *e, struct edge_session *s, const struct proto_rows *head,
                        bool reply, int n, const uint16_t *payload_bytes);
+/* The message kept last was not sent. */
+void edge_history_unkeep(struct edge_session *s);
 void edge_history_free(struct edge *e, struct edge_session *s);
 /* The connection is gone: back to what was sent, or to nothing. False: the session can't go on. */
 bool edge_rewind(struct edge *e, struct edge_session *s);

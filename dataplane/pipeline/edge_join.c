@@ -36,6 +36,11 @@ __attribute__((format(printf, 2, 3))) static void say(struct edge *e, const char
     e->p.rejoin.say(e->p.rejoin.arg, line);
 }
 
+static const char *plural(uint32_t n)
+{
+    return n == 1 ? "" : "s";
+}
+
 static double seconds(uint64_t ns)
 {
     return (double)ns * 1e-9;
@@ -93,15 +98,25 @@ int edge_join(struct edge *e, uint64_t now_ns)
     return 0;
 }
 
+static size_t to_replay(const struct edge *e)
+{
+    size_t n = 0;
+
+    for (uint32_t i = 0; i < e->p.max_sessions; i++)
+        n += e->sessions[i].history.n;
+    return n;
+}
+
 static void met(struct edge *e)
 {
     e->met = true;
     e->connect_by_ns = 0;
     if (e->ever_met) {
         e->stats.reconnections++;
-        say(e, "connected again after %.2f s (port %s): %u answers go on, %.1f kB of history",
-            seconds(e->pump.now_ns - e->lost_ns), e->port_name, e->n_busy,
-            (double)e->history_bytes * 1e-3);
+        say(e,
+            "connected again after %.2f s (port %s): going on with %u answer%s, replaying %.1f kB",
+            seconds(e->pump.now_ns - e->lost_ns), e->port_name, e->n_busy, plural(e->n_busy),
+            (double)to_replay(e) * 1e-3);
     }
     e->ever_met = true;
 }
@@ -162,8 +177,8 @@ static void lost(struct edge *e, const char *why, bool turned_away)
     if (was_met) {
         e->lost_ns = now_ns;
         if (e->n_busy)
-            say(e, "%s: %u answers wait up to %.0f s for it or another", why, e->n_busy,
-                seconds(e->p.rejoin.timeout_ns));
+            say(e, "%s: with %u answer%s on the way, waiting up to %.0f s for it or another", why,
+                e->n_busy, plural(e->n_busy), seconds(e->p.rejoin.timeout_ns));
         else
             say(e, "%s: looking for it or another", why);
         edge_await(e, now_ns);

@@ -86,6 +86,12 @@ void edge_history_keep(struct edge *e, struct edge_session *s, const struct prot
     }
 }
 
+void edge_history_unkeep(struct edge_session *s)
+{
+    if (!s->history.dropped)
+        s->history.n = s->history.last;
+}
+
 /* --- going back ------------------------------------------------------------------------------- */
 
 bool edge_rewind(struct edge *e, struct edge_session *s)
@@ -231,7 +237,9 @@ static bool replay_one(struct edge *e, struct edge_session *s)
         return false;
     }
     rc = send_message(e, s, &m);
-    if (rc && rc != -EAGAIN && rc != -ENOBUFS) {
+    if (rc == -EPIPE) {
+        pump_link_ended(&e->pump);
+    } else if (rc && rc != -EAGAIN && rc != -ENOBUFS) {
         snprintf(why, sizeof why, "the link refused a message of %u packets: error %d", m.n_tiles,
                  -rc);
         edge_end_session(e, s, EDGE_LOST, why);

@@ -155,8 +155,16 @@ static bool send_small(struct pump *p, const struct pump_small *s)
         return false;
     memcpy(pkt->data + WIRE_PAYLOAD_AT + link_payload_offset(s->reply_to >= 0, 0), s->bytes, s->n);
     if (link_send(p->link, s->session, s->cls, s->reply_to, &pkt, &s->n, 1) < 0)
-        p->dead = "the link takes no more messages";
+        pump_link_ended(p);
     return true;
+}
+
+void pump_link_ended(struct pump *p)
+{
+    const char *why = link_why_dead(p->link);
+
+    if (!p->dead)
+        p->dead = why ? why : "the link takes no more messages";
 }
 
 void pump_out(struct pump *p)

@@ -52,6 +52,8 @@ void pump_in(struct pump *p, uint64_t now_ns);
 void pump_out(struct pump *p);
 /* For stage_set_poll; arg is the pump. */
 void pump_during_run(void *arg);
+/* The link said -EPIPE: nothing goes on. */
+void pump_link_ended(struct pump *p);
 /* The clock's time, or the latest given. */
 uint64_t pump_now(struct pump *p);
 /* peer.c, for pump.c: only where there is encryption. */

@@ -113,25 +113,30 @@ def run_requests(requests, *args, timeout=TIMEOUT_S):
                               timeout=timeout), "run " + " ".join(map(str, args)))
 
 
-keys = None
+keys_folder = None
+keys = {}
+
+
+def keygen(name):
+    """A key of this test's: (file, fingerprint), made once."""
+    global keys_folder
+    if not keys_folder:
+        keys_folder = tempfile.mkdtemp(prefix="isthmus-test-keys-")
+        atexit.register(shutil.rmtree, keys_folder, ignore_errors=True)
+    if name not in keys:
+        path = os.path.join(keys_folder, name + ".key")
+        done = isthmus("keygen", "-o", path)
+        if done.returncode != 0:
+            say("FAILED: keygen: " + done.stderr)
+            sys.exit(1)
+        keys[name] = (path, done.stdout.strip())
+    return keys[name]
 
 
 def secured(half):
     """The options by which an edge and a cloud of this test know each other."""
-    global keys
-    if not keys:
-        folder = tempfile.mkdtemp(prefix="isthmus-test-keys-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        keys = {}
-        for name in ("edge", "cloud"):
-            path = os.path.join(folder, name + ".key")
-            done = isthmus("keygen", "-o", path)
-            if done.returncode != 0:
-                say("FAILED: keygen: " + done.stderr)
-                sys.exit(1)
-            keys[name] = (path, done.stdout.strip())
     other = {"edge": "cloud", "cloud": "edge"}[half]
-    return ["--identity", keys[half][0], "--peer", keys[other][1]]
+    return ["--identity", keygen(half)[0], "--peer", keygen(other)[1]]
 
 
 def wait_for(condition, seconds):

@@ -66,7 +66,7 @@ def kills(model):
     e2e.check(cloud.ready(), "the cloud serves")
     slowest = {"cloud": 0.0, "edge": 0.0}
     for i in range(2 if e2e.QUICK else 6):
-        edge = halves.edge_started(model, port, "--codec", "f16", "--split", "10")
+        edge = halves.edge_started(model, port, "--codec", "f16", "--split", "10", "--reconnect", "0")
         time.sleep(.01 * i)
         start = time.monotonic()
         if i % 2:
