@@ -97,7 +97,7 @@ void edge_history_unkeep(struct edge_session *s)
 bool edge_rewind(struct edge *e, struct edge_session *s)
 {
     if (s->history.dropped) {
-        if (s->rate.target.kind) /* its parameters were found on the way: others would come out */
+        if (s->rate.target.kind == CODEC_RATE_BYTES) /* its parameters follow from the messages */
             return false;
         s->sent = 0;
         s->prefill_end = s->n_ids;

@@ -52,7 +52,7 @@ struct edge_rejoin {
     bool several;                  /* next_port has more than one: when first joining, too, the next
                                     * is tried where one does not answer in attempt_timeout_ns */
     size_t history_bytes;          /* memory for histories. A session that finds no room has none: it
-                                    * is computed again from its ids, or, where it has a target, ends */
+                                    * is computed again from its ids, or, with a target of bytes, ends */
     /* The port of the next address to try, or the same one again; whichever it gave before is not
      * used any more. NULL: none can be opened just now. NULL function: always edge_params' port. */
     struct port *(*next_port)(void *arg);

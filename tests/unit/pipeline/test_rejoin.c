@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "codec/profile.h"
+#include "dataplane/pipeline/proto.h"
 #include "tests/unit/pipeline/rig.h"
 
 #define SECOND (1000 * RIG_MS)
@@ -509,6 +510,175 @@ static void test_lease(void **state)
     }
 }
 
+/* An edge made of a bare link, which can say what ours never would. */
+struct bare {
+    struct rig r;
+    struct link *l;
+    struct codec *codec;
+    uint8_t kind; /* of the cloud's last word */
+    struct proto_text text;
+    struct proto_tokens tokens;
+};
+
+static void bare_listen(struct bare *b)
+{
+    struct port *port = network_port(b->r.network, 0);
+    struct link_message m;
+    struct pkt *pkt;
+    uint64_t deadline;
+    size_t len;
+
+    b->kind = 0;
+    for (unsigned i = 0; i < 100 && !b->kind; i++) {
+        while (link_output(b->l, &pkt, 1, port->pool, b->r.now_ns)) {
+            assert_int_equal(port_tx(port, &pkt, 1), 1);
+            pkt_unref(pkt);
+        }
+        b->r.now_ns += RIG_MS;
+        network_set_now(b->r.network, b->r.now_ns);
+        assert_true(cloud_poll(b->r.cloud, b->r.now_ns, &deadline) >= 0);
+        b->r.now_ns += RIG_MS;
+        network_set_now(b->r.network, b->r.now_ns);
+        while (port_rx(port, &pkt, 1))
+            (void)link_input(b->l, pkt, b->r.now_ns);
+        (void)link_tick(b->l, b->r.now_ns, &deadline);
+        while (link_recv(b->l, &m)) {
+            const uint8_t *p = link_message_payload(&m, 0, &len);
+
+            b->kind = proto_kind(p, len);
+            (void)proto_read_text(p, len, &b->text);
+            (void)proto_read_tokens(p, len, &b->tokens);
+            link_message_free(&m);
+        }
+    }
+}
+
+static uint8_t *bare_packet(struct bare *b, struct pkt **p)
+{
+    *p = pkt_alloc(network_port(b->r.network, 0)->pool);
+    return (*p)->data + WIRE_PAYLOAD_AT + LINK_PREFIX_BYTES;
+}
+
+static void bare_open(struct bare *b)
+{
+    const struct codec_params codec = codec_params_default(CODEC_F32);
+    const struct rig_params p = {.network = quiet};
+    const struct link_params lp = {.path = &wire_path_edge, .initiator = true, .connection = 7};
+    struct proto_open m = {.version = PROTO_VERSION,
+                           .session = 1,
+                           .split = FAKE_SPLIT,
+                           .n_layers = FAKE_LAYERS,
+                           .d_model = 64,
+                           .n_vocab = FAKE_VOCAB,
+                           .codec_id = codec_params_id(&codec),
+                           .max_tokens = 8,
+                           .sampler = sampler_params_default()};
+    struct pkt *pkt;
+    uint16_t n;
+
+    start(&b->r, &p);
+    edge_close(b->r.edge);
+    b->r.edge = NULL;
+    network_clear(b->r.network);
+    m.numerics_id = b->r.cloud_info->numerics_id;
+    memcpy(m.fingerprint, b->r.cloud_info->fingerprint, sizeof m.fingerprint);
+    assert_int_equal(codec_open(&codec, 64, &b->codec), 0);
+    assert_int_equal(link_open(&lp, b->r.now_ns, &b->l), 0);
+    n = (uint16_t)proto_write_open(bare_packet(b, &pkt), &m);
+    assert_true(link_send(b->l, 0, WIRE_CONTROL, -1, &pkt, &n, 1) > 0);
+    bare_listen(b);
+    assert_int_equal(b->kind, PROTO_OPENED);
+}
+
+static void bare_close(struct bare *b)
+{
+    assert_int_equal(fake_counts(b->r.cloud_stage)->open_seqs, 0); /* the session is over */
+    link_close(b->l);
+    codec_close(b->codec);
+    rig_close(&b->r);
+}
+
+static void bare_ids(struct bare *b, uint32_t first, const int32_t *ids, uint16_t count)
+{
+    struct pkt *pkt;
+    uint16_t n = (uint16_t)proto_write_ids(bare_packet(b, &pkt), first, ids, count);
+
+    assert_true(link_send(b->l, 1, WIRE_REPLAY, -1, &pkt, &n, 1) > 0);
+}
+
+/* One row, whose id is wanted. */
+static void bare_row(struct bare *b, uint32_t position)
+{
+    const struct proto_rows head = {.position = position, .n_rows = 1, .n_logits = 1};
+    struct codec_cursor at = {0, 0};
+    float row[64] = {1, 2, 3};
+    struct pkt *pkt;
+    uint8_t *to = bare_packet(b, &pkt);
+    size_t skip = proto_write_rows(to, &head);
+    int bytes = codec_encode(b->codec, row, 64, 1, position, &at, to + skip, 1000, NULL);
+    uint16_t n = (uint16_t)(skip + (size_t)bytes);
+
+    assert_true(bytes > 0);
+    assert_true(link_send(b->l, 1, WIRE_DECODE, -1, &pkt, &n, 1) > 0);
+    bare_listen(b);
+}
+
+static void expect_error(struct bare *b, const char *text)
+{
+    assert_int_equal(b->kind, PROTO_ERROR);
+    print_message("%s\n", b->text.text);
+    assert_non_null(strstr(b->text.text, text));
+}
+
+/* Replays that no edge of ours makes: the session ends, nothing else does. */
+static void test_wrong_replays(void **state)
+{
+    const int32_t ids[9] = {1, 2, 3, 4, 5, 6, 7, 8, 9}, high[1] = {(int32_t)FAKE_VOCAB};
+    struct bare b;
+
+    bare_open(&b);
+    bare_ids(&b, 1, ids, 1);
+    bare_listen(&b);
+    expect_error(&b, "don't continue");
+    bare_close(&b);
+
+    bare_open(&b);
+    bare_ids(&b, 0, ids, 9);
+    bare_listen(&b);
+    expect_error(&b, "don't continue");
+    bare_close(&b);
+
+    bare_open(&b);
+    bare_ids(&b, 0, high, 1);
+    bare_listen(&b);
+    expect_error(&b, "outside the vocabulary");
+    bare_close(&b);
+
+    bare_open(&b);
+    bare_ids(&b, 0, ids, 3);
+    bare_ids(&b, 3, ids, 5); /* as many as there can ever be */
+    bare_row(&b, 0);
+    expect_error(&b, "more ids wanted");
+    bare_close(&b);
+
+    /* A row may be taken back, but not for ever sampled again. */
+    bare_open(&b);
+    for (unsigned i = 0; i < 8; i++) {
+        bare_row(&b, 0);
+        assert_int_equal(b.kind, PROTO_TOKENS);
+        assert_int_equal(b.tokens.position, 1);
+    }
+    bare_row(&b, 0);
+    expect_error(&b, "more ids wanted");
+    bare_close(&b);
+
+    bare_open(&b);
+    bare_row(&b, 0);
+    bare_row(&b, 2);
+    expect_error(&b, "beyond the position");
+    bare_close(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -523,6 +693,7 @@ int main(void)
         cmocka_unit_test(test_another_cloud),
         cmocka_unit_test(test_first_address_is_dead),
         cmocka_unit_test(test_lease),
+        cmocka_unit_test(test_wrong_replays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
