@@ -2,6 +2,7 @@
 """The two halves as processes of their own, met at a port; in a network namespace each, if wanted."""
 import atexit
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -29,9 +30,15 @@ def secured(half, args):
 
 
 def free_port():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A number nobody listens at, and that no client is given by the kernel meanwhile: below those."""
+    while True:
+        number = random.randrange(20000, 32000)
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                s.bind(("", number))
+            return number
+        except OSError:
+            pass
 
 
 def loopback_v6():
