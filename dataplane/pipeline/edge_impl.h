@@ -78,6 +78,7 @@ struct edge {
     uint64_t retry_ns;           /* not joined: when to go on */
     uint64_t lost_ns;            /* when the connection before was lost */
     char lost_why[PIPELINE_ERR];
+    char refused_why[PIPELINE_ERR]; /* by one that was tried since; "": none did */
     struct link_stats past;      /* of connections before */
     size_t history_bytes;        /* of all sessions */
     bool replay_short;           /* a replay waits for packets */

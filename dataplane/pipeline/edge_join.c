@@ -111,6 +111,7 @@ static void met(struct edge *e)
 {
     e->met = true;
     e->connect_by_ns = 0;
+    e->refused_why[0] = 0;
     if (e->ever_met) {
         e->stats.reconnections++;
         say(e,
@@ -173,6 +174,8 @@ static void lost(struct edge *e, const char *why, bool turned_away)
     }
     if (was_met || !e->ever_met) /* later attempts fail for want of a cloud */
         snprintf(e->lost_why, sizeof e->lost_why, "%s", why);
+    else if (turned_away)
+        snprintf(e->refused_why, sizeof e->refused_why, "%s", why);
     part(e);
     if (was_met) {
         e->lost_ns = now_ns;
@@ -200,8 +203,9 @@ static bool timed_out(const struct edge *e)
 static void give_up(struct edge *e)
 {
     if (e->ever_met)
-        edge_lose(e, "%s; none answered within %.0f s", e->lost_why,
-                  seconds(e->p.rejoin.timeout_ns));
+        edge_lose(e, "%s; none answered within %.0f s%s%s", e->lost_why,
+                  seconds(e->p.rejoin.timeout_ns), e->refused_why[0] ? ", but one said: " : "",
+                  e->refused_why);
     else if (e->p.rejoin.several)
         edge_lose(e, "no cloud answered at any of the ports within %.1f s%s%s",
                   seconds(e->p.connect_timeout_ns), e->lost_why[0] ? "; at the last one: " : "",

@@ -302,6 +302,33 @@ static void test_in_vain(void **state)
     }
 }
 
+/* Who takes the cloud's place is not the one asked for: nothing is told to it, and that is said. */
+static void test_impostor(void **state)
+{
+    struct rig_params p = {.network = quiet, .rejoin = patient, .secure = true, .tell_crash = true};
+    struct identity *stranger;
+    struct rig_request q;
+    struct rig r;
+
+    assert_int_equal(identity_new(&stranger), 0);
+    start(&r, &p);
+    rig_request(&q, 1, 10, 500);
+    assert_true(rig_submit(&r, &q) > 0);
+    step_until_ids(&r, &q, 10);
+    rig_kill_cloud(&r);
+    r.p.cloud_security = (struct pipeline_security){stranger, rig_peers(true)};
+    rig_start_cloud(&r);
+    assert_true(finishes(&r, &q, 1, 70 * SECOND));
+    assert_int_equal(q.result.finish, EDGE_LOST);
+    print_message("%s\n", q.result.error);
+    assert_non_null(strstr(q.result.error, "but one said"));
+    assert_non_null(strstr(q.result.error, "not the one asked for"));
+    assert_int_equal(stats_of(&r).replayed_rows, 0);
+    rig_request_free(&q);
+    rig_close(&r);
+    identity_close(stranger);
+}
+
 /* Cancelled, submitted and closed while there is no cloud. */
 static void test_apart(void **state)
 {
@@ -688,6 +715,7 @@ int main(void)
         cmocka_unit_test(test_target),
         cmocka_unit_test(test_target_without_history),
         cmocka_unit_test(test_in_vain),
+        cmocka_unit_test(test_impostor),
         cmocka_unit_test(test_apart),
         cmocka_unit_test(test_idle),
         cmocka_unit_test(test_another_cloud),
