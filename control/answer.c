@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* front_answer: one prompt, a file of requests, or a chat. */
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +15,11 @@
 #include "control/report.h"
 #include "control/signals.h"
 
-#define STEP_NS 50000000u /* how long a step may wait before signals and the child are looked at   \
-                           */
+#define STEP_NS                                                                                    \
+    50000000u /* how long a step may wait before signals and the child are looked at               \
+               */
+
+#define IDLE_MS 200 /* between two looks at the cloud while the user thinks */
 
 /* The cloud is lost: say what happened to it, as exactly as can be known. */
 static void say_lost(struct front *f)
@@ -313,6 +317,7 @@ static int chat_turn(struct front *f, struct chat *c)
     } else {
         rc = run_one(f, &g);
         putchar('\n');
+        fflush(stdout);
         if (rc == EXIT_INTERRUPTED && signals_caught() == SIGINT) {
             signals_forget(); /* ^C ends the answer, not the chat */
             rc = EXIT_OK;
@@ -327,8 +332,22 @@ static int chat_turn(struct front *f, struct chat *c)
     return rc;
 }
 
+/* Until there is something to read: meanwhile the cloud is told that we are still here. EXIT_OK, or
+ * EXIT_FAILED when it is lost. */
+static int await_input(struct front *f)
+{
+    struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
+    while (poll(&in, 1, IDLE_MS) == 0)
+        if (step(f) < 0) {
+            abandon(f);
+            return EXIT_FAILED;
+        }
+    return EXIT_OK; /* also for a signal: reading ends by it, too */
+}
+
 static int answer_chat(struct front *f)
 {
+    setvbuf(stdin, NULL, _IONBF, 0); /* what is there to read is in the kernel, for poll to see */
     const bool terminal = isatty(STDIN_FILENO);
     if (terminal)
         log_info("a chat: ^D ends it, ^C an answer, /clear forgets what was said");
@@ -341,6 +360,9 @@ static int answer_chat(struct front *f)
             fputs("> ", stdout);
             fflush(stdout);
         }
+        rc = await_input(f);
+        if (rc != EXIT_OK || signals_caught())
+            break;
         ssize_t n = getline(&line, &cap, stdin);
         if (n < 0)
             break;

@@ -18,7 +18,7 @@
 #define REPORT_ENV "ISTHMUS_REPORT_FD"
 
 /* Between fork and exec. */
-static _Noreturn void become(pid_t parent, int report_fd, char *const argv[])
+static _Noreturn void become(pid_t parent, int report_fd, int secret_fd, char *const argv[])
 {
     /* Before the check of the parent, so that its death in between is not missed. */
     prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -30,13 +30,15 @@ static _Noreturn void become(pid_t parent, int report_fd, char *const argv[])
         dup2(null, STDIN_FILENO);
     dup2(STDERR_FILENO, STDOUT_FILENO); /* stdout is the answer's alone */
     dup2(report_fd, CHILD_REPORT_FD);
-    syscall(SYS_close_range, CHILD_REPORT_FD + 1, ~0u, 0);
+    if (secret_fd >= 0)
+        dup2(secret_fd, CHILD_SECRET_FD);
+    syscall(SYS_close_range, (secret_fd >= 0 ? CHILD_SECRET_FD : CHILD_REPORT_FD) + 1, ~0u, 0);
     setenv(REPORT_ENV, "1", 1);
     execv("/proc/self/exe", argv);
     _exit(127);
 }
 
-int child_start(struct child *c, char *const argv[])
+int child_start(struct child *c, char *const argv[], int secret_fd)
 {
     *c = (struct child){.report_fd = -1};
     int fds[2];
@@ -52,7 +54,8 @@ int child_start(struct child *c, char *const argv[])
     }
     if (pid == 0) {
         /* dup2 onto itself would keep O_CLOEXEC: move away first. */
-        become(parent, fcntl(fds[1], F_DUPFD, CHILD_REPORT_FD + 1), argv);
+        become(parent, fcntl(fds[1], F_DUPFD, CHILD_SECRET_FD + 1),
+               secret_fd < 0 ? -1 : fcntl(secret_fd, F_DUPFD, CHILD_SECRET_FD + 1), argv);
     }
     close(fds[1]);
     c->pid = pid;

@@ -19,9 +19,11 @@ struct child {
 };
 
 #define CHILD_REPORT_FD 3 /* in the child */
+#define CHILD_SECRET_FD 4 /* in the child: "fd:4" */
 
-/* argv[0] is what the child is called; NULL-terminated. 0 or -errno. */
-int child_start(struct child *c, char *const argv[]);
+/* argv[0] is what the child is called; NULL-terminated. secret_fd: a file for it alone, what no command
+ * line may hold; -1: none. It stays the caller's. 0 or -errno. */
+int child_start(struct child *c, char *const argv[], int secret_fd);
 
 /* Has it ended? Waits for that up to timeout_ms. */
 bool child_gone(struct child *c, int timeout_ms);

@@ -15,8 +15,10 @@ struct engine_stats {
     uint64_t tile_bytes_up, rows_up;
     struct codec_rate_range parameter; /* as the edge's */
     uint64_t link_rtt_ns_p50;
+    uint64_t reconnections, replayed_bytes; /* as the edge's */
     uint64_t eal_rss_bytes;
-    const char *port; /* "memif", "local" */
+    const char *port;   /* "memif", "local" */
+    const char *cipher; /* "AES-128-GCM", "none" */
 };
 
 struct engine;

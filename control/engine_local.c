@@ -187,7 +187,7 @@ static const char *local_error(const struct engine *e)
 
 static void local_stats(const struct engine *e, struct engine_stats *s)
 {
-    *s = (struct engine_stats){.port = "local"};
+    *s = (struct engine_stats){.port = "local", .cipher = "none"};
 }
 
 static void local_close(struct engine *e)

@@ -4,11 +4,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 struct split {
     struct engine base;
     struct edge *edge;
-    struct port *port;
 };
 
 static uint64_t split_clock(void *arg)
@@ -27,6 +27,17 @@ static void split_cancel(struct engine *e, int64_t session)
     edge_cancel(((struct split *)e)->edge, session);
 }
 
+/* Ends early for a signal: the caller looks at its signals next. */
+static void wait_until(struct port *port, uint64_t deadline_ns)
+{
+    const struct timespec until = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
+                                   .tv_nsec = (long)(deadline_ns % 1000000000u)};
+    if (port)
+        port_wait(port, deadline_ns);
+    else
+        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+}
+
 static int split_step(struct engine *e, uint64_t until_ns)
 {
     struct split *s = (struct split *)e;
@@ -37,7 +48,7 @@ static int split_step(struct engine *e, uint64_t until_ns)
     if (deadline_ns > until_ns)
         deadline_ns = until_ns;
     if (busy > 0)
-        port_wait(s->port, deadline_ns); /* -EINTR: the caller looks at its signals next */
+        wait_until(edge_port(s->edge), deadline_ns);
     return busy;
 }
 
@@ -59,7 +70,10 @@ static void split_stats(const struct engine *e, struct engine_stats *st)
         .parameter = es.parameter,
         .link_rtt_ns_p50 = es.link.rtt_p50_ns,
         .eal_rss_bytes = port_eal_rss_bytes(),
-        .port = s->port->caps.name,
+        .reconnections = es.reconnections,
+        .replayed_bytes = es.replayed_bytes,
+        .port = es.port,
+        .cipher = es.cipher,
     };
 }
 
@@ -88,7 +102,6 @@ int engine_split(const struct edge_params *params, struct engine **out, char *er
     }
     s->base.ops = &split_ops;
     s->base.info = stage_info(params->stage);
-    s->port = params->port;
     const int rc = edge_open(params, port_now_ns(), &s->edge, err);
     if (rc < 0) {
         free(s);

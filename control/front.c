@@ -10,6 +10,7 @@
 #include "control/log.h"
 
 #define CONNECT_STEP_NS 20000000u
+#define ATTEMPT_NS      3000000000u /* for one of several addresses */
 
 /* --- options -------------------------------------------------------------------------------------
  */
@@ -172,40 +173,79 @@ int front_plan(struct front *f)
     return split_plan(&f->o->split, &f->model, &f->plan);
 }
 
-/* Until the cloud is there, so that no answer's time to the first token counts its start. */
-static int await_cloud(struct front *f, const char *uri, uint64_t timeout_ns)
+/* Until the cloud is there, as far as the port can tell, so that no answer's time to the first
+ * token counts its start. 0, -ETIMEDOUT, or -EPIPE when it was ours and died, which was said. */
+static int await_cloud(struct front *f, uint64_t give_up_ns)
 {
-    const uint64_t give_up_ns = port_now_ns() + timeout_ns;
-    int alive;
-    while ((alive = port_alive(f->port)) != 1) {
+    while (port_alive(f->port) != 1) {
         if (f->cloud.pid && child_gone(&f->cloud, 0)) {
             char fate[80];
             log_error("the cloud half %s", child_fate(&f->cloud, fate, sizeof fate));
-            return EXIT_FAILED;
+            return -EPIPE;
         }
         const uint64_t now_ns = port_now_ns();
-        if (now_ns >= give_up_ns) {
-            log_error("no cloud at %s after %.0f s: is `isthmus cloud --port %s` running, and not "
-                      "serving another edge?",
-                      uri, (double)timeout_ns / 1e9, uri);
-            return EXIT_FAILED;
-        }
+        if (now_ns >= give_up_ns)
+            return -ETIMEDOUT;
         port_wait(f->port, now_ns + CONNECT_STEP_NS);
     }
-    return EXIT_OK;
+    return 0;
 }
 
-int front_join(struct front *f, const char *uri, unsigned threads, int first_core,
-               uint64_t connect_timeout_ns)
+/* A port whose cloud is there, the first of those given that has one. */
+static int find_cloud(struct front *f)
+{
+    const struct join_options *j = &f->join;
+    const uint64_t share_ns = j->connect_ns / j->at.n;
+    for (f->address = 0; f->address < j->at.n; f->address++) {
+        const char *uri = j->at.uris[f->address];
+        const bool last = f->address == j->at.n - 1;
+        int rc = port_arg_open(uri, PORT_CLIENT, &f->security, &f->o->netem, &f->port);
+        if (rc == EXIT_USAGE || (rc != EXIT_OK && last))
+            return rc;
+        if (rc != EXIT_OK)
+            continue;
+        rc = await_cloud(f, port_now_ns() + share_ns);
+        if (rc != -ETIMEDOUT)
+            return rc == 0 ? EXIT_OK : EXIT_FAILED;
+        if (last)
+            log_error("no cloud at %s after %.0f s: is `isthmus cloud --port %s` running, and not "
+                      "serving another edge?",
+                      uri, (double)share_ns / 1e9, uri);
+        else
+            log_warn("no cloud at %s after %.0f s", uri, (double)share_ns / 1e9);
+        port_close(f->port);
+        f->port = NULL;
+    }
+    return EXIT_FAILED;
+}
+
+/* The next address, for an edge that lost its cloud. The port stays where no other would come of
+ * opening it again. */
+static struct port *next_port(void *arg)
+{
+    struct front *f = arg;
+    const struct port_options *at = &f->join.at;
+    if (f->port && at->n == 1 && !port_arg_may_move(at->uris[0]))
+        return f->port;
+    port_close(f->port);
+    f->address = (f->address + 1) % at->n;
+    f->port = port_arg_reopen(at->uris[f->address], &f->security, &f->o->netem);
+    return f->port;
+}
+
+static void say(void *arg, const char *line)
+{
+    (void)arg;
+    log_info("%s", line);
+}
+
+int front_join(struct front *f, const struct join_options *j, unsigned threads, int first_core)
 {
     const struct front_options *o = f->o;
+    f->join = *j;
     int rc = open_stage(f, f->plan.split, threads, first_core);
-    if (rc != EXIT_OK)
-        return rc;
-
-    rc = netem_port_open(uri, PORT_CLIENT, &o->netem, &f->port);
     if (rc == EXIT_OK)
-        rc = await_cloud(f, uri, connect_timeout_ns);
+        rc = find_cloud(f);
     if (rc != EXIT_OK)
         return rc;
 
@@ -215,8 +255,17 @@ int front_join(struct front *f, const char *uri, unsigned threads, int first_cor
         .codec = f->plan.codec,
         .curve = codec_rate_curve(f->plan.profile, f->plan.codec.mode),
         .target = f->plan.target,
+        .security = security_of(&f->security),
         .chunk_tokens = o->chunk_tokens,
         .max_sessions = o->parallel,
+        .connect_timeout_ns = j->connect_ns,
+        .rejoin = {.timeout_ns = j->reconnect_ns,
+                   .attempt_timeout_ns = j->at.n > 1 ? ATTEMPT_NS : 0,
+                   .several = j->at.n > 1,
+                   .history_bytes = j->history_bytes,
+                   .next_port = next_port,
+                   .say = say,
+                   .arg = f},
     };
     char err[PIPELINE_ERR] = "";
     rc = engine_split(&params, &f->engine, err);
@@ -231,6 +280,7 @@ void front_close(struct front *f)
 {
     engine_close(f->engine);
     port_close(f->port);
+    security_close(&f->security);
     stage_close(f->stage);
     team_close(f->team);
     requests_free(&f->requests);

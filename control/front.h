@@ -13,9 +13,10 @@
 #include "control/child.h"
 #include "control/engine.h"
 #include "control/model.h"
-#include "control/netem_arg.h"
 #include "control/options.h"
+#include "control/port_arg.h"
 #include "control/requests.h"
+#include "control/security_arg.h"
 #include "control/split_plan.h"
 #include "dataplane/port.h"
 
@@ -34,14 +35,25 @@ struct front_options {
 /* All of the above, for a command's argp as a child. */
 extern const struct argp front_argp;
 
+/* Where the clouds are, and how much is done to keep one. */
+struct join_options {
+    struct port_options at;
+    uint64_t connect_ns;   /* how long to look for the first */
+    uint64_t reconnect_ns; /* how long answers wait for another when it is lost; 0: they end */
+    size_t history_bytes;  /* memory for what it is told then */
+};
+
 struct front {
     const struct front_options *o;
+    struct join_options join; /* at.n 0: local */
+    unsigned address;                /* of join.at: the one that port is of */
     struct model model;
     char *prompt; /* of -p, or read from stdin */
     size_t prompt_bytes;
     struct requests requests;
     struct team *team;
     struct stage *stage;
+    struct security security; /* closed by front_close */
     struct port *port;
     struct engine *engine;
     struct split_plan plan; /* split 0: local */
@@ -58,10 +70,9 @@ int front_local(struct front *f);
 /* Decide where to cut and what carries the rows: f->plan. */
 int front_plan(struct front *f);
 
-/* Load layers [0, f->plan.split) and join the cloud at uri. The threads and first core are those of
- * the options, or else the ones given. */
-int front_join(struct front *f, const char *uri, unsigned threads, int first_core,
-               uint64_t connect_timeout_ns);
+/* Load layers [0, f->plan.split) and join a cloud, as f->security says; the names of j->at stay until
+ * front_close. The threads and first core are those of the options, or else the ones given. */
+int front_join(struct front *f, const struct join_options *j, unsigned threads, int first_core);
 
 /* Answer the prompt, the requests or the chat. */
 int front_answer(struct front *f);

@@ -1,11 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/netem_arg.h"
 
-#include <errno.h>
-#include <string.h>
-
-#include "control/cmd.h"
-#include "control/log.h"
 #include "control/options.h"
 
 static const struct argp_option netem_option_list[] = {
@@ -34,26 +29,3 @@ static error_t netem_parse_option(int key, char *arg, struct argp_state *state)
 
 const struct argp netem_argp = {
     netem_option_list, netem_parse_option, NULL, NULL, NULL, NULL, NULL};
-
-int netem_port_open(const char *uri, enum port_role role, const struct netem_options *n,
-                    struct port **out)
-{
-    char err[PORT_ERR] = "";
-    int rc = port_open(uri, role, out, err);
-    if (rc < 0) {
-        log_error("%s", err);
-        return rc == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
-    }
-    if (!n->text)
-        return EXIT_OK;
-    struct port *inner = *out;
-    struct netem_params params = n->params;
-    params.seed += role == PORT_SERVER; /* each way its own fate */
-    rc = port_netem(inner, &params, out);
-    if (rc < 0) {
-        *out = inner;
-        log_error("cannot impair the port: %s", strerror(-rc));
-        return EXIT_FAILED;
-    }
-    return EXIT_OK;
-}

@@ -37,6 +37,10 @@ enum {
     OPT_REPEAT_PENALTY,
     OPT_SEED,
     OPT_NETEM,
+    OPT_PORT,
+    OPT_INSECURE,
+    OPT_IDENTITY,
+    OPT_PEER,
     OPT_OWN,
 };
 

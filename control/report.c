@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "control/cmd.h"
 #include "control/codec_arg.h"
@@ -12,6 +13,7 @@
 #include "control/profile.h"
 #include "control/quality_arg.h"
 #include "control/utf8.h"
+#include "dataplane/secure/aead.h"
 
 static void set(json_t *o, const char *key, json_t *value)
 {
@@ -120,8 +122,10 @@ static void set_run(json_t *o, struct front *f)
     set(o, "wire_bytes_per_token", real(ratio(s.wire_bytes_up, s.rows_up)));
     set(o, "bits_per_value", real(bits_per_value(f, &s)));
     set(o, "link_rtt_us_p50", real((double)s.link_rtt_ns_p50 / 1e3));
+    set(o, "reconnections", json_integer((json_int_t)s.reconnections));
+    set(o, "replayed_bytes", json_integer((json_int_t)s.replayed_bytes));
     set(o, "port", json_string(s.port));
-    set(o, "cipher", json_string("none"));
+    set(o, "cipher", json_string(s.cipher));
     set(o, "split", f->plan.split ? json_integer(f->plan.split) : json_null());
     const struct codec_params used = codec_used(f, &s);
     set(o, "codec", f->plan.split ? json_string(codec_arg_format(&used, codec)) : json_null());
@@ -179,6 +183,14 @@ int report_totals_json(struct front *f, const struct report_totals *t)
     return print(o);
 }
 
+static const char *encryption(const struct engine_stats *s, char *text, size_t n)
+{
+    if (strcmp(s->cipher, "none") == 0)
+        return "NOT ENCRYPTED";
+    snprintf(text, n, "encrypted with %s by %s", s->cipher, aead_implementation());
+    return text;
+}
+
 /* ", 342 bytes a token (...), split 10+20, ..." */
 static void wire_line(const struct front *f, char *buf, size_t n)
 {
@@ -189,7 +201,7 @@ static void wire_line(const struct front *f, char *buf, size_t n)
     struct engine_stats s;
     engine_stats(f->engine, &s);
     const struct codec_params used = codec_used(f, &s);
-    char codec[CODEC_ARG_MAX], range[64] = "";
+    char codec[CODEC_ARG_MAX], cipher[80], range[64] = "";
     if (s.parameter.min < s.parameter.max)
         snprintf(range, sizeof range, " at last, from %.3g to %.3g", (double)s.parameter.min,
                  (double)s.parameter.max);
@@ -198,11 +210,11 @@ static void wire_line(const struct front *f, char *buf, size_t n)
     const double f16_bytes = 2.0 * f->engine->info->d_model;
     snprintf(buf, n,
              "%.0f bytes/token by %s%s (%.2f bits/value, %.1fx less than f16), %.0f with headers | "
-             "RTT %.1f us | split %u+%u over %s, not encrypted",
+             "RTT %.1f us | split %u+%u over %s, %s",
              bytes, codec_arg_format(&used, codec), range, bits_per_value(f, &s),
              bytes > 0 ? f16_bytes / bytes : 0, ratio(s.wire_bytes_up, s.rows_up),
              (double)s.link_rtt_ns_p50 / 1e3, f->plan.split, f->model.n_layers - f->plan.split,
-             s.port);
+             s.port, encryption(&s, cipher, sizeof cipher));
 }
 
 void report_run_line(const struct front *f, const struct generation *g)

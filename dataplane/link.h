@@ -13,8 +13,11 @@
  * acknowledgement allows) in flight; a receiver holds at most rx_budget_packets and one message.
  * The oldest message that is not yet whole is always let through, so neither bound can deadlock.
  *
+ * With keys every frame is sealed once, at its first transmission, and keys are changed (a new epoch)
+ * before their limits; what was sealed with the old ones keeps its bytes.
+ *
  * Message numbers count from 1 and never wrap: after 2^32 - 2 messages link_send returns -EPIPE;
- * the owner then closes this link and opens one with the next epoch.
+ * the owner then closes this link and opens one with the next epoch, or with new keys.
  */
 #ifndef ISTHMUS_DATAPLANE_LINK_H
 #define ISTHMUS_DATAPLANE_LINK_H
@@ -31,10 +34,13 @@
 struct link;
 
 struct link_params {
-    const struct wire_path *path;  /* our side's addresses */
+    const struct wire_path *path;  /* where frames go at first; then to where valid ones of the
+                                    * peer came from last */
+    struct keys *keys;             /* what frames are sealed with: borrowed; until they are ready
+                                    * nothing is sent or taken. NULL: frames are not encrypted */
     bool initiator;                /* the edge: chooses connection id and epoch */
     uint32_t connection;           /* initiator: random, nonzero. Other side: 0, learnt */
-    uint16_t epoch;
+    uint16_t epoch;                /* without keys; with keys the epoch is the keys' */
     uint8_t hop;
     uint32_t window_packets;       /* most packets in flight; 0: 512 */
     uint32_t rx_budget_packets;    /* most received packets held for incomplete or undelivered
@@ -44,12 +50,18 @@ struct link_params {
     uint64_t ack_delay_ns;         /* of both sides alike: timeouts allow for it; 0: 10 ms */
     uint64_t ping_interval_ns;     /* when nothing was heard; 0: 500 ms */
     uint64_t dead_after_ns;        /* silence that means death; 0: 10 s */
+    uint64_t first_word_ns;        /* silence of a peer never heard yet; 0: dead_after_ns */
+    uint64_t idle_ping_ns;         /* both, while idle; 0: idle silence is not asked about. For */
+    uint64_t idle_dead_after_ns;   /* ports that don't tell when a peer is gone */
 };
 
 struct link_stats {
     uint64_t tx_packets, tx_bytes, tx_messages, retransmits; /* bytes: whole frames */
     uint64_t rx_packets, rx_bytes, rx_messages, duplicates, bad_frames, over_budget, resets;
     uint64_t strangers; /* frames of another connection, epoch or hop, or our own */
+    uint64_t moves;     /* times the peer's address changed and was followed */
+    uint64_t replays;   /* control frames that came again, or too late to tell */
+    uint16_t epoch;     /* of what is sent now */
     uint64_t srtt_ns, rtt_min_ns, rtt_p50_ns; /* from samples without ambiguity (Karn) */
     uint32_t in_flight_packets;
 };
@@ -110,20 +122,32 @@ void link_output_refused(struct link *l, struct pkt *p, uint64_t now_ns);
 
 /* Let time pass: retransmissions, delayed acknowledgements, pings, death. Call it after link_input
  * and before link_output. Silence counts only while the link is called: time the owner was away
- * (longer than ping_interval_ns between two calls) does not. *deadline_ns: when to call again at
+ * (longer than ping_interval_ns between two calls, idle_ping_ns while idle) does not. *deadline_ns: when to call again at
  * the latest (UINT64_MAX: never), unless link_output sends something meanwhile: then
  * link_deadline(). 0, or -EPIPE when the peer is dead, closed, or reset. */
 int link_tick(struct link *l, uint64_t now_ns, uint64_t *deadline_ns);
 uint64_t link_deadline(const struct link *l);
 
-/* While idle, silence is neither asked about nor death: nothing is under way that would need the
- * peer. */
+/* While idle nothing is under way that would need the peer: silence is asked about and death as
+ * idle_ping_ns and idle_dead_after_ns say. */
 void link_set_idle(struct link *l, bool idle);
+
+/* Where the peer is, as frames to it are addressed. */
+const struct wire_path *link_path(const struct link *l);
 
 /* Why link_tick said -EPIPE, in a few words; NULL while the link lives. */
 const char *link_why_dead(const struct link *l);
 /* A valid frame of this connection was received. */
 bool link_heard(const struct link *l);
+/*
+ * Another peer wants our place. Where the port does not tell that a peer is gone (idle_dead_after_ns is
+ * not 0) ours is asked whether it is still there: true while that is open; then either link_tick says
+ * -EPIPE soon, or link_contested turns false, for it was heard. False: it counts as there.
+ */
+bool link_contest(struct link *l);
+/* The peer seems to have forgotten us, but whoever says so has proved nothing: as above, on any port. */
+void link_doubt(struct link *l);
+bool link_contested(const struct link *l);
 /* Something for link_output to send. */
 bool link_has_output(const struct link *l);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Ports: packets in and out in bursts, behind one interface. Back ends: memif (two processes of one
- * host, DPDK), loop (in-process pair, for tests), netem (seeded impairments around another port).
+ * host, DPDK), udp (the kernel's), packet, xdp and pci (Ethernet by DPDK), loop (in-process pair,
+ * for tests), netem (seeded impairments around another port).
  */
 #ifndef ISTHMUS_DATAPLANE_PORT_H
 #define ISTHMUS_DATAPLANE_PORT_H
@@ -9,23 +10,31 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "dataplane/outer.h"
 #include "dataplane/pkt.h"
 
-#define PORT_ERR 256
+#define PORT_ERR  256
+#define PORT_TEXT 224
 
 struct port;
 
 struct port_caps {
-    const char *name;      /* "memif", "loop": for people */
-    uint32_t mtu_bytes;    /* longest IP packet (frame without the 14 bytes of Ethernet) */
-    uint32_t burst;        /* best number of packets a call */
+    const char *name;    /* "memif", "udp": for people */
+    uint32_t mtu_bytes;  /* longest IP packet (frame without the 14 bytes of Ethernet) */
+    uint32_t burst;      /* best number of packets a call */
+    bool tells_loss;     /* port_alive knows when a peer is gone. Else only its silence tells */
+    bool same_host;      /* nobody outside this machine can send to it or hear it */
+    char how[PORT_TEXT]; /* what was chosen, in a line for people; "" where there is no choice */
 };
 
 struct port_stats {
     uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes;
-    uint64_t tx_refused;       /* packets handed back by port_tx */
-    uint64_t sleeps, wakeups;  /* port_wait: went to sleep; woken by the peer's doorbell */
-    uint64_t peers_lost;       /* peers that died or left */
+    uint64_t tx_refused;      /* packets handed back by port_tx */
+    uint64_t sleeps, wakeups; /* port_wait: went to sleep; woken by the peer's doorbell */
+    uint64_t peers_lost;      /* peers that died or left */
+    uint64_t tx_failed;       /* packets or groups the kernel or driver could not send: lost */
+    uint64_t foreign;         /* received and not for this port: dropped */
+    uint64_t copied_bytes;    /* of payload, copied by the port itself (not by kernel or driver) */
 };
 
 struct port_ops {
@@ -40,19 +49,26 @@ struct port {
     const struct port_ops *ops;
     struct port_caps caps;
     struct port_stats stats;
-    struct pkt_pool *pool;     /* where port_rx's packets come from and senders' must */
+    struct pkt_pool *pool;        /* where port_rx's packets come from and senders' must */
+    const struct wire_path *path; /* for the first frames to the peer; NULL: any does, or the peer
+                                   * is learnt from its frames */
 };
 
 enum port_role { PORT_SERVER, PORT_CLIENT };
 
 /*
- * Open "memif:PATH" (Unix socket at PATH) or "memif:@NAME" (abstract socket: leaves nothing behind
- * whatever dies). The cloud is the server, the edge the client. Starts EAL on first use
- * (unprivileged, no hugepages, no runtime folder). A stale socket of a dead server is removed; one
- * in use is -EADDRINUSE. Returns at once; the peer may come later, and after one was lost (and
- * port_alive told so) another may come: neither order of starting matters.
+ * Open a port by its name (port/uri.h has how they are written):
+ *
+ *   memif:PATH (Unix socket at PATH) or memif:@NAME (abstract socket: leaves nothing behind
+ * whatever dies). A stale socket of a dead server is removed. Starts EAL on first use
+ * (unprivileged, no hugepages, no runtime folder). udp:HOST:PORT, kernel UDP over IPv4 or IPv6:
+ * where to listen, or where the cloud is. packet:IF, xdp:IF, pci:ADDRESS with ip=, peer=, gw=:
+ * Ethernet frames by a DPDK driver.
+ *
+ * The cloud is the server, the edge the client. Returns at once; the peer may come later, and after
+ * one was lost (and port_alive told so) another may come: neither order of starting matters.
  * err: PORT_ERR bytes, one line naming the port and the mend.
- * 0, -EINVAL (bad name), -EADDRINUSE, -EACCES, -ENOMEM, -EIO.
+ * 0, -EINVAL (bad name), -EADDRINUSE, -EACCES, -ENODEV, -ENOMEM, -EIO.
  */
 int port_open(const char *uri, enum port_role role, struct port **out, char *err);
 
@@ -91,8 +107,8 @@ static inline int port_tx(struct port *p, struct pkt **pkts, int n)
 /*
  * Wait until packets may be there, the peer's state changed, or deadline_ns (CLOCK_MONOTONIC; 0:
  * return at once): bounded spin, then sleep until the peer's doorbell rings, awake and spinning for
- * a moment around the time an answer is due by the last two. port_tx of the peer rings the bell only
- * when this side sleeps. May return early. 0, or -EINTR when a signal came.
+ * a moment around the time an answer is due by the last two. port_tx of the peer rings the bell
+ * only when this side sleeps. May return early. 0, or -EINTR when a signal came.
  */
 static inline int port_wait(struct port *p, uint64_t deadline_ns)
 {
@@ -112,6 +128,13 @@ static inline void port_close(struct port *p)
     if (p)
         p->ops->close(p);
 }
+
+/*
+ * What ports have to say while they work (a path too narrow, a fallback taken) goes here: a line
+ * without its end, at most PORT_ERR bytes, in the thread that polls. NULL: nowhere.
+ */
+void port_on_news(void (*say)(const char *line));
+void port_tell(const char *format, ...) __attribute__((format(printf, 1, 2))); /* for ports */
 
 /* CLOCK_MONOTONIC in ns: the clock of port_wait's deadline and of every now_ns. */
 uint64_t port_now_ns(void);

@@ -191,6 +191,8 @@ def main():
             meson_test("build-asan", "-t", "3", *names, env={
                 "ISTHMUS_QUICK": "1",  # the same cases, fewer prompts
                 "ASAN_OPTIONS": "detect_leaks=1",
+                "LSAN_OPTIONS": "print_suppressions=0:suppressions="
+                                + os.path.join(ROOT, "tests", "lsan.supp"),
                 "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"})
         if configure("build-tsan", "-Db_sanitize=thread", "-Db_lundef=false",
                      "-Dbuildtype=debugoptimized"):

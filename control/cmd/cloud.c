@@ -7,29 +7,36 @@
 #include "control/cmd.h"
 #include "control/log.h"
 #include "control/model.h"
-#include "control/netem_arg.h"
 #include "control/options.h"
+#include "control/port_arg.h"
 #include "control/split_plan.h"
 #include "control/signals.h"
 #include "dataplane/pipeline/pipeline.h"
+#include "dataplane/secure/aead.h"
 
 #define STEP_NS 200000000u /* how long a wait may last before signals are looked at */
 
-enum { OPT_PORT = OPT_OWN, OPT_ONCE, OPT_MAX_SESSIONS, OPT_CHUNK };
+enum { OPT_AUTHORIZED = OPT_OWN, OPT_ONCE, OPT_MAX_SESSIONS, OPT_CHUNK, OPT_LEASE };
 
 struct cloud_options {
     struct model_options model;
     struct split_options split;
-    const char *port;
+    struct port_options port;
+    struct security_options security;
     struct netem_options netem;
+    const char *authorized;
     bool once;
-    uint32_t max_sessions, chunk_tokens;
+    uint32_t max_sessions, chunk_tokens, lease_s;
 };
 
 static const struct argp_option options[] = {
-    {"port", OPT_PORT, "URI", 0, "Where edges come in: memif:PATH of a socket, or memif:@NAME", 0},
+    {"authorized", OPT_AUTHORIZED, "FILE", 0,
+     "The edges admitted, instead of one --peer: lines of NAME FINGERPRINT [sessions=N] [tokens=N]",
+     0},
     {"once", OPT_ONCE, NULL, 0, "End when the first edge has left", 0},
     {"max-sessions", OPT_MAX_SESSIONS, "N", 0, "Sessions at once (default 16)", 0},
+    {"lease", OPT_LEASE, "SECONDS", 0,
+     "How long sessions are kept for an edge that is not heard (default 10)", 0},
     {"chunk", OPT_CHUNK, "N", 0, "Most rows computed at once (default 128)", 2},
     {0},
 };
@@ -41,10 +48,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->model;
         state->child_inputs[1] = &o->split;
-        state->child_inputs[2] = &o->netem;
+        state->child_inputs[2] = &o->port;
+        state->child_inputs[3] = &o->netem;
+        state->child_inputs[4] = &o->security;
         return 0;
-    case OPT_PORT:
-        o->port = arg;
+    case OPT_AUTHORIZED:
+        o->authorized = arg;
         return 0;
     case OPT_ONCE:
         o->once = true;
@@ -55,11 +64,18 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_CHUNK:
         o->chunk_tokens = opt_u32(state, "--chunk", arg, 1, 1024);
         return 0;
+    case OPT_LEASE:
+        o->lease_s = opt_u32(state, "--lease", arg, 2, 86400);
+        return 0;
     case ARGP_KEY_END:
+        if (o->port.n > 1)
+            argp_error(state, "--port: a cloud serves at one port; start another for another");
         if (o->split.target.kind)
             argp_error(state, "--quality and --rate are for the edge: leave them out");
-        if (!o->port)
-            argp_error(state, "--port is missing, e.g. --port memif:/tmp/isthmus.sock");
+        if (o->authorized && (o->security.n_peers || o->security.insecure))
+            argp_error(state,
+                       "--authorized, --peer and --insecure say each whom to admit: give one "
+                       "of them");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -67,10 +83,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_child children[] = {
-    {&model_argp, 0, NULL, 0},
-    {&split_argp, 0, NULL, 0},
-    {&netem_argp, 0, NULL, 0},
-    {0},
+    {&model_argp, 0, NULL, 0}, {&split_argp, 0, NULL, 0},    {&port_argp, 0, NULL, 0},
+    {&netem_argp, 0, NULL, 0}, {&security_argp, 0, NULL, 0}, {0},
 };
 static const struct argp argp = {
     options,  parse, NULL, "Hold the back layers of a model and answer the edges that join.",
@@ -83,8 +97,42 @@ static uint64_t cloud_clock(void *arg)
     return port_now_ns();
 }
 
+/* Whom we refused, a line a second at most. */
+struct refusals {
+    uint64_t said, said_ns;
+};
+
+static void say_refusals(const struct cloud *cloud, struct refusals *r)
+{
+    char text[FINGERPRINT_TEXT];
+    struct fingerprint last;
+    const uint64_t n = cloud_strangers(cloud, &last);
+    if (n == r->said)
+        return;
+    const uint64_t now_ns = port_now_ns();
+    if (r->said && now_ns - r->said_ns < 1000000000u)
+        return;
+    log_warn("an edge was refused, its identity %s is not admitted (%llu times since the last such "
+             "line)",
+             fingerprint_format(&last, text), (unsigned long long)(n - r->said));
+    *r = (struct refusals){n, now_ns};
+}
+
+/* The edge is somewhere else than before: a NAT on the way may do that at any time. */
+static void say_moves(const struct cloud *cloud, uint64_t *moves)
+{
+    struct cloud_stats s;
+    cloud_stats(cloud, &s);
+    if (s.link.moves > *moves)
+        log_info("the edge has another address than before (change %llu): followed",
+                 (unsigned long long)s.link.moves);
+    *moves = s.link.moves;
+}
+
 static int serve(struct cloud *cloud, struct port *port, bool once)
 {
+    struct refusals refusals = {0};
+    uint64_t moves = 0, look_ns = 0;
     while (!signals_caught()) {
         uint64_t deadline_ns = 0;
         int rc = cloud_poll(cloud, port_now_ns(), &deadline_ns);
@@ -98,7 +146,12 @@ static int serve(struct cloud *cloud, struct port *port, bool once)
             log_error("%s", cloud_error(cloud));
             return EXIT_FAILED;
         }
+        say_refusals(cloud, &refusals);
         const uint64_t now_ns = port_now_ns();
+        if (now_ns >= look_ns) {
+            say_moves(cloud, &moves);
+            look_ns = now_ns + STEP_NS;
+        }
         if (deadline_ns > now_ns + STEP_NS)
             deadline_ns = now_ns + STEP_NS;
         port_wait(port,
@@ -109,20 +162,24 @@ static int serve(struct cloud *cloud, struct port *port, bool once)
 
 int cmd_cloud(int argc, char **argv)
 {
-    struct cloud_options o = {.max_sessions = 16, .chunk_tokens = 128};
+    struct cloud_options o = {.max_sessions = 16, .chunk_tokens = 128, .lease_s = 10};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
+    o.security.authorized = o.authorized;
     log_set_name("cloud: ");
 
     struct team *team = NULL;
     struct stage *stage = NULL;
     struct port *port = NULL;
     struct cloud *cloud = NULL;
+    struct security security;
+    struct split_plan plan = {0};
     struct model m;
     int rc = model_open(o.model.path, false, &m);
     if (rc != EXIT_OK)
         return rc;
-    struct split_plan plan = {0};
-    rc = split_plan(&o.split, &m, &plan);
+    rc = security_open(&o.security, true, &security);
+    if (rc == EXIT_OK)
+        rc = split_plan(&o.split, &m, &plan);
     if (rc == EXIT_OK)
         rc = model_team(&o.model, 1, 1, &team);
     if (rc != EXIT_OK)
@@ -139,7 +196,7 @@ int cmd_cloud(int argc, char **argv)
     model_drop_file(&m);
 
     signals_catch(); /* from here on the port leaves something to clean up */
-    rc = netem_port_open(o.port, PORT_SERVER, &o.netem, &port);
+    rc = port_arg_open(o.port.uris[0], PORT_SERVER, &security, &o.netem, &port);
     if (rc != EXIT_OK)
         goto out;
     child_report(port_eal_rss_bytes());
@@ -149,6 +206,8 @@ int cmd_cloud(int argc, char **argv)
         .stage = stage,
         .port = port,
         .codec = plan.codec,
+        .link = {.dead_after_ns = o.lease_s * UINT64_C(1000000000)},
+        .security = security_of(&security),
         .max_sessions = o.max_sessions,
     };
     if (cloud_open(&params, port_now_ns(), &cloud, err) < 0) {
@@ -157,12 +216,19 @@ int cmd_cloud(int argc, char **argv)
         goto out;
     }
     cloud_set_clock(cloud, cloud_clock, NULL);
+    if (!o.once && security.identity) {
+        char text[FINGERPRINT_TEXT];
+        log_info("identity %s; edges admitted: %zu; AES-128-GCM by %s",
+                 fingerprint_format(identity_fingerprint(security.identity), text),
+                 authorized_count(security.peers), aead_implementation());
+    }
     if (!o.once)
-        log_info("layers %u to %u of %s at %s", plan.split, m.n_layers - 1, m.path, o.port);
+        log_info("layers %u to %u of %s at %s", plan.split, m.n_layers - 1, m.path, o.port.uris[0]);
     rc = serve(cloud, port, o.once);
 out:
     cloud_close(cloud);
     port_close(port);
+    security_close(&security);
     stage_close(stage);
     team_close(team);
     split_plan_free(&plan);

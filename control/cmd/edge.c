@@ -3,17 +3,25 @@
 #include "control/cmd.h"
 #include "control/front.h"
 
-enum { OPT_PORT = OPT_OWN, OPT_CONNECT };
+enum { OPT_CONNECT = OPT_OWN, OPT_RECONNECT, OPT_HISTORY };
 
 struct edge_options {
     struct front_options front;
-    const char *port;
-    uint32_t connect_s;
+    struct port_options port;
+    struct security_options security;
+    uint32_t connect_s, reconnect_s, history_mb;
 };
 
 static const struct argp_option options[] = {
-    {"port", OPT_PORT, "URI", 0, "Where the cloud is: memif:PATH of its socket, or memif:@NAME", 0},
     {"connect", OPT_CONNECT, "SECONDS", 0, "How long to wait for the cloud (default 10)", 0},
+    {"reconnect", OPT_RECONNECT, "SECONDS", 0,
+     "How long answers wait for a cloud that was lost, or another --port's, to go on where they "
+     "were (default 60; 0: they end)",
+     0},
+    {"history", OPT_HISTORY, "MB", 0,
+     "Most memory for what a new cloud is told then, the compressed activations of all sessions "
+     "(default 64)",
+     0},
     {0},
 };
 
@@ -23,23 +31,25 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->front;
-        return 0;
-    case OPT_PORT:
-        o->port = arg;
+        state->child_inputs[1] = &o->port;
+        state->child_inputs[2] = &o->security;
         return 0;
     case OPT_CONNECT:
         o->connect_s = opt_u32(state, "--connect", arg, 1, 86400);
         return 0;
-    case ARGP_KEY_END:
-        if (!o->port)
-            argp_error(state, "--port is missing: the same memif:PATH that the cloud was given");
+    case OPT_RECONNECT:
+        o->reconnect_s = opt_u32(state, "--reconnect", arg, 0, 86400);
+        return 0;
+    case OPT_HISTORY:
+        o->history_mb = opt_u32(state, "--history", arg, 0, 1u << 20);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
 }
 
-static const struct argp_child children[] = {{&front_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {
+    {&front_argp, 0, NULL, 0}, {&port_argp, 0, NULL, 0}, {&security_argp, 0, NULL, 0}, {0}};
 static const struct argp argp = {
     options,  parse,
     NULL,     "Generate text with the front layers here and the back layers in an `isthmus cloud`.",
@@ -49,15 +59,23 @@ static const struct argp argp = {
 
 int cmd_edge(int argc, char **argv)
 {
-    struct edge_options o = {.connect_s = 10};
+    struct edge_options o = {.connect_s = 10, .reconnect_s = 60, .history_mb = 64};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
+    const struct join_options join = {
+        .at = o.port,
+        .connect_ns = o.connect_s * UINT64_C(1000000000),
+        .reconnect_ns = o.reconnect_s * UINT64_C(1000000000),
+        .history_bytes = (size_t)o.history_mb * 1000000,
+    };
 
     struct front f;
     int rc = front_open(&f, &o.front);
     if (rc == EXIT_OK)
+        rc = security_open(&o.security, false, &f.security);
+    if (rc == EXIT_OK)
         rc = front_plan(&f);
     if (rc == EXIT_OK)
-        rc = front_join(&f, o.port, 1, 0, o.connect_s * UINT64_C(1000000000));
+        rc = front_join(&f, &join, 1, 0);
     if (rc == EXIT_OK)
         rc = front_answer(&f);
     front_close(&f);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include "codec/cpu.h"
 #include "control/cmd.h"
@@ -16,15 +17,18 @@
 #define CONNECT_NS                                                                                 \
     120000000000u /* the child is watched: this only bounds a cloud that never answers */
 
+#define URI_BYTES 64
+
 enum { OPT_LOCAL = OPT_OWN };
 
 struct run_options {
     struct front_options front;
-    bool local;
+    bool local, insecure;
 };
 
 static const struct argp_option options[] = {
     {"local", OPT_LOCAL, NULL, 0, "The whole model in this process, not split", 2},
+    {"insecure", OPT_INSECURE, NULL, 0, "Do not encrypt what goes between the halves", 2},
     {0},
 };
 
@@ -39,9 +43,15 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_LOCAL:
         o->local = true;
         return 0;
+    case OPT_INSECURE:
+        o->insecure = true;
+        return 0;
     case ARGP_KEY_END:
         if (o->local)
-            split_refuse_local(state, &o->front.split, o->front.netem.text ? "--netem" : NULL);
+            split_refuse_local(state, &o->front.split,
+                               o->insecure           ? "--insecure"
+                               : o->front.netem.text ? "--netem"
+                                                     : NULL);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -81,9 +91,11 @@ static struct placement place(const struct model_options *o)
     return p;
 }
 
-static int start_cloud(struct front *f, const char *uri, const struct placement *p)
+/* identity_fd: of the cloud half's, -1: not encrypted. */
+static int start_cloud(struct front *f, const char *uri, const struct placement *p, int identity_fd)
 {
     const struct front_options *o = f->o;
+    char peer[FINGERPRINT_TEXT], identity[16];
     char split[16], codec[CODEC_ARG_MAX], threads[16], core[16], mask[16], ctx[16], parallel[16],
         chunk[16];
     snprintf(split, sizeof split, "%u", f->plan.split);
@@ -94,7 +106,7 @@ static int start_cloud(struct front *f, const char *uri, const struct placement 
     snprintf(parallel, sizeof parallel, "%u", o->parallel);
     snprintf(chunk, sizeof chunk, "%u", o->chunk_tokens);
 
-    const char *argv[32];
+    const char *argv[40];
     int n = 0;
     const char *fixed[] = {"isthmus",
                            "cloud",
@@ -131,8 +143,17 @@ static int start_cloud(struct front *f, const char *uri, const struct placement 
         argv[n++] = "--netem";
         argv[n++] = o->netem.text;
     }
+    if (identity_fd >= 0) {
+        snprintf(identity, sizeof identity, "fd:%d", CHILD_SECRET_FD);
+        argv[n++] = "--identity";
+        argv[n++] = identity;
+        argv[n++] = "--peer";
+        argv[n++] = fingerprint_format(identity_fingerprint(f->security.identity), peer);
+    } else {
+        argv[n++] = "--insecure";
+    }
     argv[n] = NULL;
-    const int rc = child_start(&f->cloud, (char *const *)argv);
+    const int rc = child_start(&f->cloud, (char *const *)argv, identity_fd);
     if (rc < 0) {
         log_error("cannot start the cloud half: %s", strerror(-rc));
         return EXIT_FAILED;
@@ -140,7 +161,27 @@ static int start_cloud(struct front *f, const char *uri, const struct placement 
     return EXIT_OK;
 }
 
-static int run_split(struct front *f)
+/* Identities for this run alone; the cloud half gets its own by an inherited file without a name.
+ */
+static int start_secure_cloud(struct front *f, const char *uri, const struct placement *p)
+{
+    struct security cloud;
+    int rc = security_throw_away(&f->security, &cloud);
+    const int fd = rc == EXIT_OK ? identity_to_fd(cloud.identity) : -1;
+    if (rc == EXIT_OK && fd < 0) {
+        log_error("cannot hand the cloud half its key: %s", strerror(-fd));
+        rc = EXIT_FAILED;
+    }
+    if (rc == EXIT_OK)
+        rc = start_cloud(f, uri, p, fd);
+    if (fd >= 0)
+        close(fd);
+    security_close(&cloud);
+    return rc;
+}
+
+/* uri: room for the name of the port, which is needed until front_close. */
+static int run_split(struct front *f, bool insecure, char uri[URI_BYTES])
 {
     int rc = front_plan(f);
     if (rc != EXIT_OK)
@@ -152,13 +193,15 @@ static int run_split(struct front *f)
         log_error("no random numbers from the kernel: %s", strerror(errno));
         return EXIT_FAILED;
     }
-    char uri[64];
-    snprintf(uri, sizeof uri, "memif:@isthmus-%016" PRIx64 "%016" PRIx64, name[0], name[1]);
+    snprintf(uri, URI_BYTES, "memif:@isthmus-%016" PRIx64 "%016" PRIx64, name[0], name[1]);
 
     const struct placement p = place(&f->o->model);
-    rc = start_cloud(f, uri, &p);
+    f->security.insecure = insecure;
+    rc = insecure ? start_cloud(f, uri, &p, -1) : start_secure_cloud(f, uri, &p);
     if (rc == EXIT_OK)
-        rc = front_join(f, uri, p.threads, p.edge_core, CONNECT_NS);
+        rc = front_join(
+            f, &(struct join_options){.at = {.uris = {uri}, .n = 1}, .connect_ns = CONNECT_NS},
+            p.threads, p.edge_core);
     return rc;
 }
 
@@ -167,10 +210,11 @@ int cmd_run(int argc, char **argv)
     struct run_options o = {.local = false};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
 
+    char uri[URI_BYTES];
     struct front f;
     int rc = front_open(&f, &o.front);
     if (rc == EXIT_OK)
-        rc = o.local ? front_local(&f) : run_split(&f);
+        rc = o.local ? front_local(&f) : run_split(&f, o.insecure, uri);
     if (rc == EXIT_OK)
         rc = front_answer(&f);
     front_close(&f);

@@ -26,7 +26,9 @@ struct tx_fragment {
     struct pkt *pkt;
     uint64_t sent_ns, order; /* of the last transmission; order counts all transmissions */
     uint32_t n_sent;
+    uint32_t moves; /* of the link when it was addressed */
     uint16_t fragment, payload_bytes;
+    uint16_t epoch; /* sealed in */
     uint8_t state;
 };
 
@@ -45,8 +47,8 @@ struct rx_message {
     uint8_t cls;
     bool is_reply;
     uint16_t n, n_have;
-    uint16_t leading; /* fragments below this have all arrived */
-    uint16_t end;     /* no fragment at or above this has arrived */
+    uint16_t leading;        /* fragments below this have all arrived */
+    uint16_t end;            /* no fragment at or above this has arrived */
     struct rx_message *next; /* in a ready queue */
     uint64_t have[LINK_FRAGMENTS_MAX / 64];
     struct pkt *pkts[];
@@ -54,9 +56,9 @@ struct rx_message {
 
 /* A message number from rx_base on. */
 struct rx_slot {
-    struct rx_message *message; /* incomplete, or complete and waiting for an earlier one */
-    uint32_t follower;          /* the message that follows it in its session; 0: not seen yet */
-    uint16_t n;                 /* its fragments */
+    struct rx_message *message;  /* incomplete, or complete and waiting for an earlier one */
+    uint32_t follower;           /* the message that follows it in its session; 0: not seen yet */
+    uint16_t n;                  /* its fragments */
     uint8_t complete, delivered; /* delivered: in a ready queue or taken */
 };
 
@@ -71,10 +73,16 @@ struct link {
     uint64_t now_ns, heard_ns, pinged_ns, ticked_ns;
     enum link_end end;
     bool heard, idle;
+    struct wire_path path;
+    uint32_t moves;         /* changes of it */
+    uint64_t contested_ns;  /* since when another initiator asks to be taken; 0: none does */
 
     /* control frames to send */
     bool ack_now, ping_pending, close_pending, reset_pending;
     uint32_t control_number;
+    struct wire_path reset_path;
+    uint32_t control_seen;  /* the peer's highest control number */
+    uint64_t control_bits;  /* bit i: control_seen - i was received */
     uint32_t reset_connection;
     uint16_t reset_epoch;
 
@@ -84,6 +92,7 @@ struct link {
     uint32_t newest[SESSION_BUCKETS];
     struct list_node queued[N_CLASSES], lost[N_CLASSES], refused, sent;
     uint32_t n_queued, in_flight;
+    uint32_t sealed[2]; /* packets not acknowledged, by epoch % 2: at most two epochs are about */
     uint32_t credit, credit_number;
 
     /* loss */
@@ -112,10 +121,15 @@ struct link {
     uint16_t echo_fragment;
     uint64_t echo_ns;
     uint32_t credit_told;
-    uint32_t ack_from; /* where the next list begins when the last one had no room for all; 0: base */
+    uint32_t
+        ack_from; /* where the next list begins when the last one had no room for all; 0: base */
 
     struct link_stats stats;
 };
+
+/* link.c */
+uint16_t link_next_epoch(struct link *l); /* of the frame that is sealed next */
+void link_end(struct link *l, enum link_end how);
 
 /* send.c */
 struct tx_message *send_find(struct link *l, uint32_t number);
@@ -136,6 +150,7 @@ uint64_t loss_deadline(const struct link *l);
 uint64_t loss_rtt_p50(const struct link *l);
 
 /* receive.c */
+bool receive_is_new(struct link *l, const struct wire_header *h);
 int receive_data(struct link *l, struct pkt *p, const struct wire_header *h,
                  const uint8_t *payload);
 void receive_drop_all(struct link *l);

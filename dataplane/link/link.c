@@ -8,6 +8,14 @@
 
 #define MS_NS 1000000ull
 
+/* A peer that another wants to replace has this many ping intervals to say that it is there. */
+#define CONTEST_PINGS 4u
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
 static void set_defaults(struct link_params *p)
 {
     p->window_packets = p->window_packets ? p->window_packets : 512;
@@ -17,6 +25,7 @@ static void set_defaults(struct link_params *p)
     p->ack_delay_ns = p->ack_delay_ns ? p->ack_delay_ns : 10 * MS_NS;
     p->ping_interval_ns = p->ping_interval_ns ? p->ping_interval_ns : 500 * MS_NS;
     p->dead_after_ns = p->dead_after_ns ? p->dead_after_ns : 10000 * MS_NS;
+    p->first_word_ns = p->first_word_ns ? p->first_word_ns : p->dead_after_ns;
 }
 
 int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
@@ -29,6 +38,7 @@ int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
     if (!l)
         return -ENOMEM;
     l->p = *p;
+    l->path = *p->path;
     set_defaults(&l->p);
     if (l->p.rto_min_ns > l->p.rto_max_ns) {
         free(l);
@@ -37,6 +47,7 @@ int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
     l->now_ns = l->heard_ns = l->pinged_ns = l->ticked_ns = now_ns;
     l->tx_base = l->tx_next = l->rx_base = l->rx_end = 1;
     l->credit = FIRST_CREDIT;
+    l->control_bits = 1; /* numbers count from 1 */
     l->reorder_quarters = 1;
     l->credit_told = l->p.rx_budget_packets;
     send_drop_all(l); /* makes the lists */
@@ -54,7 +65,7 @@ void link_close(struct link *l)
     free(l);
 }
 
-static void end(struct link *l, enum link_end how)
+void link_end(struct link *l, enum link_end how)
 {
     if (l->end == LINK_ALIVE)
         l->end = how;
@@ -66,7 +77,7 @@ void link_shutdown(struct link *l)
 {
     if (l->end == LINK_ALIVE && l->p.connection)
         l->close_pending = true;
-    end(l, LINK_SHUT);
+    link_end(l, LINK_SHUT);
 }
 
 const char *link_why_dead(const struct link *l)
@@ -77,9 +88,14 @@ const char *link_why_dead(const struct link *l)
         [LINK_RESET] = "the peer does not know this connection (it restarted, or serves another)",
         [LINK_CLOSED] = "the peer closed the connection",
         [LINK_SHUT] = "the connection was closed here",
-        [LINK_WORN_OUT] = "the connection used up its packet numbers",
+        [LINK_WORN_OUT] = "the connection used up its packet numbers or keys",
     };
     return why[l->end];
+}
+
+const struct wire_path *link_path(const struct link *l)
+{
+    return &l->path;
 }
 
 bool link_heard(const struct link *l)
@@ -89,14 +105,45 @@ bool link_heard(const struct link *l)
 
 /* --- arrival ---------------------------------------------------------------------------------- */
 
-static void queue_reset(struct link *l, const struct wire_header *h)
+static void queue_reset(struct link *l, const struct wire_header *h, const uint8_t *frame)
 {
     if (h->type != WIRE_DATA && h->type != WIRE_PING)
         return; /* never answer a RESET with one; a CLOSE or ACK needs none */
     l->reset_pending = true;
+    outer_way_back(frame, &l->reset_path);
     l->reset_connection = h->connection;
     l->reset_epoch = h->epoch;
     l->stats.resets++;
+}
+
+static uint64_t contest_ns(const struct link *l)
+{
+    return CONTEST_PINGS * l->p.ping_interval_ns;
+}
+
+bool link_contested(const struct link *l)
+{
+    return l->contested_ns && l->heard_ns <= l->contested_ns;
+}
+
+void link_doubt(struct link *l)
+{
+    if (!l->contested_ns || l->now_ns - l->contested_ns > contest_ns(l)) {
+        l->contested_ns = l->pinged_ns = l->now_ns;
+        l->ping_pending = true;
+    }
+}
+
+/*
+ * Another initiator knocks. Where the port does not tell that a peer is gone, ours may be: ask it,
+ * and let the other one try again meanwhile. True: it shall wait.
+ */
+bool link_contest(struct link *l)
+{
+    if (!l->p.idle_dead_after_ns)
+        return false;
+    link_doubt(l);
+    return link_contested(l);
 }
 
 /*
@@ -104,7 +151,7 @@ static void queue_reset(struct link *l, const struct wire_header *h)
  * message 1 it sees. Later messages of a peer that has not heard us yet may overtake that one and
  * are dropped (they will be sent again); anything else is from a connection we don't know.
  */
-static bool is_ours(struct link *l, const struct wire_header *h)
+static bool is_ours(struct link *l, const struct wire_header *h, const uint8_t *frame)
 {
     bool from_initiator = h->flags & WIRE_FLAG_INITIATOR;
 
@@ -113,17 +160,73 @@ static bool is_ours(struct link *l, const struct wire_header *h)
             l->p.connection = h->connection;
             l->p.epoch = h->epoch;
         }
-        if (h->connection == l->p.connection && h->epoch == l->p.epoch)
+        if (h->connection == l->p.connection && (l->p.keys || h->epoch == l->p.epoch))
             return true;
-        if (l->p.connection || !(h->flags & WIRE_FLAG_HELLO))
-            queue_reset(l, h);
+        if (!l->p.keys && (h->flags & WIRE_FLAG_HELLO ? l->p.connection && !link_contest(l) : true))
+            queue_reset(l, h, frame);
     }
     l->stats.strangers++;
     return false;
 }
 
-static int control_frame(struct link *l, const struct wire_header *h, const uint8_t *payload)
+/*
+ * Whether a control frame with this number came before, or so late that nobody can tell (after RFC
+ * 6479). A RESET without keys comes from a peer that counts anew, and is no threat that forging one
+ * would not be.
+ */
+static bool is_replay(struct link *l, const struct wire_header *h)
 {
+    uint32_t behind = l->control_seen - h->message;
+
+    if (h->type == WIRE_RESET)
+        return false;
+    if (h->message > l->control_seen) {
+        uint32_t ahead = h->message - l->control_seen;
+
+        l->control_bits = (ahead < 64 ? l->control_bits << ahead : 0) | 1;
+        l->control_seen = h->message;
+        return false;
+    }
+    if (behind >= 64 || l->control_bits >> behind & 1)
+        return true;
+    l->control_bits |= 1ull << behind;
+    return false;
+}
+
+/* The peer is where its latest valid frame came from: behind a NAT that may change. */
+static void follow(struct link *l, const uint8_t *frame)
+{
+    struct wire_path path;
+
+    outer_way_back(frame, &path);
+    if (outer_same_path(&path, &l->path))
+        return;
+    l->path = path;
+    l->moves++;
+    if (l->heard)
+        l->stats.moves++;
+}
+
+/* It came just now, from a peer that lives: not an old frame that came again. */
+static void hear(struct link *l)
+{
+    l->heard = true;
+    l->heard_ns = l->now_ns;
+    l->backoff = 0; /* the peer is not busy or gone: what is missing was lost */
+}
+
+static int control_frame(struct link *l, const struct wire_header *h, const uint8_t *frame,
+                         const uint8_t *payload)
+{
+    bool newest = h->message > l->control_seen;
+
+    if (is_replay(l, h)) {
+        l->stats.replays++;
+        return 0;
+    }
+    if (newest && h->type != WIRE_RESET)
+        follow(l, frame);
+    hear(l);
     switch (h->type) {
     case WIRE_ACK:
         return loss_read_ack(l, h->message, payload, h->payload_bytes);
@@ -132,10 +235,10 @@ static int control_frame(struct link *l, const struct wire_header *h, const uint
         return 0;
     case WIRE_RESET:
         l->stats.resets++;
-        end(l, LINK_RESET);
+        link_end(l, LINK_RESET);
         return 0;
     default:
-        end(l, LINK_CLOSED);
+        link_end(l, LINK_CLOSED);
         return 0;
     }
 }
@@ -153,26 +256,28 @@ int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
     int err = 0;
 
     advance(l, now_ns);
-    if (wire_open(p->data, p->len, &h, &payload)) {
+    if (wire_open(l->p.keys, p->data, p->len, &h, &payload) || h.type == WIRE_HANDSHAKE ||
+        (l->p.keys && h.type == WIRE_RESET)) { /* with keys who knows no connection can't seal */
         l->stats.bad_frames++;
         pkt_unref(p);
         return -EBADMSG;
     }
     l->stats.rx_packets++;
     l->stats.rx_bytes += p->len;
-    if (!is_ours(l, &h) || l->end != LINK_ALIVE) {
+    if (!is_ours(l, &h, p->data) || l->end != LINK_ALIVE) {
         if (l->end == LINK_SHUT && h.type != WIRE_CLOSE && h.type != WIRE_RESET)
             l->close_pending = l->p.connection != 0; /* the first one was lost */
         pkt_unref(p);
         return 0;
     }
-    l->heard = true;
-    l->heard_ns = l->now_ns;
-    l->backoff = 0; /* the peer is not busy or gone: what is missing was lost */
     if (h.type == WIRE_DATA) {
+        if (receive_is_new(l, &h)) {
+            follow(l, p->data);
+            hear(l);
+        }
         err = receive_data(l, p, &h, payload);
     } else {
-        err = control_frame(l, &h, payload);
+        err = control_frame(l, &h, p->data, payload);
         pkt_unref(p);
     }
     if (err)
@@ -182,6 +287,26 @@ int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
 
 /* --- departure -------------------------------------------------------------------------------- */
 
+/*
+ * The keys are changed as soon as they are worn and nothing of the epoch before is left to be sent
+ * again. With the limits of keys.h that is at once: fewer than 2^20 packets wait for
+ * acknowledgement.
+ */
+uint16_t link_next_epoch(struct link *l)
+{
+    if (!l->p.keys)
+        return l->p.epoch;
+    if (keys_worn(l->p.keys) && !l->sealed[(keys_epoch(l->p.keys) + 1u) % 2])
+        (void)keys_advance(l->p.keys); /* where it fails, link_output sees keys_spent */
+    return keys_epoch(l->p.keys);
+}
+
+/* With keys: they are there, and not used up. */
+static bool may_seal(const struct link *l)
+{
+    return !l->p.keys || (keys_ready(l->p.keys) && !keys_spent(l->p.keys));
+}
+
 /* One control frame; NULL: no packet to be had, or no number left. */
 static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wire_type type)
 {
@@ -189,7 +314,7 @@ static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wi
         .type = (uint8_t)type,
         .flags = l->p.initiator ? WIRE_FLAG_INITIATOR : 0,
         .connection = type == WIRE_RESET ? l->reset_connection : l->p.connection,
-        .epoch = type == WIRE_RESET ? l->reset_epoch : l->p.epoch,
+        .epoch = type == WIRE_RESET ? l->reset_epoch : link_next_epoch(l),
         .message = l->control_number + 1,
         .n_fragments = 1,
         .hop = l->p.hop,
@@ -198,7 +323,7 @@ static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wi
     struct pkt *p;
 
     if (l->control_number == UINT32_MAX) {
-        end(l, LINK_WORN_OUT);
+        link_end(l, LINK_WORN_OUT);
         return NULL;
     }
     p = pool->room >= WIRE_OVERHEAD + ACK_BYTES_MAX ? pkt_alloc(pool) : NULL;
@@ -206,8 +331,11 @@ static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wi
         return NULL;
     if (type == WIRE_ACK)
         h.payload_bytes = (uint16_t)receive_write_ack(l, p->data + WIRE_PAYLOAD_AT, ACK_BYTES_MAX);
-    (void)wire_seal(p, l->p.path, &h); /* cannot fail: the room was asked for */
-    l->control_number++;
+    l->control_number++; /* used up, whatever comes */
+    if (wire_seal(l->p.keys, p, type == WIRE_RESET ? &l->reset_path : &l->path, &h)) {
+        pkt_unref(p);
+        return NULL;
+    }
     l->stats.tx_packets++;
     l->stats.tx_bytes += p->len;
     return p;
@@ -234,6 +362,11 @@ int link_output(struct link *l, struct pkt **out, int n, struct pkt_pool *pool, 
     int count = 0;
 
     advance(l, now_ns);
+    if (!may_seal(l)) {
+        if (keys_ready(l->p.keys))
+            link_end(l, LINK_WORN_OUT);
+        return 0;
+    }
     for (unsigned i = 0; i < sizeof order / sizeof order[0] && count < n; i++) {
         struct pkt *p = *pending(l, order[i]) ? control_packet(l, pool, order[i]) : NULL;
 
@@ -272,6 +405,8 @@ void link_output_refused(struct link *l, struct pkt *p, uint64_t now_ns)
 
 bool link_has_output(const struct link *l)
 {
+    if (!may_seal(l))
+        return false;
     if (l->reset_pending || l->close_pending || l->ack_now || l->ping_pending)
         return true;
     return l->end == LINK_ALIVE && send_has_output(l);
@@ -279,15 +414,25 @@ bool link_has_output(const struct link *l)
 
 /* --- time ------------------------------------------------------------------------------------- */
 
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Whether the peer's silence means something: it has spoken before, or we asked. */
 static bool expects_peer(const struct link *l)
 {
-    return !l->idle && (l->heard || l->order);
+    return (!l->idle || l->p.idle_dead_after_ns) && (l->heard || l->order);
+}
+
+static uint64_t ping_after(const struct link *l)
+{
+    return l->idle && !link_contested(l) ? l->p.idle_ping_ns : l->p.ping_interval_ns;
+}
+
+static uint64_t dead_at(const struct link *l)
+{
+    uint64_t after = l->idle ? l->p.idle_dead_after_ns : l->p.dead_after_ns;
+    uint64_t at = l->heard_ns + (l->heard ? after : l->p.first_word_ns);
+
+    if (link_contested(l))
+        at = least(at, l->contested_ns + contest_ns(l));
+    return at;
 }
 
 void link_set_idle(struct link *l, bool idle)
@@ -299,16 +444,20 @@ void link_set_idle(struct link *l, bool idle)
 
 static void tick_silence(struct link *l, uint64_t away_ns)
 {
-    if (away_ns > l->p.ping_interval_ns) /* what the peer said meanwhile may have been lost here */
-        l->heard_ns = least(l->heard_ns + away_ns - l->p.ping_interval_ns, l->now_ns);
+    uint64_t usual_ns = l->p.ping_interval_ns;
+
+    if (l->idle && l->p.idle_ping_ns > usual_ns)
+        usual_ns = l->p.idle_ping_ns;
+    if (away_ns > usual_ns) /* what the peer said meanwhile may have been lost here */
+        l->heard_ns = least(l->heard_ns + away_ns - usual_ns, l->now_ns);
     if (!expects_peer(l))
         return;
-    if (l->now_ns - l->heard_ns >= l->p.dead_after_ns) {
-        end(l, LINK_SILENT);
+    if (l->now_ns >= dead_at(l)) {
+        link_end(l, LINK_SILENT);
         return;
     }
-    if (l->heard && l->now_ns - l->heard_ns >= l->p.ping_interval_ns &&
-        l->now_ns - l->pinged_ns >= l->p.ping_interval_ns) {
+    if (l->heard && l->now_ns - l->heard_ns >= ping_after(l) &&
+        l->now_ns - l->pinged_ns >= ping_after(l)) {
         l->pinged_ns = l->now_ns;
         l->ping_pending = true;
     }
@@ -320,8 +469,8 @@ static uint64_t silence_deadline(const struct link *l)
 
     if (!expects_peer(l))
         return UINT64_MAX;
-    ping = from + l->p.ping_interval_ns;
-    return least(ping > l->now_ns ? ping : UINT64_MAX, l->heard_ns + l->p.dead_after_ns);
+    ping = from + ping_after(l);
+    return least(ping > l->now_ns ? ping : UINT64_MAX, dead_at(l));
 }
 
 uint64_t link_deadline(const struct link *l)
@@ -360,4 +509,5 @@ void link_stats(const struct link *l, struct link_stats *s)
     s->rtt_min_ns = l->rtt_min_ns;
     s->rtt_p50_ns = loss_rtt_p50(l);
     s->in_flight_packets = l->in_flight;
+    s->epoch = l->p.keys ? keys_epoch(l->p.keys) : l->p.epoch;
 }

@@ -347,6 +347,12 @@ static bool is_duplicate(struct link *l, const struct wire_header *h)
            has_fragment(slot->message, h->fragment);
 }
 
+/* A fragment that did not arrive yet and may. */
+bool receive_is_new(struct link *l, const struct wire_header *h)
+{
+    return h->message - l->rx_base < LINK_MESSAGES_MAX && !is_duplicate(l, h);
+}
+
 static void take(struct link *l, struct rx_message *m, struct pkt *p, const struct wire_header *h,
                  const uint8_t *payload)
 {

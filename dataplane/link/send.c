@@ -146,10 +146,14 @@ void send_drop_all(struct link *l)
     list_init(&l->refused);
     list_init(&l->sent);
     l->n_queued = l->in_flight = 0;
+    l->sealed[0] = l->sealed[1] = 0;
 }
 
-/* First transmission: everything the headers and the tag cover is known now. */
-static void seal(struct link *l, struct tx_fragment *f)
+/*
+ * First transmission: everything the headers and the tag cover is known now. Only here a fragment
+ * is sealed, so its number is never used for other bytes.
+ */
+static int seal(struct link *l, struct tx_fragment *f)
 {
     const struct tx_message *m = f->message;
     bool reply = m->is_reply && f->fragment == 0;
@@ -158,7 +162,7 @@ static void seal(struct link *l, struct tx_fragment *f)
         .flags = (uint8_t)((reply ? WIRE_FLAG_REPLY : 0) | (l->heard ? 0 : WIRE_FLAG_HELLO) |
                            (l->p.initiator ? WIRE_FLAG_INITIATOR : 0)),
         .connection = l->p.connection,
-        .epoch = l->p.epoch,
+        .epoch = link_next_epoch(l),
         .message = m->number,
         .fragment = f->fragment,
         .n_fragments = m->n,
@@ -170,14 +174,21 @@ static void seal(struct link *l, struct tx_fragment *f)
 
     if (reply)
         put_be32(f->pkt->data + WIRE_PAYLOAD_AT + 8, receive_answered(l, m->reply_to));
-    (void)wire_seal(f->pkt, l->p.path, &h); /* cannot fail: link_send checked the room */
+    f->epoch = h.epoch;
+    f->moves = l->moves;
+    return wire_seal(l->p.keys, f->pkt, &l->path, &h);
 }
 
+/* NULL: it can't be sealed (link_send checked the room, so the keys are used up). */
 static struct pkt *transmit(struct link *l, struct tx_fragment *f)
 {
+    if (f->state == TX_QUEUED && seal(l, f)) {
+        link_end(l, LINK_WORN_OUT);
+        return NULL;
+    }
     list_remove(&f->node);
     if (f->state == TX_QUEUED) {
-        seal(l, f);
+        l->sealed[f->epoch % 2]++;
         f->message->n_started++;
         l->n_queued--;
         l->in_flight++;
@@ -185,6 +196,10 @@ static struct pkt *transmit(struct link *l, struct tx_fragment *f)
             l->heard_ns = l->now_ns; /* an answer is expected from now on */
     } else if (f->n_sent) {
         l->stats.retransmits++;
+    }
+    if (f->moves != l->moves) {
+        outer_readdress(f->pkt->data, &l->path);
+        f->moves = l->moves;
     }
     f->n_sent++;
     f->state = TX_SENT;
@@ -224,11 +239,17 @@ static struct tx_fragment *oldest_unsent(struct link *l)
     return &m->fragments[m->n_started];
 }
 
+/* New packets wait while the keys are worn and can't be changed yet. */
+static bool may_start(const struct link *l)
+{
+    return !l->p.keys || !keys_worn(l->p.keys) || !l->sealed[(keys_epoch(l->p.keys) + 1u) % 2];
+}
+
 /* What goes next: what the port refused, then by class what was lost before what is new. A receiver
  * that is full takes the oldest message only. */
 static struct tx_fragment *next_fragment(struct link *l)
 {
-    bool open = l->in_flight < window(l);
+    bool open = l->in_flight < window(l) && may_start(l);
 
     if (!list_empty(&l->refused))
         return (struct tx_fragment *)l->refused.next;
@@ -258,8 +279,13 @@ int send_output(struct link *l, struct pkt **out, int n)
 
         if (!f)
             break;
-        replied = replied || (f->state == TX_QUEUED && f->message->is_reply);
-        out[count++] = transmit(l, f);
+        bool reply = f->state == TX_QUEUED && f->message->is_reply;
+
+        out[count] = transmit(l, f);
+        if (!out[count])
+            break;
+        replied = replied || reply;
+        count++;
     }
     if (replied)
         receive_replied(l);

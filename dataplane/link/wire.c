@@ -10,17 +10,8 @@
 
 #include "dataplane/link/bytes.h"
 
-#define ETH_BYTES        14u
-#define IP_BYTES         20u
-#define UDP_BYTES        8u
-#define IP_AT            ETH_BYTES
-#define UDP_AT           (ETH_BYTES + IP_BYTES)
-#define HEADER_AT        WIRE_L2L4_BYTES
-#define ETHERTYPE        0x0800u
-#define IP_VERSION       0x45u /* IPv4, five words: no options */
-#define IP_DONT_FRAGMENT 0x4000u
-#define IP_TTL           64u
-#define IP_PROTOCOL      17u
+#define UDP_BYTES 8u
+#define HEADER_AT WIRE_L2L4_BYTES
 
 const struct wire_path wire_path_edge = {
     .src_mac = {0x02, 'i', 's', 't', 'h', 0x01},
@@ -38,44 +29,6 @@ const struct wire_path wire_path_cloud = {
     .src_port = 7300,
     .dst_port = 7300,
 };
-
-/* Sum of the header's 16-bit words in ones' complement: 0xffff when its checksum is right. */
-static uint16_t ip_sum(const uint8_t *ip)
-{
-    uint32_t sum = 0;
-
-    for (unsigned i = 0; i < IP_BYTES; i += 2)
-        sum += get_be16(ip + i);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)sum;
-}
-
-static void write_l2l4(uint8_t *f, const struct wire_path *path, uint16_t udp_bytes)
-{
-    uint8_t *ip = f + IP_AT, *udp = f + UDP_AT;
-
-    memcpy(f, path->dst_mac, 6);
-    memcpy(f + 6, path->src_mac, 6);
-    put_be16(f + 12, ETHERTYPE);
-
-    ip[0] = IP_VERSION;
-    ip[1] = 0;
-    put_be16(ip + 2, (uint16_t)(IP_BYTES + udp_bytes));
-    put_be16(ip + 4, 0); /* identification: never fragmented (RFC 6864) */
-    put_be16(ip + 6, IP_DONT_FRAGMENT);
-    ip[8] = IP_TTL;
-    ip[9] = IP_PROTOCOL;
-    put_be16(ip + 10, 0);
-    put_be32(ip + 12, path->src_ip);
-    put_be32(ip + 16, path->dst_ip);
-    put_be16(ip + 10, (uint16_t)~ip_sum(ip));
-
-    put_be16(udp, path->src_port);
-    put_be16(udp + 2, path->dst_port);
-    put_be16(udp + 4, udp_bytes);
-    put_be16(udp + 6, 0); /* no UDP checksum: the tag covers more */
-}
 
 static void write_header(uint8_t *b, const struct wire_header *h)
 {
@@ -116,40 +69,40 @@ static void tag_of(const uint8_t *header, size_t bytes, uint8_t tag[WIRE_TAG_BYT
     memcpy(tag, canonical.digest, WIRE_TAG_BYTES);
 }
 
-int wire_seal(struct pkt *p, const struct wire_path *path, const struct wire_header *h)
+static struct keys_place place_of(const struct wire_header *h)
+{
+    return (struct keys_place){
+        .type = h->type, .epoch = h->epoch, .message = h->message, .fragment = h->fragment};
+}
+
+int wire_seal(struct keys *keys, struct pkt *p, const struct wire_path *path,
+              const struct wire_header *h)
 {
     size_t covered = WIRE_HEADER_BYTES + (size_t)h->payload_bytes;
     size_t bytes = WIRE_OVERHEAD + (size_t)h->payload_bytes;
+    uint8_t *header = p->data + HEADER_AT;
 
-    if (bytes > p->room || bytes - ETH_BYTES > UINT16_MAX)
+    if (bytes > p->room || bytes - OUTER_ETHERNET_BYTES > UINT16_MAX)
         return -ENOSPC;
-    write_l2l4(p->data, path, (uint16_t)(UDP_BYTES + covered + WIRE_TAG_BYTES));
-    write_header(p->data + HEADER_AT, h);
-    tag_of(p->data + HEADER_AT, covered, p->data + HEADER_AT + covered);
+    outer_write(p->data, path, (uint16_t)(UDP_BYTES + covered + WIRE_TAG_BYTES));
+    write_header(header, h);
+    if (keys) {
+        struct keys_place at = place_of(h);
+        int rc = keys_seal(keys, &at, header, WIRE_HEADER_BYTES, header + WIRE_HEADER_BYTES,
+                           h->payload_bytes, header + covered);
+
+        if (rc)
+            return rc;
+    } else {
+        tag_of(header, covered, header + covered);
+    }
     p->len = (uint32_t)bytes;
     return 0;
 }
 
-/* The outer headers are those of an unfragmented UDP packet that lies inside the frame. */
-static bool outer_ok(const uint8_t *frame, size_t len, size_t *udp_bytes)
-{
-    const uint8_t *ip = frame + IP_AT;
-    size_t ip_bytes;
-
-    if (len < WIRE_OVERHEAD)
-        return false;
-    if (get_be16(frame + 12) != ETHERTYPE || ip[0] != IP_VERSION || ip[9] != IP_PROTOCOL)
-        return false;
-    if (get_be16(ip + 6) & 0x3fffu) /* more fragments, or not the first */
-        return false;
-    ip_bytes = get_be16(ip + 2);
-    *udp_bytes = get_be16(frame + UDP_AT + 4);
-    return ip_bytes <= len - ETH_BYTES && ip_bytes == IP_BYTES + *udp_bytes && ip_sum(ip) == 0xffff;
-}
-
 static bool header_ok(const struct wire_header *h)
 {
-    if (h->version != WIRE_VERSION || h->type > WIRE_CLOSE || h->cls > WIRE_CONTROL)
+    if (h->version != WIRE_VERSION || h->type > WIRE_HANDSHAKE || h->cls > WIRE_CONTROL)
         return false;
     if (h->flags & ~(WIRE_FLAG_REPLY | WIRE_FLAG_HELLO | WIRE_FLAG_INITIATOR))
         return false;
@@ -158,22 +111,48 @@ static bool header_ok(const struct wire_header *h)
     return h->fragment < h->n_fragments;
 }
 
-int wire_open(const uint8_t *frame, size_t len, struct wire_header *h, const uint8_t **payload)
+int wire_peek(const uint8_t *frame, size_t len, struct wire_header *h)
 {
-    uint8_t tag[WIRE_TAG_BYTES];
-    size_t udp_bytes, covered;
+    size_t udp_bytes;
 
-    if (!outer_ok(frame, len, &udp_bytes))
+    if (!outer_check(frame, len, &udp_bytes))
         return -EBADMSG;
     if (udp_bytes < UDP_BYTES + WIRE_HEADER_BYTES + WIRE_TAG_BYTES)
         return -EBADMSG;
     read_header(frame + HEADER_AT, h);
-    covered = udp_bytes - UDP_BYTES - WIRE_TAG_BYTES;
-    if (!header_ok(h) || h->payload_bytes != covered - WIRE_HEADER_BYTES)
+    if (!header_ok(h) ||
+        h->payload_bytes != udp_bytes - UDP_BYTES - WIRE_TAG_BYTES - WIRE_HEADER_BYTES)
         return -EBADMSG;
-    tag_of(frame + HEADER_AT, covered, tag);
-    if (memcmp(tag, frame + HEADER_AT + covered, WIRE_TAG_BYTES))
+    return 0;
+}
+
+static bool tag_ok(const uint8_t *header, size_t covered)
+{
+    uint8_t tag[WIRE_TAG_BYTES];
+
+    tag_of(header, covered, tag);
+    return !memcmp(tag, header + covered, WIRE_TAG_BYTES);
+}
+
+int wire_open(struct keys *keys, uint8_t *frame, size_t len, struct wire_header *h,
+              const uint8_t **payload)
+{
+    uint8_t *header = frame + HEADER_AT;
+    size_t covered;
+
+    if (wire_peek(frame, len, h))
         return -EBADMSG;
+    covered = WIRE_HEADER_BYTES + (size_t)h->payload_bytes;
+    if (keys) {
+        struct keys_place at = place_of(h);
+
+        if (h->type == WIRE_HANDSHAKE ||
+            keys_unseal(keys, &at, header, WIRE_HEADER_BYTES, header + WIRE_HEADER_BYTES,
+                        h->payload_bytes, header + covered))
+            return -EBADMSG;
+    } else if (!tag_ok(header, covered)) {
+        return -EBADMSG;
+    }
     *payload = frame + WIRE_PAYLOAD_AT;
     return 0;
 }

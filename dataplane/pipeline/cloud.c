@@ -71,7 +71,7 @@ int cloud_open(const struct cloud_params *p, uint64_t now_ns, struct cloud **out
     if (!rc)
         rc = allocate(c);
     if (!rc)
-        rc = pump_open(&c->pump, p->port, &p->link, &wire_path_cloud, 0, now_ns);
+        rc = pump_open(&c->pump, p->port, &p->link, &p->security, &wire_path_cloud, 0, now_ns);
     if (rc)
         goto fail;
     c->held_max = p->port->pool->n_total / PUMP_POOL_SHARE;
@@ -207,6 +207,7 @@ static enum proto_reason mismatch(const struct cloud *c, const struct proto_open
 /* A place for the session, or why not. */
 static enum proto_reason admit(struct cloud *c, const struct proto_open *m, char *text, size_t room)
 {
+    const struct authorized_peer *peer = pump_peer(&c->pump);
     struct cloud_session *s = NULL;
     int seq;
 
@@ -214,6 +215,15 @@ static enum proto_reason admit(struct cloud *c, const struct proto_open *m, char
         m->session <= c->last_id) {
         snprintf(text, room, "bad request: sampler parameters, length or session number");
         return PROTO_BAD_REQUEST;
+    }
+    if (peer && peer->sessions_max && c->n_sessions >= peer->sessions_max) {
+        snprintf(text, room, "%s may have %u sessions at once", peer->name, peer->sessions_max);
+        return PROTO_NO_ROOM;
+    }
+    if (peer && peer->tokens_max && m->max_tokens > peer->tokens_max) {
+        snprintf(text, room, "%s may have sessions of %u tokens, not %u", peer->name,
+                 peer->tokens_max, m->max_tokens);
+        return PROTO_NO_ROOM;
     }
     for (uint32_t i = 0; i < c->p.max_sessions && !s; i++) {
         if (!c->sessions[i].id)
@@ -286,6 +296,28 @@ static void on_close(struct cloud *c, const uint8_t *p, size_t len)
         cloud_end_session(c, s);
 }
 
+/* At once, though rows sent before may still wait: those that are sampled after come later. */
+static void on_ids(struct cloud *c, const struct link_message *m, const uint8_t *p, size_t len)
+{
+    struct cloud_session *s = find(c, m->session);
+    struct proto_ids ids;
+
+    if (!s)
+        return; /* as with rows, which follow and are answered */
+    if (proto_read_ids(p, len, &ids) || ids.first != s->n_generated ||
+        ids.n > s->max_tokens - s->n_generated) {
+        cloud_break_session(c, s, PROTO_BAD_ROWS, "ids that don't continue the session's");
+        return;
+    }
+    for (unsigned i = 0; i < ids.n; i++) {
+        if ((uint32_t)ids.ids[i] >= c->info->n_vocab) {
+            cloud_break_session(c, s, PROTO_BAD_ROWS, "an id outside the vocabulary");
+            return;
+        }
+        s->generated[s->n_generated++] = ids.ids[i];
+    }
+}
+
 /* Keeps the message until it is computed; true when it did. */
 static bool on_rows(struct cloud *c, const struct link_message *m)
 {
@@ -319,6 +351,9 @@ static void on_message(struct cloud *c, struct link_message *m)
     case PROTO_ROWS:
         if (on_rows(c, m))
             return;
+        break;
+    case PROTO_IDS:
+        on_ids(c, m, p, len);
         break;
     case PROTO_CLOSE:
         on_close(c, p, len);
@@ -377,6 +412,11 @@ void cloud_stats(const struct cloud *c, struct cloud_stats *s)
     *s = c->stats;
     link_stats(c->pump.link, &s->link);
     s->sessions = c->n_sessions;
+}
+
+uint64_t cloud_strangers(const struct cloud *c, struct fingerprint *last)
+{
+    return c->pump.handshake ? handshake_refused(c->pump.handshake, last) : 0;
 }
 
 void cloud_set_clock(struct cloud *c, uint64_t (*clock)(void *arg), void *arg)

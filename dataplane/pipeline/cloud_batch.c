@@ -1,24 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One stage run for what waits: the first message of each session, decode before prefill; but after
- * PREFILL_PATIENCE such runs prefill has its turn. Tiles are decoded from the packets into the
- * stage's input panel.
+ * One stage run for what waits: the first message of each session, decode before prefill before
+ * replay; but what waited for PATIENCE runs has its turn. Tiles are decoded from the packets into
+ * the stage's input panel.
  */
 #include <errno.h>
 #include <stdio.h>
 
 #include "dataplane/pipeline/cloud_impl.h"
 
-#define PREFILL_PATIENCE 4u
+#define PATIENCE 4u
 
 static const struct link_message *waiting(const struct cloud_session *s)
 {
     return s->id && s->queue_count ? &s->queue[s->queue_head] : NULL;
 }
 
-static bool is_decode(const struct link_message *m)
+/* 0 goes first. */
+static unsigned rank(const struct link_message *m)
 {
-    return m->cls == WIRE_DECODE;
+    return m->cls == WIRE_DECODE ? 0 : m->cls == WIRE_REPLAY ? 2 : 1;
 }
 
 static void drop_first(struct cloud *c, struct cloud_session *s)
@@ -80,10 +81,12 @@ static const char *check_rows(const struct cloud *c, const struct cloud_session 
 {
     if (head->n_rows > c->info->max_rows || head->n_logits > c->max_logits)
         return "more rows in one message than this cloud takes";
-    if (head->position != s->n_kv)
-        return "rows at another position than the session has reached";
+    if (head->position > s->n_kv)
+        return "rows beyond the position that the session has reached";
     if (head->position + head->n_rows > s->max_tokens)
         return "more rows than the session was opened for";
+    if (head->n_logits > s->max_tokens - s->n_generated)
+        return "more ids wanted than the session was opened for";
     for (unsigned i = 0; i < head->n_drafts; i++) {
         if ((uint32_t)head->drafts[i] >= c->info->n_vocab)
             return "a guessed id outside the vocabulary";
@@ -92,6 +95,17 @@ static const char *check_rows(const struct cloud *c, const struct cloud_session 
 }
 
 /* --- what next -------------------------------------------------------------------------------- */
+
+/* The edge has taken back the rows from here on. */
+static bool forget_from(struct cloud *c, struct cloud_session *s, uint32_t position)
+{
+    if (stage_seq_truncate(c->p.stage, s->seq, position)) {
+        cloud_break_session(c, s, PROTO_FAILED, "the stage can't take back rows");
+        return false;
+    }
+    s->n_kv = position;
+    return true;
+}
 
 /* Put the session's first message into the batch: false when there is no room left. A message that
  * makes no sense ends its session. */
@@ -121,6 +135,8 @@ static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_rows, uint
         return true;
     }
     drop_first(c, s);
+    if (item.head.position < s->n_kv && !forget_from(c, s, item.head.position))
+        return true;
     c->batch[c->n_items] = (struct stage_rows){.seq = s->seq,
                                                .pos = item.head.position,
                                                .n = item.head.n_rows,
@@ -131,27 +147,40 @@ static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_rows, uint
     return true;
 }
 
-static void gather(struct cloud *c)
+/* The rank whose turn it is: the first of those that wait, or who waited for longest. */
+static unsigned choose_rank(struct cloud *c)
 {
-    bool decode = false, prefill = false;
-    uint32_t n_rows = 0, n_logits = 0;
+    bool any[CLOUD_RANKS] = {false};
+    unsigned chosen = CLOUD_RANKS;
 
-    c->n_items = 0;
     for (uint32_t i = 0; i < c->p.max_sessions; i++) {
         const struct link_message *m = waiting(&c->sessions[i]);
 
-        decode = decode || (m && is_decode(m));
-        prefill = prefill || (m && !is_decode(m));
+        if (m)
+            any[rank(m)] = true;
     }
-    if (decode && prefill && c->prefill_waited++ >= PREFILL_PATIENCE)
-        decode = false;
-    if (!decode)
-        c->prefill_waited = 0;
+    for (unsigned r = 0; r < CLOUD_RANKS; r++) {
+        if (!any[r])
+            continue;
+        if (chosen == CLOUD_RANKS || (c->waited[r] >= PATIENCE && c->waited[r] > c->waited[chosen]))
+            chosen = r;
+    }
+    for (unsigned r = 0; r < CLOUD_RANKS; r++)
+        c->waited[r] = any[r] && r != chosen ? c->waited[r] + 1 : 0;
+    return chosen;
+}
+
+static void gather(struct cloud *c)
+{
+    uint32_t n_rows = 0, n_logits = 0;
+    unsigned turn = choose_rank(c);
+
+    c->n_items = 0;
     for (uint32_t i = 0; i < c->p.max_sessions; i++) {
         uint32_t at = (c->turn + i) % c->p.max_sessions;
         const struct link_message *m = waiting(&c->sessions[at]);
 
-        if (!m || is_decode(m) != decode)
+        if (!m || rank(m) != turn)
             continue;
         if (!add(c, &c->sessions[at], &n_rows, &n_logits)) {
             c->turn = at; /* first next time */
@@ -202,13 +231,8 @@ static void answer(struct cloud *c, const struct cloud_item *item)
         return;
     }
     kept = tokens.n ? tokens.position + tokens.n - 1u : s->n_kv;
-    if (kept < s->n_kv) {
-        if (stage_seq_truncate(c->p.stage, s->seq, kept)) {
-            cloud_break_session(c, s, PROTO_FAILED, "the stage can't take back rejected guesses");
-            return;
-        }
-        s->n_kv = kept;
-    }
+    if (kept < s->n_kv && !forget_from(c, s, kept))
+        return;
     pump_send(&c->pump, s->id, item->cls, item->message, bytes, proto_write_tokens(bytes, &tokens));
 }
 

@@ -9,6 +9,8 @@
 
 #define CLOUD_QUEUE 8u /* ROWS messages of a session that wait; an edge sends fewer ahead */
 
+#define CLOUD_RANKS 3u /* of messages: decode before prefill before replay */
+
 struct cloud_session {
     uint32_t id; /* 0: free */
     int seq;     /* of the stage */
@@ -49,7 +51,7 @@ struct cloud {
     struct cloud_item *items; /* [max_sessions] */
     uint32_t n_items;
     uint32_t turn;
-    uint32_t prefill_waited;
+    uint32_t waited[CLOUD_RANKS]; /* runs since this rank could have been in one */
 
     struct cloud_stats stats;
 };

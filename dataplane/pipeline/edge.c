@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "dataplane/pipeline/edge_impl.h"
 
@@ -59,7 +58,7 @@ static int check_params(const struct edge_params *p, const struct stage_info *in
     return 0;
 }
 
-static size_t tile_capacity(const struct port *port)
+size_t edge_tile_capacity(const struct port *port)
 {
     size_t payload = wire_payload_max(port->caps.mtu_bytes);
 
@@ -83,7 +82,7 @@ static int allocate(struct edge *e)
 
 static void destroy(struct edge *e)
 {
-    if (e->pump.link)
+    if (e->joined)
         pump_close(&e->pump);
     codec_close(e->codec);
     free(e->sessions);
@@ -98,7 +97,6 @@ static void destroy(struct edge *e)
 int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, char *err)
 {
     struct edge *e = calloc(1, sizeof *e);
-    uint32_t connection = p->link.connection;
     int rc = -ENOMEM;
 
     if (!e)
@@ -108,8 +106,10 @@ int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, c
     e->p.chunk_tokens = p->chunk_tokens ? p->chunk_tokens : DEFAULT_CHUNK_TOKENS;
     if (!p->connect_timeout_ns)
         e->p.connect_timeout_ns = DEFAULT_CONNECT_TIMEOUT_NS;
+    if (!e->p.link.first_word_ns) /* we say it, and better */
+        e->p.link.first_word_ns = 2 * e->p.connect_timeout_ns;
     e->info = stage_info(p->stage);
-    e->tile_capacity = tile_capacity(p->port);
+    e->tile_capacity = edge_tile_capacity(p->port);
     rc = check_params(&e->p, e->info, e->tile_capacity, err);
     if (rc)
         goto fail_said;
@@ -120,11 +120,7 @@ int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, c
     rc = allocate(e);
     if (rc)
         goto fail;
-    while (!connection) {
-        if (getrandom(&connection, sizeof connection, 0) != (ssize_t)sizeof connection)
-            connection = 0;
-    }
-    rc = pump_open(&e->pump, p->port, &p->link, &wire_path_edge, connection, now_ns);
+    rc = edge_join(e, now_ns);
     if (rc)
         goto fail;
     stage_set_poll(p->stage, pump_during_run, &e->pump);
@@ -148,8 +144,10 @@ void edge_close(struct edge *e)
         if (e->sessions[i].state != EDGE_FREE)
             edge_end_session(e, &e->sessions[i], EDGE_CANCELLED, NULL);
     }
-    link_shutdown(e->pump.link);
-    pump_out(&e->pump);
+    if (e->joined) {
+        link_shutdown(e->pump.link);
+        pump_out(&e->pump);
+    }
     stage_set_poll(e->p.stage, NULL, NULL);
     destroy(e);
 }
@@ -175,9 +173,10 @@ void edge_end_session(struct edge *e, struct edge_session *s, enum edge_finish f
     result.finish = finish;
     if (error)
         snprintf(result.error, sizeof result.error, "%s", error);
-    if (finish != EDGE_REFUSED && !e->lost)
+    if (finish != EDGE_REFUSED && !e->lost && e->joined)
         pump_send(&e->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_close(bytes, s->id));
     stage_seq_close(e->p.stage, s->seq);
+    edge_history_free(e, s);
     free(s->ids);
     free(s->drafts);
     *s = (struct edge_session){.state = EDGE_FREE};
@@ -206,7 +205,7 @@ static int check_request(const struct edge *e, const struct edge_request *r)
     return 0;
 }
 
-static void send_open(struct edge *e, const struct edge_session *s)
+void edge_send_open(struct edge *e, const struct edge_session *s)
 {
     uint8_t bytes[PROTO_OPEN_BYTES];
     struct proto_open m = {
@@ -255,7 +254,8 @@ int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_n
     }
     if (!s)
         return -EAGAIN;
-    *s = (struct edge_session){.id = e->last_id + 1, .r = *r, .to_answer = -1};
+    *s = (struct edge_session){
+        .id = e->last_id + 1, .r = *r, .prefill_end = r->n_prompt, .to_answer = -1};
     set_target(e, s, r->target.kind ? r->target : e->p.target);
     s->n_ids = r->n_prompt;
     s->ids = malloc(((size_t)r->n_prompt + r->n_predict) * sizeof s->ids[0]);
@@ -271,14 +271,14 @@ int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_n
         err = s->seq == -ENOSPC && e->n_busy ? -EAGAIN : s->seq;
         goto fail;
     }
-    send_open(e, s);
+    if (e->joined)
+        edge_send_open(e, s);
     s->result.n_prompt = r->n_prompt;
     s->result.submitted_ns = now_ns;
     s->state = EDGE_OPENING;
     e->last_id = s->id;
-    e->n_busy++;
-    if (!e->connect_by_ns)
-        e->connect_by_ns = now_ns + e->p.connect_timeout_ns;
+    if (!e->n_busy++ && !e->met)
+        edge_await(e, now_ns);
     return s->id;
 
 fail:
@@ -327,7 +327,10 @@ static const char *on_opened(struct edge *e, struct edge_session *s, const uint8
     if (s->state != EDGE_OPENING || proto_read_opened(p, len, &m))
         return "the cloud sent a malformed OPENED";
     e->chunk_rows = edge_chunk_rows(e, m.max_rows, m.max_fragments);
+    e->cloud_rows = m.max_rows;
+    e->cloud_fragments = smaller(m.max_fragments, pump_max_fragments(&e->pump));
     s->state = EDGE_RUNNING;
+    edge_replay_begin(e, s);
     return edge_batch_opened(e, s) ? "the edge's stage can't take back rows" : NULL;
 }
 
@@ -374,10 +377,10 @@ static bool tokens_fit(const struct edge *e, const struct edge_session *s,
     }
     if (s->state != EDGE_RUNNING || !s->unanswered)
         return false;
-    if (!m->n) /* a part of the prompt was taken: its last part is answered by an id */
-        return m->position <= s->computed && (s->unanswered > 1 || s->computed < s->r.n_prompt);
-    return s->unanswered == 1 && m->position == s->n_ids && s->computed >= s->n_ids &&
-           m->n <= s->drafted + 1;
+    if (!m->n) /* rows were taken, guesses that a replay brings again among them; no id was due */
+        return m->position <= s->r.n_prompt + s->r.n_predict && (s->unanswered > 1 || !s->wants_id);
+    return s->unanswered == 1 && s->wants_id && m->position == s->n_ids &&
+           s->computed >= s->n_ids && m->n <= s->drafted + 1;
 }
 
 static const char *on_tokens(struct edge *e, struct edge_session *s, const uint8_t *p, size_t len,
@@ -397,7 +400,7 @@ static const char *on_tokens(struct edge *e, struct edge_session *s, const uint8
     if (s->computed > kept) {
         if (stage_seq_truncate(e->p.stage, s->seq, kept))
             return "the edge's stage can't take back rejected guesses";
-        s->computed = kept;
+        s->computed = s->sent = kept;
     }
     s->drafted = 0;
     for (unsigned i = 0; i < m.n; i++) {
@@ -437,7 +440,7 @@ static void on_message(struct edge *e, const struct link_message *m)
 
 /* --- loop ------------------------------------------------------------------------------------- */
 
-__attribute__((format(printf, 2, 3))) static void lose(struct edge *e, const char *format, ...)
+void edge_lose(struct edge *e, const char *format, ...)
 {
     va_list args;
 
@@ -449,19 +452,6 @@ __attribute__((format(printf, 2, 3))) static void lose(struct edge *e, const cha
         if (e->sessions[i].state != EDGE_FREE)
             edge_end_session(e, &e->sessions[i], EDGE_LOST, e->error);
     }
-}
-
-static void check_peer(struct edge *e)
-{
-    const char *port = e->p.port->caps.name;
-
-    if (e->pump.dead)
-        lose(e, "the cloud is lost: %s (port %s)", e->pump.dead, port);
-    else if (port_alive(e->p.port) == -EPIPE)
-        lose(e, "the cloud is lost: its end of port %s is gone", port);
-    else if (!link_heard(e->pump.link) && e->n_busy && e->pump.now_ns >= e->connect_by_ns)
-        lose(e, "no cloud answered on port %s within %.1f s: is it running?", port,
-             (double)e->p.connect_timeout_ns * 1e-9);
 }
 
 /* Rows are computed but not sent for lack of packets. */
@@ -476,11 +466,9 @@ static uint64_t next_deadline(const struct edge *e, bool worked)
 
     if (worked)
         return e->pump.now_ns;
-    if (packets_short(e) && at > e->pump.now_ns + RETRY_NS)
+    if ((packets_short(e) || e->replay_short) && at > e->pump.now_ns + RETRY_NS)
         at = e->pump.now_ns + RETRY_NS;
-    if (!link_heard(e->pump.link) && e->n_busy && e->connect_by_ns < at)
-        at = e->connect_by_ns;
-    return at;
+    return edge_join_deadline(e) < at ? edge_join_deadline(e) : at;
 }
 
 int edge_poll(struct edge *e, uint64_t now_ns, uint64_t *deadline_ns)
@@ -491,15 +479,22 @@ int edge_poll(struct edge *e, uint64_t now_ns, uint64_t *deadline_ns)
     *deadline_ns = UINT64_MAX;
     if (e->lost)
         return -EPIPE;
+    if (!e->joined) {
+        end_cancelled(e);
+        edge_poll_apart(e, now_ns, deadline_ns);
+        return e->lost ? -EPIPE : (int)e->n_busy;
+    }
     link_set_idle(e->pump.link, !e->n_busy);
     pump_in(&e->pump, now_ns);
     while (link_recv(e->pump.link, &m)) {
         on_message(e, &m);
         link_message_free(&m);
     }
-    check_peer(e);
-    if (e->lost)
-        return -EPIPE;
+    edge_check_peer(e);
+    if (!e->joined && !e->lost)
+        *deadline_ns = e->pump.now_ns;
+    if (e->lost || !e->joined)
+        return e->lost ? -EPIPE : (int)e->n_busy;
     end_cancelled(e);
     worked = edge_batch_step(e);
     pump_out(&e->pump);
@@ -512,15 +507,31 @@ const char *edge_error(const struct edge *e)
     return e->error;
 }
 
+struct port *edge_port(const struct edge *e)
+{
+    return e->p.port;
+}
+
 void edge_stats(const struct edge *e, struct edge_stats *s)
 {
     *s = e->stats;
-    link_stats(e->pump.link, &s->link);
+    if (e->joined)
+        link_stats(e->pump.link, &s->link);
+    s->link.tx_packets += e->past.tx_packets;
+    s->link.tx_bytes += e->past.tx_bytes;
+    s->link.tx_messages += e->past.tx_messages;
+    s->link.retransmits += e->past.retransmits;
+    s->link.rx_packets += e->past.rx_packets;
+    s->link.rx_bytes += e->past.rx_bytes;
+    s->link.rx_messages += e->past.rx_messages;
+    s->cipher = e->p.security.identity ? "AES-128-GCM" : "none";
+    s->port = e->port_name;
+    s->history_bytes = e->history_bytes;
     s->sessions = e->n_busy;
 }
 
 void edge_set_clock(struct edge *e, uint64_t (*clock)(void *arg), void *arg)
 {
-    e->pump.clock = clock;
-    e->pump.clock_arg = arg;
+    e->clock = e->pump.clock = clock;
+    e->clock_arg = e->pump.clock_arg = arg;
 }

@@ -10,11 +10,10 @@
 #include <stdio.h>
 
 #define PREFILL_PATIENCE 4u
-#define CHUNKS_AHEAD     4u /* ROWS messages of a prompt that the cloud has not answered */
 
 static bool in_prefill(const struct edge_session *s)
 {
-    return s->computed < s->r.n_prompt;
+    return s->computed < s->prefill_end;
 }
 
 /* --- packets of a message --------------------------------------------------------------------- */
@@ -95,12 +94,13 @@ static uint32_t drafts_now(const struct edge *e, const struct edge_session *s)
 
 static bool decode_ready(const struct edge_session *s)
 {
-    return s->state == EDGE_RUNNING && !in_prefill(s) && !s->unanswered;
+    return s->state == EDGE_RUNNING && !s->replaying && !in_prefill(s) && !s->unanswered;
 }
 
 static bool prefill_ready(const struct edge_session *s)
 {
-    return s->state == EDGE_RUNNING && in_prefill(s) && s->unanswered < CHUNKS_AHEAD;
+    return s->state == EDGE_RUNNING && !s->replaying && in_prefill(s) &&
+           s->unanswered < EDGE_CHUNKS_AHEAD;
 }
 
 static struct edge_session *by_turn(struct edge *e, uint32_t i)
@@ -135,7 +135,7 @@ static struct edge_session *early_bird(struct edge *e)
     for (uint32_t i = 0; i < e->p.max_sessions; i++) {
         if (e->sessions[i].state == EDGE_RUNNING)
             return NULL;
-        if (!s && e->sessions[i].state == EDGE_OPENING)
+        if (!s && e->sessions[i].state == EDGE_OPENING && !e->sessions[i].computed)
             s = &e->sessions[i];
     }
     return s;
@@ -155,11 +155,13 @@ int edge_batch_opened(struct edge *e, struct edge_session *s)
 {
     struct proto_rows *early = &e->items[e->next_item].head;
 
-    if (s->computed <= e->chunk_rows)
+    if (e->next_item == e->n_items || e->items[e->next_item].session != s ||
+        s->computed <= e->chunk_rows)
         return 0;
     s->computed = e->chunk_rows;
     early->n_rows = (uint16_t)s->computed;
     early->n_logits = 0;
+    s->wants_id = false;
     return stage_seq_truncate(e->p.stage, s->seq, s->computed);
 }
 
@@ -167,7 +169,7 @@ int edge_batch_opened(struct edge *e, struct edge_session *s)
  * chunk, since nothing of the cloud's work overlaps with the first. */
 static uint32_t next_part(const struct edge *e, const struct edge_session *s)
 {
-    uint32_t left = s->r.n_prompt - s->computed;
+    uint32_t left = s->prefill_end - s->computed;
 
     if (left <= e->chunk_rows)
         return left;
@@ -239,6 +241,7 @@ static void compute(struct edge *e)
         s->computed += item->head.n_rows;
         s->drafted = item->head.n_drafts;
         s->unanswered++;
+        s->wants_id = item->head.n_logits;
     }
 }
 
@@ -324,8 +327,15 @@ static bool send_item(struct edge *e, const struct edge_item *item)
         edge_end_session(e, s, EDGE_LOST, why);
         return true;
     }
+    edge_history_keep(e, s, &item->head, s->to_answer >= 0, n, payload_bytes);
     number = link_send(e->pump.link, s->id, item->cls, s->to_answer, e->pkts, payload_bytes,
                        (uint16_t)n);
+    if (number < 0)
+        edge_history_unkeep(s);
+    if (number == -EPIPE) { /* it ended during the stage's run: edge_check_peer sees to that */
+        pump_link_ended(&e->pump);
+        return false;
+    }
     if (number < 0) {
         snprintf(why, sizeof why, "the link refused a message of %d packets: error %d", n,
                  (int)-number);
@@ -333,6 +343,7 @@ static bool send_item(struct edge *e, const struct edge_item *item)
         return true;
     }
     s->to_answer = -1;
+    s->sent = item->head.position + item->head.n_rows;
     count_sent(e, s, &stats);
     return true;
 }
@@ -345,6 +356,7 @@ bool edge_batch_step(struct edge *e)
         if (!send_item(e, &e->items[e->next_item]))
             return sent; /* the panel is not free yet */
     }
+    sent |= edge_replay_step(e);
     pick(e);
     if (!e->n_items)
         return sent;

@@ -7,6 +7,17 @@
 #include "dataplane/pipeline/proto.h"
 #include "dataplane/pipeline/pump.h"
 
+/* The tiles of a session's rows as they were sent, in order, each behind its length (2 bytes). Rows
+ * that were taken back are in it still: the tiles after them begin at an earlier row. */
+struct edge_history {
+    uint8_t *bytes;
+    size_t n, room;
+    size_t last;              /* where the last message's tiles begin */
+    uint32_t last_position;   /* and its first row */
+    struct codec_rate last_rate; /* and what it was encoded by */
+    bool dropped;             /* no memory was left for it */
+};
+
 enum edge_state { EDGE_FREE, EDGE_OPENING, EDGE_RUNNING };
 
 struct edge_session {
@@ -18,8 +29,15 @@ struct edge_session {
     int32_t *drafts;
     uint32_t n_ids;
     uint32_t computed;        /* rows in the stage's cache */
+    uint32_t sent;            /* of these, rows that the cloud was sent */
+    uint32_t prefill_end;     /* rows below this are computed in chunks: the prompt, or, computed again,
+                               * all that was known */
     uint32_t drafted;         /* of these, guesses not answered yet */
     uint32_t unanswered;      /* ROWS messages without their TOKENS */
+    bool wants_id;            /* the last of these will bring an id */
+    struct edge_history history;
+    size_t replayed;          /* bytes of it that this connection's cloud was given */
+    bool replaying;           /* it has not all of it yet */
     int64_t to_answer;        /* TOKENS message that the next ROWS acknowledges, or -1 */
     bool cancelled;
     struct codec_rate rate; /* no target: the edge's codec parameters */
@@ -36,7 +54,7 @@ struct edge_item {
 };
 
 struct edge {
-    struct edge_params p;
+    struct edge_params p;       /* port: the present one, or NULL */
     const struct stage_info *info;
     struct pump pump;
     struct codec *codec;
@@ -44,11 +62,29 @@ struct edge {
     uint32_t row_cuts;           /* column ranges a row is cut into */
     uint32_t packet_rows;        /* rows that surely fit one packet; 1 when cut */
     uint32_t chunk_rows;         /* rows of a prefill message at most; known when opened */
+    uint32_t cloud_rows, cloud_fragments; /* what the cloud takes in a message */
     struct edge_session *sessions;
     uint32_t n_busy, last_id;
-    uint64_t connect_by_ns;      /* 0: nobody waits yet */
-    bool lost;
+    bool lost;                   /* for good */
     char error[PIPELINE_ERR];
+
+    /* edge_join.c */
+    bool joined;                 /* the pump is open: there is a connection, or one in the making */
+    bool met;                    /* and the cloud was heard on it */
+    bool ever_joined, ever_met;
+    const char *port_name;
+    uint64_t connect_by_ns;      /* not met by then: lost; 0: nobody waits */
+    uint64_t attempt_ns;         /* when this connection, or the wait for its port, began */
+    uint64_t retry_ns;           /* not joined: when to go on */
+    uint64_t lost_ns;            /* when the connection before was lost */
+    char lost_why[PIPELINE_ERR];
+    char refused_why[PIPELINE_ERR]; /* by one that was tried since; "": none did */
+    struct link_stats past;      /* of connections before */
+    size_t history_bytes;        /* of all sessions */
+    bool replay_short;           /* a replay waits for packets */
+    bool history_full;           /* that it is was said */
+    uint64_t (*clock)(void *arg);
+    void *clock_arg;
 
     float *panel;                /* [max_rows][d_model]: the stage's output */
     int32_t *batch_ids;          /* [max_rows] */
@@ -66,7 +102,37 @@ struct edge {
 void edge_end_session(struct edge *e, struct edge_session *s, enum edge_finish finish,
                       const char *error);
 
+void edge_send_open(struct edge *e, const struct edge_session *s);
+/* Every session ends, and no other can begin. */
+void edge_lose(struct edge *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
+size_t edge_tile_capacity(const struct port *port);
+
+/* edge_join.c: the connection, and the next one. */
+int edge_join(struct edge *e, uint64_t now_ns); /* on p.port, with a new connection number */
+/* Is it still there? Else: what follows from that. */
+void edge_check_peer(struct edge *e);
+/* The part of edge_poll while there is no connection. */
+void edge_poll_apart(struct edge *e, uint64_t now_ns, uint64_t *deadline_ns);
+uint64_t edge_join_deadline(const struct edge *e); /* while there is */
+/* Somebody waits from now on. */
+void edge_await(struct edge *e, uint64_t now_ns);
+
+/* edge_replay.c: what a cloud that knows nothing of a session is told. */
+/* Keep a message's tiles, which lie in e->pkts; reply: as it is sent. */
+void edge_history_keep(struct edge *e, struct edge_session *s, const struct proto_rows *head,
+                       bool reply, int n, const uint16_t *payload_bytes);
+/* The message kept last was not sent. */
+void edge_history_unkeep(struct edge_session *s);
+void edge_history_free(struct edge *e, struct edge_session *s);
+/* The connection is gone: back to what was sent, or to nothing. False: the session can't go on. */
+bool edge_rewind(struct edge *e, struct edge_session *s);
+/* The session is open at a cloud: begin. */
+void edge_replay_begin(struct edge *e, struct edge_session *s);
+/* Send what may be sent now. Whether anything was. */
+bool edge_replay_step(struct edge *e);
+
 /* edge_batch.c */
+#define EDGE_CHUNKS_AHEAD 4u /* ROWS messages of a prompt that the cloud has not answered */
 void edge_packing(struct edge *e); /* sets row_cuts and packet_rows */
 /* Rows of a prefill message, for a cloud that takes so many rows and packets in one. */
 uint32_t edge_chunk_rows(const struct edge *e, uint32_t max_rows, uint32_t max_fragments);

@@ -24,12 +24,42 @@
 #include "compute/stage.h"
 #include "dataplane/link.h"
 #include "dataplane/port.h"
+#include "dataplane/secure/authorized.h"
+#include "dataplane/secure/handshake.h"
+#include "dataplane/secure/identity.h"
 
-#define PIPELINE_ERR 256
+#define PIPELINE_ERR 320
+
+/* Who we are and whom we speak to; both are borrowed. identity NULL: frames are not encrypted, which
+ * is for processes of one host. An edge's peers is the one cloud. */
+struct pipeline_security {
+    const struct identity *identity;
+    const struct authorized *peers;
+};
 
 /* --- edge --------------------------------------------------------------------------------------- */
 
 struct edge;
+
+/*
+ * How an edge goes on when its cloud is lost: it connects again, to the same cloud or another, and
+ * gives it each session's compressed history, the very tiles that were sent, so that the ids that
+ * follow are those that would have. All zero: it doesn't go on, and every session ends EDGE_LOST.
+ */
+struct edge_rejoin {
+    uint64_t timeout_ns;           /* what sessions wait for a cloud before they end */
+    uint64_t attempt_timeout_ns;   /* of that, for one address; 0: 10 s */
+    bool several;                  /* next_port has more than one: when first joining, too, the next
+                                    * is tried where one does not answer in attempt_timeout_ns */
+    size_t history_bytes;          /* memory for histories. A session that finds no room has none: it
+                                    * is computed again from its ids, or, with a target of bytes, ends */
+    /* The port of the next address to try, or the same one again; whichever it gave before is not
+     * used any more. NULL: none can be opened just now. NULL function: always edge_params' port. */
+    struct port *(*next_port)(void *arg);
+    /* What users should know, a line: lost, waiting, gone on. */
+    void (*say)(void *arg, const char *line);
+    void *arg;
+};
 
 struct edge_params {
     struct stage *stage;           /* layers [0, split); not owned */
@@ -38,10 +68,12 @@ struct edge_params {
     const struct codec_profile_curve *curve; /* of codec's mode, borrowed; NULL: no targets */
     struct codec_rate_target target; /* of every session, kept by its own controller from `codec`'s
                                       * other parameters; CODEC_RATE_NONE: `codec` as it is */
-    struct link_params link;       /* path, initiator and connection are filled in */
+    struct link_params link;       /* path, keys, initiator and connection are filled in */
+    struct pipeline_security security;
     uint32_t chunk_tokens;         /* prefill chunk; 0: 64 */
     uint32_t max_sessions;         /* 0: 1 */
     uint64_t connect_timeout_ns;   /* no peer by then: error; 0: 10 s */
+    struct edge_rejoin rejoin;
 };
 
 enum edge_finish { EDGE_LENGTH, EDGE_STOP, EDGE_CANCELLED, EDGE_REFUSED, EDGE_LOST };
@@ -71,7 +103,11 @@ struct edge_request {
 };
 
 struct edge_stats {
-    struct link_stats link;
+    struct link_stats link; /* packets and bytes: of all connections; the rest: of the last */
+    const char *cipher; /* "AES-128-GCM" or "none" */
+    const char *port;   /* caps.name of the last one */
+    uint64_t reconnections, replayed_rows, replayed_bytes; /* bytes of tiles */
+    uint64_t history_bytes; /* memory that histories take now */
     uint64_t tokens, rows_up; /* tiles and their bytes: codec */
     struct codec_rate_range parameter; /* the step or delta of messages under a target */
     struct codec_stats codec;
@@ -93,9 +129,12 @@ int edge_retarget(struct edge *e, int64_t session, struct codec_rate_target targ
 
 /* Do what can be done now: packets, then at most one stage run. *deadline_ns: when to call again if
  * no packet comes (now_ns: at once, there is work). Returns the number of busy sessions, or -EPIPE
- * when the peer is lost (every session has ended EDGE_LOST, err says why). Callbacks run inside. */
+ * when the peer is lost for good (every session has ended EDGE_LOST, err says why). Callbacks run
+ * inside. */
 int edge_poll(struct edge *e, uint64_t now_ns, uint64_t *deadline_ns);
 const char *edge_error(const struct edge *e);
+/* The port to wait on; NULL: there is none just now (edge_rejoin). */
+struct port *edge_port(const struct edge *e);
 void edge_stats(const struct edge *e, struct edge_stats *s);
 
 /* --- cloud -------------------------------------------------------------------------------------- */
@@ -107,6 +146,7 @@ struct cloud_params {
     struct port *port;             /* not owned */
     struct codec_params codec;     /* mode must agree with the edge's */
     struct link_params link;
+    struct pipeline_security security;
     uint32_t max_sessions;         /* 0: 1 */
 };
 
@@ -125,6 +165,8 @@ int cloud_poll(struct cloud *c, uint64_t now_ns, uint64_t *deadline_ns);
 int cloud_reset(struct cloud *c, uint64_t now_ns);
 const char *cloud_error(const struct cloud *c);
 void cloud_stats(const struct cloud *c, struct cloud_stats *s);
+/* Edges that were not admitted; if any, who was the last. Cheap, unlike cloud_stats. */
+uint64_t cloud_strangers(const struct cloud *c, struct fingerprint *last);
 
 /* During a stage run the loops keep the link alive through stage_set_poll; `clock` gives them the
  * time there (control passes port_now_ns; tests a virtual clock). */

@@ -188,6 +188,30 @@ int proto_read_close(const uint8_t *p, size_t len, uint32_t *session)
     return 0;
 }
 
+size_t proto_write_ids(uint8_t *p, uint32_t first, const int32_t *ids, uint16_t n)
+{
+    p[0] = PROTO_IDS;
+    p[1] = 0;
+    put_be16(p + 2, n);
+    put_be32(p + 4, first);
+    for (unsigned i = 0; i < n; i++)
+        put_be32(p + PROTO_IDS_BYTES + 4 * i, (uint32_t)ids[i]);
+    return PROTO_IDS_BYTES + 4u * n;
+}
+
+int proto_read_ids(const uint8_t *p, size_t len, struct proto_ids *m)
+{
+    if (len < PROTO_IDS_BYTES || p[0] != PROTO_IDS || p[1])
+        return -EBADMSG;
+    m->n = get_be16(p + 2);
+    m->first = get_be32(p + 4);
+    if (!m->n || m->n > PROTO_IDS_MAX || len != PROTO_IDS_BYTES + 4u * m->n)
+        return -EBADMSG;
+    for (unsigned i = 0; i < m->n; i++)
+        m->ids[i] = (int32_t)get_be32(p + PROTO_IDS_BYTES + 4 * i);
+    return 0;
+}
+
 size_t proto_write_text(uint8_t *p, enum proto_kind kind, enum proto_reason reason,
                         const char *text)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The messages between edge and cloud, version 2, big-endian. docs/wire.md has the byte tables.
+ * The messages between edge and cloud, version 3, big-endian. docs/wire.md has the byte tables.
  *
  * OPEN and CLOSE travel as the link's session 0, so that they keep their order among each other: a
  * place given up by a CLOSE is free when the next OPEN comes. All others travel as their session.
@@ -16,7 +16,7 @@
 #include "compute/sampler.h"
 #include "dataplane/link.h"
 
-#define PROTO_VERSION        2u
+#define PROTO_VERSION        3u
 #define PROTO_DRAFTS_MAX     15u
 #define PROTO_TEXT_MAX       224u
 #define PROTO_OPEN_BYTES     100u
@@ -27,7 +27,9 @@
 #define PROTO_CLOSE_BYTES    8u
 #define PROTO_TEXT_BYTES     4u /* REFUSED and ERROR: and the text */
 #define PROTO_CODEC_TEXT_MAX 48u
-#define PROTO_SMALL_MAX      256u /* any message but ROWS */
+#define PROTO_SMALL_MAX      256u /* any message but ROWS and IDS */
+#define PROTO_IDS_BYTES      8u   /* and 4 an id */
+#define PROTO_IDS_MAX        256u
 
 /* What a packet with rows can carry of a tile beside the largest heads, so that a row is cut alike
  * in all messages; 0: nothing. payload_bytes: wire_payload_max. */
@@ -46,6 +48,7 @@ enum proto_kind {
     PROTO_TOKENS = 5,
     PROTO_CLOSE = 6,
     PROTO_ERROR = 7,
+    PROTO_IDS = 8,
 };
 
 /* Why a session was refused or broken off. */
@@ -94,6 +97,13 @@ struct proto_tokens {
     float logprobs[PROTO_DRAFTS_MAX + 1];
 };
 
+/* Ids that an earlier connection gave the session, for the sampler to know. */
+struct proto_ids {
+    uint32_t first; /* so many came before these */
+    uint16_t n;
+    int32_t ids[PROTO_IDS_MAX];
+};
+
 struct proto_text { /* REFUSED, ERROR */
     uint8_t reason;
     char text[PROTO_TEXT_MAX + 1]; /* printable ASCII, 0-terminated */
@@ -110,12 +120,14 @@ static inline uint8_t proto_kind(const uint8_t *p, size_t len)
     return len ? p[0] : 0;
 }
 
-/* Writers return the bytes written: at most PROTO_SMALL_MAX, or PROTO_ROWS_BYTES_MAX for rows. */
+/* Writers return the bytes written: at most PROTO_SMALL_MAX, or PROTO_ROWS_BYTES_MAX for rows, or
+ * PROTO_IDS_BYTES + 4 an id. */
 size_t proto_write_open(uint8_t *p, const struct proto_open *m);
 size_t proto_write_opened(uint8_t *p, const struct proto_opened *m);
 size_t proto_write_rows(uint8_t *p, const struct proto_rows *m);
 size_t proto_write_tokens(uint8_t *p, const struct proto_tokens *m);
 size_t proto_write_close(uint8_t *p, uint32_t session);
+size_t proto_write_ids(uint8_t *p, uint32_t first, const int32_t *ids, uint16_t n);
 size_t proto_write_text(uint8_t *p, enum proto_kind kind, enum proto_reason reason,
                         const char *text);
 
@@ -126,6 +138,7 @@ int proto_read_opened(const uint8_t *p, size_t len, struct proto_opened *m);
 int proto_read_rows(const uint8_t *p, size_t len, struct proto_rows *m, size_t *tile_at);
 int proto_read_tokens(const uint8_t *p, size_t len, struct proto_tokens *m);
 int proto_read_close(const uint8_t *p, size_t len, uint32_t *session);
+int proto_read_ids(const uint8_t *p, size_t len, struct proto_ids *m);
 int proto_read_text(const uint8_t *p, size_t len, struct proto_text *m);
 
 #endif

@@ -6,8 +6,10 @@
 #include <string.h>
 
 #define BURST        32
-#define BURSTS_MAX   64     /* a flood must not keep the stage from running */
-#define PORT_FULL_NS 50000u /* when to try a full port again */
+#define BURSTS_MAX   64           /* a flood must not keep the stage from running */
+#define PORT_FULL_NS 50000u       /* when to try a full port again */
+#define IDLE_PING_NS 5000000000u  /* often enough for what NATs remember */
+#define IDLE_DEAD_NS 15000000000u /* what an idle edge may be silent */
 #define POOL_MIN     128u
 #define SMALL_MAX    LINK_MESSAGES_MAX /* small messages that wait */
 #define SMALL_SHARE  8u /* they leave this part of the pool free: acknowledgements come by it */
@@ -21,24 +23,40 @@ struct pump_small {
     uint8_t bytes[];
 };
 
+/* --- life ----------------------------------------------------------------------------------------
+ */
+
 int pump_open(struct pump *p, struct port *port, const struct link_params *params,
-              const struct wire_path *path, uint32_t connection, uint64_t now_ns)
+              const struct pipeline_security *security, const struct wire_path *path,
+              uint32_t connection, uint64_t now_ns)
 {
+    int rc;
     uint32_t share = port->pool->n_total / PUMP_POOL_SHARE;
 
-    *p = (struct pump){.port = port, .params = *params, .now_ns = now_ns};
+    *p = (struct pump){.port = port, .params = *params, .security = *security, .now_ns = now_ns};
     p->end = &p->first;
     if (port->pool->n_total < POOL_MIN)
         return -EINVAL;
     if (!p->params.path)
-        p->params.path = path;
+        p->params.path = port->path ? port->path : path;
+    if (!port->caps.tells_loss && !p->params.idle_dead_after_ns) {
+        p->params.idle_ping_ns = IDLE_PING_NS;
+        p->params.idle_dead_after_ns = IDLE_DEAD_NS;
+    }
     p->params.initiator = connection != 0;
     p->params.connection = connection;
     if (!p->params.rx_budget_packets)
         p->params.rx_budget_packets = smaller(1024, share);
     if (!p->params.window_packets)
         p->params.window_packets = smaller(512, share);
-    return link_open(&p->params, now_ns, &p->link);
+    rc = peer_keys(p, &p->params.keys);
+    if (!rc && p->security.identity)
+        rc = peer_open(p);
+    if (!rc)
+        rc = link_open(&p->params, now_ns, &p->link);
+    if (rc)
+        pump_close(p);
+    return rc;
 }
 
 static void drop_small(struct pump *p)
@@ -58,20 +76,39 @@ void pump_close(struct pump *p)
     drop_small(p);
     link_close(p->link);
     p->link = NULL;
+    keys_close(p->params.keys);
+    p->params.keys = NULL;
+    handshake_close(p->handshake);
+    p->handshake = NULL;
+    handshake_wipe(&p->next);
+    handshake_wipe(&p->away);
 }
 
 int pump_renew(struct pump *p, uint64_t now_ns)
 {
-    struct link *fresh;
-    int err = link_open(&p->params, now_ns, &fresh);
+    struct link_params params = p->params;
+    struct link *fresh = NULL;
+    int err = peer_keys(p, &params.keys);
 
-    if (err)
+    if (!err)
+        err = link_open(&params, now_ns, &fresh);
+    if (err) {
+        keys_close(params.keys);
         return err;
-    pump_close(p);
+    }
+    drop_small(p);
+    link_close(p->link);
+    keys_close(p->params.keys);
+    p->met = (struct handshake_result){0};
+    p->params = params;
     p->link = fresh;
     p->now_ns = now_ns;
     p->dead = NULL;
     p->port_full = false;
+    if (p->next.connection) {
+        peer_meet(p, &p->next);
+        handshake_wipe(&p->next);
+    }
     return 0;
 }
 
@@ -96,11 +133,15 @@ void pump_in(struct pump *p, uint64_t now_ns)
     for (int i = 0; i < BURSTS_MAX; i++) {
         int n = port_rx(p->port, pkts, BURST);
 
-        for (int k = 0; k < n; k++)
-            (void)link_input(p->link, pkts[k], p->now_ns); /* bad frames are counted there */
+        for (int k = 0; k < n; k++) {
+            if (!p->handshake || !peer_input(p, pkts[k]))
+                (void)link_input(p->link, pkts[k], p->now_ns); /* bad frames are counted there */
+        }
         if (n < BURST)
             break;
     }
+    if (p->handshake)
+        peer_tick(p);
     if (link_tick(p->link, p->now_ns, &deadline))
         p->dead = link_why_dead(p->link);
 }
@@ -114,8 +155,16 @@ static bool send_small(struct pump *p, const struct pump_small *s)
         return false;
     memcpy(pkt->data + WIRE_PAYLOAD_AT + link_payload_offset(s->reply_to >= 0, 0), s->bytes, s->n);
     if (link_send(p->link, s->session, s->cls, s->reply_to, &pkt, &s->n, 1) < 0)
-        p->dead = "the link takes no more messages";
+        pump_link_ended(p);
     return true;
+}
+
+void pump_link_ended(struct pump *p)
+{
+    const char *why = link_why_dead(p->link);
+
+    if (!p->dead)
+        p->dead = why ? why : "the link takes no more messages";
 }
 
 void pump_out(struct pump *p)
@@ -133,6 +182,8 @@ void pump_out(struct pump *p)
         free(s);
     }
     (void)pump_now(p);
+    if (p->handshake)
+        peer_output(p);
     do {
         n = link_output(p->link, pkts, BURST, p->port->pool, p->now_ns);
         taken = n ? port_tx(p->port, pkts, n) : 0;
@@ -157,8 +208,11 @@ void pump_during_run(void *arg)
 uint64_t pump_deadline(const struct pump *p)
 {
     uint64_t at = p->dead ? p->now_ns : link_deadline(p->link);
+    uint64_t shake = p->handshake ? handshake_deadline(p->handshake) : UINT64_MAX;
 
-    if (p->port_full || p->first || link_has_output(p->link)) {
+    at = shake < at ? shake : at;
+    if (p->port_full || p->first || link_has_output(p->link) ||
+        (p->handshake && handshake_has_output(p->handshake))) {
         if (at > p->now_ns + PORT_FULL_NS)
             at = p->now_ns + PORT_FULL_NS;
     }

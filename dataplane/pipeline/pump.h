@@ -5,7 +5,9 @@
 
 #include "dataplane/link.h"
 #include "dataplane/pipeline/proto.h"
+#include "dataplane/pipeline/pipeline.h"
 #include "dataplane/port.h"
+#include "dataplane/secure/handshake.h"
 
 static inline uint32_t smaller(uint32_t a, uint32_t b)
 {
@@ -18,6 +20,12 @@ struct pump {
     struct port *port;
     struct link *link;
     struct link_params params;       /* for the next link */
+    struct pipeline_security security;
+    struct handshake *handshake;     /* NULL: frames are not encrypted */
+    struct handshake_result met;     /* who the keys are shared with; no secrets */
+    struct handshake_result next;    /* connection not 0: a peer for the next link */
+    struct handshake_result away;    /* connection not 0: a peer to be told that we have another */
+    bool confirmed;                  /* it was heard */
     uint64_t (*clock)(void *arg);    /* may be NULL: then nothing moves during a stage run */
     void *clock_arg;
     uint64_t now_ns;
@@ -34,17 +42,33 @@ struct pump {
 
 /* Fills in what p leaves to the pipeline. 0, -EINVAL (pool too small), -ENOMEM. */
 int pump_open(struct pump *p, struct port *port, const struct link_params *params,
-              const struct wire_path *path, uint32_t connection, uint64_t now_ns);
+              const struct pipeline_security *security, const struct wire_path *path,
+              uint32_t connection, uint64_t now_ns);
 void pump_close(struct pump *p);
-/* A new link, as pump_open made it. The old one stays when this fails. */
+/* A new link, as pump_open made it, for the next peer. The old one stays when this fails. */
 int pump_renew(struct pump *p, uint64_t now_ns);
 
 void pump_in(struct pump *p, uint64_t now_ns);
 void pump_out(struct pump *p);
 /* For stage_set_poll; arg is the pump. */
 void pump_during_run(void *arg);
+/* The link said -EPIPE: nothing goes on. */
+void pump_link_ended(struct pump *p);
 /* The clock's time, or the latest given. */
 uint64_t pump_now(struct pump *p);
+/* peer.c, for pump.c: only where there is encryption. */
+int peer_keys(struct pump *p, struct keys **out); /* for the next link; NULL: not encrypted */
+int peer_open(struct pump *p);
+void peer_meet(struct pump *p, struct handshake_result *r); /* wipes r */
+bool peer_input(struct pump *p, struct pkt *pkt); /* takes over the packet where it returns true */
+void peer_tick(struct pump *p);
+void peer_output(struct pump *p);
+
+/* Why an edge's handshake was given up; NULL: it was not. */
+const char *pump_refused(const struct pump *p);
+/* The peer as the list of those admitted has it; NULL: not met yet, or not encrypted. */
+const struct authorized_peer *pump_peer(const struct pump *p);
+
 /* When to call again if no packet comes. */
 uint64_t pump_deadline(const struct pump *p);
 

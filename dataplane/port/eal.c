@@ -72,7 +72,7 @@ static int redirect_log(void)
     return rte_openlog_stream(f);
 }
 
-static int init(void)
+static int init(const char *pci)
 {
     cpu_set_t cpus;
     if (pthread_getaffinity_np(pthread_self(), sizeof(cpus), &cpus) != 0)
@@ -84,10 +84,26 @@ static int init(void)
     char lcores[32];
     snprintf(lcores, sizeof(lcores), "--lcores=0@%d", cpu);
     char program[] = "isthmus", no_huge[] = "--no-huge", no_telemetry[] = "--no-telemetry",
-         no_pci[] = "--no-pci", no_shconf[] = "--no-shconf", log_level[] = "--log-level=error",
-         m[] = "-m", mb[] = MEMORY_MB;
-    char *argv[] = {program,   no_huge, no_telemetry, no_pci, no_shconf,
-                    log_level, m,       mb,           lcores, NULL};
+         no_pci[] = "--no-pci", allow[] = "-a", no_shconf[] = "--no-shconf",
+         log_level[] = "--log-level=error", m[] = "-m", mb[] = MEMORY_MB;
+    char device[32], *argv[16];
+    int argc = 0;
+    argv[argc++] = program;
+    argv[argc++] = no_huge;
+    argv[argc++] = no_telemetry;
+    argv[argc++] = no_shconf;
+    argv[argc++] = log_level;
+    argv[argc++] = m;
+    argv[argc++] = mb;
+    argv[argc++] = lcores;
+    if (pci) {
+        snprintf(device, sizeof(device), "%s", pci);
+        argv[argc++] = allow;
+        argv[argc++] = device;
+    } else {
+        argv[argc++] = no_pci;
+    }
+    argv[argc] = NULL;
 
     /* Without shared configuration EAL needs no runtime folder but makes one all the same, unless
      * it cannot; what was never made need not be swept when we die. */
@@ -99,7 +115,7 @@ static int init(void)
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = rte_eal_init(sizeof(argv) / sizeof(*argv) - 1, argv) < 0 ? -rte_errno : 0;
+    int rc = rte_eal_init(argc, argv) < 0 ? -rte_errno : 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_setaffinity_np(pthread_self(), sizeof(cpus), &cpus); /* EAL pinned us to one CPU */
 
@@ -111,11 +127,12 @@ static int init(void)
     return rc;
 }
 
-int eal_start(char *err)
+int eal_start(const char *pci, char *err)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     static bool tried;
     static int result; /* rte_eal_init cannot be tried twice */
+    static char taken[32];
 
     pthread_mutex_lock(&lock);
     if (!tried) {
@@ -123,7 +140,8 @@ int eal_start(char *err)
         uint64_t before = eal_rss_now();
         result = redirect_log();
         if (result == 0)
-            result = init();
+            result = init(pci);
+        snprintf(taken, sizeof(taken), "%s", pci ? pci : "");
         eal_rss_account(before);
         if (result == 0)
             last_words[0] = '\0';
@@ -131,6 +149,9 @@ int eal_start(char *err)
     if (result < 0)
         snprintf(err, PORT_ERR, "cannot start DPDK (%s): %.120s; see `isthmus doctor`",
                  strerror(-result), last_words);
+    bool other = result == 0 && pci && strcmp(pci, taken) != 0;
+    if (other)
+        snprintf(err, PORT_ERR, "port pci:%.15s: DPDK runs already, without this device", pci);
     pthread_mutex_unlock(&lock);
-    return result;
+    return other ? -EBUSY : result;
 }

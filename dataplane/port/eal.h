@@ -6,8 +6,10 @@
 #include <stdint.h>
 
 /* Start EAL unless it runs. It needs no privilege and no hugepages, leaves nothing in the file
- * system, and neither the caller's CPU affinity nor its signals change. 0 or -errno and err. */
-int eal_start(char *err);
+ * system, and neither the caller's CPU affinity nor its signals change. pci: the address of the one
+ * PCI device it is to take, or NULL; only whoever starts it can have one. 0, -EBUSY (it runs without
+ * that device), or -errno, and err. */
+int eal_start(const char *pci, char *err);
 
 /* What DPDK said last, for error messages; "" if nothing. */
 const char *eal_last_words(void);

@@ -156,7 +156,11 @@ int port_loop_pair(uint32_t n, uint32_t depth, uint32_t mtu_bytes, struct port *
         s->rx.bytes = calloc(depth, l->frame_max);
         pthread_cond_init(&s->arrived, &monotonic);
         s->port.ops = &loop_ops;
-        s->port.caps = (struct port_caps){.name = "loop", .mtu_bytes = mtu_bytes, .burst = 32};
+        s->port.caps = (struct port_caps){.name = "loop",
+                                          .mtu_bytes = mtu_bytes,
+                                          .burst = 32,
+                                          .tells_loss = true,
+                                          .same_host = true};
         s->port.pool = pkt_pool_heap(n, l->frame_max);
         ok = ok && s->rx.len && s->rx.bytes && s->port.pool;
     }

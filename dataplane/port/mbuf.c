@@ -62,7 +62,7 @@ static struct rte_mempool *create(const char *name, uint32_t n, uint32_t room)
                                               .mbuf_priv_size = (uint16_t)priv};
     struct rte_mempool *mp = rte_mempool_create_empty(
         name, n, (unsigned)sizeof(struct rte_mbuf) + priv + config.mbuf_data_room_size, CACHE,
-        sizeof(config), SOCKET_ID_ANY, RTE_MEMPOOL_F_NO_IOVA_CONTIG);
+        sizeof(config), SOCKET_ID_ANY, RTE_MEMPOOL_F_NO_IOVA_CONTIG | RTE_MEMPOOL_F_NO_SPREAD);
     if (!mp)
         return NULL;
     rte_pktmbuf_pool_init(mp, &config);
@@ -91,6 +91,11 @@ int mbuf_pool_open(uint32_t n, uint32_t room, struct pkt_pool **out)
     }
     *out = &p->pool;
     return 0;
+}
+
+void mbuf_pool_settle(struct pkt_pool *pool)
+{
+    pool->n_total = pool->n_free = rte_mempool_avail_count(mbuf_pool_mempool(pool));
 }
 
 void mbuf_pool_close(struct pkt_pool *pool)

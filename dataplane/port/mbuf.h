@@ -9,6 +9,8 @@
 
 /* A pool of n packets of `room` bytes; EAL must run. 0, -ENOMEM. */
 int mbuf_pool_open(uint32_t n, uint32_t room, struct pkt_pool **out);
+/* A driver has taken packets for itself: count without them from now on. All others must be in. */
+void mbuf_pool_settle(struct pkt_pool *pool);
 void mbuf_pool_close(struct pkt_pool *pool); /* every packet must be back */
 struct rte_mempool *mbuf_pool_mempool(struct pkt_pool *pool);
 

@@ -26,13 +26,13 @@
 
 #include <rte_bus_vdev.h>
 #include <rte_ethdev.h>
-#include <rte_pause.h>
 
 #include "dataplane/port/doorbell.h"
 #include "dataplane/port/eal.h"
 #include "dataplane/port/intr.h"
 #include "dataplane/port/mbuf.h"
 #include "dataplane/port/rendezvous.h"
+#include "dataplane/port/rhythm.h"
 
 #define MTU          1500u
 #define FRAME_MAX    (MTU + 14u)
@@ -45,8 +45,6 @@
 #define RING_BUFFER_BYTES 1664u
 
 #define MS             1000000ull
-#define SPIN_NS        25000ull
-#define LEAD_NS        500000ull   /* spin this long before and after a packet is due */
 #define CHECK_EVERY_NS 200000ull   /* UP: look at the socket */
 #define RETRY_NS       (5 * MS)    /* ALONE: look for the server */
 #define JOIN_NS        (3000 * MS) /* JOINING longer than this: start over */
@@ -69,8 +67,7 @@ struct memif {
     bool have_dev;
     bool have_bell;
     uint16_t dev;
-    uint64_t sent_ns;   /* since when we await an answer; 0: none */
-    uint64_t gap_ns[2]; /* how long the last two took */
+    struct rhythm rhythm;
     uint64_t next_ns; /* ALONE: try again, JOINING: give up, UP: look again, LOST: give up */
     bool loss_told;   /* LOST: port_alive said so */
     bool loss_woke;   /* LOST: port_wait ended for it */
@@ -333,11 +330,8 @@ static int memif_rx(struct port *port, struct pkt **pkts, int n)
     } else {
         housekeeping(m, port_now_ns());
     }
-    if (got > 0 && m->sent_ns) {
-        m->gap_ns[1] = m->gap_ns[0];
-        m->gap_ns[0] = port_now_ns() - m->sent_ns;
-        m->sent_ns = 0;
-    }
+    if (got > 0 && m->rhythm.sent_ns)
+        rhythm_received(&m->rhythm, port_now_ns());
     return got;
 }
 
@@ -380,7 +374,7 @@ static int memif_tx(struct port *port, struct pkt **pkts, int n)
     }
     if (taken > 0) {
         bell_ring(&m->bell);
-        m->sent_ns = port_now_ns();
+        rhythm_sent(&m->rhythm, port_now_ns());
     }
     port->stats.tx_refused += (uint64_t)(n - taken);
     return taken;
@@ -393,20 +387,6 @@ static bool packets_wait(struct memif *m)
         m->n_stash = burst_in(m, m->stash, BURST);
     }
     return m->stash_at < m->n_stash;
-}
-
-static bool spin(struct memif *m, uint64_t until)
-{
-    if (bell_shares_cpu(&m->bell))
-        return packets_wait(m);
-    do {
-        for (int i = 0; i < 16; i++) {
-            if (packets_wait(m))
-                return true;
-            rte_pause();
-        }
-    } while (port_now_ns() < until);
-    return false;
 }
 
 /* Sleep until a descriptor stirs or `until`. 0 or -EINTR. */
@@ -440,14 +420,10 @@ static int sleep_until(struct memif *m, uint64_t now, uint64_t until)
     return rc;
 }
 
-static uint64_t sooner(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Sleep until a packet, a stir, or `until`, unless a packet is there already. */
-static int nap(struct memif *m, uint64_t now, uint64_t until)
+static int nap(void *arg, uint64_t now, uint64_t until)
 {
+    struct memif *m = arg;
     int rc = 0;
     bell_before_sleep(&m->bell);
     if (!packets_wait(m))
@@ -456,33 +432,17 @@ static int nap(struct memif *m, uint64_t now, uint64_t until)
     return rc;
 }
 
-/*
- * A core that slept for milliseconds takes 100 us and more to wake, for every token on both sides.
- * But a peer's answers come as regularly as its steps: so be awake shortly before the next is due,
- * going by the last two, spin until shortly after, and sleep the rest.
- */
-static int wait_up(struct memif *m, uint64_t now, uint64_t deadline_ns)
+static bool look(void *arg)
 {
-    uint64_t gap = sooner(m->gap_ns[0], m->gap_ns[1]);
-    uint64_t due = m->sent_ns && gap > LEAD_NS ? m->sent_ns + gap : 0;
-    uint64_t awake = due ? due - LEAD_NS : 0;
-
-    if (spin(m, sooner(now + SPIN_NS, deadline_ns)))
-        return 0;
-    now = port_now_ns();
-    if (now < awake && awake < deadline_ns) {
-        int rc = nap(m, now, awake);
-        now = port_now_ns();
-        if (rc || packets_wait(m) || now < awake)
-            return rc;
-    }
-    if (now >= awake && now < due + LEAD_NS) {
-        if (spin(m, sooner(due + LEAD_NS, deadline_ns)))
-            return 0;
-        now = port_now_ns();
-    }
-    return now < deadline_ns ? nap(m, now, deadline_ns) : 0;
+    return packets_wait(arg);
 }
+
+static bool may_spin(void *arg)
+{
+    return !bell_shares_cpu(&((struct memif *)arg)->bell);
+}
+
+static const struct rhythm_ops rhythm_ops = {look, may_spin, nap};
 
 static int memif_wait(struct port *port, uint64_t deadline_ns)
 {
@@ -499,7 +459,7 @@ static int memif_wait(struct port *port, uint64_t deadline_ns)
     if (m->state != UP) {
         rc = sleep_until(m, now, deadline_ns);
     } else {
-        rc = wait_up(m, now, deadline_ns);
+        rc = rhythm_wait(&m->rhythm, &rhythm_ops, m, now, deadline_ns);
     }
     housekeeping(m, port_now_ns());
     return rc;
@@ -559,7 +519,8 @@ int memif_open(const char *text, enum port_role role, struct port **out, char *e
         return -ENOMEM;
     }
     m->port.ops = &memif_ops;
-    m->port.caps = (struct port_caps){.name = "memif", .mtu_bytes = MTU, .burst = BURST};
+    m->port.caps = (struct port_caps){
+        .name = "memif", .mtu_bytes = MTU, .burst = BURST, .tells_loss = true, .same_host = true};
     m->role = role;
     m->listen_fd = m->peer_fd = -1;
     intr_init(&m->intr);
@@ -569,7 +530,7 @@ int memif_open(const char *text, enum port_role role, struct port **out, char *e
     if (rc == 0 && role == PORT_SERVER)
         rc = rdv_listen(&m->name, &m->listen_fd, err);
     if (rc == 0)
-        rc = eal_start(err);
+        rc = eal_start(NULL, err);
     if (rc == 0) {
         rss = eal_rss_now();
         rc = mbuf_pool_open(POOL_PACKETS, ROOM, &m->port.pool);

@@ -189,7 +189,8 @@ int port_netem(struct port *inner, const struct netem_params *p, struct port **o
     struct netem *e = calloc(1, sizeof(*e));
     if (!e)
         return -ENOMEM;
-    e->port = (struct port){.ops = &netem_ops, .caps = inner->caps, .pool = inner->pool};
+    e->port = (struct port){
+        .ops = &netem_ops, .caps = inner->caps, .pool = inner->pool, .path = inner->path};
     e->inner = inner;
     e->params = *p;
     if (e->params.reorder_depth == 0)

@@ -1,16 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "dataplane/port.h"
 
-#include <errno.h>
-#include <stdio.h>
-#include <string.h>
-
+#include "dataplane/port/ether.h"
 #include "dataplane/port/memif.h"
+#include "dataplane/port/udp.h"
+#include "dataplane/port/uri.h"
 
-int port_open(const char *uri, enum port_role role, struct port **out, char *err)
+int port_open(const char *text, enum port_role role, struct port **out, char *err)
 {
-    if (strncmp(uri, "memif:", 6) == 0)
-        return memif_open(uri + 6, role, out, err);
-    snprintf(err, PORT_ERR, "there is no port '%.60s': write memif:PATH or memif:@NAME", uri);
-    return -EINVAL;
+    struct port_uri uri;
+    int rc = port_uri_parse(text, &uri, err);
+    if (rc < 0)
+        return rc;
+    switch (uri.kind) {
+    case URI_MEMIF:
+        return memif_open(uri.name, role, out, err);
+    case URI_UDP:
+        return udp_open(&uri, role, out, err);
+    default:
+        return ether_open(&uri, role, out, err);
+    }
 }

@@ -10,8 +10,10 @@ ISTHMUS_SHARED   folder with golden/ and eval/ (default ../shared beside the che
 ISTHMUS_SMOLLM2, ISTHMUS_QWEN05   model files (default: tools/fetch-model)
 ISTHMUS_QUICK    set: fewer prompts and rounds
 """
+import atexit
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -109,6 +111,32 @@ def run_requests(requests, *args, timeout=TIMEOUT_S):
     """`isthmus run --requests`: the result lines."""
     return json_lines(isthmus("run", "--requests", "-", *args, text_in=lines_of(requests),
                               timeout=timeout), "run " + " ".join(map(str, args)))
+
+
+keys_folder = None
+keys = {}
+
+
+def keygen(name):
+    """A key of this test's: (file, fingerprint), made once."""
+    global keys_folder
+    if not keys_folder:
+        keys_folder = tempfile.mkdtemp(prefix="isthmus-test-keys-")
+        atexit.register(shutil.rmtree, keys_folder, ignore_errors=True)
+    if name not in keys:
+        path = os.path.join(keys_folder, name + ".key")
+        done = isthmus("keygen", "-o", path)
+        if done.returncode != 0:
+            say("FAILED: keygen: " + done.stderr)
+            sys.exit(1)
+        keys[name] = (path, done.stdout.strip())
+    return keys[name]
+
+
+def secured(half):
+    """The options by which an edge and a cloud of this test know each other."""
+    other = {"edge": "cloud", "cloud": "edge"}[half]
+    return ["--identity", keygen(half)[0], "--peer", keygen(other)[1]]
 
 
 def wait_for(condition, seconds):

@@ -200,12 +200,12 @@ def mismatches(folder, model):
     """Halves that do not fit are refused when they meet, both values said."""
     def meet(what, cloud_args, edge_args, *words):
         path = os.path.join(folder, "m.sock")
-        cloud = subprocess.Popen([e2e.BINARY, "cloud", "--port", "memif:" + path, *cloud_args],
+        cloud = subprocess.Popen([e2e.BINARY, "cloud", "--port", "memif:" + path, *e2e.secured("cloud"), *cloud_args],
                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                  stderr=subprocess.STDOUT)
         try:
             e2e.check(e2e.wait_for(lambda: os.path.exists(path), 60), what + ": the cloud listens")
-            refused(what, ["edge", "--port", "memif:" + path, "-p", "Water", "-n", "2",
+            refused(what, ["edge", "--port", "memif:" + path, *e2e.secured("edge"), "-p", "Water", "-n", "2",
                            *edge_args], 1, *words)
             e2e.check(cloud.poll() is None, what + ": the cloud ended")
         finally:
@@ -222,7 +222,8 @@ def mismatches(folder, model):
         meet("another model", ["-m", other, "--split", "10"], m + ["--split", "10"],
              "model mismatch: edge ", "cloud ")
     path = os.path.join(folder, "nobody.sock")
-    refused("no cloud", ["edge", *m, "-p", "x", "--connect", "1", "--port", "memif:" + path], 1,
+    refused("no cloud", ["edge", *m, "-p", "x", "--connect", "1", "--port", "memif:" + path,
+                         *e2e.secured("edge")], 1,
             "no cloud at")
 
 
@@ -231,7 +232,7 @@ def strangers(folder, model):
     edge is served."""
     path = os.path.join(folder, "s.sock")
     args = ["-m", model, "--split", "10", "--port", "memif:" + path]
-    cloud = subprocess.Popen([e2e.BINARY, "cloud", *args], stdin=subprocess.DEVNULL,
+    cloud = subprocess.Popen([e2e.BINARY, "cloud", *args, *e2e.secured("cloud")], stdin=subprocess.DEVNULL,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     rnd = random.Random(1)
     try:
@@ -246,7 +247,7 @@ def strangers(folder, model):
                         time.sleep(.05)
                     except OSError:
                         pass
-        done = e2e.isthmus("edge", *args, "-p", "The capital of France is", "-n", "4", timeout=60)
+        done = e2e.isthmus("edge", *args, *e2e.secured("edge"), "-p", "The capital of France is", "-n", "4", timeout=60)
         e2e.say("after strangers: %r" % done.stdout)
         e2e.check(done.returncode == 0 and done.stdout.startswith(" Paris"),
                   "after strangers: exit %d: %s" % (done.returncode, done.stderr))

@@ -9,7 +9,7 @@ import tempfile
 
 import e2e
 
-COMMANDS = ("run", "edge", "cloud", "tokenize", "score", "eval", "calibrate", "bench",
+COMMANDS = ("run", "edge", "cloud", "keygen", "tokenize", "score", "eval", "calibrate", "bench",
             "doctor")
 MEMBERS = {"bench": ("codec",)}  # of commands that are groups; they share a man page
 FIELDS = ("text", "prompt_ids", "ids", "ttft_ms", "prefill_tokens_per_s", "decode_tokens_per_s",
@@ -56,7 +56,7 @@ def one_prompt(model):
     e2e.check(len(r) == 1 and all(f in r[0] for f in FIELDS), "the fields of --json")
     r = r[0]
     e2e.check(r["text"] + "\n" == done.stdout, "--json has the same text: %r" % r["text"])
-    e2e.check(r["port"] == "memif" and r["cipher"] == "none" and r["split"] == 10, "port, cipher, split")
+    e2e.check(r["port"] == "memif" and r["cipher"] == "AES-128-GCM" and r["split"] == 10, "port, cipher, split")
     e2e.check(len(r["ids"]) == 12 and len(r["prompt_ids"]) == 5, "ids")
     # The last id needs no row: 5 + 11 rows went up, each in its packet or several to one.
     e2e.check(r["wire_bytes_up"] > 16 * r["bytes_per_token"] * .95, "bytes on the wire")
@@ -108,12 +108,12 @@ def two_terminals(model):
     with tempfile.TemporaryDirectory(prefix="isthmus-test-") as folder:
         socket = os.path.join(folder, "isthmus.sock")
         cloud = subprocess.Popen([e2e.BINARY, "cloud", "-m", model, "--split", "10", "--port",
-                                  "memif:" + socket], stdin=subprocess.DEVNULL,
+                                  "memif:" + socket, *e2e.secured("cloud")], stdin=subprocess.DEVNULL,
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
             for i in range(2):  # one edge after the other
                 done = e2e.isthmus("edge", "-m", model, "--split", "10", "--port",
-                                   "memif:" + socket, "-p", PROMPT, "-n", "6")
+                                   "memif:" + socket, *e2e.secured("edge"), "-p", PROMPT, "-n", "6")
                 e2e.check(done.returncode == 0 and done.stdout.startswith(" Paris."),
                           "edge %d: exit %d, %r, %s" % (i, done.returncode, done.stdout, done.stderr))
         finally:

@@ -161,7 +161,7 @@ def refusals(model, profile, folder):
     def refused(what, command, path, *words):
         args = ["-p", "x", "-n", "1"] if command == "run" else []
         if command == "cloud":
-            args = ["--port", "memif:" + os.path.join(folder, "none.sock")]
+            args = ["--port", "memif:" + os.path.join(folder, "none.sock"), "--insecure"]
         if command == "eval":
             args = ["--text", e2e.shared("eval/wikitext2-valid.txt"), "--chunks", "0-0"]
         done = e2e.isthmus(command, "-m", what[1], "--profile", path, *args, *what[2:], text_in="",
@@ -201,18 +201,18 @@ def halves(model, profile, folder):
     tag = json.loads(e2e.isthmus("calibrate", "--show", profile, "--json").stdout)["hash"]
     path = os.path.join(folder, "p.sock")
     port = ("-m", model, "--port", "memif:" + path, "--split", SPLIT)
-    cloud = subprocess.Popen([e2e.BINARY, "cloud", *port, "--profile", profile], stdin=subprocess.DEVNULL,
+    cloud = subprocess.Popen([e2e.BINARY, "cloud", *port, *e2e.secured("cloud"), "--profile", profile], stdin=subprocess.DEVNULL,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         e2e.check(e2e.wait_for(lambda: os.path.exists(path), 60), "the cloud listens")
         prompt = ("-p", "The capital of France is", "-n", "4")
         for args, has in ((("--codec", "rans"), "rans"), (("--codec", "rans", "--profile", profile),
                           "rans " + tag), ((), "tsq")):
-            done = e2e.isthmus("edge", *port, *prompt, *args, timeout=60)
+            done = e2e.isthmus("edge", *port, *e2e.secured("edge"), *prompt, *args, timeout=60)
             e2e.check(done.returncode == 1 and
                       "codec mismatch: edge %s, cloud xform %s:" % (has, tag) in done.stderr,
                       "edge with %s: exit %d, %s" % (has, done.returncode, done.stderr))
-        done = e2e.isthmus("edge", *port, *prompt, "--profile", profile, timeout=60)
+        done = e2e.isthmus("edge", *port, *e2e.secured("edge"), *prompt, "--profile", profile, timeout=60)
         e2e.check(done.returncode == 0 and done.stdout.startswith(" Paris"),
                   "edge with the profile: exit %d, %s" % (done.returncode, done.stderr))
     finally:

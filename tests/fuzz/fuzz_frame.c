@@ -2,7 +2,7 @@
 /*
  * Arbitrary frames into wire_open and a link. As most would stop at the tag, the input is also read
  * as a script of frames that are well sealed for the connection but otherwise anything, between
- * ordinary use of the link.
+ * ordinary use of the link; with keys or without.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -41,8 +41,20 @@ static void give_raw(struct link *l, struct pkt_pool *pool, struct script *s, si
     (void)link_input(l, p, now);
 }
 
+static struct keys *fresh_keys(bool initiator)
+{
+    static const uint8_t up[KEYS_SECRET_BYTES] = {1}, down[KEYS_SECRET_BYTES] = {2};
+    struct keys_params p = {.initiator = initiator, .worn_packets = 20};
+    struct keys *k;
+
+    if (keys_open(&p, &k) || keys_set(k, up, down))
+        abort();
+    return k;
+}
+
+/* theirs: the peer's keys, or NULL. */
 static void give_sealed(struct link *l, struct pkt_pool *pool, struct script *s,
-                        bool from_initiator, uint64_t now)
+                        struct keys *theirs, bool from_initiator, uint64_t now)
 {
     struct pkt *p = pkt_alloc(pool);
     struct wire_header h = {.connection = 7, .epoch = 1};
@@ -59,7 +71,11 @@ static void give_sealed(struct link *l, struct pkt_pool *pool, struct script *s,
     h.payload_bytes = next(s);
     for (unsigned i = 0; i < h.payload_bytes; i++)
         p->data[WIRE_PAYLOAD_AT + i] = next(s);
-    if (wire_seal(p, &wire_path_edge, &h))
+    if (theirs && keys_worn(theirs) && keys_advance(theirs))
+        abort();
+    if (theirs)
+        h.epoch = keys_epoch(theirs);
+    if (wire_seal(theirs, p, &wire_path_edge, &h))
         abort();
     (void)link_input(l, p, now);
 }
@@ -102,13 +118,16 @@ static void use(struct link *l, struct pkt_pool *pool, struct script *s, uint64_
     }
 }
 
-static void run_script(struct script s, bool initiator)
+static void run_script(struct script s, bool initiator, bool keyed)
 {
+    struct keys *ours = keyed ? fresh_keys(initiator) : NULL;
+    struct keys *theirs = keyed ? fresh_keys(!initiator) : NULL;
     struct pkt_pool *pool = pkt_pool_heap(400, ROOM);
     struct link_params params = {.path = initiator ? &wire_path_edge : &wire_path_cloud,
                                  .initiator = initiator,
                                  .connection = initiator ? 7 : 0,
                                  .epoch = initiator ? 1 : 0,
+                                 .keys = ours,
                                  .rx_budget_packets = 20};
     struct link *l;
     uint64_t now = 0;
@@ -122,7 +141,7 @@ static void run_script(struct script s, bool initiator)
             break;
         case 1:
         case 2:
-            give_sealed(l, pool, &s, !initiator, now);
+            give_sealed(l, pool, &s, theirs, !initiator, now);
             break;
         default:
             now += (uint64_t)next(&s) * 1000000u;
@@ -131,6 +150,8 @@ static void run_script(struct script s, bool initiator)
         }
     }
     link_close(l);
+    keys_close(ours);
+    keys_close(theirs);
     if (pool->n_free != pool->n_total)
         abort();
     pkt_pool_heap_close(pool);
@@ -140,12 +161,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    uint8_t *frame = malloc(size ? size : 1);
     struct wire_header h;
     const uint8_t *payload;
 
-    if (wire_open(data, size, &h, &payload) == 0 &&
-        (payload < data || payload + h.payload_bytes + WIRE_TAG_BYTES > data + size))
+    if (!frame)
+        return 0;
+    memcpy(frame, data, size);
+    if (wire_open(NULL, frame, size, &h, &payload) == 0 &&
+        (payload < frame || payload + h.payload_bytes + WIRE_TAG_BYTES > frame + size))
         abort();
-    run_script((struct script){data, size}, size & 1);
+    free(frame);
+    run_script((struct script){data, size}, size & 1, size & 2);
     return 0;
 }

@@ -32,6 +32,7 @@ static void read_all(const uint8_t *p, size_t n)
     struct proto_rows rows;
     struct proto_tokens tokens;
     struct proto_text text;
+    struct proto_ids ids;
     uint32_t session;
     size_t at;
 
@@ -41,6 +42,8 @@ static void read_all(const uint8_t *p, size_t n)
         abort();
     (void)proto_read_tokens(p, n, &tokens);
     (void)proto_read_close(p, n, &session);
+    if (proto_read_ids(p, n, &ids) == 0 && ids.n > PROTO_IDS_MAX)
+        abort();
     if (proto_read_text(p, n, &text) == 0 && strlen(text.text) > PROTO_TEXT_MAX)
         abort();
 }
@@ -179,6 +182,8 @@ static void against_edge(struct script s)
     struct link *l;
     uint64_t deadline;
 
+    if (next(&s) & 1) /* the history and its replay, too */
+        ep.rejoin = (struct edge_rejoin){.timeout_ns = 30000000, .history_bytes = 2000};
     if (edge_open(&ep, 0, &e, err) || link_open(&lp, 0, &l) || edge_submit(e, &r, 0) != 1 ||
         edge_submit(e, &r, 0) != 2)
         abort();

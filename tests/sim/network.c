@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/sim/network.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@ struct side {
     struct network *network;
     struct frame **heap; /* under way to this side, earliest first */
     size_t n, room;
+    bool peer_lost; /* not told yet */
 };
 
 struct network {
@@ -192,7 +194,11 @@ static int side_wait(struct port *port, uint64_t deadline_ns)
 
 static int side_alive(struct port *port)
 {
-    return 1;
+    struct side *s = (struct side *)port;
+    bool lost = s->peer_lost;
+
+    s->peer_lost = false;
+    return lost ? -EPIPE : 1;
 }
 
 static void side_close(struct port *port)
@@ -211,7 +217,8 @@ struct network *network_open(uint64_t seed, const struct network_params *p, uint
     for (int i = 0; i < 2; i++) {
         n->sides[i].network = n;
         n->sides[i].port.ops = &side_ops;
-        n->sides[i].port.caps = (struct port_caps){"simulated", mtu_bytes, 32};
+        n->sides[i].port.caps = (struct port_caps){
+            .name = "simulated", .mtu_bytes = mtu_bytes, .burst = 32, .tells_loss = true};
         n->sides[i].port.pool = must(pkt_pool_heap(pool_packets, mtu_bytes + 14));
     }
     return n;
@@ -262,6 +269,11 @@ uint64_t network_now(const struct network *n)
 uint64_t network_next(const struct network *n, int side)
 {
     return n->sides[side].n ? n->sides[side].heap[0]->at_ns : UINT64_MAX;
+}
+
+void network_lose_peer(struct network *n, int side)
+{
+    n->sides[side].peer_lost = true;
 }
 
 struct port *network_port(struct network *n, int side)

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Two links over a simulated network under a virtual clock. Random messages both ways, random
- * impairments, owners that go away for a while, tiny budgets. What must hold, for any seed:
+ * impairments, owners that go away for a while, tiny budgets; with keys or without, keys that are
+ * soon worn, restarts with new keys while the old frames are still about. What must hold, for any
+ * seed:
  *
  *   every message arrives whole, unchanged, exactly once, in order within its session;
  *   packets in flight and packets held stay within their bounds;
- *   when sending stops, everything is soon acknowledged, and no packet is left anywhere.
+ *   when sending stops, everything is soon acknowledged, and no packet is left anywhere;
+ *   no nonce of any key seals two different byte strings (ledger.h).
  *
  *   sim_link [--seed N] [--steps M] [--runs R]
  */
@@ -17,6 +20,7 @@
 #include <string.h>
 
 #include "dataplane/link.h"
+#include "tests/sim/ledger.h"
 #include "tests/sim/network.h"
 
 #define SESSIONS   24u
@@ -42,6 +46,7 @@ struct peer {
     struct link *link;
     struct port *port;
     struct link_params params;
+    struct keys_params keys;
     uint64_t away_until_ns;      /* the owner computes and does not call the link */
     double recv_chance;          /* how eagerly it takes messages */
     uint32_t sent[SESSIONS];     /* messages so far, by session */
@@ -211,6 +216,47 @@ static uint64_t step(struct network *net, struct peer *peers, struct dice *d)
     return next;
 }
 
+/* Links of a fresh connection, with fresh keys where there are any. */
+static void connect_peers(struct peer *peers, struct dice *d, bool keyed, uint64_t now)
+{
+    uint8_t secrets[2][KEYS_SECRET_BYTES];
+
+    for (unsigned i = 0; i < 2 * KEYS_SECRET_BYTES; i++)
+        secrets[i / KEYS_SECRET_BYTES][i % KEYS_SECRET_BYTES] = (uint8_t)dice_next(d);
+    peers[0].params.connection = (uint32_t)dice_between(d, 1, UINT32_MAX);
+    for (int i = 0; i < 2; i++) {
+        struct peer *p = &peers[i];
+
+        if (keyed && (keys_open(&p->keys, &p->params.keys) ||
+                      keys_set(p->params.keys, secrets[0], secrets[1])))
+            fail("keys_open", (uint64_t)i, 0);
+        if (link_open(&p->params, now, &p->link))
+            fail("link_open", (uint64_t)i, 0);
+    }
+}
+
+static void disconnect(struct peer *p)
+{
+    link_close(p->link);
+    keys_close(p->params.keys);
+    p->link = NULL;
+    p->params.keys = NULL;
+}
+
+/* Both forget everything, as after a crash; frames under way stay so. */
+static void restart(struct peer *peers, struct dice *d, uint64_t now)
+{
+    for (int i = 0; i < 2; i++) {
+        struct peer *p = &peers[i];
+
+        disconnect(p);
+        memset(p->sent, 0, sizeof p->sent);
+        memset(p->received, 0, sizeof p->received);
+        p->n_sent = p->n_received = p->away_until_ns = 0;
+    }
+    connect_peers(peers, d, true, now);
+}
+
 static bool settled(const struct peer *a, const struct peer *b)
 {
     return link_idle(a->link) && link_idle(b->link) && a->n_sent == b->n_received &&
@@ -232,7 +278,10 @@ static void run(void)
     };
     np.delay_max_ns = np.delay_min_ns * dice_between(&d, 1, 8);
     double away_chance = dice_chance(&d, .5) ? .01 : 0, send_chance = dice_chance(&d, .5) ? .3 : 1;
-    bool tiny = dice_chance(&d, .3);
+    bool tiny = dice_chance(&d, .3), keyed = dice_chance(&d, .6);
+    double restart_chance = keyed && dice_chance(&d, .5) ? .001 : 0;
+    uint64_t worn_packets = dice_chance(&d, .7) ? dice_between(&d, 200, 3000) : 0;
+    uint32_t restarts = 0;
     struct network *net = network_open(dice_next(&d), &np, POOL, MTU);
     struct peer peers[2] = {0};
     uint64_t deadline = 0;
@@ -245,16 +294,15 @@ static void run(void)
         p->params = (struct link_params){
             .path = i ? &wire_path_cloud : &wire_path_edge,
             .initiator = i == 0,
-            .connection = i ? 0 : 0x12345678,
             .epoch = i ? 0 : 7,
             .window_packets = tiny ? (uint32_t)dice_between(&d, 1, 8) : 512,
             .rx_budget_packets =
                 (uint32_t)(tiny ? dice_between(&d, 1, 16) : dice_between(&d, 64, 1024)),
             .dead_after_ns = 1000000 * MS,
         };
-        if (link_open(&p->params, 0, &p->link))
-            fail("link_open", (uint64_t)i, 0);
+        p->keys = (struct keys_params){.initiator = i == 0, .worn_packets = worn_packets};
     }
+    connect_peers(peers, &d, keyed, 0);
 
     for (uint32_t i = 0; i < steps; i++) {
         struct peer *p = &peers[dice_below(&d, 2)];
@@ -263,6 +311,10 @@ static void run(void)
             send_message(p, &d, -1);
         if (dice_chance(&d, away_chance))
             p->away_until_ns = network_now(net) + dice_below(&d, 400 * MS);
+        if (dice_chance(&d, restart_chance)) {
+            restart(peers, &d, network_now(net));
+            restarts++;
+        }
         step(net, peers, &d);
     }
     for (deadline = network_now(net) + SETTLE_NS; !settled(&peers[0], &peers[1]);) {
@@ -274,15 +326,16 @@ static void run(void)
         struct link_stats s;
 
         link_stats(peers[i].link, &s);
-        printf("seed %" PRIu64 " side %d: drop %.2f tiny %d: %" PRIu64 " messages, %" PRIu64
-               " packets, %" PRIu64 " again, %" PRIu64 " duplicates, %" PRIu64
+        printf("seed %" PRIu64 " side %d: drop %.2f tiny %d keyed %d restarts %u epoch %u: %" PRIu64
+               " messages, %" PRIu64 " packets, %" PRIu64 " again, %" PRIu64 " duplicates, %" PRIu64
                " over budget, %" PRIu64 " bad, %.3f s, rtt p50 %.3f ms\n",
-               seed, i, np.drop, tiny, s.tx_messages, s.tx_packets, s.retransmits, s.duplicates,
-               s.over_budget, s.bad_frames, (double)network_now(net) * 1e-9,
-               (double)s.rtt_p50_ns * 1e-6);
-        link_close(peers[i].link);
+               seed, i, np.drop, tiny, keyed, restarts, s.epoch, s.tx_messages, s.tx_packets,
+               s.retransmits, s.duplicates, s.over_budget, s.bad_frames,
+               (double)network_now(net) * 1e-9, (double)s.rtt_p50_ns * 1e-6);
+        disconnect(&peers[i]);
     }
     network_close(net);
+    ledger_clear();
 }
 
 int main(int argc, char **argv)
@@ -309,5 +362,7 @@ int main(int argc, char **argv)
     }
     for (; runs; runs--, seed++)
         run();
+    printf("nonce ledger: %" PRIu64 " seals, %" PRIu64 " of a nonce used before\n", ledger_seals(),
+           ledger_repeats());
     return 0;
 }

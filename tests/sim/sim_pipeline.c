@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Edge and cloud on fake stages over the simulated network, everything chosen by the seed:
- * sessions, prompts, chunks, guesses, cancellation, stage times, pools, windows, impairments. The
- * tokens must be those of an unsplit run, no session may hang, nothing may be left.
+ * sessions, prompts, chunks, guesses, cancellation, stage times, pools, windows, impairments,
+ * encryption, the cloud's deaths and rebirths and what memory there is for histories. The tokens
+ * must be those of an unsplit run, no session may hang, nothing may be left, no nonce of any key
+ * may seal two different byte strings (ledger.h).
  *
  *   sim_pipeline [--seed N] [--runs R] [--requests M]
  */
@@ -11,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "tests/sim/ledger.h"
 #include "tests/unit/pipeline/rig.h"
 
 #define REQUESTS_MAX 64u
@@ -55,9 +58,20 @@ static struct rig_params choose(struct dice *d)
         .chunk_tokens = (uint32_t)pick(d, chunks, 5),
         .pool_packets = (uint32_t)pick(d, pools, 2),
         .hook = dice_chance(d, .7),
+        .secure = dice_chance(d, .6),
         .seed = dice_next(d),
     };
     p.network.delay_max_ns = dice_chance(d, .5) ? 20000 : 10 * RIG_MS;
+    if (dice_chance(d, .5)) {
+        static const uint64_t budgets[] = {0, 20000, 1 << 24};
+
+        p.rejoin.timeout_ns = 3600ull * 1000 * RIG_MS;
+        p.rejoin.history_bytes = pick(d, budgets, 3);
+        p.crash = .001 * (double)dice_between(d, 1, 5);
+        p.crash_max = 20;
+        p.down_max_ns = dice_below(d, 2000 * RIG_MS);
+        p.tell_crash = dice_chance(d, .5);
+    }
     return p;
 }
 
@@ -106,12 +120,16 @@ static void run(void)
         rig_request_free(&q[i]);
     }
     edge_stats(r.edge, &stats);
-    printf("seed %" PRIu64 ": drop %.2f, %u sessions, chunk %u, width %u, pool %u: %" PRIu64
-           " tokens, %u cancelled, %" PRIu64 " packets, %" PRIu64 " again, %.2f s\n",
-           seed, p.network.drop, p.sessions, p.chunk_tokens, p.edge_stage.d_model, p.pool_packets,
-           stats.tokens, cancelled, stats.link.tx_packets, stats.link.retransmits,
-           (double)r.now_ns * 1e-9);
+    if (stats.history_bytes)
+        fail("a history is left", "");
+    printf("seed %" PRIu64 ": drop %.2f, %s, %u sessions, chunk %u, width %u, pool %u: %" PRIu64
+           " tokens, %u cancelled, %" PRIu64 " packets, %" PRIu64 " again, %u crashes, %" PRIu64
+           " rows replayed, %.2f s\n",
+           seed, p.network.drop, stats.cipher, p.sessions, p.chunk_tokens, p.edge_stage.d_model,
+           p.pool_packets, stats.tokens, cancelled, stats.link.tx_packets, stats.link.retransmits,
+           r.crashes, stats.replayed_rows, (double)r.now_ns * 1e-9);
     rig_close(&r);
+    ledger_clear();
 }
 
 int main(int argc, char **argv)
@@ -137,7 +155,11 @@ int main(int argc, char **argv)
     }
     if (!n_requests || n_requests > REQUESTS_MAX)
         return 2;
-    for (; runs; runs--, seed++)
+    for (; runs; runs--, seed++) {
+        rig_random(seed);
         run();
+    }
+    printf("nonce ledger: %" PRIu64 " seals, %" PRIu64 " of a nonce used before\n", ledger_seals(),
+           ledger_repeats());
     return 0;
 }

@@ -20,7 +20,7 @@ static struct child start(const char *role)
 {
     struct child c;
     char *argv[] = {(char *)"child", (char *)role, NULL};
-    assert_int_equal(child_start(&c, argv), 0);
+    assert_int_equal(child_start(&c, argv, -1), 0);
     return c;
 }
 

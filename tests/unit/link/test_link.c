@@ -730,16 +730,19 @@ static void test_strangers(void **state)
 /* A frame of the connection with any content, well sealed. */
 static struct pkt *forged(struct pair *t, struct wire_header h, const void *payload, size_t n)
 {
+    static uint32_t control_number = 1000;
     struct pkt *p = pkt_alloc(t->pool);
 
     h.connection = edge_params.connection;
     h.epoch = edge_params.epoch;
+    if (h.type != WIRE_DATA)
+        h.message = ++control_number;
     h.payload_bytes = (uint16_t)n;
     h.flags |= WIRE_FLAG_INITIATOR;
     if (!h.n_fragments)
         h.n_fragments = 1;
     memcpy(p->data + WIRE_PAYLOAD_AT, payload, n);
-    assert_int_equal(wire_seal(p, &wire_path_edge, &h), 0);
+    assert_int_equal(wire_seal(NULL, p, &wire_path_edge, &h), 0);
     return p;
 }
 
@@ -837,6 +840,222 @@ static void test_send_errors(void **state)
     pair_close(&t);
 }
 
+/* --- with keys -------------------------------------------------------------------------------- */
+
+static struct keys *fresh_keys(bool initiator, uint8_t seed, uint64_t worn_packets)
+{
+    uint8_t up[KEYS_SECRET_BYTES] = {seed, 1}, down[KEYS_SECRET_BYTES] = {seed, 2};
+    struct keys_params p = {.initiator = initiator, .worn_packets = worn_packets};
+    struct keys *k;
+
+    assert_int_equal(keys_open(&p, &k), 0);
+    if (seed)
+        assert_int_equal(keys_set(k, up, down), 0);
+    return k;
+}
+
+static void keyed_open(struct pair *t, struct link_params *a, struct link_params *b,
+                       uint64_t worn_packets)
+{
+    *a = edge_params;
+    *b = cloud_params;
+    a->keys = fresh_keys(true, 1, worn_packets);
+    b->keys = fresh_keys(false, 1, worn_packets);
+    pair_open(t, *a, *b);
+}
+
+static void keyed_close(struct pair *t, struct link_params *a, struct link_params *b)
+{
+    pair_close(t);
+    keys_close(a->keys);
+    keys_close(b->keys);
+}
+
+/* Nothing readable goes out; foreign keys, no keys, our own frames and handshakes are not taken. */
+static void test_keyed(void **state)
+{
+    struct link_params a, b, c = edge_params;
+    struct link_stats s;
+    struct link *other;
+    struct pair t;
+    struct pkt *p[4];
+    uint8_t fill[8];
+
+    keyed_open(&t, &a, &b, 0);
+    connect_pair(&t);
+    memset(fill, 0x5a, sizeof fill);
+    send_one(&t, t.a, 1, 0x5a);
+    assert_int_equal(take(&t, t.a, p, 4), 1);
+    assert_null(memmem(p[0]->data, p[0]->len, fill, 3));
+    assert_int_equal(link_input(t.a, copy(&t, p[0]), t.now), -EBADMSG); /* reflected */
+    give(&t, t.b, p[0]);
+    expect(t.b, 1, 0x5a);
+    for (unsigned i = 0; i < 2; i++) {
+        c.keys = i ? fresh_keys(true, 2, 0) : NULL;
+        assert_int_equal(link_open(&c, t.now, &other), 0);
+        send_one(&t, other, 1, 1);
+        assert_int_equal(take(&t, other, p, 4), 1);
+        assert_int_equal(link_input(t.b, p[0], t.now), -EBADMSG);
+        link_close(other);
+        keys_close(c.keys);
+    }
+    p[0] = forged(&t, (struct wire_header){.type = WIRE_HANDSHAKE}, fill, 8);
+    assert_int_equal(link_input(t.b, p[0], t.now), -EBADMSG);
+    p[0] = forged(&t, (struct wire_header){.type = WIRE_RESET}, fill, 0);
+    assert_int_equal(link_input(t.b, p[0], t.now), -EBADMSG);
+    link_stats(t.b, &s);
+    assert_int_equal(s.bad_frames, 4);
+    assert_int_equal(s.resets, 0);
+    keyed_close(&t, &a, &b);
+}
+
+/* Messages may be queued before there are keys: they go out when there are. */
+static void test_keys_come_later(void **state)
+{
+    struct link_params a = edge_params, b = cloud_params;
+    uint8_t up[KEYS_SECRET_BYTES] = {1}, down[KEYS_SECRET_BYTES] = {2};
+    struct pair t;
+    struct pkt *p[4];
+    uint64_t deadline;
+
+    a.keys = fresh_keys(true, 0, 0);
+    b.keys = fresh_keys(false, 0, 0);
+    pair_open(&t, a, b);
+    assert_int_equal(send_one(&t, t.a, 0, 1), 1);
+    assert_int_equal(take(&t, t.a, p, 4), 0);
+    assert_false(link_has_output(t.a));
+    t.now += 60000 * MS; /* that is not the peer's silence */
+    assert_int_equal(link_tick(t.a, t.now, &deadline), 0);
+    assert_int_equal(deadline, UINT64_MAX);
+    assert_int_equal(keys_set(a.keys, up, down), 0);
+    assert_int_equal(keys_set(b.keys, up, down), 0);
+    assert_true(link_has_output(t.a));
+    carry(&t);
+    expect(t.b, 0, 1);
+    keyed_close(&t, &a, &b);
+}
+
+/* Old frames that come again change nothing, and don't make a silent peer look alive. */
+static void test_replays(void **state)
+{
+    struct link_params a, b;
+    struct link_stats s;
+    struct pair t;
+    struct pkt *old[3], *p[4];
+    uint64_t deadline, from;
+    int n = 0;
+
+    keyed_open(&t, &a, &b, 0);
+    connect_pair(&t);
+    send_one(&t, t.a, 1, 7);
+    assert_int_equal(take(&t, t.a, old, 1), 1); /* data */
+    (void)link_input(t.b, copy(&t, old[0]), t.now);
+    expect(t.b, 1, 7);
+    t.now += 600 * MS;
+    while (n < 2) { /* an acknowledgement and a ping of a */
+        int got = take(&t, t.b, p, 4);
+
+        for (int i = 0; i < got; i++)
+            give(&t, t.a, p[i]);
+        got = take(&t, t.a, p, 4);
+        for (int i = 0; i < got; i++) {
+            if (n < 2 && type_of(p[i]) != WIRE_DATA)
+                old[1 + n++] = pkt_ref(p[i]);
+            give(&t, t.b, p[i]);
+        }
+        t.now += 600 * MS;
+    }
+    from = t.now;
+    while (link_tick(t.b, t.now, &deadline) == 0) { /* a is silent from now on */
+        for (unsigned i = 0; i < 3; i++)
+            (void)link_input(t.b, copy(&t, old[i]), t.now);
+        drop_output(&t, t.b);
+        expect_none(t.b);
+        assert_true(t.now - from < 20000 * MS);
+        t.now += 100 * MS;
+    }
+    link_stats(t.b, &s);
+    assert_true(s.replays >= 100);
+    assert_non_null(strstr(link_why_dead(t.b), "silent"));
+    for (unsigned i = 0; i < 3; i++)
+        pkt_unref(old[i]);
+    keyed_close(&t, &a, &b);
+}
+
+/* Keys change at their limit; what is sent again keeps its bytes, and its epoch's successor's
+ * successor waits for it. */
+static void test_key_update(void **state)
+{
+    struct link_params a, b;
+    struct link_stats s;
+    struct pair t;
+    struct pkt *p[4], *first, *frame;
+    uint32_t sent = 0;
+
+    keyed_open(&t, &a, &b, 10);
+    connect_pair(&t);
+    send_one(&t, t.a, 1, 1);
+    assert_int_equal(take(&t, t.a, p, 4), 1);
+    first = copy(&t, p[0]);
+    pkt_unref(p[0]);             /* lost */
+    for (; sent < 100; sent++) { /* the rest of this epoch and all of the next */
+        send_one(&t, t.a, 2, (uint8_t)sent);
+        int n = link_output(t.a, p, 4, t.pool, t.now);
+
+        if (!n)
+            break;
+        while (n)
+            give(&t, t.b, p[--n]);
+        expect(t.b, 2, (uint8_t)sent);
+    }
+    assert_in_range(sent, 17, 19);
+    link_stats(t.a, &s);
+    assert_int_equal(s.epoch, 1);
+    assert_false(link_has_output(t.a));
+    t.now += 400 * MS; /* the lost one goes again */
+    assert_true(take(&t, t.a, p, 1) == 1);
+    for (frame = p[0]; frame->len != first->len || memcmp(frame->data, first->data, first->len);) {
+        give(&t, t.b, frame);
+        t.now += 400 * MS;
+        assert_true(take(&t, t.a, p, 1) == 1);
+        frame = p[0];
+    }
+    give(&t, t.b, frame);
+    expect(t.b, 1, 1);
+    t.now += ACK_DELAY;
+    carry(&t); /* acknowledged: on to epoch 2 */
+    expect(t.b, 2, (uint8_t)sent);
+    link_stats(t.a, &s);
+    assert_int_equal(s.epoch, 2);
+    pkt_unref(first);
+    keyed_close(&t, &a, &b);
+}
+
+/* Keys that are used up end the link rather than seal one packet more. */
+static void test_keys_spent(void **state)
+{
+    struct keys_params kp = {.initiator = true, .worn_packets = 1000, .spent_packets = 20};
+    uint8_t up[KEYS_SECRET_BYTES] = {1}, down[KEYS_SECRET_BYTES] = {2};
+    struct link_params a = edge_params;
+    uint64_t deadline;
+    struct pair t;
+    struct pkt *p[4];
+    uint32_t sent = 0;
+
+    assert_int_equal(keys_open(&kp, &a.keys), 0);
+    assert_int_equal(keys_set(a.keys, up, down), 0);
+    pair_open(&t, a, cloud_params);
+    while (sent < 100 && send_one(&t, t.a, 1, 1) > 0 && take(&t, t.a, p, 1) == 1) {
+        pkt_unref(p[0]);
+        sent++;
+    }
+    assert_int_equal(sent, 20);
+    assert_int_equal(link_tick(t.a, t.now, &deadline), -EPIPE);
+    assert_non_null(strstr(link_why_dead(t.a), "keys"));
+    pair_close(&t);
+    keys_close(a.keys);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -858,6 +1077,11 @@ int main(void)
         cmocka_unit_test(test_strangers),
         cmocka_unit_test(test_bad_frames),
         cmocka_unit_test(test_send_errors),
+        cmocka_unit_test(test_keyed),
+        cmocka_unit_test(test_keys_come_later),
+        cmocka_unit_test(test_replays),
+        cmocka_unit_test(test_key_update),
+        cmocka_unit_test(test_keys_spent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

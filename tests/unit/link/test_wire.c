@@ -34,7 +34,7 @@ static struct pkt *sealed(struct pkt_pool *pool, const struct wire_header *h)
 
     for (unsigned i = 0; i < h->payload_bytes; i++)
         p->data[WIRE_PAYLOAD_AT + i] = (uint8_t)(i * 7);
-    assert_int_equal(wire_seal(p, &wire_path_edge, h), 0);
+    assert_int_equal(wire_seal(NULL, p, &wire_path_edge, h), 0);
     return p;
 }
 
@@ -46,7 +46,7 @@ static void test_round_trip(void **state)
     const uint8_t *payload;
 
     assert_int_equal(p->len, FRAME);
-    assert_int_equal(wire_open(p->data, p->len, &h, &payload), 0);
+    assert_int_equal(wire_open(NULL, p->data, p->len, &h, &payload), 0);
     assert_int_equal(h.version, WIRE_VERSION);
     assert_int_equal(h.type, example.type);
     assert_int_equal(h.flags, example.flags);
@@ -103,10 +103,56 @@ static void test_every_bit_counts(void **state)
         bool free_field = byte < 12 || (byte >= 34 && byte < 38) || (byte >= 40 && byte < 42);
 
         p->data[byte] ^= (uint8_t)(1u << bit % 8);
-        assert_int_equal(wire_open(p->data, p->len, &h, &payload), free_field ? 0 : -EBADMSG);
+        assert_int_equal(wire_open(NULL, p->data, p->len, &h, &payload), free_field ? 0 : -EBADMSG);
         p->data[byte] ^= (uint8_t)(1u << bit % 8);
     }
     pkt_unref(p);
+    pkt_pool_heap_close(pool);
+}
+
+static struct keys *keys_of(bool initiator)
+{
+    static const uint8_t up[KEYS_SECRET_BYTES] = {1}, down[KEYS_SECRET_BYTES] = {2};
+    struct keys_params p = {.initiator = initiator};
+    struct keys *k;
+
+    assert_int_equal(keys_open(&p, &k), 0);
+    assert_int_equal(keys_set(k, up, down), 0);
+    return k;
+}
+
+/* With keys as without, and the payload can't be read. */
+static void test_every_bit_counts_sealed(void **state)
+{
+    struct pkt_pool *pool = pkt_pool_heap(2, 300);
+    struct pkt *p = pkt_alloc(pool), *q = pkt_alloc(pool);
+    struct keys *up = keys_of(true), *down = keys_of(false);
+    struct wire_header h = example;
+    const uint8_t *payload;
+
+    h.epoch = 0;
+    memset(p->data + WIRE_PAYLOAD_AT, 0x5a, PAYLOAD);
+    assert_int_equal(wire_seal(up, p, &wire_path_edge, &h), 0);
+    assert_int_equal(p->len, FRAME);
+    assert_null(memmem(p->data, p->len, "\x5a\x5a\x5a", 3));
+    for (unsigned bit = 0; bit < FRAME * 8; bit++) {
+        unsigned byte = bit / 8;
+        bool free_field = byte < 12 || (byte >= 34 && byte < 38) || (byte >= 40 && byte < 42);
+
+        memcpy(q->data, p->data, p->len);
+        q->data[byte] ^= (uint8_t)(1u << bit % 8);
+        assert_int_equal(wire_open(down, q->data, p->len, &h, &payload), free_field ? 0 : -EBADMSG);
+    }
+    memcpy(q->data, p->data, p->len);
+    assert_int_equal(wire_open(down, q->data, p->len, &h, &payload), 0);
+    for (unsigned i = 0; i < PAYLOAD; i++)
+        assert_int_equal(payload[i], 0x5a);
+    h = example; /* of another epoch than the keys' */
+    assert_int_equal(wire_seal(up, p, &wire_path_edge, &h), -EPERM);
+    pkt_unref(p);
+    pkt_unref(q);
+    keys_close(up);
+    keys_close(down);
     pkt_pool_heap_close(pool);
 }
 
@@ -121,18 +167,18 @@ static void test_lengths(void **state)
         struct pkt *cut = pkt_alloc(pool); /* its own allocation: a sanitizer sees reads past it */
 
         memcpy(cut->data, p->data, len);
-        assert_int_equal(wire_open(cut->data, len, &h, &payload), -EBADMSG);
+        assert_int_equal(wire_open(NULL, cut->data, len, &h, &payload), -EBADMSG);
         pkt_unref(cut);
     }
     for (unsigned padding = 0; padding <= 20; padding++)
-        assert_int_equal(wire_open(p->data, FRAME + padding, &h, &payload), 0);
+        assert_int_equal(wire_open(NULL, p->data, FRAME + padding, &h, &payload), 0);
 
     small = pkt_alloc(pool);
     h = example;
     h.payload_bytes = PAYLOAD + 20;
-    assert_int_equal(wire_seal(small, &wire_path_edge, &h), 0);
+    assert_int_equal(wire_seal(NULL, small, &wire_path_edge, &h), 0);
     h.payload_bytes++;
-    assert_int_equal(wire_seal(small, &wire_path_edge, &h), -ENOSPC);
+    assert_int_equal(wire_seal(NULL, small, &wire_path_edge, &h), -ENOSPC);
     pkt_unref(small);
     pkt_unref(p);
     pkt_pool_heap_close(pool);
@@ -146,7 +192,7 @@ static void test_nonsense(void **state)
     struct wire_header h;
     const uint8_t *payload;
 
-    bad[0].type = WIRE_CLOSE + 1;
+    bad[0].type = WIRE_HANDSHAKE + 1;
     bad[1].cls = WIRE_CONTROL + 1;
     bad[2].fragment = 3;
     bad[3].n_fragments = 0;
@@ -159,7 +205,7 @@ static void test_nonsense(void **state)
     for (unsigned i = 0; i < 7; i++) {
         struct pkt *p = sealed(pool, &bad[i]);
 
-        assert_int_equal(wire_open(p->data, p->len, &h, &payload), -EBADMSG);
+        assert_int_equal(wire_open(NULL, p->data, p->len, &h, &payload), -EBADMSG);
         pkt_unref(p);
     }
     pkt_pool_heap_close(pool);
@@ -170,7 +216,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),       cmocka_unit_test(test_bytes),
         cmocka_unit_test(test_every_bit_counts), cmocka_unit_test(test_lengths),
-        cmocka_unit_test(test_nonsense),
+        cmocka_unit_test(test_nonsense),         cmocka_unit_test(test_every_bit_counts_sealed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define OPENSSL_SUPPRESS_DEPRECATED  /* RAND_METHOD: the simplest way to random numbers by a seed  \
+                                      */
 #include "tests/unit/pipeline/rig.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <openssl/rand.h>
 
 static void die(const char *what, const char *why)
 {
@@ -20,9 +24,53 @@ static uint64_t rig_clock(void *arg)
     return r->now_ns;
 }
 
+/* --- security --------------------------------------------------------------------------------- */
+
+const struct identity *rig_identity(bool cloud)
+{
+    static struct identity *ids[2];
+
+    if (!ids[cloud] && identity_new(&ids[cloud]))
+        die("identity_new", "");
+    return ids[cloud];
+}
+
+const struct authorized *rig_peers(bool of_cloud)
+{
+    static struct authorized *lists[2];
+
+    if (!lists[of_cloud] &&
+        authorized_one(identity_fingerprint(rig_identity(!of_cloud)), &lists[of_cloud]))
+        die("authorized_one", "");
+    return lists[of_cloud];
+}
+
+static struct dice random_dice;
+
+static int random_bytes(unsigned char *to, int n)
+{
+    for (int i = 0; i < n; i++)
+        to[i] = (unsigned char)dice_next(&random_dice);
+    return 1;
+}
+
+static int random_ready(void)
+{
+    return 1;
+}
+
+void rig_random(uint64_t seed)
+{
+    static const RAND_METHOD method = {
+        .bytes = random_bytes, .pseudorand = random_bytes, .status = random_ready};
+
+    random_dice.state = seed;
+    RAND_set_rand_method(&method);
+}
+
 void rig_open(struct rig *r, const struct rig_params *p)
 {
-    *r = (struct rig){.p = *p, .now_ns = RIG_MS};
+    *r = (struct rig){.p = *p, .now_ns = RIG_MS, .fate = {p->seed + 1}};
     r->p.edge_stage.now_ns = r->p.cloud_stage.now_ns = &r->now_ns;
     r->p.sessions = p->sessions ? p->sessions : 1;
     r->p.edge_stage.max_seqs = r->p.cloud_stage.max_seqs = r->p.sessions;
@@ -33,37 +81,83 @@ void rig_open(struct rig *r, const struct rig_params *p)
     r->cloud_stage = fake_open(true, &r->p.cloud_stage, &r->cloud_info);
 }
 
-void rig_start(struct rig *r)
+static struct codec_params rig_codec(const struct rig *r)
+{
+    return r->p.codec.tau > 0 || r->p.codec.mode ? r->p.codec : codec_params_default(CODEC_F32);
+}
+
+static void say(void *arg, const char *line)
+{
+    struct rig *r = arg;
+
+    r->n_said++;
+    snprintf(r->said, sizeof r->said, "%s", line);
+}
+
+static void start_edge(struct rig *r)
 {
     char err[PIPELINE_ERR] = "";
     struct edge_params ep = {
         .stage = r->edge_stage,
         .port = network_port(r->network, 0),
-        .codec =
-            r->p.codec.tau > 0 || r->p.codec.mode ? r->p.codec : codec_params_default(CODEC_F32),
+        .codec = rig_codec(r),
         .curve = r->p.curve,
         .target = r->p.target,
         .link = r->p.link,
         .chunk_tokens = r->p.chunk_tokens,
+        .security = r->p.edge_security,
         .max_sessions = r->p.sessions,
         .connect_timeout_ns = r->p.connect_timeout_ns,
+        .rejoin = r->p.rejoin,
     };
+
+    ep.rejoin.say = say;
+    ep.rejoin.arg = r;
+    if (r->p.secure && !ep.security.identity)
+        ep.security = (struct pipeline_security){rig_identity(false), rig_peers(false)};
+    if (edge_open(&ep, r->now_ns, &r->edge, err))
+        die("edge_open", err);
+    if (r->p.hook)
+        edge_set_clock(r->edge, rig_clock, r);
+}
+
+void rig_start_cloud(struct rig *r)
+{
+    char err[PIPELINE_ERR] = "";
     struct cloud_params cp = {
         .stage = r->cloud_stage,
         .port = network_port(r->network, 1),
-        .codec = ep.codec,
+        .codec = rig_codec(r),
         .link = r->p.link,
+        .security = r->p.cloud_security,
         .max_sessions = r->p.sessions,
     };
 
-    if (edge_open(&ep, r->now_ns, &r->edge, err))
-        die("edge_open", err);
+    if (r->p.secure && !cp.security.identity)
+        cp.security = (struct pipeline_security){rig_identity(true), rig_peers(true)};
     if (cloud_open(&cp, r->now_ns, &r->cloud, err))
         die("cloud_open", err);
-    if (r->p.hook) {
-        edge_set_clock(r->edge, rig_clock, r);
+    if (r->p.hook)
         cloud_set_clock(r->cloud, rig_clock, r);
-    }
+}
+
+void rig_kill_cloud(struct rig *r)
+{
+    const struct network_params deaf = {.drop = 1};
+
+    network_set_params(r->network, &deaf);
+    cloud_close(r->cloud);
+    network_set_params(r->network, &r->p.network);
+    r->cloud = NULL;
+    r->crashes++;
+    if (r->p.tell_crash)
+        network_lose_peer(r->network, 0);
+}
+
+void rig_start(struct rig *r)
+{
+    start_edge(r);
+    rig_start_cloud(r);
 }
 
 void rig_close(struct rig *r)
@@ -77,23 +171,44 @@ void rig_close(struct rig *r)
     network_close(r->network);
 }
 
+/* The cloud's death and rebirth. */
+static void play_fate(struct rig *r)
+{
+    if (r->cloud && (!r->p.crash_max || r->crashes < r->p.crash_max) && r->p.crash > 0 &&
+        dice_chance(&r->fate, r->p.crash)) {
+        rig_kill_cloud(r);
+        r->back_ns = r->now_ns + 1 + dice_below(&r->fate, r->p.down_max_ns + 1);
+    }
+    if (!r->cloud && r->back_ns && r->now_ns >= r->back_ns) {
+        r->back_ns = 0;
+        rig_start_cloud(r);
+    }
+}
+
 void rig_step(struct rig *r)
 {
     uint64_t edge_at, cloud_at = UINT64_MAX, next;
+    bool cloud = r->cloud && !r->cloud_silent;
 
     network_set_now(r->network, r->now_ns);
     r->edge_rc = edge_poll(r->edge, r->now_ns, &edge_at);
     network_set_now(r->network, r->now_ns);
-    if (!r->cloud_silent)
+    if (cloud) {
         r->cloud_rc = cloud_poll(r->cloud, r->now_ns, &cloud_at);
+        if (r->p.rejoin.timeout_ns && r->cloud_rc == -EPIPE && cloud_reset(r->cloud, r->now_ns))
+            die("cloud_reset", "");
+    }
     next = edge_at < cloud_at ? edge_at : cloud_at;
-    for (int side = 0; side < (r->cloud_silent ? 1 : 2); side++) {
+    for (int side = 0; side < (cloud ? 2 : 1); side++) {
         if (network_next(r->network, side) < next)
             next = network_next(r->network, side);
     }
+    if (!r->cloud && r->back_ns && r->back_ns < next)
+        next = r->back_ns;
     if (next == UINT64_MAX)
         next = r->now_ns + RIG_MS;
     r->now_ns = next > r->now_ns ? next : r->now_ns + 1000;
+    play_fate(r);
 }
 
 /* --- requests --------------------------------------------------------------------------------- */

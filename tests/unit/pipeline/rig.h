@@ -22,6 +22,14 @@ struct rig_params {
     uint32_t mtu;            /* 0: 1500 */
     uint64_t connect_timeout_ns;
     bool hook;               /* the links live during stage runs */
+    struct edge_rejoin rejoin; /* say is the rig's own, arg the rig */
+    double crash;            /* chance of a step that the cloud is killed in it */
+    uint32_t crash_max;      /* so often at most; 0: no limit. A cloud that never lives for as long
+                              * as a replay takes would let nobody get on */
+    uint64_t down_max_ns;    /* it is back after up to so long */
+    bool tell_crash;         /* the edge's port knows at once */
+    bool secure;             /* encrypted, with identities that the rig makes */
+    struct pipeline_security edge_security, cloud_security; /* instead of those */
     uint64_t seed;
 };
 
@@ -52,12 +60,27 @@ struct rig {
     struct cloud *cloud;
     bool cloud_silent;       /* the cloud is not polled */
     int edge_rc, cloud_rc;   /* of the last poll */
+    struct dice fate;        /* of the cloud */
+    uint32_t crashes;
+    uint64_t back_ns;        /* cloud NULL: when it starts again; 0: never by itself */
+    uint32_t n_said;
+    char said[512];          /* the edge's last word */
 };
+
+/* The identities of a secure rig's halves, made once. */
+const struct identity *rig_identity(bool cloud);
+/* Peers: the one, without limits, made once. */
+const struct authorized *rig_peers(bool of_cloud);
+/* OpenSSL's random numbers by a seed from here on, so that a run can be had again. Tests only. */
+void rig_random(uint64_t seed);
 
 /* The stages only: their info may be changed before rig_start. */
 void rig_open(struct rig *r, const struct rig_params *p);
 void rig_start(struct rig *r);
 void rig_close(struct rig *r);
+/* Without a word, as by kill -9; what is under way arrives. */
+void rig_kill_cloud(struct rig *r);
+void rig_start_cloud(struct rig *r);
 /* One poll of each side; virtual time goes on to what comes next. */
 void rig_step(struct rig *r);
 

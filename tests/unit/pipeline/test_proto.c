@@ -10,7 +10,7 @@
 
 #include "dataplane/pipeline/proto.h"
 
-static uint8_t b[PROTO_SMALL_MAX + 8];
+static uint8_t b[PROTO_IDS_BYTES + 4 * PROTO_IDS_MAX + 8];
 
 static void test_open(void **state)
 {
@@ -149,12 +149,39 @@ static void test_text(void **state)
     assert_int_equal(proto_read_text(b, n, &out), -EBADMSG);
 }
 
+static void test_ids(void **state)
+{
+    static int32_t ids[PROTO_IDS_MAX];
+    struct proto_ids out;
+    size_t n;
+
+    for (int i = 0; i < (int)PROTO_IDS_MAX; i++)
+        ids[i] = 1000000 * i;
+    n = proto_write_ids(b, 7, ids, 3);
+    for (size_t len = 0; len <= n + 1; len++)
+        assert_int_equal(proto_read_ids(b, len, &out), len == n ? 0 : -EBADMSG);
+    assert_int_equal(proto_read_ids(b, n, &out), 0);
+    assert_int_equal(out.first, 7);
+    assert_int_equal(out.n, 3);
+    assert_int_equal(out.ids[2], 2000000);
+    b[1] = 1;
+    assert_int_equal(proto_read_ids(b, n, &out), -EBADMSG);
+    n = proto_write_ids(b, 0, ids, PROTO_IDS_MAX);
+    assert_int_equal(proto_read_ids(b, n, &out), 0);
+    assert_memory_equal(out.ids, ids, sizeof ids);
+    b[2] = 1; /* 257 */
+    b[3] = 1;
+    assert_int_equal(proto_read_ids(b, n + 4, &out), -EBADMSG);
+    b[2] = b[3] = 0;
+    assert_int_equal(proto_read_ids(b, PROTO_IDS_BYTES, &out), -EBADMSG);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_open), cmocka_unit_test(test_opened_and_close),
         cmocka_unit_test(test_rows), cmocka_unit_test(test_tokens),
-        cmocka_unit_test(test_text),
+        cmocka_unit_test(test_text), cmocka_unit_test(test_ids),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -734,7 +734,7 @@ static void test_edge_floods(void **state)
         assert_true(number < 10000);
         memset(pkt->data + WIRE_PAYLOAD_AT, 0, LINK_PREFIX_BYTES);
         pkt->data[WIRE_PAYLOAD_AT + LINK_PREFIX_BYTES] = PROTO_ROWS;
-        assert_int_equal(wire_seal(pkt, &wire_path_edge, &h), 0);
+        assert_int_equal(wire_seal(NULL, pkt, &wire_path_edge, &h), 0);
         assert_int_equal(port_tx(edge, &pkt, 1), 1);
         pkt_unref(pkt);
         r.now_ns += 10000;

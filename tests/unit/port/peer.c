@@ -78,6 +78,17 @@ static void nap(uint64_t *seed)
     }
 }
 
+/* A frame with addresses goes back to where it came from; any other bytes stay as they are. */
+static void turn_round(struct pkt *p)
+{
+    struct wire_path back;
+    size_t bytes;
+    if (!outer_check(p->data, p->len, &bytes))
+        return;
+    outer_way_back(p->data, &back);
+    outer_readdress(p->data, &back);
+}
+
 static int echo(struct port *p, bool naps)
 {
     uint64_t seed = (uint64_t)getpid();
@@ -85,6 +96,8 @@ static int echo(struct port *p, bool naps)
     while ((alive = port_alive(p)) >= 0) {
         struct pkt *in[32];
         int n = port_rx(p, in, 32);
+        for (int i = 0; i < n; i++)
+            turn_round(in[i]);
         for (int done = 0; done < n && port_alive(p) == 1;)
             done += port_tx(p, in + done, n - done);
         for (int i = 0; i < n; i++)

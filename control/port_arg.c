@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/port_arg.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "control/cmd.h"
+#include "control/log.h"
+#include "control/options.h"
+#include "dataplane/port/uri.h"
+
+static const struct argp_option option_list[] = {
+    {"port", OPT_PORT, "URI", 0,
+     "Where the halves meet: memif:PATH or memif:@NAME (one host), udp:HOST:PORT, "
+     "packet:IF,ip=ADDR/LEN,peer=ADDR[,gw=ADDR], xdp:IF,..., pci:ADDRESS,... An edge may have "
+     "several, of clouds that take each other's place",
+     0},
+    {0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct port_options *o = state->input;
+    char err[PORT_ERR];
+    struct port_uri uri;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        *o = (struct port_options){.n = 0};
+        return 0;
+    case OPT_PORT:
+        if (port_uri_parse(arg, &uri, err) < 0)
+            argp_error(state, "--port: %s", err);
+        if (o->n == PORTS_MAX)
+            argp_error(state, "--port: %u of them are enough", PORTS_MAX);
+        o->uris[o->n++] = arg;
+        return 0;
+    case ARGP_KEY_END:
+        if (!o->n)
+            argp_error(state, "--port is missing: where edge and cloud meet, e.g. --port "
+                              "memif:/tmp/isthmus.sock or --port udp:127.0.0.1:7300");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+const struct argp port_argp = {option_list, parse, NULL, NULL, NULL, NULL, NULL};
+
+static void say_news(const char *line)
+{
+    log_info("%s", line);
+}
+
+/* Takes over inner. */
+static int impair(struct port *inner, enum port_role role, const struct netem_options *n,
+                  struct port **out)
+{
+    *out = inner;
+    if (!n->text)
+        return EXIT_OK;
+    struct netem_params params = n->params;
+    params.seed += role == PORT_SERVER; /* each way its own fate */
+    const int rc = port_netem(inner, &params, out);
+    if (rc < 0) {
+        port_close(inner);
+        *out = NULL;
+        log_error("cannot impair the port: %s", strerror(-rc));
+        return EXIT_FAILED;
+    }
+    return EXIT_OK;
+}
+
+int port_arg_open(const char *uri, enum port_role role, const struct security *security,
+                  const struct netem_options *n, struct port **out)
+{
+    char err[PORT_ERR] = "";
+    struct port *inner;
+    port_on_news(say_news);
+    int rc = port_open(uri, role, &inner, err);
+    if (rc < 0) {
+        log_error("%s", err);
+        return rc == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
+    }
+    rc = security_check_port(security, inner, uri);
+    if (rc != EXIT_OK) {
+        port_close(inner);
+        return rc;
+    }
+    if (inner->caps.how[0])
+        log_info("%s, MTU %u", inner->caps.how, inner->caps.mtu_bytes);
+    return impair(inner, role, n, out);
+}
+
+struct port *port_arg_reopen(const char *uri, const struct security *security,
+                             const struct netem_options *n)
+{
+    static char said[PORT_ERR];
+    char err[PORT_ERR] = "";
+    struct port *inner = NULL, *port = NULL;
+    if (port_open(uri, PORT_CLIENT, &inner, err) == 0 && security->insecure &&
+        !inner->caps.same_host) {
+        snprintf(err, sizeof err, "port %.120s reaches beyond this host: not with --insecure", uri);
+        port_close(inner);
+        inner = NULL;
+    }
+    if (inner && impair(inner, PORT_CLIENT, n, &port) == EXIT_OK)
+        return port;
+    if (*err && strcmp(err, said) != 0)
+        log_warn("%s", err);
+    snprintf(said, sizeof said, "%s", err);
+    return NULL;
+}
+
+bool port_arg_may_move(const char *uri)
+{
+    char err[PORT_ERR];
+    struct port_uri u;
+    uint8_t address[16];
+    return port_uri_parse(uri, &u, err) == 0 && u.kind == URI_UDP &&
+           inet_pton(AF_INET, u.name, address) != 1 && inet_pton(AF_INET6, u.name, address) != 1;
+}

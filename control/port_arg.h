@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `--port URI`, and the port it names, behind `--netem`'s impairments. */
+#ifndef ISTHMUS_CONTROL_PORT_ARG_H
+#define ISTHMUS_CONTROL_PORT_ARG_H
+
+#include <argp.h>
+
+#include "control/netem_arg.h"
+#include "control/security_arg.h"
+#include "dataplane/port.h"
+
+/* An argp child, as those of options.h: a bad URI ends the program with exit code 2. */
+#define PORTS_MAX 8u
+struct port_options {
+    const char *uris[PORTS_MAX]; /* at least one after parsing; a cloud has no more */
+    unsigned n;
+};
+extern const struct argp port_argp;
+
+/*
+ * Open it, and say what was chosen where there was a choice. Without encryption a port that reaches
+ * beyond this host is refused. EXIT_OK or an exit code, the error said.
+ */
+int port_arg_open(const char *uri, enum port_role role, const struct security *security,
+                  const struct netem_options *n, struct port **out);
+
+/* The same for an edge that looks for its cloud again and again: what was said last is not said
+ * anew. NULL: it can't be opened now. */
+struct port *port_arg_reopen(const char *uri, const struct security *security,
+                             const struct netem_options *n);
+
+/* Its peer may be elsewhere the next time: a name stands for it, not an address. */
+bool port_arg_may_move(const char *uri);
+
+#endif

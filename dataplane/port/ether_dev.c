@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The devices of Ethernet ports. DPDK's drivers accept wrong arguments silently and say little when
+ * they fail, so everything is checked here before.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <linux/capability.h>
+#include <linux/if_xdp.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <bpf/libbpf.h>
+#include <rte_bus_vdev.h>
+#include <rte_dev.h>
+#include <rte_ethdev.h>
+#include <xdp/libxdp.h>
+
+#include "dataplane/port/eal.h"
+#include "dataplane/port/ether.h"
+#include "dataplane/port/mbuf.h"
+#include "dataplane/port/netif.h"
+
+#define RING 512
+/* An AF_XDP chunk is a packet with its mbuf, of 2,048 to 4,096 bytes; the kernel keeps 256 of them
+ * free in front of a frame. */
+#define XDP_EXTRA     (256u + 16u) /* and Ethernet's header */
+#define XDP_MTU_MAX   3470u
+#define XDP_RESERVE   4096u /* the fill ring and what the driver holds of others */
+#define PCI_RESERVE   1024u
+#define OPEN_FDS_MAX  1024u
+#define FRAMES_PACKET 512u
+
+static const char *scheme(enum uri_kind kind)
+{
+    return kind == URI_PACKET ? "packet" : kind == URI_XDP ? "xdp" : "pci";
+}
+
+/* --- before ------------------------------------------------------------------------------------
+ */
+
+static int lacks(const struct port_uri *uri, const char *capabilities, const char *setcap,
+                 char *err)
+{
+    char exe[128];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+    exe[n > 0 ? n : 0] = '\0';
+    snprintf(err, PORT_ERR,
+             "port %s:%.15s needs %.40s: run it as root, or once `sudo setcap %s+ep %.64s`; "
+             "udp:HOST:PORT needs no privileges",
+             scheme(uri->kind), uri->name, capabilities, setcap, n > 0 ? exe : "isthmus");
+    return -EACCES;
+}
+
+static int check_rights(const struct port_uri *uri, char *err)
+{
+    bool raw = netif_may(CAP_NET_RAW);
+    if (uri->kind == URI_PACKET)
+        return raw ? 0 : lacks(uri, "CAP_NET_RAW", "cap_net_raw", err);
+    bool bpf = netif_may(CAP_BPF) || netif_may(CAP_SYS_ADMIN);
+    if (!raw || !bpf || !netif_may(CAP_NET_ADMIN))
+        return lacks(uri, "CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF",
+                     "cap_net_raw,cap_net_admin,cap_bpf", err);
+    int fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        snprintf(err, PORT_ERR,
+                 "port xdp:%.15s: this kernel gives no AF_XDP sockets (%.60s): use packet:%.15s",
+                 uri->name, strerror(errno), uri->name);
+        return -EIO;
+    }
+    close(fd);
+    return 0;
+}
+
+static int check_interface(const struct port_uri *uri, uint32_t *mtu, char *err)
+{
+    char names[96];
+    struct netif n;
+    if (netif_read(uri->name, &n) < 0 || !n.ethernet) {
+        snprintf(err, PORT_ERR,
+                 "port %s:%.15s: there is no such Ethernet interface; this host has: %.90s",
+                 scheme(uri->kind), uri->name, netif_names(names, sizeof(names)));
+        return -ENODEV;
+    }
+    int rc = check_rights(uri, err);
+    if (rc < 0)
+        return rc;
+    if (!n.up) {
+        snprintf(err, PORT_ERR, "port %s:%.15s: the interface is down: ip link set %.15s up",
+                 scheme(uri->kind), uri->name, uri->name);
+        return -ENODEV;
+    }
+    if (uri->kind == URI_PACKET && netif_has_address(uri->name, uri->ip)) {
+        char ip[URI_IP_TEXT];
+        snprintf(
+            err, PORT_ERR,
+            "port packet:%.15s: %s is the kernel's own address there, which would answer for it: "
+            "give ip= another one of the same network",
+            uri->name, port_uri_ip(uri->ip, ip));
+        return -EADDRINUSE;
+    }
+    if (uri->kind == URI_XDP && n.mtu_bytes > XDP_MTU_MAX) {
+        snprintf(
+            err, PORT_ERR,
+            "port xdp:%.15s: AF_XDP takes packets of at most %u bytes, the interface's MTU is %u: "
+            "ip link set %.15s mtu 1500, or use packet:%.15s",
+            uri->name, XDP_MTU_MAX, n.mtu_bytes, uri->name, uri->name);
+        return -EINVAL;
+    }
+    if (uri->kind == URI_XDP && n.rx_queues > 1)
+        port_tell("port xdp:%.15s: of %u receive queues only the first is read: ethtool -L %.15s "
+                  "combined 1",
+                  uri->name, n.rx_queues, uri->name);
+    *mtu = n.mtu_bytes < URI_MTU_MAX ? n.mtu_bytes : URI_MTU_MAX;
+    return 0;
+}
+
+static int check_pci(const struct port_uri *uri, char *err)
+{
+    char path[96];
+    snprintf(path, sizeof(path), "/sys/bus/pci/devices/%.15s", uri->name);
+    if (access(path, F_OK) < 0) {
+        snprintf(err, PORT_ERR, "port pci:%.15s: there is no such PCI device: see `lspci -D`",
+                 uri->name);
+        return -ENODEV;
+    }
+    char driver[128];
+    snprintf(path, sizeof(path), "/sys/bus/pci/devices/%.15s/driver", uri->name);
+    ssize_t n = readlink(path, driver, sizeof(driver) - 1);
+    driver[n > 0 ? n : 0] = '\0';
+    const char *name = strrchr(driver, '/') ? strrchr(driver, '/') + 1 : "none";
+    if (strcmp(name, "vfio-pci") != 0) {
+        snprintf(
+            err, PORT_ERR,
+            "port pci:%.15s: its driver is %.20s: give it to DPDK, as root: dpdk-devbind.py -b "
+            "vfio-pci %.15s (the kernel then has it no more); see `isthmus doctor`",
+            uri->name, name, uri->name);
+        return -ENODEV;
+    }
+    if (access("/dev/vfio/vfio", R_OK | W_OK) < 0) {
+        int error = errno;
+        snprintf(err, PORT_ERR,
+                 "port pci:%.15s: /dev/vfio/vfio can't be used (%.60s): run it as root, or chown "
+                 "/dev/vfio/* to the user; see `isthmus doctor`",
+                 uri->name, strerror(error));
+        return -EACCES;
+    }
+    return 0;
+}
+
+int ether_dev_check(const struct port_uri *uri, uint32_t *mtu, char *err)
+{
+    *mtu = 1500;
+    int rc = uri->kind == URI_PCI ? check_pci(uri, err) : check_interface(uri, mtu, err);
+    if (rc < 0 || !uri->mtu_bytes)
+        return rc;
+    if (uri->kind != URI_PCI && uri->mtu_bytes > *mtu) {
+        snprintf(err, PORT_ERR,
+                 "port %s:%.15s: mtu=%u is more than the interface's %u: ip link set %.15s "
+                 "mtu %u",
+                 scheme(uri->kind), uri->name, uri->mtu_bytes, *mtu, uri->name, uri->mtu_bytes);
+        return -EINVAL;
+    }
+    *mtu = uri->mtu_bytes;
+    return 0;
+}
+
+/* Bytes of a slot in AF_PACKET's ring: with Ethernet's header and its own. */
+static uint32_t slot_bytes(uint32_t mtu)
+{
+    uint32_t n = 2048;
+    while (n < mtu + 128)
+        n *= 2;
+    return n;
+}
+
+uint32_t ether_dev_room(enum uri_kind kind, uint32_t mtu)
+{
+    if (kind == URI_PACKET)
+        return slot_bytes(mtu); /* the driver wants a whole slot to fit */
+    return kind == URI_XDP ? mtu + XDP_EXTRA : mtu + 128;
+}
+
+uint32_t ether_dev_reserve(enum uri_kind kind)
+{
+    return kind == URI_XDP ? XDP_RESERVE : kind == URI_PCI ? PCI_RESERVE : 0;
+}
+
+/* --- sockets -----------------------------------------------------------------------------------
+ */
+
+/* The open descriptors that are sockets of this family, in a set. */
+static void sockets(int family, bool set[OPEN_FDS_MAX])
+{
+    memset(set, 0, OPEN_FDS_MAX * sizeof(*set));
+    for (int fd = 0; fd < (int)OPEN_FDS_MAX; fd++) {
+        int domain;
+        socklen_t len = sizeof(domain);
+        set[fd] = getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == family;
+    }
+}
+
+/* The driver's, which it keeps to itself: those that were opened meanwhile. To sleep on. */
+static void find_sockets(struct ether_dev *d, int family, const bool before[OPEN_FDS_MAX])
+{
+    bool after[OPEN_FDS_MAX];
+    sockets(family, after);
+    for (unsigned fd = 0; fd < OPEN_FDS_MAX && d->n_fds < ETHER_FDS; fd++)
+        if (after[fd] && !before[fd])
+            d->fds[d->n_fds++] = (int)fd;
+}
+
+/* --- the device --------------------------------------------------------------------------------
+ */
+
+/* They tell people's terminals about what is as it should be. */
+static void hush_bpf(void)
+{
+    libbpf_set_print(NULL);
+    libxdp_set_print(NULL);
+}
+
+static int add_vdev(struct ether_dev *d, const struct port_uri *uri, uint32_t mtu)
+{
+    static atomic_uint serial;
+    char args[160];
+    unsigned number = atomic_fetch_add(&serial, 1);
+    if (d->kind == URI_PACKET) {
+        uint32_t frame = slot_bytes(mtu);
+        unsigned block = frame < 4096 ? 4096 : frame;
+        snprintf(d->name, sizeof(d->name), "net_af_packet%u", number);
+        snprintf(args, sizeof(args), "iface=%.15s,qpairs=1,blocksz=%u,framesz=%u,framecnt=%u",
+                 uri->name, block, frame, FRAMES_PACKET);
+    } else {
+        hush_bpf();
+        snprintf(d->name, sizeof(d->name), "net_af_xdp%u", number);
+        snprintf(args, sizeof(args), "iface=%.15s,start_queue=0,queue_count=1,busy_budget=0",
+                 uri->name);
+    }
+    return rte_vdev_init(d->name, args);
+}
+
+static int set_up(struct ether_dev *d, uint32_t mtu, struct pkt_pool *pool)
+{
+    struct rte_eth_conf conf = {0};
+    struct rte_ether_addr mac;
+    int rc = rte_eth_dev_get_port_by_name(d->name, &d->id);
+    if (rc < 0)
+        return rc;
+    d->have = true;
+    if (d->kind == URI_PCI)
+        conf.rxmode.mtu = mtu;
+    rc = rte_eth_dev_configure(d->id, 1, 1, &conf);
+    if (rc == 0)
+        rc = rte_eth_rx_queue_setup(d->id, 0, RING, (unsigned)SOCKET_ID_ANY, NULL,
+                                    mbuf_pool_mempool(pool));
+    if (rc == 0)
+        rc = rte_eth_tx_queue_setup(d->id, 0, RING, (unsigned)SOCKET_ID_ANY, NULL);
+    if (rc == 0)
+        rc = rte_eth_dev_start(d->id);
+    if (rc == 0)
+        rc = rte_eth_macaddr_get(d->id, &mac);
+    if (rc == 0)
+        memcpy(d->mac, mac.addr_bytes, 6);
+    return rc;
+}
+
+int ether_dev_open(struct ether_dev *d, const struct port_uri *uri, uint32_t mtu,
+                   struct pkt_pool *pool, char *err)
+{
+    bool before[OPEN_FDS_MAX];
+    int family = uri->kind == URI_XDP ? AF_XDP : AF_PACKET;
+    *d = (struct ether_dev){.kind = uri->kind};
+    sockets(family, before);
+    int rc;
+    if (uri->kind == URI_PCI) {
+        snprintf(d->name, sizeof(d->name), "%.15s", uri->name); /* EAL was started for it */
+        rc = 0;
+    } else {
+        rc = add_vdev(d, uri, mtu);
+    }
+    if (rc == 0)
+        rc = set_up(d, mtu, pool);
+    if (rc < 0) {
+        snprintf(err, PORT_ERR, "port %s:%.15s: the driver failed (%.60s): %.120s",
+                 scheme(uri->kind), uri->name, strerror(-rc), eal_last_words());
+        ether_dev_close(d);
+        return rc == -ENODEV ? rc : -EIO;
+    }
+    if (uri->kind != URI_PCI)
+        find_sockets(d, family, before);
+    return 0;
+}
+
+void ether_dev_close(struct ether_dev *d)
+{
+    if (d->have) {
+        rte_eth_dev_stop(d->id);
+        rte_eth_dev_close(d->id);
+    }
+    if (d->kind != URI_PCI && d->name[0])
+        rte_vdev_uninit(d->name);
+    *d = (struct ether_dev){0};
+}

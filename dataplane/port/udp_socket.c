@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The socket of a udp port: addresses, options, what errors mean. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/errqueue.h>
+#include <netdb.h>
+#include <netinet/udp.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "dataplane/port/udp.h"
+
+#define SOCKET_BUFFER_BYTES (4 << 20)
+#define MTU_DEFAULT         1500u
+#define IPV6_EXTRA_BYTES    20u /* its header is that much longer than IPv4's */
+
+void udp_address_text(const struct sockaddr_in6 *a, char *to, size_t room)
+{
+    char host[INET6_ADDRSTRLEN] = "?";
+    if (a->sin6_family == AF_INET) {
+        const struct sockaddr_in *v4 = (const void *)a;
+        inet_ntop(AF_INET, &v4->sin_addr, host, sizeof(host));
+        snprintf(to, room, "%s:%u", host, ntohs(v4->sin_port));
+    } else {
+        inet_ntop(AF_INET6, &a->sin6_addr, host, sizeof(host));
+        snprintf(to, room, "[%s]:%u", host, ntohs(a->sin6_port));
+    }
+}
+
+static bool is_loopback(const struct sockaddr_in6 *a)
+{
+    if (a->sin6_family == AF_INET)
+        return ntohl(((const struct sockaddr_in *)a)->sin_addr.s_addr) >> 24 == 127;
+    if (IN6_IS_ADDR_V4MAPPED(&a->sin6_addr))
+        return a->sin6_addr.s6_addr[12] == 127;
+    return IN6_IS_ADDR_LOOPBACK(&a->sin6_addr);
+}
+
+static void set_option(int fd, int level, int name, int value)
+{
+    (void)setsockopt(fd, level, name, &value, sizeof(value));
+}
+
+static void fragment(const struct udp *u, bool may)
+{
+    set_option(u->fd, IPPROTO_IP, IP_MTU_DISCOVER, may ? IP_PMTUDISC_DONT : IP_PMTUDISC_DO);
+    if (u->family == AF_INET6)
+        set_option(u->fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER,
+                   may ? IPV6_PMTUDISC_DONT : IPV6_PMTUDISC_DO);
+}
+
+static void set_options(struct udp *u)
+{
+    const int big = SOCKET_BUFFER_BYTES, zero = 0;
+    /* Beyond the system's limit only with CAP_NET_ADMIN. */
+    if (setsockopt(u->fd, SOL_SOCKET, SO_RCVBUFFORCE, &big, sizeof(big)) < 0)
+        set_option(u->fd, SOL_SOCKET, SO_RCVBUF, big);
+    if (setsockopt(u->fd, SOL_SOCKET, SO_SNDBUFFORCE, &big, sizeof(big)) < 0)
+        set_option(u->fd, SOL_SOCKET, SO_SNDBUF, big);
+    fragment(u, false);
+    set_option(u->fd, IPPROTO_IP, IP_RECVERR, 1);
+    if (u->family == AF_INET6)
+        set_option(u->fd, IPPROTO_IPV6, IPV6_RECVERR, 1);
+    /* A size of 0 changes nothing: it only asks whether the kernel knows the option. */
+    u->segments = setsockopt(u->fd, SOL_UDP, UDP_SEGMENT, &zero, sizeof(zero)) == 0;
+    if (u->segments)
+        set_option(u->fd, SOL_UDP, UDP_GRO, 1);
+}
+
+/* The longest packet on the way there; 0: not known. */
+static uint32_t mtu_towards(const struct sockaddr_in6 *sa, socklen_t len)
+{
+    int fd = socket(sa->sin6_family, SOCK_DGRAM | SOCK_CLOEXEC, 0), mtu = 0;
+    socklen_t n = sizeof(mtu);
+    bool v6 = sa->sin6_family == AF_INET6;
+    if (fd < 0)
+        return 0;
+    if (connect(fd, (const struct sockaddr *)sa, len) < 0 ||
+        getsockopt(fd, v6 ? IPPROTO_IPV6 : IPPROTO_IP, v6 ? IPV6_MTU : IP_MTU, &mtu, &n) < 0)
+        mtu = 0;
+    close(fd);
+    return mtu > 0 ? (uint32_t)mtu : 0;
+}
+
+static void choose_mtu(struct udp *u, const struct port_uri *uri, const struct addrinfo *ai)
+{
+    uint32_t mtu = uri->mtu_bytes ? uri->mtu_bytes : MTU_DEFAULT;
+    uint32_t way = uri->name[0] ? mtu_towards((const void *)ai->ai_addr, ai->ai_addrlen) : 0;
+    if (way && way < mtu)
+        mtu = way;
+    u->port.caps.mtu_bytes = u->family == AF_INET6 ? mtu - IPV6_EXTRA_BYTES : mtu;
+}
+
+static int bind_to(struct udp *u, const struct addrinfo *ai, enum port_role role, bool any)
+{
+    int rc;
+    u->fd = socket(ai->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (u->fd < 0)
+        return -errno;
+    u->family = ai->ai_family;
+    if (u->family == AF_INET6)
+        set_option(u->fd, IPPROTO_IPV6, IPV6_V6ONLY, !any);
+    if (role == PORT_SERVER) {
+        rc = bind(u->fd, ai->ai_addr, ai->ai_addrlen);
+    } else {
+        struct sockaddr_in6 from = {.sin6_family = (sa_family_t)ai->ai_family}; /* any, port 0 */
+        rc = bind(u->fd, (struct sockaddr *)&from, ai->ai_addrlen);
+    }
+    return rc < 0 ? -errno : 0;
+}
+
+static int try_address(struct udp *u, const struct port_uri *uri, const struct addrinfo *ai,
+                       enum port_role role)
+{
+    struct sockaddr_in6 own;
+    socklen_t len = sizeof(own);
+    int rc = bind_to(u, ai, role, !uri->name[0]);
+    if (rc < 0 || getsockname(u->fd, (struct sockaddr *)&own, &len) < 0) {
+        rc = rc < 0 ? rc : -errno;
+        if (u->fd >= 0)
+            close(u->fd);
+        u->fd = -1;
+        return rc;
+    }
+    u->local_port = ntohs(own.sin6_port); /* at the same place in a sockaddr_in */
+    memset(&u->last_from, 0, sizeof(u->last_from));
+    memcpy(&u->last_from, ai->ai_addr, ai->ai_addrlen);
+    u->scope = ai->ai_family == AF_INET6 ? u->last_from.sin6_scope_id : 0;
+    u->port.caps.same_host = is_loopback(&u->last_from);
+    udp_address_text(&u->last_from, u->text, sizeof(u->text));
+    set_options(u);
+    choose_mtu(u, uri, ai);
+    return 0;
+}
+
+static const char *mend(int error)
+{
+    switch (-error) {
+    case EADDRINUSE:
+        return ": another program listens there: choose another port";
+    case EADDRNOTAVAIL:
+        return ": this host has no such address: *:PORT listens at all it has";
+    case EACCES:
+        return ": ports below 1024 are for root: choose a higher one";
+    case ENETUNREACH:
+        return ": there is no route to it";
+    default:
+        return "";
+    }
+}
+
+int udp_socket(struct udp *u, const struct port_uri *uri, enum port_role role, char *err)
+{
+    const struct addrinfo hints = {.ai_family = AF_UNSPEC,
+                                   .ai_socktype = SOCK_DGRAM,
+                                   .ai_flags =
+                                       AI_NUMERICSERV | (role == PORT_SERVER ? AI_PASSIVE : 0)};
+    struct addrinfo *found = NULL;
+    char service[8];
+    snprintf(service, sizeof(service), "%u", uri->port);
+    if (!uri->name[0] && role == PORT_CLIENT) {
+        snprintf(err, PORT_ERR, "port udp:*:%u: the edge needs the cloud's host: udp:HOST:PORT",
+                 uri->port);
+        return -EINVAL;
+    }
+    int rc = getaddrinfo(uri->name[0] ? uri->name : NULL, service, &hints, &found);
+    if (rc) {
+        snprintf(err, PORT_ERR, "port udp: host '%.80s' is not known: %s", uri->name,
+                 rc == EAI_SYSTEM ? strerror(errno) : gai_strerror(rc));
+        return rc == EAI_NONAME || rc == EAI_FAMILY ? -EINVAL : -EIO;
+    }
+    rc = -EADDRNOTAVAIL;
+    /* To listen anywhere, IPv6 first: such a socket takes IPv4, too. */
+    for (int pass = 0; pass < 2 && rc < 0 && rc != -EADDRINUSE; pass++)
+        for (const struct addrinfo *ai = found; ai && rc < 0; ai = ai->ai_next)
+            if (uri->name[0] ? pass == 0 : (ai->ai_family == AF_INET6) == (pass == 0))
+                rc = try_address(u, uri, ai, role);
+    freeaddrinfo(found);
+    if (rc < 0)
+        snprintf(err, PORT_ERR, "port udp:%.80s:%u: %s%s", uri->name[0] ? uri->name : "*",
+                 uri->port, strerror(-rc), mend(rc));
+    return rc;
+}
+
+void udp_send_failed(struct udp *u, int error, bool segmented)
+{
+    u->port.stats.tx_failed++;
+    if (error == EMSGSIZE && !u->fragments) {
+        u->fragments = true;
+        fragment(u, true);
+        port_tell("port udp: the path to the peer is narrower than %u bytes: packets are now "
+                  "fragmented on it; give both ends a smaller mtu=",
+                  u->port.caps.mtu_bytes);
+    } else if ((error == EIO || error == EINVAL) && segmented && u->segments) {
+        u->segments = false;
+        port_tell("port udp: this interface cannot send by UDP_SEGMENT: packets go one by one");
+    }
+    udp_read_errors(u);
+}
+
+static bool same_address(const struct sockaddr_in6 *a, const struct sockaddr_in6 *b)
+{
+    size_t n = a->sin6_family == AF_INET ? offsetof(struct sockaddr_in, sin_zero)
+                                         : offsetof(struct sockaddr_in6, sin6_scope_id);
+    return a->sin6_family == b->sin6_family && a->sin6_port == b->sin6_port &&
+           memcmp((const char *)a + 4, (const char *)b + 4, n - 4) == 0;
+}
+
+void udp_read_errors(struct udp *u)
+{
+    char control[512];
+    struct sockaddr_in6 to;
+    for (int i = 0; i < 64; i++) {
+        struct msghdr msg = {.msg_name = &to,
+                             .msg_namelen = sizeof(to),
+                             .msg_control = control,
+                             .msg_controllen = sizeof(control)};
+        memset(&to, 0, sizeof(to));
+        if (recvmsg(u->fd, &msg, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
+            return;
+        for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
+            struct sock_extended_err e;
+            bool ip = c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_RECVERR;
+            bool ip6 = c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_RECVERR;
+            if ((!ip && !ip6) || c->cmsg_len < CMSG_LEN(sizeof(e)))
+                continue;
+            memcpy(&e, CMSG_DATA(c), sizeof(e));
+            /* Of one that was heard, so that a cloud not yet started is no loss; and on this host
+             * only: elsewhere anyone can say so, and a NAT does when it forgets. */
+            if (e.ee_errno == ECONNREFUSED && u->port.stats.rx_packets && u->port.caps.same_host &&
+                same_address(&to, &u->last_from))
+                u->lost = true;
+        }
+    }
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The edges a cloud admits: a text file, a line each,
+ *
+ *   NAME FINGERPRINT [sessions=N] [tokens=N]     # and comments
+ *
+ * NAME: 1 to 63 of A-Z a-z 0-9 . _ -, for people. sessions: most at once; tokens: longest session.
+ * Names and fingerprints appear once.
+ */
+#ifndef ISTHMUS_DATAPLANE_SECURE_AUTHORIZED_H
+#define ISTHMUS_DATAPLANE_SECURE_AUTHORIZED_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "dataplane/secure/identity.h"
+
+#define AUTHORIZED_NAME  64u   /* with the zero */
+#define AUTHORIZED_PEERS 4096u /* of a file, at most */
+
+struct authorized_peer {
+    char name[AUTHORIZED_NAME];
+    struct fingerprint fingerprint;
+    uint32_t sessions_max, tokens_max; /* 0: no limit of its own */
+};
+
+struct authorized;
+
+/* The text of a file; `file` is its name in errors. err: IDENTITY_ERR bytes, one line naming file and
+ * line. 0, -EINVAL, -ENOMEM. */
+int authorized_parse(const char *text, size_t len, const char *file, struct authorized **out,
+                     char *err);
+/* Also -errno of the file, and -EINVAL for one that anybody may write. */
+int authorized_read(const char *path, struct authorized **out, char *err);
+/* One peer, without limits. 0 or -ENOMEM. */
+int authorized_one(const struct fingerprint *f, struct authorized **out);
+void authorized_close(struct authorized *a);
+
+size_t authorized_count(const struct authorized *a);
+/* NULL: not admitted. */
+const struct authorized_peer *authorized_find(const struct authorized *a,
+                                              const struct fingerprint *f);
+
+#endif

@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Ethernet ports between two network namespaces joined by veth, AF_PACKET and AF_XDP: the ids of
+--local, with losses and through a router; an interface that goes down and up; either half killed;
+the address answers pings; what is refused. Where the host allows no namespaces, or no such sockets,
+that they are refused with the mend is all that can be tried, which is said."""
+import json
+import os
+import signal
+import subprocess
+import time
+
+import e2e
+import halves
+
+NETEM = "drop=20%,dup=20%,reorder=20%"
+CLOUD = ("--split", "10", "--codec", "f32", "--first-core", "1", "--threads", "1")
+EDGE = ("--threads", "1")
+PID = os.getpid()
+
+
+def ip(*args):
+    subprocess.run(["ip", *args], check=True, stdin=subprocess.DEVNULL)
+
+
+class Network:
+    """Namespaces with a veth in a row: the first's interface is "east", the last's "west"."""
+
+    def __init__(self, count, **options):
+        self.names = ["isthmus-test-%d-%d" % (PID, i) for i in range(count)]
+        for name in self.names:
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        for i in range(count - 1):
+            left, right = self.names[i], self.names[i + 1]
+            ip("link", "add", "east", "netns", left, "type", "veth", "peer", "name", "west", "netns",
+               right)
+            for name, interface in ((left, "east"), (right, "west")):
+                ip("-n", name, "link", "set", interface, "mtu", str(options.get("mtu", 1500)), "up")
+
+    def inside(self, i):
+        return ("ip", "netns", "exec", self.names[i])
+
+    def run(self, i, *args):
+        return subprocess.run([*self.inside(i), *args], text=True, check=False,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        halves.stop_all()
+        for name in self.names:
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+def ping(kind, net, mtu):
+    """The kernel of the other side finds our address and is answered, the longest frames too."""
+    ip("-n", net.names[1], "addr", "add", "10.9.0.9/24", "dev", "west")
+    for n in (0, 56, mtu - 29, mtu - 28):
+        pinged = net.run(1, "ping", "-c", "3", "-i", ".1", "-W", "2", "-M", "do", "-s", str(n),
+                         "10.9.0.1")
+        e2e.check(pinged.returncode == 0 and " 0% packet loss" in pinged.stdout,
+                  "%s: pings of %d bytes: %s" % (kind, n, pinged.stdout))
+
+
+def identity(kind, model, asked, local):
+    with Network(2) as net:
+        cloud = halves.Cloud(model, kind + ":east,ip=10.9.0.1/24", *CLOUD, prefix=net.inside(0))
+        e2e.check(cloud.ready(), "%s: the cloud serves: %s" % (kind, cloud.said()))
+        e2e.check("AES-128-GCM" in cloud.said() and "sockets" in cloud.said(), cloud.said())
+        port = kind + ":west,ip=10.9.0.2/24,peer=10.9.0.1"
+        halves.same_as_local(model, port, asked, local, *EDGE, prefix=net.inside(1))
+        halves.same_as_local(model, port, asked, local, *EDGE, "--netem", NETEM, prefix=net.inside(1))
+
+        ping(kind, net, 1500)
+
+        edge = halves.edge_started(model, port, "--split", "10", "--codec", "f32", *EDGE,
+                                   prefix=net.inside(1))
+        for i in range(2):
+            ip("-n", net.names[i], "link", "set", ("east", "west")[i], "down")
+            time.sleep(.5)
+            ip("-n", net.names[i], "link", "set", ("east", "west")[i], "up")
+            e2e.check(edge.poll() is None and cloud.process.poll() is None, "both live on")
+            before = os.read(edge.stdout.fileno(), 65536)
+            e2e.check(e2e.wait_for(lambda: os.read(edge.stdout.fileno(), 65536) != before, 20),
+                      "%s: the answer goes on after the interface came back" % kind)
+
+        # Killed as it is: nobody says goodbye.
+        edge.kill()
+        edge.wait()
+        start = time.monotonic()
+        done = halves.edge(model, port, *EDGE, "--split", "10", "--codec", "f32", "-p", "Hello", "-n",
+                           "4", prefix=net.inside(1), timeout=60)
+        e2e.check(done.returncode == 0, "%s: the next edge is served: %s" % (kind, done.stderr[-300:]))
+        e2e.say("%s: after a killed edge the next one was answered within %.1f s"
+                % (kind, time.monotonic() - start))
+        cloud.stop(signal.SIGKILL)
+        cloud = halves.Cloud(model, kind + ":east,ip=10.9.0.1/24", *CLOUD, prefix=net.inside(0))
+        e2e.check(cloud.ready(), "%s: a cloud after a killed one: %s" % (kind, cloud.said()))
+        halves.same_as_local(model, port, asked[:1], local[:1], *EDGE, prefix=net.inside(1))
+        e2e.check(cloud.stop() == 0, "%s: the cloud ends well" % kind)
+
+
+def routed(kind, model, asked, local):
+    """Two networks and a router between them: gw=, other addresses, a time to live counted down."""
+    with Network(3) as net:
+        router = net.names[1]
+        ip("-n", router, "addr", "add", "10.9.1.254/24", "dev", "west")
+        ip("-n", router, "addr", "add", "10.9.2.254/24", "dev", "east")
+        net.run(1, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        cloud = halves.Cloud(model, kind + ":east,ip=10.9.1.1/24,gw=10.9.1.254", *CLOUD,
+                             prefix=net.inside(0))
+        e2e.check(cloud.ready(), "%s: the cloud serves: %s" % (kind, cloud.said()))
+        port = kind + ":west,ip=10.9.2.1/24,peer=10.9.1.1,gw=10.9.2.254"
+        halves.same_as_local(model, port, asked, local, *EDGE, prefix=net.inside(2))
+        cloud.stop()
+
+
+def wide(kind, model, asked, local, mtu):
+    with Network(2, mtu=mtu) as net:
+        cloud = halves.Cloud(model, kind + ":east,ip=10.9.0.1/24", *CLOUD, prefix=net.inside(0))
+        e2e.check(cloud.ready() and "MTU %d" % mtu in cloud.said(), cloud.said())
+        halves.same_as_local(model, kind + ":west,ip=10.9.0.2/24,peer=10.9.0.1", asked, local, *EDGE,
+                             prefix=net.inside(1))
+        ping(kind, net, mtu)
+        cloud.stop()
+
+
+def refusals(model):
+    with Network(2) as net:
+        ip("-n", net.names[0], "addr", "add", "10.9.0.9/24", "dev", "east")
+        ip("-n", net.names[1], "link", "set", "west", "mtu", "4000")
+
+        def refused(i, port, word, *more, prefix=()):
+            done = halves.edge(model, port, "-p", "x", "-n", "2", *more,
+                               prefix=(*net.inside(i), *prefix))
+            e2e.check(done.returncode in (1, 2) and word in done.stderr,
+                      "%s: %d, %s" % (port, done.returncode, done.stderr))
+
+        good = "packet:east,ip=10.9.0.1/24,peer=10.9.0.2"
+        refused(0, good, "beyond this host", "--insecure")
+        refused(0, "packet:north,ip=10.9.0.1/24,peer=10.9.0.2", "east")
+        refused(0, "packet:lo,ip=10.9.0.1/24,peer=10.9.0.2", "east")
+        refused(0, "packet:east,ip=10.9.0.9/24,peer=10.9.0.2", "kernel's own")
+        refused(0, "packet:east,ip=10.9.0.1/24", "peer=")
+        refused(0, good + ",mtu=9000", "1500")
+        refused(0, good, "no cloud at", "--connect", "1")
+        refused(1, "xdp:west,ip=10.9.0.2/24,peer=10.9.0.1", "mtu 1500")
+        ip("-n", net.names[0], "link", "set", "east", "down")
+        refused(0, good, "east up")
+        bare = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
+        refused(0, good, "cap_net_raw", prefix=bare)
+        refused(0, good.replace("packet", "xdp"), "cap_bpf", prefix=bare)
+
+
+def without_namespaces(model):
+    """What any user of any host may try, and is refused."""
+    for kind in ("packet", "xdp"):
+        for interface, options, word in (("lo", "ip=10.9.0.1/24,peer=10.9.0.2", "lo"),
+                                         ("no-such-if", "ip=10.9.0.1/24,peer=10.9.0.2", "no-such-if"),
+                                         ("lo", "ip=10.9.0.1/24", "peer=")):
+            done = halves.edge(model, "%s:%s,%s" % (kind, interface, options), "-p", "x", "-n", "2")
+            e2e.check(done.returncode in (1, 2) and word in done.stderr,
+                      "%s:%s: %d, %s" % (kind, interface, done.returncode, done.stderr))
+
+
+def offered():
+    """The kinds of ports that this host lets us open on an interface; None: no namespaces."""
+    name = "isthmus-test-%d-try" % PID
+    made = subprocess.run(["ip", "netns", "add", name], stdin=subprocess.DEVNULL, check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if made.returncode != 0:
+        e2e.say("NOT TRIED HERE, for want of network namespaces: " + made.stdout.strip())
+        return None
+    subprocess.run(["ip", "netns", "del", name], stdin=subprocess.DEVNULL, check=False)
+    kinds = []
+    with Network(2) as net:
+        done = subprocess.run([*net.inside(0), e2e.BINARY, "doctor", "--json"], text=True, check=False,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        found = {c["name"]: c for c in json.loads(done.stdout)["checks"]}
+        for kind in ("packet", "xdp"):
+            said = found["port " + kind]
+            if said["status"] == "ok":
+                kinds.append(kind)
+                continue
+            e2e.say("NOT TRIED HERE: port %s: %s" % (kind, said["found"]))
+            e2e.check(said["mend"], "doctor names the mend for port " + kind)
+            done = halves.edge(e2e.model("smollm2"), kind + ":east,ip=10.9.0.1/24,peer=10.9.0.2",
+                               "-p", "x", "-n", "2", prefix=net.inside(0))
+            e2e.check(done.returncode in (1, 2) and kind in done.stderr,
+                      "port %s is refused: %d, %s" % (kind, done.returncode, done.stderr))
+    return kinds
+
+
+def main():
+    model = e2e.model("smollm2")
+    without_namespaces(model)
+    kinds = offered()
+    if kinds:
+        asked, local = halves.requests(quick=2, full=4)
+    if kinds == ["packet", "xdp"]:
+        refusals(model)
+    for kind in kinds or ():
+        identity(kind, model, asked, local)
+        routed(kind, model, asked[:2], local[:2])
+        wide(kind, model, asked[:2], local[:2], {"packet": 9000, "xdp": 3470}[kind])
+    e2e.finish()
+
+
+main()

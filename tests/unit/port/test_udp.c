@@ -1,0 +1,462 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Kernel UDP between two ports of this process, by both engines and both families. */
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "dataplane/port.h"
+
+#define MS   1000000ull
+#define MTU  1500u
+#define BODY (MTU + 14u - OUTER_BYTES) /* longest datagram of IPv4 */
+
+static char news[PORT_ERR];
+
+static void hear(const char *line)
+{
+    snprintf(news, sizeof(news), "%s", line);
+}
+
+static bool binds(int family, unsigned number)
+{
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6,
+                               .sin6_addr = IN6ADDR_ANY_INIT,
+                               .sin6_port = htons((uint16_t)number)};
+    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons((uint16_t)number)};
+    bool v6 = family == AF_INET6;
+    int fd = socket(family, SOCK_DGRAM, 0);
+    bool free = fd < 0 ||
+                bind(fd, v6 ? (void *)&six : (void *)&four, v6 ? sizeof(six) : sizeof(four)) == 0 ||
+                errno != EADDRINUSE;
+    if (fd >= 0)
+        close(fd);
+    return free;
+}
+
+/* A number nobody listens at, and that no client is given by the kernel meanwhile: below those. */
+static unsigned free_port(void)
+{
+    static unsigned next;
+    unsigned number;
+    do
+        number = 20000 + ((unsigned)getpid() * 61 + next++ * 7) % 12000;
+    while (!binds(AF_INET, number) || !binds(AF_INET6, number));
+    return number;
+}
+
+static struct port *must_open(const char *uri, enum port_role role)
+{
+    char err[PORT_ERR] = "";
+    struct port *p;
+    int rc = port_open(uri, role, &p, err);
+    if (rc < 0)
+        fail_msg("port_open(%s): %d, %s", uri, rc, err);
+    return p;
+}
+
+struct pair {
+    struct port *server, *client;
+    char uri[96];
+};
+
+/* Not every host, least of all every container, has IPv6. */
+static bool has_family(const char *host)
+{
+    struct sockaddr_in6 sa = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    int fd, rc;
+    if (host[0] != '[')
+        return true;
+    fd = socket(AF_INET6, SOCK_DGRAM, 0);
+    rc = fd < 0 ? -1 : bind(fd, (struct sockaddr *)&sa, sizeof(sa));
+    if (fd >= 0)
+        close(fd);
+    if (rc < 0)
+        print_message("no IPv6 here: not tried\n");
+    return rc == 0;
+}
+
+static void pair_open(struct pair *t, const char *host, const char *options)
+{
+    snprintf(t->uri, sizeof(t->uri), "udp:%s:%u%s", host, free_port(), options);
+    t->server = must_open(t->uri, PORT_SERVER);
+    t->client = must_open(t->uri, PORT_CLIENT);
+    assert_true(t->server->caps.same_host && t->client->caps.same_host);
+    assert_false(t->server->caps.tells_loss);
+}
+
+static void pair_close(struct pair *t)
+{
+    port_close(t->client);
+    port_close(t->server);
+}
+
+static struct pkt *frame(struct port *p, const struct wire_path *path, uint32_t bytes, uint8_t fill)
+{
+    struct pkt *o = pkt_alloc(p->pool);
+    assert_non_null(o);
+    assert_true(OUTER_BYTES + bytes <= o->room);
+    outer_write(o->data, path, (uint16_t)(8 + bytes));
+    for (uint32_t i = 0; i < bytes; i++)
+        o->data[OUTER_BYTES + i] = (uint8_t)(fill + i);
+    o->len = OUTER_BYTES + bytes;
+    return o;
+}
+
+static void send_all(struct port *p, struct pkt **pkts, int n)
+{
+    const uint64_t until = port_now_ns() + 5000 * MS;
+    for (int done = 0; done < n;) {
+        int k = port_tx(p, pkts + done, n - done);
+        done += k;
+        if (!k)
+            port_wait(p, port_now_ns() + MS);
+        assert_true(port_now_ns() < until);
+    }
+}
+
+static struct pkt *receive(struct port *p)
+{
+    const uint64_t until = port_now_ns() + 5000 * MS;
+    struct pkt *in;
+    while (port_rx(p, &in, 1) == 0) {
+        assert_true(port_now_ns() < until);
+        port_wait(p, port_now_ns() + 100 * MS);
+    }
+    return in;
+}
+
+static void check_frame(const struct pkt *in, uint32_t bytes, uint8_t fill)
+{
+    size_t udp_bytes;
+    assert_int_equal(in->len, OUTER_BYTES + bytes);
+    assert_true(outer_check(in->data, in->len, &udp_bytes));
+    assert_int_equal(udp_bytes, 8 + bytes);
+    for (uint32_t i = 0; i < bytes; i++)
+        assert_int_equal(in->data[OUTER_BYTES + i], (uint8_t)(fill + i));
+}
+
+/* There, and back to where it came from. */
+static void bounce(struct pair *t, uint32_t bytes, uint8_t fill)
+{
+    struct wire_path back;
+    struct pkt *o = frame(t->client, t->client->path, bytes, fill), *in;
+    uint8_t before[OUTER_BYTES];
+    memcpy(before, o->data, sizeof(before));
+    send_all(t->client, &o, 1);
+    in = receive(t->server);
+    check_frame(in, bytes, fill);
+    assert_memory_equal(o->data, before, sizeof(before));
+    pkt_unref(o);
+    outer_way_back(in->data, &back);
+    outer_readdress(in->data, &back);
+    send_all(t->server, &in, 1);
+    pkt_unref(in);
+    in = receive(t->client);
+    check_frame(in, bytes, fill);
+    pkt_unref(in);
+}
+
+/* All sizes in bursts, equal ones in rows as UDP_SEGMENT likes them; no burst is more than the
+ * smallest usual receive buffer (208 kB) holds. */
+static void burst(struct pair *t, unsigned step)
+{
+    enum { N = 64 };
+    struct pkt *out[N];
+    uint32_t bytes = 1;
+    for (int i = 0; i < 3 * N; i++) {
+        if (i % (int)step == 0)
+            bytes = 1 + (uint32_t)(i * 977 + 13) % BODY;
+        uint32_t n = i % (int)step == (int)step - 1 ? 1 + bytes / 2 : bytes; /* a shorter last */
+        if (n > t->client->caps.mtu_bytes + 14 - OUTER_BYTES)
+            n = t->client->caps.mtu_bytes + 14 - OUTER_BYTES;
+        out[i % N] = frame(t->client, t->client->path, n, (uint8_t)i);
+        if (i % N != N - 1)
+            continue;
+        send_all(t->client, out, N);
+        for (int k = 0; k < N; k++) {
+            struct pkt *in = receive(t->server);
+            check_frame(in, out[k]->len - OUTER_BYTES, (uint8_t)(i - N + 1 + k));
+            pkt_unref(in);
+            pkt_unref(out[k]);
+        }
+    }
+}
+
+static const struct {
+    const char *host, *options;
+} kinds[] = {
+    {"127.0.0.1", ""}, {"127.0.0.1", ",io=syscalls"}, {"[::1]", ""}, {"[::1]", ",io=syscalls"}};
+
+static void frames_cross_both_ways(void **state)
+{
+    for (size_t k = 0; k < sizeof(kinds) / sizeof(*kinds); k++) {
+        struct pair t;
+        if (!has_family(kinds[k].host))
+            continue;
+        pair_open(&t, kinds[k].host, kinds[k].options);
+        print_message("%s, MTU %u\n", t.server->caps.how, t.server->caps.mtu_bytes);
+        if (kinds[k].options[0])
+            assert_non_null(strstr(t.server->caps.how, "sendmmsg"));
+        for (uint32_t bytes = 1; bytes <= t.client->caps.mtu_bytes + 14 - OUTER_BYTES; bytes += 97)
+            bounce(&t, bytes, (uint8_t)bytes);
+        bounce(&t, t.client->caps.mtu_bytes + 14 - OUTER_BYTES, 3);
+        for (unsigned step = 1; step <= 64; step = step * 2 + 1)
+            burst(&t, step);
+        assert_int_equal(t.server->stats.foreign, 0);
+        assert_int_equal(t.client->stats.tx_failed, 0);
+        pair_close(&t);
+    }
+}
+
+/* To listen anywhere takes both families. */
+static void any_address_takes_all(void **state)
+{
+    char uri[64];
+    unsigned number = free_port();
+    snprintf(uri, sizeof(uri), "udp:*:%u", number);
+    struct pair t = {.server = must_open(uri, PORT_SERVER)};
+    assert_false(t.server->caps.same_host);
+    const char *hosts[] = {"127.0.0.1", "[::1]"};
+    for (int i = 0; i < 2; i++) {
+        if (!has_family(hosts[i]))
+            continue;
+        snprintf(uri, sizeof(uri), "udp:%s:%u", hosts[i], number);
+        t.client = must_open(uri, PORT_CLIENT);
+        bounce(&t, 100, 9);
+        port_close(t.client);
+    }
+    port_close(t.server);
+}
+
+/* Frames that can't be sent are taken and lost; the others of the burst go. */
+static void wrong_frames_vanish(void **state)
+{
+    struct pair t;
+    pair_open(&t, "127.0.0.1", "");
+    const struct wire_path nowhere = {0}, six = {.dst_mac = {0x20, 1}, .dst_port = 9};
+    struct pkt *o[] = {frame(t.client, t.client->path, 50, 1),
+                       frame(t.client, &nowhere, 50, 2),
+                       frame(t.client, &six, 50, 3),
+                       frame(t.client, t.client->path, 50, 4),
+                       frame(t.client, t.client->path, BODY + 1, 5),
+                       frame(t.client, t.client->path, 50, 6),
+                       frame(t.client, t.client->path, 0, 7)};
+    assert_int_equal(port_tx(t.client, o, 7), 7);
+    for (int i = 0; i < 6; i += i ? 2 : 3) {
+        struct pkt *in = receive(t.server);
+        check_frame(in, 50, (uint8_t)(i + 1));
+        pkt_unref(in);
+    }
+    for (int i = 0; i < 7; i++)
+        pkt_unref(o[i]);
+    pair_close(&t);
+}
+
+/* Datagrams longer than any of ours, and empty ones. */
+static void foreign_datagrams_are_dropped(void **state)
+{
+    static char big[20000];
+    struct pair t;
+    pair_open(&t, "127.0.0.1", "");
+    struct sockaddr_in sa = {.sin_family = AF_INET,
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                             .sin_port = htons(t.client->path->dst_port)};
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    for (int i = 0; i < 200; i++) { /* more than there are buffers */
+        struct pkt *none;
+        assert_true(
+            sendto(fd, big, i % 2 ? sizeof(big) : 0, 0, (struct sockaddr *)&sa, sizeof(sa)) >= 0);
+        assert_int_equal(port_rx(t.server, &none, 1), 0);
+    }
+    close(fd);
+    bounce(&t, 100, 1);
+    assert_true(t.server->stats.foreign > 0);
+    pair_close(&t);
+}
+
+/* With all packets out nothing is lost but what the socket's buffer can't hold. */
+static void an_empty_pool_waits(void **state)
+{
+    static struct pkt *held[4096];
+    struct pair t;
+    int n = 0;
+    pair_open(&t, "127.0.0.1", "");
+    while ((held[n] = pkt_alloc(t.server->pool)))
+        n++;
+    struct pkt *o = frame(t.client, t.client->path, 99, 42), *in;
+    send_all(t.client, &o, 1);
+    pkt_unref(o);
+    for (int i = 0; i < 10; i++) {
+        assert_int_equal(port_rx(t.server, &in, 1), 0);
+        port_wait(t.server, port_now_ns() + 5 * MS);
+    }
+    while (n)
+        pkt_unref(held[--n]);
+    in = receive(t.server);
+    check_frame(in, 99, 42);
+    pkt_unref(in);
+    pair_close(&t);
+}
+
+static void on_alarm(int sig)
+{
+    (void)sig;
+}
+
+static void signals_and_deadlines_end_waits(void **state)
+{
+    for (int k = 0; k < 2; k++) {
+        struct pair t;
+        pair_open(&t, kinds[k].host, kinds[k].options);
+        uint64_t begin = port_now_ns();
+        assert_int_equal(port_wait(t.server, begin + 30 * MS), 0);
+        assert_in_range(port_now_ns() - begin, 29 * MS, 2000 * MS);
+
+        struct sigaction sa = {.sa_handler = on_alarm};
+        sigaction(SIGALRM, &sa, NULL);
+        struct itimerval in_20_ms = {.it_value = {.tv_usec = 20000}};
+        setitimer(ITIMER_REAL, &in_20_ms, NULL);
+        begin = port_now_ns();
+        assert_int_equal(port_wait(t.server, begin + 5000 * MS), -EINTR);
+        assert_true(port_now_ns() - begin < 2000 * MS);
+        pair_close(&t);
+    }
+}
+
+/* The kernel tells when the other end's program is gone; before it was ever there it does not
+ * count. */
+static void the_end_of_the_peer_is_seen(void **state)
+{
+    for (int k = 0; k < 4; k++) {
+        struct pair t;
+        if (!has_family(kinds[k].host))
+            continue;
+        pair_open(&t, kinds[k].host, kinds[k].options);
+        port_close(t.server);
+        for (int gone = 0; gone < 2; gone++) {
+            struct pkt *o = frame(t.client, t.client->path, 10, 1), *none;
+            const uint64_t until = port_now_ns() + 5000 * MS; /* kernels ration such news */
+            int alive = 1;
+            for (int i = 0; alive == 1 && (gone ? port_now_ns() < until : i < 20); i++) {
+                (void)port_tx(t.client, &o, 1);
+                port_wait(t.client, port_now_ns() + 2 * MS);
+                assert_int_equal(port_rx(t.client, &none, 1), 0);
+                alive = port_alive(t.client);
+            }
+            pkt_unref(o);
+            assert_int_equal(alive, gone ? -EPIPE : 1);
+            if (gone)
+                break;
+            t.server = must_open(t.uri, PORT_SERVER);
+            bounce(&t, 10, 5);
+            port_close(t.server);
+        }
+        assert_int_equal(port_alive(t.client), 1); /* said once */
+        t.server = must_open(t.uri, PORT_SERVER);
+        bounce(&t, 10, 6);
+        pair_close(&t);
+    }
+}
+
+static void bad_ports_are_named(void **state)
+{
+    char uri[64], err[PORT_ERR] = "";
+    struct port *p, *q;
+    snprintf(uri, sizeof(uri), "udp:127.0.0.1:%u", free_port());
+    p = must_open(uri, PORT_SERVER);
+    assert_int_equal(port_open(uri, PORT_SERVER, &q, err), -EADDRINUSE);
+    assert_non_null(strstr(err, "another program"));
+    port_close(p);
+    assert_true(port_open("udp:no-such-host.invalid:7300", PORT_CLIENT, &q, err) < 0);
+    assert_non_null(strstr(err, "no-such-host.invalid"));
+    assert_int_equal(port_open("udp:192.0.2.1:7300", PORT_SERVER, &q, err), -EADDRNOTAVAIL);
+    assert_non_null(strstr(err, "no such address"));
+    assert_int_equal(port_open("udp:*:7300", PORT_CLIENT, &q, err), -EINVAL);
+    assert_non_null(strstr(err, "needs the cloud's host"));
+}
+
+static void long_packets_go_where_asked_for(void **state)
+{
+    struct pair t;
+    pair_open(&t, "127.0.0.1", ",mtu=9000");
+    assert_int_equal(t.client->caps.mtu_bytes, 9000);
+    bounce(&t, 9000 + 14 - OUTER_BYTES, 1);
+    pair_close(&t);
+}
+
+#define NO_SECCOMP 77
+
+/* As containers do: io_uring may not be used. Then the plain calls are, which is said. */
+static void deny_io_uring(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof(code) / sizeof(*code), code};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+        _exit(NO_SECCOMP);
+}
+
+static void without_io_uring_it_works_too(void **state)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct pair t;
+        char err[PORT_ERR] = "";
+        struct port *p;
+        deny_io_uring();
+        pair_open(&t, "127.0.0.1", "");
+        bounce(&t, 500, 1);
+        bool said = strstr(t.client->caps.how, "sendmmsg") && strstr(t.client->caps.how, "forbids");
+        pair_close(&t);
+        bool refused = port_open("udp:127.0.0.1:7300,io=io_uring", PORT_CLIENT, &p, err) == -EPERM;
+        _exit(!said || !refused || !strstr(err, "forbids"));
+    }
+    int status = -1;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == NO_SECCOMP)
+        print_message("this kernel takes no filter of calls: not tried\n");
+    else
+        assert_int_equal(status, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(frames_cross_both_ways),
+        cmocka_unit_test(any_address_takes_all),
+        cmocka_unit_test(wrong_frames_vanish),
+        cmocka_unit_test(foreign_datagrams_are_dropped),
+        cmocka_unit_test(an_empty_pool_waits),
+        cmocka_unit_test(signals_and_deadlines_end_waits),
+        cmocka_unit_test(the_end_of_the_peer_is_seen),
+        cmocka_unit_test(without_io_uring_it_works_too),
+        cmocka_unit_test(bad_ports_are_named),
+        cmocka_unit_test(long_packets_go_where_asked_for),
+    };
+
+    port_on_news(hear);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
