@@ -116,10 +116,15 @@ static void met(struct edge *e)
     e->refused_why[0] = 0;
     if (e->ever_met) {
         e->stats.reconnections++;
-        say(e,
-            "connected again after %.2f s (port %s): going on with %u answer%s, replaying %.1f kB",
-            seconds(e->pump.now_ns - e->lost_ns), e->port_name, e->n_busy, plural(e->n_busy),
-            (double)to_replay(e) * 1e-3);
+        if (e->n_busy)
+            say(e,
+                "connected again after %.2f s (port %s): going on with %u answer%s, replaying %.1f "
+                "kB",
+                seconds(e->pump.now_ns - e->lost_ns), e->port_name, e->n_busy, plural(e->n_busy),
+                (double)to_replay(e) * 1e-3);
+        else
+            say(e, "connected again after %.2f s (port %s)", seconds(e->pump.now_ns - e->lost_ns),
+                e->port_name);
     } else {
         e->connect_by_ns = 0; /* the first wait is over; that for an id after a loss is another */
     }
@@ -270,8 +275,10 @@ static struct port *usable_port(struct edge *e, uint64_t now_ns)
         if (j->next_port)
             e->p.port = j->next_port(j->arg);
         if (e->p.port && edge_tile_capacity(e->p.port) < e->tile_capacity) {
-            say(e, "port %s carries less in a packet than the first one did: it is left out",
-                e->p.port->caps.name);
+            if (!e->narrow_said)
+                say(e, "port %s carries less in a packet than the first one did: it is left out",
+                    e->p.port->caps.name);
+            e->narrow_said = true;
             e->attempt_ns = 0;
             return NULL;
         }
