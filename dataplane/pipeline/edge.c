@@ -277,8 +277,11 @@ int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_n
     s->result.submitted_ns = now_ns;
     s->state = EDGE_OPENING;
     e->last_id = s->id;
-    if (!e->n_busy++ && !e->met)
-        edge_await(e, now_ns);
+    if (!e->n_busy++) {
+        e->connect_by_ns = 0;
+        if (!e->met)
+            edge_await(e, now_ns);
+    }
     return s->id;
 
 fail:
@@ -348,6 +351,7 @@ static void on_text(struct edge *e, struct edge_session *s, const uint8_t *p, si
 /* One generated id: true when the session ended by it. */
 static bool on_id(struct edge *e, struct edge_session *s, int32_t id, float logprob)
 {
+    e->connect_by_ns = 0;
     s->ids[s->n_ids++] = id;
     s->result.last_token_ns = pump_now(&e->pump);
     if (!s->result.n_generated++)

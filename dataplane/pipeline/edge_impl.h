@@ -73,9 +73,11 @@ struct edge {
     bool met;                    /* and the cloud was heard on it */
     bool ever_joined, ever_met;
     const char *port_name;
-    uint64_t connect_by_ns;      /* not met by then: lost; 0: nobody waits */
+    uint64_t connect_by_ns;      /* not met by then: lost. Until an id came: a cloud that is there for
+                                  * a moment, again and again, is none. 0: nobody waits */
     uint64_t attempt_ns;         /* when this connection, or the wait for its port, began */
     uint64_t retry_ns;           /* not joined: when to go on */
+    bool narrow_said;            /* that a port is too narrow was said */
     uint64_t lost_ns;            /* when the connection before was lost */
     char lost_why[PIPELINE_ERR];
     char refused_why[PIPELINE_ERR]; /* by one that was tried since; "": none did */

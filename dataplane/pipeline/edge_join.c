@@ -19,7 +19,10 @@
 
 #include "dataplane/pipeline/edge_impl.h"
 
+#define BURST              32
+#define BURSTS_MAX         64
 #define RETRY_NS           100000000u   /* between two attempts */
+#define TURNED_AWAY_NS     1000000000u  /* and after one that somebody refused */
 #define PORT_RETRY_NS      20000000u    /* between two looks at a port that waits for its peer */
 #define ATTEMPT_TIMEOUT_NS 10000000000u /* default */
 
@@ -110,14 +113,20 @@ static size_t to_replay(const struct edge *e)
 static void met(struct edge *e)
 {
     e->met = true;
-    e->connect_by_ns = 0;
     e->refused_why[0] = 0;
     if (e->ever_met) {
         e->stats.reconnections++;
-        say(e,
-            "connected again after %.2f s (port %s): going on with %u answer%s, replaying %.1f kB",
-            seconds(e->pump.now_ns - e->lost_ns), e->port_name, e->n_busy, plural(e->n_busy),
-            (double)to_replay(e) * 1e-3);
+        if (e->n_busy)
+            say(e,
+                "connected again after %.2f s (port %s): going on with %u answer%s, replaying %.1f "
+                "kB",
+                seconds(e->pump.now_ns - e->lost_ns), e->port_name, e->n_busy, plural(e->n_busy),
+                (double)to_replay(e) * 1e-3);
+        else
+            say(e, "connected again after %.2f s (port %s)", seconds(e->pump.now_ns - e->lost_ns),
+                e->port_name);
+    } else {
+        e->connect_by_ns = 0; /* the first wait is over; that for an id after a loss is another */
     }
     e->ever_met = true;
 }
@@ -184,9 +193,10 @@ static void lost(struct edge *e, const char *why, bool turned_away)
                 e->n_busy, plural(e->n_busy), seconds(e->p.rejoin.timeout_ns));
         else
             say(e, "%s: looking for it or another", why);
-        edge_await(e, now_ns);
+        if (e->n_busy && !e->connect_by_ns)
+            edge_await(e, now_ns);
     }
-    e->retry_ns = was_met ? now_ns : now_ns + RETRY_NS;
+    e->retry_ns = was_met ? now_ns : now_ns + (turned_away ? TURNED_AWAY_NS : RETRY_NS);
     e->attempt_ns = 0;
 }
 
@@ -197,7 +207,7 @@ void edge_await(struct edge *e, uint64_t now_ns)
 
 static bool timed_out(const struct edge *e)
 {
-    return !e->met && e->n_busy && e->pump.now_ns >= e->connect_by_ns;
+    return !e->met && e->n_busy && e->connect_by_ns && e->pump.now_ns >= e->connect_by_ns;
 }
 
 static void give_up(struct edge *e)
@@ -221,7 +231,7 @@ void edge_check_peer(struct edge *e)
     bool turned_away = pump_refused(&e->pump) || e->pump.dead;
     char why[PIPELINE_ERR] = "";
 
-    if (!e->met && link_heard(e->pump.link))
+    if (!e->met && link_heard(e->pump.link) && !e->pump.dead) /* a CLOSE is no welcome */
         met(e);
     if (pump_refused(&e->pump))
         snprintf(why, sizeof why, "no connection to the cloud: %s (port %s)",
@@ -244,7 +254,7 @@ uint64_t edge_join_deadline(const struct edge *e)
 
     if (e->met)
         return at;
-    if (e->n_busy)
+    if (e->n_busy && e->connect_by_ns)
         at = e->connect_by_ns;
     if (may_rejoin(e, true) && e->attempt_ns + attempt_timeout(e) < at)
         at = e->attempt_ns + attempt_timeout(e);
@@ -265,8 +275,10 @@ static struct port *usable_port(struct edge *e, uint64_t now_ns)
         if (j->next_port)
             e->p.port = j->next_port(j->arg);
         if (e->p.port && edge_tile_capacity(e->p.port) < e->tile_capacity) {
-            say(e, "port %s carries less in a packet than the first one did: it is left out",
-                e->p.port->caps.name);
+            if (!e->narrow_said)
+                say(e, "port %s carries less in a packet than the first one did: it is left out",
+                    e->p.port->caps.name);
+            e->narrow_said = true;
             e->attempt_ns = 0;
             return NULL;
         }
@@ -282,6 +294,19 @@ static struct port *usable_port(struct edge *e, uint64_t now_ns)
     return e->p.port;
 }
 
+/* Of connections that are over. Left there they would keep us from sleeping. */
+static void drop_arrivals(struct edge *e)
+{
+    struct pkt *pkts[BURST];
+    int n = BURST;
+
+    for (int i = 0; i < BURSTS_MAX && n == BURST; i++) {
+        n = port_rx(e->p.port, pkts, BURST);
+        for (int k = 0; k < n; k++)
+            pkt_unref(pkts[k]);
+    }
+}
+
 void edge_poll_apart(struct edge *e, uint64_t now_ns, uint64_t *deadline_ns)
 {
     if (now_ns > e->pump.now_ns)
@@ -290,9 +315,11 @@ void edge_poll_apart(struct edge *e, uint64_t now_ns, uint64_t *deadline_ns)
         give_up(e);
         return;
     }
+    if (e->p.port)
+        drop_arrivals(e);
     if (now_ns >= e->retry_ns && usable_port(e, now_ns) && edge_join(e, now_ns) < 0)
         e->attempt_ns = 0; /* out of memory: again in a while */
     *deadline_ns = e->joined ? now_ns : e->retry_ns;
-    if (e->n_busy && e->connect_by_ns < *deadline_ns)
+    if (e->n_busy && e->connect_by_ns && e->connect_by_ns < *deadline_ns)
         *deadline_ns = e->connect_by_ns;
 }

@@ -329,6 +329,98 @@ static void test_impostor(void **state)
     identity_close(stranger);
 }
 
+/* Clouds that die as soon as the session is there, every time: that ends, too. */
+static void test_poison(void **state)
+{
+    struct rig_params p = {.network = quiet, .rejoin = patient, .tell_crash = true};
+    struct rig_request q;
+    uint64_t from;
+    struct rig r;
+
+    start(&r, &p);
+    rig_request(&q, 1, 10, 500);
+    assert_true(rig_submit(&r, &q) > 0);
+    step_until_ids(&r, &q, 10);
+    rig_kill_cloud(&r);
+    from = r.now_ns;
+    while (!q.done) {
+        uint32_t ids = q.n_ids;
+
+        rig_start_cloud(&r);
+        while (!q.done && !fake_counts(r.cloud_stage)->open_seqs)
+            rig_step(&r);
+        rig_kill_cloud(&r);
+        run_for(&r, SECOND);
+        assert_int_equal(q.n_ids, ids);
+        assert_true(r.now_ns < from + 100 * SECOND);
+    }
+    assert_int_equal(q.result.finish, EDGE_LOST);
+    assert_true(stats_of(&r).reconnections > 10);
+    assert_in_range(r.now_ns - from, 60 * SECOND, 63 * SECOND);
+    rig_request_free(&q);
+    rig_close(&r);
+}
+
+/* A cloud that has another edge says so: at first that is all; later it is asked again. */
+static void test_turned_away(void **state)
+{
+    for (unsigned first = 0; first < 2; first++) {
+        struct rig_params p = {
+            .network = quiet, .rejoin = patient, .secure = true, .tell_crash = true};
+        struct edge_params other = {.codec = codec_params_default(CODEC_F32)};
+        struct edge_request er = {.n_prompt = 1,
+                                  .n_predict = 1000,
+                                  .prompt_ids = (int32_t[]){1},
+                                  .sampler = sampler_params_default()};
+        char err[PIPELINE_ERR];
+        struct stage *stage;
+        struct edge *e;
+        struct rig_request q;
+        uint64_t from, deadline;
+        struct rig r;
+
+        p.rejoin.timeout_ns = 5 * SECOND;
+        start(&r, &p);
+        rig_request(&q, 1, 10, 500);
+        if (!first) {
+            assert_true(rig_submit(&r, &q) > 0);
+            step_until_ids(&r, &q, 10);
+        }
+        rig_kill_cloud(&r);
+        if (first)
+            (void)port_alive(network_port(r.network, 0)); /* both edges have the one port */
+        else
+            rig_step(&r);
+        network_clear(r.network);
+        r.p.rejoin.timeout_ns = 0; /* the cloud is not reset by the rig */
+        rig_start_cloud(&r);
+        stage = fake_open(false, &(struct fake_params){.max_seqs = 1}, NULL);
+        other.stage = stage;
+        other.port = network_port(r.network, 0);
+        other.security = (struct pipeline_security){rig_identity(false), rig_peers(false)};
+        assert_int_equal(edge_open(&other, r.now_ns, &e, err), 0);
+        assert_true(edge_submit(e, &er, r.now_ns) > 0);
+        for (unsigned i = 0; i < 1000; i++) { /* it moves in */
+            network_set_now(r.network, r.now_ns);
+            assert_true(edge_poll(e, r.now_ns, &deadline) >= 0);
+            assert_true(cloud_poll(r.cloud, r.now_ns, &deadline) >= 0);
+            r.now_ns += 20000;
+        }
+        from = r.now_ns;
+        if (first)
+            assert_true(rig_submit(&r, &q) > 0);
+        assert_true(finishes(&r, &q, 1, 20 * SECOND));
+        assert_int_equal(q.result.finish, EDGE_LOST);
+        print_message("%.1f s: %s\n", (double)(r.now_ns - from) * 1e-9, q.result.error);
+        assert_non_null(strstr(q.result.error, "closed the connection"));
+        assert_true(first ? r.now_ns - from < SECOND : r.now_ns - from < 6 * SECOND);
+        edge_close(e);
+        stage_close(stage);
+        rig_request_free(&q);
+        rig_close(&r);
+    }
+}
+
 /* Cancelled, submitted and closed while there is no cloud. */
 static void test_apart(void **state)
 {
@@ -716,6 +808,8 @@ int main(void)
         cmocka_unit_test(test_target_without_history),
         cmocka_unit_test(test_in_vain),
         cmocka_unit_test(test_impostor),
+        cmocka_unit_test(test_poison),
+        cmocka_unit_test(test_turned_away),
         cmocka_unit_test(test_apart),
         cmocka_unit_test(test_idle),
         cmocka_unit_test(test_another_cloud),
