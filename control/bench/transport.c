@@ -215,12 +215,14 @@ struct bench {
     char gone[96];
 };
 
-/* For loops that wait for the peer. */
-static const char *child_is_gone(void *arg)
+/* For loops that wait for the peer: why not to go on. */
+static const char *over(void *arg)
 {
     struct bench *b = arg;
     char fate[64];
 
+    if (signals_caught())
+        return "interrupted";
     if (!b->child.pid || !child_gone(&b->child, 0))
         return NULL;
     snprintf(b->gone, sizeof b->gone, "it %s", child_fate(&b->child, fate, sizeof fate));
@@ -234,7 +236,7 @@ static int say_lost(struct bench *b, const char *why)
     if (signals_caught())
         return EXIT_INTERRUPTED;
     if (b->child.pid && child_gone(&b->child, 200))
-        why = child_is_gone(b);
+        why = over(b);
     log_error("the other process is lost: %s (port %s)", why, b->uri);
     return EXIT_FAILED;
 }
@@ -345,7 +347,7 @@ static int meet(struct bench *b)
         log_error("port %s: %s", b->uri, strerror(-rc));
         return EXIT_FAILED;
     }
-    if (asker_ask(b->asker, timeout_ns, child_is_gone, b, &told, &why) < 0)
+    if (asker_ask(b->asker, timeout_ns, over, b, &told, &why) < 0)
         return say_lost(b, why);
     b->ways[TRANSPORT_LINK] = asker_way(b->asker, TRANSPORT_LINK);
     b->ways[TRANSPORT_RAW] = asker_way(b->asker, TRANSPORT_RAW);
@@ -473,7 +475,7 @@ static int print_row(const struct bench *b, const struct load *l, enum transport
 static int take_turn(struct bench *b, struct way *w, const struct load *l, uint64_t time_ns,
                      struct load_result *r)
 {
-    const struct load_env env = {.asker = b->asker, .gone = child_is_gone, .arg = b};
+    const struct load_env env = {.asker = b->asker, .gone = over, .arg = b};
     const bool open = l->rate_per_s > 0;
     const char *why = NULL;
 

@@ -5,8 +5,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "control/signals.h"
-
 #define LOST_NS  50000000u   /* on a way that loses: later than this it does not come */
 #define DRAIN_NS 2000000000u /* what answers may take when nothing is sent any more */
 #define LOOK_NS  10000000u   /* between two looks at whether the peer lives */
@@ -15,58 +13,6 @@
 #define EARLY_NS 200000u     /* a message due so soon is not waited for asleep */
 #define ASK_NS   10000000000u
 #define QUIET_NS 20000000u /* no more of what was sent comes */
-
-/* --- times -------------------------------------------------------------------------------------
- */
-
-static unsigned bucket_of(uint64_t ns)
-{
-    unsigned shift = 0;
-
-    if (ns < HISTOGRAM_STEPS)
-        return (unsigned)ns;
-    shift = 63u - (unsigned)__builtin_clzll(ns) - 7u; /* ns >> shift is in [128, 256) */
-    return (shift + 1) * HISTOGRAM_STEPS + (unsigned)(ns >> shift) - HISTOGRAM_STEPS;
-}
-
-/* The greatest time that falls into it. */
-static uint64_t bucket_end(unsigned b)
-{
-    unsigned shift;
-
-    if (b < HISTOGRAM_STEPS)
-        return b;
-    shift = b / HISTOGRAM_STEPS - 1;
-    return (((uint64_t)(b % HISTOGRAM_STEPS) + HISTOGRAM_STEPS + 1) << shift) - 1;
-}
-
-void histogram_add(struct histogram *h, uint64_t ns)
-{
-    if (!h->n || ns < h->min_ns)
-        h->min_ns = ns;
-    if (ns > h->max_ns)
-        h->max_ns = ns;
-    h->n++;
-    h->counts[bucket_of(ns)]++;
-}
-
-double histogram_at(const struct histogram *h, double fraction)
-{
-    const double want = ceil(fraction * (double)h->n);
-    uint64_t below = 0;
-
-    if (!h->n)
-        return NAN;
-    for (unsigned b = 0; b < HISTOGRAM_BUCKETS; b++) {
-        below += h->counts[b];
-        if (below && (double)below >= want) {
-            const uint64_t end = bucket_end(b);
-
-            return (double)(end < h->min_ns ? h->min_ns : end > h->max_ns ? h->max_ns : end);
-        }
-    }
-    return (double)h->max_ns;
-}
 
 /* --- what both do ------------------------------------------------------------------------------
  */
@@ -107,8 +53,6 @@ static int loop_poll(struct loop *o)
 
         if (gone)
             return fail(o, gone);
-        if (signals_caught())
-            return fail(o, "interrupted");
         o->look_ns = o->now_ns + LOOK_NS;
     }
     return n;

@@ -19,11 +19,14 @@
 
 /*
  * A port that keeps packets without the link to itself. They are turned round where they arrive,
- * for as long as there are any: this is the floor, and the link's loop is no part of it.
+ * for as long as there are any: this is the floor, and the link's loop is no part of it. Only those
+ * that come from where the link has its peer, which has proved who it is: this reflects nothing for
+ * others.
  */
 struct bounce {
     struct port port; /* first */
     struct port *inner;
+    const struct pump *pump;
     uint64_t sunk;
 };
 
@@ -36,18 +39,20 @@ static bool is_raw(const struct pkt *p)
 /* Counted, or made ready to go back: then true. */
 static bool turn_round(struct bounce *b, struct pkt *p)
 {
+    const struct link *link = b->pump->link;
     struct transport_head h;
     struct wire_path back;
     size_t bytes;
 
-    if (transport_get_head(p->data + TRANSPORT_RAW_HEAD_AT, &h))
-        return false;
-    b->sunk += h.verb == TRANSPORT_SINK;
-    if (h.verb != TRANSPORT_ECHO || !outer_check(p->data, p->len, &bytes))
+    if (transport_get_head(p->data + TRANSPORT_RAW_HEAD_AT, &h) ||
+        !outer_check(p->data, p->len, &bytes))
         return false;
     outer_way_back(p->data, &back);
+    if (!link || !link_heard(link) || !outer_same_path(&back, link_path(link)))
+        return false;
+    b->sunk += h.verb == TRANSPORT_SINK;
     outer_readdress(p->data, &back);
-    return true;
+    return h.verb == TRANSPORT_ECHO;
 }
 
 /* Those without the link go no further; how many are left. */
@@ -267,7 +272,8 @@ int transport_peer(const char *uri, const struct security *security,
         return rc;
     p.bounce = (struct bounce){
         .port = {.ops = &bounce_ops, .caps = port->caps, .pool = port->pool, .path = port->path},
-        .inner = port};
+        .inner = port,
+        .pump = &p.pump};
     rc = pump_open(&p.pump, &p.bounce.port, &params, &s, &wire_path_cloud, 0, port_now_ns());
     if (rc < 0) {
         log_error("port %s: %s", uri, strerror(-rc));

@@ -61,7 +61,7 @@ def open_loop():
 
 
 def impaired():
-    done = transport("--port", "udp", "--insecure", "--netem", "drop=5%,dup=5%,reorder=5%,seed=3",
+    done = transport("--port", "udp", "--insecure", "--netem", "drop=20%,dup=5%,reorder=5%,seed=3",
                      "--size", "300", "--sessions", "8", "--format", "jsonl")
     lines = e2e.json_lines(done, "impaired")
     for r in lines:
@@ -152,6 +152,12 @@ def killed():
         e2e.check(p.returncode == 1 and "killed by signal 9" in err and time.monotonic() - start < 5,
                   "%s: the other is killed: exit %d after %.1f s, %s"
                   % (port, p.returncode, time.monotonic() - start, err))
+        p = started("--port", port, "--time", "30", "--size", "300", "--sessions", "1")
+        e2e.check(e2e.wait_for(lambda: children_of(p.pid), 10), "there is another process")
+        child = children_of(p.pid)[0]
+        time.sleep(1)
+        p.send_signal(signal.SIGINT)
+        e2e.check(p.wait(timeout=20) == 130 and gone(child), "%s: ^C ends both: %s" % (port, p.poll()))
         p = started("--port", port, "--time", "30", "--size", "300", "--sessions", "1")
         e2e.check(e2e.wait_for(lambda: children_of(p.pid), 10), "there is another process")
         child = children_of(p.pid)[0]
