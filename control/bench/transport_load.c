@@ -362,7 +362,7 @@ int load_one_way(struct way *w, const struct load *l, uint64_t time_ns, const st
             came = after.sunk[w->kind] - before.sunk[w->kind];
             end = asked;
         }
-        if (came >= sent || asked > end + (w->lossy ? QUIET_NS : ASK_NS))
+        if (came >= sent || asked > end + (!w->lossy ? ASK_NS : came ? QUIET_NS : DRAIN_NS))
             break;
     }
     if (rc)

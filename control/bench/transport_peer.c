@@ -55,6 +55,15 @@ static bool turn_round(struct bounce *b, struct pkt *p)
     return h.verb == TRANSPORT_ECHO;
 }
 
+/* What a full port does not take for so long is lost: without the link nothing is sent later. */
+static void send_all(struct port *port, struct pkt **pkts, int n)
+{
+    const uint64_t until_ns = n ? port_now_ns() + BOUNCE_NS : 0;
+
+    for (int sent = 0; sent < n && port_now_ns() < until_ns;)
+        sent += port_tx(port, pkts + sent, n - sent);
+}
+
 /* Those without the link go no further; how many are left. */
 static int keep_from(struct bounce *b, struct pkt **pkts, int n, bool *any)
 {
@@ -70,8 +79,7 @@ static int keep_from(struct bounce *b, struct pkt **pkts, int n, bool *any)
             back[n_back++] = pkts[i];
         done[n_done++] = pkts[i];
     }
-    if (n_back) /* what is refused is lost: the floor sends nothing again */
-        (void)port_tx(b->inner, back, n_back);
+    send_all(b->inner, back, n_back);
     for (int i = 0; i < n_done; i++)
         pkt_unref(done[i]);
     *any = n_done > 0;
