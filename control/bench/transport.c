@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +53,7 @@ enum {
     OPT_MESSAGES,
     OPT_TIME,
     OPT_FORMAT,
+    OPT_CORE,
     OPT_FLOORS
 };
 
@@ -61,6 +63,7 @@ struct options {
     const char *ports[PORTS_MAX];
     unsigned n_ports;
     bool listen, connect, floors;
+    int core; /* -1: any */
     struct opt_list sizes, sessions;
     double rate_per_s, time_s;
     enum table_format format;
@@ -83,6 +86,10 @@ static const struct argp_option option_list[] = {
      "Open loop: N messages a second, all sessions together, each timed from when it was due", 1},
     {"time", OPT_TIME, "S", 0, "Seconds for each port, size and number of sessions (default 1)", 1},
     {"format", OPT_FORMAT, "md|csv|jsonl", 0, "A Markdown table (default), CSV or JSON lines", 1},
+    {"core", OPT_CORE, "N", 0,
+     "With --listen or --connect: the core to run on, of those allowed, from 0 (default: any). The "
+     "two processes started here get one each, where there are two",
+     1},
     {"floors", OPT_FLOORS, NULL, OPTION_HIDDEN, "With --listen: answer plain UDP and TCP, too", 1},
     {0},
 };
@@ -120,6 +127,10 @@ static void check_all(struct argp_state *state, const struct options *o)
     if (!o->listen && !o->connect && (o->security.identity || o->security.n_peers))
         argp_error(state, "--identity and --peer are for --listen and --connect: the two processes "
                           "started here make keys of their own");
+    if (o->core >= 0 && !o->listen && !o->connect)
+        argp_error(state,
+                   "--core is for --listen and --connect: the two processes started here get "
+                   "a core each");
     if (o->floors && !o->listen)
         argp_error(state, "--floors is for --listen");
     check_ports(state, o);
@@ -147,6 +158,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_FLOORS:
         o->floors = true;
+        return 0;
+    case OPT_CORE:
+        o->core = (int)opt_u32(state, "--core", arg, 0, 4095);
         return 0;
     case OPT_SIZE:
         opt_u32_list(state, "--size", arg, TRANSPORT_HEAD_BYTES, SIZE_MAX_BYTES, &o->sizes);
@@ -204,6 +218,7 @@ struct bench {
     char cpu[MACHINE_NAME_MAX], kernel[80];
     unsigned cores;
     struct progress progress;
+    cpu_set_t cpus; /* that were allowed before this process bound itself */
 
     /* the port */
     char uri[URI_BYTES];
@@ -283,7 +298,7 @@ static int name_port(struct bench *b, const char *port)
 static int start_child(struct bench *b, int identity_fd)
 {
     char identity[16], peer[FINGERPRINT_TEXT];
-    const char *argv[16];
+    const char *argv[20];
     int n = 0;
 
     argv[n++] = "isthmus";
@@ -293,6 +308,10 @@ static int start_child(struct bench *b, int identity_fd)
     argv[n++] = "--floors";
     argv[n++] = "--port";
     argv[n++] = b->uri;
+    if (b->cores > 1) {
+        argv[n++] = "--core";
+        argv[n++] = "1";
+    }
     if (b->o->netem.text) {
         argv[n++] = "--netem";
         argv[n++] = b->o->netem.text;
@@ -369,12 +388,28 @@ static int meet(struct bench *b)
     return rc < 0 ? EXIT_FAILED : EXIT_OK;
 }
 
+/* Each process its core: on one and the same, which the scheduler likes for two that wake each
+ * other, neither could poll. */
+static int bind_to(int core)
+{
+    const int rc = topology_bind((unsigned)core);
+
+    if (rc == -ENOENT)
+        log_error("--core %d: there are not so many cores that this process may use", core);
+    else if (rc < 0)
+        log_error("cannot bind to core %d: %s", core, strerror(-rc));
+    return rc == -ENOENT ? EXIT_USAGE : rc < 0 ? EXIT_FAILED : EXIT_OK;
+}
+
 static int port_up(struct bench *b, const char *port)
 {
+    const int core = b->o->connect ? b->o->core : b->cores > 1 ? 0 : -1;
     int rc = name_port(b, port);
 
     if (rc == EXIT_OK)
         rc = b->o->connect ? security_open(&b->o->security, false, &b->security) : start_other(b);
+    if (rc == EXIT_OK && core >= 0)
+        rc = bind_to(core); /* after the other was started, which would inherit it */
     if (rc == EXIT_OK)
         rc = port_arg_open(b->uri, PORT_CLIENT, &b->security, &b->o->netem, &b->port);
     return rc == EXIT_OK ? meet(b) : rc;
@@ -391,6 +426,7 @@ static void port_down(struct bench *b)
     b->port = NULL;
     child_stop(&b->child);
     security_close(&b->security);
+    sched_setaffinity(0, sizeof b->cpus, &b->cpus);
 }
 
 /* --- results -----------------------------------------------------------------------------------
@@ -548,6 +584,8 @@ static int listen_at(const struct options *o)
     int rc = security_open(&o->security, true, &security);
 
     log_set_name(o->floors ? "other process: " : "");
+    if (rc == EXIT_OK && o->core >= 0)
+        rc = bind_to(o->core);
     if (rc == EXIT_OK)
         rc = transport_peer(o->ports[0], &security, &o->netem, o->floors);
     security_close(&security);
@@ -563,13 +601,15 @@ static void look_around(struct bench *b)
     topology_read(&t);
     b->cores = t.allowed_cores;
     uname(&u);
+    sched_getaffinity(0, sizeof b->cpus, &b->cpus);
     snprintf(b->kernel, sizeof b->kernel, "%.20s %.50s", u.sysname, u.release);
 }
 
 int bench_transport(int argc, char **argv)
 {
     static const char *const own[] = {"memif", "udp"};
-    struct options o = {.sizes = {3, {300, 1400, 65536}}, .sessions = {2, {1, 64}}, .time_s = 1};
+    struct options o = {
+        .sizes = {3, {300, 1400, 65536}}, .sessions = {2, {1, 64}}, .time_s = 1, .core = -1};
     struct bench b = {.o = &o, .child = {.report_fd = -1}};
 
     argp_parse(&argp, argc, argv, 0, NULL, &o);

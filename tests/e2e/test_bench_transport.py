@@ -96,7 +96,8 @@ def refused():
             (["--connect", "--port", "memif"], "whole name"),
             (["--peer", "sha256:0"], "keys of their own"),
             (["--port", "packet:eth0,ip=10.0.0.1/24,peer=10.0.0.2"], "--listen"),
-            (["--floors"], "--listen"),
+            (["--floors"], "--listen"), (["--core", "1"], "--core"),
+            (["--listen", "--port", "memif:@x", "--insecure", "--core", "4000"], "--core 4000"),
             (["--connect", "--port", "udp:127.0.0.1:9"], "--insecure"),
             (["--port", "memif", "--size", "1000000"], "--size 1000000")):
         done = e2e.isthmus(*COMMAND, *args)
@@ -114,7 +115,7 @@ def started(*args):
 def two_commands():
     """One listens, the other connects: over each port, with keys from files."""
     for port in ("memif:@isthmus-bench-%d" % os.getpid(), "udp:127.0.0.1:%d" % halves.free_port()):
-        other = started("--listen", "--port", port, *e2e.secured("cloud"))
+        other = started("--listen", "--port", port, *e2e.secured("cloud"), "--core", "0")
         lines = rows("--connect", "--port", port, *e2e.secured("edge"), "--size", "300",
                      "--sessions", "1,4")
         e2e.check([r["kind"] for r in lines] == ["link", "raw"] * 2, "no floors elsewhere: %s" % lines)
