@@ -51,4 +51,8 @@ struct topology {
 /* 0 or -errno. */
 int topology_read(struct topology *t);
 
+/* Bind this thread, and those that it starts from then on, to the nth (from 0) of the cores it may use.
+ * 0, -ENOENT (it has fewer), or -errno. */
+int topology_bind(unsigned nth);
+
 #endif

@@ -92,3 +92,23 @@ int topology_read(struct topology *t)
     topology_unload(topo, allowed);
     return 0;
 }
+
+int topology_bind(unsigned nth)
+{
+    hwloc_topology_t topo;
+    hwloc_bitmap_t allowed, set;
+    int rc = topology_load(&topo, &allowed);
+
+    if (rc)
+        return rc;
+    set = hwloc_bitmap_alloc();
+    if (!set)
+        rc = -ENOMEM;
+    else if (topology_cores(topo, allowed, (int)nth, set) <= nth)
+        rc = -ENOENT;
+    else if (hwloc_set_cpubind(topo, set, HWLOC_CPUBIND_THREAD))
+        rc = errno ? -errno : -EIO;
+    hwloc_bitmap_free(set);
+    topology_unload(topo, allowed);
+    return rc;
+}

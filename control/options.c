@@ -22,6 +22,21 @@ uint32_t opt_u32(struct argp_state *state, const char *name, const char *arg, ui
     return (uint32_t)v;
 }
 
+void opt_u32_list(struct argp_state *state, const char *name, char *text, uint32_t min,
+                  uint32_t max, struct opt_list *list)
+{
+    char *save = NULL;
+
+    list->n = 0;
+    for (char *item = strtok_r(text, ",", &save); item; item = strtok_r(NULL, ",", &save)) {
+        if (list->n == OPT_LIST_MAX)
+            argp_error(state, "%s: at most %u of them", name, OPT_LIST_MAX);
+        list->at[list->n++] = opt_u32(state, name, item, min, max);
+    }
+    if (list->n == 0)
+        argp_error(state, "%s: must be whole numbers with commas between them", name);
+}
+
 double opt_f64(struct argp_state *state, const char *name, const char *arg, double min, double max)
 {
     char *end;

@@ -77,6 +77,14 @@ uint32_t opt_u32(struct argp_state *state, const char *name, const char *arg, ui
 uint64_t opt_u64(struct argp_state *state, const char *name, const char *arg);
 double opt_f64(struct argp_state *state, const char *name, const char *arg, double min, double max);
 
+/* "1,64,512": up to OPT_LIST_MAX of them, or argp_error. Cuts text up. */
+#define OPT_LIST_MAX 16u
+struct opt_list {
+    uint32_t n, at[OPT_LIST_MAX];
+};
+void opt_u32_list(struct argp_state *state, const char *name, char *text, uint32_t min,
+                  uint32_t max, struct opt_list *list);
+
 /* --cpu-mask: takes effect at once. */
 unsigned opt_cpu_mask(struct argp_state *state, const char *arg);
 

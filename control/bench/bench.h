@@ -5,5 +5,6 @@
 #define ISTHMUS_CONTROL_BENCH_BENCH_H
 
 int bench_codec(int argc, char **argv);
+int bench_transport(int argc, char **argv);
 
 #endif

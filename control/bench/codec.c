@@ -29,20 +29,15 @@
 #include "control/progress.h"
 #include "control/table.h"
 
-#define LIST_MAX  16u
 #define RING_ROWS 8u
 #define ISAS_MAX  3u
 
 enum { OPT_COLS = OPT_OWN, OPT_ROWS, OPT_FORMAT, OPT_TIME };
 
-struct list {
-    uint32_t n, at[LIST_MAX];
-};
-
 struct options {
-    struct coder_spec codecs[LIST_MAX];
+    struct coder_spec codecs[OPT_LIST_MAX];
     unsigned n_codecs;
-    struct list cols, rows;
+    struct opt_list cols, rows;
     enum table_format format;
     double time_s;
     uint64_t seed;
@@ -65,22 +60,6 @@ static const struct argp_option option_list[] = {
     {0},
 };
 
-/* "1,64,512" */
-static void parse_list(struct argp_state *state, const char *name, char *text, uint32_t max,
-                       struct list *list)
-{
-    char *save = NULL;
-
-    list->n = 0;
-    for (char *item = strtok_r(text, ",", &save); item; item = strtok_r(NULL, ",", &save)) {
-        if (list->n == LIST_MAX)
-            argp_error(state, "%s: at most %u of them", name, LIST_MAX);
-        list->at[list->n++] = opt_u32(state, name, item, 1, max);
-    }
-    if (list->n == 0)
-        argp_error(state, "%s: must be whole numbers with commas between them", name);
-}
-
 static const char *const defaults[] = {"f32",   "f16",           "tsq",           "rans",
                                        "xform", "rans:lanes=16", "rans:lanes=32", "rans:lanes=64"};
 #define N_DEFAULTS (sizeof(defaults) / sizeof(defaults[0]))
@@ -92,16 +71,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
     switch (key) {
     case OPT_CODEC:
-        if (o->n_codecs == LIST_MAX)
-            argp_error(state, "--codec: at most %u of them", LIST_MAX);
+        if (o->n_codecs == OPT_LIST_MAX)
+            argp_error(state, "--codec: at most %u of them", OPT_LIST_MAX);
         if (coder_spec_parse(arg, &o->codecs[o->n_codecs++], err) < 0)
             argp_error(state, "%s", err);
         return 0;
     case OPT_COLS:
-        parse_list(state, "--cols", arg, CODEC_COLS_MAX, &o->cols);
+        opt_u32_list(state, "--cols", arg, 1, CODEC_COLS_MAX, &o->cols);
         return 0;
     case OPT_ROWS:
-        parse_list(state, "--rows", arg, CODEC_ROWS_MAX, &o->rows);
+        opt_u32_list(state, "--rows", arg, 1, CODEC_ROWS_MAX, &o->rows);
         return 0;
     case OPT_CPU_MASK:
         opt_cpu_mask(state, arg);

@@ -7,6 +7,8 @@
 static const struct command benchmarks[] = {
     {"codec", "encoding and decoding rows, each codec, width, batch and instruction set",
      bench_codec},
+    {"transport", "round trips and streams between two processes, beside the port alone, UDP and TCP",
+     bench_transport},
     {0},
 };
 

@@ -155,6 +155,28 @@ def refusals(model):
         refused(0, good.replace("packet", "xdp"), "cap_bpf", prefix=bare)
 
 
+def bench(kind):
+    """`isthmus bench transport`, an end in each namespace."""
+    def command(half, i, address, *args):
+        return [*net.inside(i), e2e.BINARY, "bench", "transport", "--port", kind + ":" + address,
+                *e2e.secured(half), *args]
+
+    with Network(2) as net:
+        halves.started.append(subprocess.Popen(
+            command("cloud", 0, "east,ip=10.9.0.1/24", "--listen"), stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        done = subprocess.run(
+            command("edge", 1, "west,ip=10.9.0.2/24,peer=10.9.0.1", "--connect", "--time", ".2",
+                    "--size", "300", "--sessions", "1,8", "--format", "jsonl"),
+            text=True, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, timeout=120)
+        rows = e2e.json_lines(done, "bench transport over " + kind)
+        e2e.check([(r["port"], r["kind"], r["sessions"]) for r in rows]
+                  == [(kind, k, n) for n in (1, 8) for k in ("link", "raw")], "rows: %s" % rows)
+        for r in rows:
+            e2e.check(0 < r["rtt_ns_min"] <= r["rtt_ns_max"] and r["messages_per_s"] > 0, "row: %s" % r)
+
+
 def without_namespaces(model):
     """What any user of any host may try, and is refused."""
     for kind in ("packet", "xdp"):
@@ -204,6 +226,7 @@ def main():
         refusals(model)
     for kind in kinds or ():
         identity(kind, model, asked, local)
+        bench(kind)
         routed(kind, model, asked[:2], local[:2])
         wide(kind, model, asked[:2], local[:2], {"packet": 9000, "xdp": 3470}[kind])
     e2e.finish()

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * `isthmus bench transport`: what its two processes say to each other, and its parts.
+ *
+ *     transport.c         options, the other process, cases, results
+ *     transport_load.c    what is asked of a way: round trips (closed or open loop), one-way
+ * streams transport_link.c    two ways: messages of the link, and packets of the port without it
+ *     transport_kernel.c  two ways: plain UDP and TCP over loopback, and who answers them
+ *     transport_peer.c    the answering process
+ */
+#ifndef ISTHMUS_CONTROL_BENCH_TRANSPORT_H
+#define ISTHMUS_CONTROL_BENCH_TRANSPORT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "control/netem_arg.h"
+#include "control/security_arg.h"
+#include "dataplane/port.h"
+
+/* --- messages ----------------------------------------------------------------------------------
+ */
+
+enum transport_kind {
+    TRANSPORT_LINK, /* messages of the link, as edge and cloud send them */
+    TRANSPORT_RAW,  /* packets of the same port, turned round by the peer without the link */
+    TRANSPORT_UDP,  /* datagrams of a plain socket over loopback */
+    TRANSPORT_TCP,  /* a plain stream over loopback */
+    TRANSPORT_KINDS
+};
+const char *transport_kind_name(enum transport_kind k);
+
+enum transport_verb {
+    TRANSPORT_ECHO = 1, /* comes back, as long as it was */
+    TRANSPORT_SINK = 2, /* is counted */
+    TRANSPORT_ASK = 3,  /* over the link only: answered by TOLD */
+    TRANSPORT_TOLD = 4, /* a struct transport_told follows the head */
+};
+
+/* Every message begins with it; the rest is of no meaning. */
+#define TRANSPORT_HEAD_BYTES 24u
+struct transport_head {
+    enum transport_verb verb;
+    uint32_t bytes;    /* of the message, this head included */
+    uint32_t slot;     /* the asker's, */
+    uint64_t stamp_ns; /* and so is this: they come back as they are */
+};
+void transport_put_head(uint8_t *to, const struct transport_head *h);
+/* -EBADMSG: no such verb, or a length that can't be. */
+int transport_get_head(const uint8_t *from, struct transport_head *h);
+
+/* What the peer knows: sums since it started. */
+#define TRANSPORT_TOLD_BYTES (8u + 8u * TRANSPORT_KINDS + 4u)
+struct transport_told {
+    uint64_t cpu_ns;                /* of the process */
+    uint64_t sunk[TRANSPORT_KINDS]; /* messages that came to be counted */
+    uint16_t udp_port, tcp_port;    /* on 127.0.0.1; 0: not served */
+};
+void transport_put_told(uint8_t *to, const struct transport_told *t);
+void transport_get_told(const uint8_t *from, struct transport_told *t);
+
+/* CPU time of this process, all threads. */
+uint64_t transport_cpu_ns(void);
+
+/*
+ * A packet without the link is of wire version 0, which is none of the link's: the link drops it,
+ * and the peer knows it by that. Behind the outer headers: this byte, 27 of no meaning, the head.
+ * So it is as long as the link's packet of the same message.
+ */
+#define TRANSPORT_RAW_MARK    0x0fu
+#define TRANSPORT_RAW_HEAD_AT (WIRE_PAYLOAD_AT + LINK_PREFIX_BYTES)
+
+/* Bytes of a message that fit one packet, in both directions of the link. */
+uint32_t transport_packet_bytes(const struct port *port);
+
+/* --- ways --------------------------------------------------------------------------------------
+ */
+
+/* One of the kinds, from the asking process. None of these blocks but `wait`. */
+struct way;
+struct way_ops {
+    /* 1: taken; 0: no room now; -EPIPE: way->trouble says why nothing goes on. */
+    int (*send)(struct way *w, uint32_t session, const struct transport_head *h);
+    int (*flush)(struct way *w); /* what was sent really goes: 0 or -EPIPE */
+    /* Answers that came, each given to w->answer; how many, or -EPIPE. */
+    int (*poll)(struct way *w);
+    /* Until something may have come, or the deadline. */
+    void (*wait)(struct way *w, uint64_t deadline_ns);
+};
+
+struct way {
+    const struct way_ops *ops;
+    enum transport_kind kind;
+    bool lossy;         /* what it lost does not come again */
+    uint32_t bytes_max; /* longest message */
+    const char *trouble;
+    void (*answer)(void *arg, const struct transport_head *h);
+    void *arg;
+};
+
+/* The asking end of a port: the link over it, and the port itself. */
+struct asker;
+int asker_open(struct port *port, const struct security *security, struct asker **out);
+void asker_close(struct asker *a);                             /* says goodbye; the port stays */
+struct way *asker_way(struct asker *a, enum transport_kind k); /* LINK or RAW */
+const char *asker_cipher(const struct asker *a);
+uint64_t asker_retransmits(const struct asker *a); /* packets the link sent again, so far */
+/* Ask the peer what it knows, and wait for it up to timeout_ns. `gone` (may be NULL) is looked at
+ * meanwhile: not NULL is why nobody will answer. 0, -EPIPE or -ETIMEDOUT; *why is said then. */
+int asker_ask(struct asker *a, uint64_t timeout_ns, const char *(*gone)(void *arg), void *arg,
+              struct transport_told *told, const char **why);
+/* Let the link come to rest: all is acknowledged in both directions. */
+void asker_settle(struct asker *a);
+
+/* Ways of the kernel to a peer on 127.0.0.1; free() by way_kernel_close. 0 or -errno. */
+int way_udp_open(uint16_t port, uint32_t bytes_max, struct way **out);
+int way_tcp_open(uint16_t port, uint32_t bytes_max, struct way **out);
+void way_kernel_close(struct way *w);
+
+/* --- the peer ----------------------------------------------------------------------------------
+ */
+
+/* Who answers the kernel's ways: two threads, which count into `sunk` (relaxed atomics). They end
+ * with the process. 0 or -errno. */
+int floors_start(uint64_t *sunk_udp, uint64_t *sunk_tcp, uint16_t *udp_port, uint16_t *tcp_port);
+
+/* Answer at a port until a signal comes. An exit code. */
+int transport_peer(const char *uri, const struct security *security,
+                   const struct netem_options *netem, bool floors);
+
+#endif

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What `isthmus bench transport` asks of a way, and what came of it. */
+#ifndef ISTHMUS_CONTROL_BENCH_TRANSPORT_LOAD_H
+#define ISTHMUS_CONTROL_BENCH_TRANSPORT_LOAD_H
+
+#include "control/bench/histogram.h"
+#include "control/bench/transport.h"
+
+struct load {
+    uint32_t size_bytes, sessions;
+    double rate_per_s; /* of messages, all sessions together; 0: closed loop, a message of each
+                        * session under way */
+};
+
+/* Sums over turns. */
+struct load_result {
+    struct histogram rtt;
+    uint64_t round_trips, round_trip_ns; /* ns: all turns together */
+    uint64_t lost;                       /* not answered */
+    uint64_t messages, message_ns;       /* one way */
+    uint64_t cpu_ns, cpu_messages;       /* of both processes */
+};
+
+struct load_env {
+    struct asker *asker; /* who asks the peer what came */
+    const char *(*gone)(void *arg);
+    void *arg;
+};
+
+/* Add a turn of about time_ns. 0, -EPIPE (*why), -ENOMEM. */
+int load_round_trips(struct way *w, const struct load *l, uint64_t time_ns,
+                     const struct load_env *env, struct load_result *r, const char **why);
+int load_one_way(struct way *w, const struct load *l, uint64_t time_ns, const struct load_env *env,
+                 struct load_result *r, const char **why);
+
+#endif
