@@ -360,7 +360,7 @@ static int meet(struct bench *b)
     const uint64_t timeout_ns = b->o->connect ? CONNECT_WAIT_NS : CONNECT_NS;
     struct transport_told told;
     const char *why = NULL;
-    int rc = asker_open(b->port, &b->security, &b->asker);
+    int rc = asker_open(b->port, &b->security, b->o->connect || b->o->netem.text, &b->asker);
 
     if (rc < 0) {
         log_error("port %s: %s", b->uri, strerror(-rc));

@@ -73,6 +73,9 @@ uint64_t transport_cpu_ns(void);
 /* Bytes of a message that fit one packet, in both directions of the link. */
 uint32_t transport_packet_bytes(const struct port *port);
 
+#define TRANSPORT_LOST_NS     50000000u
+#define TRANSPORT_LOST_FAR_NS 400000000u
+
 /* --- ways --------------------------------------------------------------------------------------
  */
 
@@ -91,7 +94,7 @@ struct way_ops {
 struct way {
     const struct way_ops *ops;
     enum transport_kind kind;
-    bool lossy;         /* what it lost does not come again */
+    uint64_t lost_ns;   /* what is not answered by then is lost; 0: what is lost is sent again */
     uint32_t bytes_max; /* longest message */
     const char *trouble;
     void (*answer)(void *arg, const struct transport_head *h);
@@ -100,7 +103,8 @@ struct way {
 
 /* The asking end of a port: the link over it, and the port itself. */
 struct asker;
-int asker_open(struct port *port, const struct security *security, struct asker **out);
+/* far: not just the other process of this host, or as if (--netem): answers may take .4 s. */
+int asker_open(struct port *port, const struct security *security, bool far, struct asker **out);
 void asker_close(struct asker *a);                             /* says goodbye; the port stays */
 struct way *asker_way(struct asker *a, enum transport_kind k); /* LINK or RAW */
 const char *asker_cipher(const struct asker *a);

@@ -211,7 +211,7 @@ int way_udp_open(uint16_t port, uint32_t bytes_max, struct way **out)
 {
     const struct way w = {.ops = &udp_ops,
                           .kind = TRANSPORT_UDP,
-                          .lossy = true,
+                          .lost_ns = TRANSPORT_LOST_NS,
                           .bytes_max = bytes_max < DATAGRAM_MAX ? bytes_max : DATAGRAM_MAX};
 
     return kernel_open(SOCK_DGRAM, port, &w, out);

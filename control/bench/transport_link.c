@@ -267,7 +267,7 @@ static const struct way_ops packet_ops = {packet_send, packet_flush, packet_poll
 /* --- life --------------------------------------------------------------------------------------
  */
 
-int asker_open(struct port *port, const struct security *security, struct asker **out)
+int asker_open(struct port *port, const struct security *security, bool far, struct asker **out)
 {
     struct asker *a = calloc(1, sizeof *a);
     const struct link_params params = {.epoch = 1};
@@ -290,8 +290,10 @@ int asker_open(struct port *port, const struct security *security, struct asker 
     a->link = (struct way){.ops = &message_ops,
                            .kind = TRANSPORT_LINK,
                            .bytes_max = packet * pump_max_fragments(&a->pump)};
-    a->raw =
-        (struct way){.ops = &packet_ops, .kind = TRANSPORT_RAW, .lossy = true, .bytes_max = packet};
+    a->raw = (struct way){.ops = &packet_ops,
+                          .kind = TRANSPORT_RAW,
+                          .lost_ns = far ? TRANSPORT_LOST_FAR_NS : TRANSPORT_LOST_NS,
+                          .bytes_max = packet};
     *out = a;
     return 0;
 }

@@ -5,14 +5,12 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define LOST_NS  50000000u   /* on a way that loses: later than this it does not come */
 #define DRAIN_NS 2000000000u /* what answers may take when nothing is sent any more */
 #define LOOK_NS  10000000u   /* between two looks at whether the peer lives */
 #define SPIN_NS  100000u     /* nothing came for so long: wait */
 #define STEP_NS  2000000u    /* a wait's longest */
 #define EARLY_NS 200000u     /* a message due so soon is not waited for asleep */
 #define ASK_NS   10000000000u
-#define QUIET_NS 20000000u /* no more of what was sent comes */
 
 /* --- what both do ------------------------------------------------------------------------------
  */
@@ -104,13 +102,13 @@ static void closed_answer(void *arg, const struct transport_head *h)
 
 static void closed_scan(struct closed *c)
 {
-    if (!c->loop.w->lossy || c->loop.now_ns < c->scan_ns)
+    if (!c->loop.w->lost_ns || c->loop.now_ns < c->scan_ns)
         return;
     c->scan_ns = c->loop.now_ns + LOOK_NS;
     for (uint32_t i = 0; i < c->l->sessions; i++) {
         struct slot *s = &c->slots[i];
 
-        if (!s->stamp_ns || c->loop.now_ns < s->stamp_ns + LOST_NS)
+        if (!s->stamp_ns || c->loop.now_ns < s->stamp_ns + c->loop.w->lost_ns)
             continue;
         s->stamp_ns = 0;
         c->idle[c->n_idle++] = i;
@@ -240,7 +238,7 @@ static int open_send(struct open_loop *o)
 static int open_run(struct open_loop *o)
 {
     const uint64_t until = due_ns(o, o->total);
-    const uint64_t end = until + (o->loop.w->lossy ? LOST_NS : DRAIN_NS);
+    const uint64_t end = until + (o->loop.w->lost_ns ? o->loop.w->lost_ns : DRAIN_NS);
     int rc = 0;
 
     while (rc >= 0 && o->loop.now_ns < end && o->answered < o->total) {
@@ -362,7 +360,7 @@ int load_one_way(struct way *w, const struct load *l, uint64_t time_ns, const st
             came = after.sunk[w->kind] - before.sunk[w->kind];
             end = asked;
         }
-        if (came >= sent || asked > end + (!w->lossy ? ASK_NS : came ? QUIET_NS : DRAIN_NS))
+        if (came >= sent || asked > end + (!w->lost_ns ? ASK_NS : came ? w->lost_ns / 2 : DRAIN_NS))
             break;
     }
     if (rc)
