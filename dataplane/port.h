@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "dataplane/netem.h"
 #include "dataplane/outer.h"
 #include "dataplane/pkt.h"
 
@@ -77,16 +78,12 @@ int port_open(const char *uri, enum port_role role, struct port **out, char *err
 int port_loop_pair(uint32_t n, uint32_t depth, uint32_t mtu_bytes, struct port **a,
                    struct port **b);
 
-/* Impairments on what is sent into `inner`, which it owns from then on. Fractions in [0,1]; the
- * same seed gives the same fate to the same sequence of sends. Packets are copied before they are
- * held back, so a held mbuf is never changed. */
-struct netem_params {
-    double drop, duplicate, reorder; /* reorder: held back by 1..reorder_depth sends */
-    uint32_t reorder_depth;          /* 0: 4 */
-    uint64_t seed;
-};
-/* "drop=20%,dup=.1,reorder=20%,depth=4,seed=7" -> params. 0 or -EINVAL and err. */
-int netem_parse(const char *text, struct netem_params *p, char *err);
+/*
+ * Impairments (dataplane/netem.h) on what is sent into `inner`, which it owns from then on. Packets are
+ * copied, so a held mbuf is never changed. What is due while the inner port refuses waits, and the
+ * wrapper refuses too. Closing waits, for two seconds at most, for what is on the way.
+ * 0, -EINVAL, -ENOMEM: inner stays the caller's.
+ */
 int port_netem(struct port *inner, const struct netem_params *p, struct port **out);
 
 /* Receive up to n packets: the count (0: none). The caller gets one reference to each. Malformed
