@@ -20,6 +20,7 @@ enum {
 int cmd_run(int argc, char **argv);
 int cmd_edge(int argc, char **argv);
 int cmd_cloud(int argc, char **argv);
+int cmd_netem(int argc, char **argv);
 int cmd_keygen(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_score(int argc, char **argv);

@@ -12,6 +12,7 @@ static const struct command commands[] = {
     {"run", "generate text, split over two processes of this machine", cmd_run},
     {"edge", "the front half, joined to a cloud started by itself", cmd_edge},
     {"cloud", "the back half: answers the edges that join", cmd_cloud},
+    {"netem", "a slow, lossy path between two interfaces, for measuring", cmd_netem},
     {"keygen", "the identity of an edge or a cloud, and its fingerprint", cmd_keygen},
     {"tokenize", "text to token ids, and back", cmd_tokenize},
     {"score", "log-probabilities of given continuations, from JSON lines", cmd_score},
