@@ -82,12 +82,14 @@ static int find_headers(const struct virtio_net_hdr *h, const uint8_t *f, uint32
     while (ip + 4 <= len && ip < ETH_HLEN + 8 &&
            (get16(f + ip - 2) == ETH_P_8021Q || get16(f + ip - 2) == ETH_P_8021AD))
         ip += 4;
-    if (ip + 40 > len)
+    if (ip > len)
         return -EINVAL;
-    const uint32_t ether_type = get16(f + ip - 2),
-                   protocol = get16(f + ip - 2) == ETH_P_IP ? f[ip + 9] : f[ip + 6];
+    const uint32_t ether_type = get16(f + ip - 2);
     if (ether_type != ETH_P_IP && ether_type != ETH_P_IPV6)
         return -ENOTSUP;
+    if (ip + (ether_type == ETH_P_IP ? 20 : 40) > len)
+        return -EINVAL;
+    const uint32_t protocol = f[ip + (ether_type == ETH_P_IP ? 9 : 6)];
     *at = (struct headers){.v6 = ether_type == ETH_P_IPV6,
                            .tcp = type != VIRTIO_NET_HDR_GSO_UDP_L4,
                            .ip = ip,
