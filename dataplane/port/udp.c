@@ -151,7 +151,6 @@ static bool next_received(struct udp *u)
     u->at = 0;
     if (!u->have_current)
         return false;
-    u->last_from = u->current.from;
     if (u->current.from.sin6_family == AF_INET6 && u->current.from.sin6_scope_id)
         u->scope = u->current.from.sin6_scope_id;
     return true;
@@ -345,7 +344,7 @@ int udp_open(const struct port_uri *uri, enum port_role role, struct port **out,
         return rc;
     }
     if (role == PORT_CLIENT) {
-        path_to(u, &u->last_from, &u->path);
+        path_to(u, &u->server, &u->path);
     } else {
         u->path = (struct wire_path){.src_port = u->local_port};
     }

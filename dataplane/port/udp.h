@@ -78,11 +78,12 @@ struct udp {
     uint16_t local_port;
     bool segments;  /* UDP_SEGMENT works */
     bool fragments; /* the path is narrower than the MTU: the kernel may fragment */
-    bool lost;      /* the peer's host says that nobody is there any more */
-    char text[96];  /* the address, for people */
+    bool client;
+    bool lost;     /* a client: the cloud's host says that nobody is there any more */
+    char text[96]; /* the address, for people */
     struct wire_path path;
     struct rhythm rhythm;
-    struct sockaddr_in6 last_from;
+    struct sockaddr_in6 server;  /* as resolved at opening: no datagram changes it */
     struct udp_received current; /* being cut into packets */
     size_t at;
     bool have_current;

@@ -123,12 +123,13 @@ static int try_address(struct udp *u, const struct port_uri *uri, const struct a
         u->fd = -1;
         return rc;
     }
+    u->client = role == PORT_CLIENT;
     u->local_port = ntohs(own.sin6_port); /* at the same place in a sockaddr_in */
-    memset(&u->last_from, 0, sizeof(u->last_from));
-    memcpy(&u->last_from, ai->ai_addr, ai->ai_addrlen);
-    u->scope = ai->ai_family == AF_INET6 ? u->last_from.sin6_scope_id : 0;
-    u->port.caps.same_host = is_loopback(&u->last_from);
-    udp_address_text(&u->last_from, u->text, sizeof(u->text));
+    memset(&u->server, 0, sizeof(u->server));
+    memcpy(&u->server, ai->ai_addr, ai->ai_addrlen);
+    u->scope = ai->ai_family == AF_INET6 ? u->server.sin6_scope_id : 0;
+    u->port.caps.same_host = is_loopback(&u->server);
+    udp_address_text(&u->server, u->text, sizeof(u->text));
     set_options(u);
     choose_mtu(u, uri, ai);
     return 0;
@@ -226,10 +227,12 @@ void udp_read_errors(struct udp *u)
             if ((!ip && !ip6) || c->cmsg_len < CMSG_LEN(sizeof(e)))
                 continue;
             memcpy(&e, CMSG_DATA(c), sizeof(e));
-            /* Of one that was heard, so that a cloud not yet started is no loss; and on this host
-             * only: elsewhere anyone can say so, and a NAT does when it forgets. */
-            if (e.ee_errno == ECONNREFUSED && u->port.stats.rx_packets && u->port.caps.same_host &&
-                same_address(&to, &u->last_from))
+            /* A client's alone, and only of the address it was opened for: a server answers
+             * whoever knocks, and who then goes away must end nobody's connection. Of one that
+             * was heard, so that a cloud not yet started is no loss; and on this host only:
+             * elsewhere anyone can say so, and a NAT does when it forgets. */
+            if (e.ee_errno == ECONNREFUSED && u->client && u->port.stats.rx_packets &&
+                u->port.caps.same_host && same_address(&to, &u->server))
                 u->lost = true;
         }
     }

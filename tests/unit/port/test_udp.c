@@ -376,6 +376,40 @@ static void the_end_of_the_peer_is_seen(void **state)
     }
 }
 
+/* Who knocks and goes away, so that the answer finds nobody, is not the peer that was lost. */
+static void strangers_end_nothing(void **state)
+{
+    for (int k = 0; k < 4; k++) {
+        struct port *stranger;
+        struct wire_path back;
+        struct pkt *o, *in;
+        struct pair t;
+        if (!has_family(kinds[k].host))
+            continue;
+        pair_open(&t, kinds[k].host, kinds[k].options);
+        bounce(&t, 10, 1);
+        stranger = must_open(t.uri, PORT_CLIENT);
+        o = frame(stranger, stranger->path, 10, 2);
+        send_all(stranger, &o, 1);
+        pkt_unref(o);
+        in = receive(t.server);
+        port_close(stranger);
+        outer_way_back(in->data, &back);
+        outer_readdress(in->data, &back);
+        for (int i = 0; i < 20; i++) {
+            struct pkt *none;
+            send_all(t.server, &in, 1);
+            port_wait(t.server, port_now_ns() + 2 * MS);
+            assert_int_equal(port_rx(t.server, &none, 1), 0);
+            assert_int_equal(port_alive(t.server), 1);
+        }
+        pkt_unref(in);
+        bounce(&t, 10, 3);
+        assert_int_equal(t.server->stats.peers_lost, 0);
+        pair_close(&t);
+    }
+}
+
 static void bad_ports_are_named(void **state)
 {
     char uri[64], err[PORT_ERR] = "";
@@ -452,6 +486,7 @@ int main(void)
         cmocka_unit_test(an_empty_pool_waits),
         cmocka_unit_test(signals_and_deadlines_end_waits),
         cmocka_unit_test(the_end_of_the_peer_is_seen),
+        cmocka_unit_test(strangers_end_nothing),
         cmocka_unit_test(without_io_uring_it_works_too),
         cmocka_unit_test(bad_ports_are_named),
         cmocka_unit_test(long_packets_go_where_asked_for),
