@@ -13,6 +13,7 @@
 #define RTO_MAX_NS (320 * MS_NS)
 #define AGAIN_NS   (300 * MS_NS) /* from a refusal to the next try */
 #define TRIES      3u
+#define AGE_FACTOR 4u /* a responder's exchange lives this many times the silence it may keep */
 
 static uint64_t least(uint64_t a, uint64_t b)
 {
@@ -160,7 +161,10 @@ static uint64_t over_at(const struct handshake *h, const struct exchange *e)
         return UINT64_MAX;
     if (h->p.initiator && (e->state != RUNNING || h->error)) /* stays, to acknowledge */
         return UINT64_MAX;
-    return e->heard_ns + h->p.give_up_ns;
+    if (h->p.initiator)
+        return e->heard_ns + h->p.give_up_ns;
+    /* A stranger's junk in the right order is heard, too: it must not keep a place for ever. */
+    return least(e->heard_ns + h->p.give_up_ns, e->began_ns + AGE_FACTOR * h->p.give_up_ns);
 }
 
 void exchange_tick(struct handshake *h, struct exchange *e)

@@ -35,7 +35,8 @@ struct handshake_params {
     uint8_t hop;
     uint32_t payload_max_bytes;   /* of a frame; at least 300 */
     uint32_t half_open_max;       /* responder; 0: 64 */
-    uint64_t give_up_ns;          /* a responder forgets an unfinished one, an initiator begins anew;
+    uint64_t give_up_ns;          /* silent for that long: a responder forgets an unfinished one, at
+                                   * the latest at four times that age; an initiator begins anew;
                                    * 0: 5 s */
 };
 

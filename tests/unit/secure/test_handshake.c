@@ -499,6 +499,100 @@ static void test_garbage(void **state)
     pkt_pool_heap_close(pool);
 }
 
+/* An initiator that returned its cookie: the responder's exchange with it runs. */
+static struct handshake *half_open(struct handshake *b, uint64_t now)
+{
+    struct handshake_params ap = initiator(7, 1500);
+    struct handshake_stats s;
+    struct handshake *a;
+
+    assert_int_equal(handshake_open(&ap, now, &a), 0);
+    carry(a, b, now);
+    carry(b, a, now);
+    carry(a, b, now);
+    carry(b, NULL, now);
+    handshake_stats(b, &s);
+    assert_int_equal(s.half_open, 1);
+    return a;
+}
+
+/* Its next packet, with this datagram. */
+static void datagram(struct handshake *b, uint32_t number, const uint8_t *bytes, size_t n,
+                     uint64_t now)
+{
+    struct pkt *p = pkt_alloc(pool);
+    struct wire_header h = {.type = WIRE_HANDSHAKE,
+                            .flags = WIRE_FLAG_INITIATOR,
+                            .connection = 7,
+                            .message = number,
+                            .n_fragments = 1,
+                            .session = 1,
+                            .cls = WIRE_CONTROL,
+                            .payload_bytes = (uint16_t)(4 + n)};
+
+    memset(p->data + WIRE_PAYLOAD_AT, 0, 4);
+    memcpy(p->data + WIRE_PAYLOAD_AT + 4, bytes, n);
+    assert_int_equal(wire_seal(NULL, p, &wire_path_edge, &h), 0);
+    handshake_input(b, p, now);
+    carry(b, NULL, now);
+}
+
+/* A stranger that goes on sending junk in the right order keeps its place for a while only. */
+static void test_old_age(void **state)
+{
+    struct handshake_params bp = responder(1500);
+    uint64_t now = SECOND, deadline;
+    const uint8_t junk[20] = {0};
+    struct handshake_stats s;
+    struct handshake *a, *b;
+
+    pool = pkt_pool_heap(64, 1600);
+    assert_int_equal(handshake_open(&bp, now, &b), 0);
+    a = half_open(b, now);
+    for (uint32_t i = 1; i < 25; i++) {
+        datagram(b, 2 + i, junk, sizeof junk, now);
+        now += SECOND;
+        handshake_tick(b, now, &deadline);
+        handshake_stats(b, &s);
+        assert_int_equal(s.half_open, i < 20);
+    }
+    assert_int_equal(s.failed, 0);
+    handshake_close(a);
+    handshake_close(b);
+    pkt_pool_heap_close(pool);
+}
+
+/* The first fragment of a Certificate that says how long the whole will be: no memory is laid aside
+ * for what no peer of ours sends. */
+static void test_long_certificate(void **state)
+{
+    struct handshake_params bp = responder(1500);
+
+    pool = pkt_pool_heap(64, 1600);
+    for (int i = 0; i < 2; i++) {
+        const uint32_t claimed = i ? 90000 : 3000, part = 100;
+        uint8_t bytes[13 + 12 + 100] = {22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 9, 0, 12 + 100, 11};
+        uint64_t now = SECOND;
+        struct handshake_stats s;
+        struct handshake *a, *b;
+
+        bytes[14] = (uint8_t)(claimed >> 16);
+        bytes[15] = (uint8_t)(claimed >> 8);
+        bytes[16] = (uint8_t)claimed;
+        bytes[18] = 2; /* after the two ClientHellos */
+        bytes[24] = (uint8_t)part;
+        assert_int_equal(handshake_open(&bp, now, &b), 0);
+        a = half_open(b, now);
+        datagram(b, 3, bytes, sizeof bytes, now);
+        handshake_stats(b, &s);
+        assert_int_equal(s.failed, i);
+        assert_int_equal(s.half_open, !i);
+        handshake_close(a);
+        handshake_close(b);
+    }
+    pkt_pool_heap_close(pool);
+}
+
 static void test_bad_params(void **state)
 {
     struct handshake_params p = initiator(7, 1500);
@@ -525,6 +619,7 @@ int main(void)
         cmocka_unit_test(test_long_path),      cmocka_unit_test(test_refused),
         cmocka_unit_test(test_late_responder), cmocka_unit_test(test_half_open),
         cmocka_unit_test(test_cookie),         cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_old_age),        cmocka_unit_test(test_long_certificate),
         cmocka_unit_test(test_bad_params),
     };
     return cmocka_run_group_tests(tests, make_identities, drop_identities);
