@@ -11,6 +11,7 @@
 #define POOL_PACKETS 2047u
 #define BURST        32
 #define GROUPS       BURST
+#define SEEN_MAX     8 /* datagrams looked at, for each packet asked for */
 
 /* --- addresses in the outer headers ------------------------------------------------------------
  */
@@ -160,7 +161,8 @@ static int udp_rx(struct port *port, struct pkt **pkts, int n)
 {
     struct udp *u = (struct udp *)port;
     int got = 0;
-    while (got < n && next_received(u)) {
+    /* What makes no packet counts, too: a flood of it must not keep the caller here. */
+    for (int seen = 0; got < n && seen < SEEN_MAX * n && next_received(u); seen++) {
         const struct udp_received *r = &u->current;
         size_t left = r->n - u->at;
         size_t bytes = r->segment_bytes && r->segment_bytes < left ? r->segment_bytes : left;

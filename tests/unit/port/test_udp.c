@@ -292,6 +292,32 @@ static void foreign_datagrams_are_dropped(void **state)
     pair_close(&t);
 }
 
+/* A call returns though nothing but junk comes: who asks for packets has other work. */
+static void a_flood_of_junk_is_looked_at_in_parts(void **state)
+{
+    for (int k = 0; k < 2; k++) {
+        struct pair t;
+        struct pkt *none;
+        uint64_t before = 0;
+        pair_open(&t, kinds[k].host, kinds[k].options);
+        struct sockaddr_in sa = {.sin_family = AF_INET,
+                                 .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                                 .sin_port = htons(t.client->path->dst_port)};
+        int fd = socket(AF_INET, SOCK_DGRAM, 0);
+        for (int i = 0; i < 40; i++)
+            assert_true(sendto(fd, "", 0, 0, (struct sockaddr *)&sa, sizeof(sa)) >= 0);
+        close(fd);
+        for (int i = 0; i < 10; i++) {
+            assert_int_equal(port_rx(t.server, &none, 1), 0);
+            assert_in_range(t.server->stats.foreign - before, 0, 8);
+            before = t.server->stats.foreign;
+        }
+        assert_true(before > 0);
+        bounce(&t, 100, 1);
+        pair_close(&t);
+    }
+}
+
 /* With all packets out nothing is lost but what the socket's buffer can't hold. */
 static void an_empty_pool_waits(void **state)
 {
@@ -483,6 +509,7 @@ int main(void)
         cmocka_unit_test(any_address_takes_all),
         cmocka_unit_test(wrong_frames_vanish),
         cmocka_unit_test(foreign_datagrams_are_dropped),
+        cmocka_unit_test(a_flood_of_junk_is_looked_at_in_parts),
         cmocka_unit_test(an_empty_pool_waits),
         cmocka_unit_test(signals_and_deadlines_end_waits),
         cmocka_unit_test(the_end_of_the_peer_is_seen),
