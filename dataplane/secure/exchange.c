@@ -66,18 +66,16 @@ void exchange_begin(struct handshake *h, struct exchange *e, uint32_t connection
     send_from(h, e);
 }
 
-static void finish(struct handshake *h, struct exchange *e)
+static int finish(struct handshake *h, struct exchange *e)
 {
-    e->state = DONE;
     e->result.connection = e->connection;
     e->result.path = e->path;
     if (session_result(e->session, e->connection, &e->result.peer, e->result.initiator,
-                       e->result.responder)) {
-        e->state = FAILED;
-        h->stats.failed++;
-        return;
-    }
+                       e->result.responder))
+        return -1;
+    e->state = DONE;
     h->stats.finished++;
+    return 1;
 }
 
 /* Why it failed, to an initiator; and when it tries again. */
@@ -104,8 +102,8 @@ void exchange_run(struct handshake *h, struct exchange *e)
     e->rto_ns = RTO_MIN_NS;
     e->again_ns = h->now_ns + e->rto_ns;
     if (rc > 0)
-        finish(h, e);
-    else if (rc < 0)
+        rc = finish(h, e);
+    if (rc < 0)
         fail(h, e);
 }
 
