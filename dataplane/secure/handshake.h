@@ -51,7 +51,7 @@ struct handshake_result {
 struct handshake_stats {
     uint64_t finished, failed, refused; /* refused: of failed, those whose peer is not admitted */
     uint64_t verify_requests;           /* cookies sent: nothing is kept for these */
-    uint64_t crowded;                   /* not begun, for too many were half open */
+    uint64_t crowded;                   /* not begun, for too many were half open or knocked at once */
     uint32_t half_open;
 };
 

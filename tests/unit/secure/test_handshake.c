@@ -431,6 +431,46 @@ static void test_half_open(void **state)
     pkt_pool_heap_close(pool);
 }
 
+/* More first packets than are looked at between two outputs: the rest is not, cookie or no. The
+ * honest one among them comes again. */
+static void test_knocks(void **state)
+{
+    struct handshake_params ap = initiator(7, 1500), bp = responder(1500),
+                            fp = initiator(999, 1500);
+    uint64_t now = SECOND, deadline;
+    struct handshake *a, *b, *other;
+    struct handshake_stats s;
+    struct pkt *first;
+
+    pool = pkt_pool_heap(256, 1600);
+    assert_int_equal(handshake_open(&bp, now, &b), 0);
+    assert_int_equal(handshake_open(&ap, now, &a), 0);
+    assert_int_equal(handshake_open(&fp, now, &other), 0);
+    assert_int_equal(handshake_output(other, &first, 1, pool, now), 1);
+    carry(a, b, now);
+    carry(b, a, now);
+    for (uint32_t i = 0; i < 100; i++)
+        knock(b, first, 1000 + i, now);
+    carry(a, b, now); /* with its cookie */
+    handshake_stats(b, &s);
+    assert_int_equal(s.verify_requests, 65);
+    assert_int_equal(s.half_open, 0);
+    assert_int_equal(s.crowded, 37);
+    assert_int_equal(carry(b, NULL, now), 64);
+    now += 20 * MS;
+    handshake_tick(a, now, &deadline);
+    carry(a, b, now);
+    handshake_stats(b, &s);
+    assert_int_equal(s.half_open, 1);
+    carry(b, NULL, now);
+    pkt_unref(first);
+    handshake_close(a);
+    handshake_close(b);
+    handshake_close(other);
+    assert_int_equal(pool->n_free, pool->n_total);
+    pkt_pool_heap_close(pool);
+}
+
 /* The second packet of an initiator, which holds the cookie, from another address or too late: it
  * gets another verify request and nothing begins. */
 static void test_cookie(void **state)
@@ -657,7 +697,8 @@ int main(void)
         cmocka_unit_test(test_late_responder), cmocka_unit_test(test_half_open),
         cmocka_unit_test(test_cookie),         cmocka_unit_test(test_garbage),
         cmocka_unit_test(test_old_age),        cmocka_unit_test(test_long_certificate),
-        cmocka_unit_test(test_no_secrets),     cmocka_unit_test(test_bad_params),
+        cmocka_unit_test(test_no_secrets),     cmocka_unit_test(test_knocks),
+        cmocka_unit_test(test_bad_params),
     };
     return cmocka_run_group_tests(tests, make_identities, drop_identities);
 }
