@@ -16,6 +16,10 @@
 /* --- addresses in the outer headers ------------------------------------------------------------
  */
 
+/* A link-local address is one of its interface's. Which, stands where such an address has zeros
+ * (fe80::/64, RFC 4291, 2.5.6). */
+#define SCOPE_AT 4
+
 static const uint8_t v4_mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
 static void address_of(const struct sockaddr_in6 *sa, uint8_t a[16], uint16_t *port)
@@ -28,6 +32,8 @@ static void address_of(const struct sockaddr_in6 *sa, uint8_t a[16], uint16_t *p
     } else {
         memcpy(a, &sa->sin6_addr, 16);
         *port = ntohs(sa->sin6_port);
+        if (IN6_IS_ADDR_LINKLOCAL(&sa->sin6_addr))
+            memcpy(a + SCOPE_AT, &sa->sin6_scope_id, sizeof(sa->sin6_scope_id));
     }
 }
 
@@ -82,8 +88,10 @@ static bool destination(const struct udp *u, const struct pkt *p, struct udp_gro
     }
     g->to = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons(back.src_port)};
     memcpy(&g->to.sin6_addr, a, 16);
-    if (IN6_IS_ADDR_LINKLOCAL(&g->to.sin6_addr))
-        g->to.sin6_scope_id = u->scope;
+    if (IN6_IS_ADDR_LINKLOCAL(&g->to.sin6_addr)) {
+        memcpy(&g->to.sin6_scope_id, a + SCOPE_AT, sizeof(g->to.sin6_scope_id));
+        memset(g->to.sin6_addr.s6_addr + SCOPE_AT, 0, sizeof(g->to.sin6_scope_id));
+    }
     g->to_len = sizeof(g->to);
     return true;
 }
@@ -150,11 +158,7 @@ static bool next_received(struct udp *u)
         return true;
     u->have_current = u->engine->fetch(u, &u->current);
     u->at = 0;
-    if (!u->have_current)
-        return false;
-    if (u->current.from.sin6_family == AF_INET6 && u->current.from.sin6_scope_id)
-        u->scope = u->current.from.sin6_scope_id;
-    return true;
+    return u->have_current;
 }
 
 static int udp_rx(struct port *port, struct pkt **pkts, int n)

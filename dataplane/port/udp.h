@@ -9,7 +9,8 @@
  * A datagram holds what comes behind the outer headers (outer.h). Their room stays, so the payload
  * is sent from where it lies. In it the link finds where a frame came from and writes where it
  * goes: a peer's address as 16 bytes of IPv6 (::ffff:a.b.c.d for IPv4), of which the first six
- * stand in its Ethernet address, the next six in ours, and the last four in its IPv4 address.
+ * stand in its Ethernet address, the next six in ours, and the last four in its IPv4 address. The
+ * bytes 4 to 7 of a link-local one, which are zero, hold the number of its interface.
  */
 #ifndef ISTHMUS_DATAPLANE_PORT_UDP_H
 #define ISTHMUS_DATAPLANE_PORT_UDP_H
@@ -74,7 +75,6 @@ struct udp {
     void *engine_data;
     int fd;
     int family; /* of the socket */
-    uint32_t scope;
     uint16_t local_port;
     bool segments;  /* UDP_SEGMENT works */
     bool fragments; /* the path is narrower than the MTU: the kernel may fragment */

@@ -127,7 +127,6 @@ static int try_address(struct udp *u, const struct port_uri *uri, const struct a
     u->local_port = ntohs(own.sin6_port); /* at the same place in a sockaddr_in */
     memset(&u->server, 0, sizeof(u->server));
     memcpy(&u->server, ai->ai_addr, ai->ai_addrlen);
-    u->scope = ai->ai_family == AF_INET6 ? u->server.sin6_scope_id : 0;
     u->port.caps.same_host = is_loopback(&u->server);
     udp_address_text(&u->server, u->text, sizeof(u->text));
     set_options(u);

@@ -17,6 +17,8 @@
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <unistd.h>
 
@@ -244,6 +246,56 @@ static void any_address_takes_all(void **state)
         port_close(t.client);
     }
     port_close(t.server);
+}
+
+/* Not one that is still being checked for duplicates. */
+static bool usable(const struct sockaddr_in6 *six)
+{
+    int fd = socket(AF_INET6, SOCK_DGRAM, 0);
+    bool good = fd >= 0 && bind(fd, (const void *)six, sizeof(*six)) == 0;
+    if (fd >= 0)
+        close(fd);
+    return good;
+}
+
+/* "[fe80::1%eth0]" of this host, if it has one. */
+static bool link_local_host(char *host, size_t room)
+{
+    struct ifaddrs *all, *a;
+    char text[INET6_ADDRSTRLEN];
+    bool found = false;
+    if (getifaddrs(&all) < 0)
+        return false;
+    for (a = all; a && !found; a = a->ifa_next) {
+        const struct sockaddr_in6 *six = (const void *)a->ifa_addr;
+        found = six && six->sin6_family == AF_INET6 && a->ifa_flags & IFF_UP &&
+                IN6_IS_ADDR_LINKLOCAL(&six->sin6_addr) && usable(six) &&
+                inet_ntop(AF_INET6, &six->sin6_addr, text, sizeof(text));
+        if (found)
+            snprintf(host, room, "[%s%%%s]", text, a->ifa_name);
+    }
+    freeifaddrs(all);
+    return found;
+}
+
+/* Such an address means something on its interface only: the answer goes out by the one that its
+ * frame came by, whoever else was heard since. */
+static void link_local_peers_are_answered(void **state)
+{
+    char host[80], uri[128];
+    unsigned number = free_port();
+    if (!link_local_host(host, sizeof(host))) {
+        print_message("no link-local address here: not tried\n");
+        return;
+    }
+    snprintf(uri, sizeof(uri), "udp:*:%u", number);
+    struct pair t = {.server = must_open(uri, PORT_SERVER)};
+    snprintf(uri, sizeof(uri), "udp:%s:%u", host, number);
+    print_message("%s\n", uri);
+    t.client = must_open(uri, PORT_CLIENT);
+    bounce(&t, 100, 9);
+    burst(&t, 7);
+    pair_close(&t);
 }
 
 /* Frames that can't be sent are taken and lost; the others of the burst go. */
@@ -507,6 +559,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(frames_cross_both_ways),
         cmocka_unit_test(any_address_takes_all),
+        cmocka_unit_test(link_local_peers_are_answered),
         cmocka_unit_test(wrong_frames_vanish),
         cmocka_unit_test(foreign_datagrams_are_dropped),
         cmocka_unit_test(a_flood_of_junk_is_looked_at_in_parts),
