@@ -294,6 +294,7 @@ static int udp_alive(struct port *port)
 static void udp_close(struct port *port)
 {
     struct udp *u = (struct udp *)port;
+    udp_turn_ends(u);
     if (u->engine)
         u->engine->close(u);
     if (u->fd >= 0)

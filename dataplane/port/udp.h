@@ -83,6 +83,7 @@ struct udp {
     char text[96]; /* the address, for people */
     struct wire_path path;
     struct rhythm rhythm;
+    char name[URI_NAME_MAX];     /* of its host */
     struct sockaddr_in6 server;  /* as resolved at opening: no datagram changes it */
     struct udp_received current; /* being cut into packets */
     size_t at;
@@ -95,6 +96,8 @@ int udp_open(const struct port_uri *uri, enum port_role role, struct port **out,
 /* udp_socket.c: the socket, bound; fills in fd, family, addresses, path, segments and the port's
  * MTU. 0 or -errno and err. */
 int udp_socket(struct udp *u, const struct port_uri *uri, enum port_role role, char *err);
+/* Before a client is closed: where nothing was heard its name's next address has its turn. */
+void udp_turn_ends(const struct udp *u);
 /* Packets the kernel could not send: what to think of it. */
 void udp_send_failed(struct udp *u, int error, bool segmented);
 /* Read the socket's error queue: who is said to be gone. */

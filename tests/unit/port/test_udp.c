@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Kernel UDP between two ports of this process, by both engines and both families. */
+#include <dlfcn.h>
 #include <errno.h>
+#include <netdb.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -488,6 +490,50 @@ static void strangers_end_nothing(void **state)
     }
 }
 
+/* In place of the C library's, which it calls: two.test has an address of each family. */
+int getaddrinfo(const char *name, const char *service, const struct addrinfo *hints,
+                struct addrinfo **found)
+{
+    int (*right)(const char *, const char *, const struct addrinfo *, struct addrinfo **) =
+        (int (*)(const char *, const char *, const struct addrinfo *, struct addrinfo **))dlsym(
+            RTLD_NEXT, __func__);
+    bool two = name && strcmp(name, "two.test") == 0;
+    int rc = right ? right(two ? "::1" : name, service, hints, found) : EAI_SYSTEM;
+    if (rc == 0 && two)
+        rc = right("127.0.0.1", service, hints, &(*found)->ai_next);
+    return rc;
+}
+
+/* A name's next address has its turn where the last one gave nothing, and none where it did. */
+static void names_addresses_take_turns(void **state)
+{
+    char uri[64], listen[96], first[64], second[64];
+    unsigned number = free_port();
+    struct pair t;
+    snprintf(uri, sizeof(uri), "udp:two.test:%u", number);
+    if (!has_family("[::1]"))
+        return;
+    t.client = must_open(uri, PORT_CLIENT);
+    assert_int_equal(t.client->caps.addresses, 2);
+    uint32_t mtu = t.client->caps.mtu_bytes;
+    snprintf(first, sizeof(first), "%s", t.client->caps.peer);
+    port_close(t.client);
+    t.client = must_open(uri, PORT_CLIENT);
+    snprintf(second, sizeof(second), "%s", t.client->caps.peer);
+    print_message("%s, then %s\n", first, second);
+    assert_string_not_equal(first, second);
+    assert_int_equal(t.client->caps.mtu_bytes, mtu);
+    snprintf(listen, sizeof(listen), "udp:%s", second);
+    t.server = must_open(listen, PORT_SERVER);
+    for (int i = 0; i < 2; i++) {
+        assert_string_equal(t.client->caps.peer, second);
+        bounce(&t, 100, 1);
+        port_close(t.client);
+        t.client = must_open(uri, PORT_CLIENT);
+    }
+    pair_close(&t);
+}
+
 static void bad_ports_are_named(void **state)
 {
     char uri[64], err[PORT_ERR] = "";
@@ -567,6 +613,7 @@ int main(void)
         cmocka_unit_test(signals_and_deadlines_end_waits),
         cmocka_unit_test(the_end_of_the_peer_is_seen),
         cmocka_unit_test(strangers_end_nothing),
+        cmocka_unit_test(names_addresses_take_turns),
         cmocka_unit_test(without_io_uring_it_works_too),
         cmocka_unit_test(bad_ports_are_named),
         cmocka_unit_test(long_packets_go_where_asked_for),
