@@ -98,6 +98,12 @@ static int open_peers(const struct security_options *o, struct security *s)
     return EXIT_OK;
 }
 
+void security_begin(const struct security_options *o)
+{
+    if (!o->insecure)
+        secure_memory_open();
+}
+
 int security_open(const struct security_options *o, bool cloud, struct security *s)
 {
     char err[IDENTITY_ERR] = "";
@@ -107,7 +113,6 @@ int security_open(const struct security_options *o, bool cloud, struct security 
     int rc = complete(o, cloud);
     if (rc != EXIT_OK)
         return rc;
-    secure_memory_open();
     if (identity_read(o->identity, &s->identity, err) < 0) {
         log_error("--identity %s", err);
         return EXIT_USAGE;

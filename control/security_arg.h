@@ -12,10 +12,10 @@
 
 /* An argp child, as those of options.h. */
 struct security_options {
-    const char *identity;        /* NULL: not given */
+    const char *identity; /* NULL: not given */
     const char *peers[PEERS_MAX];
     unsigned n_peers;
-    const char *authorized;      /* the cloud's own option */
+    const char *authorized; /* the cloud's own option */
     bool insecure;
 };
 extern const struct argp security_argp;
@@ -27,17 +27,20 @@ struct security {
     bool insecure;
 };
 
+/* First of all, unless --insecure: keep the process's memory to itself. What it was given may lie
+ * in an open file already. */
+void security_begin(const struct security_options *o);
 /*
- * Read what an edge or a cloud was given; its memory is kept out of core dumps from here on. What is
- * missing or wrong is said. EXIT_OK or an exit code; security_close is due in either case.
+ * Read what an edge or a cloud was given, after security_begin. What is missing or wrong is said.
+ * EXIT_OK or an exit code; security_close is due in either case.
  */
 int security_open(const struct security_options *o, bool cloud, struct security *s);
 /* Identities for two halves of one run, known to nobody else, gone with it. */
 int security_throw_away(struct security *edge, struct security *cloud);
 void security_close(struct security *s);
 
-/* Without encryption only what stays on this host may be used, and that is shouted. EXIT_OK or an exit
- * code, the error said. */
+/* Without encryption only what stays on this host may be used, and that is shouted. EXIT_OK or an
+ * exit code, the error said. */
 int security_check_port(const struct security *s, const struct port *port, const char *uri);
 
 struct pipeline_security security_of(const struct security *s);

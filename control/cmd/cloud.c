@@ -165,6 +165,7 @@ int cmd_cloud(int argc, char **argv)
     struct cloud_options o = {.max_sessions = 16, .chunk_tokens = 128, .lease_s = 10};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     o.security.authorized = o.authorized;
+    security_begin(&o.security);
     log_set_name("cloud: ");
 
     struct team *team = NULL;

@@ -61,6 +61,7 @@ int cmd_edge(int argc, char **argv)
 {
     struct edge_options o = {.connect_s = 10, .reconnect_s = 60, .history_mb = 64};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
+    security_begin(&o.security);
     const struct join_options join = {
         .at = o.port,
         .connect_ns = o.connect_s * UINT64_C(1000000000),

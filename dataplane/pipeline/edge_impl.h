@@ -73,6 +73,7 @@ struct edge {
     bool met;                    /* and the cloud was heard on it */
     bool ever_joined, ever_met;
     const char *port_name;
+    char port_text[96];          /* and the address that it tries */
     uint64_t connect_by_ns;      /* not met by then: lost. Until an id came: a cloud that is there for
                                   * a moment, again and again, is none. 0: nobody waits */
     uint64_t attempt_ns;         /* when this connection, or the wait for its port, began */

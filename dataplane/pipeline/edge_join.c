@@ -94,6 +94,8 @@ int edge_join(struct edge *e, uint64_t now_ns)
     e->pump.clock_arg = e->clock_arg;
     e->p.link.epoch++; /* of the next one, where there are no keys */
     e->port_name = e->p.port->caps.name;
+    snprintf(e->port_text, sizeof e->port_text, "%.16s%s%s", e->port_name,
+             e->p.port->caps.peer[0] ? " at " : "", e->p.port->caps.peer);
     e->joined = e->ever_joined = true;
     e->met = false;
     e->attempt_ns = now_ns;
@@ -120,11 +122,11 @@ static void met(struct edge *e)
             say(e,
                 "connected again after %.2f s (port %s): going on with %u answer%s, replaying %.1f "
                 "kB",
-                seconds(e->pump.now_ns - e->lost_ns), e->port_name, e->n_busy, plural(e->n_busy),
+                seconds(e->pump.now_ns - e->lost_ns), e->port_text, e->n_busy, plural(e->n_busy),
                 (double)to_replay(e) * 1e-3);
         else
             say(e, "connected again after %.2f s (port %s)", seconds(e->pump.now_ns - e->lost_ns),
-                e->port_name);
+                e->port_text);
     } else {
         e->connect_by_ns = 0; /* the first wait is over; that for an id after a loss is another */
     }
@@ -221,9 +223,16 @@ static void give_up(struct edge *e)
                   seconds(e->p.connect_timeout_ns), e->lost_why[0] ? "; at the last one: " : "",
                   e->lost_why);
     else
-        edge_lose(e, "no cloud answered on port %s within %.1f s: is it running, %s?", e->port_name,
+        edge_lose(e, "no cloud answered on port %s within %.1f s: is it running, %s?", e->port_text,
                   seconds(e->p.connect_timeout_ns),
                   e->p.security.identity ? "and encrypted" : "and not encrypted either");
+}
+
+/* Before any cloud was met silence is waited for to the end, unless another address may have one.
+ */
+static bool may_try_next(const struct edge *e)
+{
+    return may_rejoin(e, e->p.port->caps.addresses < 2);
 }
 
 void edge_check_peer(struct edge *e)
@@ -235,13 +244,13 @@ void edge_check_peer(struct edge *e)
         met(e);
     if (pump_refused(&e->pump))
         snprintf(why, sizeof why, "no connection to the cloud: %s (port %s)",
-                 pump_refused(&e->pump), e->port_name);
+                 pump_refused(&e->pump), e->port_text);
     else if (e->pump.dead)
-        snprintf(why, sizeof why, "the cloud is lost: %s (port %s)", e->pump.dead, e->port_name);
+        snprintf(why, sizeof why, "the cloud is lost: %s (port %s)", e->pump.dead, e->port_text);
     else if (port_alive(e->p.port) == -EPIPE)
-        snprintf(why, sizeof why, "the cloud is lost: its end of port %s is gone", e->port_name);
-    else if (!e->met && may_rejoin(e, true) && e->pump.now_ns - e->attempt_ns >= attempt_timeout(e))
-        snprintf(why, sizeof why, "no cloud answers on port %s", e->port_name);
+        snprintf(why, sizeof why, "the cloud is lost: its end of port %s is gone", e->port_text);
+    else if (!e->met && may_try_next(e) && e->pump.now_ns - e->attempt_ns >= attempt_timeout(e))
+        snprintf(why, sizeof why, "no cloud answers on port %s", e->port_text);
     if (timed_out(e))
         give_up(e);
     else if (why[0])
@@ -256,7 +265,7 @@ uint64_t edge_join_deadline(const struct edge *e)
         return at;
     if (e->n_busy && e->connect_by_ns)
         at = e->connect_by_ns;
-    if (may_rejoin(e, true) && e->attempt_ns + attempt_timeout(e) < at)
+    if (may_try_next(e) && e->attempt_ns + attempt_timeout(e) < at)
         at = e->attempt_ns + attempt_timeout(e);
     return at;
 }

@@ -4,7 +4,9 @@
 
 #include "dataplane/pipeline/pump.h"
 
-#define BURST 32
+#define BURST         32
+#define AWAY_NS       5000000000u
+#define AWAY_TOLD_MAX 32u
 
 static bool admits(void *arg, const struct fingerprint *peer)
 {
@@ -48,33 +50,69 @@ void peer_meet(struct pump *p, struct handshake_result *r)
     p->confirmed = false;
 }
 
+static void away_end(struct pump_away *a)
+{
+    keys_close(a->keys);
+    *a = (struct pump_away){0};
+}
+
+void peer_close(struct pump *p)
+{
+    for (unsigned i = 0; i < PUMP_AWAY_MAX; i++)
+        away_end(&p->away[i]);
+}
+
 /* Another peer has our attention: say so, under the keys made with this one. */
 static void turn_away(struct pump *p, struct handshake_result *r)
 {
-    handshake_wipe(&p->away);
-    p->away = *r;
+    struct pump_away *a = &p->away[0];
+
+    for (unsigned i = 1; i < PUMP_AWAY_MAX && a->keys; i++) {
+        if (!p->away[i].keys || p->away[i].until_ns < a->until_ns)
+            a = &p->away[i];
+    }
+    away_end(a);
+    a->connection = r->connection;
+    a->path = r->path;
+    a->until_ns = p->now_ns + AWAY_NS;
+    a->due = true;
+    if (peer_keys(p, &a->keys) || keys_set(a->keys, r->initiator, r->responder))
+        away_end(a); /* out of memory: it hears nothing, and gives up in its own time */
     handshake_wipe(r);
 }
 
-static void say_goodbye(struct pump *p)
+/* Whether it is of one that was turned away; then it lacks our word. */
+static bool of_away(struct pump *p, const struct wire_header *h)
 {
-    struct handshake_result *r = &p->away;
+    for (unsigned i = 0; i < PUMP_AWAY_MAX; i++) {
+        struct pump_away *a = &p->away[i];
+
+        if (a->keys && a->connection == h->connection) {
+            a->due = a->due ||
+                     ((h->type == WIRE_DATA || h->type == WIRE_PING) && a->n_told < AWAY_TOLD_MAX);
+            return true;
+        }
+    }
+    return false;
+}
+
+static void say_goodbye(struct pump *p, struct pump_away *a)
+{
     const struct wire_header h = {.type = WIRE_CLOSE,
-                                  .connection = r->connection,
-                                  .message = 1,
+                                  .connection = a->connection,
+                                  .message = a->n_told + 1,
                                   .n_fragments = 1,
                                   .hop = p->params.hop,
                                   .cls = WIRE_CONTROL};
     struct pkt *pkt = pkt_alloc(p->port->pool);
-    struct keys *keys = NULL;
 
-    if (pkt && !peer_keys(p, &keys) && !keys_set(keys, r->initiator, r->responder) &&
-        !wire_seal(keys, pkt, &r->path, &h))
+    if (!pkt)
+        return; /* still due */
+    a->due = false;
+    a->n_told++;
+    if (!wire_seal(a->keys, pkt, &a->path, &h))
         (void)port_tx(p->port, &pkt, 1);
-    if (pkt)
-        pkt_unref(pkt);
-    keys_close(keys);
-    handshake_wipe(r);
+    pkt_unref(pkt);
 }
 
 /*
@@ -119,7 +157,7 @@ bool peer_input(struct pump *p, struct pkt *pkt)
     }
     /* A connection of which we have no keys: perhaps we had, before a restart. */
     if (!p->params.initiator && !wire_peek(pkt->data, pkt->len, &h) &&
-        h.connection != p->met.connection)
+        h.connection != p->met.connection && !of_away(p, &h))
         handshake_deny(p->handshake, pkt);
     return false;
 }
@@ -150,8 +188,14 @@ void peer_output(struct pump *p)
         for (int i = 0; i < n; i++)
             pkt_unref(pkts[i]);
     }
-    if (p->away.connection) /* after the last packet of its handshake */
-        say_goodbye(p);
+    for (unsigned i = 0; i < PUMP_AWAY_MAX; i++) { /* after the last packet of its handshake */
+        struct pump_away *a = &p->away[i];
+
+        if (a->due)
+            say_goodbye(p, a);
+        if (a->keys && p->now_ns >= a->until_ns)
+            away_end(a);
+    }
 }
 
 const char *pump_refused(const struct pump *p)

@@ -81,7 +81,7 @@ void pump_close(struct pump *p)
     handshake_close(p->handshake);
     p->handshake = NULL;
     handshake_wipe(&p->next);
-    handshake_wipe(&p->away);
+    peer_close(p);
 }
 
 int pump_renew(struct pump *p, uint64_t now_ns)

@@ -16,6 +16,17 @@ static inline uint32_t smaller(uint32_t a, uint32_t b)
 
 struct pump_small;
 
+/* A peer that was turned away, for we have another: what it still says calls for telling it again. */
+struct pump_away {
+    struct keys *keys; /* NULL: free */
+    uint32_t connection;
+    struct wire_path path;
+    uint32_t n_told; /* the number of the latest CLOSE: none seals twice */
+    bool due;
+    uint64_t until_ns;
+};
+#define PUMP_AWAY_MAX 4u
+
 struct pump {
     struct port *port;
     struct link *link;
@@ -24,7 +35,7 @@ struct pump {
     struct handshake *handshake;     /* NULL: frames are not encrypted */
     struct handshake_result met;     /* who the keys are shared with; no secrets */
     struct handshake_result next;    /* connection not 0: a peer for the next link */
-    struct handshake_result away;    /* connection not 0: a peer to be told that we have another */
+    struct pump_away away[PUMP_AWAY_MAX];
     bool confirmed;                  /* it was heard */
     uint64_t (*clock)(void *arg);    /* may be NULL: then nothing moves during a stage run */
     void *clock_arg;
@@ -59,6 +70,7 @@ uint64_t pump_now(struct pump *p);
 /* peer.c, for pump.c: only where there is encryption. */
 int peer_keys(struct pump *p, struct keys **out); /* for the next link; NULL: not encrypted */
 int peer_open(struct pump *p);
+void peer_close(struct pump *p);
 void peer_meet(struct pump *p, struct handshake_result *r); /* wipes r */
 bool peer_input(struct pump *p, struct pkt *pkt); /* takes over the packet where it returns true */
 void peer_tick(struct pump *p);

@@ -46,7 +46,9 @@ struct ether {
 /*
  * The driver frees what it has sent: each packet gets a reference for that, and the sender's stays.
  * af_packet also frees what it could not send, though it does not count it: those are lost, never
- * sent again. Which of the uncounted were freed their reference counts tell.
+ * sent again. Which of the uncounted were freed their reference counts tell: it keeps none of a
+ * call before. The others do, and may free an earlier copy of the same packet meanwhile; but what
+ * they did not count they never touched.
  */
 static void hand_over(struct ether *e, struct pkt **pkts, int n)
 {
@@ -67,7 +69,7 @@ static void hand_over(struct ether *e, struct pkt **pkts, int n)
     }
     for (int i = sent; i < n; i++) {
         e->port.stats.tx_failed++;
-        if (rte_mbuf_refcnt_read(mbuf_of_pkt(pkts[i])) == refs[i])
+        if (e->dev.kind != URI_PACKET || rte_mbuf_refcnt_read(mbuf_of_pkt(pkts[i])) == refs[i])
             rte_mbuf_refcnt_update(mbuf_of_pkt(pkts[i]), -1);
     }
 }

@@ -52,8 +52,9 @@ struct rte_mempool *mbuf_pool_mempool(struct pkt_pool *pool)
     return ((struct mbuf_pool *)pool)->mempool;
 }
 
-/* As rte_pktmbuf_pool_create(), but objects may cross pages: nothing does DMA here, and with 4 KB
- * pages every packet would take a page of its own. */
+/* As rte_pktmbuf_pool_create(), but objects may cross pages: with 4 KB pages every packet would
+ * take one of its own. Only pci: does DMA, and that by virtual addresses, behind an IOMMU (VFIO;
+ * `isthmus doctor` looks for it), where pages need not lie together. */
 static struct rte_mempool *create(const char *name, uint32_t n, uint32_t room)
 {
     const unsigned priv = RTE_ALIGN(sizeof(struct pkt), RTE_MBUF_PRIV_ALIGN);

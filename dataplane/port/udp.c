@@ -11,9 +11,14 @@
 #define POOL_PACKETS 2047u
 #define BURST        32
 #define GROUPS       BURST
+#define SEEN_MAX     8 /* datagrams looked at, for each packet asked for */
 
 /* --- addresses in the outer headers ------------------------------------------------------------
  */
+
+/* A link-local address is one of its interface's. Which, stands where such an address has zeros
+ * (fe80::/64, RFC 4291, 2.5.6). */
+#define SCOPE_AT 4
 
 static const uint8_t v4_mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
@@ -27,6 +32,8 @@ static void address_of(const struct sockaddr_in6 *sa, uint8_t a[16], uint16_t *p
     } else {
         memcpy(a, &sa->sin6_addr, 16);
         *port = ntohs(sa->sin6_port);
+        if (IN6_IS_ADDR_LINKLOCAL(&sa->sin6_addr))
+            memcpy(a + SCOPE_AT, &sa->sin6_scope_id, sizeof(sa->sin6_scope_id));
     }
 }
 
@@ -81,8 +88,10 @@ static bool destination(const struct udp *u, const struct pkt *p, struct udp_gro
     }
     g->to = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons(back.src_port)};
     memcpy(&g->to.sin6_addr, a, 16);
-    if (IN6_IS_ADDR_LINKLOCAL(&g->to.sin6_addr))
-        g->to.sin6_scope_id = u->scope;
+    if (IN6_IS_ADDR_LINKLOCAL(&g->to.sin6_addr)) {
+        memcpy(&g->to.sin6_scope_id, a + SCOPE_AT, sizeof(g->to.sin6_scope_id));
+        memset(g->to.sin6_addr.s6_addr + SCOPE_AT, 0, sizeof(g->to.sin6_scope_id));
+    }
     g->to_len = sizeof(g->to);
     return true;
 }
@@ -149,19 +158,15 @@ static bool next_received(struct udp *u)
         return true;
     u->have_current = u->engine->fetch(u, &u->current);
     u->at = 0;
-    if (!u->have_current)
-        return false;
-    u->last_from = u->current.from;
-    if (u->current.from.sin6_family == AF_INET6 && u->current.from.sin6_scope_id)
-        u->scope = u->current.from.sin6_scope_id;
-    return true;
+    return u->have_current;
 }
 
 static int udp_rx(struct port *port, struct pkt **pkts, int n)
 {
     struct udp *u = (struct udp *)port;
     int got = 0;
-    while (got < n && next_received(u)) {
+    /* What makes no packet counts, too: a flood of it must not keep the caller here. */
+    for (int seen = 0; got < n && seen < SEEN_MAX * n && next_received(u); seen++) {
         const struct udp_received *r = &u->current;
         size_t left = r->n - u->at;
         size_t bytes = r->segment_bytes && r->segment_bytes < left ? r->segment_bytes : left;
@@ -289,6 +294,7 @@ static int udp_alive(struct port *port)
 static void udp_close(struct port *port)
 {
     struct udp *u = (struct udp *)port;
+    udp_turn_ends(u);
     if (u->engine)
         u->engine->close(u);
     if (u->fd >= 0)
@@ -345,7 +351,7 @@ int udp_open(const struct port_uri *uri, enum port_role role, struct port **out,
         return rc;
     }
     if (role == PORT_CLIENT) {
-        path_to(u, &u->last_from, &u->path);
+        path_to(u, &u->server, &u->path);
     } else {
         u->path = (struct wire_path){.src_port = u->local_port};
     }

@@ -9,7 +9,8 @@
  * A datagram holds what comes behind the outer headers (outer.h). Their room stays, so the payload
  * is sent from where it lies. In it the link finds where a frame came from and writes where it
  * goes: a peer's address as 16 bytes of IPv6 (::ffff:a.b.c.d for IPv4), of which the first six
- * stand in its Ethernet address, the next six in ours, and the last four in its IPv4 address.
+ * stand in its Ethernet address, the next six in ours, and the last four in its IPv4 address. The
+ * bytes 4 to 7 of a link-local one, which are zero, hold the number of its interface.
  */
 #ifndef ISTHMUS_DATAPLANE_PORT_UDP_H
 #define ISTHMUS_DATAPLANE_PORT_UDP_H
@@ -74,15 +75,16 @@ struct udp {
     void *engine_data;
     int fd;
     int family; /* of the socket */
-    uint32_t scope;
     uint16_t local_port;
     bool segments;  /* UDP_SEGMENT works */
     bool fragments; /* the path is narrower than the MTU: the kernel may fragment */
-    bool lost;      /* the peer's host says that nobody is there any more */
-    char text[96];  /* the address, for people */
+    bool client;
+    bool lost;     /* a client: the cloud's host says that nobody is there any more */
+    char text[96]; /* the address, for people */
     struct wire_path path;
     struct rhythm rhythm;
-    struct sockaddr_in6 last_from;
+    char name[URI_NAME_MAX];     /* of its host */
+    struct sockaddr_in6 server;  /* as resolved at opening: no datagram changes it */
     struct udp_received current; /* being cut into packets */
     size_t at;
     bool have_current;
@@ -94,6 +96,8 @@ int udp_open(const struct port_uri *uri, enum port_role role, struct port **out,
 /* udp_socket.c: the socket, bound; fills in fd, family, addresses, path, segments and the port's
  * MTU. 0 or -errno and err. */
 int udp_socket(struct udp *u, const struct port_uri *uri, enum port_role role, char *err);
+/* Before a client is closed: where nothing was heard its name's next address has its turn. */
+void udp_turn_ends(const struct udp *u);
 /* Packets the kernel could not send: what to think of it. */
 void udp_send_failed(struct udp *u, int error, bool segmented);
 /* Read the socket's error queue: who is said to be gone. */

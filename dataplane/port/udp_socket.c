@@ -5,6 +5,7 @@
 #include <linux/errqueue.h>
 #include <netdb.h>
 #include <netinet/udp.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #define SOCKET_BUFFER_BYTES (4 << 20)
 #define MTU_DEFAULT         1500u
 #define IPV6_EXTRA_BYTES    20u /* its header is that much longer than IPv4's */
+#define NAMES_MAX           16u
 
 void udp_address_text(const struct sockaddr_in6 *a, char *to, size_t room)
 {
@@ -83,13 +85,19 @@ static uint32_t mtu_towards(const struct sockaddr_in6 *sa, socklen_t len)
     return mtu > 0 ? (uint32_t)mtu : 0;
 }
 
-static void choose_mtu(struct udp *u, const struct port_uri *uri, const struct addrinfo *ai)
+static void choose_mtu(struct udp *u, const struct port_uri *uri, const struct addrinfo *found,
+                       const struct addrinfo *ai)
 {
     uint32_t mtu = uri->mtu_bytes ? uri->mtu_bytes : MTU_DEFAULT;
     uint32_t way = uri->name[0] ? mtu_towards((const void *)ai->ai_addr, ai->ai_addrlen) : 0;
     if (way && way < mtu)
         mtu = way;
-    u->port.caps.mtu_bytes = u->family == AF_INET6 ? mtu - IPV6_EXTRA_BYTES : mtu;
+    /* Alike for all of a name's addresses: an edge keeps the length of its packets when it goes
+     * from one to the other. */
+    bool six = u->family == AF_INET6;
+    for (const struct addrinfo *a = found; a && u->client; a = a->ai_next)
+        six |= a->ai_family == AF_INET6;
+    u->port.caps.mtu_bytes = six ? mtu - IPV6_EXTRA_BYTES : mtu;
 }
 
 static int bind_to(struct udp *u, const struct addrinfo *ai, enum port_role role, bool any)
@@ -110,8 +118,8 @@ static int bind_to(struct udp *u, const struct addrinfo *ai, enum port_role role
     return rc < 0 ? -errno : 0;
 }
 
-static int try_address(struct udp *u, const struct port_uri *uri, const struct addrinfo *ai,
-                       enum port_role role)
+static int try_address(struct udp *u, const struct port_uri *uri, const struct addrinfo *found,
+                       const struct addrinfo *ai, enum port_role role)
 {
     struct sockaddr_in6 own;
     socklen_t len = sizeof(own);
@@ -123,15 +131,79 @@ static int try_address(struct udp *u, const struct port_uri *uri, const struct a
         u->fd = -1;
         return rc;
     }
+    u->client = role == PORT_CLIENT;
     u->local_port = ntohs(own.sin6_port); /* at the same place in a sockaddr_in */
-    memset(&u->last_from, 0, sizeof(u->last_from));
-    memcpy(&u->last_from, ai->ai_addr, ai->ai_addrlen);
-    u->scope = ai->ai_family == AF_INET6 ? u->last_from.sin6_scope_id : 0;
-    u->port.caps.same_host = is_loopback(&u->last_from);
-    udp_address_text(&u->last_from, u->text, sizeof(u->text));
+    memset(&u->server, 0, sizeof(u->server));
+    memcpy(&u->server, ai->ai_addr, ai->ai_addrlen);
+    u->port.caps.same_host = is_loopback(&u->server);
+    udp_address_text(&u->server, u->text, sizeof(u->text));
     set_options(u);
-    choose_mtu(u, uri, ai);
+    choose_mtu(u, uri, found, ai);
     return 0;
+}
+
+/*
+ * A client can't tell which of a name's addresses its cloud answers at: it can send to any. So
+ * after one that nothing was heard from comes the next, each time the port is opened.
+ */
+static unsigned turn_of(const char *name, bool next)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static struct {
+        char name[URI_NAME_MAX];
+        unsigned turn;
+    } names[NAMES_MAX];
+    static unsigned n_names;
+    unsigned i = 0, turn;
+
+    pthread_mutex_lock(&lock);
+    while (i < n_names && i < NAMES_MAX && strcmp(names[i].name, name) != 0)
+        i++;
+    if (i == n_names || i == NAMES_MAX) { /* more than that: the oldest is forgotten */
+        i = n_names++ % NAMES_MAX;
+        snprintf(names[i].name, sizeof(names[i].name), "%s", name);
+        names[i].turn = 0;
+    }
+    names[i].turn += next;
+    turn = names[i].turn;
+    pthread_mutex_unlock(&lock);
+    return turn;
+}
+
+void udp_turn_ends(const struct udp *u)
+{
+    if (u->client && !u->port.stats.rx_packets)
+        turn_of(u->name, true);
+}
+
+static int open_client(struct udp *u, const struct port_uri *uri, const struct addrinfo *found)
+{
+    unsigned n = 0, first;
+    int rc = -EADDRNOTAVAIL;
+    for (const struct addrinfo *ai = found; ai; ai = ai->ai_next)
+        n++;
+    snprintf(u->name, sizeof(u->name), "%s", uri->name);
+    u->port.caps.addresses = n;
+    first = turn_of(uri->name, false);
+    for (unsigned i = 0; i < n && rc < 0; i++) {
+        const struct addrinfo *ai = found;
+        for (unsigned k = (first + i) % n; k > 0; k--)
+            ai = ai->ai_next;
+        rc = try_address(u, uri, found, ai, PORT_CLIENT);
+    }
+    snprintf(u->port.caps.peer, sizeof(u->port.caps.peer), "%.63s", u->text);
+    return rc;
+}
+
+static int open_server(struct udp *u, const struct port_uri *uri, const struct addrinfo *found)
+{
+    int rc = -EADDRNOTAVAIL;
+    /* To listen anywhere, IPv6 first: such a socket takes IPv4, too. */
+    for (int pass = 0; pass < 2 && rc < 0 && rc != -EADDRINUSE; pass++)
+        for (const struct addrinfo *ai = found; ai && rc < 0; ai = ai->ai_next)
+            if (uri->name[0] ? pass == 0 : (ai->ai_family == AF_INET6) == (pass == 0))
+                rc = try_address(u, uri, found, ai, PORT_SERVER);
+    return rc;
 }
 
 static const char *mend(int error)
@@ -170,12 +242,7 @@ int udp_socket(struct udp *u, const struct port_uri *uri, enum port_role role, c
                  rc == EAI_SYSTEM ? strerror(errno) : gai_strerror(rc));
         return rc == EAI_NONAME || rc == EAI_FAMILY ? -EINVAL : -EIO;
     }
-    rc = -EADDRNOTAVAIL;
-    /* To listen anywhere, IPv6 first: such a socket takes IPv4, too. */
-    for (int pass = 0; pass < 2 && rc < 0 && rc != -EADDRINUSE; pass++)
-        for (const struct addrinfo *ai = found; ai && rc < 0; ai = ai->ai_next)
-            if (uri->name[0] ? pass == 0 : (ai->ai_family == AF_INET6) == (pass == 0))
-                rc = try_address(u, uri, ai, role);
+    rc = role == PORT_CLIENT ? open_client(u, uri, found) : open_server(u, uri, found);
     freeaddrinfo(found);
     if (rc < 0)
         snprintf(err, PORT_ERR, "port udp:%.80s:%u: %s%s", uri->name[0] ? uri->name : "*",
@@ -226,10 +293,12 @@ void udp_read_errors(struct udp *u)
             if ((!ip && !ip6) || c->cmsg_len < CMSG_LEN(sizeof(e)))
                 continue;
             memcpy(&e, CMSG_DATA(c), sizeof(e));
-            /* Of one that was heard, so that a cloud not yet started is no loss; and on this host
-             * only: elsewhere anyone can say so, and a NAT does when it forgets. */
-            if (e.ee_errno == ECONNREFUSED && u->port.stats.rx_packets && u->port.caps.same_host &&
-                same_address(&to, &u->last_from))
+            /* A client's alone, and only of the address it was opened for: a server answers
+             * whoever knocks, and who then goes away must end nobody's connection. Of one that
+             * was heard, so that a cloud not yet started is no loss; and on this host only:
+             * elsewhere anyone can say so, and a NAT does when it forgets. */
+            if (e.ee_errno == ECONNREFUSED && u->client && u->port.stats.rx_packets &&
+                u->port.caps.same_host && same_address(&to, &u->server))
                 u->lost = true;
         }
     }

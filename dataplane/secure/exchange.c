@@ -13,6 +13,7 @@
 #define RTO_MAX_NS (320 * MS_NS)
 #define AGAIN_NS   (300 * MS_NS) /* from a refusal to the next try */
 #define TRIES      3u
+#define AGE_FACTOR 4u /* a responder's exchange lives this many times the silence it may keep */
 
 static uint64_t least(uint64_t a, uint64_t b)
 {
@@ -65,18 +66,16 @@ void exchange_begin(struct handshake *h, struct exchange *e, uint32_t connection
     send_from(h, e);
 }
 
-static void finish(struct handshake *h, struct exchange *e)
+static int finish(struct handshake *h, struct exchange *e)
 {
-    e->state = DONE;
     e->result.connection = e->connection;
     e->result.path = e->path;
     if (session_result(e->session, e->connection, &e->result.peer, e->result.initiator,
-                       e->result.responder)) {
-        e->state = FAILED;
-        h->stats.failed++;
-        return;
-    }
+                       e->result.responder))
+        return -1;
+    e->state = DONE;
     h->stats.finished++;
+    return 1;
 }
 
 /* Why it failed, to an initiator; and when it tries again. */
@@ -103,8 +102,8 @@ void exchange_run(struct handshake *h, struct exchange *e)
     e->rto_ns = RTO_MIN_NS;
     e->again_ns = h->now_ns + e->rto_ns;
     if (rc > 0)
-        finish(h, e);
-    else if (rc < 0)
+        rc = finish(h, e);
+    if (rc < 0)
         fail(h, e);
 }
 
@@ -160,7 +159,10 @@ static uint64_t over_at(const struct handshake *h, const struct exchange *e)
         return UINT64_MAX;
     if (h->p.initiator && (e->state != RUNNING || h->error)) /* stays, to acknowledge */
         return UINT64_MAX;
-    return e->heard_ns + h->p.give_up_ns;
+    if (h->p.initiator)
+        return e->heard_ns + h->p.give_up_ns;
+    /* A stranger's junk in the right order is heard, too: it must not keep a place for ever. */
+    return least(e->heard_ns + h->p.give_up_ns, e->began_ns + AGE_FACTOR * h->p.give_up_ns);
 }
 
 void exchange_tick(struct handshake *h, struct exchange *e)

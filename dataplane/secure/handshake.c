@@ -183,6 +183,12 @@ static void knock(struct handshake *h, const struct wire_header *hd, const struc
 
     if (hd->message < 1 || hd->message > 2)
         return;
+    /* Each costs some 10 us of DTLS, which a flood must not take from the stage. */
+    if (h->n_knocks == HANDSHAKE_KNOCKS_MAX) {
+        h->stats.crowded++;
+        return;
+    }
+    h->n_knocks++;
     rc = session_listen(h->listener, &who, datagram, n);
     if (rc == 0) {
         if (h->n_answers == HANDSHAKE_ANSWERS_MAX)
@@ -346,6 +352,7 @@ int handshake_output(struct handshake *h, struct pkt **out, int n, struct pkt_po
     int count = 0;
 
     advance(h, now_ns);
+    h->n_knocks = 0;
     while (count < n && h->n_answers) {
         const struct answer *a = &h->answers[h->n_answers - 1];
         struct pkt *p = frame(h, pool, &a->path, a->connection, a->attempt, 0, a->number,

@@ -35,7 +35,8 @@ struct handshake_params {
     uint8_t hop;
     uint32_t payload_max_bytes;   /* of a frame; at least 300 */
     uint32_t half_open_max;       /* responder; 0: 64 */
-    uint64_t give_up_ns;          /* a responder forgets an unfinished one, an initiator begins anew;
+    uint64_t give_up_ns;          /* silent for that long: a responder forgets an unfinished one, at
+                                   * the latest at four times that age; an initiator begins anew;
                                    * 0: 5 s */
 };
 
@@ -50,7 +51,7 @@ struct handshake_result {
 struct handshake_stats {
     uint64_t finished, failed, refused; /* refused: of failed, those whose peer is not admitted */
     uint64_t verify_requests;           /* cookies sent: nothing is kept for these */
-    uint64_t crowded;                   /* not begun, for too many were half open */
+    uint64_t crowded;                   /* not begun, for too many were half open or knocked at once */
     uint32_t half_open;
 };
 

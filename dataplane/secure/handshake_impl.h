@@ -8,6 +8,7 @@
 
 #define HANDSHAKE_ANSWERS_MAX  64u /* verify requests that wait to be sent */
 #define HANDSHAKE_ANSWER_BYTES 128u
+#define HANDSHAKE_KNOCKS_MAX   64u /* first packets looked at between two outputs */
 
 enum exchange_state { FRESH, RUNNING, DONE, TAKEN, FAILED };
 
@@ -45,6 +46,7 @@ struct handshake {
     struct session *listener; /* responder: for those of whom nothing is known */
     struct answer answers[HANDSHAKE_ANSWERS_MAX];
     uint32_t n_answers;
+    uint32_t n_knocks; /* since the last output */
     bool denied;               /* initiator */
     uint64_t deny_ns;          /* responder: when it may say so again */
     uint64_t now_ns, retry_ns; /* initiator: when the next attempt begins; 0: one runs */

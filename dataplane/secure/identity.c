@@ -358,6 +358,8 @@ out:
     OPENSSL_secure_clear_free(text, PEM_BYTES_MAX);
     if (fd >= 0)
         close(fd);
+    if (fd >= 0 && inherited && inherited_fd(path) > STDERR_FILENO)
+        close(inherited_fd(path));
     return rc;
 }
 

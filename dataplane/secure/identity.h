@@ -32,19 +32,21 @@ const struct fingerprint *identity_fingerprint(const struct identity *id);
 
 /*
  * The private key as PEM (PKCS #8). Writing refuses to overwrite and makes the file readable by its
- * owner only; reading refuses a file that others can read. path "fd:N" reads an open file. err:
+ * owner only; reading refuses a file that others can read. path "fd:N" reads an open file and
+ * closes it, but for the standard streams: its text shall not outlast the reading. err:
  * IDENTITY_ERR bytes, one line that names the file and the mend.
  * 0, -EINVAL (no such key in it, or others can read it), -EEXIST, -errno of the file.
  */
 int identity_write(const struct identity *id, const char *path, char *err);
 int identity_read(const char *path, struct identity **out, char *err);
-/* Into an unnamed file that a child process can inherit: its descriptor, close-on-exec, or -errno. */
+/* Into an unnamed file that a child process can inherit: its descriptor, close-on-exec, or -errno.
+ */
 int identity_to_fd(const struct identity *id);
 
 /*
- * Keep this process's memory out of core dumps and other processes' reach, and make OpenSSL's secure
- * heap (locked where the limit allows, never dumped) for private keys. Once, before any key. Under a
- * sanitizer, which must be able to look at itself, only the heap.
+ * Keep this process's memory out of core dumps and other processes' reach, and make OpenSSL's
+ * secure heap (locked where the limit allows, never dumped) for private keys. Once, before any key.
+ * Under a sanitizer, which must be able to look at itself, only the heap.
  */
 void secure_memory_open(void);
 

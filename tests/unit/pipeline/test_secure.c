@@ -194,6 +194,32 @@ static void test_another_edge(void **state)
     authorized_close(both);
 }
 
+/* Who is turned away hears so, whatever is lost on the way. */
+static void test_turned_away(void **state)
+{
+    for (unsigned i = 0; i < 12; i++) {
+        const struct network_params lossy = {
+            .drop = .4, .delay_min_ns = 5000, .delay_max_ns = 5000};
+        struct rig_params p = {.network = quiet, .secure = true, .seed = 100 + i};
+        struct rig_request q;
+        struct rig r;
+
+        begin(&r, &p, &q);
+        kill_edge(&r);
+        rig_request_free(&q);
+        network_set_params(r.network, &lossy);
+        new_edge(&r, rig_identity(false));
+        rig_request(&q, 2, 10, 50);
+        assert_true(rig_submit(&r, &q) > 0);
+        while (!q.done)
+            rig_step(&r);
+        assert_int_equal(q.result.finish, EDGE_LOST);
+        assert_non_null(strstr(q.result.error, "closed the connection"));
+        rig_request_free(&q);
+        rig_close(&r);
+    }
+}
+
 /* The cloud restarts and has no keys: the edge asks, and gives up soon. */
 static void test_cloud_restarts(void **state)
 {
@@ -254,6 +280,7 @@ int main(void)
         cmocka_unit_test(test_encrypted),      cmocka_unit_test(test_strangers),
         cmocka_unit_test(test_edge_restarts),  cmocka_unit_test(test_another_edge),
         cmocka_unit_test(test_cloud_restarts), cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_turned_away),
     };
     return cmocka_run_group_tests(tests, make_stranger, drop_stranger);
 }

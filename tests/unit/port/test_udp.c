@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Kernel UDP between two ports of this process, by both engines and both families. */
+#include <dlfcn.h>
 #include <errno.h>
+#include <netdb.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -17,6 +19,8 @@
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <unistd.h>
 
@@ -246,6 +250,56 @@ static void any_address_takes_all(void **state)
     port_close(t.server);
 }
 
+/* Not one that is still being checked for duplicates. */
+static bool usable(const struct sockaddr_in6 *six)
+{
+    int fd = socket(AF_INET6, SOCK_DGRAM, 0);
+    bool good = fd >= 0 && bind(fd, (const void *)six, sizeof(*six)) == 0;
+    if (fd >= 0)
+        close(fd);
+    return good;
+}
+
+/* "[fe80::1%eth0]" of this host, if it has one. */
+static bool link_local_host(char *host, size_t room)
+{
+    struct ifaddrs *all, *a;
+    char text[INET6_ADDRSTRLEN];
+    bool found = false;
+    if (getifaddrs(&all) < 0)
+        return false;
+    for (a = all; a && !found; a = a->ifa_next) {
+        const struct sockaddr_in6 *six = (const void *)a->ifa_addr;
+        found = six && six->sin6_family == AF_INET6 && a->ifa_flags & IFF_UP &&
+                IN6_IS_ADDR_LINKLOCAL(&six->sin6_addr) && usable(six) &&
+                inet_ntop(AF_INET6, &six->sin6_addr, text, sizeof(text));
+        if (found)
+            snprintf(host, room, "[%s%%%s]", text, a->ifa_name);
+    }
+    freeifaddrs(all);
+    return found;
+}
+
+/* Such an address means something on its interface only: the answer goes out by the one that its
+ * frame came by, whoever else was heard since. */
+static void link_local_peers_are_answered(void **state)
+{
+    char host[80], uri[128];
+    unsigned number = free_port();
+    if (!link_local_host(host, sizeof(host))) {
+        print_message("no link-local address here: not tried\n");
+        return;
+    }
+    snprintf(uri, sizeof(uri), "udp:*:%u", number);
+    struct pair t = {.server = must_open(uri, PORT_SERVER)};
+    snprintf(uri, sizeof(uri), "udp:%s:%u", host, number);
+    print_message("%s\n", uri);
+    t.client = must_open(uri, PORT_CLIENT);
+    bounce(&t, 100, 9);
+    burst(&t, 7);
+    pair_close(&t);
+}
+
 /* Frames that can't be sent are taken and lost; the others of the burst go. */
 static void wrong_frames_vanish(void **state)
 {
@@ -290,6 +344,32 @@ static void foreign_datagrams_are_dropped(void **state)
     bounce(&t, 100, 1);
     assert_true(t.server->stats.foreign > 0);
     pair_close(&t);
+}
+
+/* A call returns though nothing but junk comes: who asks for packets has other work. */
+static void a_flood_of_junk_is_looked_at_in_parts(void **state)
+{
+    for (int k = 0; k < 2; k++) {
+        struct pair t;
+        struct pkt *none;
+        uint64_t before = 0;
+        pair_open(&t, kinds[k].host, kinds[k].options);
+        struct sockaddr_in sa = {.sin_family = AF_INET,
+                                 .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                                 .sin_port = htons(t.client->path->dst_port)};
+        int fd = socket(AF_INET, SOCK_DGRAM, 0);
+        for (int i = 0; i < 40; i++)
+            assert_true(sendto(fd, "", 0, 0, (struct sockaddr *)&sa, sizeof(sa)) >= 0);
+        close(fd);
+        for (int i = 0; i < 10; i++) {
+            assert_int_equal(port_rx(t.server, &none, 1), 0);
+            assert_in_range(t.server->stats.foreign - before, 0, 8);
+            before = t.server->stats.foreign;
+        }
+        assert_true(before > 0);
+        bounce(&t, 100, 1);
+        pair_close(&t);
+    }
 }
 
 /* With all packets out nothing is lost but what the socket's buffer can't hold. */
@@ -376,6 +456,84 @@ static void the_end_of_the_peer_is_seen(void **state)
     }
 }
 
+/* Who knocks and goes away, so that the answer finds nobody, is not the peer that was lost. */
+static void strangers_end_nothing(void **state)
+{
+    for (int k = 0; k < 4; k++) {
+        struct port *stranger;
+        struct wire_path back;
+        struct pkt *o, *in;
+        struct pair t;
+        if (!has_family(kinds[k].host))
+            continue;
+        pair_open(&t, kinds[k].host, kinds[k].options);
+        bounce(&t, 10, 1);
+        stranger = must_open(t.uri, PORT_CLIENT);
+        o = frame(stranger, stranger->path, 10, 2);
+        send_all(stranger, &o, 1);
+        pkt_unref(o);
+        in = receive(t.server);
+        port_close(stranger);
+        outer_way_back(in->data, &back);
+        outer_readdress(in->data, &back);
+        for (int i = 0; i < 20; i++) {
+            struct pkt *none;
+            send_all(t.server, &in, 1);
+            port_wait(t.server, port_now_ns() + 2 * MS);
+            assert_int_equal(port_rx(t.server, &none, 1), 0);
+            assert_int_equal(port_alive(t.server), 1);
+        }
+        pkt_unref(in);
+        bounce(&t, 10, 3);
+        assert_int_equal(t.server->stats.peers_lost, 0);
+        pair_close(&t);
+    }
+}
+
+/* In place of the C library's, which it calls: two.test has an address of each family. */
+int getaddrinfo(const char *name, const char *service, const struct addrinfo *hints,
+                struct addrinfo **found)
+{
+    int (*right)(const char *, const char *, const struct addrinfo *, struct addrinfo **) =
+        (int (*)(const char *, const char *, const struct addrinfo *, struct addrinfo **))dlsym(
+            RTLD_NEXT, __func__);
+    bool two = name && strcmp(name, "two.test") == 0;
+    int rc = right ? right(two ? "::1" : name, service, hints, found) : EAI_SYSTEM;
+    if (rc == 0 && two)
+        rc = right("127.0.0.1", service, hints, &(*found)->ai_next);
+    return rc;
+}
+
+/* A name's next address has its turn where the last one gave nothing, and none where it did. */
+static void names_addresses_take_turns(void **state)
+{
+    char uri[64], listen[96], first[64], second[64];
+    unsigned number = free_port();
+    struct pair t;
+    snprintf(uri, sizeof(uri), "udp:two.test:%u", number);
+    if (!has_family("[::1]"))
+        return;
+    t.client = must_open(uri, PORT_CLIENT);
+    assert_int_equal(t.client->caps.addresses, 2);
+    uint32_t mtu = t.client->caps.mtu_bytes;
+    snprintf(first, sizeof(first), "%s", t.client->caps.peer);
+    port_close(t.client);
+    t.client = must_open(uri, PORT_CLIENT);
+    snprintf(second, sizeof(second), "%s", t.client->caps.peer);
+    print_message("%s, then %s\n", first, second);
+    assert_string_not_equal(first, second);
+    assert_int_equal(t.client->caps.mtu_bytes, mtu);
+    snprintf(listen, sizeof(listen), "udp:%s", second);
+    t.server = must_open(listen, PORT_SERVER);
+    for (int i = 0; i < 2; i++) {
+        assert_string_equal(t.client->caps.peer, second);
+        bounce(&t, 100, 1);
+        port_close(t.client);
+        t.client = must_open(uri, PORT_CLIENT);
+    }
+    pair_close(&t);
+}
+
 static void bad_ports_are_named(void **state)
 {
     char uri[64], err[PORT_ERR] = "";
@@ -447,11 +605,15 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(frames_cross_both_ways),
         cmocka_unit_test(any_address_takes_all),
+        cmocka_unit_test(link_local_peers_are_answered),
         cmocka_unit_test(wrong_frames_vanish),
         cmocka_unit_test(foreign_datagrams_are_dropped),
+        cmocka_unit_test(a_flood_of_junk_is_looked_at_in_parts),
         cmocka_unit_test(an_empty_pool_waits),
         cmocka_unit_test(signals_and_deadlines_end_waits),
         cmocka_unit_test(the_end_of_the_peer_is_seen),
+        cmocka_unit_test(strangers_end_nothing),
+        cmocka_unit_test(names_addresses_take_turns),
         cmocka_unit_test(without_io_uring_it_works_too),
         cmocka_unit_test(bad_ports_are_named),
         cmocka_unit_test(long_packets_go_where_asked_for),

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Handshakes over a simulated network under a virtual clock. */
+#include <dlfcn.h>
 #include <errno.h>
 #include <malloc.h>
 #include <setjmp.h>
@@ -12,6 +13,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <openssl/ssl.h>
 
 #include "dataplane/secure/handshake.h"
 #include "tests/sim/network.h"
@@ -258,6 +260,41 @@ static void test_refused(void **state)
     }
 }
 
+static bool no_secrets;
+
+/* In place of OpenSSL's, which it calls: no peer of ours can be made to give no secrets. */
+int SSL_export_keying_material(SSL *s, unsigned char *out, size_t n, const char *label,
+                               size_t label_bytes, const unsigned char *context,
+                               size_t context_bytes, int use_context)
+{
+    int (*right)(SSL *, unsigned char *, size_t, const char *, size_t, const unsigned char *,
+                 size_t, int) =
+        (int (*)(SSL *, unsigned char *, size_t, const char *, size_t, const unsigned char *,
+                 size_t, int))dlsym(RTLD_NEXT, __func__);
+
+    if (no_secrets || !right)
+        return 0;
+    return right(s, out, n, label, label_bytes, context, context_bytes, use_context);
+}
+
+/* DTLS is content, but there are no secrets: tried again, then said, and not waited for. */
+static void test_no_secrets(void **state)
+{
+    struct handshake_stats s;
+    struct pair t;
+
+    pair_open(&t, 1, &quiet, 1500, initiator(7, 1500), responder(1500));
+    no_secrets = true;
+    assert_false(finishes(&t, 4 * SECOND));
+    no_secrets = false;
+    assert_non_null(handshake_error(t.side[0]));
+    print_message("%s\n", handshake_error(t.side[0]));
+    handshake_stats(t.side[0], &s);
+    assert_int_equal(s.failed, 3);
+    assert_int_equal(s.finished, 0);
+    pair_close(&t);
+}
+
 /* A responder that isn't there yet. */
 static void test_late_responder(void **state)
 {
@@ -394,6 +431,46 @@ static void test_half_open(void **state)
     pkt_pool_heap_close(pool);
 }
 
+/* More first packets than are looked at between two outputs: the rest is not, cookie or no. The
+ * honest one among them comes again. */
+static void test_knocks(void **state)
+{
+    struct handshake_params ap = initiator(7, 1500), bp = responder(1500),
+                            fp = initiator(999, 1500);
+    uint64_t now = SECOND, deadline;
+    struct handshake *a, *b, *other;
+    struct handshake_stats s;
+    struct pkt *first;
+
+    pool = pkt_pool_heap(256, 1600);
+    assert_int_equal(handshake_open(&bp, now, &b), 0);
+    assert_int_equal(handshake_open(&ap, now, &a), 0);
+    assert_int_equal(handshake_open(&fp, now, &other), 0);
+    assert_int_equal(handshake_output(other, &first, 1, pool, now), 1);
+    carry(a, b, now);
+    carry(b, a, now);
+    for (uint32_t i = 0; i < 100; i++)
+        knock(b, first, 1000 + i, now);
+    carry(a, b, now); /* with its cookie */
+    handshake_stats(b, &s);
+    assert_int_equal(s.verify_requests, 65);
+    assert_int_equal(s.half_open, 0);
+    assert_int_equal(s.crowded, 37);
+    assert_int_equal(carry(b, NULL, now), 64);
+    now += 20 * MS;
+    handshake_tick(a, now, &deadline);
+    carry(a, b, now);
+    handshake_stats(b, &s);
+    assert_int_equal(s.half_open, 1);
+    carry(b, NULL, now);
+    pkt_unref(first);
+    handshake_close(a);
+    handshake_close(b);
+    handshake_close(other);
+    assert_int_equal(pool->n_free, pool->n_total);
+    pkt_pool_heap_close(pool);
+}
+
 /* The second packet of an initiator, which holds the cookie, from another address or too late: it
  * gets another verify request and nothing begins. */
 static void test_cookie(void **state)
@@ -499,6 +576,100 @@ static void test_garbage(void **state)
     pkt_pool_heap_close(pool);
 }
 
+/* An initiator that returned its cookie: the responder's exchange with it runs. */
+static struct handshake *half_open(struct handshake *b, uint64_t now)
+{
+    struct handshake_params ap = initiator(7, 1500);
+    struct handshake_stats s;
+    struct handshake *a;
+
+    assert_int_equal(handshake_open(&ap, now, &a), 0);
+    carry(a, b, now);
+    carry(b, a, now);
+    carry(a, b, now);
+    carry(b, NULL, now);
+    handshake_stats(b, &s);
+    assert_int_equal(s.half_open, 1);
+    return a;
+}
+
+/* Its next packet, with this datagram. */
+static void datagram(struct handshake *b, uint32_t number, const uint8_t *bytes, size_t n,
+                     uint64_t now)
+{
+    struct pkt *p = pkt_alloc(pool);
+    struct wire_header h = {.type = WIRE_HANDSHAKE,
+                            .flags = WIRE_FLAG_INITIATOR,
+                            .connection = 7,
+                            .message = number,
+                            .n_fragments = 1,
+                            .session = 1,
+                            .cls = WIRE_CONTROL,
+                            .payload_bytes = (uint16_t)(4 + n)};
+
+    memset(p->data + WIRE_PAYLOAD_AT, 0, 4);
+    memcpy(p->data + WIRE_PAYLOAD_AT + 4, bytes, n);
+    assert_int_equal(wire_seal(NULL, p, &wire_path_edge, &h), 0);
+    handshake_input(b, p, now);
+    carry(b, NULL, now);
+}
+
+/* A stranger that goes on sending junk in the right order keeps its place for a while only. */
+static void test_old_age(void **state)
+{
+    struct handshake_params bp = responder(1500);
+    uint64_t now = SECOND, deadline;
+    const uint8_t junk[20] = {0};
+    struct handshake_stats s;
+    struct handshake *a, *b;
+
+    pool = pkt_pool_heap(64, 1600);
+    assert_int_equal(handshake_open(&bp, now, &b), 0);
+    a = half_open(b, now);
+    for (uint32_t i = 1; i < 25; i++) {
+        datagram(b, 2 + i, junk, sizeof junk, now);
+        now += SECOND;
+        handshake_tick(b, now, &deadline);
+        handshake_stats(b, &s);
+        assert_int_equal(s.half_open, i < 20);
+    }
+    assert_int_equal(s.failed, 0);
+    handshake_close(a);
+    handshake_close(b);
+    pkt_pool_heap_close(pool);
+}
+
+/* The first fragment of a Certificate that says how long the whole will be: no memory is laid aside
+ * for what no peer of ours sends. */
+static void test_long_certificate(void **state)
+{
+    struct handshake_params bp = responder(1500);
+
+    pool = pkt_pool_heap(64, 1600);
+    for (int i = 0; i < 2; i++) {
+        const uint32_t claimed = i ? 90000 : 3000, part = 100;
+        uint8_t bytes[13 + 12 + 100] = {22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 9, 0, 12 + 100, 11};
+        uint64_t now = SECOND;
+        struct handshake_stats s;
+        struct handshake *a, *b;
+
+        bytes[14] = (uint8_t)(claimed >> 16);
+        bytes[15] = (uint8_t)(claimed >> 8);
+        bytes[16] = (uint8_t)claimed;
+        bytes[18] = 2; /* after the two ClientHellos */
+        bytes[24] = (uint8_t)part;
+        assert_int_equal(handshake_open(&bp, now, &b), 0);
+        a = half_open(b, now);
+        datagram(b, 3, bytes, sizeof bytes, now);
+        handshake_stats(b, &s);
+        assert_int_equal(s.failed, i);
+        assert_int_equal(s.half_open, !i);
+        handshake_close(a);
+        handshake_close(b);
+    }
+    pkt_pool_heap_close(pool);
+}
+
 static void test_bad_params(void **state)
 {
     struct handshake_params p = initiator(7, 1500);
@@ -525,6 +696,8 @@ int main(void)
         cmocka_unit_test(test_long_path),      cmocka_unit_test(test_refused),
         cmocka_unit_test(test_late_responder), cmocka_unit_test(test_half_open),
         cmocka_unit_test(test_cookie),         cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_old_age),        cmocka_unit_test(test_long_certificate),
+        cmocka_unit_test(test_no_secrets),     cmocka_unit_test(test_knocks),
         cmocka_unit_test(test_bad_params),
     };
     return cmocka_run_group_tests(tests, make_identities, drop_identities);

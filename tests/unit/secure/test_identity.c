@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Identities, their files and fingerprints; the authorized file. */
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -92,7 +93,7 @@ static void test_files(void **state)
     assert_int_equal(identity_read(fd_name, &b, err), 0);
     assert_true(fingerprint_equal(identity_fingerprint(a), identity_fingerprint(b)));
     identity_close(b);
-    close(fd);
+    assert_int_equal(fcntl(fd, F_GETFD), -1); /* read once, and nowhere any more */
     assert_int_equal(identity_read(fd_name, &b, err), -EBADF);
     assert_int_equal(identity_read("fd:", &b, err), -EBADF);
     assert_int_equal(identity_read("fd:0x", &b, err), -EBADF);
