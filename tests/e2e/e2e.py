@@ -29,11 +29,29 @@ TIMEOUT_S = 600
 # Meson runs two tests at once on two cores: what computes for minutes takes one of them, not both.
 ONE_CORE = ("--threads", "1", "--first-core", "-1")
 
+# Where --local is the yardstick, texts of our own will do: short ones, a long one, and not ASCII alone.
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time there was a",
+    "def fibonacci(n):\n",
+    "<|im_start|>user\nWhat is gravity?<|im_end|>\n<|im_start|>assistant\n",
+    "List three colours: red,",
+    "Water boils at",
+    " The lighthouse stood on a rock in the middle of the strait, half a mile from either shore, and was built "
+    "of granite that had come by ship. Its keeper lived there for eleven years, with a dog and a clock; he "
+    "wrote down the wind, the height of the water and the names of all ships that passed by day. In the "
+    "winter of his last year there was ice from shore to shore, and for nine weeks",
+    "Übermut tut selten gut \u2013 \u4f60\u597d, \U0001f600!",
+)
+
 failures = 0
 
 
 def skip(why):
-    print("skipped: " + why)
+    """What could not be tried ends the test, and hides nothing that has failed before."""
+    say("skipped: " + why)
+    if failures:
+        finish()
     sys.exit(77)
 
 
@@ -78,12 +96,25 @@ def golden(name):
         return [json.loads(line) for line in f]
 
 
+def prompts(name):
+    """The reference's, where it is here; else our own serve as well, for the yardstick is --local."""
+    if os.path.exists(os.path.join(SHARED, "golden")):
+        return [c["prompt"] for c in golden(name + "-greedy.jsonl")]
+    say("no reference data: with %d prompts of our own" % len(PROMPTS))
+    return PROMPTS
+
+
 def isthmus(*args, text_in=None, timeout=TIMEOUT_S, env=None, **more):
     """Run to the end; output as text. A hang is a failure of the test."""
-    return subprocess.run([BINARY, *map(str, args)], input=text_in, text=True, encoding="utf-8",
-                          stdin=subprocess.DEVNULL if text_in is None else None,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout,
-                          env={**os.environ, **(env or {})}, check=False, **more)
+    try:
+        return subprocess.run([BINARY, *map(str, args)], input=text_in, text=True, encoding="utf-8",
+                              stdin=subprocess.DEVNULL if text_in is None else None,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout,
+                              env={**os.environ, **(env or {})}, check=False, **more)
+    except subprocess.TimeoutExpired as late:
+        said = (late.stderr or b"").decode(errors="replace")
+        check(False, "%s: no end within %d s: %s" % (args, timeout, said[-4000:]))
+        return finish()
 
 
 def to_full_disk(*args, text_in="", timeout=TIMEOUT_S):
@@ -149,7 +180,7 @@ def wait_for(condition, seconds):
     return condition()
 
 
-def end(process, what, seconds=10):
+def end(process, what, seconds=120):
     """Ask it to end, and all that it said. A hang is a failure of the test."""
     process.send_signal(signal.SIGTERM)
     try:

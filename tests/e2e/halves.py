@@ -1,26 +1,108 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two halves as processes of their own, met at a port; in a network namespace each, if wanted."""
 import atexit
+import contextlib
 import os
 import random
+import select
 import signal
 import socket
 import subprocess
 import tempfile
+import threading
 
 import e2e
 
+LIMIT_S = 180  # for a step of seconds: tells a hang from a slow machine, and nothing else
 started = []
 
 
+def kill_all():
+    for half in started:
+        if half.process.poll() is None:
+            half.process.kill()
+
+
 def stop_all():
-    for p in started:
-        if p.poll() is None:
-            p.kill()
-            p.wait()
+    kill_all()
+    for half in started:
+        half.process.wait()
 
 
 atexit.register(stop_all)
+
+
+def hung(what, said=""):
+    """The test's end: a wait was in vain. What all that run beside it said tells why."""
+    e2e.check(False, "%s: nothing within the time\n%s" % (what, said[-3000:]))
+    for half in started:
+        e2e.say("---- %s: exit code %s, said:\n%s"
+                % (half.what, half.process.poll(), half.said()[-3000:]))
+    stop_all()
+    e2e.finish()
+
+
+@contextlib.contextmanager
+def within(what, seconds=LIMIT_S):
+    """Reads and waits in here have a limit. When it is over all halves are killed, which ends any wait for
+    one of them, and the test has failed."""
+    over = threading.Event()
+
+    def end():
+        over.set()
+        kill_all()
+
+    guard = threading.Timer(seconds, end)
+    guard.daemon = True
+    guard.start()
+    try:
+        yield
+    finally:
+        guard.cancel()
+        if over.is_set():
+            hung(what)
+
+
+class Half:
+    """A half, or `isthmus run` with both. What it says is kept in a file, its answer is read from here."""
+
+    def __init__(self, *command, prefix=(), env=None, stdin=subprocess.DEVNULL,
+                 stdout=subprocess.PIPE):
+        self.what = "%s, the %d. started" % (command[0], len(started) + 1)
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen([*prefix, e2e.BINARY, *map(str, command)], bufsize=0,
+                                        stdin=stdin, stdout=stdout, stderr=self.log,
+                                        env={**os.environ, **(env or {})})
+        started.append(self)
+
+    def said(self):
+        # At a place of its own: to seek would move the writer's, too.
+        return os.pread(self.log.fileno(), 1 << 24, 0).decode(errors="replace")
+
+    def write(self, text):
+        self.process.stdin.write(text.encode())
+
+    def line(self):
+        """The next line of the answer; "": it has ended."""
+        with within(self.what + ": a line of its answer"):
+            return self.process.stdout.readline().decode()
+
+    def some(self):
+        """Bytes of the answer as they come; b"": it has ended, or none came."""
+        ready = select.select([self.process.stdout], [], [], LIMIT_S)[0]
+        return os.read(self.process.stdout.fileno(), 65536) if ready else b""
+
+    def end(self, seconds=LIMIT_S):
+        """It ends by itself: the exit code, and the rest of the answer."""
+        with within(self.what + ": its end", seconds):
+            rest = self.process.stdout.read().decode() if self.process.stdout else ""
+            return self.process.wait(), rest
+
+    def stop(self, sig=signal.SIGTERM):
+        """Asked to end, or killed: the exit code."""
+        self.process.send_signal(sig)
+        with within("%s: its end by signal %d" % (self.what, sig)):
+            return self.process.wait()
 
 
 def secured(half, args):
@@ -52,56 +134,52 @@ def loopback_v6():
         return "127.0.0.1"
 
 
-class Cloud:
-    """`isthmus cloud`, its words in a file."""
+class Cloud(Half):
+    """`isthmus cloud`."""
 
-    def __init__(self, model, port, *args, prefix=(), env=None):
-        self.log = tempfile.TemporaryFile(mode="w+", encoding="utf-8")
-        self.process = subprocess.Popen(
-            [*prefix, e2e.BINARY, "cloud", "-m", model, "--port", port, *secured("cloud", args),
-             *map(str, args)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log,
-            env={**os.environ, **(env or {})})
-        started.append(self.process)
+    def __init__(self, model, port, *args, **more):
+        super().__init__("cloud", "-m", model, "--port", port, *secured("cloud", args), *args,
+                         stdout=subprocess.DEVNULL, **more)
 
-    def said(self):
-        self.log.seek(0)
-        return self.log.read()
-
-    def ready(self, seconds=60):
+    def ready(self):
         """It serves; False: it ended, or does not come to it."""
-        e2e.wait_for(lambda: " of " in self.said() or self.process.poll() is not None, seconds)
-        return self.process.poll() is None
+        e2e.wait_for(lambda: " of " in self.said() or self.process.poll() is not None, LIMIT_S)
+        return " of " in self.said() and self.process.poll() is None
 
-    def stop(self, sig=signal.SIGTERM):
-        self.process.send_signal(sig)
-        return self.process.wait(timeout=20)
+
+class Edge(Half):
+    """`isthmus edge`, to be watched: it answers what is written to it, if no prompt is among its arguments."""
+
+    def __init__(self, model, port, *args, stdin=subprocess.PIPE, **more):
+        super().__init__("edge", "-m", model, "--port", port, *secured("edge", args), *args,
+                         stdin=stdin, **more)
 
 
 def edge(model, port, *args, prefix=(), text_in=None, timeout=e2e.TIMEOUT_S):
-    return subprocess.run([*prefix, e2e.BINARY, "edge", "-m", model, "--port", port,
-                           *secured("edge", args), *map(str, args)], input=text_in, text=True, encoding="utf-8",
-                          stdin=subprocess.DEVNULL if text_in is None else None,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, check=False)
+    """An edge run to its end."""
+    try:
+        return subprocess.run([*prefix, e2e.BINARY, "edge", "-m", model, "--port", port,
+                               *secured("edge", args), *map(str, args)],
+                              input=text_in, text=True, encoding="utf-8",
+                              stdin=subprocess.DEVNULL if text_in is None else None,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as late:
+        return hung("edge %s %s" % (port, args), (late.stderr or b"").decode(errors="replace"))
 
 
 def edge_started(model, port, *args, prefix=()):
     """An edge in mid-answer."""
-    p = subprocess.Popen([*prefix, e2e.BINARY, "edge", "-m", model, "--port", port,
-                          *secured("edge", args), "-p",
-                          "Once upon a time", "-n", "4000", "--ignore-eos", *map(str, args)],
-                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    started.append(p)
-    os.read(p.stdout.fileno(), 1)
-    return p
+    begun = Edge(model, port, "-p", "Once upon a time", "-n", "4000", "--ignore-eos", *args, prefix=prefix,
+                 stdin=subprocess.DEVNULL)
+    e2e.check(begun.some() != b"", "an answer begins: " + begun.said()[-600:])
+    return begun
 
 
 def requests(quick=3, full=8):
     """Prompts, and what --local answers to them."""
     model = e2e.model("smollm2")
-    prompts = [c["prompt_ids"] for c in e2e.golden("smollm2-greedy.jsonl")]
     n = 8 if e2e.QUICK else 24
-    asked = [{"prompt_ids": p, "n_predict": n} for p in prompts[:quick if e2e.QUICK else full]]
+    asked = [{"prompt": p, "n_predict": n} for p in e2e.PROMPTS[:quick if e2e.QUICK else full]]
     local = e2e.run_requests(asked, "-m", model, "--local", "--ignore-eos", "--parallel", "4")
     return asked, [r["ids"] for r in local]
 

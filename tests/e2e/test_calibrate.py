@@ -95,7 +95,7 @@ def main():
             refused(2, "only --json goes with it", *beside, "--show", path)
         fifo = os.path.join(folder, "fifo")
         os.mkfifo(fifo)
-        done = e2e.isthmus("calibrate", "--show", fifo, timeout=20)
+        done = e2e.isthmus("calibrate", "--show", fifo, timeout=180)
         e2e.check(done.returncode == 2 and "not a codec profile" in done.stderr, "FIFO: " + done.stderr)
     e2e.finish()
 

@@ -90,7 +90,7 @@ def unwritable(model):
     """Nobody reads the answer any more, or the disk is full: said, and no more is computed."""
     for text_in, args in (("", ["-p", PROMPT, "-n", "4000", "--ignore-eos"]),
                           ("", ["-p", PROMPT, "-n", "4", "--json"]), ("Hello\n", [])):
-        e2e.to_full_disk("run", "-m", model, "--local", *args, text_in=text_in, timeout=30)
+        e2e.to_full_disk("run", "-m", model, "--local", *args, text_in=text_in, timeout=180)
 
 
 def requests(model):

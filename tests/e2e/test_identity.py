@@ -11,11 +11,11 @@ NETEM = "drop=20%,dup=20%,reorder=20%"
 
 def main():
     model = e2e.model("smollm2")
-    prompts = [c["prompt_ids"] for c in e2e.golden("smollm2-greedy.jsonl")]
+    prompts = e2e.prompts("smollm2")
     if e2e.QUICK:
-        prompts = prompts[:2] + prompts[6:7]
+        prompts = [*prompts[:2], prompts[6]]
     n_predict = 8 if e2e.QUICK else 48
-    greedy = [{"prompt_ids": p, "n_predict": n_predict} for p in prompts]
+    greedy = [{"prompt": p, "n_predict": n_predict} for p in prompts]
     drawn = [{**r, "temp": .9, "top_p": .95, "top_k": 40, "repeat_penalty": 1.1, "seed": i}
              for i, r in enumerate(greedy)]
 
@@ -54,8 +54,7 @@ def main():
 
     # Another architecture, other tensor types.
     model = e2e.model("qwen05")
-    qwen = [{"prompt_ids": c["prompt_ids"], "n_predict": 8}
-            for c in e2e.golden("qwen05-greedy.jsonl")[:1 if e2e.QUICK else 4]]
+    qwen = [{"prompt": p, "n_predict": 8} for p in e2e.prompts("qwen05")[:1 if e2e.QUICK else 4]]
     local["qwen05"] = ids(qwen, "--local", "--parallel", "4")
     for split in ("12",) if e2e.QUICK else ("1", "12", "23"):
         compare("qwen05", qwen, "--split", split, "--parallel", "4")

@@ -165,7 +165,7 @@ def refusals(model, profile, folder):
         if command == "eval":
             args = ["--text", e2e.shared("eval/wikitext2-valid.txt"), "--chunks", "0-0"]
         done = e2e.isthmus(command, "-m", what[1], "--profile", path, *args, *what[2:], text_in="",
-                           timeout=120)
+                           timeout=180)
         last = (done.stderr.strip().splitlines() or [""])[-1]
         e2e.say("%-28s %-5s exit %d: %s" % (what[0], command, done.returncode, last[:150]))
         e2e.check(done.returncode == 2 and done.stdout == "" and all(w in done.stderr for w in words),
@@ -204,15 +204,15 @@ def halves(model, profile, folder):
     cloud = subprocess.Popen([e2e.BINARY, "cloud", *port, *e2e.secured("cloud"), "--profile", profile], stdin=subprocess.DEVNULL,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
-        e2e.check(e2e.wait_for(lambda: os.path.exists(path), 60), "the cloud listens")
+        e2e.check(e2e.wait_for(lambda: os.path.exists(path), 180), "the cloud listens")
         prompt = ("-p", "The capital of France is", "-n", "4")
         for args, has in ((("--codec", "rans"), "rans"), (("--codec", "rans", "--profile", profile),
                           "rans " + tag), ((), "tsq")):
-            done = e2e.isthmus("edge", *port, *e2e.secured("edge"), *prompt, *args, timeout=60)
+            done = e2e.isthmus("edge", *port, *e2e.secured("edge"), *prompt, *args)
             e2e.check(done.returncode == 1 and
                       "codec mismatch: edge %s, cloud xform %s:" % (has, tag) in done.stderr,
                       "edge with %s: exit %d, %s" % (has, done.returncode, done.stderr))
-        done = e2e.isthmus("edge", *port, *e2e.secured("edge"), *prompt, "--profile", profile, timeout=60)
+        done = e2e.isthmus("edge", *port, *e2e.secured("edge"), *prompt, "--profile", profile)
         e2e.check(done.returncode == 0 and done.stdout.startswith(" Paris"),
                   "edge with the profile: exit %d, %s" % (done.returncode, done.stderr))
     finally:

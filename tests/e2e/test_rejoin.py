@@ -4,8 +4,6 @@
 the ids of --local, and says that there was a pause. And when nobody comes back it says that, too."""
 import json
 import signal
-import subprocess
-import threading
 import time
 
 import e2e
@@ -16,40 +14,25 @@ SPLIT = ("--split", "10")
 IDS = 60 if e2e.QUICK else 200
 
 
-class Edge:
+class Edge(halves.Edge):
     """An edge with requests of which the first is answered at once, so that one knows where it is."""
 
-    def __init__(self, model, ports, asked, *args, peers=()):
-        ports = [x for p in ports for x in ("--port", p)]
-        self.process = subprocess.Popen(
-            [e2e.BINARY, "edge", "-m", model, *ports, *(peers or e2e.secured("edge")), *SPLIT, "--threads",
-             "1", "--ignore-eos", "--parallel", "4", "--json", "--requests", "-", *map(str, args)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        halves.started.append(self.process)
-        self.process.stdin.write(e2e.lines_of(asked))
+    def __init__(self, model, ports, asked, *args):
+        more = [x for p in ports[1:] for x in ("--port", p)]
+        super().__init__(model, ports[0], *more, *SPLIT, "--threads", "1", "--ignore-eos", "--parallel", "4",
+                         "--json", "--requests", "-", *args)
+        self.write(e2e.lines_of(asked))
         self.process.stdin.close()
-        self.said = ""
-        self.reader = threading.Thread(target=self.listen, daemon=True)
-        self.reader.start()
-        self.lines = [self.process.stdout.readline()]
+        self.first = self.line()
 
-    def listen(self):
-        for line in self.process.stderr:
-            self.said += line
+    def hears(self, words, times=1):
+        return e2e.wait_for(lambda: self.said().count(words) >= times or self.process.poll() is not None,
+                            halves.LIMIT_S) and self.said().count(words) >= times
 
-    def hears(self, words, times=1, seconds=60):
-        return e2e.wait_for(lambda: self.said.count(words) >= times or self.process.poll() is not None,
-                            seconds) and self.said.count(words) >= times
-
-    def end(self, seconds=120):
+    def results(self):
         """Exit code, ids by request, totals."""
-        guard = threading.Timer(seconds, self.process.kill)
-        guard.start()
-        self.lines += self.process.stdout.readlines()
-        code = self.process.wait()
-        guard.cancel()
-        self.reader.join(5)
-        results = [json.loads(line) for line in self.lines if line.strip()]
+        code, rest = self.end(e2e.TIMEOUT_S)
+        results = [json.loads(line) for line in (self.first + rest).splitlines() if line.strip()]
         totals = results.pop() if results and "requests" in results[-1] else None
         return code, [r.get("ids") for r in results], totals
 
@@ -57,8 +40,7 @@ class Edge:
 def requests(codec="f32"):
     """The first is short, the others long; their ids, undisturbed."""
     model = e2e.model("smollm2")
-    prompts = [c["prompt_ids"] for c in e2e.golden("smollm2-greedy.jsonl")][:4]
-    asked = [{"prompt_ids": p, "n_predict": IDS} for p in prompts]
+    asked = [{"prompt": p, "n_predict": IDS} for p in e2e.PROMPTS[:4]]
     asked[0]["n_predict"] = 15
     asked[2].update(temp=.9, top_k=40, repeat_penalty=1.2, seed=5)
     how = ("--local",) if codec == "f32" else (*SPLIT, "--codec", codec)
@@ -67,12 +49,12 @@ def requests(codec="f32"):
 
 
 def same(what, edge, expected, reconnections):
-    code, ids, totals = edge.end()
+    code, ids, totals = edge.results()
     e2e.say("%-34s %d of %d the same, %s reconnections, %s bytes replayed"
             % (what, sum(a == b for a, b in zip(ids, expected)), len(expected),
                totals and totals["reconnections"], totals and totals["replayed_bytes"]))
-    e2e.check(code == 0 and ids == expected, "%s: exit %d: %s" % (what, code, edge.said[-600:]))
-    e2e.check(totals and totals["reconnections"] >= reconnections, "%s: %s" % (what, edge.said[-600:]))
+    e2e.check(code == 0 and ids == expected, "%s: exit %d: %s" % (what, code, edge.said()[-600:]))
+    e2e.check(totals and totals["reconnections"] >= reconnections, "%s: %s" % (what, edge.said()[-600:]))
     return totals
 
 
@@ -87,9 +69,9 @@ def killed(model, port, asked, expected, *args, kills=1, codec="f32", sig=signal
     edge = Edge(model, [port], asked, "--codec", codec, *args)
     for i in range(kills):
         cloud.stop(sig)
-        e2e.check(edge.hears("the cloud is lost", i + 1), "the loss is said: " + edge.said)
+        e2e.check(edge.hears("the cloud is lost", i + 1), "the loss is said: " + edge.said())
         cloud = serve()
-        e2e.check(edge.hears("connected again", i + 1), "and the end of it: " + edge.said)
+        e2e.check(edge.hears("connected again", i + 1), "and the end of it: " + edge.said())
     totals = same("%s %s %s" % (port[:5], codec, " ".join(args)), edge, expected, kills)
     e2e.check(cloud.stop() == 0, "the cloud ends well")
     return totals
@@ -105,7 +87,7 @@ def replaced(model, asked, expected):
     for c in clouds:
         e2e.check(c.ready(), "the clouds serve: " + c.said())
     peers = ["--identity", edge_key] + [x for _, print_ in keys for x in ("--peer", print_)]
-    edge = Edge(model, ports, asked, "--codec", "f32", peers=peers)
+    edge = Edge(model, ports, asked, "--codec", "f32", *peers)
     clouds[0].stop(signal.SIGKILL)
     same("another cloud", edge, expected, 1)
     clouds[1].stop()
@@ -119,9 +101,9 @@ def in_vain(model, asked):
         edge = Edge(model, [port], asked, "--codec", "f32", "--reconnect", seconds)
         cloud.stop(signal.SIGKILL)
         start = time.monotonic()
-        code = edge.end()[0]
+        code = edge.results()[0]
         e2e.say("--reconnect %d: exit %d after %.1f s" % (seconds, code, time.monotonic() - start))
-        e2e.check(code == 1 and words in edge.said, "--reconnect %d: %d, %s" % (seconds, code, edge.said))
+        e2e.check(code == 1 and words in edge.said(), "--reconnect %d: %d, %s" % (seconds, code, edge.said()))
 
 
 def idle(model):
@@ -129,20 +111,16 @@ def idle(model):
     port = "udp:127.0.0.1:%d" % halves.free_port()
     cloud = halves.Cloud(model, port, *SPLIT, *CORE)
     e2e.check(cloud.ready(), "the cloud serves")
-    chat = subprocess.Popen([e2e.BINARY, "edge", "-m", model, "--port", port, *SPLIT, "-n", "8",
-                             *e2e.secured("edge")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
-    halves.started.append(chat)
-    chat.stdin.write("Hello\n")
-    chat.stdin.flush()
-    e2e.check(chat.stdout.readline() != "", "an answer")
+    chat = halves.Edge(model, port, *SPLIT, "-n", "8")
+    chat.write("Hello\n")
+    e2e.check(chat.line() != "", "an answer")
     cloud.stop()
     cloud = halves.Cloud(model, port, *SPLIT, *CORE)
     e2e.check(cloud.ready(), "the cloud serves again")
-    chat.stdin.write("And now?\n")
-    chat.stdin.close()
-    answer = chat.stdout.read().strip()
-    e2e.check(answer != "" and chat.wait(timeout=60) == 0, "the chat goes on: " + chat.stderr.read()[-500:])
+    chat.write("And now?\n")
+    chat.process.stdin.close()
+    code, answer = chat.end()
+    e2e.check(answer.strip() != "" and code == 0, "the chat goes on: " + chat.said()[-500:])
     cloud.stop()
 
 

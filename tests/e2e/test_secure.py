@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import stat
-import subprocess
 import tempfile
 import threading
 import time
@@ -69,7 +68,7 @@ def refusals(folder, model):
             ("cloud", ["--identity", a, "--authorized", folder + "/none"], ("none",)),
             ("cloud", ["--identity", a, "--authorized", text, "--peer", print_b], ("--authorized",))):
         prompt = ["-p", "x"] if half == "edge" else []
-        done = e2e.isthmus(half, "-m", model, "--port", "udp:127.0.0.1:9", *args, *prompt, timeout=60)
+        done = e2e.isthmus(half, "-m", model, "--port", "udp:127.0.0.1:9", *args, *prompt)
         last = (done.stderr.strip().splitlines() or [""])[-1]
         e2e.say("%-5s exit %d: %s" % (half, done.returncode, last[:130]))
         e2e.check(done.returncode == 2 and all(w in done.stderr for w in words),
@@ -131,7 +130,7 @@ def meet(folder, model):
     def ask(what, code, words, *args, at=port, n="4"):
         start = time.monotonic()
         done = halves.edge(model, at, "--split", "10", "--codec", "f16", "-p", PROMPT, "-n", n, "--json",
-                           *args, timeout=60)
+                           *args)
         e2e.check(done.returncode == code and all(w in done.stdout + done.stderr for w in words),
                   "%s: %d, %s" % (what, done.returncode, done.stdout[-300:] + done.stderr[-500:]))
         e2e.say("%-24s exit %d in %.1f s" % (what, done.returncode, time.monotonic() - start))
@@ -140,7 +139,7 @@ def meet(folder, model):
     ask("the right edge", 0, ("Paris", '"cipher":"AES-128-GCM"'), *good)
     ask("an edge unknown there", 1, ("does not admit our identity", stranger_print),
         "--identity", stranger, "--peer", cloud_print)
-    e2e.check(e2e.wait_for(lambda: stranger_print in served.said(), 5),
+    e2e.check(e2e.wait_for(lambda: stranger_print in served.said(), 60),
               "the cloud says whom it refused: " + served.said())
     ask("another cloud expected", 1, ("not the one asked for", cloud_print),
         "--identity", edge, "--peer", stranger_print)
@@ -168,18 +167,14 @@ def meet(folder, model):
 
 
 def run_shows_no_key(model):
-    edge = subprocess.Popen([e2e.BINARY, "run", "-m", model, "-p", "Once upon a time", "-n", "400",
-                             "--ignore-eos"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)
-    halves.started.append(edge)
-    os.read(edge.stdout.fileno(), 1)
-    with open("/proc/%d/task/%d/children" % (edge.pid, edge.pid), encoding="ascii") as f:
+    edge = halves.Half("run", "-m", model, "-p", "Once upon a time", "-n", "400", "--ignore-eos")
+    e2e.check(edge.some() != b"", "an answer begins: " + edge.said())
+    with open("/proc/%d/task/%d/children" % (edge.process.pid, edge.process.pid), encoding="ascii") as f:
         child = f.read().split()[0]
     with open("/proc/%s/cmdline" % child, "rb") as f:
         line = f.read().split(b"\0")
     e2e.check(b"fd:4" in line and not any(b"PRIVATE" in a for a in line), "the child's line: %r" % line)
-    edge.send_signal(signal.SIGINT)
-    edge.communicate(timeout=20)
+    edge.stop(signal.SIGINT)
 
 
 def without_ipsec_mb(model):

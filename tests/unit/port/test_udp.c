@@ -28,9 +28,10 @@
 
 #include "dataplane/port.h"
 
-#define MS   1000000ull
-#define MTU  1500u
-#define BODY (MTU + 14u - OUTER_BYTES) /* longest datagram of IPv4 */
+#define MS       1000000ull
+#define LIMIT_NS (60000 * MS) /* tells a hang from a slow machine, and nothing else */
+#define MTU      1500u
+#define BODY     (MTU + 14u - OUTER_BYTES) /* longest datagram of IPv4 */
 
 static char news[PORT_ERR];
 
@@ -71,6 +72,9 @@ static struct port *must_open(const char *uri, enum port_role role)
     char err[PORT_ERR] = "";
     struct port *p;
     int rc = port_open(uri, role, &p, err);
+    if (rc == -EADDRINUSE)
+        print_message("a client may be given such a number where net.ipv4.ip_local_port_range "
+                      "begins below 32000\n");
     if (rc < 0)
         fail_msg("port_open(%s): %d, %s", uri, rc, err);
     return p;
@@ -126,7 +130,7 @@ static struct pkt *frame(struct port *p, const struct wire_path *path, uint32_t 
 
 static void send_all(struct port *p, struct pkt **pkts, int n)
 {
-    const uint64_t until = port_now_ns() + 5000 * MS;
+    const uint64_t until = port_now_ns() + LIMIT_NS;
     for (int done = 0; done < n;) {
         int k = port_tx(p, pkts + done, n - done);
         done += k;
@@ -138,7 +142,7 @@ static void send_all(struct port *p, struct pkt **pkts, int n)
 
 static struct pkt *receive(struct port *p)
 {
-    const uint64_t until = port_now_ns() + 5000 * MS;
+    const uint64_t until = port_now_ns() + LIMIT_NS;
     struct pkt *in;
     while (port_rx(p, &in, 1) == 0) {
         assert_true(port_now_ns() < until);
@@ -408,17 +412,48 @@ static void signals_and_deadlines_end_waits(void **state)
         pair_open(&t, kinds[k].host, kinds[k].options);
         uint64_t begin = port_now_ns();
         assert_int_equal(port_wait(t.server, begin + 30 * MS), 0);
-        assert_in_range(port_now_ns() - begin, 29 * MS, 2000 * MS);
+        assert_in_range(port_now_ns() - begin, 29 * MS, LIMIT_NS);
 
         struct sigaction sa = {.sa_handler = on_alarm};
         sigaction(SIGALRM, &sa, NULL);
-        struct itimerval in_20_ms = {.it_value = {.tv_usec = 20000}};
-        setitimer(ITIMER_REAL, &in_20_ms, NULL);
+        /* Again and again: one signal alone could come before the wait has begun. */
+        const struct itimerval each_20_ms = {{.tv_usec = 20000}, {.tv_usec = 20000}}, none = {0};
+        setitimer(ITIMER_REAL, &each_20_ms, NULL);
         begin = port_now_ns();
-        assert_int_equal(port_wait(t.server, begin + 5000 * MS), -EINTR);
-        assert_true(port_now_ns() - begin < 2000 * MS);
+        int rc = port_wait(t.server, begin + LIMIT_NS);
+        setitimer(ITIMER_REAL, &none, NULL);
+        assert_int_equal(rc, -EINTR);
+        assert_true(port_now_ns() - begin < LIMIT_NS);
         pair_close(&t);
     }
+}
+
+/* Does the kernel say that nobody listens at a port of this host? A firewall may drop such news. */
+static bool tells_refusal(const char *host)
+{
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6,
+                               .sin6_addr = IN6ADDR_LOOPBACK_INIT,
+                               .sin6_port = htons((uint16_t)free_port())};
+    struct sockaddr_in four = {.sin_family = AF_INET,
+                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                               .sin_port = six.sin6_port};
+    const bool v6 = host[0] == '[';
+    const uint64_t until = port_now_ns() + 5000 * MS;
+    int fd = socket(v6 ? AF_INET6 : AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+    bool told = false;
+    assert_true(fd >= 0);
+    assert_int_equal(
+        connect(fd, v6 ? (void *)&six : (void *)&four, v6 ? sizeof(six) : sizeof(four)), 0);
+    while (!told && port_now_ns() < until) {
+        char none;
+        told = send(fd, "", 1, 0) < 0 && errno == ECONNREFUSED;
+        usleep(1000);
+        told = told || (recv(fd, &none, 1, 0) < 0 && errno == ECONNREFUSED);
+    }
+    close(fd);
+    if (!told)
+        print_message("%s: no news of closed ports (ICMP is dropped): not tried\n", host);
+    return told;
 }
 
 /* The kernel tells when the other end's program is gone; before it was ever there it does not
@@ -427,13 +462,13 @@ static void the_end_of_the_peer_is_seen(void **state)
 {
     for (int k = 0; k < 4; k++) {
         struct pair t;
-        if (!has_family(kinds[k].host))
+        if (!has_family(kinds[k].host) || !tells_refusal(kinds[k].host))
             continue;
         pair_open(&t, kinds[k].host, kinds[k].options);
         port_close(t.server);
         for (int gone = 0; gone < 2; gone++) {
             struct pkt *o = frame(t.client, t.client->path, 10, 1), *none;
-            const uint64_t until = port_now_ns() + 5000 * MS; /* kernels ration such news */
+            const uint64_t until = port_now_ns() + LIMIT_NS; /* kernels ration such news */
             int alive = 1;
             for (int i = 0; alive == 1 && (gone ? port_now_ns() < until : i < 20); i++) {
                 (void)port_tx(t.client, &o, 1);
@@ -534,6 +569,22 @@ static void names_addresses_take_turns(void **state)
     pair_close(&t);
 }
 
+/* A label may have 63 letters: no resolver is asked for one of 64, so none can be slow or make up
+ * an answer. */
+#define NO_SUCH_HOST "no-such-host-of-a-name-that-is-longer-than-any-label-may-ever-be"
+_Static_assert(sizeof(NO_SUCH_HOST) == 64 + 1, "one letter more than a label may have");
+
+static bool foreign_addresses_bind(void)
+{
+    char c = '0';
+    FILE *f = fopen("/proc/sys/net/ipv4/ip_nonlocal_bind", "r");
+    if (f) {
+        c = (char)fgetc(f);
+        fclose(f);
+    }
+    return c == '1';
+}
+
 static void bad_ports_are_named(void **state)
 {
     char uri[64], err[PORT_ERR] = "";
@@ -543,10 +594,14 @@ static void bad_ports_are_named(void **state)
     assert_int_equal(port_open(uri, PORT_SERVER, &q, err), -EADDRINUSE);
     assert_non_null(strstr(err, "another program"));
     port_close(p);
-    assert_true(port_open("udp:no-such-host.invalid:7300", PORT_CLIENT, &q, err) < 0);
-    assert_non_null(strstr(err, "no-such-host.invalid"));
-    assert_int_equal(port_open("udp:192.0.2.1:7300", PORT_SERVER, &q, err), -EADDRNOTAVAIL);
-    assert_non_null(strstr(err, "no such address"));
+    assert_true(port_open("udp:" NO_SUCH_HOST ":7300", PORT_CLIENT, &q, err) < 0);
+    assert_non_null(strstr(err, NO_SUCH_HOST));
+    if (foreign_addresses_bind()) {
+        print_message("net.ipv4.ip_nonlocal_bind is set: a foreign address is not tried\n");
+    } else {
+        assert_int_equal(port_open("udp:192.0.2.1:7300", PORT_SERVER, &q, err), -EADDRNOTAVAIL);
+        assert_non_null(strstr(err, "no such address"));
+    }
     assert_int_equal(port_open("udp:*:7300", PORT_CLIENT, &q, err), -EINVAL);
     assert_non_null(strstr(err, "needs the cloud's host"));
 }

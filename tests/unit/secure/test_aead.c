@@ -82,6 +82,11 @@ static void test_same_bytes(void **state)
     uint8_t key[AEAD_KEY_BYTES], nonce[AEAD_NONCE_BYTES], aad[24], plain[LONGEST], tags[2][16];
 
     srandom(1);
+    fill(key, sizeof key);
+    struct aead *there = key_of(AEAD_IPSEC_MB, key);
+    if (!there)
+        skip(); /* here, where nothing is held yet: a leak would fail the run under LeakSanitizer */
+    aead_close(there);
     for (unsigned round = 0; round < 400; round++) {
         size_t n = round < 200 ? round : (size_t)random() % LONGEST;
         uint8_t *text[2] = {malloc(n ? n : 1), malloc(n ? n : 1)};
@@ -93,8 +98,7 @@ static void test_same_bytes(void **state)
         fill(plain, n);
         for (unsigned i = 0; i < 2; i++) {
             a[i] = key_of(kinds[i], key);
-            if (!a[i])
-                skip();
+            assert_non_null(a[i]);
             memcpy(text[i], plain, n);
             assert_int_equal(aead_seal(a[i], nonce, aad, sizeof aad, text[i], n, tags[i]), 0);
         }
