@@ -32,6 +32,7 @@ struct slot {
 struct rawif {
     int receive_fd, send_fd;
     int index;
+    bool was_down; /* since the last frame */
     struct rawif_stats stats;
     struct mmsghdr messages[BURST];
     struct slot slots[BURST];
@@ -191,8 +192,11 @@ int rawif_receive(struct rawif *r, segment_fn *each, void *arg)
             r->stats.unreadable++;
             return 1;
         }
-        return (errno == ENETDOWN || errno == ENXIO || errno == ENODEV) && is_gone(r) ? -ENODEV : 0;
+        /* One on its way out is told to be down first, and then nothing more: so look again. */
+        r->was_down = r->was_down || (errno != EAGAIN && errno != EINTR);
+        return r->was_down && is_gone(r) ? -ENODEV : 0;
     }
+    r->was_down = false;
     for (int i = 0; i < n; i++)
         one_frame(r, i, each, arg);
     return n;
