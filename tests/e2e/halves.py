@@ -14,19 +14,24 @@ import threading
 import e2e
 
 LIMIT_S = 180  # for a step of seconds: tells a hang from a slow machine, and nothing else
-started = []
+started = []  # halves
+others = []   # processes that are none, and end with them
+
+
+def processes():
+    return [half.process for half in started] + others
 
 
 def kill_all():
-    for half in started:
-        if half.process.poll() is None:
-            half.process.kill()
+    for process in processes():
+        if process.poll() is None:
+            process.kill()
 
 
 def stop_all():
     kill_all()
-    for half in started:
-        half.process.wait()
+    for process in processes():
+        process.wait()
 
 
 atexit.register(stop_all)

@@ -91,7 +91,7 @@ def refused():
             (["--sessions", "0"], "--sessions 0"), (["--sessions", "2001"], "--sessions 2001"),
             (["--rate", "0"], "--rate 0"), (["--time", "0"], "--time 0"),
             (["--format", "xml"], "--format xml"), (["--port", "carrier:pigeon"], "pigeon"),
-            (["--netem", "drop=2"], "--netem drop=2"),
+            (["--netem", "drop=2"], "drop=2"),
             (["--listen"], "one --port"), (["--connect", "--listen"], "two ends"),
             (["--connect", "--port", "memif"], "whole name"),
             (["--peer", "sha256:0"], "keys of their own"),
@@ -108,7 +108,7 @@ def refused():
 def started(*args):
     p = subprocess.Popen([e2e.BINARY, *COMMAND, *args], stdin=subprocess.DEVNULL,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    halves.started.append(p)
+    halves.others.append(p)
     return p
 
 

@@ -175,7 +175,7 @@ def bench(kind):
                 *e2e.secured(half), *args]
 
     with Network(2) as net:
-        halves.started.append(subprocess.Popen(
+        halves.others.append(subprocess.Popen(
             command("cloud", 0, "east,ip=10.9.0.1/24", "--listen"), stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         done = subprocess.run(
