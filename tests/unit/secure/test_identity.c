@@ -44,7 +44,7 @@ static void test_fingerprint_text(void **state)
 
     assert_int_equal(fingerprint_parse(A, strlen(A), &f), 0);
     assert_string_equal(fingerprint_format(&f, text), A);
-    assert_int_equal(fingerprint_parse(A + 7, 64, &g), 0);
+    assert_int_equal(fingerprint_parse(&A[7], 64, &g), 0);
     assert_true(fingerprint_equal(&f, &g));
     assert_int_equal(fingerprint_parse(B, strlen(B), &g), 0);
     assert_false(fingerprint_equal(&f, &g));
