@@ -2,6 +2,7 @@
 #include "codec/cpu.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -18,8 +19,12 @@ static bool has_f16c(void)
 }
 #endif
 
-#define UNKNOWN      (~CPU_ALL)
+#define UNKNOWN      UINT_MAX
 #define FAMILY_ZEN_3 0x19u
+
+/* Found beside the CPU_ flags, and not narrowed by a mask. */
+#define HAS_VBMI2 (CPU_ALL + 1)
+#define FAST_PEXT (HAS_VBMI2 << 1)
 
 static _Atomic unsigned cpu_mask = CPU_ALL;
 
@@ -33,9 +38,20 @@ static unsigned with_bases(unsigned flags)
     return flags & CPU_ALL;
 }
 
+static bool pext_is_fast(void)
+{
+#if defined(__x86_64__)
+    unsigned a, b, intel, c, d;
+
+    if (__get_cpuid(0, &a, &intel, &c, &d) && __get_cpuid(1, &a, &b, &c, &d))
+        return intel == signature_INTEL_ebx || (a >> 8 & 0xf) + (a >> 20 & 0xff) >= FAMILY_ZEN_3;
+#endif
+    return false;
+}
+
 static unsigned detect(void)
 {
-    unsigned flags = 0;
+    unsigned flags = 0, more = pext_is_fast() ? FAST_PEXT : 0;
 #if defined(__x86_64__)
     /* The builtins also ask XGETBV whether the kernel saves the wide registers. */
     __builtin_cpu_init();
@@ -47,46 +63,15 @@ static unsigned detect(void)
         flags |= CPU_AVX512;
     if (__builtin_cpu_supports("avx512vnni"))
         flags |= CPU_VNNI;
+    if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2"))
+        more |= HAS_VBMI2;
 #endif
-    return with_bases(flags);
-}
-
-bool cpu_has_vbmi2(void)
-{
-#if defined(__x86_64__)
-    return cpu_detect() & CPU_AVX512 && __builtin_cpu_supports("avx512vbmi") &&
-           __builtin_cpu_supports("avx512vbmi2");
-#else
-    return false;
-#endif
-}
-
-static bool detect_pext(void)
-{
-#if defined(__x86_64__)
-    unsigned a, intel, c, d, b;
-
-    if (__get_cpuid(0, &a, &intel, &c, &d) && __get_cpuid(1, &a, &b, &c, &d))
-        return intel == signature_INTEL_ebx || (a >> 8 & 0xf) + (a >> 20 & 0xff) >= FAMILY_ZEN_3;
-#endif
-    return false;
+    return with_bases(flags) | more;
 }
 
 /* CPUID traps in a virtual machine, microseconds each, and kernels ask often: ask it once. Threads
  * that race here find the same. */
-bool cpu_pext_is_fast(void)
-{
-    static _Atomic unsigned found = UNKNOWN;
-    unsigned fast = atomic_load_explicit(&found, memory_order_relaxed);
-
-    if (fast == UNKNOWN) {
-        fast = detect_pext();
-        atomic_store_explicit(&found, fast, memory_order_relaxed);
-    }
-    return fast;
-}
-
-unsigned cpu_detect(void)
+static unsigned found_once(void)
 {
     static _Atomic unsigned found = UNKNOWN;
     unsigned flags = atomic_load_explicit(&found, memory_order_relaxed);
@@ -96,6 +81,21 @@ unsigned cpu_detect(void)
         atomic_store_explicit(&found, flags, memory_order_relaxed);
     }
     return flags;
+}
+
+unsigned cpu_detect(void)
+{
+    return found_once() & CPU_ALL;
+}
+
+bool cpu_has_vbmi2(void)
+{
+    return cpu_detect() & CPU_AVX512 && found_once() & HAS_VBMI2;
+}
+
+bool cpu_pext_is_fast(void)
+{
+    return found_once() & FAST_PEXT;
 }
 
 unsigned cpu_flags(void)
