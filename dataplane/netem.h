@@ -5,18 +5,20 @@
  * `isthmus netem` two between interfaces (dataplane/port/bridge.h).
  *
  * What a frame meets, in this order:
- *
- *   rate, queue     the bottleneck: len * 8 / rate seconds each, exactly (the remainder of a
- *                   nanosecond is carried on); who must wait waits in the queue, and who finds it
- *                   full is gone (tail drop). Bytes are those of the frame, Ethernet header and
- * all, without preamble, checksum and gap drop, burst     lost on the way, so its time on the
- * bottleneck was used. Each by itself, or with burst=B by a two-state Markov chain
- * (Gilbert-Elliott: nothing passes in the bad state, everything in the good one): from bad to good
- * with 1/B, from good to bad with drop / (B (1 - drop)), so that B is the mean length of a burst
- * and drop the fraction lost corrupt         one bit flipped, behind the headers that say where the
- * frame goes delay, jitter   delay plus or minus jitter, uniform. Order is kept: a frame never
- * overtakes the one before it, but waits for it duplicate       leaves twice reorder         held
- * back until 1..depth frames that came later have left, or NETEM_REORDER_MAX_NS have passed
+ * - rate, queue: the bottleneck: len * 8 / rate seconds each, exactly (the remainder of a
+ *   nanosecond is carried on); who must wait waits in the queue, and who finds it full is gone
+ *   (tail drop). Bytes are those of the frame, Ethernet header and all, without preamble, checksum
+ *   and gap
+ * - drop, burst: lost on the way, so its time on the bottleneck was used. Each by itself, or with
+ *   burst=B by a two-state Markov chain (Gilbert-Elliott: nothing passes in the bad state,
+ *   everything in the good one): from bad to good with 1/B, from good to bad with
+ *   drop / (B (1 - drop)), so that B is the mean length of a burst and drop the fraction lost
+ * - corrupt: one bit flipped, behind the headers that say where the frame goes
+ * - delay, jitter: delay plus or minus jitter, uniform. Order is kept: a frame never overtakes the
+ *   one before it, but waits for it
+ * - duplicate: leaves twice
+ * - reorder: held back until 1..depth frames that came later have left, or NETEM_REORDER_MAX_NS
+ *   have passed
  *
  * The fate of the i-th frame is a function of (seed, i) alone: the same seed gives the same fate to
  * the same sequence of frames, whatever their times and lengths. Only the queue looks at those.

@@ -2,11 +2,11 @@
 /*
  * `isthmus bench transport`: what its two processes say to each other, and its parts.
  *
- *     transport.c         options, the other process, cases, results
- *     transport_load.c    what is asked of a way: round trips (closed or open loop), one-way
- * streams transport_link.c    two ways: messages of the link, and packets of the port without it
- *     transport_kernel.c  two ways: plain UDP and TCP over loopback, and who answers them
- *     transport_peer.c    the answering process
+ * - transport.c: options, the other process, cases, results
+ * - transport_load.c: what is asked of a way: round trips (closed or open loop), one-way streams
+ * - transport_link.c: two ways: messages of the link, and packets of the port without it
+ * - transport_kernel.c: two ways: plain UDP and TCP over loopback, and who answers them
+ * - transport_peer.c: the answering process
  */
 #ifndef ISTHMUS_CONTROL_BENCH_TRANSPORT_H
 #define ISTHMUS_CONTROL_BENCH_TRANSPORT_H

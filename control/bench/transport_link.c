@@ -270,7 +270,8 @@ static const struct way_ops packet_ops = {packet_send, packet_flush, packet_poll
 int asker_open(struct port *port, const struct security *security, bool far, struct asker **out)
 {
     struct asker *a = calloc(1, sizeof *a);
-    const struct link_params params = {.epoch = 1};
+    const struct link_params params = {
+        .epoch = 1, .first_word_ns = 2 * (far ? TRANSPORT_LOST_FAR_NS : TRANSPORT_LOST_NS)};
     const struct pipeline_security s = security_of(security);
     uint32_t connection = 0;
     int rc = a ? 0 : -ENOMEM;

@@ -13,9 +13,10 @@
 #include "control/signals.h"
 #include "dataplane/pipeline/pump.h"
 
-#define BURST     32
-#define STEP_NS   200000000u /* how long a wait may last before signals are looked at */
-#define BOUNCE_NS 1000000u   /* while packets without the link come, nothing else is looked at */
+#define BURST       32
+#define STEP_NS     200000000u /* how long a wait may last before signals are looked at */
+#define BOUNCE_NS   1000000u   /* while packets without the link come, nothing else is looked at */
+#define BOUNCES_MAX 100000u    /* then signals are looked at, too */
 
 /*
  * A port that keeps packets without the link to itself. They are turned round where they arrive,
@@ -90,6 +91,7 @@ static int bounce_rx(struct port *port, struct pkt **pkts, int n)
 {
     struct bounce *b = (struct bounce *)port;
     uint64_t until_ns = 0;
+    uint32_t rounds = 0;
     int kept = 0;
 
     if (n > BURST)
@@ -100,7 +102,7 @@ static int bounce_rx(struct port *port, struct pkt **pkts, int n)
         kept = keep_from(b, pkts, port_rx(b->inner, pkts, n), &any);
         if (any)
             until_ns = port_now_ns() + BOUNCE_NS;
-    } while (!kept && until_ns && port_now_ns() < until_ns);
+    } while (!kept && ++rounds < BOUNCES_MAX && until_ns && port_now_ns() < until_ns);
     return kept;
 }
 

@@ -11,6 +11,7 @@
  * comes out after this many calls of rx and wait without a send, so that the last one of a
  * conversation is late and not lost. And runs under a virtual clock stay the same whatever the real
  * one says. */
+#define REFUSED_NS 1000000u /* until what was due and refused is tried again */
 #define IDLE_CALLS 16u
 
 #define CLOSE_MAX_NS UINT64_C(2000000000)
@@ -87,11 +88,12 @@ static bool is_holding(const struct netem *e)
     return netem_line_next_ns(e->line) != UINT64_MAX;
 }
 
-static void idle_call(struct netem *e)
+/* False: the port takes no more. */
+static bool idle_call(struct netem *e)
 {
     if (!e->timed && is_holding(e) && ++e->idle_calls >= IDLE_CALLS)
         netem_line_stop_waiting(e->line);
-    release(e, now(e));
+    return release(e, now(e));
 }
 
 static int netem_rx(struct port *port, struct pkt **pkts, int n)
@@ -108,10 +110,12 @@ static int netem_wait(struct port *port, uint64_t deadline_ns)
     struct netem *e = (struct netem *)port;
     const bool holding =
         is_holding(e); /* untimed: no sleep, the caller may be waiting for the answer */
-    idle_call(e);
+    const bool free_way = idle_call(e);
     uint64_t due_ns = netem_line_next_ns(e->line);
     if (!e->timed)
         due_ns = holding ? 0 : UINT64_MAX;
+    if (!free_way) /* perhaps for long: the peer may be gone */
+        due_ns = port_now_ns() + REFUSED_NS;
     int rc = port_wait(e->inner, due_ns < deadline_ns ? due_ns : deadline_ns);
     release(e, now(e));
     mirror_stats(e);
@@ -133,7 +137,7 @@ static void let_arrive(struct netem *e)
         if (until_ns == UINT64_MAX || port_alive(e->inner) < 0)
             return;
         if (!free_way)
-            until_ns = now_ns + 1000000;
+            until_ns = now_ns + REFUSED_NS;
         if (until_ns > end_ns)
             until_ns = end_ns;
         const struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000u),

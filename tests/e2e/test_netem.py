@@ -118,7 +118,7 @@ def delay(path):
     with path.impaired("delay=20ms,jitter=2ms,seed=3", counts):
         times = pings(path, 5)
         e2e.check(len(times) == 5 and min(times) >= 36, "pings take twice the delay: %s" % times)
-    e2e.check(all(w["packets"] == w["out_packets"] >= 5 for w in counts), "all of them: %s" % counts)
+    e2e.check(all(w["packets"] >= w["out_packets"] >= 5 for w in counts), "all of them: %s" % counts)
     e2e.say("pings through delay=20ms,jitter=2ms: %s ms" % times)
 
 
