@@ -145,6 +145,21 @@ static inline simde__m512i emu_bslli_epi128(simde__m512i v, unsigned bytes)
     return simde_mm512_loadu_si512(lane);
 }
 
+/* SIMDe's shifts by 64 where a byte begins at bit 0. */
+static inline simde__m512i emu_multishift_epi64_epi8(simde__m512i first, simde__m512i v)
+{
+    uint8_t at[64], lane[64];
+    uint64_t in[8];
+    simde_mm512_storeu_si512(at, first);
+    simde_mm512_storeu_si512(in, v);
+    for (unsigned i = 0; i < 64; i++) {
+        const uint64_t w = in[i / 8];
+        const unsigned n = at[i] & 63;
+        lane[i] = (uint8_t)(n ? w >> n | w << (64 - n) : w);
+    }
+    return simde_mm512_loadu_si512(lane);
+}
+
 static inline simde__m512i emu_maskz_compress_epi8(simde__mmask64 k, simde__m512i v)
 {
     uint8_t in[64], lane[64] = {0};
@@ -181,23 +196,25 @@ static inline simde__m512i emu_mask_expand_epi8(simde__m512i src, simde__mmask64
 #undef _mm512_cvtps_pd
 #undef _mm512_cvtps_epi32
 #undef _mm512_cvtepi32_ps
-#define _mm512_fmadd_ps            emu_fmadd_ps
-#define _mm512_maskz_expand_ps     emu_maskz_expand_ps
-#define _mm512_mask_storeu_ps      emu_mask_storeu_ps
-#define _mm512_maskz_loadu_ps      emu_maskz_loadu_ps
-#define _mm512_cvtps_pd            emu_cvtps_pd
-#define _mm512_cvtps_epi32         emu_cvtps_epi32
-#define _mm512_cvtepi32_ps         emu_cvtepi32_ps
-#define _mm512_cvtepi32_epi16      emu_cvtepi32_epi16
-#define _mm512_cvtepi8_epi32       emu_cvtepi8_epi32
-#define _mm512_cvtepi16_epi32      emu_cvtepi16_epi32
-#define _mm512_cvtepi32_epi8       emu_cvtepi32_epi8
-#define _mm512_mulhi_epu16         emu_mulhi_epu16
-#define _mm512_bslli_epi128        emu_bslli_epi128
-#define _mm512_maskz_compress_epi8 emu_maskz_compress_epi8
-#define _mm512_mask_expand_epi8    emu_mask_expand_epi8
-#define __m512                     simde__m512
-#define __m512d                    simde__m512d
-#define __m512i                    simde__m512i
+#define _mm512_fmadd_ps        emu_fmadd_ps
+#define _mm512_maskz_expand_ps emu_maskz_expand_ps
+#define _mm512_mask_storeu_ps  emu_mask_storeu_ps
+#define _mm512_maskz_loadu_ps  emu_maskz_loadu_ps
+#define _mm512_cvtps_pd        emu_cvtps_pd
+#define _mm512_cvtps_epi32     emu_cvtps_epi32
+#define _mm512_cvtepi32_ps     emu_cvtepi32_ps
+#define _mm512_cvtepi32_epi16  emu_cvtepi32_epi16
+#define _mm512_cvtepi8_epi32   emu_cvtepi8_epi32
+#define _mm512_cvtepi16_epi32  emu_cvtepi16_epi32
+#define _mm512_cvtepi32_epi8   emu_cvtepi32_epi8
+#define _mm512_mulhi_epu16     emu_mulhi_epu16
+#define _mm512_bslli_epi128    emu_bslli_epi128
+#undef _mm512_multishift_epi64_epi8
+#define _mm512_multishift_epi64_epi8 emu_multishift_epi64_epi8
+#define _mm512_maskz_compress_epi8   emu_maskz_compress_epi8
+#define _mm512_mask_expand_epi8      emu_mask_expand_epi8
+#define __m512                       simde__m512
+#define __m512d                      simde__m512d
+#define __m512i                      simde__m512i
 
 #endif
