@@ -99,8 +99,7 @@ struct port *port_arg_reopen(const char *uri, const struct security *security,
     static char said[PORT_ERR];
     char err[PORT_ERR] = "";
     struct port *inner = NULL, *port = NULL;
-    if (port_open(uri, PORT_CLIENT, &inner, err) == 0 && security->insecure &&
-        !inner->caps.same_host) {
+    if (port_open(uri, PORT_CLIENT, &inner, err) == 0 && !security_allows_port(security, inner)) {
         snprintf(err, sizeof err, "port %.120s reaches beyond this host: not with --insecure", uri);
         port_close(inner);
         inner = NULL;

@@ -39,7 +39,10 @@ int security_open(const struct security_options *o, bool cloud, struct security 
 int security_throw_away(struct security *edge, struct security *cloud);
 void security_close(struct security *s);
 
-/* Without encryption only what stays on this host may be used, and that is shouted. EXIT_OK or an
+/* Without encryption only what stays on this host may be used. */
+bool security_allows_port(const struct security *s, const struct port *port);
+
+/* The same; what is not encrypted is shouted, too. EXIT_OK or an
  * exit code, the error said. */
 int security_check_port(const struct security *s, const struct port *port, const char *uri);
 

@@ -7,7 +7,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 
 #include "control/bench/transport.h"
@@ -87,6 +86,7 @@ uint32_t transport_packet_bytes(const struct port *port)
 
 struct asker {
     struct port *port;
+    const char *cipher;
     struct pump pump;
     struct way link, raw;
     struct pkt *queued[BURST]; /* of raw: they go in bursts */
@@ -273,12 +273,9 @@ int asker_open(struct port *port, const struct security *security, bool far, str
     const struct link_params params = {
         .epoch = 1, .first_word_ns = 2 * (far ? TRANSPORT_LOST_FAR_NS : TRANSPORT_LOST_NS)};
     const struct pipeline_security s = security_of(security);
-    uint32_t connection = 0;
-    int rc = a ? 0 : -ENOMEM;
+    uint32_t connection;
+    int rc = a ? pump_draw_connection(&connection) : -ENOMEM;
 
-    while (!rc && !connection)
-        if (getrandom(&connection, sizeof connection, 0) != (ssize_t)sizeof connection)
-            rc = -errno;
     if (!rc)
         rc = pump_open(&a->pump, port, &params, &s, &wire_path_edge, connection, port_now_ns());
     if (rc) {
@@ -286,6 +283,7 @@ int asker_open(struct port *port, const struct security *security, bool far, str
         return rc;
     }
     a->port = port;
+    a->cipher = pipeline_cipher(&s);
     a->pump.clock = clock_ns;
     const uint32_t packet = transport_packet_bytes(port);
     a->link = (struct way){.ops = &message_ops,
@@ -318,7 +316,7 @@ struct way *asker_way(struct asker *a, enum transport_kind k)
 
 const char *asker_cipher(const struct asker *a)
 {
-    return a->pump.handshake ? "AES-128-GCM" : "none";
+    return a->cipher;
 }
 
 uint64_t asker_retransmits(const struct asker *a)

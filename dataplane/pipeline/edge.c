@@ -528,7 +528,7 @@ void edge_stats(const struct edge *e, struct edge_stats *s)
     s->link.rx_packets += e->past.rx_packets;
     s->link.rx_bytes += e->past.rx_bytes;
     s->link.rx_messages += e->past.rx_messages;
-    s->cipher = e->p.security.identity ? "AES-128-GCM" : "none";
+    s->cipher = pipeline_cipher(&e->p.security);
     s->port = e->port_name;
     s->history_bytes = e->history_bytes;
     s->sessions = e->n_busy;

@@ -15,7 +15,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "dataplane/pipeline/edge_impl.h"
 
@@ -80,12 +79,10 @@ static void open_sessions(struct edge *e)
 int edge_join(struct edge *e, uint64_t now_ns)
 {
     uint32_t connection = e->ever_joined ? 0 : e->p.link.connection;
-    int rc;
+    int rc = connection ? 0 : pump_draw_connection(&connection);
 
-    while (!connection) {
-        if (getrandom(&connection, sizeof connection, 0) != (ssize_t)sizeof connection)
-            connection = 0;
-    }
+    if (rc)
+        return rc;
     rc = pump_open(&e->pump, e->p.port, &e->p.link, &e->p.security, &wire_path_edge, connection,
                    now_ns);
     if (rc)

@@ -37,6 +37,12 @@ struct pipeline_security {
     const struct authorized *peers;
 };
 
+/* "AES-128-GCM" or "none". */
+static inline const char *pipeline_cipher(const struct pipeline_security *s)
+{
+    return s->identity ? "AES-128-GCM" : "none";
+}
+
 /* --- edge --------------------------------------------------------------------------------------- */
 
 struct edge;
@@ -104,7 +110,7 @@ struct edge_request {
 
 struct edge_stats {
     struct link_stats link; /* packets and bytes: of all connections; the rest: of the last */
-    const char *cipher; /* "AES-128-GCM" or "none" */
+    const char *cipher; /* see pipeline_cipher */
     const char *port;   /* caps.name of the last one */
     uint64_t reconnections, replayed_rows, replayed_bytes; /* bytes of tiles */
     uint64_t history_bytes; /* memory that histories take now */

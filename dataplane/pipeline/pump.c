@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #define BURST        32
 #define BURSTS_MAX   64           /* a flood must not keep the stage from running */
@@ -25,6 +26,15 @@ struct pump_small {
 
 /* --- life ----------------------------------------------------------------------------------------
  */
+
+int pump_draw_connection(uint32_t *connection)
+{
+    do
+        if (getrandom(connection, sizeof *connection, 0) != (ssize_t)sizeof *connection)
+            return -errno;
+    while (!*connection);
+    return 0;
+}
 
 int pump_open(struct pump *p, struct port *port, const struct link_params *params,
               const struct pipeline_security *security, const struct wire_path *path,

@@ -51,6 +51,9 @@ struct pump {
  * starve the other. */
 #define PUMP_POOL_SHARE 4u
 
+/* A number for an edge's connection: random, not 0. 0 or -errno. */
+int pump_draw_connection(uint32_t *connection);
+
 /* Fills in what p leaves to the pipeline. 0, -EINVAL (pool too small), -ENOMEM. */
 int pump_open(struct pump *p, struct port *port, const struct link_params *params,
               const struct pipeline_security *security, const struct wire_path *path,

@@ -500,6 +500,28 @@ static struct port *next_port(void *arg)
     return network_port((++turns % 2 ? elsewhere : r)->network, 0);
 }
 
+/* The other's cloud, at the second address. */
+static void start_elsewhere(const struct rig *r, struct rig *other, const struct rig_params *p)
+{
+    start(other, p);
+    edge_close(other->edge);
+    network_clear(other->network);
+    other->now_ns = r->now_ns;
+    elsewhere = other;
+    turns = 0;
+}
+
+/* The edge may hold either network's port. */
+static void close_both(struct rig *r, struct rig *other)
+{
+    edge_close(r->edge);
+    r->edge = other->edge = NULL;
+    network_clear(other->network);
+    rig_start_cloud(r);
+    rig_close(r);
+    rig_close(other);
+}
+
 /* Both clouds, the edge of the first rig only. */
 static bool finishes_somewhere(struct rig *r, struct rig *other, const struct rig_request *q,
                                uint64_t within)
@@ -534,12 +556,7 @@ static void test_another_cloud(void **state)
         p.tell_crash = i & 2;
         p2.cloud_stage.max_rows = 40;
         start(&r, &p);
-        start(&r2, &p2);
-        edge_close(r2.edge);
-        network_clear(r2.network);
-        r2.now_ns = r.now_ns;
-        elsewhere = &r2;
-        turns = 0;
+        start_elsewhere(&r, &r2, &p2);
         rig_request(&q, i, 100, 80);
         q.sampler.repeat_penalty = 1.2f;
         assert_true(rig_submit(&r, &q) > 0);
@@ -550,12 +567,7 @@ static void test_another_cloud(void **state)
         assert_right(&r, &q);
         assert_int_equal(stats_of(&r).reconnections, 1);
         rig_request_free(&q);
-        edge_close(r.edge);
-        r.edge = r2.edge = NULL;
-        network_clear(r2.network);
-        rig_start_cloud(&r);
-        rig_close(&r);
-        rig_close(&r2);
+        close_both(&r, &r2);
     }
 }
 
@@ -572,23 +584,14 @@ static void test_first_address_is_dead(void **state)
     p.rejoin.attempt_timeout_ns = 2 * SECOND;
     start(&r, &p);
     rig_kill_cloud(&r);
-    start(&r2, &p2);
-    edge_close(r2.edge);
-    network_clear(r2.network);
-    elsewhere = &r2;
-    turns = 0;
+    start_elsewhere(&r, &r2, &p2);
     rig_request(&q, 1, 100, 80);
     assert_true(rig_submit(&r, &q) > 0);
     assert_true(finishes_somewhere(&r, &r2, &q, 5 * SECOND));
     assert_right(&r, &q);
     assert_int_equal(stats_of(&r).reconnections, 0);
     rig_request_free(&q);
-    edge_close(r.edge);
-    r.edge = r2.edge = NULL;
-    network_clear(r2.network);
-    rig_start_cloud(&r);
-    rig_close(&r);
-    rig_close(&r2);
+    close_both(&r, &r2);
 }
 
 /* --- the other half ------------------------------------------------------------------------------

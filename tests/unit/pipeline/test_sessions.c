@@ -211,24 +211,31 @@ static void test_mismatch(void **state)
     check_refused(&r, "edge has 13 layers", "cloud 12");
 }
 
+/* Another cloud than the rig's own refuses a request. */
+static void run_refused(struct rig *r, struct cloud_params *cp, struct rig_request *q)
+{
+    char err[PIPELINE_ERR];
+
+    rig_start(r);
+    cloud_close(r->cloud);
+    network_clear(r->network);
+    cp->stage = r->cloud_stage;
+    cp->port = network_port(r->network, 1);
+    assert_int_equal(cloud_open(cp, r->now_ns, &r->cloud, err), 0);
+    rig_request(q, 1, 10, 10);
+    assert_true(rig_run(r, q, 1, SECOND));
+    assert_int_equal(q->result.finish, EDGE_REFUSED);
+}
+
 static void test_codec_mismatch(void **state)
 {
     struct rig_params p = {.network = quiet};
     struct cloud_params cp = {.codec = codec_params_default(CODEC_F16)};
-    char err[PIPELINE_ERR];
     struct rig_request q;
     struct rig r;
 
     rig_open(&r, &p);
-    rig_start(&r);
-    cloud_close(r.cloud);
-    network_clear(r.network);
-    cp.stage = r.cloud_stage;
-    cp.port = network_port(r.network, 1);
-    assert_int_equal(cloud_open(&cp, r.now_ns, &r.cloud, err), 0);
-    rig_request(&q, 1, 10, 10);
-    assert_true(rig_run(&r, &q, 1, SECOND));
-    assert_int_equal(q.result.finish, EDGE_REFUSED);
+    run_refused(&r, &cp, &q);
     assert_non_null(strstr(q.result.error, "codec mismatch: edge "));
     assert_non_null(strstr(q.result.error, ", cloud f16: give both the same --codec"));
     rig_request_free(&q);
@@ -241,7 +248,6 @@ static void test_profile_mismatch(void **state)
     struct codec_profile *edge_profile, *cloud_profile;
     struct rig_params p = {.network = quiet, .codec = codec_params_default(CODEC_RANS)};
     struct cloud_params cp = {.codec = codec_params_default(CODEC_RANS)};
-    char err[PIPELINE_ERR];
     struct rig_request q;
     struct rig r;
 
@@ -253,15 +259,7 @@ static void test_profile_mismatch(void **state)
     p.codec.profile = edge_profile;
     cp.codec.profile = cloud_profile;
     rig_open(&r, &p);
-    rig_start(&r);
-    cloud_close(r.cloud);
-    network_clear(r.network);
-    cp.stage = r.cloud_stage;
-    cp.port = network_port(r.network, 1);
-    assert_int_equal(cloud_open(&cp, r.now_ns, &r.cloud, err), 0);
-    rig_request(&q, 1, 10, 10);
-    assert_true(rig_run(&r, &q, 1, SECOND));
-    assert_int_equal(q.result.finish, EDGE_REFUSED);
+    run_refused(&r, &cp, &q);
     assert_string_equal(
         q.result.error,
         "codec mismatch: edge rans 0102030405060708090a0b0c0d0e0f10, cloud rans "
