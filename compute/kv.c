@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -88,6 +89,26 @@ int kv_seq_open(struct kv *kv, uint32_t max_tokens)
     };
     kv->reserved_bytes += bytes;
     return (int)id;
+}
+
+int kv_seq_fork(struct kv *kv, int seq, uint32_t n_tokens, uint32_t max_tokens)
+{
+    const struct kv_seq *from = find(kv, seq);
+
+    if (!from || n_tokens > from->n_tokens || n_tokens > max_tokens)
+        return -EINVAL;
+    int id = kv_seq_open(kv, max_tokens);
+    if (id < 0)
+        return id;
+
+    struct kv_seq *to = &kv->seqs[id];
+    size_t n_regions = (size_t)2 * kv->shape.n_layers * kv->shape.n_kv_heads;
+    size_t bytes = (size_t)n_tokens * kv->shape.head_dim * sizeof(uint16_t);
+    for (size_t i = 0; i < n_regions; i++)
+        memcpy((char *)to->base + i * to->region_bytes,
+               (const char *)from->base + i * from->region_bytes, bytes);
+    to->n_tokens = to->touched = n_tokens;
+    return id;
 }
 
 void kv_seq_close(struct kv *kv, int seq)

@@ -26,6 +26,8 @@ void kv_close(struct kv *kv);
 
 /* A new empty sequence: its id, -ENOSPC (no free id, or the budget) or -ENOMEM. */
 int kv_seq_open(struct kv *kv, uint32_t max_tokens);
+/* The same, beginning with the first n_tokens of seq. -EINVAL: seq has fewer, or they don't fit. */
+int kv_seq_fork(struct kv *kv, int seq, uint32_t n_tokens, uint32_t max_tokens);
 /* Ids that are not open are ignored. */
 void kv_seq_close(struct kv *kv, int seq);
 

@@ -51,6 +51,13 @@ static int cpu_seq_open(struct stage *s, uint32_t max_tokens)
     return kv_seq_open(self(s)->kv, max_tokens);
 }
 
+static int cpu_seq_fork(struct stage *s, int seq, uint32_t n_tokens, uint32_t max_tokens)
+{
+    if (max_tokens == 0 || max_tokens > self(s)->info.n_ctx)
+        return -ERANGE;
+    return kv_seq_fork(self(s)->kv, seq, n_tokens, max_tokens);
+}
+
 static int cpu_seq_truncate(struct stage *s, int seq, uint32_t n_tokens)
 {
     int64_t have = kv_tokens(self(s)->kv, seq);
@@ -158,6 +165,7 @@ static void cpu_close(struct stage *base)
 static const struct stage_ops cpu_ops = {
     .info = cpu_info,
     .seq_open = cpu_seq_open,
+    .seq_fork = cpu_seq_fork,
     .seq_truncate = cpu_seq_truncate,
     .seq_close = cpu_seq_close,
     .run = cpu_run,

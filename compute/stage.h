@@ -41,6 +41,7 @@ struct stage; /* first member: const struct stage_ops *ops */
 struct stage_ops {
     const struct stage_info *(*info)(const struct stage *s);
     int (*seq_open)(struct stage *s, uint32_t max_tokens);
+    int (*seq_fork)(struct stage *s, int seq, uint32_t n_tokens, uint32_t max_tokens);
     int (*seq_truncate)(struct stage *s, int seq, uint32_t n_tokens);
     void (*seq_close)(struct stage *s, int seq);
     int (*run)(struct stage *s, const struct stage_rows *batch, size_t n_batch, const int32_t *ids,
@@ -89,6 +90,14 @@ static inline const struct stage_info *stage_info(const struct stage *s)
 static inline int stage_seq_open(struct stage *s, uint32_t max_tokens)
 {
     return s->ops->seq_open(s, max_tokens);
+}
+
+/* A new sequence that may grow to max_tokens and begins with the first n_tokens of seq, as if their
+ * rows had been run in it. Its id, or as stage_seq_open, or -EINVAL: seq is not open, has fewer
+ * tokens, or n_tokens > max_tokens. */
+static inline int stage_seq_fork(struct stage *s, int seq, uint32_t n_tokens, uint32_t max_tokens)
+{
+    return s->ops->seq_fork(s, seq, n_tokens, max_tokens);
 }
 
 /* Forget all but the first n_tokens. 0 or -EINVAL. */

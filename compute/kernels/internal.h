@@ -89,6 +89,21 @@ static inline size_t panel_bytes(const struct layout *l, size_t cols)
     return cols / l->unit_cols * l->unit_bytes;
 }
 
+struct kernels_isa;
+
+struct mat {
+    const struct kernels_isa *isa;
+    enum layout_id id;
+    uint32_t rows, cols;
+    size_t panel_bytes, bytes;
+    uint8_t *panels;
+};
+
+static inline uint32_t n_panels(uint32_t rows)
+{
+    return rows / PANEL_ROWS + (rows % PANEL_ROWS != 0);
+}
+
 /* Memory for panels: shared 2 MiB-page regions, so that small matrices fill huge pages together.
  * Aligned to 64. NULL: no memory. */
 void *kernels_mem_alloc(size_t bytes);
@@ -134,7 +149,7 @@ extern const struct kernels_isa kernels_isa_avx2, kernels_isa_avx512, kernels_is
 /* The table for cpu_flags(). */
 const struct kernels_isa *kernels_isa_get(void);
 
-/* mat_from_blocks and mat_mul with a table of choice, for tests and bench. */
+/* mat_mul and acts_set with a table of choice, for tests and bench. */
 void kernels_mat_mul(const struct kernels_isa *isa, const struct mat *w, const struct acts *a,
                      const float *bias, int add, float *y, size_t ldy, unsigned part,
                      unsigned parts);

@@ -55,6 +55,22 @@ static int fake_seq_open(struct stage *s, uint32_t max_tokens)
     return -ENOSPC;
 }
 
+static int fake_seq_fork(struct stage *s, int seq, uint32_t n_tokens, uint32_t max_tokens)
+{
+    struct fake *f = (struct fake *)s;
+
+    if (seq < 0 || (uint32_t)seq >= f->info.max_seqs || !f->seqs[seq].open ||
+        n_tokens > f->seqs[seq].n || n_tokens > max_tokens)
+        return -EINVAL;
+    int id = fake_seq_open(s, max_tokens);
+
+    if (id >= 0) {
+        memcpy(f->seqs[id].state, f->seqs[seq].state, n_tokens * sizeof f->seqs[id].state[0]);
+        f->seqs[id].n = n_tokens;
+    }
+    return id;
+}
+
 static int fake_seq_truncate(struct stage *s, int seq, uint32_t n_tokens)
 {
     struct fake *f = (struct fake *)s;
@@ -181,6 +197,7 @@ static void fake_close(struct stage *s)
 static const struct stage_ops fake_ops = {
     .info = fake_info,
     .seq_open = fake_seq_open,
+    .seq_fork = fake_seq_fork,
     .seq_truncate = fake_seq_truncate,
     .seq_close = fake_seq_close,
     .run = fake_run,
