@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "compute/loading.h"
+
 struct gguf;
 struct team;
 
@@ -63,9 +65,10 @@ struct stage_params {
     size_t kv_budget_bytes;  /* hard budget of the cache; 0: max_seqs * n_ctx tokens. Pages are
                               * allocated as sequences grow */
     bool exact;              /* f32 activations instead of int8: slow, for eval */
+    struct loading loading;  /* who hears of it; zeros: nobody */
 };
 
-/* Load layers of the model. The stage keeps no reference to g; embedding rows are read from the
+/* Load layers of the model, each member of the team the rows it will multiply. The stage keeps no reference to g; embedding rows are read from the
  * file by its own descriptor. err: gguf.h's GGUF_ERR bytes, one line.
  * 0, -ENOTSUP (architecture, tensor type: err names it and those supported), -EBADMSG (missing or
  * misshapen tensors), -ERANGE (layers), -ENOMEM, -EIO. */

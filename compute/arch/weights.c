@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compute/arch/fill.h"
+
 enum dim { MODEL, Q, KV, FF, VOCAB, ROPE_PAIRS, N_DIMS };
 
 /* One tensor: a matrix W[rows][cols], or a vector where rows is NONE. */
@@ -126,16 +128,24 @@ static int refuse_unknown(const struct gguf *g, const struct hparams *hp, char *
 /* --- walking --------------------------------------------------------------------------------- */
 
 /* What is done with each tensor: `to` is the place of its pointer, NULL when only counting. */
-typedef int (*visit_fn)(const struct gguf *g, const struct spec *s, const struct gguf_tensor *t,
-                        void *to, size_t *bytes, char *err);
+struct walk {
+    const struct gguf *g;
+    const struct hparams *hp;
+    size_t bytes;          /* resident, of what was met */
+    struct fill_job *jobs; /* with room for all tensors; NULL when only counting */
+    size_t n_jobs;
+};
+
+typedef int (*visit_fn)(struct walk *walk, const struct spec *s, const struct gguf_tensor *t,
+                        void *to, char *err);
 
 static void *place(void *base, const struct spec *s)
 {
     return base ? (char *)base + s->at : NULL;
 }
 
-static int walk_layer(const struct gguf *g, const struct hparams *hp, uint32_t layer,
-                      visit_fn visit, struct layer_weights *to, size_t *bytes, char *err)
+static int walk_layer(struct walk *walk, uint32_t layer, visit_fn visit, struct layer_weights *to,
+                      char *err)
 {
     for (size_t i = 0; i < COUNT(layer_specs); i++) {
         const struct spec *s = &layer_specs[i];
@@ -143,104 +153,145 @@ static int walk_layer(const struct gguf *g, const struct hparams *hp, uint32_t l
         char name[64];
 
         snprintf(name, sizeof(name), "blk.%u.%s", layer, s->name);
-        int rc = find(g, hp, s, name, &t, err);
+        int rc = find(walk->g, walk->hp, s, name, &t, err);
         if (rc == 0 && t)
-            rc = visit(g, s, t, place(to, s), bytes, err);
+            rc = visit(walk, s, t, place(to, s), err);
         if (rc)
             return rc;
     }
     return 0;
 }
 
-static int walk_one(const struct gguf *g, const struct hparams *hp, const struct spec *s,
-                    visit_fn visit, struct weights *to, size_t *bytes, char *err)
+static int walk_one(struct walk *walk, const struct spec *s, visit_fn visit, struct weights *to,
+                    char *err)
 {
     const struct gguf_tensor *t;
-    int rc = find(g, hp, s, s->name, &t, err);
+    int rc = find(walk->g, walk->hp, s, s->name, &t, err);
 
-    return rc || !t ? rc : visit(g, s, t, place(to, s), bytes, err);
+    return rc || !t ? rc : visit(walk, s, t, place(to, s), err);
 }
 
-static int walk(const struct gguf *g, const struct hparams *hp, uint32_t first, uint32_t end,
-                visit_fn visit, struct weights *to, size_t *bytes, char *err)
+static int walk_stage(struct walk *walk, uint32_t first, uint32_t end, visit_fn visit,
+                      struct weights *to, char *err)
 {
     const struct gguf_tensor *embd;
-    int rc = refuse_unknown(g, hp, err);
+    int rc = refuse_unknown(walk->g, walk->hp, err);
 
     if (rc == 0)
-        rc = find(g, hp, &embd_spec, embd_spec.name, &embd, err);
+        rc = find(walk->g, walk->hp, &embd_spec, embd_spec.name, &embd, err);
     if (rc == 0)
-        rc = walk_one(g, hp, &rope_spec, visit, to, bytes, err);
+        rc = walk_one(walk, &rope_spec, visit, to, err);
     for (uint32_t i = first; i < end && rc == 0; i++)
-        rc = walk_layer(g, hp, i, visit, to ? &to->layers[i - first] : NULL, bytes, err);
-    if (rc || end < hp->n_layers)
+        rc = walk_layer(walk, i, visit, to ? &to->layers[i - first] : NULL, err);
+    if (rc || end < walk->hp->n_layers)
         return rc;
 
     /* Without a matrix of its own the head is the embedding's. */
-    const struct spec *head = gguf_find(g, head_spec.name) ? &head_spec : &embd_spec;
-    rc = walk_one(g, hp, &norm_spec, visit, to, bytes, err);
-    return rc ? rc : walk_one(g, hp, head, visit, to, bytes, err);
+    const struct spec *head = gguf_find(walk->g, head_spec.name) ? &head_spec : &embd_spec;
+    rc = walk_one(walk, &norm_spec, visit, to, err);
+    return rc ? rc : walk_one(walk, head, visit, to, err);
 }
 
 /* --- loading --------------------------------------------------------------------------------- */
 
-static int load_vector(const struct gguf *g, const struct gguf_tensor *t, float **to, char *err)
+/* Memory for one tensor, and the job to fill it. */
+static int place_vector(const struct gguf *g, const struct gguf_tensor *t, float **to, char *err)
 {
     size_t n = (size_t)t->ne[0];
-    void *raw = malloc(t->bytes);
-    int rc = -ENOMEM;
 
     *to = aligned_alloc(64, (n * sizeof(float) + 63) / 64 * 64);
-    if (raw && *to)
-        rc = gguf_read(g, t, 0, raw, t->bytes, err);
-    else
-        gguf_fail(gguf_path(g), err, rc, "tensor %s: out of memory", t->name);
-    if (rc == 0 && !qtype_finite(t->type, raw, n))
-        rc = gguf_fail(gguf_path(g), err, -EBADMSG, "tensor %s: an infinite or NaN value", t->name);
-    if (rc == 0)
-        qtype_dequantize(t->type, raw, *to, n);
-    free(raw);
-    return rc;
+    return *to ? 0 : gguf_fail(gguf_path(g), err, -ENOMEM, "tensor %s: out of memory", t->name);
 }
 
-static int load(const struct gguf *g, const struct spec *s, const struct gguf_tensor *t, void *to,
-                size_t *bytes, char *err)
+static int place_matrix(const struct gguf *g, const struct gguf_tensor *t, struct mat **to,
+                        char *err)
 {
-    if (s->rows == NONE) {
-        *bytes += (size_t)t->ne[0] * sizeof(float);
-        return load_vector(g, t, to, err);
-    }
-    struct mat **m = to;
-    int rc = mat_load(g, t, m, err);
-    if (rc == 0)
-        *bytes += mat_bytes(*m);
-    return rc == -EINVAL ? -EBADMSG : rc;
-}
+    int rc = mat_new(t->type, t->ne[1], t->ne[0], to);
 
-static int count(const struct gguf *g, const struct spec *s, const struct gguf_tensor *t, void *to,
-                 size_t *bytes, char *err)
-{
-    *bytes += s->rows == NONE ? (size_t)t->ne[0] * sizeof(float)
-                              : mat_bytes_for(t->type, (uint32_t)t->ne[1], (uint32_t)t->ne[0]);
+    if (rc == -ENOMEM)
+        return gguf_fail(gguf_path(g), err, rc, "tensor %s: no memory for its panels", t->name);
+    if (rc)
+        return gguf_fail(gguf_path(g), err, -EBADMSG,
+                         "tensor %s: type %s, %llu x %llu is no matrix of whole blocks of columns",
+                         t->name, qtype_info(t->type)->name, (unsigned long long)t->ne[1],
+                         (unsigned long long)t->ne[0]);
     return 0;
 }
 
-int weights_load(const struct gguf *g, const struct hparams *hp, uint32_t first, uint32_t end,
-                 struct weights *w, char *err)
+static int plan(struct walk *walk, const struct spec *s, const struct gguf_tensor *t, void *to,
+                char *err)
 {
+    struct fill_job *job = &walk->jobs[walk->n_jobs];
+    int rc;
+
+    *job = (struct fill_job){.t = t};
+    if (s->rows == NONE) {
+        float **vector = to;
+
+        rc = place_vector(walk->g, t, vector, err);
+        job->vector = *vector;
+        walk->bytes += (size_t)t->ne[0] * sizeof(float);
+    } else {
+        struct mat **mat = to;
+
+        rc = place_matrix(walk->g, t, mat, err);
+        job->mat = *mat;
+        walk->bytes += rc ? 0 : mat_bytes(*mat);
+    }
+    walk->n_jobs++;
+    return rc;
+}
+
+static int count(struct walk *walk, const struct spec *s, const struct gguf_tensor *t, void *to,
+                 char *err)
+{
+    walk->bytes += s->rows == NONE
+                       ? (size_t)t->ne[0] * sizeof(float)
+                       : mat_bytes_for(t->type, (uint32_t)t->ne[1], (uint32_t)t->ne[0]);
+    return 0;
+}
+
+static int compare_offsets(const void *a, const void *b)
+{
+    const struct fill_job *x = a, *y = b;
+
+    return (x->t->offset > y->t->offset) - (x->t->offset < y->t->offset);
+}
+
+int weights_load(const struct gguf *g, const struct hparams *hp, uint32_t first, uint32_t end,
+                 struct team *team, const struct loading *loading, struct weights *w, char *err)
+{
+    struct walk walk = {.g = g, .hp = hp, .jobs = calloc(gguf_n_tensors(g), sizeof(*walk.jobs))};
+    enum gguf_reading how = GGUF_READ_QUEUED;
+    int rc;
+
     memset(w, 0, sizeof(*w));
     w->layers = calloc(end - first, sizeof(*w->layers));
-    if (!w->layers)
-        return gguf_fail(gguf_path(g), err, -ENOMEM, "out of memory");
-    w->n_layers = end - first;
-    return walk(g, hp, first, end, load, w, &w->bytes, err);
+    if (w->layers && walk.jobs) {
+        w->n_layers = end - first;
+        rc = walk_stage(&walk, first, end, plan, w, err);
+    } else {
+        rc = gguf_fail(gguf_path(g), err, -ENOMEM, "out of memory");
+    }
+    w->bytes = walk.bytes;
+    if (rc == 0) {
+        qsort(walk.jobs, walk.n_jobs, sizeof(*walk.jobs), compare_offsets);
+        if (loading->memory_bytes && gguf_file_bytes(g) + walk.bytes > loading->memory_bytes)
+            how = GGUF_READ_DIRECT;
+        rc = weights_fill(g, walk.jobs, walk.n_jobs, how, team, loading, err);
+    }
+    free(walk.jobs);
+    return rc;
 }
 
 int weights_count(const struct gguf *g, const struct hparams *hp, uint32_t first, uint32_t end,
                   size_t *bytes, char *err)
 {
-    *bytes = 0;
-    return walk(g, hp, first, end, count, NULL, bytes, err);
+    struct walk walk = {.g = g, .hp = hp};
+    int rc = walk_stage(&walk, first, end, count, NULL, err);
+
+    *bytes = walk.bytes;
+    return rc;
 }
 
 static void free_weight(const struct spec *s, void *base)

@@ -12,6 +12,8 @@
 #include "compute/arch/arch.h"
 #include "compute/gguf.h"
 #include "compute/kernels/kernels.h"
+#include "compute/loading.h"
+#include "compute/team.h"
 
 struct layer_weights {
     float *attn_norm;                /* [d_model] */
@@ -32,11 +34,11 @@ struct weights {
     size_t bytes;                 /* resident, all of it */
 };
 
-/* Load layers [first, end), and the head when end is the last. 0, -ENOTSUP (a tensor we don't
+/* Load layers [first, end), and the head when end is the last, on the team that will run them. 0, -ENOTSUP (a tensor we don't
  * know), -EBADMSG (missing or misshapen), -ENOMEM, -EIO; err names the tensor. w may be freed
  * whatever comes back. */
 int weights_load(const struct gguf *g, const struct hparams *hp, uint32_t first, uint32_t end,
-                 struct weights *w, char *err);
+                 struct team *team, const struct loading *loading, struct weights *w, char *err);
 void weights_free(struct weights *w);
 
 /* The same checks and w->bytes, from the metadata alone: *bytes. */

@@ -80,9 +80,10 @@ static const struct layout kernels_layouts[N_LAYOUTS] = {
 /* N_LAYOUTS when the type is unknown. */
 enum layout_id kernels_layout_of(enum qtype type);
 
-/* Pack one unit: src[lane] points at the unit's source block(s) of that row, NULL for a row of
- * zeros (past the last row). */
-void kernels_pack_unit(enum layout_id id, const uint8_t *const src[PANEL_ROWS], uint8_t *dst);
+/* Pack one panel from its n_rows (1 to 16) rows at src, in the file's blocks; rows past them become
+ * zeros. */
+void kernels_pack_panel(enum layout_id id, const uint8_t *src, size_t n_rows, size_t cols,
+                        uint8_t *dst);
 
 static inline size_t panel_bytes(const struct layout *l, size_t cols)
 {

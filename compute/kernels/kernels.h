@@ -25,13 +25,18 @@
 
 /* --- matrices ---------------------------------------------------------------------------------- */
 
-struct mat; /* W[rows][cols], read-only after load */
+struct mat; /* W[rows][cols], read-only once packed */
 
-/* Load a 2-D tensor (ne[0] = cols, ne[1] = rows) and repack it. Reads in pieces; peak extra memory
- * is one piece, 256 KiB or 16 rows. cols must be a multiple of ACT_BLOCK and of the type's block.
- * 0, -EINVAL, -ENOMEM, -EIO; err as gguf.h. */
-int mat_load(const struct gguf *g, const struct gguf_tensor *t, struct mat **out, char *err);
-/* The same from memory: `src` is rows x cols in the file's own block format. For tests, bench. */
+/* A matrix whose rows are still to be packed: none of its memory is touched. cols must be a multiple
+ * of ACT_BLOCK and of the type's block. 0, -EINVAL, -ENOMEM. */
+int mat_new(enum qtype type, uint64_t rows, uint64_t cols, struct mat **out);
+/* Pack rows [row, row + n), which stand at src in the file's own block format. row is a multiple of
+ * PANEL_ROWS, and n too, except at the end. Different rows may be packed by different threads. */
+void mat_pack(struct mat *m, uint32_t row, const void *src, uint32_t n);
+/* The rows [*first, *end) that mat_mul computes as this part: whoever packs them should be it, so that
+ * their memory is near. */
+void mat_share(const struct mat *m, unsigned part, unsigned parts, uint32_t *first, uint32_t *end);
+/* New and packed from memory, `src` rows x cols. For tests, bench. */
 int mat_from_blocks(enum qtype type, const void *src, uint32_t rows, uint32_t cols,
                     struct mat **out);
 void mat_free(struct mat *m);
