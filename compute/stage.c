@@ -289,7 +289,7 @@ int stage_footprint(const struct gguf *g, const struct stage_params *params, uin
     if (rc == 0) {
         struct kv_shape shape = kv_shape(&hp, &p);
 
-        *kv_bytes = kv_bytes_for(&shape, tokens);
+        *kv_bytes = kv_bytes_for(&shape, tokens ? tokens : p.n_ctx);
     }
     return rc;
 }

@@ -76,7 +76,7 @@ int stage_open(const struct gguf *g, const struct stage_params *p, struct team *
                struct stage **out, char *err);
 
 /* What stage_open would keep resident, from the metadata alone: weights and KV for `tokens` tokens
- * of one sequence. 0 or as stage_open. */
+ * (0: n_ctx) of one sequence. 0 or as stage_open. */
 int stage_footprint(const struct gguf *g, const struct stage_params *p, uint32_t tokens,
                     size_t *weights_bytes, size_t *kv_bytes, char *err);
 

@@ -9,6 +9,8 @@
 
 #include "control/cmd.h"
 #include "control/log.h"
+#include "control/memory.h"
+#include "control/progress.h"
 
 static int exit_code(int rc)
 {
@@ -85,11 +87,35 @@ int model_team(const struct model_options *o, unsigned default_threads, int defa
     return EXIT_OK;
 }
 
-int model_open_stage(const struct model *m, const struct stage_params *p, struct team *team,
+static void show_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
+{
+    struct progress *p = arg;
+    if (p->total == 0)
+        progress_start_bytes(p, "loading", total_bytes);
+    progress_add(p, done_bytes - p->done);
+}
+
+static void say_note(void *arg, const char *line)
+{
+    static bool said;
+    if (!said)
+        log_info("%s", line);
+    said = true;
+}
+
+int model_open_stage(const struct model *m, const struct stage_params *params, struct team *team,
                      struct stage **stage)
 {
-    char err[GGUF_ERR] = "";
-    const int rc = stage_open(m->gguf, p, team, stage, err);
+    struct progress progress = {0};
+    struct stage_params p = *params;
+    char line[MEMORY_LINE], err[GGUF_ERR] = "";
+    p.loading = (struct loading){.progress = show_progress, .note = say_note, .arg = &progress};
+    if (memory_check(m->gguf, &p, m->n_layers, &p.loading.memory_bytes, line) == -ENOMEM) {
+        log_error("%s", line);
+        return EXIT_USAGE;
+    }
+    const int rc = stage_open(m->gguf, &p, team, stage, err);
+    progress_clear(&progress);
     if (rc == 0)
         return EXIT_OK;
     log_error("%s", err[0] ? err : strerror(-rc));

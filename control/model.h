@@ -31,8 +31,9 @@ void model_close(struct model *m);
 int model_team(const struct model_options *o, unsigned default_threads, int default_first_core,
                struct team **team);
 
-/* stage_open, its error said. EXIT_OK or an exit code. */
-int model_open_stage(const struct model *m, const struct stage_params *p, struct team *team,
+/* stage_open, its error said; refused if there is not memory enough; its progress on stderr when it
+ * takes long. EXIT_OK or an exit code. */
+int model_open_stage(const struct model *m, const struct stage_params *params, struct team *team,
                      struct stage **stage);
 
 /* Ids of a prompt, BOS first when the model wants one. malloc'd; NULL: said on stderr. */

@@ -9,6 +9,7 @@
 #include "codec/cpu.h"
 #include "control/codec_arg.h"
 #include "control/log.h"
+#include "control/memory.h"
 #include "control/quality_arg.h"
 
 uint32_t opt_u32(struct argp_state *state, const char *name, const char *arg, uint32_t min,
@@ -76,6 +77,8 @@ static const struct argp_option model_options[] = {
     {"cpu-mask", OPT_CPU_MASK, "MASK", 0,
      "Instruction sets to use: c, avx2, avx512, vnni or all. Changes speed, never results", 1},
     {"ctx", OPT_CTX, "N", 0, "Longest sequence in tokens (default: the model's, at most 8192)", 1},
+    {"no-memory-check", OPT_NO_MEMORY_CHECK, NULL, 0,
+     "Load a model even where it seems not to fit in memory", 1},
     {0},
 };
 
@@ -101,6 +104,10 @@ static error_t model_parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_CTX:
         o->ctx = opt_u32(state, "--ctx", arg, 1, 1u << 20);
+        return 0;
+    case OPT_NO_MEMORY_CHECK:
+        o->no_memory_check = true;
+        memory_check_skip();
         return 0;
     case ARGP_KEY_END:
         if (!o->path)

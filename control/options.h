@@ -25,6 +25,7 @@ enum {
     OPT_FIRST_CORE,
     OPT_CPU_MASK,
     OPT_CTX,
+    OPT_NO_MEMORY_CHECK,
     OPT_SPLIT,
     OPT_CODEC,
     OPT_PROFILE,
@@ -51,6 +52,7 @@ struct model_options {
     int first_core;    /* -1: do not pin; INT32_MIN: not given */
     uint32_t ctx;      /* 0: not given */
     unsigned cpu_mask; /* CPU_ALL: not given */
+    bool no_memory_check;
 };
 extern const struct argp model_argp;
 

@@ -13,11 +13,15 @@ struct progress {
     struct timespec start;
     double said_s; /* when, after the start */
     uint64_t done, total;
-    bool tty;
+    double quiet_s; /* nothing is said before */
+    bool tty, bytes;
 };
 
 /* total: steps of about equal length, or any other measure of the work. */
 void progress_start(struct progress *p, const char *what, uint64_t total);
+
+/* Of bytes that are read: with their rate, and nothing is said of what takes less than two seconds. */
+void progress_start_bytes(struct progress *p, const char *what, uint64_t total);
 
 /* So much more of it is done. */
 void progress_add(struct progress *p, uint64_t work);

@@ -135,6 +135,8 @@ static int start_cloud(struct front *f, const char *uri, const struct placement 
         argv[n++] = "--ctx";
         argv[n++] = ctx;
     }
+    if (o->model.no_memory_check)
+        argv[n++] = "--no-memory-check";
     if (f->plan.codec.profile) {
         argv[n++] = "--profile";
         argv[n++] = o->split.profile;
