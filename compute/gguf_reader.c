@@ -29,7 +29,7 @@ struct gguf_reader {
     const struct gguf *g;
     enum gguf_reading how;
     struct io_uring ring;
-    int fd; /* with O_DIRECT or g's */
+    int fd;                   /* with O_DIRECT or g's */
     unsigned depth, first, n; /* slots [first, first + n) are out */
     uint8_t *buffers;
     size_t buffer_bytes;
@@ -111,7 +111,8 @@ static void queue(struct gguf_reader *r, struct slot *s)
     io_uring_prep_read(sqe, r->fd, s->buffer, (unsigned)n, at - s->skip);
     io_uring_sqe_set_data(sqe, s);
     s->queued = true;
-    io_uring_submit(&r->ring); /* what is refused now goes with the next, or when it is waited for */
+    io_uring_submit(
+        &r->ring); /* what is refused now goes with the next, or when it is waited for */
 }
 
 /* Until the slot's read has ended. 0, or -errno when the ring itself fails. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reads tensors in pieces, several on their way at once: by io_uring, past the page cache if asked to.
- * What it may not use it does without: a kernel without io_uring or a sandbox that forbids it, a
- * filesystem without O_DIRECT.
+ * Reads tensors in pieces, several on their way at once: by io_uring, past the page cache if asked
+ * to. What it may not use it does without: a kernel without io_uring or a sandbox that forbids it,
+ * a filesystem without O_DIRECT.
  *
  * A reader is one thread's; its gguf may be shared.
  */

@@ -7,7 +7,7 @@
 
 struct loading {
     /* Memory there is for the stage and the file's page cache. A file that would not stay cached
-     * beside what is made of it is read past the cache, so as to push nothing else out. 0: plenty. */
+     * beside what is made of it is read past the cache, so as to push nothing out. 0: plenty. */
     uint64_t memory_bytes;
     /* Both are called by the thread that opens the stage; NULL: nobody listens. */
     void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes); /* of the tensors */

@@ -217,8 +217,8 @@ static int build(struct cpu_stage *s, const struct gguf *g, const struct stage_p
     struct kv_shape shape = kv_shape(&s->hp, p);
     size_t kv_budget =
         p->kv_budget_bytes ? p->kv_budget_bytes : p->max_seqs * kv_bytes_for(&shape, p->n_ctx);
-    int rc = weights_load(g, &s->hp, p->first_layer, p->end_layer, team, &p->loading, &s->weights,
-                          err);
+    int rc =
+        weights_load(g, &s->hp, p->first_layer, p->end_layer, team, &p->loading, &s->weights, err);
 
     if (rc == 0 && p->first_layer == 0)
         rc = embed_open(g, gguf_find(g, "token_embd.weight"), &s->embed, err);

@@ -68,8 +68,9 @@ struct stage_params {
     struct loading loading;  /* who hears of it; zeros: nobody */
 };
 
-/* Load layers of the model, each member of the team the rows it will multiply. The stage keeps no reference to g; embedding rows are read from the
- * file by its own descriptor. err: gguf.h's GGUF_ERR bytes, one line.
+/* Load layers of the model, each member of the team the rows it will multiply. The stage keeps no
+ * reference to g; embedding rows are read from the file by its own descriptor. err: gguf.h's GGUF_ERR
+ * bytes, one line.
  * 0, -ENOTSUP (architecture, tensor type: err names it and those supported), -EBADMSG (missing or
  * misshapen tensors), -ERANGE (layers), -ENOMEM, -EIO. */
 int stage_open(const struct gguf *g, const struct stage_params *p, struct team *team,

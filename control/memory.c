@@ -59,8 +59,8 @@ static uint64_t left_in(const char *dir, const struct controller *c)
     return limit > usage - cache ? limit - (usage - cache) : 0;
 }
 
-/* The least that a cgroup and all above it leave. In a container the path may be the host's and not be
- * there, while its limit stands at the top. */
+/* The least that a cgroup and all above it leave. In a container the path may be the host's and not
+ * be there, while its limit stands at the top. */
 static uint64_t left_up(const char *root, const struct controller *c, char *path)
 {
     uint64_t least = UINT64_MAX;
@@ -185,8 +185,7 @@ int memory_fits(const struct gguf *g, const struct stage_params *p, uint32_t n_l
 
     if (rc || fits(&n, there))
         return rc;
-    const uint32_t ctx = ctx_that_fits(g, p, there),
-                   split = split_that_fits(g, p, n_layers, there);
+    const uint32_t ctx = ctx_that_fits(g, p, there), split = split_that_fits(g, p, n_layers, there);
     char instead[160] = "no part of it fits here";
     size_t at = 0;
     if (ctx)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Memory that this process may still take, and whether a stage fits it: better said before gigabytes are
- * read than by the kernel's killing somebody later. */
+/* Memory that this process may still take, and whether a stage fits it: better said before
+ * gigabytes are read than by the kernel's killing somebody later. */
 #ifndef ISTHMUS_CONTROL_MEMORY_H
 #define ISTHMUS_CONTROL_MEMORY_H
 
@@ -9,20 +9,21 @@
 #include "compute/gguf.h"
 #include "compute/stage.h"
 
-/* Bytes that can be had without swapping: what the system has (MemAvailable), and what the limits of
- * our cgroup and those above it leave, their page cache counted as free. 0: unknown. */
+/* Bytes that can be had without swapping: what the system has (MemAvailable), and what the limits
+ * of our cgroup and those above it leave, their page cache counted as free. 0: unknown. */
 uint64_t memory_there(void);
 
 /* The same where /proc and /sys stand under `root`, for tests. */
 uint64_t memory_there_under(const char *root);
 
-/* A process beside its weights and caches: the program, tokenizer, scratch, logits, packet pools. */
+/* A process beside its weights and caches: the program, tokenizer, scratch, logits, packet pools.
+ */
 #define MEMORY_REST_BYTES UINT64_C(40000000)
 
 #define MEMORY_LINE 512
 
-/* Whether a stage fits in `there` bytes: its weights, the cache of one sequence of the longest, and the
- * rest. 0; -ENOMEM: `line` says what is needed, what is there and what would fit instead; or as
+/* Whether a stage fits in `there` bytes: its weights, the cache of one sequence of the longest, and
+ * the rest. 0; -ENOMEM: `line` says what is needed, what is there and what would fit instead; or as
  * stage_footprint, which stage_open will say too. n_layers: of the model. */
 int memory_fits(const struct gguf *g, const struct stage_params *p, uint32_t n_layers,
                 uint64_t there, char line[MEMORY_LINE]);

@@ -20,7 +20,8 @@ struct progress {
 /* total: steps of about equal length, or any other measure of the work. */
 void progress_start(struct progress *p, const char *what, uint64_t total);
 
-/* Of bytes that are read: with their rate, and nothing is said of what takes less than two seconds. */
+/* Of bytes that are read: with their rate, and nothing is said of what takes less than two seconds.
+ */
 void progress_start_bytes(struct progress *p, const char *what, uint64_t total);
 
 /* So much more of it is done. */

@@ -21,7 +21,9 @@ struct member {
 struct fill {
     const struct gguf *g;
     const struct fill_job *jobs;
-    size_t n_jobs, piece_bytes;
+    size_t n_jobs;
+    size_t piece_bytes;  /* wanted; 16 rows are read together in any case */
+    size_t buffer_bytes; /* of one piece, at most */
     enum gguf_reading how;
     const struct loading *loading;
     uint64_t total_bytes;
@@ -78,6 +80,8 @@ static bool next_piece(const struct fill *f, unsigned part, unsigned parts, stru
         if (first >= end)
             continue;
         size_t n = f->piece_bytes / bytes / PANEL_ROWS * PANEL_ROWS;
+        if (n == 0)
+            n = PANEL_ROWS;
         if (!j->mat || n > end - first)
             n = end - first;
         *p = (struct piece){c->job, first, (uint32_t)n, first * (uint64_t)bytes, n * bytes};
@@ -142,7 +146,7 @@ static void fill_part(void *arg, unsigned part, unsigned parts)
     struct gguf_reader *r;
 
     m->how = f->how;
-    m->rc = gguf_reader_open(f->g, &m->how, DEPTH, f->piece_bytes, &r);
+    m->rc = gguf_reader_open(f->g, &m->how, DEPTH, f->buffer_bytes, &r);
     if (m->rc == 0)
         m->rc = fill_share(f, part, parts, r, m);
     else
@@ -154,17 +158,22 @@ static void fill_part(void *arg, unsigned part, unsigned parts)
 
 /* --- all of them ----------------------------------------------------------------------------- */
 
-/* At least the 16 rows that are packed together, of every matrix. */
-static size_t piece_bytes(const struct fill_job *jobs, size_t n_jobs, unsigned parts)
+static size_t piece_bytes(unsigned parts)
 {
     size_t bytes = BUFFERS_BYTES / DEPTH / parts;
 
-    if (bytes > PIECE_MAX_BYTES)
-        bytes = PIECE_MAX_BYTES;
-    if (bytes < PIECE_MIN_BYTES)
-        bytes = PIECE_MIN_BYTES;
-    for (size_t i = 0; i < n_jobs; i++) {
-        size_t least = row_bytes(jobs[i].t) * (jobs[i].mat ? PANEL_ROWS : 1);
+    return bytes > PIECE_MAX_BYTES   ? PIECE_MAX_BYTES
+           : bytes < PIECE_MIN_BYTES ? PIECE_MIN_BYTES
+                                     : bytes;
+}
+
+/* Room for the largest piece. Of what is not used nothing is resident. */
+static size_t buffer_bytes(const struct fill *f)
+{
+    size_t bytes = f->piece_bytes;
+
+    for (size_t i = 0; i < f->n_jobs; i++) {
+        size_t least = row_bytes(f->jobs[i].t) * (f->jobs[i].mat ? PANEL_ROWS : 1);
 
         if (bytes < least)
             bytes = least;
@@ -194,7 +203,7 @@ int weights_fill(const struct gguf *g, const struct fill_job *jobs, size_t n_job
         .g = g,
         .jobs = jobs,
         .n_jobs = n_jobs,
-        .piece_bytes = piece_bytes(jobs, n_jobs, parts),
+        .piece_bytes = piece_bytes(parts),
         .how = how,
         .loading = loading,
         .members = calloc(parts, sizeof(*f.members)),
@@ -204,6 +213,7 @@ int weights_fill(const struct gguf *g, const struct fill_job *jobs, size_t n_job
         return gguf_fail(gguf_path(g), err, -ENOMEM, "no memory to read the tensors");
     for (size_t i = 0; i < n_jobs; i++)
         f.total_bytes += jobs[i].t->bytes;
+    f.buffer_bytes = buffer_bytes(&f);
     team_run(team, fill_part, &f);
     int rc = verdict(&f, parts, err);
     if (how != GGUF_READ_PLAIN && f.members[0].how == GGUF_READ_PLAIN && loading->note)

@@ -245,9 +245,8 @@ static int plan(struct walk *walk, const struct spec *s, const struct gguf_tenso
 static int count(struct walk *walk, const struct spec *s, const struct gguf_tensor *t, void *to,
                  char *err)
 {
-    walk->bytes += s->rows == NONE
-                       ? (size_t)t->ne[0] * sizeof(float)
-                       : mat_bytes_for(t->type, (uint32_t)t->ne[1], (uint32_t)t->ne[0]);
+    walk->bytes += s->rows == NONE ? (size_t)t->ne[0] * sizeof(float)
+                                   : mat_bytes_for(t->type, (uint32_t)t->ne[1], (uint32_t)t->ne[0]);
     return 0;
 }
 

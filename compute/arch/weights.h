@@ -34,9 +34,9 @@ struct weights {
     size_t bytes;                 /* resident, all of it */
 };
 
-/* Load layers [first, end), and the head when end is the last, on the team that will run them. 0, -ENOTSUP (a tensor we don't
- * know), -EBADMSG (missing or misshapen), -ENOMEM, -EIO; err names the tensor. w may be freed
- * whatever comes back. */
+/* Load layers [first, end), and the head when end is the last, on the team that will run them. 0,
+ * -ENOTSUP (a tensor we don't know), -EBADMSG (missing or misshapen), -ENOMEM, -EIO; err names the
+ * tensor. w may be freed whatever comes back. */
 int weights_load(const struct gguf *g, const struct hparams *hp, uint32_t first, uint32_t end,
                  struct team *team, const struct loading *loading, struct weights *w, char *err);
 void weights_free(struct weights *w);

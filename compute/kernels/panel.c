@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Packing of panels from the file's block formats, whole words at a time: what a panel wants side by
- * side in a byte is near in the file too. tests/unit/kernels/test_pack.c has the layouts' meaning, code
- * by code, and holds these bytes against it.
+ * Packing of panels from the file's block formats, whole words at a time: what a panel wants side
+ * by side in a byte is near in the file too. tests/unit/kernels/test_pack.c has the layouts'
+ * meaning, code by code, and holds these bytes against it.
  */
 #include <endian.h>
 #include <string.h>
@@ -36,7 +36,7 @@ static inline void put_word(uint8_t *block, size_t group, size_t lane, uint32_t 
     memcpy(block + (group * PANEL_ROWS + lane) * 4, &w, 4);
 }
 
-/* Bit 4g + j to bit 8j + g: the fifth bits of a block, groups of four columns to one byte a column. */
+/* Bit 4g + j to bit 8j + g: the fifth bits of a block, of which a column's share a byte. */
 static inline uint32_t gather_groups(uint32_t in)
 {
     uint32_t out = 0;
@@ -65,8 +65,8 @@ INLINE void pack_floats(size_t elem_bytes, unit_rows src, uint8_t *dst)
             memcpy(dst, src[lane] + c * elem_bytes, elem_bytes);
 }
 
-/* Q4_0 to Q8_0. The file has d, m where there is one, fifth bits where there are, and codes of which
- * those 16 apart share a byte: as in a panel. */
+/* Q4_0 to Q8_0. The file has d, m where there is one, fifth bits where there are, and codes of
+ * which those 16 apart share a byte: as in a panel. */
 INLINE void pack_block(enum layout_id id, unit_rows src, uint8_t *dst)
 {
     const struct layout *l = &kernels_layouts[id];
@@ -128,8 +128,8 @@ INLINE void pack_k(enum layout_id id, unit_rows src, uint8_t *dst)
     }
 }
 
-/* Q6_K: of each half, quarter q of 32 columns has its nibbles in bytes 32 (q % 2) .., low for q < 2,
- * and its upper bits at 2q. */
+/* Q6_K: of each half, quarter q of 32 columns has its nibbles in bytes 32 (q % 2) .., the low ones if
+ * q < 2, and its upper bits at 2q. */
 INLINE void pack_q6k(unit_rows src, uint8_t *dst)
 {
     const struct layout *l = &kernels_layouts[LAYOUT_Q6_K];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Panels against what internal.h says of them, code by code: each source format is read in one place to
- * a neutral form (codes, scales), and each panel layout written in one.
+ * Panels against what internal.h says of them, code by code: each source format is read in one
+ * place to a neutral form (codes, scales), and each panel layout written in one.
  */
 #include "common.h"
 
