@@ -115,7 +115,7 @@ int model_team_near(const struct model_options *o, unsigned default_threads, int
     if (!o->threads && !o->cpus)
         p.n_threads = default_threads;
     if (o->first_core == INT32_MIN)
-        p.first_core = default_first_core;
+        p.first_core = o->cpus ? 0 : default_first_core; /* who names CPUs means all of them */
     p.near_numa_node = near_numa_node;
     const int rc = team_open_placed(&p, team, err);
     if (rc < 0)
