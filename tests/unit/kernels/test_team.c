@@ -127,7 +127,7 @@ static void test_obeys_affinity(void **state)
 #define CROWD_BARRIERS 10
 /* A waiting member that only spun would keep the core until the scheduler takes it away, 3 ms at
  * least; one that sleeps gives it up after some 50 us. */
-#define CROWD_BOUND_MS 1
+#define CROWD_BOUND_MS 3
 
 static int one_cpu;
 
