@@ -11,6 +11,7 @@ import e2e
 
 PROMPT = ("-p", "The capital of France is", "-n", "8", "--json")
 PR_CAPBSET_DROP, CAP_IPC_LOCK = 24, 14
+PR_SET_THP_DISABLE = 41
 
 
 def run(model, *args, **more):
@@ -28,6 +29,10 @@ def no_locking():
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
     if os.geteuid() == 0:
         ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0)
+
+
+def no_huge_pages():
+    ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
 
 def main():
@@ -59,6 +64,10 @@ def main():
     if os.geteuid() == 0:
         _, said = run(model, "--local", "--mlock")
         e2e.check("--mlock" not in said, "memory that can be locked: %r" % said)
+
+    got, said = run(model, "--codec", "f32", preexec_fn=no_huge_pages)
+    e2e.check(said.count("without huge pages") == 1, "no huge pages, said once by both halves: %r" % said)
+    e2e.check(got["ids"] == want["ids"], "no huge pages: another text")
     e2e.finish()
 
 
