@@ -16,8 +16,8 @@ struct barrier {
 };
 
 void team_barrier_init(struct barrier *b, uint32_t n);
-/* What any member wrote before is seen by all after. Spins for so many pauses of the CPU (10 to 45 ns
- * each), then sleeps. */
+/* What any member wrote before is seen by all after. Spins for so many pauses of the CPU (10 to 45
+ * ns each), then sleeps. */
 void team_barrier_wait(struct barrier *b, unsigned spins);
 
 #endif
