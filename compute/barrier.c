@@ -6,8 +6,6 @@
 
 #include "compute/barrier.h"
 
-#define SPINS 1000 /* of a pause each: 10 to 40 us */
-
 static void pause_cpu(void)
 {
 #if defined(__x86_64__)
@@ -30,7 +28,7 @@ void team_barrier_init(struct barrier *b, uint32_t n)
     atomic_init(&b->sleepers, 0);
 }
 
-void team_barrier_wait(struct barrier *b)
+void team_barrier_wait(struct barrier *b, unsigned spins)
 {
     uint32_t phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
 
@@ -43,7 +41,7 @@ void team_barrier_wait(struct barrier *b)
             futex(&b->phase, FUTEX_WAKE, INT_MAX);
         return;
     }
-    for (int i = 0; i < SPINS; i++) {
+    for (unsigned i = 0; i < spins; i++) {
         if (atomic_load_explicit(&b->phase, memory_order_acquire) != phase)
             return;
         pause_cpu();

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The team's barrier, apart from OpenMP so that ThreadSanitizer can prove it (its runtime knows
- * pthreads and C11 atomics, but nothing of libgomp).
+ * The team's barrier: members spin for a while, then sleep in the kernel.
  */
 #ifndef ISTHMUS_COMPUTE_BARRIER_H
 #define ISTHMUS_COMPUTE_BARRIER_H
@@ -17,7 +16,8 @@ struct barrier {
 };
 
 void team_barrier_init(struct barrier *b, uint32_t n);
-/* What any member wrote before is seen by all after. Spins some 20 us, then sleeps. */
-void team_barrier_wait(struct barrier *b);
+/* What any member wrote before is seen by all after. Spins for so many pauses of the CPU (10 to 45
+ * ns each), then sleeps. */
+void team_barrier_wait(struct barrier *b, unsigned spins);
 
 #endif

@@ -112,6 +112,11 @@ uint64_t child_eal_rss_bytes(struct child *c)
     return strtoull(text, NULL, 10);
 }
 
+bool child_is(void)
+{
+    return getenv(REPORT_ENV) != NULL;
+}
+
 void child_report(uint64_t eal_rss_bytes)
 {
     if (!getenv(REPORT_ENV))

@@ -37,6 +37,9 @@ void child_stop(struct child *c);
 /* What the child reported about itself; 0 when it has not yet. */
 uint64_t child_eal_rss_bytes(struct child *c);
 
+/* Whether this process was started by child_start. */
+bool child_is(void);
+
 /* In the child: report (nothing when not started by child_start). */
 void child_report(uint64_t eal_rss_bytes);
 

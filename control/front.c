@@ -138,9 +138,10 @@ static uint32_t max_rows(const struct front_options *o)
     return o->chunk_tokens > o->parallel ? o->chunk_tokens : o->parallel;
 }
 
-static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int first_core)
+static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int first_core,
+                      int near_numa_node)
 {
-    int rc = model_team(&f->o->model, threads, first_core, &f->team);
+    int rc = model_team_near(&f->o->model, threads, first_core, near_numa_node, &f->team);
     if (rc != EXIT_OK)
         return rc;
     const struct stage_params params = {
@@ -157,7 +158,7 @@ static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int
 
 int front_local(struct front *f)
 {
-    int rc = open_stage(f, 0, 0, 0);
+    int rc = open_stage(f, 0, 0, 0, -1);
     if (rc != EXIT_OK)
         return rc;
     rc = engine_local(f->stage, f->o->chunk_tokens, f->o->parallel, &f->engine);
@@ -243,7 +244,8 @@ int front_join(struct front *f, const struct join_options *j, unsigned threads, 
 {
     const struct front_options *o = f->o;
     f->join = *j;
-    int rc = open_stage(f, f->plan.split, threads, first_core);
+    int rc = open_stage(f, f->plan.split, threads, first_core,
+                        port_arg_numa_node("/sys", j->at.uris[0]));
     if (rc == EXIT_OK)
         rc = find_cloud(f);
     if (rc != EXIT_OK)

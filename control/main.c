@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <argp.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 #include "control/cmd.h"
 #include "control/dispatch.h"
-#include "control/log.h"
 
 static const struct command commands[] = {
     {"run", "generate text, split over two processes of this machine", cmd_run},
@@ -35,26 +32,8 @@ static const struct command_group isthmus = {
 __attribute__((visibility("default"))) const char *argp_program_version =
     "isthmus " ISTHMUS_VERSION;
 
-/*
- * libgomp reads its settings when it is loaded, before main(). Its default of spinning between
- * parallel regions doubles the token time when two stages share cores, so unless the user chose,
- * choose for them and start over.
- */
-static void settle_openmp(char **argv)
-{
-    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY"))
-        return;
-    setenv("GOMP_SPINCOUNT", "1000", 1);
-    setenv("OMP_WAIT_POLICY", "passive", 1);
-    execv("/proc/self/exe", argv);
-    /* Without /proc it runs as it is: slower, not wrong. */
-    log_warn("cannot restart with OpenMP settings: set GOMP_SPINCOUNT=1000 for full speed");
-}
-
 int main(int argc, char **argv)
 {
     argp_err_exit_status = EXIT_USAGE;
-    settle_openmp(argv);
-
     return dispatch(&isthmus, argc, argv);
 }

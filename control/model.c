@@ -3,14 +3,20 @@
 
 #include <errno.h>
 #include <malloc.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "compute/kernels/kernels.h"
+#include "control/child.h"
 #include "control/cmd.h"
 #include "control/log.h"
 #include "control/memory.h"
+#include "control/meminfo.h"
 #include "control/progress.h"
+
+static bool lock_wanted; /* --mlock of the options that opened the team */
 
 static int exit_code(int rc)
 {
@@ -70,21 +76,109 @@ void model_close(struct model *m)
     m->gguf = NULL;
 }
 
+struct team_params model_team_params(const struct model_options *o)
+{
+    return (struct team_params){
+        .n_threads = o->threads,
+        .first_core = o->first_core == INT32_MIN ? 0 : o->first_core,
+        .cpus = o->cpus,
+        .numa_node = o->numa_node,
+        .near_numa_node = -1,
+    };
+}
+
+static int refuse_team(const struct model_options *o, int rc, const char *err)
+{
+    if (rc != -EINVAL) {
+        log_error("cannot start the compute threads: %s", err);
+        return EXIT_FAILED;
+    }
+    char node[24] = "";
+    if (o->numa_node >= 0)
+        snprintf(node, sizeof node, "%s--numa %d", o->cpus ? " " : "", o->numa_node);
+    log_error("%s%s%s: %s", o->cpus ? "--cpus " : "", o->cpus ? o->cpus : "", node, err);
+    return EXIT_USAGE;
+}
+
+/* Memory beside the cores: where it is not to be had there it is taken elsewhere. */
+static void place_memory(const struct team *team)
+{
+    const int rc = kernels_mem_place(team_nodes(team));
+    if (rc < 0)
+        log_warn("memory cannot be bound to the NUMA node of CPUs %s: %s", team_cpus(team),
+                 strerror(-rc));
+}
+
+int model_team_near(const struct model_options *o, unsigned default_threads, int default_first_core,
+                    int near_numa_node, struct team **team)
+{
+    struct team_params p = model_team_params(o);
+    char err[TEAM_ERR];
+    if (!o->threads && !o->cpus)
+        p.n_threads = default_threads;
+    if (o->first_core == INT32_MIN)
+        p.first_core = o->cpus ? 0 : default_first_core; /* who names CPUs means all of them */
+    p.near_numa_node = near_numa_node;
+    const int rc = team_open_placed(&p, team, err);
+    if (rc < 0)
+        return refuse_team(o, rc, err);
+    const unsigned used = team_size(*team);
+    if (o->threads && used < o->threads)
+        log_warn("--threads %u: only %u %s here, so %u are used", o->threads, used,
+                 o->cpus ? "CPUs are given" : "cores are allowed", used);
+    place_memory(*team);
+    lock_wanted = o->mlock;
+    return EXIT_OK;
+}
+
 int model_team(const struct model_options *o, unsigned default_threads, int default_first_core,
                struct team **team)
 {
-    const unsigned want = o->threads ? o->threads : default_threads;
-    unsigned used;
-    const int rc = team_open(want, o->first_core == INT32_MIN ? default_first_core : o->first_core,
-                             team, &used);
-    if (rc < 0) {
-        log_error("cannot start %u compute threads: %s", want, strerror(-rc));
-        return EXIT_FAILED;
-    }
-    if (o->threads && used < o->threads)
-        log_warn("--threads %u: only %u cores are allowed here, so %u are used", o->threads, used,
-                 used);
+    return model_team_near(o, default_threads, default_first_core, -1, team);
+}
+
+int model_place_halves(const struct model_options *o, struct model_halves *h)
+{
+    struct team_params p = model_team_params(o);
+    struct team_plan plan;
+    char err[TEAM_ERR];
+    p.n_threads = 0;
+    const int rc = team_plan(&p, &plan, err);
+    if (rc < 0)
+        return refuse_team(o, rc, err);
+    const unsigned all = plan.available;
+    h->threads = o->threads ? o->threads : all / 2 ? all / 2 : 1;
+    h->edge_core = o->first_core != INT32_MIN ? o->first_core : 0;
+    h->cloud_core = h->edge_core + (int)h->threads;
+    if (h->edge_core < 0)
+        h->cloud_core = -1;
+    else if ((unsigned)h->cloud_core + h->threads > all)
+        h->cloud_core = h->edge_core; /* not enough for both: they take turns */
     return EXIT_OK;
+}
+
+/* --mlock. A failure is said once, with the mend. */
+static void lock_weights(void)
+{
+    static bool said;
+    size_t bytes;
+    const int rc = lock_wanted ? kernels_mem_lock(&bytes) : 0;
+    if (rc < 0 && !said) {
+        log_warn("--mlock: %.0f MB of weights are not all locked in memory: %s: raise the limit "
+                 "(ulimit -l %zu, LimitMEMLOCK=) or give CAP_IPC_LOCK",
+                 (double)bytes / 1e6, strerror(-rc), (bytes >> 10) + 1);
+        said = true;
+    }
+}
+
+/* Once a process, and not by the cloud half of `isthmus run`: its parent says it. */
+static void say_huge_pages(void)
+{
+    static bool said;
+    char mode[THP_MODE_BYTES];
+    if (!said && !child_is() && !huge_pages(mode))
+        log_info("weights are read slower without huge pages (%s): see isthmus doctor", mode);
+    said = true;
 }
 
 static void show_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
@@ -116,8 +210,11 @@ int model_open_stage(const struct model *m, const struct stage_params *params, s
     }
     const int rc = stage_open(m->gguf, &p, team, stage, err);
     progress_clear(&progress);
-    if (rc == 0)
+    if (rc == 0) {
+        say_huge_pages();
+        lock_weights();
         return EXIT_OK;
+    }
     log_error("%s", err[0] ? err : strerror(-rc));
     return exit_code(rc);
 }

@@ -26,13 +26,30 @@ int model_open(const char *path, bool want_tokenizer, struct model *m);
 void model_drop_file(struct model *m);
 void model_close(struct model *m);
 
-/* The thread team of options, or of these defaults where none were given. Said on stderr when fewer
- * cores are allowed than asked for. EXIT_OK or an exit code. */
+/* The thread team of options, or of these defaults where none were given (with --cpus: a thread on
+ * each), and the memory of what is loaded from then on beside its cores, locked with --mlock. Said
+ * on stderr when fewer cores are allowed than asked for. near_numa_node: of the network card, whose
+ * cores are preferred; -1: none. EXIT_OK or an exit code. */
+int model_team_near(const struct model_options *o, unsigned default_threads, int default_first_core,
+                    int near_numa_node, struct team **team);
 int model_team(const struct model_options *o, unsigned default_threads, int default_first_core,
                struct team **team);
 
+/* Threads of both halves on one host and where they are pinned: side by side, or on the same cores
+ * where there are not enough for both. */
+struct model_halves {
+    unsigned threads; /* of each */
+    int edge_core, cloud_core;
+};
+/* EXIT_OK or an exit code. */
+int model_place_halves(const struct model_options *o, struct model_halves *h);
+
+/* team_params of options, all threads and first cores as they are given. */
+struct team_params model_team_params(const struct model_options *o);
+
 /* stage_open, its error said; refused if there is not memory enough; its progress on stderr when it
- * takes long. EXIT_OK or an exit code. */
+ * takes long. Said once each: that the kernel gives it no huge pages, and that weights cannot be
+ * locked where the team's options ask for it. EXIT_OK or an exit code. */
 int model_open_stage(const struct model *m, const struct stage_params *params, struct team *team,
                      struct stage **stage);
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "codec/cpu.h"
+#include "compute/team.h"
 #include "control/codec_arg.h"
 #include "control/log.h"
 #include "control/memory.h"
@@ -74,6 +75,10 @@ static const struct argp_option model_options[] = {
     {"threads", OPT_THREADS, "N", 0, "Compute threads of a stage", 1},
     {"first-core", OPT_FIRST_CORE, "N", 0,
      "First of the allowed cores to pin threads to; -1: do not pin", 1},
+    {"cpus", OPT_CPUS, "LIST", 0,
+     "Use only these CPUs, like 0-3,8, a thread on each (default: one on each allowed core)", 1},
+    {"numa", OPT_NUMA, "N", 0, "Use only cores of this NUMA node", 1},
+    {"mlock", OPT_MLOCK, NULL, 0, "Keep the weights from being swapped out", 1},
     {"cpu-mask", OPT_CPU_MASK, "MASK", 0,
      "Instruction sets to use: c, avx2, avx512, vnni or all. Changes speed, never results", 1},
     {"ctx", OPT_CTX, "N", 0, "Longest sequence in tokens (default: the model's, at most 8192)", 1},
@@ -87,7 +92,7 @@ static error_t model_parse(int key, char *arg, struct argp_state *state)
     struct model_options *o = state->input;
     switch (key) {
     case ARGP_KEY_INIT:
-        *o = (struct model_options){.first_core = INT32_MIN, .cpu_mask = CPU_ALL};
+        *o = (struct model_options){.first_core = INT32_MIN, .numa_node = -1, .cpu_mask = CPU_ALL};
         return 0;
     case 'm':
         o->path = arg;
@@ -98,6 +103,15 @@ static error_t model_parse(int key, char *arg, struct argp_state *state)
     case OPT_FIRST_CORE:
         o->first_core =
             strcmp(arg, "-1") == 0 ? -1 : (int)opt_u32(state, "--first-core", arg, 0, 4095);
+        return 0;
+    case OPT_CPUS:
+        o->cpus = arg;
+        return 0;
+    case OPT_NUMA:
+        o->numa_node = (int)opt_u32(state, "--numa", arg, 0, TEAM_NODES_MAX - 1);
+        return 0;
+    case OPT_MLOCK:
+        o->mlock = true;
         return 0;
     case OPT_CPU_MASK:
         o->cpu_mask = opt_cpu_mask(state, arg);
@@ -114,6 +128,9 @@ static error_t model_parse(int key, char *arg, struct argp_state *state)
             argp_error(state,
                        "-m FILE is missing: `tools/fetch-model smollm2` prints the path of a "
                        "small model");
+        if (o->first_core == -1 && (o->cpus || o->numa_node >= 0))
+            argp_error(state, "--first-core -1 does not pin: leave out %s",
+                       o->cpus ? "--cpus" : "--numa");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

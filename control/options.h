@@ -23,6 +23,9 @@
 enum {
     OPT_THREADS = 0x100,
     OPT_FIRST_CORE,
+    OPT_CPUS,
+    OPT_NUMA,
+    OPT_MLOCK,
     OPT_CPU_MASK,
     OPT_CTX,
     OPT_NO_MEMORY_CHECK,
@@ -45,11 +48,15 @@ enum {
     OPT_OWN,
 };
 
-/* -m FILE, --threads N, --first-core N, --cpu-mask MASK (takes effect at once), --ctx N. */
+/* -m FILE, --threads N, --first-core N, --cpus LIST, --numa N, --mlock, --cpu-mask MASK (takes effect at
+ * once), --ctx N. */
 struct model_options {
     const char *path;  /* never NULL after parsing */
     uint32_t threads;  /* 0: not given */
     int first_core;    /* -1: do not pin; INT32_MIN: not given */
+    const char *cpus;  /* NULL: not given */
+    int numa_node;     /* -1: not given */
+    bool mlock;
     uint32_t ctx;      /* 0: not given */
     unsigned cpu_mask; /* CPU_ALL: not given */
     bool no_memory_check;

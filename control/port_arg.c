@@ -120,3 +120,25 @@ bool port_arg_may_move(const char *uri)
     return port_uri_parse(uri, &u, err) == 0 && u.kind == URI_UDP &&
            inet_pton(AF_INET, u.name, address) != 1 && inet_pton(AF_INET6, u.name, address) != 1;
 }
+
+int port_arg_numa_node(const char *sysfs, const char *uri)
+{
+    char err[PORT_ERR], path[URI_NAME_MAX + 128];
+    struct port_uri u;
+    if (port_uri_parse(uri, &u, err) < 0)
+        return -1;
+    if (u.kind == URI_PCI)
+        snprintf(path, sizeof path, "%.80s/bus/pci/devices/%s/numa_node", sysfs, u.name);
+    else if (u.kind == URI_PACKET || u.kind == URI_XDP)
+        snprintf(path, sizeof path, "%.80s/class/net/%s/device/numa_node", sysfs, u.name);
+    else
+        return -1;
+    FILE *f = fopen(path, "re");
+    int node = -1;
+    if (f) {
+        if (fscanf(f, "%d", &node) != 1 || node < 0)
+            node = -1;
+        fclose(f);
+    }
+    return node;
+}

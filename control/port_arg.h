@@ -32,4 +32,8 @@ struct port *port_arg_reopen(const char *uri, const struct security *security,
 /* Its peer may be elsewhere the next time: a name stands for it, not an address. */
 bool port_arg_may_move(const char *uri);
 
+/* The NUMA node of the card behind a port of an interface or a PCI device, from sysfs ("/sys");
+ * -1: none, or not known. */
+int port_arg_numa_node(const char *sysfs, const char *uri);
+
 #endif

@@ -132,6 +132,8 @@ static void set_run(json_t *o, struct front *f)
     set(o, "profile",
         f->plan.codec.profile ? json_string(profile_hex(f->plan.codec.profile->hash, profile))
                               : json_null());
+    set(o, "threads", json_integer(team_size(f->team)));
+    set(o, "cpus", *team_cpus(f->team) ? json_string(team_cpus(f->team)) : json_null());
     set(o, "edge_rss_bytes", json_integer((json_int_t)process_rss_bytes(0)));
     set(o, "edge_eal_rss_bytes", json_integer((json_int_t)s.eal_rss_bytes));
     if (f->cloud.pid) {

@@ -16,12 +16,24 @@
 #include <stdint.h>
 
 #include "compute/gguf.h"
+#include "compute/team.h"
 
 #define ACT_BLOCK  32u /* activations share a scale in blocks of 32 */
 #define PANEL_ROWS 16u
 
 /* Changes whenever a kernel's rounding does; exchanged at session set-up. */
 #define KERNELS_NUMERICS_ID 1u
+
+/* --- memory ------------------------------------------------------------------------------------ */
+
+/* Rather take the memory of matrices loaded from now on from these NUMA nodes, of several in turn;
+ * n 0: wherever it is touched first. One for the process: set it before a stage is loaded. 0, or
+ * -errno (a container may forbid it), and it is as with n 0. */
+int kernels_mem_place(const struct team_nodes *nodes);
+
+/* Keep the memory of all matrices that are loaded from being swapped out; how much that is goes to
+ * *bytes. 0, or -errno: not all of it, for lack of CAP_IPC_LOCK or RLIMIT_MEMLOCK. */
+int kernels_mem_lock(size_t *bytes);
 
 /* --- matrices ---------------------------------------------------------------------------------- */
 

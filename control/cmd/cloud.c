@@ -182,7 +182,7 @@ int cmd_cloud(int argc, char **argv)
     if (rc == EXIT_OK)
         rc = split_plan(&o.split, &m, &plan);
     if (rc == EXIT_OK)
-        rc = model_team(&o.model, 1, 1, &team);
+        rc = model_team_near(&o.model, 1, 1, port_arg_numa_node("/sys", o.port.uris[0]), &team);
     if (rc != EXIT_OK)
         goto out;
     const struct stage_params stage_params = {
@@ -224,7 +224,9 @@ int cmd_cloud(int argc, char **argv)
                  authorized_count(security.peers), aead_implementation());
     }
     if (!o.once)
-        log_info("layers %u to %u of %s at %s", plan.split, m.n_layers - 1, m.path, o.port.uris[0]);
+        log_info("layers %u to %u of %s at %s; %u threads%s%s", plan.split, m.n_layers - 1, m.path,
+                 o.port.uris[0], team_size(team), *team_cpus(team) ? " on CPUs " : "",
+                 team_cpus(team));
     rc = serve(cloud, port, o.once);
 out:
     cloud_close(cloud);

@@ -3,12 +3,14 @@
 #include <argp.h>
 #include <errno.h>
 #include <jansson.h>
+#include <linux/capability.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "codec/cpu.h"
 #include "compute/team.h"
@@ -16,10 +18,14 @@
 #include "control/doctor.h"
 #include "control/log.h"
 #include "control/meminfo.h"
+#include "control/model.h"
+#include "dataplane/port/netif.h"
 #include "dataplane/secure/aead.h"
 
 /* A model as small as SmolLM2-135M, both halves, needs about this much. */
 #define MEMORY_MIN_BYTES (512ull << 20)
+
+#define PLACE_TEXT 400
 
 static const char *const verdict_names[] = {"ok", "note", "missing", "unusable"};
 
@@ -76,6 +82,36 @@ static void check_cores(struct report *r)
         t.cores, t.pus, t.sockets, t.numa_nodes, t.allowed_cores, t.allowed_pus);
 }
 
+/* "0-1", or "0-1 (NUMA node 0)" where there are several */
+static void describe(unsigned threads, int first_core, char text[PLACE_TEXT])
+{
+    const struct team_params p = {
+        .n_threads = threads, .first_core = first_core, .numa_node = -1, .near_numa_node = -1};
+    struct team_plan plan;
+    char err[TEAM_ERR];
+    if (team_plan(&p, &plan, err) < 0)
+        snprintf(text, PLACE_TEXT, "%s", err);
+    else
+        snprintf(text, PLACE_TEXT, "%s%s%s%s", plan.cpus, *plan.nodes ? " (NUMA node " : "",
+                 plan.nodes, *plan.nodes ? ")" : "");
+}
+
+static void check_placement(struct report *r)
+{
+    const struct model_options none = {
+        .first_core = INT32_MIN, .numa_node = -1, .cpu_mask = CPU_ALL};
+    struct model_halves h;
+    char edge[PLACE_TEXT], cloud[PLACE_TEXT], local[PLACE_TEXT];
+    if (model_place_halves(&none, &h) != EXIT_OK)
+        return; /* said of the cores */
+    describe(h.threads, h.edge_core, edge);
+    describe(h.threads, h.cloud_core, cloud);
+    describe(0, 0, local);
+    doctor_say(r, "placement", GOOD, NULL,
+               "isthmus run: edge on CPUs %.120s, cloud on %.120s; --local: %.120s", edge, cloud,
+               local);
+}
+
 static void check_memory(struct report *r)
 {
     const uint64_t total = meminfo("MemTotal") << 10, available = meminfo("MemAvailable") << 10;
@@ -97,22 +133,27 @@ static void check_hugepages(struct report *r)
 
 static void check_thp(struct report *r)
 {
-    char line[128] = "";
-    FILE *f = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "re");
-    if (f) {
-        if (!fgets(line, sizeof line, f))
-            line[0] = '\0';
-        fclose(f);
-    }
-    const bool off = !*line || strstr(line, "[never]");
-    char *chosen = strchr(line, '['), *end = chosen ? strchr(chosen, ']') : NULL;
-    if (end)
-        *end = '\0';
-    doctor_say(r, "transparent hugepages", off ? NOTE : GOOD,
-               off ? "weights are read faster with them: echo madvise | sudo tee "
-                     "/sys/kernel/mm/transparent_hugepage/enabled"
-                   : NULL,
-               "%s", end ? chosen + 1 : "not in this kernel");
+    char mode[THP_MODE_BYTES];
+    const bool on = huge_pages(mode);
+    doctor_say(r, "transparent hugepages", on ? GOOD : NOTE,
+               on ? NULL
+                  : "weights are read faster with them: echo madvise | sudo tee "
+                    "/sys/kernel/mm/transparent_hugepage/enabled",
+               "%s", mode);
+}
+
+static void check_memlock(struct report *r)
+{
+    struct rlimit l;
+    if (getrlimit(RLIMIT_MEMLOCK, &l) < 0)
+        return;
+    const bool free_of_it = l.rlim_cur == RLIM_INFINITY || netif_may(CAP_IPC_LOCK);
+    if (free_of_it)
+        doctor_say(r, "locked memory", GOOD, NULL, "no limit (only --mlock needs it)");
+    else
+        doctor_say(r, "locked memory", NOTE,
+                   "for --mlock the weights must fit: ulimit -l, or LimitMEMLOCK= of the service",
+                   "%llu kB (only --mlock needs it)", (unsigned long long)l.rlim_cur >> 10);
 }
 
 static void check_encryption(struct report *r)
@@ -194,9 +235,11 @@ int cmd_doctor(int argc, char **argv)
     if (rc == 0) {
         check_cpu(&r);
         check_cores(&r);
+        check_placement(&r);
         check_memory(&r);
         check_hugepages(&r);
         check_thp(&r);
+        check_memlock(&r);
         check_encryption(&r);
         doctor_ports(&r);
         if (as_json)

@@ -70,34 +70,14 @@ static const struct argp argp = {
     NULL,
 };
 
-/* Threads of each half and where they are pinned. */
-struct placement {
-    unsigned threads;
-    int edge_core, cloud_core;
-};
-
-static struct placement place(const struct model_options *o)
-{
-    struct topology t = {.allowed_cores = 1};
-    topology_read(&t);
-    const unsigned cores = t.allowed_cores ? t.allowed_cores : 1;
-    struct placement p = {.threads = o->threads ? o->threads : cores / 2 ? cores / 2 : 1};
-    p.edge_core = o->first_core != INT32_MIN ? o->first_core : 0;
-    p.cloud_core = p.edge_core + (int)p.threads;
-    if (p.edge_core < 0)
-        p.cloud_core = -1;
-    else if ((unsigned)p.cloud_core + p.threads > cores)
-        p.cloud_core = p.edge_core; /* not enough for both: they take turns */
-    return p;
-}
-
 /* identity_fd: of the cloud half's, -1: not encrypted. */
-static int start_cloud(struct front *f, const char *uri, const struct placement *p, int identity_fd)
+static int start_cloud(struct front *f, const char *uri, const struct model_halves *p,
+                       int identity_fd)
 {
     const struct front_options *o = f->o;
     char peer[FINGERPRINT_TEXT], identity[16];
     char split[16], codec[CODEC_ARG_MAX], threads[16], core[16], mask[16], ctx[16], parallel[16],
-        chunk[16];
+        chunk[16], node[16];
     snprintf(split, sizeof split, "%u", f->plan.split);
     snprintf(threads, sizeof threads, "%u", p->threads);
     snprintf(core, sizeof core, "%d", p->cloud_core);
@@ -137,6 +117,17 @@ static int start_cloud(struct front *f, const char *uri, const struct placement 
     }
     if (o->model.no_memory_check)
         argv[n++] = "--no-memory-check";
+    if (o->model.cpus) {
+        argv[n++] = "--cpus";
+        argv[n++] = o->model.cpus;
+    }
+    if (o->model.numa_node >= 0) {
+        snprintf(node, sizeof node, "%d", o->model.numa_node);
+        argv[n++] = "--numa";
+        argv[n++] = node;
+    }
+    if (o->model.mlock)
+        argv[n++] = "--mlock";
     if (f->plan.codec.profile) {
         argv[n++] = "--profile";
         argv[n++] = o->split.profile;
@@ -165,7 +156,7 @@ static int start_cloud(struct front *f, const char *uri, const struct placement 
 
 /* Identities for this run alone; the cloud half gets its own by an inherited file without a name.
  */
-static int start_secure_cloud(struct front *f, const char *uri, const struct placement *p)
+static int start_secure_cloud(struct front *f, const char *uri, const struct model_halves *p)
 {
     struct security cloud;
     int rc = security_throw_away(&f->security, &cloud);
@@ -197,7 +188,10 @@ static int run_split(struct front *f, bool insecure, char uri[URI_BYTES])
     }
     snprintf(uri, URI_BYTES, "memif:@isthmus-%016" PRIx64 "%016" PRIx64, name[0], name[1]);
 
-    const struct placement p = place(&f->o->model);
+    struct model_halves p;
+    rc = model_place_halves(&f->o->model, &p);
+    if (rc != EXIT_OK)
+        return rc;
     f->security.insecure = insecure;
     rc = insecure ? start_cloud(f, uri, &p, -1) : start_secure_cloud(f, uri, &p);
     if (rc == EXIT_OK)

@@ -21,10 +21,10 @@ static void *member(void *arg)
         if (slow && r % 16 == 0 && r / 16 % MEMBERS == me) /* the others fall asleep */
             nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
         slot[me] = r;
-        team_barrier_wait(&barrier);
+        team_barrier_wait(&barrier, 1000);
         for (unsigned i = 0; i < MEMBERS; i++)
             wrong += slot[i] != r;
-        team_barrier_wait(&barrier);
+        team_barrier_wait(&barrier, 1000);
     }
     return (void *)(uintptr_t)wrong;
 }

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <pthread.h>
 #include <sched.h>
 
 #include "common.h"
@@ -119,13 +120,119 @@ static void test_obeys_affinity(void **state)
     team_close(NULL);
 }
 
+/* --- more threads than cores -------------------------------------------------------------------
+ */
+
+#define CROWD_STEPS    100
+#define CROWD_BARRIERS 10
+/* A waiting member that only spun would keep the core until the scheduler takes it away, 3 ms at
+ * least; one that sleeps gives it up after some 50 us. */
+#define CROWD_BOUND_MS 3
+
+static int one_cpu;
+
+static void crowd_together(void *arg, unsigned part, unsigned parts)
+{
+    cpu_set_t set;
+
+    CPU_ZERO(&set);
+    CPU_SET(one_cpu, &set);
+    sched_setaffinity(0, sizeof(set), &set);
+}
+
+static void crowd_step(void *arg, unsigned part, unsigned parts)
+{
+    for (int i = 0; i < CROWD_BARRIERS; i++)
+        team_barrier(arg);
+}
+
+static void *crowd(void *arg)
+{
+    struct team *t;
+    unsigned used;
+
+    if (team_open(2, -1, &t, &used))
+        return NULL;
+    team_run(t, crowd_together, NULL);
+    for (int i = 0; i < CROWD_STEPS; i++)
+        team_run(t, crowd_step, t);
+    team_close(t);
+    return arg;
+}
+
+/* Two teams of two threads, all on one core: they share it, they do not burn it. */
+static void test_over_subscribed(void **state)
+{
+    struct timespec from, to;
+    struct topology topo;
+    pthread_t leaders[2];
+    void *done;
+
+    assert_int_equal(topology_read(&topo), 0);
+    if (topo.allowed_cores < 2)
+        skip(); /* teams are of one thread here */
+    one_cpu = sched_getcpu();
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&leaders[i], NULL, crowd, &one_cpu), 0);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(leaders[i], &done);
+        assert_ptr_equal(done, &one_cpu);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    long ms = (to.tv_sec - from.tv_sec) * 1000 + (to.tv_nsec - from.tv_nsec) / 1000000;
+    long meetings = 2 * CROWD_STEPS * (CROWD_BARRIERS + 2);
+    printf("%ld meetings in %ld ms\n", meetings, ms);
+    assert_true(ms < meetings * CROWD_BOUND_MS);
+}
+
+/* --- where it is -------------------------------------------------------------------------------
+ */
+
+static void test_says_where(void **state)
+{
+    struct team_params p = {.numa_node = -1, .near_numa_node = -1};
+    char err[TEAM_ERR], one[16];
+    struct team_plan plan;
+    struct team *t;
+
+    assert_int_equal(team_plan(&p, &plan, err), 0);
+    assert_int_equal(team_open_placed(&p, &t, err), 0);
+    assert_string_equal(team_cpus(t), plan.cpus);
+    assert_int_equal(team_size(t), plan.threads);
+    assert_int_equal(plan.threads, plan.available);
+    struct topology topo;
+    team_close(t);
+    assert_int_equal(topology_read(&topo), 0);
+    if (topo.numa_nodes == 1)
+        assert_string_equal(plan.nodes, "");
+
+    snprintf(one, sizeof one, "%d", sched_getcpu());
+    p.cpus = one;
+    assert_int_equal(team_open_placed(&p, &t, err), 0);
+    assert_string_equal(team_cpus(t), one);
+    assert_int_equal(team_size(t), 1);
+    assert_int_equal(team_nodes(t)->n, topo.numa_nodes == 1 ? 0 : 1);
+    team_close(t);
+
+    p.cpus = "65535";
+    assert_int_equal(team_open_placed(&p, &t, err), -EINVAL);
+    assert_null(t);
+    assert_non_null(strstr(err, "no CPU 65535"));
+    p.cpus = NULL;
+    p.first_core = -1;
+    assert_int_equal(team_open_placed(&p, &t, err), 0);
+    assert_string_equal(team_cpus(t), "");
+    assert_int_equal(team_nodes(t)->n, 0);
+    team_close(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_share),
-        cmocka_unit_test(test_topology),
-        cmocka_unit_test(test_teams),
-        cmocka_unit_test(test_obeys_affinity),
+        cmocka_unit_test(test_share),           cmocka_unit_test(test_topology),
+        cmocka_unit_test(test_teams),           cmocka_unit_test(test_obeys_affinity),
+        cmocka_unit_test(test_over_subscribed), cmocka_unit_test(test_says_where),
     };
     rng_seed();
     return cmocka_run_group_tests(tests, NULL, NULL);
