@@ -3,6 +3,9 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/utsname.h>
+
+#include "compute/team.h"
 
 void machine_cpu_name(char name[MACHINE_NAME_MAX])
 {
@@ -15,4 +18,17 @@ void machine_cpu_name(char name[MACHINE_NAME_MAX])
             break;
     if (f)
         fclose(f);
+}
+
+int machine_read(struct machine *m)
+{
+    struct topology t;
+    struct utsname u;
+    const int rc = topology_read(&t);
+
+    machine_cpu_name(m->cpu);
+    uname(&u);
+    snprintf(m->kernel, sizeof(m->kernel), "%s %s", u.sysname, u.release);
+    m->cores = t.allowed_cores ? t.allowed_cores : 1;
+    return rc;
 }

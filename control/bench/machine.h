@@ -8,4 +8,13 @@
 /* The processor's model name, or "unknown CPU". */
 void machine_cpu_name(char name[MACHINE_NAME_MAX]);
 
+struct machine {
+    char cpu[MACHINE_NAME_MAX];
+    char kernel[2 * MACHINE_NAME_MAX]; /* "Linux 6.1.0" */
+    unsigned cores;                    /* that this process may use */
+};
+
+/* 0 or -errno of reading the topology. */
+int machine_read(struct machine *m);
+
 #endif
