@@ -29,7 +29,6 @@
 
 #define CHUNK_DEFAULT 128u
 #define ROUNDS_MAX    1000u
-#define DRAM_BYTES    ((size_t)1 << 30)
 #define BOUNDS_S      .2 /* of a round */
 #define CASES_MAX     (2 * OPT_LIST_MAX * OPT_LIST_MAX)
 /* For the time that is left only: a step of one row reads as many bytes as one of a few. */
@@ -294,8 +293,8 @@ static int open_stage(struct bench *b, uint32_t n_ctx)
     if (rc == 0)
         rc = run_open(b->stage, &b->run);
     if (rc == 0)
-        rc = bounds_open(b->team, BOUND(BOUND_DRAM_READ) | BOUND(BOUND_DOT), DRAM_BYTES,
-                         &b->bounds);
+        rc = bounds_open(b->team, BOUND(BOUND_DRAM_READ) | BOUND(BOUND_DOT),
+                         machine_dram_bytes(), &b->bounds);
     if (rc < 0) {
         log_error("%s", err[0] ? err : strerror(-rc));
         return EXIT_FAILED;
@@ -499,11 +498,11 @@ static int run_all(struct bench *b)
     if (!n_ctx)
         return EXIT_USAGE;
     list_threads(b, &threads);
+    signals_catch();
     if (b->o->format == TABLE_MD)
         printf("%s, %u cores; %s; %s; isthmus %s (%s)\n\n", b->machine.cpu, b->machine.cores,
                b->machine.kernel, b->name, ISTHMUS_VERSION, ISTHMUS_COMMIT);
     int rc = table_head(b->o->format, columns);
-    signals_catch();
     progress_start(&b->progress, "bench compute", threads.n * all_work(b));
     for (unsigned i = 0; i < threads.n && rc == EXIT_OK; i++)
         rc = run_threads(b, threads.at[i], n_ctx);

@@ -31,7 +31,6 @@
 #include "control/table.h"
 
 #define ISAS_MAX   4u
-#define DRAM_BYTES ((size_t)512 << 20)
 #define BOUNDS_S   .5 /* before all others; then a little beside each */
 #define JOBS_MAX   (ISAS_MAX + 1)
 
@@ -367,7 +366,7 @@ static int run_all(struct bench *b)
 
     if (rc == 0)
         rc = bounds_open(team, BOUND(BOUND_DRAM_READ) | BOUND(BOUND_DOT) | BOUND(BOUND_FMA),
-                         DRAM_BYTES, &b->bounds);
+                         machine_dram_bytes(), &b->bounds);
     if (rc == 0) {
         bounds_say_pages(b->bounds);
         rc = bounds_measure(b->bounds, BOUNDS_S);

@@ -13,13 +13,8 @@
 #include "control/cmd.h"
 #include "control/commit.h"
 #include "control/log.h"
-#include "control/meminfo.h"
 #include "control/options.h"
 #include "control/table.h"
-
-#define DRAM_BYTES ((size_t)1 << 30)
-/* A small machine keeps most of its memory for others. */
-#define DRAM_PART_OF_AVAILABLE 4u
 
 enum { OPT_FORMAT = OPT_OWN, OPT_TIME };
 
@@ -119,7 +114,7 @@ static int print_bound(const struct bench *b, const struct bound *bound)
         return EXIT_OK;
     (cell++)->text = "machine";
     (cell++)->text = kinds[bound->kind].name;
-    (cell++)->text = cpu_level_name(bound->isa);
+    (cell++)->text = bound->kind == BOUND_DRAM_COPY ? NULL : cpu_level_name(bound->isa);
     (cell++)->value = b->threads;
     (cell++)->value = bound->rate;
     (cell++)->value = bound->sd;
@@ -153,20 +148,13 @@ static int print_bounds(const struct bench *b)
     return rc;
 }
 
-static size_t dram_bytes(void)
-{
-    const size_t part = (size_t)meminfo("MemAvailable") * 1024 / DRAM_PART_OF_AVAILABLE;
-
-    return part && part < DRAM_BYTES ? part : DRAM_BYTES;
-}
-
 static int measure(struct bench *b, unsigned threads)
 {
     struct team *team;
     int rc = team_open(threads, 0, &team, &b->threads);
 
     if (rc == 0)
-        rc = bounds_open(team, BOUND(BOUND_KINDS) - 1, dram_bytes(), &b->bounds);
+        rc = bounds_open(team, BOUND(BOUND_KINDS) - 1, machine_dram_bytes(), &b->bounds);
     if (rc == 0) {
         bounds_say_pages(b->bounds);
         rc = bounds_measure(b->bounds, b->o->time_s);

@@ -3,6 +3,8 @@
 #ifndef ISTHMUS_CONTROL_BENCH_MACHINE_H
 #define ISTHMUS_CONTROL_BENCH_MACHINE_H
 
+#include <stddef.h>
+
 #define MACHINE_NAME_MAX 96
 
 /* The processor's model name, or "unknown CPU". */
@@ -16,5 +18,8 @@ struct machine {
 
 /* 0 or -errno of reading the topology. */
 int machine_read(struct machine *m);
+
+/* How much memory to read for its speed: 1 GiB, or a quarter of what is free where that is less. */
+size_t machine_dram_bytes(void);
 
 #endif
