@@ -15,13 +15,13 @@
 #include "control/log.h"
 
 /* A turn reads an eighth of the memory, the next one each time, so that no cache helps. */
-#define WINDOWS       8u
-#define GRAIN         ((size_t)8192 * WINDOWS)
-#define CACHE_LOOPS   8u   /* times round a cache's bytes in a run */
-#define FAR_BEHIND    .9   /* of the best: a loop that can be left out */
-#define L2_BYTES      ((size_t)512 << 10) /* where the topology does not know */
-#define L3_PART       4u   /* of what the cache has: others are in there too */
-#define LOOPS_MAX     256u
+#define WINDOWS     8u
+#define GRAIN       ((size_t)8192 * WINDOWS)
+#define CACHE_LOOPS 8u                  /* times round a cache's bytes in a run */
+#define FAR_BEHIND  .9                  /* of the best: a loop that can be left out */
+#define L2_BYTES    ((size_t)512 << 10) /* where the topology does not know */
+#define L3_PART     4u                  /* of what the cache has: others are in there too */
+#define LOOPS_MAX   256u
 
 /* One loop in one role. */
 struct contender {
@@ -44,7 +44,8 @@ struct bounds {
     struct contender contenders[LOOPS_MAX];
 };
 
-/* --- one run ----------------------------------------------------------------------------------- */
+/* --- one run -----------------------------------------------------------------------------------
+ */
 
 static void touch_part(void *arg, unsigned part, unsigned parts)
 {
@@ -100,7 +101,8 @@ static void run(void *arg)
         c->b->window++;
 }
 
-/* --- who takes part ---------------------------------------------------------------------------- */
+/* --- who takes part ----------------------------------------------------------------------------
+ */
 
 static struct contender *add(struct bounds *b, enum bound_kind kind, const char *how, unsigned isa,
                              size_t part_bytes, double units_a_part)
@@ -152,7 +154,8 @@ static void add_contenders(struct bounds *b, unsigned kinds)
     }
 }
 
-/* --- opening ----------------------------------------------------------------------------------- */
+/* --- opening -----------------------------------------------------------------------------------
+ */
 
 /* How much of each cache a part reads: half of its L2; of the L3 its share of a part of it, where
  * that is not in the L2 as well. */
@@ -213,7 +216,8 @@ void bounds_close(struct bounds *b)
     free(b);
 }
 
-/* --- measuring --------------------------------------------------------------------------------- */
+/* --- measuring ---------------------------------------------------------------------------------
+ */
 
 static bool worth_a_turn(const struct contender *c)
 {

@@ -466,7 +466,10 @@ static int measure_dram(struct bench *b)
 
     topology_read(&t); /* without it: a size that is beyond most caches */
     size_t bytes = 4 * t.l3_bytes;
-    bytes = bytes < DRAM_MIN_BYTES ? DRAM_MIN_BYTES : bytes > DRAM_MAX_BYTES ? DRAM_MAX_BYTES : bytes;
+    if (bytes < DRAM_MIN_BYTES)
+        bytes = DRAM_MIN_BYTES;
+    if (bytes > DRAM_MAX_BYTES)
+        bytes = DRAM_MAX_BYTES;
     int rc = team_open(1, -1, &team, NULL);
     if (rc == 0)
         rc = bounds_open(team, BOUND(BOUND_DRAM_READ) | BOUND(BOUND_DRAM_COPY), bytes, &bounds);

@@ -163,7 +163,8 @@ static const struct argp argp = {
     NULL,
 };
 
-/* --- cases ------------------------------------------------------------------------------------- */
+/* --- cases -------------------------------------------------------------------------------------
+ */
 
 struct test_case {
     bool decode;
@@ -262,7 +263,8 @@ static uint32_t needed_ctx(const struct bench *b)
     return need;
 }
 
-/* --- a number of threads ----------------------------------------------------------------------- */
+/* --- a number of threads -----------------------------------------------------------------------
+ */
 
 static int open_stage(struct bench *b, uint32_t n_ctx)
 {
@@ -293,8 +295,8 @@ static int open_stage(struct bench *b, uint32_t n_ctx)
     if (rc == 0)
         rc = run_open(b->stage, &b->run);
     if (rc == 0)
-        rc = bounds_open(b->team, BOUND(BOUND_DRAM_READ) | BOUND(BOUND_DOT),
-                         machine_dram_bytes(), &b->bounds);
+        rc = bounds_open(b->team, BOUND(BOUND_DRAM_READ) | BOUND(BOUND_DOT), machine_dram_bytes(),
+                         &b->bounds);
     if (rc < 0) {
         log_error("%s", err[0] ? err : strerror(-rc));
         return EXIT_FAILED;
@@ -353,7 +355,8 @@ static int take_turns(struct bench *b)
     return rc;
 }
 
-/* --- results ----------------------------------------------------------------------------------- */
+/* --- results -----------------------------------------------------------------------------------
+ */
 
 static const struct table_column columns[] = {
     {"bench", NULL, TABLE_TEXT},
@@ -444,7 +447,8 @@ static int print_case(const struct bench *b, const struct test_case *c)
     return table_row(b->o->format, columns, cells);
 }
 
-/* --- the command ------------------------------------------------------------------------------- */
+/* --- the command -------------------------------------------------------------------------------
+ */
 
 static int run_threads(struct bench *b, uint32_t threads, uint32_t n_ctx)
 {

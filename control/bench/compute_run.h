@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Rows through a stage, for `isthmus bench compute`: sequences filled to a depth, from which prompts
- * are read and tokens made again and again. Tokens are made up: speed does not depend on them. */
+/* Rows through a stage, for `isthmus bench compute`: sequences filled to a depth, from which
+ * prompts are read and tokens made again and again. Tokens are made up: speed does not depend on
+ * them. */
 #ifndef ISTHMUS_CONTROL_BENCH_COMPUTE_RUN_H
 #define ISTHMUS_CONTROL_BENCH_COMPUTE_RUN_H
 

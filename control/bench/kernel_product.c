@@ -10,12 +10,12 @@
 #include "compute/team.h"
 #include "control/bench/turns.h"
 
-#define ISAS_MAX      4u
-#define RING_BYTES    ((size_t)64 << 20)
-#define RING_L3       2u /* and so many times the last cache */
-#define C_RUNS        3u
-#define C_OPS_A_RUN   2e7 /* some ten milliseconds */
-#define MATRICES_MAX  4096u
+#define ISAS_MAX     4u
+#define RING_BYTES   ((size_t)64 << 20)
+#define RING_L3      2u /* and so many times the last cache */
+#define C_RUNS       3u
+#define C_OPS_A_RUN  2e7 /* some ten milliseconds */
+#define MATRICES_MAX 4096u
 
 /* The matrices of one instruction set. */
 struct ring {

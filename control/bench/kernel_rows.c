@@ -110,7 +110,7 @@ static const struct {
     {"silu_mul", COLS, COLS * 2 * sizeof(float), silu_mul},
     {"quantize", COLS, COLS * sizeof(float), quantize},
     {"quantize, two digits", COLS, COLS * sizeof(float), quantize2},
-    {"attend, a head of 64", KEYS, (size_t)KEYS * HEAD * 2 * sizeof(uint16_t), attend},
+    {"attend, a head of 64", KEYS, (size_t)KEYS *HEAD * 2 * sizeof(uint16_t), attend},
     {"logsumexp", VOCAB, VOCAB * sizeof(float), logsumexp},
 };
 

@@ -30,9 +30,9 @@
 #include "control/progress.h"
 #include "control/table.h"
 
-#define ISAS_MAX   4u
-#define BOUNDS_S   .5 /* before all others; then a little beside each */
-#define JOBS_MAX   (ISAS_MAX + 1)
+#define ISAS_MAX 4u
+#define BOUNDS_S .5 /* before all others; then a little beside each */
+#define JOBS_MAX (ISAS_MAX + 1)
 
 enum { OPT_TYPE = OPT_OWN, OPT_SHAPE, OPT_TOKENS, OPT_TIME, OPT_FORMAT };
 
@@ -95,8 +95,9 @@ static void parse_shapes(struct argp_state *state, char *text, struct options *o
         int used = 0;
         if (sscanf(item, "%ux%u%n", &rows, &cols, &used) != 2 || item[used] || rows < 1 ||
             rows > 1u << 20 || cols < ACT_BLOCK || cols > 1u << 18 || cols % ACT_BLOCK)
-            argp_error(state, "--shape %s: must be rows x columns, like 1536x576, the columns a "
-                              "multiple of %u",
+            argp_error(state,
+                       "--shape %s: must be rows x columns, like 1536x576, the columns a "
+                       "multiple of %u",
                        item, ACT_BLOCK);
         if (o->n_shapes == OPT_LIST_MAX)
             argp_error(state, "--shape: at most %u of them", OPT_LIST_MAX);
@@ -153,7 +154,8 @@ static const struct argp argp = {
     option_list,
     parse,
     NULL,
-    "How fast one thread multiplies matrices of each format by rows of activations, and how fast it "
+    "How fast one thread multiplies matrices of each format by rows of activations, and how fast "
+    "it "
     "does what stands between the products, for each instruction set of this machine.\v"
     "Products: GOP/s count a multiply-add as two, GB/s are the bytes of the repacked matrix; the "
     "matrices of a shape go round in turn and are together larger than the caches, so that they "
@@ -167,7 +169,8 @@ static const struct argp argp = {
     NULL,
 };
 
-/* --- results ----------------------------------------------------------------------------------- */
+/* --- results -----------------------------------------------------------------------------------
+ */
 
 static const struct table_column columns[] = {
     {"bench", NULL, TABLE_TEXT},
@@ -206,12 +209,12 @@ struct bench {
 
 /* What was measured of one operation, and against what. */
 struct result {
-    const char *operation, *type;      /* type NULL: none */
-    double rows, cols, tokens;         /* NaN: none */
-    double bytes, ops;                 /* of a run; ops NaN: not counted */
-    double read_gb_per_s, gop_per_s;   /* the bounds; the latter NaN: none */
-    const char *memory, *arithmetic;   /* their names */
-    struct turns_job jobs[ISAS_MAX];   /* the first is C's */
+    const char *operation, *type;    /* type NULL: none */
+    double rows, cols, tokens;       /* NaN: none */
+    double bytes, ops;               /* of a run; ops NaN: not counted */
+    double read_gb_per_s, gop_per_s; /* the bounds; the latter NaN: none */
+    const char *memory, *arithmetic; /* their names */
+    struct turns_job jobs[ISAS_MAX]; /* the first is C's */
 };
 
 static int print_result(const struct bench *b, const struct result *r)
@@ -251,7 +254,8 @@ static int print_result(const struct bench *b, const struct result *r)
     return rc;
 }
 
-/* --- products ---------------------------------------------------------------------------------- */
+/* --- products ----------------------------------------------------------------------------------
+ */
 
 static int run_tokens(struct bench *b, struct product *p, enum qtype type, uint32_t tokens)
 {
@@ -299,8 +303,8 @@ static int run_products(struct bench *b)
     for (unsigned t = 0; t < o->n_types; t++)
         for (unsigned s = 0; s < o->n_shapes && rc == 0; s++) {
             struct product *p = NULL;
-            rc = product_open(o->types[t], o->shapes[s].rows, o->shapes[s].cols, b->isas,
-                              b->n_isas, &p);
+            rc = product_open(o->types[t], o->shapes[s].rows, o->shapes[s].cols, b->isas, b->n_isas,
+                              &p);
             for (unsigned i = 0; i < o->tokens.n && rc == 0; i++)
                 rc = run_tokens(b, p, o->types[t], o->tokens.at[i]);
             product_close(p);
@@ -308,7 +312,8 @@ static int run_products(struct bench *b)
     return rc;
 }
 
-/* --- row operations ---------------------------------------------------------------------------- */
+/* --- row operations ----------------------------------------------------------------------------
+ */
 
 static int run_row(struct bench *b, struct rows *rows, unsigned nth)
 {
@@ -346,7 +351,8 @@ static int run_rows(struct bench *b)
     return rc;
 }
 
-/* --- the command ------------------------------------------------------------------------------- */
+/* --- the command -------------------------------------------------------------------------------
+ */
 
 static void list_isas(struct bench *b)
 {
@@ -387,7 +393,8 @@ static int run_all(struct bench *b)
 int bench_kernels(int argc, char **argv)
 {
     struct options o = {
-        .types = {QTYPE_Q4_0, QTYPE_Q4_1, QTYPE_Q5_0, QTYPE_Q8_0, QTYPE_Q4_K, QTYPE_Q6_K, QTYPE_F16},
+        .types = {QTYPE_Q4_0, QTYPE_Q4_1, QTYPE_Q5_0, QTYPE_Q8_0, QTYPE_Q4_K, QTYPE_Q6_K,
+                  QTYPE_F16},
         .n_types = 7,
         .shapes = {{1536, 768}, {768, 1536}},
         .n_shapes = 2,

@@ -116,7 +116,7 @@ void memory_copy(void *dst, const void *src, size_t bytes)
         {#width "-byte loads, prefetch 4 KiB ahead", isa, far_ahead_##width},                      \
         {#width "-byte loads, prefetch past the caches", isa, past_caches_##width},                \
     {                                                                                              \
-        #width "-byte loads, 4 streams, prefetch 1 KiB ahead", isa, streams4_ahead_##width         \
+#width "-byte loads, 4 streams, prefetch 1 KiB ahead", isa, streams4_ahead_##width         \
     }
 
 LOOPS(16, )

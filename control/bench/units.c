@@ -7,7 +7,7 @@
 
 #define ROUNDS 4000
 
-#define OPS(macs) (2.0 * (macs) * ROUNDS)
+#define OPS(macs) (2.0 * (macs)*ROUNDS)
 
 #if defined(__x86_64__)
 
@@ -60,7 +60,7 @@ UNITS_LOOP(fma_avx512, "zmm", TWELVE("vfmadd231ps", "zmm"))
 #endif
 
 /* Whatever the compiler has on every machine of this kind: 16-byte vectors. */
-#define PLAIN_LOOP(function, type)                                                          \
+#define PLAIN_LOOP(function, type)                                                                 \
     static void function(void)                                                                     \
     {                                                                                              \
         typedef type vec __attribute__((vector_size(16)));                                         \

@@ -6,9 +6,9 @@
 
 static const struct command benchmarks[] = {
     {"machine", "what this machine allows: reading memory and caches, multiplying", bench_machine},
-    {"compute", "prefill and decode of a model by batch, depth and threads, beside what the machine allows",
+    {"compute", "a model's prefill and decode by batch, depth and threads, beside the bound",
      bench_compute},
-    {"kernels", "products of matrices of each format, and the row operations, beside C and the bound",
+    {"kernels", "products of each weight format, and row operations, beside C and the bound",
      bench_kernels},
     {"codec", "encoding and decoding rows, each codec, width, batch and instruction set",
      bench_codec},

@@ -121,8 +121,9 @@ static struct gguf *open_tensors(struct file *f, const struct tensor *t, uint64_
 static void macs_are_the_layers_matrices(void **state)
 {
     static const struct tensor tensors[] = {
-        {"token_embd.weight", 8, 100}, {"blk.0.attn_q.weight", 8, 8}, {"blk.0.attn_norm.weight", 8, 0},
-        {"blk.1.attn_q.weight", 8, 16}, {"blk.1.ffn_up.weight", 8, 32}, {"blk.10.ffn_up.weight", 8, 64},
+        {"token_embd.weight", 8, 100},    {"blk.0.attn_q.weight", 8, 8},
+        {"blk.0.attn_norm.weight", 8, 0}, {"blk.1.attn_q.weight", 8, 16},
+        {"blk.1.ffn_up.weight", 8, 32},   {"blk.10.ffn_up.weight", 8, 64},
         {"output.weight", 8, 90},
     };
     static struct file f;
