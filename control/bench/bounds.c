@@ -21,7 +21,7 @@
 #define FAR_BEHIND  .9                  /* of the best: a loop that can be left out */
 #define L2_BYTES    ((size_t)512 << 10) /* where the topology does not know */
 #define L3_PART     4u                  /* of what the cache has: others are in there too */
-#define LOOPS_MAX   256u
+#define LOOPS_MAX   128u
 
 /* One loop in one role. */
 struct contender {
