@@ -19,7 +19,7 @@
 #include "compute/team.h"
 #include "control/bench/bench.h"
 #include "control/bench/bounds.h"
-#include "control/bench/kernel_product.h"
+#include "control/bench/kernel_matmul.h"
 #include "control/bench/kernel_rows.h"
 #include "control/bench/machine.h"
 #include "control/bench/turns.h"
@@ -257,30 +257,30 @@ static int print_result(const struct bench *b, const struct result *r)
 /* --- products ----------------------------------------------------------------------------------
  */
 
-static int run_tokens(struct bench *b, struct product *p, enum qtype type, uint32_t tokens)
+static int run_tokens(struct bench *b, struct matmul *p, enum qtype type, uint32_t tokens)
 {
     const struct qtype_info *q = qtype_info(type);
     const bool floats = q->block_values == 1;
     struct result r = {
         .operation = "product",
         .type = q->name,
-        .rows = product_rows(p),
-        .cols = product_cols(p),
+        .rows = matmul_rows(p),
+        .cols = matmul_cols(p),
         .tokens = tokens,
-        .bytes = (double)product_bytes(p),
-        .ops = 2.0 * product_rows(p) * product_cols(p) * tokens,
+        .bytes = (double)matmul_bytes(p),
+        .ops = 2.0 * matmul_rows(p) * matmul_cols(p) * tokens,
         .memory = "memory",
         .arithmetic = floats ? "f32 units" : "products",
     };
-    struct product_run runs[ISAS_MAX];
-    int rc = product_set(p, tokens);
+    struct matmul_run runs[ISAS_MAX];
+    int rc = matmul_set(p, tokens);
 
     for (unsigned i = 0; i < b->n_isas; i++) {
-        runs[i] = (struct product_run){.product = p, .isa = b->isas[i]};
-        r.jobs[i] = (struct turns_job){.run = product_run, .arg = &runs[i], .units = 1};
+        runs[i] = (struct matmul_run){.matmul = p, .isa = b->isas[i]};
+        r.jobs[i] = (struct turns_job){.run = matmul_run, .arg = &runs[i], .units = 1};
     }
     if (rc == 0)
-        rc = product_time_c(p, tokens, &r.jobs[0]);
+        rc = matmul_time_c(p, tokens, &r.jobs[0]);
     if (rc == 0 && b->n_isas > 1)
         rc = turns_take(r.jobs + 1, b->n_isas - 1, b->o->time_s * .8);
     if (rc == 0)
@@ -302,12 +302,12 @@ static int run_products(struct bench *b)
 
     for (unsigned t = 0; t < o->n_types; t++)
         for (unsigned s = 0; s < o->n_shapes && rc == 0; s++) {
-            struct product *p = NULL;
-            rc = product_open(o->types[t], o->shapes[s].rows, o->shapes[s].cols, b->isas, b->n_isas,
-                              &p);
+            struct matmul *p = NULL;
+            rc = matmul_open(o->types[t], o->shapes[s].rows, o->shapes[s].cols, b->isas, b->n_isas,
+                             &p);
             for (unsigned i = 0; i < o->tokens.n && rc == 0; i++)
                 rc = run_tokens(b, p, o->types[t], o->tokens.at[i]);
-            product_close(p);
+            matmul_close(p);
         }
     return rc;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "control/bench/kernel_product.h"
+#include "control/bench/kernel_matmul.h"
 
 #include <errno.h>
 #include <math.h>
@@ -23,7 +23,7 @@ struct ring {
     struct mat **mats;
 };
 
-struct product {
+struct matmul {
     enum qtype type;
     uint32_t rows, cols, n_mats, n_rings;
     struct ring rings[ISAS_MAX]; /* of C one matrix: it is not timed by going round */
@@ -31,14 +31,14 @@ struct product {
     float *x, *y; /* [tokens][cols], [tokens][rows] */
 };
 
-static unsigned ring_length(const struct product *p, const struct ring *r, size_t ring_bytes)
+static unsigned ring_length(const struct matmul *p, const struct ring *r, size_t ring_bytes)
 {
     const size_t n = ring_bytes / mat_bytes_for(p->type, p->rows, p->cols) + 1;
 
     return r->isa == 0 ? 1 : n > MATRICES_MAX ? MATRICES_MAX : (unsigned)n;
 }
 
-static int open_ring(struct product *p, struct ring *r, const uint8_t *blocks, size_t ring_bytes)
+static int open_ring(struct matmul *p, struct ring *r, const uint8_t *blocks, size_t ring_bytes)
 {
     const unsigned n = ring_length(p, r, ring_bytes);
     int rc = 0;
@@ -54,7 +54,7 @@ static int open_ring(struct product *p, struct ring *r, const uint8_t *blocks, s
 }
 
 /* Small numbers, whatever the format makes of them: no scale has an exponent that is not finite. */
-static uint8_t *some_blocks(const struct product *p)
+static uint8_t *some_blocks(const struct matmul *p)
 {
     const struct qtype_info *q = qtype_info(p->type);
     const size_t bytes = (size_t)p->rows * p->cols / q->block_values * q->block_bytes;
@@ -65,16 +65,16 @@ static uint8_t *some_blocks(const struct product *p)
     return blocks;
 }
 
-int product_open(enum qtype type, uint32_t rows, uint32_t cols, const unsigned *isas,
-                 unsigned n_isas, struct product **out)
+int matmul_open(enum qtype type, uint32_t rows, uint32_t cols, const unsigned *isas,
+                unsigned n_isas, struct matmul **out)
 {
-    struct product *p = calloc(1, sizeof(*p));
+    struct matmul *p = calloc(1, sizeof(*p));
     struct topology t = {0};
 
     *out = NULL;
     if (!p)
         return -ENOMEM;
-    *p = (struct product){.type = type, .rows = rows, .cols = cols};
+    *p = (struct matmul){.type = type, .rows = rows, .cols = cols};
     topology_read(&t); /* without it: a size that is beyond most caches */
     const size_t bytes = RING_L3 * t.l3_bytes > RING_BYTES ? RING_L3 * t.l3_bytes : RING_BYTES;
     uint8_t *blocks = some_blocks(p);
@@ -86,13 +86,13 @@ int product_open(enum qtype type, uint32_t rows, uint32_t cols, const unsigned *
     }
     free(blocks);
     if (rc < 0)
-        product_close(p);
+        matmul_close(p);
     else
         *out = p;
     return rc;
 }
 
-static void close_rows(struct product *p)
+static void close_rows(struct matmul *p)
 {
     acts_free(p->acts);
     free(p->x);
@@ -101,7 +101,7 @@ static void close_rows(struct product *p)
     p->x = p->y = NULL;
 }
 
-void product_close(struct product *p)
+void matmul_close(struct matmul *p)
 {
     if (!p)
         return;
@@ -117,22 +117,22 @@ void product_close(struct product *p)
     free(p);
 }
 
-uint32_t product_rows(const struct product *p)
+uint32_t matmul_rows(const struct matmul *p)
 {
     return p->rows;
 }
 
-uint32_t product_cols(const struct product *p)
+uint32_t matmul_cols(const struct matmul *p)
 {
     return p->cols;
 }
 
-size_t product_bytes(const struct product *p)
+size_t matmul_bytes(const struct matmul *p)
 {
     return mat_bytes(p->rings[0].mats[0]);
 }
 
-int product_set(struct product *p, uint32_t tokens)
+int matmul_set(struct matmul *p, uint32_t tokens)
 {
     const size_t n = (size_t)tokens * p->cols;
 
@@ -147,7 +147,7 @@ int product_set(struct product *p, uint32_t tokens)
     return rc;
 }
 
-static struct ring *ring_of(struct product *p, unsigned isa)
+static struct ring *ring_of(struct matmul *p, unsigned isa)
 {
     struct ring *r = p->rings;
 
@@ -156,17 +156,17 @@ static struct ring *ring_of(struct product *p, unsigned isa)
     return r;
 }
 
-void product_run(void *run)
+void matmul_run(void *run)
 {
-    const struct product_run *v = run;
-    struct product *p = v->product;
+    const struct matmul_run *v = run;
+    struct matmul *p = v->matmul;
     struct ring *r = ring_of(p, v->isa);
 
     mat_mul(r->mats[r->next], p->acts, NULL, 0, p->y, p->rows, 0, 1);
     r->next = (r->next + 1) % p->n_mats;
 }
 
-int product_time_c(struct product *p, uint32_t tokens, struct turns_job *job)
+int matmul_time_c(struct matmul *p, uint32_t tokens, struct turns_job *job)
 {
     const struct mat *m = ring_of(p, 0)->mats[0];
     const double ops = 2.0 * p->rows * p->cols * tokens;
