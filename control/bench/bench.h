@@ -4,6 +4,9 @@
 #ifndef ISTHMUS_CONTROL_BENCH_BENCH_H
 #define ISTHMUS_CONTROL_BENCH_BENCH_H
 
+int bench_machine(int argc, char **argv);
+int bench_compute(int argc, char **argv);
+int bench_kernels(int argc, char **argv);
 int bench_codec(int argc, char **argv);
 int bench_transport(int argc, char **argv);
 

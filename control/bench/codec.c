@@ -16,6 +16,7 @@
 #include "codec/cpu.h"
 #include "compute/team.h"
 #include "control/bench/bench.h"
+#include "control/bench/bounds.h"
 #include "control/bench/coder.h"
 #include "control/bench/layer.h"
 #include "control/bench/machine.h"
@@ -29,8 +30,10 @@
 #include "control/progress.h"
 #include "control/table.h"
 
-#define RING_ROWS 8u
-#define ISAS_MAX  3u
+#define RING_ROWS      8u
+#define DRAM_MIN_BYTES ((size_t)128 << 20)
+#define DRAM_MAX_BYTES ((size_t)1 << 30)
+#define ISAS_MAX       3u
 
 enum { OPT_COLS = OPT_OWN, OPT_ROWS, OPT_FORMAT, OPT_TIME };
 
@@ -458,9 +461,26 @@ static void list_isas(struct bench *b)
 static int measure_dram(struct bench *b)
 {
     struct topology t = {0};
+    struct bounds *bounds = NULL;
+    struct team *team;
 
     topology_read(&t); /* without it: a size that is beyond most caches */
-    const int rc = memory_dram(t.l3_bytes, b->o->time_s, &b->dram_read, &b->dram_copy);
+    size_t bytes = 4 * t.l3_bytes;
+    if (bytes < DRAM_MIN_BYTES)
+        bytes = DRAM_MIN_BYTES;
+    if (bytes > DRAM_MAX_BYTES)
+        bytes = DRAM_MAX_BYTES;
+    int rc = team_open(1, -1, &team, NULL);
+    if (rc == 0)
+        rc = bounds_open(team, BOUND(BOUND_DRAM_READ) | BOUND(BOUND_DRAM_COPY), bytes, &bounds);
+    if (rc == 0)
+        rc = bounds_measure(bounds, b->o->time_s);
+    if (rc == 0) {
+        b->dram_read = bounds_best(bounds, BOUND_DRAM_READ, BOUND_ANY_ISA).rate;
+        b->dram_copy = bounds_best(bounds, BOUND_DRAM_COPY, BOUND_ANY_ISA).rate;
+    }
+    bounds_close(bounds);
+    team_close(team);
     if (rc < 0)
         log_error("%s", strerror(-rc));
     return rc < 0 ? EXIT_FAILED : EXIT_OK;

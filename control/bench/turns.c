@@ -12,7 +12,7 @@
 #define TURN_MAX_NS 2e6
 #define ONCE_NS     1e9 /* what takes longer needs no repetition */
 
-static double now_ns(void)
+double turns_now_ns(void)
 {
     struct timespec t;
 
@@ -22,11 +22,11 @@ static double now_ns(void)
 
 static double time_runs(const struct turns_job *job, unsigned runs)
 {
-    const double start = now_ns();
+    const double start = turns_now_ns();
 
     for (unsigned i = 0; i < runs; i++)
         job->run(job->arg);
-    return now_ns() - start;
+    return turns_now_ns() - start;
 }
 
 /* How many runs make a turn; warms caches up on the way. 0: one is so long that it has been the
@@ -83,14 +83,14 @@ int turns_take(struct turns_job *jobs, unsigned n, double time_s)
         jobs[i].turns = 0;
         jobs[i].runs = runs_for(&jobs[i], turn_ns);
     }
-    const double end = now_ns() + time_s * 1e9;
+    const double end = turns_now_ns() + time_s * 1e9;
     unsigned turn = 0;
     do {
         for (unsigned i = 0; i < n; i++)
             if (jobs[i].runs)
                 take_turn(&jobs[i]);
         turn++;
-    } while (turn < TURNS_MIN || (turn < TURNS_MAX && now_ns() < end));
+    } while (turn < TURNS_MIN || (turn < TURNS_MAX && turns_now_ns() < end));
     for (unsigned i = 0; i < n; i++) {
         summarize(&jobs[i]);
         jobs[i].ns = NULL;

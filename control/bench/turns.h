@@ -28,4 +28,7 @@ struct turns_job {
  * 0 or -ENOMEM. */
 int turns_take(struct turns_job *jobs, unsigned n, double time_s);
 
+/* What time it is, for what takes no turns of this kind. */
+double turns_now_ns(void);
+
 #endif

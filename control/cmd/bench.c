@@ -5,6 +5,11 @@
 #include "control/dispatch.h"
 
 static const struct command benchmarks[] = {
+    {"machine", "what this machine allows: reading memory and caches, multiplying", bench_machine},
+    {"compute", "a model's prefill and decode by batch, depth and threads, beside the bound",
+     bench_compute},
+    {"kernels", "products of each weight format, and row operations, beside C and the bound",
+     bench_kernels},
     {"codec", "encoding and decoding rows, each codec, width, batch and instruction set",
      bench_codec},
     {"transport", "round trips and streams between two processes, beside the port alone, UDP and TCP",
