@@ -134,7 +134,7 @@ int tsq_step(struct tsq *t, const float *row, uint32_t cols, uint32_t *step_code
     const int rc = tabq_row_read(t->dsp, &t->params, row, cols, &t->row);
 
     if (rc == 0)
-        *step_code = tabq_step_choose(&t->params, &t->row, cols);
+        *step_code = tabq_step_choose(t->dsp, &t->params, row, cols, &t->row);
     return rc;
 }
 

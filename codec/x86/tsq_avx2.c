@@ -163,7 +163,32 @@ static void pack(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits)
         bits = close_32(load32(codes + i), &c, bits);
 }
 
-/* The k of 64 whose bytes in `which` are all ones, closed up. Returns rest's new end. */
+static inline uint64_t mask_64(const __m256i which[2])
+{
+    return (uint32_t)_mm256_movemask_epi8(which[0]) |
+           (uint64_t)(uint32_t)_mm256_movemask_epi8(which[1]) << 32;
+}
+
+/* The k of 64 whose bytes in `which` are all ones, closed up, where they are few: so many at a time
+ * that there is seldom a second. Returns rest's new end. */
+#define MOVED_AT_ONCE 4
+
+static inline int8_t *move_few(const int8_t *k, const __m256i which[2], int8_t *rest)
+{
+    uint64_t mask = mask_64(which);
+    int8_t *end = rest + __builtin_popcountll(mask);
+
+    do {
+        for (unsigned i = 0; i < MOVED_AT_ONCE; i++) {
+            rest[i] = k[_tzcnt_u64(mask)]; /* k[64] when there is none */
+            mask = _blsr_u64(mask);
+        }
+        rest += MOVED_AT_ONCE;
+    } while (__builtin_expect(mask != 0, 0));
+    return end;
+}
+
+/* Where they are many. */
 static inline int8_t *move_by_pext(const int8_t *k, const __m256i which[2], int8_t *rest)
 {
     uint64_t masks[8], eight;
@@ -178,43 +203,35 @@ static inline int8_t *move_by_pext(const int8_t *k, const __m256i which[2], int8
     return rest;
 }
 
-/* The same where PEXT is slow: one by one where they are few, which costs less. */
-static inline int8_t *move_by_table(const int8_t *k, const __m256i which[2], bool few, int8_t *rest)
+/* The same where PEXT is slow. */
+static inline int8_t *move_by_table(const int8_t *k, const __m256i which[2], int8_t *rest)
 {
-    uint64_t mask = (uint32_t)_mm256_movemask_epi8(which[0]) |
-                    (uint64_t)(uint32_t)_mm256_movemask_epi8(which[1]) << 32;
-    int8_t *end = rest + __builtin_popcountll(mask);
+    uint64_t mask = mask_64(which);
 
-    if (few) {
-        do {
-            for (unsigned i = 0; i < 4; i++) {
-                rest[i] = k[_tzcnt_u64(mask)]; /* k[64] when there is none */
-                mask = _blsr_u64(mask);
-            }
-            rest += 4;
-        } while (mask);
-        return end;
-    }
     for (unsigned i = 0; i < 64; i += 8, mask >>= 8) {
         const size_t m = mask & 0xff;
         _mm_storel_epi64((__m128i *)rest, _mm_shuffle_epi8(load8(k + i), load8(moved[m])));
         rest += __builtin_popcountll(m);
     }
-    return end;
+    return rest;
 }
 
-#define FEW 16 /* one in so many, or less */
+#define FEW 20 /* one in so many, or less */
 
 struct coder {
     __m256i lo, hi, up, down;
 };
 
-/* 32 k to codes; all ones in `out` for those that have none, which become 0. */
+/* 32 k to codes; all ones in `out` for those that have none, which become 0. A range around nothing
+ * reaches as far below as above. */
 static inline __m256i code_32(__m256i v, const struct coder *c, bool around, __m256i *out)
 {
     const __m256i base = around ? _mm256_blendv_epi8(c->up, c->down, v) : c->up;
 
-    *out = _mm256_or_si256(_mm256_cmpgt_epi8(c->lo, v), _mm256_cmpgt_epi8(v, c->hi));
+    if (!around)
+        *out = _mm256_cmpgt_epi8(_mm256_abs_epi8(v), c->hi);
+    else
+        *out = _mm256_or_si256(_mm256_cmpgt_epi8(c->lo, v), _mm256_cmpgt_epi8(v, c->hi));
     return _mm256_andnot_si256(*out, _mm256_add_epi8(v, base));
 }
 
@@ -239,8 +256,10 @@ static inline __attribute__((always_inline)) size_t to_codes_by(const int8_t *k,
             codes[h] = code_32(load32(k + i + 32 * h), &coder, around, &out[h]);
         at = close_32(codes[0], &close, at);
         at = close_32(codes[1], &close, at);
-        rest = by_pext ? move_by_pext(k + i, out, rest)
-                       : move_by_table(k + i, out, (size_t)(rest - start) * FEW <= i, rest);
+        if ((size_t)(rest - start) * FEW <= i)
+            rest = move_few(k + i, out, rest);
+        else
+            rest = by_pext ? move_by_pext(k + i, out, rest) : move_by_table(k + i, out, rest);
     }
     if (n * r->width % 8) /* the padding's zeros have codes, too */
         bits[n * r->width / 8] &= (uint8_t)((1u << n * r->width % 8) - 1);
