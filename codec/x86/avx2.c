@@ -147,11 +147,15 @@ static void copy(void *dst, const void *src, size_t bytes)
     const char *from = src;
     char *to = dst;
 
-    for (; bytes >= 128; bytes -= 128, from += 128, to += 128)
-        for (unsigned k = 0; k < 128; k += 32)
-            _mm256_storeu_si256((__m256i *)(to + k),
-                                _mm256_loadu_si256((const __m256i *)(from + k)));
-    memcpy(to, from, bytes);
+    if (bytes < 32) {
+        memcpy(to, from, bytes);
+        return;
+    }
+    for (size_t k = 0; k < bytes - 32; k += 32)
+        _mm256_storeu_si256((__m256i *)(to + k), _mm256_loadu_si256((const __m256i *)(from + k)));
+    from += bytes - 32;
+    to += bytes - 32;
+    _mm256_storeu_si256((__m256i *)to, _mm256_loadu_si256((const __m256i *)from));
 }
 
 static bool to_f16(const float *x, size_t n, uint8_t *dst)
