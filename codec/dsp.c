@@ -119,6 +119,31 @@ static void scale(const int8_t *k, size_t n, float step, float *out)
         out[i] = (float)k[i] * step;
 }
 
+static size_t to_values(const uint8_t *bits, size_t n, unsigned q, float step, float *out,
+                        uint64_t *outliers)
+{
+    size_t zeros = 0;
+
+    for (size_t i = 0; i < n; i += 8, bits += q) {
+        uint8_t codes[8];
+        if (i % 64 == 0)
+            outliers[i / 64] = 0;
+        zeros += codec_unpack(bits, n - i < 8 ? n - i : 8, q, codes);
+        for (size_t c = 0; c < 8 && i + c < n; c++) {
+            out[i + c] = (float)(codes[c] - (1 << (q - 1))) * step;
+            outliers[i / 64] |= (uint64_t)(codes[c] == 0) << (i % 64 + c);
+        }
+    }
+    return zeros;
+}
+
+static void fill_in(const uint64_t *outliers, size_t n, const float *values, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        if (outliers[i / 64] >> i % 64 & 1)
+            out[i] = *values++;
+}
+
 static void copy(void *dst, const void *src, size_t bytes)
 {
     memcpy(dst, src, bytes);
@@ -161,6 +186,8 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags)
         .unpack = codec_unpack,
         .from_codes = from_codes,
         .scale = scale,
+        .to_values = to_values,
+        .fill_in = fill_in,
         .copy = copy,
         .to_f16 = to_f16,
         .from_f16 = from_f16,

@@ -98,6 +98,16 @@ struct codec_dsp {
     /* k * step. k padded; out[n]. */
     void (*scale)(const int8_t *k, size_t n, float step, float *out);
 
+    /* Codes of q bits, as unpack takes them, of a range around nothing: k * step in out[n], and in
+     * outliers a bit for each code 0, whose out is unspecified; bits from n on are 0. Returns how
+     * many there are. */
+    size_t (*to_values)(const uint8_t *bits, size_t n, unsigned q, float step, float *out,
+                        uint64_t *outliers);
+
+    /* The next of values where a bit says so. CODEC_PAD more values than there are bits, which are
+     * not used. */
+    void (*fill_in)(const uint64_t *outliers, size_t n, const float *values, float *out);
+
     /* Buffers apart. */
     void (*copy)(void *dst, const void *src, size_t bytes);
 

@@ -250,6 +250,38 @@ static void scale(void **state)
     }
 }
 
+static void values_with_outliers(void **state)
+{
+    static uint64_t outliers[2][MAX_N / 64];
+
+    for (int r = 0; r < REPEAT; r++) {
+        const uint32_t n = any_n(), one_in = 1 + rng_below(60);
+        const unsigned q = 1 + rng_below(8);
+        const float step = fabsf(rng_normal()) * 0x1p-3f;
+        uint8_t codes[MAX_N + CODEC_PAD] = {0}, bits[MAX_N + 2 * CODEC_PAD];
+        float values[MAX_N + CODEC_PAD];
+        memset(bits, 0xff, sizeof(bits)); /* is not to matter */
+        for (uint32_t c = 0; c < n; c++) {
+            codes[c] = rng_below(one_in) ? (uint8_t)rng_below(1u << q) : 0;
+            values[c] = rng_normal();
+        }
+        ref.pack(codes, n, q, bits);
+        for (size_t i = 0; i < n_isas; i++) {
+            size_t a, b;
+            pair_reset(&out_pair, n * sizeof(float), sizeof(float));
+            a = ref.to_values(bits, n, q, step, (float *)(void *)out_pair.a, outliers[0]);
+            b = isas[i].dsp.to_values(bits, n, q, step, (float *)(void *)out_pair.b, outliers[1]);
+            assert_int_equal(a, b);
+            assert_memory_equal(outliers[0], outliers[1], (n + 63) / 64 * 8);
+            for (uint32_t c = 0; c < n; c++)
+                assert_int_equal(outliers[0][c / 64] >> c % 64 & 1, codes[c] == 0);
+            ref.fill_in(outliers[0], n, values, (float *)(void *)out_pair.a);
+            isas[i].dsp.fill_in(outliers[1], n, values, (float *)(void *)out_pair.b);
+            pair_check(&out_pair, n * sizeof(float), "to_values and fill_in", isas[i].name);
+        }
+    }
+}
+
 /* Each k in 16 bits has one code, and the code gives it back. */
 static void ranges_go_on_around_each_other(void **state)
 {
@@ -383,7 +415,8 @@ int main(void)
         cmocka_unit_test(sums),        cmocka_unit_test(quantize),
         cmocka_unit_test(above),       cmocka_unit_test(counts_of_wide_rows),
         cmocka_unit_test(to_codes),    cmocka_unit_test(from_codes),
-        cmocka_unit_test(scale),       cmocka_unit_test(pack_and_unpack),
+        cmocka_unit_test(scale),       cmocka_unit_test(values_with_outliers),
+          cmocka_unit_test(pack_and_unpack),
         cmocka_unit_test(copy),        cmocka_unit_test(ranges_go_on_around_each_other),
         cmocka_unit_test(to_f16),      cmocka_unit_test(from_f16),
         cmocka_unit_test(f16_is_ieee),
