@@ -21,7 +21,7 @@
 #include "codec/rans.h"
 
 #define CODEC_LANES     32u
-#define CODEC_SPAN      256u /* columns whose squares are added up apart */
+#define CODEC_SPAN      256u  /* columns whose squares are added up apart */
 #define CODED_K_MAX     30000 /* and half a step of SHIFT_MAX stay within 16 bits */
 #define CODEC_PAD       64u
 #define CODEC_PAD_TO(n) (((size_t)(n) + CODEC_PAD - 1) / CODEC_PAD * CODEC_PAD)
@@ -56,13 +56,13 @@ struct rans_states {
 #define RANS_RAN_OUT      SIZE_MAX
 
 struct codec_dsp {
-    /* Sum of |x|, not finite when a value is not, and perhaps when the sum is too large; the sums of
-     * squares of every span, the last of which may be shorter; and the largest of those sums. */
+    /* Sum of |x|, not finite when a value is not, and perhaps when the sum is too large; the sums
+     * of squares of every span, the last of which may be shorter; and the largest of those sums. */
     float (*sum_abs)(const float *x, size_t n, struct codec_span *spans, float *largest);
 
     /* Sum of squares, no value counted as more than cap; it may be infinite. Only spans that may
-     * have larger values are read once more: where a lane's sum is cap's square at least. The spans'
-     * sums are added up lane by lane in their order, then the lanes pairwise. */
+     * have larger values are read once more: where a lane's sum is cap's square at least. The
+     * spans' sums are added up lane by lane in their order, then the lanes pairwise. */
     float (*sum_sq)(const float *x, size_t n, float cap, const struct codec_span *spans);
 
     /* The largest |x|, not finite when a value is not. */

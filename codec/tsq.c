@@ -237,8 +237,8 @@ void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst)
 
 /* --- decode --- */
 
-/* Where a list of n codes can be read, kernels' little more included; NULL when it would pass `end`,
- * or has bits behind its last code. */
+/* Where a list of n codes can be read, kernels' little more included; NULL when it would pass
+ * `end`, or has bits behind its last code. */
 static const uint8_t *find_codes(struct tsq *t, size_t n, unsigned width, const uint8_t *src,
                                  const uint8_t *end)
 {

@@ -56,8 +56,7 @@ struct totals {
 
 static inline struct totals sum_abs_16(__m512 x, struct totals t)
 {
-    return (struct totals){_mm512_add_ps(t.sum, _mm512_abs_ps(x)),
-                           _mm512_fmadd_ps(x, x, t.sum_sq)};
+    return (struct totals){_mm512_add_ps(t.sum, _mm512_abs_ps(x)), _mm512_fmadd_ps(x, x, t.sum_sq)};
 }
 
 static float sum_abs(const float *x, size_t n, struct codec_span *spans, float *largest)

@@ -179,7 +179,7 @@ static inline size_t take_lowest(uint64_t *mask)
 {
     uint64_t less = *mask - 1;
 
-    __asm__("" : "+r"(less)); /* or else they become TZCNT and BLSR */
+    __asm__("" : "+r"(less));                              /* or else they become TZCNT and BLSR */
     const int found = __builtin_popcountll(less & ~*mask); /* 64 when there is none */
     *mask &= less;
     return (size_t)found;
@@ -449,8 +449,7 @@ static inline uint32_t dense_32(const uint8_t *bits, unsigned q, const struct de
     __m256i zero[2];
 
     for (unsigned h = 0; h < 2; h++, bits += 2 * q, out += 16) {
-        const __m256i bytes =
-            _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)bits));
+        const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)bits));
         const __m256i codes = open_16(bytes, d->open.first, d->open);
         zero[h] = _mm256_cmpeq_epi16(codes, none);
         _mm256_storeu_ps(out, dense_8(_mm256_unpacklo_epi16(codes, upper), d));

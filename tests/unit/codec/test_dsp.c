@@ -412,13 +412,19 @@ static void f16_is_ieee(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sums),        cmocka_unit_test(quantize),
-        cmocka_unit_test(above),       cmocka_unit_test(counts_of_wide_rows),
-        cmocka_unit_test(to_codes),    cmocka_unit_test(from_codes),
-        cmocka_unit_test(scale),       cmocka_unit_test(values_with_outliers),
-          cmocka_unit_test(pack_and_unpack),
-        cmocka_unit_test(copy),        cmocka_unit_test(ranges_go_on_around_each_other),
-        cmocka_unit_test(to_f16),      cmocka_unit_test(from_f16),
+        cmocka_unit_test(sums),
+        cmocka_unit_test(quantize),
+        cmocka_unit_test(above),
+        cmocka_unit_test(counts_of_wide_rows),
+        cmocka_unit_test(to_codes),
+        cmocka_unit_test(from_codes),
+        cmocka_unit_test(scale),
+        cmocka_unit_test(values_with_outliers),
+        cmocka_unit_test(pack_and_unpack),
+        cmocka_unit_test(copy),
+        cmocka_unit_test(ranges_go_on_around_each_other),
+        cmocka_unit_test(to_f16),
+        cmocka_unit_test(from_f16),
         cmocka_unit_test(f16_is_ieee),
     };
 
