@@ -27,17 +27,6 @@ static float dot(const float *a, const float *b, size_t n)
     return codec_lanes_sum_f32(lane);
 }
 
-static float sum_sq_capped(const float *x, size_t n, float cap)
-{
-    float lane[CODEC_LANES] = {0};
-
-    for (size_t i = 0; i < n; i++) {
-        const float v = fabsf(x[i]) < cap ? fabsf(x[i]) : cap;
-        lane[i % CODEC_LANES] = fmaf(v, v, lane[i % CODEC_LANES]);
-    }
-    return codec_lanes_sum_f32(lane);
-}
-
 static int16_t nearest(float v)
 {
     v = v < -32767.0f ? -32767.0f : v;
@@ -175,7 +164,6 @@ void coded_dsp_init(struct codec_dsp *dsp, unsigned flags)
 {
     dsp->center = center;
     dsp->dot = dot;
-    dsp->sum_sq_capped = sum_sq_capped;
     dsp->to_i16 = to_i16;
     dsp->scale_to_i16 = scale_to_i16;
     dsp->best_class = best_class;

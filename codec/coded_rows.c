@@ -140,15 +140,16 @@ static double row_code(struct coded_rows *r, const float *row, uint32_t token, f
 {
     const struct codec_dsp *dsp = r->dsp;
     const uint32_t cols = r->basis->cols;
-    float mean_abs, max, capped;
+    struct codec_span spans[CODEC_SPANS_MAX];
+    float mean_abs, largest, capped;
 
     *norm_sq = dsp->center(row, r->basis->mean, cols, r->centered);
     if (r->params.profile)
         return r->code_one - .5 * CODES_PER_NEPER * sensitivity(r, token);
-    mean_abs = dsp->sum_abs(row, cols, &max, &capped) / (float)cols;
+    mean_abs = dsp->sum_abs(row, cols, spans, &largest) / (float)cols;
     if (mean_abs == 0.0f)
         return 0.0; /* a row of zeros: any step does */
-    capped = dsp->sum_sq_capped(row, cols, NORM_CAP * mean_abs);
+    capped = dsp->sum_sq(row, cols, NORM_CAP * mean_abs, spans);
     return code_of((double)r->params.step * sqrt((double)capped));
 }
 

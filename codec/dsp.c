@@ -8,20 +8,60 @@
 #include "codec/cpu.h"
 #include "codec/f16.h"
 
-static float sum_abs(const float *x, size_t n, float *max, float *sum_sq)
+/* As integers, whose order is that of floats, and NaN above all. */
+static float larger(float a, float b)
 {
-    float sum[CODEC_LANES] = {0}, sq[CODEC_LANES] = {0};
-    uint32_t largest = 0; /* as integers, whose order is that of floats, and NaN above all */
+    return f32_bits(a) > f32_bits(b) ? a : b;
+}
 
-    for (size_t i = 0; i < n; i++) {
-        const float v = fabsf(x[i]);
-        sum[i % CODEC_LANES] += v;
-        sq[i % CODEC_LANES] = fmaf(v, v, sq[i % CODEC_LANES]);
-        largest = f32_bits(v) > largest ? f32_bits(v) : largest;
+static float sum_abs(const float *x, size_t n, struct codec_span *spans, float *largest)
+{
+    float sum[CODEC_LANES] = {0};
+
+    *largest = 0.0f;
+    for (size_t i = 0; i < n; spans++) {
+        const size_t end = i + CODEC_SPAN < n ? i + CODEC_SPAN : n;
+        float sq[CODEC_LANES] = {0};
+        for (; i < end; i++) {
+            sum[i % CODEC_LANES] += fabsf(x[i]);
+            sq[i % CODEC_LANES] = fmaf(x[i], x[i], sq[i % CODEC_LANES]);
+        }
+        codec_lanes_add(sq, CODEC_LANES, 8);
+        for (unsigned lane = 0; lane < 8; lane++)
+            *largest = larger(sq[lane], *largest);
+        memcpy(spans->sum_sq, sq, sizeof(spans->sum_sq));
     }
-    *max = f32_from_bits(largest);
-    *sum_sq = codec_lanes_sum_f32(sq);
     return codec_lanes_sum_f32(sum);
+}
+
+/* Values of spans without any above cap come to the same sums as in sum_abs. */
+static float sum_sq(const float *x, size_t n, float cap, const struct codec_span *spans)
+{
+    float total[CODEC_LANES] = {0};
+
+    (void)spans;
+    for (size_t i = 0; i < n;) {
+        const size_t end = i + CODEC_SPAN < n ? i + CODEC_SPAN : n;
+        float sq[CODEC_LANES] = {0};
+        for (; i < end; i++) {
+            const float v = fabsf(x[i]) < cap ? fabsf(x[i]) : cap;
+            sq[i % CODEC_LANES] = fmaf(v, v, sq[i % CODEC_LANES]);
+        }
+        codec_lanes_add(sq, CODEC_LANES, 8);
+        for (unsigned lane = 0; lane < 8; lane++)
+            total[lane] += sq[lane];
+    }
+    codec_lanes_add(total, 8, 1);
+    return total[0];
+}
+
+static float max_abs(const float *x, size_t n)
+{
+    float max = 0.0f;
+
+    for (size_t i = 0; i < n; i++)
+        max = larger(fabsf(x[i]), max);
+    return max;
 }
 
 static void above(const int8_t *k, size_t n, size_t every, const uint8_t limits[CODEC_LIMITS],
@@ -79,6 +119,31 @@ static void scale(const int8_t *k, size_t n, float step, float *out)
         out[i] = (float)k[i] * step;
 }
 
+static size_t to_values(const uint8_t *bits, size_t n, unsigned q, float step, float *out,
+                        uint64_t *outliers)
+{
+    size_t zeros = 0;
+
+    for (size_t i = 0; i < n; i += 8, bits += q) {
+        uint8_t codes[8];
+        if (i % 64 == 0)
+            outliers[i / 64] = 0;
+        zeros += codec_unpack(bits, n - i < 8 ? n - i : 8, q, codes);
+        for (size_t c = 0; c < 8 && i + c < n; c++) {
+            out[i + c] = (float)(codes[c] - (1 << (q - 1))) * step;
+            outliers[i / 64] |= (uint64_t)(codes[c] == 0) << (i % 64 + c);
+        }
+    }
+    return zeros;
+}
+
+static void fill_in(const uint64_t *outliers, size_t n, const float *values, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        if (outliers[i / 64] >> i % 64 & 1)
+            out[i] = *values++;
+}
+
 static void copy(void *dst, const void *src, size_t bytes)
 {
     memcpy(dst, src, bytes);
@@ -112,6 +177,8 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags)
 {
     *dsp = (struct codec_dsp){
         .sum_abs = sum_abs,
+        .sum_sq = sum_sq,
+        .max_abs = max_abs,
         .quantize = quantize,
         .above = above,
         .to_codes = to_codes,
@@ -119,6 +186,8 @@ void codec_dsp_init(struct codec_dsp *dsp, unsigned flags)
         .unpack = codec_unpack,
         .from_codes = from_codes,
         .scale = scale,
+        .to_values = to_values,
+        .fill_in = fill_in,
         .copy = copy,
         .to_f16 = to_f16,
         .from_f16 = from_f16,

@@ -16,10 +16,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "codec/codec.h"
 #include "codec/levels.h"
 #include "codec/rans.h"
 
 #define CODEC_LANES     32u
+#define CODEC_SPAN      256u  /* columns whose squares are added up apart */
 #define CODED_K_MAX     30000 /* and half a step of SHIFT_MAX stay within 16 bits */
 #define CODEC_PAD       64u
 #define CODEC_PAD_TO(n) (((size_t)(n) + CODEC_PAD - 1) / CODEC_PAD * CODEC_PAD)
@@ -32,6 +34,12 @@ struct codec_range {
     int16_t lo, hi;
     int16_t up, down;
 };
+
+/* A span's squares added up, as far as to 8 lanes. */
+struct codec_span {
+    float sum_sq[8];
+};
+#define CODEC_SPANS_MAX (CODEC_COLS_MAX / CODEC_SPAN)
 
 #define CODEC_K8_MAX  126    /* in 8 bits, 127 and -127 stand for all beyond as well */
 #define CODEC_K8_NONE (-128) /* stands for none */
@@ -48,9 +56,17 @@ struct rans_states {
 #define RANS_RAN_OUT      SIZE_MAX
 
 struct codec_dsp {
-    /* Sum of |x|; the largest |x|, not finite when a value is not; sum of squares, which may be
-     * infinite. */
-    float (*sum_abs)(const float *x, size_t n, float *max, float *sum_sq);
+    /* Sum of |x|, not finite when a value is not, and perhaps when the sum is too large; the sums
+     * of squares of every span, the last of which may be shorter; and the largest of those sums. */
+    float (*sum_abs)(const float *x, size_t n, struct codec_span *spans, float *largest);
+
+    /* Sum of squares, no value counted as more than cap; it may be infinite. Only spans that may
+     * have larger values are read once more: where a lane's sum is cap's square at least. The
+     * spans' sums are added up lane by lane in their order, then the lanes pairwise. */
+    float (*sum_sq)(const float *x, size_t n, float cap, const struct codec_span *spans);
+
+    /* The largest |x|, not finite when a value is not. */
+    float (*max_abs)(const float *x, size_t n);
 
     /* k = x * inv to the nearest integer, |x * inv| < 2^30; -127 and 127 for those beyond
      * CODEC_K8_MAX, and 0 from n on (padded). */
@@ -82,6 +98,16 @@ struct codec_dsp {
     /* k * step. k padded; out[n]. */
     void (*scale)(const int8_t *k, size_t n, float step, float *out);
 
+    /* Codes of q bits, as unpack takes them, of a range around nothing: k * step in out[n], and in
+     * outliers a bit for each code 0, whose out is unspecified; bits from n on are 0. Returns how
+     * many there are. */
+    size_t (*to_values)(const uint8_t *bits, size_t n, unsigned q, float step, float *out,
+                        uint64_t *outliers);
+
+    /* The next of values where a bit says so. CODEC_PAD more values than there are bits, which are
+     * not used. */
+    void (*fill_in)(const uint64_t *outliers, size_t n, const float *values, float *out);
+
     /* Buffers apart. */
     void (*copy)(void *dst, const void *src, size_t bytes);
 
@@ -98,9 +124,6 @@ struct codec_dsp {
 
     /* Sum of a[i] * b[i]. */
     float (*dot)(const float *a, const float *b, size_t n);
-
-    /* Sum of squares, no value counted as more than cap. */
-    float (*sum_sq_capped)(const float *x, size_t n, float cap);
 
     /* x * scale to the nearest integer within +-32767. */
     void (*to_i16)(const float *x, size_t n, float scale, int16_t *k);
@@ -181,12 +204,18 @@ void gemm_dsp_init_vnni(struct codec_dsp *dsp);
 void codec_pack(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits);
 size_t codec_unpack(const uint8_t *bits, size_t n, unsigned q, uint8_t *codes);
 
+/* Lanes added pairwise, until there are `to`. */
+static inline void codec_lanes_add(float lane[CODEC_LANES], unsigned from, unsigned to)
+{
+    for (unsigned half = from / 2; half >= to; half /= 2)
+        for (unsigned i = 0; i < half; i++)
+            lane[i] += lane[i + half];
+}
+
 /* The end of every lane-wise sum. */
 static inline float codec_lanes_sum_f32(float lane[CODEC_LANES])
 {
-    for (unsigned half = CODEC_LANES / 2; half; half /= 2)
-        for (unsigned i = 0; i < half; i++)
-            lane[i] += lane[i + half];
+    codec_lanes_add(lane, CODEC_LANES, 1);
     return lane[0];
 }
 

@@ -83,17 +83,19 @@ static double sum_sq_f64(const float *x, uint32_t cols, double cap)
 int tabq_row_read(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
                   uint32_t cols, struct tabq_row *row)
 {
-    float sum_sq;
-    const double sum = (double)dsp->sum_abs(x, cols, &row->max, &sum_sq);
+    struct codec_span spans[CODEC_SPANS_MAX];
+    float largest, sum_sq;
+    const double sum = (double)dsp->sum_abs(x, cols, spans, &largest);
     double cap;
 
-    if (!isfinite(row->max))
+    if (!isfinite(sum) && !isfinite(dsp->max_abs(x, cols)))
         return -EDOM;
     row->mean = (isfinite(sum) ? sum : sum_abs_f64(x, cols)) / cols;
+    row->max = largest >= SUM_SQ_MIN && isfinite(largest) ? sqrtf(largest) * 1.001f
+                                                          : dsp->max_abs(x, cols);
     row->limit = p->tau_rule == CODEC_TAU_MEAN ? (double)p->tau * row->mean : (double)p->tau;
     cap = NORM_CAP * row->limit;
-    if ((double)row->max > cap)
-        sum_sq = dsp->sum_sq_capped(x, cols, (float)cap);
+    sum_sq = dsp->sum_sq(x, cols, (float)cap, spans);
     row->norm_sq =
         sum_sq >= SUM_SQ_MIN && isfinite(sum_sq) ? (double)sum_sq : sum_sq_f64(x, cols, cap);
     return 0;
@@ -122,20 +124,34 @@ static uint32_t step_code(double step, bool up)
     return (bits + (up ? (1u << STEP_SHIFT) - 1 : 0)) >> STEP_SHIFT;
 }
 
-/* Values spread evenly over the steps are off by step^2 / 12 in the mean square; not all rows' are,
- * so a little less is asked for. A step is rounded to 24 bits on its way to 4: a thousandth more is
- * surely enough. */
-uint32_t tabq_step_choose(const struct codec_params *p, const struct tabq_row *row, uint32_t cols)
+/* A step is rounded to 24 bits on its way to 4: a thousandth more is surely enough. */
+static uint32_t lowest_code(const struct codec_params *p, const struct tabq_row *row)
 {
-    const double wanted = EVEN * (double)p->delta * sqrt(12.0 * row->norm_sq / cols);
     const double dense = least(row->limit, (double)row->max) / (reach(p->qmax) + .5) * 1.001;
     const double all = (double)row->max / TABQ_K_MAX * 1.001;
-    const uint32_t lowest = step_code(dense > all ? dense : all, true);
-    uint32_t code = step_code(wanted, false);
 
-    code = code > lowest ? code : lowest;
+    return step_code(dense > all ? dense : all, true);
+}
+
+static uint32_t within_codes(uint32_t code)
+{
     code = code > STEP_MIN ? code : STEP_MIN;
     return code < STEP_MAX ? code : STEP_MAX;
+}
+
+/* Values spread evenly over the steps are off by step^2 / 12 in the mean square; not all rows' are,
+ * so a little less is asked for. */
+uint32_t tabq_step_choose(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
+                          uint32_t cols, struct tabq_row *row)
+{
+    const double wanted = EVEN * (double)p->delta * sqrt(12.0 * row->norm_sq / cols);
+    uint32_t code = within_codes(step_code(wanted, false)), lowest = lowest_code(p, row);
+
+    if (code < lowest || row->mean < (double)tabq_step(code)) {
+        row->max = dsp->max_abs(x, cols);
+        lowest = lowest_code(p, row);
+    }
+    return within_codes(code > lowest ? code : lowest);
 }
 
 #define OUTLIER_BITS                                                                               \

@@ -34,8 +34,8 @@ const struct codec_range *tabq_ranges(unsigned width, unsigned form);
 /* What a row amounts to. */
 struct tabq_row {
     double mean;    /* of |x| */
-    float max;      /* of |x| */
     double limit;   /* TS's T */
+    float max;      /* of |x|, or a little more until the step is known to depend on it */
     double norm_sq; /* squared L2 norm, every value counted as at most 8 T */
 };
 
@@ -44,8 +44,10 @@ int tabq_row_read(const struct codec_dsp *dsp, const struct codec_params *p, con
                   uint32_t cols, struct tabq_row *row);
 
 /* The code of the largest step whose errors, spread evenly, are within p->delta of the norm; or of
- * the smallest one by which p->qmax bits reach T and TABQ_K_MAX steps the largest value. */
-uint32_t tabq_step_choose(const struct codec_params *p, const struct tabq_row *row, uint32_t cols);
+ * the smallest one by which p->qmax bits reach T and TABQ_K_MAX steps the largest value. Afterwards
+ * row->max is as many whole steps as the largest value, unless both are more than none. */
+uint32_t tabq_step_choose(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
+                          uint32_t cols, struct tabq_row *row);
 
 /* A width from p->qmin to p->qmax that makes the part of k[n] (padded with 0) short; `mean` is
  * about the mean |k|. */

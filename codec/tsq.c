@@ -33,7 +33,9 @@ struct tsq {
     size_t row_bound; /* of a row of cols */
     struct tabq_row row;
     struct list lists[TABQ_RANGES + 1]; /* the last: k beyond all ranges */
-    float *held;                        /* a part with values next to FLT_MAX held back */
+    float *held;                        /* a part with values next to FLT_MAX held back; the
+                                         * decoder's outliers; padded */
+    uint64_t *outliers;                 /* a bit for each column that is one */
     uint8_t *bits;                      /* padded, and as much as unpack reads beyond */
     const float *x;                     /* the part planned */
     float inv;
@@ -61,10 +63,11 @@ int tsq_open(const struct codec_params *p, const struct codec_dsp *dsp, uint32_t
     t->cols = cols;
     tsq_tune(t, p);
     t->held = calloc(padded, sizeof(*t->held));
+    t->outliers = calloc(padded / 64, sizeof(*t->outliers));
     t->bits = calloc(padded + CODEC_PAD, 1);
     for (unsigned i = 0; i <= TABQ_RANGES && rc == 0; i++)
         rc = list_open(&t->lists[i], padded);
-    if (rc || !t->held || !t->bits) {
+    if (rc || !t->held || !t->outliers || !t->bits) {
         tsq_close(t);
         return -ENOMEM;
     }
@@ -81,6 +84,7 @@ void tsq_close(struct tsq *t)
         free(t->lists[i].codes);
     }
     free(t->held);
+    free(t->outliers);
     free(t->bits);
     free(t);
 }
@@ -134,7 +138,7 @@ int tsq_step(struct tsq *t, const float *row, uint32_t cols, uint32_t *step_code
     const int rc = tabq_row_read(t->dsp, &t->params, row, cols, &t->row);
 
     if (rc == 0)
-        *step_code = tabq_step_choose(&t->params, &t->row, cols);
+        *step_code = tabq_step_choose(t->dsp, &t->params, row, cols, &t->row);
     return rc;
 }
 
@@ -233,24 +237,34 @@ void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst)
 
 /* --- decode --- */
 
-/* n codes to `codes`, and how many of them are 0; NULL when they would pass `end`. */
-static const uint8_t *read_codes(struct tsq *t, size_t n, unsigned width, const uint8_t *src,
-                                 const uint8_t *end, uint8_t *codes, size_t *n_zeros)
+/* Where a list of n codes can be read, kernels' little more included; NULL when it would pass
+ * `end`, or has bits behind its last code. */
+static const uint8_t *find_codes(struct tsq *t, size_t n, unsigned width, const uint8_t *src,
+                                 const uint8_t *end)
 {
     const size_t bytes = packed_bytes(n, width);
-    const uint8_t *from = src;
 
-    *n_zeros = 0;
-    if (n == 0)
-        return src;
     if ((size_t)(end - src) < bytes)
         return NULL;
     if (n * width % 8 && src[bytes - 1] >> n * width % 8)
         return NULL;
-    if ((size_t)(end - src) - bytes < CODEC_PAD) /* kernels read a little more */
-        from = memcpy(t->bits, src, bytes);
+    return (size_t)(end - src) - bytes < CODEC_PAD ? memcpy(t->bits, src, bytes) : src;
+}
+
+/* n codes to `codes`, and how many of them are 0. Returns the list's end, or NULL. */
+static const uint8_t *read_codes(struct tsq *t, size_t n, unsigned width, const uint8_t *src,
+                                 const uint8_t *end, uint8_t *codes, size_t *n_zeros)
+{
+    const uint8_t *from;
+
+    *n_zeros = 0;
+    if (n == 0)
+        return src;
+    from = find_codes(t, n, width, src, end);
+    if (!from)
+        return NULL;
     *n_zeros = t->dsp->unpack(from, n, width, codes);
-    return src + bytes;
+    return src + packed_bytes(n, width);
 }
 
 /* Whether a code's k is beyond 8 bits. No encoder sends such. */
@@ -295,38 +309,30 @@ static int next_k(struct source *s, unsigned list)
     return code ? (int)code - (code >> (r->width - 1) ? r->up : r->down) : next_k(s, list + 1);
 }
 
-/* Value by value, whatever its k. */
-static bool read_values(struct source *s, uint32_t cols, float step, float *out)
+/* The n outliers' values, one by one, whatever their k. */
+static void read_values(struct source *s, size_t n, float step, float *out)
 {
-    bool finite = true;
-
-    for (uint32_t i = 0; i < cols; i++) {
-        out[i] = (float)next_k(s, 0) * step;
-        finite &= isfinite(out[i]);
-    }
-    return finite;
+    for (size_t i = 0; i < n; i++)
+        out[i] = (float)next_k(s, 1) * step;
 }
 
 /* In bytes: every list's k into the gaps of the list before. Those beyond all ranges are
  * CODEC_K8_NONE in there, and looked for in the end: there are few. */
-static bool read_values_k8(struct tsq *t, struct source *s, const size_t n[TABQ_RANGES + 1],
+static void read_values_k8(struct tsq *t, struct source *s, const size_t n[TABQ_RANGES + 1],
                            float step, float *out)
 {
-    int8_t *k = t->lists[0].k;
+    int8_t *k = t->lists[1].k;
     const int8_t *at = k;
-    bool finite = true;
 
     memset(t->lists[TABQ_RANGES].k, CODEC_K8_NONE, n[TABQ_RANGES]);
-    for (unsigned i = TABQ_RANGES; i-- > 0;)
+    for (unsigned i = TABQ_RANGES; --i > 0;)
         if (n[i])
             t->dsp->from_codes(s->codes[i], n[i], &s->ranges[i], t->lists[i + 1].k, t->lists[i].k);
-    t->dsp->scale(k, n[0], step, out);
+    t->dsp->scale(k, n[1], step, out);
     for (size_t i = 0; i < n[TABQ_RANGES]; i++, at++) {
-        at = memchr(at, CODEC_K8_NONE & 0xff, (size_t)(k + n[0] - at));
+        at = memchr(at, CODEC_K8_NONE & 0xff, (size_t)(k + n[1] - at));
         out[at - k] = (float)next_rest(s) * step;
-        finite &= isfinite(out[at - k]);
     }
-    return finite;
 }
 
 static bool all_finite(const float *x, uint32_t n)
@@ -341,7 +347,8 @@ const uint8_t *tsq_read(struct tsq *t, uint32_t cols, const uint8_t *src, const 
                         float *out)
 {
     size_t n[TABQ_RANGES + 1] = {cols};
-    bool beyond_k8 = false, finite;
+    const uint8_t *dense;
+    bool beyond_k8 = false;
     struct source s;
     uint16_t head;
     float step;
@@ -358,7 +365,12 @@ const uint8_t *tsq_read(struct tsq *t, uint32_t cols, const uint8_t *src, const 
     if (!isnormal(step))
         return NULL;
     s.ranges = tabq_ranges((head >> HEAD_WIDTH_AT & HEAD_WIDTH) + 1, head >> HEAD_FORM_AT);
-    for (unsigned i = 0; i < TABQ_RANGES; i++) {
+    dense = find_codes(t, cols, s.ranges[0].width, src, end);
+    if (!dense)
+        return NULL;
+    n[1] = t->dsp->to_values(dense, cols, s.ranges[0].width, step, out, t->outliers);
+    src += packed_bytes(cols, s.ranges[0].width);
+    for (unsigned i = 1; i < TABQ_RANGES; i++) {
         uint8_t *codes = t->lists[i].codes;
         src = read_codes(t, n[i], s.ranges[i].width, src, end, codes, &n[i + 1]);
         if (!src)
@@ -369,8 +381,12 @@ const uint8_t *tsq_read(struct tsq *t, uint32_t cols, const uint8_t *src, const 
     if ((size_t)(end - src) < K_BYTES * n[TABQ_RANGES])
         return NULL;
     s.rest = src;
-    finite = beyond_k8 ? read_values(&s, cols, step, out) : read_values_k8(t, &s, n, step, out);
-    if (!finite || (step > STEP_SAFE && !all_finite(out, cols)))
+    if (beyond_k8)
+        read_values(&s, n[1], step, t->held);
+    else
+        read_values_k8(t, &s, n, step, t->held);
+    t->dsp->fill_in(t->outliers, cols, t->held, out);
+    if (step > STEP_SAFE && !all_finite(out, cols))
         return NULL;
     return src + K_BYTES * n[TABQ_RANGES];
 }

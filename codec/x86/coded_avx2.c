@@ -72,28 +72,6 @@ static float dot(const float *a, const float *b, size_t n)
     return lanes_sum_ps(acc);
 }
 
-static inline void capped_32(const float *x, __m256 cap, __m256 acc[REGISTERS])
-{
-    for (unsigned r = 0; r < REGISTERS; r++) {
-        const __m256 v = _mm256_min_ps(abs_ps(_mm256_loadu_ps(x + 8 * r)), cap);
-        acc[r] = _mm256_fmadd_ps(v, v, acc[r]);
-    }
-}
-
-static float sum_sq_capped(const float *x, size_t n, float cap)
-{
-    const __m256 caps = _mm256_set1_ps(cap);
-    __m256 acc[REGISTERS] = {0};
-    float last[CODEC_LANES] = {0};
-    size_t i = 0;
-
-    for (; i + CODEC_LANES <= n; i += CODEC_LANES)
-        capped_32(x + i, caps, acc);
-    memcpy(last, x + i, (n - i) * sizeof(*x));
-    capped_32(last, caps, acc);
-    return lanes_sum_ps(acc);
-}
-
 static inline __m256i nearest(__m256 v)
 {
     v = _mm256_max_ps(v, _mm256_set1_ps(-32767.0f));
@@ -341,7 +319,6 @@ void coded_dsp_init_avx2(struct codec_dsp *dsp)
 {
     dsp->center = center;
     dsp->dot = dot;
-    dsp->sum_sq_capped = sum_sq_capped;
     dsp->to_i16 = to_i16;
     dsp->scale_to_i16 = scale_to_i16;
     dsp->best_class = best_class;

@@ -57,19 +57,6 @@ static float dot(const float *a, const float *b, size_t n)
     return lanes_sum_ps(acc);
 }
 
-static float sum_sq_capped(const float *x, size_t n, float cap)
-{
-    const __m512 caps = _mm512_set1_ps(cap);
-    __m512 acc[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-
-    for (size_t i = 0; i < n; i += 16) {
-        const __m512 v = _mm512_min_ps(_mm512_abs_ps(load(x, i, n)), caps);
-        __m512 *sum = &acc[i / 16 % 2];
-        *sum = _mm512_fmadd_ps(v, v, *sum);
-    }
-    return lanes_sum_ps(acc);
-}
-
 /* The nearest integers within 16 bits, to k[0, n), n <= 16. */
 static inline void store_nearest(int16_t *k, size_t n, __m512 v)
 {
@@ -196,7 +183,6 @@ void coded_dsp_init_avx512(struct codec_dsp *dsp)
 {
     dsp->center = center;
     dsp->dot = dot;
-    dsp->sum_sq_capped = sum_sq_capped;
     dsp->to_i16 = to_i16;
     dsp->scale_to_i16 = scale_to_i16;
     dsp->from_i16 = from_i16;

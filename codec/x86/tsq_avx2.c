@@ -141,9 +141,9 @@ static inline struct closing closing(unsigned q)
                             .q = q};
 }
 
-static inline uint8_t *close_32(__m256i v, const struct closing *c, uint8_t *bits)
+static inline uint8_t *close_32(__m256i v, const struct closing *c, bool whole, uint8_t *bits)
 {
-    if (c->q == 8) { /* has no room for the signs that the multiplications see */
+    if (whole) { /* 8 bits have no room for the signs that the multiplications see */
         _mm256_storeu_si256((__m256i *)bits, v);
         return bits + 32;
     }
@@ -160,10 +160,45 @@ static void pack(const uint8_t *codes, size_t n, unsigned q, uint8_t *bits)
     const struct closing c = closing(q);
 
     for (size_t i = 0; i < n; i += 32)
-        bits = close_32(load32(codes + i), &c, bits);
+        bits = close_32(load32(codes + i), &c, q == 8, bits);
 }
 
-/* The k of 64 whose bytes in `which` are all ones, closed up. Returns rest's new end. */
+static inline uint64_t mask_64(const __m256i which[2])
+{
+    return (uint32_t)_mm256_movemask_epi8(which[0]) |
+           (uint64_t)(uint32_t)_mm256_movemask_epi8(which[1]) << 32;
+}
+
+/* The k of 64 whose bytes in `which` are all ones, closed up, where they are few: so many at a time
+ * that there is seldom a second. Returns rest's new end. TZCNT and BLSR take several times as long
+ * as these four instructions on Zen 3: the mask less 1 has its lowest bit cleared, and ones below
+ * it. */
+#define MOVED_AT_ONCE 4
+
+static inline size_t take_lowest(uint64_t *mask)
+{
+    uint64_t less = *mask - 1;
+
+    __asm__("" : "+r"(less));                              /* or else they become TZCNT and BLSR */
+    const int found = __builtin_popcountll(less & ~*mask); /* 64 when there is none */
+    *mask &= less;
+    return (size_t)found;
+}
+
+static inline int8_t *move_few(const int8_t *k, const __m256i which[2], int8_t *rest)
+{
+    uint64_t mask = mask_64(which);
+    int8_t *end = rest + __builtin_popcountll(mask);
+
+    do {
+        for (unsigned i = 0; i < MOVED_AT_ONCE; i++)
+            rest[i] = k[take_lowest(&mask)];
+        rest += MOVED_AT_ONCE;
+    } while (__builtin_expect(mask != 0, 0));
+    return end;
+}
+
+/* Where they are many. */
 static inline int8_t *move_by_pext(const int8_t *k, const __m256i which[2], int8_t *rest)
 {
     uint64_t masks[8], eight;
@@ -178,43 +213,35 @@ static inline int8_t *move_by_pext(const int8_t *k, const __m256i which[2], int8
     return rest;
 }
 
-/* The same where PEXT is slow: one by one where they are few, which costs less. */
-static inline int8_t *move_by_table(const int8_t *k, const __m256i which[2], bool few, int8_t *rest)
+/* The same where PEXT is slow. */
+static inline int8_t *move_by_table(const int8_t *k, const __m256i which[2], int8_t *rest)
 {
-    uint64_t mask = (uint32_t)_mm256_movemask_epi8(which[0]) |
-                    (uint64_t)(uint32_t)_mm256_movemask_epi8(which[1]) << 32;
-    int8_t *end = rest + __builtin_popcountll(mask);
+    uint64_t mask = mask_64(which);
 
-    if (few) {
-        do {
-            for (unsigned i = 0; i < 4; i++) {
-                rest[i] = k[_tzcnt_u64(mask)]; /* k[64] when there is none */
-                mask = _blsr_u64(mask);
-            }
-            rest += 4;
-        } while (mask);
-        return end;
-    }
     for (unsigned i = 0; i < 64; i += 8, mask >>= 8) {
         const size_t m = mask & 0xff;
         _mm_storel_epi64((__m128i *)rest, _mm_shuffle_epi8(load8(k + i), load8(moved[m])));
         rest += __builtin_popcountll(m);
     }
-    return end;
+    return rest;
 }
 
-#define FEW 16 /* one in so many, or less */
+#define FEW 20 /* one in so many, or less */
 
 struct coder {
     __m256i lo, hi, up, down;
 };
 
-/* 32 k to codes; all ones in `out` for those that have none, which become 0. */
+/* 32 k to codes; all ones in `out` for those that have none, which become 0. A range around nothing
+ * reaches as far below as above. */
 static inline __m256i code_32(__m256i v, const struct coder *c, bool around, __m256i *out)
 {
     const __m256i base = around ? _mm256_blendv_epi8(c->up, c->down, v) : c->up;
 
-    *out = _mm256_or_si256(_mm256_cmpgt_epi8(c->lo, v), _mm256_cmpgt_epi8(v, c->hi));
+    if (!around)
+        *out = _mm256_cmpgt_epi8(_mm256_abs_epi8(v), c->hi);
+    else
+        *out = _mm256_or_si256(_mm256_cmpgt_epi8(c->lo, v), _mm256_cmpgt_epi8(v, c->hi));
     return _mm256_andnot_si256(*out, _mm256_add_epi8(v, base));
 }
 
@@ -230,6 +257,7 @@ static inline __attribute__((always_inline)) size_t to_codes_by(const int8_t *k,
         .up = _mm256_set1_epi8((char)r->up),
         .down = _mm256_set1_epi8((char)r->down),
     };
+    const bool whole = around && r->width == 8; /* is_around() says so */
     const int8_t *start = rest;
     uint8_t *at = bits;
 
@@ -237,10 +265,12 @@ static inline __attribute__((always_inline)) size_t to_codes_by(const int8_t *k,
         __m256i codes[2], out[2];
         for (size_t h = 0; h < 2; h++)
             codes[h] = code_32(load32(k + i + 32 * h), &coder, around, &out[h]);
-        at = close_32(codes[0], &close, at);
-        at = close_32(codes[1], &close, at);
-        rest = by_pext ? move_by_pext(k + i, out, rest)
-                       : move_by_table(k + i, out, (size_t)(rest - start) * FEW <= i, rest);
+        at = close_32(codes[0], &close, whole, at);
+        at = close_32(codes[1], &close, whole, at);
+        if ((size_t)(rest - start) * FEW <= i)
+            rest = move_few(k + i, out, rest);
+        else
+            rest = by_pext ? move_by_pext(k + i, out, rest) : move_by_table(k + i, out, rest);
     }
     if (n * r->width % 8) /* the padding's zeros have codes, too */
         bits[n * r->width / 8] &= (uint8_t)((1u << n * r->width % 8) - 1);
@@ -276,9 +306,8 @@ struct opening {
     __m128i down;
 };
 
-static struct opening opening(unsigned q)
+static inline struct opening opening_of(__m256i code, unsigned q)
 {
-    const __m256i code = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7);
     const __m256i bit = _mm256_mullo_epi16(code, _mm256_set1_epi16((short)q));
     const __m256i byte = _mm256_srli_epi16(bit, 3);
     const __m256i next = _mm256_slli_epi16(_mm256_add_epi16(byte, _mm256_set1_epi16(1)), 8);
@@ -292,6 +321,11 @@ static struct opening opening(unsigned q)
     return (struct opening){first, _mm256_add_epi8(first, _mm256_set1_epi8((char)q)),
                             _mm256_sll_epi16(power, _mm_cvtsi32_si128(9 - (int)q)),
                             _mm_cvtsi32_si128(16 - (int)q)};
+}
+
+static struct opening opening(unsigned q)
+{
+    return opening_of(_mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7), q);
 }
 
 static inline __m256i open_16(__m256i bytes, __m256i which, struct opening o)
@@ -386,6 +420,90 @@ static void scale(const int8_t *k, size_t n, float step, float *out)
         _mm256_maskstore_ps(out + i, lanes_below(i, n), scale_8(k + i, steps));
 }
 
+/* 16 dense codes of q bits from 2 q bytes to 16-bit lanes, in the order 0-3, 8-11, 4-7, 12-15: then
+ * unpacking makes 0-7 and 8-15 of them. */
+static struct opening dense_opening(unsigned q)
+{
+    const __m256i code = _mm256_setr_epi16(0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15);
+
+    return opening_of(code, q);
+}
+
+/* f32 with this as its upper half is 2^23 plus its lower half. */
+#define F32_2_23 0x4b00
+
+struct dense {
+    struct opening open;
+    __m256 offset, step;
+};
+
+static inline __m256 dense_8(__m256i codes, const struct dense *d)
+{
+    return _mm256_mul_ps(_mm256_sub_ps(_mm256_castsi256_ps(codes), d->offset), d->step);
+}
+
+/* 32 values; returns the bits of the codes 0. */
+static inline uint32_t dense_32(const uint8_t *bits, unsigned q, const struct dense *d, float *out)
+{
+    const __m256i upper = _mm256_set1_epi16(F32_2_23), none = _mm256_setzero_si256();
+    __m256i zero[2];
+
+    for (unsigned h = 0; h < 2; h++, bits += 2 * q, out += 16) {
+        const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)bits));
+        const __m256i codes = open_16(bytes, d->open.first, d->open);
+        zero[h] = _mm256_cmpeq_epi16(codes, none);
+        _mm256_storeu_ps(out, dense_8(_mm256_unpacklo_epi16(codes, upper), d));
+        _mm256_storeu_ps(out + 8, dense_8(_mm256_unpackhi_epi16(codes, upper), d));
+    }
+    zero[0] = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(zero[0], zero[1]),
+                                          _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    return (uint32_t)_mm256_movemask_epi8(zero[0]);
+}
+
+static size_t to_values(const uint8_t *bits, size_t n, unsigned q, float step, float *out,
+                        uint64_t *outliers)
+{
+    const struct dense d = {dense_opening(q), _mm256_set1_ps(0x1p23f + (float)(1 << (q - 1))),
+                            _mm256_set1_ps(step)};
+    size_t zeros = 0, i = 0;
+    float last[64];
+    uint64_t mask;
+
+    for (; i + 64 <= n; i += 64, bits += 8 * q, outliers++) {
+        mask = dense_32(bits, q, &d, out + i);
+        mask |= (uint64_t)dense_32(bits + 4 * q, q, &d, out + i + 32) << 32;
+        zeros += (size_t)__builtin_popcountll(mask);
+        *outliers = mask;
+    }
+    if (i == n)
+        return zeros;
+    mask = dense_32(bits, q, &d, last);
+    if (n > i + 32)
+        mask |= (uint64_t)dense_32(bits + 4 * q, q, &d, last + 32) << 32;
+    *outliers = mask & ((UINT64_C(1) << (n - i)) - 1);
+    memcpy(out + i, last, (n - i) * sizeof(*out));
+    return zeros + (size_t)__builtin_popcountll(*outliers);
+}
+
+/* As move_few, to the places the mask names. Where there is none that is the first of the next 64,
+ * which is put back. */
+static void fill_in(const uint64_t *outliers, size_t n, const float *values, float *out)
+{
+    for (; n > 64; n -= 64, out += 64) {
+        uint64_t mask = *outliers++;
+        const float *next = values + __builtin_popcountll(mask), kept = out[64];
+        do {
+            for (unsigned i = 0; i < MOVED_AT_ONCE; i++)
+                out[take_lowest(&mask)] = values[i];
+            values += MOVED_AT_ONCE;
+        } while (__builtin_expect(mask != 0, 0));
+        out[64] = kept;
+        values = next;
+    }
+    for (uint64_t mask = *outliers; mask;)
+        out[take_lowest(&mask)] = *values++;
+}
+
 void tsq_dsp_init_avx2(struct codec_dsp *dsp, bool pext)
 {
     dsp->quantize = quantize;
@@ -395,4 +513,6 @@ void tsq_dsp_init_avx2(struct codec_dsp *dsp, bool pext)
     dsp->unpack = unpack;
     dsp->from_codes = from_codes;
     dsp->scale = scale;
+    dsp->to_values = to_values;
+    dsp->fill_in = fill_in;
 }

@@ -148,6 +148,35 @@ static void from_codes(const uint8_t *codes, size_t n, const struct codec_range 
     }
 }
 
+static size_t to_values(const uint8_t *bits, size_t n, unsigned q, float step, float *out,
+                        uint64_t *outliers)
+{
+    const __m512i open = load64(opened[q - 1]), mask = _mm512_set1_epi8((char)((1u << q) - 1)),
+                  first = _mm512_set1_epi64(0x0706050403020100 * (long long)q),
+                  half = _mm512_set1_epi8((char)(1 << (q - 1)));
+    const __m512 steps = _mm512_set1_ps(step);
+    size_t zeros = 0;
+
+    for (size_t i = 0; i < n; i += 64, bits += 8 * q) {
+        const __m512i eights = _mm512_permutexvar_epi8(open, load64(bits));
+        const __m512i v = _mm512_and_si512(_mm512_multishift_epi64_epi8(first, eights), mask);
+        const uint64_t within = below_64(n - i);
+        int8_t k[64];
+        _mm512_storeu_si512(k, _mm512_sub_epi8(v, half));
+        for (unsigned r = 0; r < 4; r++) {
+            const __m512i k16 =
+                _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(k + 16 * r)));
+            const __mmask16 stored = (__mmask16)(within >> 16 * r);
+            if (stored)
+                _mm512_mask_storeu_ps(out + i + 16 * r, stored,
+                                      _mm512_mul_ps(_mm512_cvtepi32_ps(k16), steps));
+        }
+        outliers[i / 64] = _mm512_cmpeq_epi8_mask(v, _mm512_setzero_si512()) & within;
+        zeros += (size_t)__builtin_popcountll(outliers[i / 64]);
+    }
+    return zeros;
+}
+
 void tsq_dsp_init_vbmi(struct codec_dsp *dsp)
 {
     dsp->quantize = quantize;
@@ -155,4 +184,5 @@ void tsq_dsp_init_vbmi(struct codec_dsp *dsp)
     dsp->to_codes = to_codes;
     dsp->unpack = unpack;
     dsp->from_codes = from_codes;
+    dsp->to_values = to_values;
 }

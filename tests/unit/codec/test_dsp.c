@@ -77,22 +77,38 @@ static struct codec_range any_range(void)
     return tabq_ranges(1 + rng_below(8), rng_below(TABQ_FORMS))[rng_below(TABQ_RANGES)];
 }
 
-static void sum_abs(void **state)
+static void sums(void **state)
 {
+    static struct codec_span spans[2][CODEC_SPANS_MAX];
+
     for (int r = 0; r < REPEAT; r++) {
         uint32_t n = any_n();
+        const size_t n_spans = (n + CODEC_SPAN - 1) / CODEC_SPAN;
         float *row = fenced_alloc(n * sizeof(*row));
         fill_any_row(row, n);
         if (r % 8 == 0)
             row[rng_below(n)] = r % 16 ? NAN : -INFINITY;
         for (size_t i = 0; i < n_isas; i++) {
-            float a[3], b[3]; /* sum, largest, sum of squares */
-            a[0] = ref.sum_abs(row, n, &a[1], &a[2]);
-            b[0] = isas[i].dsp.sum_abs(row, n, &b[1], &b[2]);
-            if (r % 8 == 0)
-                assert_false(isfinite(a[1]) || isfinite(b[1]));
-            else if (memcmp(a, b, sizeof(a)) != 0)
-                fail_msg("sum_abs, %s, n %u: differs from C", isas[i].name, n);
+            float a[3], b[3]; /* sum, the spans' largest, largest value */
+            a[0] = ref.sum_abs(row, n, spans[0], &a[1]);
+            b[0] = isas[i].dsp.sum_abs(row, n, spans[1], &b[1]);
+            a[2] = ref.max_abs(row, n);
+            b[2] = isas[i].dsp.max_abs(row, n);
+            if (r % 8 == 0) {
+                assert_false(isfinite(a[0]) || isfinite(b[0]));
+                assert_false(isfinite(a[2]) || isfinite(b[2]));
+                continue;
+            }
+            if (memcmp(a, b, sizeof(a)) != 0)
+                fail_msg("sum_abs or max_abs, %s, n %u: differs from C", isas[i].name, n);
+            assert_memory_equal(spans[0], spans[1], n_spans * sizeof(spans[0][0]));
+            for (unsigned k = 0; k < 4; k++) { /* below many values, few, and none */
+                const float cap = a[2] * (float[]){.1f, .9f, 1.0f, 2.0f}[k];
+                a[0] = ref.sum_sq(row, n, cap, spans[0]);
+                b[0] = isas[i].dsp.sum_sq(row, n, cap, spans[1]);
+                if (memcmp(a, b, sizeof(a[0])) != 0)
+                    fail_msg("sum_sq, %s, n %u: differs from C", isas[i].name, n);
+            }
         }
         fenced_free(row, n * sizeof(*row));
     }
@@ -103,9 +119,9 @@ static void quantize(void **state)
     for (int r = 0; r < REPEAT; r++) {
         uint32_t n = any_n();
         float *row = fenced_alloc(n * sizeof(*row));
-        float inv, max, sum_sq;
+        float inv, max;
         fill_any_row(row, n);
-        ref.sum_abs(row, n, &max, &sum_sq);
+        max = ref.max_abs(row, n);
         inv = fminf(fmaxf((float)(1 + rng_below(r % 2 ? 100 : TABQ_K_MAX)) / max, 0x1p-126f),
                     0x1p100f);
         for (size_t i = 0; i < n_isas; i++) {
@@ -230,6 +246,38 @@ static void scale(void **state)
             ref.scale(k, n, step, (float *)(void *)out_pair.a);
             isas[i].dsp.scale(k, n, step, (float *)(void *)out_pair.b);
             pair_check(&out_pair, n * sizeof(float), "scale", isas[i].name);
+        }
+    }
+}
+
+static void values_with_outliers(void **state)
+{
+    static uint64_t outliers[2][MAX_N / 64];
+
+    for (int r = 0; r < REPEAT; r++) {
+        const uint32_t n = any_n(), one_in = 1 + rng_below(60);
+        const unsigned q = 1 + rng_below(8);
+        const float step = fabsf(rng_normal()) * 0x1p-3f;
+        uint8_t codes[MAX_N + CODEC_PAD] = {0}, bits[MAX_N + 2 * CODEC_PAD];
+        float values[MAX_N + CODEC_PAD];
+        memset(bits, 0xff, sizeof(bits)); /* is not to matter */
+        for (uint32_t c = 0; c < n; c++) {
+            codes[c] = rng_below(one_in) ? (uint8_t)rng_below(1u << q) : 0;
+            values[c] = rng_normal();
+        }
+        ref.pack(codes, n, q, bits);
+        for (size_t i = 0; i < n_isas; i++) {
+            size_t a, b;
+            pair_reset(&out_pair, n * sizeof(float), sizeof(float));
+            a = ref.to_values(bits, n, q, step, (float *)(void *)out_pair.a, outliers[0]);
+            b = isas[i].dsp.to_values(bits, n, q, step, (float *)(void *)out_pair.b, outliers[1]);
+            assert_int_equal(a, b);
+            assert_memory_equal(outliers[0], outliers[1], (n + 63) / 64 * 8);
+            for (uint32_t c = 0; c < n; c++)
+                assert_int_equal(outliers[0][c / 64] >> c % 64 & 1, codes[c] == 0);
+            ref.fill_in(outliers[0], n, values, (float *)(void *)out_pair.a);
+            isas[i].dsp.fill_in(outliers[1], n, values, (float *)(void *)out_pair.b);
+            pair_check(&out_pair, n * sizeof(float), "to_values and fill_in", isas[i].name);
         }
     }
 }
@@ -364,12 +412,19 @@ static void f16_is_ieee(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sum_abs),     cmocka_unit_test(quantize),
-        cmocka_unit_test(above),       cmocka_unit_test(counts_of_wide_rows),
-        cmocka_unit_test(to_codes),    cmocka_unit_test(from_codes),
-        cmocka_unit_test(scale),       cmocka_unit_test(pack_and_unpack),
-        cmocka_unit_test(copy),        cmocka_unit_test(ranges_go_on_around_each_other),
-        cmocka_unit_test(to_f16),      cmocka_unit_test(from_f16),
+        cmocka_unit_test(sums),
+        cmocka_unit_test(quantize),
+        cmocka_unit_test(above),
+        cmocka_unit_test(counts_of_wide_rows),
+        cmocka_unit_test(to_codes),
+        cmocka_unit_test(from_codes),
+        cmocka_unit_test(scale),
+        cmocka_unit_test(values_with_outliers),
+        cmocka_unit_test(pack_and_unpack),
+        cmocka_unit_test(copy),
+        cmocka_unit_test(ranges_go_on_around_each_other),
+        cmocka_unit_test(to_f16),
+        cmocka_unit_test(from_f16),
         cmocka_unit_test(f16_is_ieee),
     };
 
