@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The whole model in this process: the same stage code, sampler and order of positions as the split
- * model, without codec and port. A step runs one batch: a row of every session that decodes, then
- * as much of the oldest unfinished prompt as the chunk allows.
+ * model, without codec and port. A step runs one batch: a row of every session that decodes, and as
+ * much of the oldest unfinished prompts as the chunk and mix.h allow.
  */
 #include "control/engine.h"
+#include "dataplane/pipeline/mix.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -27,8 +28,11 @@ struct local {
     struct sampler *sampler;
     uint32_t chunk_tokens, max_sessions;
     struct session *sessions;
+    struct mix mix;
+    uint32_t turn_decode; /* session to look at first */
     struct session **batch_sessions;
     struct stage_rows *batch;
+    size_t n_batch;
     int32_t *ids;
     float *logits;
     int64_t next_id;
@@ -117,48 +121,103 @@ static void sample(struct local *l, struct session *s, const float *logits)
 }
 
 /* Rows of one session join the batch. */
-static void add_rows(struct local *l, size_t *n_batch, uint32_t *n_rows, struct session *s,
-                     uint32_t n)
+static void add_rows(struct local *l, struct session *s, enum mix_rank rank, uint32_t n)
 {
-    memcpy(l->ids + *n_rows, s->ids + s->n_run, n * sizeof *l->ids);
-    l->batch_sessions[*n_batch] = s;
-    l->batch[*n_batch] = (struct stage_rows){
+    memcpy(l->ids + l->mix.n_rows, s->ids + s->n_run, n * sizeof *l->ids);
+    l->batch_sessions[l->n_batch] = s;
+    l->batch[l->n_batch++] = (struct stage_rows){
         .seq = s->seq, .pos = s->n_run, .n = n, .n_logits = s->n_run + n == s->n_ids};
-    *n_rows += n;
-    ++*n_batch;
+    mix_add(&l->mix, rank, n);
+}
+
+static bool decodes(const struct session *s)
+{
+    return s->id && s->n_ids - s->n_run == 1;
+}
+
+static bool has_prompt(const struct session *s)
+{
+    return s->id && s->n_ids - s->n_run > 1;
+}
+
+static void add_decode(struct local *l)
+{
+    const uint32_t turn = l->turn_decode;
+    for (uint32_t i = 0; i < l->max_sessions; i++) {
+        struct session *s = &l->sessions[(turn + i) % l->max_sessions];
+        if (!decodes(s))
+            continue;
+        if (!mix_room(&l->mix, MIX_DECODE)) {
+            l->turn_decode = (turn + i) % l->max_sessions;
+            break;
+        }
+        add_rows(l, s, MIX_DECODE, 1);
+    }
+}
+
+/* The session with the oldest prompt after the one with this id. */
+static struct session *next_prompt(struct local *l, int64_t id)
+{
+    struct session *oldest = NULL;
+    for (uint32_t i = 0; i < l->max_sessions; i++) {
+        struct session *s = &l->sessions[i];
+        if (has_prompt(s) && s->id > id && (!oldest || s->id < oldest->id))
+            oldest = s;
+    }
+    return oldest;
+}
+
+static void add_prompts(struct local *l)
+{
+    uint32_t left = l->chunk_tokens;
+    int64_t id = 0;
+    while (left && mix_room(&l->mix, MIX_PREFILL)) {
+        struct session *s = next_prompt(l, id);
+        if (!s)
+            break;
+        uint32_t n = s->n_ids - s->n_run;
+        n = n < left ? n : left;
+        n = n < mix_room(&l->mix, MIX_PREFILL) ? n : mix_room(&l->mix, MIX_PREFILL);
+        add_rows(l, s, MIX_PREFILL, n);
+        left -= n;
+        id = s->id;
+    }
+}
+
+static void gather(struct local *l)
+{
+    bool waiting[MIX_RANKS] = {false};
+    for (uint32_t i = 0; i < l->max_sessions; i++) {
+        waiting[MIX_DECODE] |= decodes(&l->sessions[i]);
+        waiting[MIX_PREFILL] |= has_prompt(&l->sessions[i]);
+    }
+    l->n_batch = 0;
+    mix_begin(&l->mix, waiting, waiting[MIX_DECODE], l->base.info->max_rows);
+    for (unsigned i = 0; i < MIX_RANKS; i++) {
+        if (l->mix.order[i] == MIX_DECODE)
+            add_decode(l);
+        else if (l->mix.order[i] == MIX_PREFILL)
+            add_prompts(l);
+    }
+    mix_end(&l->mix);
 }
 
 static int local_step(struct engine *e, uint64_t until_ns)
 {
     struct local *l = (struct local *)e;
-    size_t n_batch = 0;
-    uint32_t n_rows = 0;
     int busy = 0;
-    struct session *prompt = NULL;
+    (void)until_ns; /* nothing to wait for */
     for (uint32_t i = 0; i < l->max_sessions; i++) {
         struct session *s = &l->sessions[i];
         if (s->id && s->cancelled)
             finish(l, s, EDGE_CANCELLED);
-        if (!s->id)
-            continue;
-        busy++;
-        if (s->n_ids - s->n_run == 1 && n_rows < e->info->max_rows)
-            add_rows(l, &n_batch, &n_rows, s, 1);
-        else if (s->n_ids - s->n_run > 1 && (!prompt || s->id < prompt->id))
-            prompt = s;
+        busy += s->id != 0;
     }
-    if (prompt && n_rows < e->info->max_rows) {
-        uint32_t n = prompt->n_ids - prompt->n_run;
-        if (n > l->chunk_tokens)
-            n = l->chunk_tokens;
-        if (n > e->info->max_rows - n_rows)
-            n = e->info->max_rows - n_rows;
-        add_rows(l, &n_batch, &n_rows, prompt, n);
-    }
-    if (n_batch == 0)
+    gather(l);
+    if (l->n_batch == 0)
         return busy;
 
-    const int rc = stage_run(l->stage, l->batch, n_batch, l->ids, NULL, NULL, l->logits);
+    const int rc = stage_run(l->stage, l->batch, l->n_batch, l->ids, NULL, NULL, l->logits);
     if (rc < 0) {
         snprintf(l->error, sizeof l->error, "the model cannot run: %s", strerror(-rc));
         for (uint32_t i = 0; i < l->max_sessions; i++)
@@ -169,7 +228,7 @@ static int local_step(struct engine *e, uint64_t until_ns)
         return rc;
     }
     const float *logits = l->logits;
-    for (size_t i = 0; i < n_batch; i++) {
+    for (size_t i = 0; i < l->n_batch; i++) {
         struct session *s = l->batch_sessions[i];
         s->n_run += l->batch[i].n;
         if (l->batch[i].n_logits) {

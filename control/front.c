@@ -133,11 +133,6 @@ int front_open(struct front *f, const struct front_options *o)
     return f->prompt ? EXIT_OK : EXIT_FAILED;
 }
 
-static uint32_t max_rows(const struct front_options *o)
-{
-    return o->chunk_tokens > o->parallel ? o->chunk_tokens : o->parallel;
-}
-
 static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int first_core)
 {
     int rc = model_team(&f->o->model, threads, first_core, &f->team);
@@ -145,7 +140,7 @@ static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int
         return rc;
     const struct stage_params params = {
         .end_layer = end_layer,
-        .max_rows = max_rows(f->o),
+        .max_rows = f->o->chunk_tokens + f->o->parallel,
         .max_seqs = f->o->parallel,
         .n_ctx = f->o->model.ctx,
     };

@@ -74,6 +74,8 @@ static void set_answer(json_t *o, const struct generation *g)
     set(o, "ttft_ms", real(generation_ttft_ms(g)));
     set(o, "prefill_tokens_per_s", real(generation_prefill_tokens_per_s(g)));
     set(o, "decode_tokens_per_s", real(generation_decode_tokens_per_s(g)));
+    set(o, "token_gap_ms_p50", real(generation_gap_ms(g, .5)));
+    set(o, "token_gap_ms_p99", real(generation_gap_ms(g, .99)));
 }
 
 /* The codec with the parameter it took last under a target, else as it was given. */

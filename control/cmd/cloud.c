@@ -37,7 +37,7 @@ static const struct argp_option options[] = {
     {"max-sessions", OPT_MAX_SESSIONS, "N", 0, "Sessions at once (default 16)", 0},
     {"lease", OPT_LEASE, "SECONDS", 0,
      "How long sessions are kept for an edge that is not heard (default 10)", 0},
-    {"chunk", OPT_CHUNK, "N", 0, "Most rows computed at once (default 128)", 2},
+    {"chunk", OPT_CHUNK, "N", 0, "Most rows of prompts computed at once (default 128)", 2},
     {0},
 };
 
@@ -187,7 +187,7 @@ int cmd_cloud(int argc, char **argv)
         goto out;
     const struct stage_params stage_params = {
         .first_layer = plan.split,
-        .max_rows = o.chunk_tokens > o.max_sessions ? o.chunk_tokens : o.max_sessions,
+        .max_rows = o.chunk_tokens + o.max_sessions,
         .max_seqs = o.max_sessions,
         .n_ctx = o.model.ctx,
     };

@@ -28,6 +28,7 @@ static int allocate(struct cloud *c)
 {
     uint32_t n = c->p.max_sessions, rows = c->info->max_rows;
 
+    c->message_rows = rows - smaller(n, rows / 2);
     c->max_logits = n > PROTO_DRAFTS_MAX ? n : PROTO_DRAFTS_MAX + 1;
     c->max_logits = c->max_logits < rows ? c->max_logits : rows;
     c->sessions = calloc(n, sizeof c->sessions[0]);
@@ -274,7 +275,7 @@ static void on_open(struct cloud *c, uint32_t number, const uint8_t *p, size_t l
         n = proto_write_text(bytes, PROTO_REFUSED, reason, text);
     } else {
         struct proto_opened opened = {
-            .max_rows = c->info->max_rows,
+            .max_rows = c->message_rows,
             .max_fragments = pump_max_fragments(&c->pump),
         };
         n = proto_write_opened(bytes, &opened);

@@ -3,13 +3,12 @@
 #ifndef ISTHMUS_DATAPLANE_PIPELINE_CLOUD_IMPL_H
 #define ISTHMUS_DATAPLANE_PIPELINE_CLOUD_IMPL_H
 
+#include "dataplane/pipeline/mix.h"
 #include "dataplane/pipeline/pipeline.h"
 #include "dataplane/pipeline/proto.h"
 #include "dataplane/pipeline/pump.h"
 
 #define CLOUD_QUEUE 8u /* ROWS messages of a session that wait; an edge sends fewer ahead */
-
-#define CLOUD_RANKS 3u /* of messages: decode before prefill before replay */
 
 struct cloud_session {
     uint32_t id; /* 0: free */
@@ -21,6 +20,7 @@ struct cloud_session {
     uint32_t n_generated;
     struct link_message queue[CLOUD_QUEUE];
     uint32_t queue_head, queue_count;
+    bool in_batch;
 };
 
 /* One message in the batch that is being computed. */
@@ -40,6 +40,7 @@ struct cloud {
     struct sampler *sampler;
     struct cloud_session *sessions;
     uint32_t n_sessions, last_id;
+    uint32_t message_rows; /* of one message at most: a run has room for decode rows beside it */
     uint32_t held;     /* packets in the sessions' queues */
     uint32_t held_max; /* above it no message is taken from the link */
     char error[PIPELINE_ERR];
@@ -50,8 +51,8 @@ struct cloud {
     struct stage_rows *batch; /* [max_sessions] */
     struct cloud_item *items; /* [max_sessions] */
     uint32_t n_items;
-    uint32_t turn;
-    uint32_t waited[CLOUD_RANKS]; /* runs since this rank could have been in one */
+    struct mix mix;
+    uint32_t turn[MIX_RANKS]; /* sessions to look at first */
 
     struct cloud_stats stats;
 };

@@ -3,6 +3,7 @@
 #ifndef ISTHMUS_DATAPLANE_PIPELINE_EDGE_IMPL_H
 #define ISTHMUS_DATAPLANE_PIPELINE_EDGE_IMPL_H
 
+#include "dataplane/pipeline/mix.h"
 #include "dataplane/pipeline/pipeline.h"
 #include "dataplane/pipeline/proto.h"
 #include "dataplane/pipeline/pump.h"
@@ -95,8 +96,9 @@ struct edge {
     struct edge_item *items;     /* [max_sessions], those from next_item on not sent yet */
     struct pkt **pkts;           /* [LINK_FRAGMENTS_MAX] */
     uint32_t n_items, next_item;
-    uint32_t turn;               /* session to look at first */
-    uint32_t prefill_waited;     /* stage runs for decode since prefill could have run */
+    uint32_t packets;            /* that they take at most */
+    struct mix mix;
+    uint32_t turn_decode, turn_prefill; /* sessions to look at first */
 
     struct edge_stats stats;
 };
@@ -139,6 +141,8 @@ bool edge_replay_step(struct edge *e);
 void edge_packing(struct edge *e); /* sets row_cuts and packet_rows */
 /* Rows of a prefill message, for a cloud that takes so many rows and packets in one. */
 uint32_t edge_chunk_rows(const struct edge *e, uint32_t max_rows, uint32_t max_fragments);
+/* Whether some session waits for its next id, or for its turn to ask for it. */
+bool edge_decoding(const struct edge *e);
 /* The session is open: what was computed ahead is cut to chunk_rows. 0, or stage_seq_truncate's. */
 int edge_batch_opened(struct edge *e, struct edge_session *s);
 /* Send what was computed, then compute one batch more. Whether anything was done. */

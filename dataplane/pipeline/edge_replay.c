@@ -164,13 +164,14 @@ static bool next_group(const struct edge *e, const struct edge_session *s, size_
 /* As many groups as follow one another and go into a message. False: the first does not. */
 static bool next_message(const struct edge *e, const struct edge_session *s, struct group *m)
 {
-    uint32_t fragments = smaller(e->cloud_fragments, e->chunk_rows * e->row_cuts);
+    uint32_t rows = edge_decoding(e) ? smaller(e->chunk_rows, MIX_BULK_ROWS) : e->chunk_rows;
+    uint32_t fragments = smaller(e->cloud_fragments, rows * e->row_cuts);
     struct group g;
 
     if (!next_group(e, s, s->replayed, m))
         return false;
     while (next_group(e, s, m->end, &g) && g.position == m->position + m->n_rows &&
-           m->n_rows + g.n_rows <= e->chunk_rows && m->n_tiles + g.n_tiles <= fragments) {
+           m->n_rows + g.n_rows <= rows && m->n_tiles + g.n_tiles <= fragments) {
         m->n_rows += g.n_rows;
         m->n_tiles += g.n_tiles;
         m->end = g.end;
