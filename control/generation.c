@@ -132,7 +132,7 @@ double generation_ttft_ms(const struct generation *g)
 double generation_prefill_tokens_per_s(const struct generation *g)
 {
     const struct edge_result *r = &g->result;
-    return r->n_generated ? rate(r->n_prompt, r->submitted_ns, r->first_token_ns) : 0;
+    return r->n_generated ? rate(r->n_prompt - r->n_shared, r->submitted_ns, r->first_token_ns) : 0;
 }
 
 double generation_decode_tokens_per_s(const struct generation *g)

@@ -44,7 +44,7 @@ void generation_free(struct generation *g);
 char *generation_take_text(struct generation *g);
 
 double generation_ttft_ms(const struct generation *g);
-double generation_prefill_tokens_per_s(const struct generation *g);
+double generation_prefill_tokens_per_s(const struct generation *g); /* of those computed */
 double generation_decode_tokens_per_s(const struct generation *g); /* from the second token on */
 /* Of the times between one id and the next the one that `share` of them do not exceed; 0: none. */
 double generation_gap_ms(const struct generation *g, double share);

@@ -31,6 +31,12 @@ void model_close(struct model *m);
 int model_team(const struct model_options *o, unsigned default_threads, int default_first_core,
                struct team **team);
 
+/* What a stage for so many busy sessions is to have of sequences and, if budget_bytes is not 0, of
+ * cache, in p; linger: and for some that have ended, which others may begin like. A budget that has
+ * no room for the smallest session is said. EXIT_OK or an exit code. */
+int model_cache(const struct model *m, uint32_t sessions, bool linger, uint64_t budget_bytes,
+                struct stage_params *p);
+
 /* stage_open, its error said. EXIT_OK or an exit code. */
 int model_open_stage(const struct model *m, const struct stage_params *p, struct team *team,
                      struct stage **stage);

@@ -157,8 +157,8 @@ static void gather_rank(struct cloud *c, enum mix_rank r, uint32_t *n_logits)
 {
     uint32_t turn = c->turn[r];
 
-    for (uint32_t i = 0; i < c->p.max_sessions; i++) {
-        uint32_t at = (turn + i) % c->p.max_sessions;
+    for (uint32_t i = 0; i < c->n_places; i++) {
+        uint32_t at = (turn + i) % c->n_places;
         struct cloud_session *s = &c->sessions[at];
         const struct link_message *m = waiting(s);
 
@@ -176,7 +176,7 @@ static void gather(struct cloud *c)
     bool any[MIX_RANKS] = {false}, decoding = false;
     uint32_t n_logits = 0;
 
-    for (uint32_t i = 0; i < c->p.max_sessions; i++) {
+    for (uint32_t i = 0; i < c->n_places; i++) {
         struct cloud_session *s = &c->sessions[i];
         const struct link_message *m = waiting(s);
 

@@ -11,8 +11,10 @@
 #define CLOUD_QUEUE 8u /* ROWS messages of a session that wait; an edge sends fewer ahead */
 
 struct cloud_session {
-    uint32_t id; /* 0: free */
-    int seq;     /* of the stage */
+    uint32_t id;   /* 0: free */
+    int seq;       /* of the stage */
+    bool lingers;  /* it has ended; seq stays for others to begin like */
+    uint64_t used; /* of those that linger: when it was last of use, counted */
     struct sampler_params sampler;
     uint32_t max_tokens;
     uint32_t n_kv;      /* rows in the stage's cache */
@@ -38,8 +40,11 @@ struct cloud {
     struct pump pump;
     struct codec *codec;
     struct sampler *sampler;
-    struct cloud_session *sessions;
-    uint32_t n_sessions, last_id;
+    struct cloud_session *sessions; /* [n_places] */
+    uint32_t n_places;
+    uint32_t n_sessions; /* busy ones */
+    uint64_t uses;
+    const struct cloud_session *like; /* not to be given up now */
     uint32_t message_rows; /* of one message at most: a run has room for decode rows beside it */
     uint32_t held;     /* packets in the sessions' queues */
     uint32_t held_max; /* above it no message is taken from the link */

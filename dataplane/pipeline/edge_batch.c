@@ -104,14 +104,14 @@ static bool prefill_ready(const struct edge_session *s)
 
 static struct edge_session *by_turn(struct edge *e, uint32_t turn, uint32_t i)
 {
-    return &e->sessions[(turn + i) % e->p.max_sessions];
+    return &e->sessions[(turn + i) % e->n_places];
 }
 
 static void pick_decode(struct edge *e)
 {
     uint32_t turn = e->turn_decode;
 
-    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
+    for (uint32_t i = 0; i < e->n_places; i++) {
         struct edge_session *s = by_turn(e, turn, i);
         uint32_t n;
 
@@ -119,7 +119,7 @@ static void pick_decode(struct edge *e)
             continue;
         n = 1 + drafts_now(e, s);
         if (!mix_fits(&e->mix, MIX_DECODE, n)) {
-            e->turn_decode = (turn + i) % e->p.max_sessions; /* first next time */
+            e->turn_decode = (turn + i) % e->n_places; /* first next time */
             break;
         }
         add_item(e, s, n, n - 1);
@@ -131,7 +131,7 @@ static struct edge_session *early_bird(struct edge *e)
 {
     struct edge_session *s = NULL;
 
-    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
+    for (uint32_t i = 0; i < e->n_places; i++) {
         if (e->sessions[i].state == EDGE_RUNNING)
             return NULL;
         if (!s && e->sessions[i].state == EDGE_OPENING && !e->sessions[i].computed)
@@ -162,6 +162,16 @@ int edge_batch_opened(struct edge *e, struct edge_session *s)
     return stage_seq_truncate(e->p.stage, s->seq, s->computed);
 }
 
+int edge_batch_unpick(struct edge *e, struct edge_session *s)
+{
+    if (e->next_item == e->n_items || e->items[e->next_item].session != s)
+        return 0;
+    e->n_items = e->next_item = 0; /* it is the only one: else its session would not be open */
+    s->computed = s->unanswered = 0;
+    s->wants_id = false;
+    return stage_seq_truncate(e->p.stage, s->seq, 0);
+}
+
 /* Rows of a prompt to compute next: what is left or a chunk. A long prompt begins with half a
  * chunk, since nothing of the cloud's work overlaps with the first. */
 static uint32_t next_part(const struct edge *e, const struct edge_session *s)
@@ -179,7 +189,7 @@ static void pick_prefill(struct edge *e)
 {
     uint32_t turn = e->turn_prefill, left = e->chunk_rows;
 
-    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
+    for (uint32_t i = 0; i < e->n_places; i++) {
         struct edge_session *s = by_turn(e, turn, i);
         uint32_t n = smaller(left, mix_room(&e->mix, MIX_PREFILL));
 
@@ -192,14 +202,14 @@ static void pick_prefill(struct edge *e)
             break;
         add_item(e, s, n, 0);
         left -= n;
-        e->turn_prefill = (turn + i + 1) % e->p.max_sessions;
+        e->turn_prefill = (turn + i + 1) % e->n_places;
     }
 }
 
 /* Whether a session waits for its next id, or for its turn to ask for it. */
 bool edge_decoding(const struct edge *e)
 {
-    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
+    for (uint32_t i = 0; i < e->n_places; i++) {
         const struct edge_session *s = &e->sessions[i];
 
         if (s->state == EDGE_RUNNING && !s->replaying && !in_prefill(s))
@@ -212,7 +222,7 @@ static void pick(struct edge *e)
 {
     bool waiting[MIX_RANKS] = {false};
 
-    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
+    for (uint32_t i = 0; i < e->n_places; i++) {
         waiting[MIX_DECODE] |= decode_ready(&e->sessions[i]);
         waiting[MIX_PREFILL] |= prefill_ready(&e->sessions[i]);
     }
@@ -322,7 +332,7 @@ static bool send_item(struct edge *e, const struct edge_item *item)
     int64_t number;
     int n;
 
-    if (s->state == EDGE_FREE || s->id != item->id)
+    if (!edge_is_busy(s) || s->id != item->id)
         return true; /* it ended after its rows were computed */
     if (s->state == EDGE_OPENING)
         return false;

@@ -34,6 +34,7 @@ static void read_all(const uint8_t *p, size_t n)
     struct proto_text text;
     struct proto_ids ids;
     uint32_t session;
+    bool linger;
     size_t at;
 
     (void)proto_read_open(p, n, &open);
@@ -41,7 +42,7 @@ static void read_all(const uint8_t *p, size_t n)
     if (proto_read_rows(p, n, &rows, &at) == 0 && at > n)
         abort();
     (void)proto_read_tokens(p, n, &tokens);
-    (void)proto_read_close(p, n, &session);
+    (void)proto_read_close(p, n, &session, &linger);
     if (proto_read_ids(p, n, &ids) == 0 && ids.n > PROTO_IDS_MAX)
         abort();
     if (proto_read_text(p, n, &text) == 0 && strlen(text.text) > PROTO_TEXT_MAX)

@@ -73,7 +73,7 @@ void rig_open(struct rig *r, const struct rig_params *p)
     *r = (struct rig){.p = *p, .now_ns = RIG_MS, .fate = {p->seed + 1}};
     r->p.edge_stage.now_ns = r->p.cloud_stage.now_ns = &r->now_ns;
     r->p.sessions = p->sessions ? p->sessions : 1;
-    r->p.edge_stage.max_seqs = r->p.cloud_stage.max_seqs = r->p.sessions;
+    r->p.edge_stage.max_seqs = r->p.cloud_stage.max_seqs = r->p.sessions + p->lingering;
     r->network = network_open(p->seed, &p->network, p->pool_packets ? p->pool_packets : 1024,
                               p->mtu ? p->mtu : 1500);
     network_set_now(r->network, r->now_ns);
@@ -107,6 +107,7 @@ static void start_edge(struct rig *r)
         .chunk_tokens = r->p.chunk_tokens,
         .security = r->p.edge_security,
         .max_sessions = r->p.sessions,
+        .no_prefix = r->p.no_prefix,
         .connect_timeout_ns = r->p.connect_timeout_ns,
         .rejoin = r->p.rejoin,
     };
@@ -251,6 +252,14 @@ void rig_request(struct rig_request *q, uint64_t seed, uint32_t n_prompt, uint32
     };
     q->prompt = malloc(n_prompt * sizeof q->prompt[0]);
     for (uint32_t i = 0; i < n_prompt; i++)
+        q->prompt[i] = (int32_t)dice_below(&d, FAKE_VOCAB);
+}
+
+void rig_begin_like(struct rig_request *q, uint64_t seed, uint32_t n)
+{
+    struct dice d = {seed};
+
+    for (uint32_t i = 0; i < n && i < q->n_prompt; i++)
         q->prompt[i] = (int32_t)dice_below(&d, FAKE_VOCAB);
 }
 
