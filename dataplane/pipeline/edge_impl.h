@@ -41,6 +41,7 @@ struct edge_session {
     uint32_t confirmed;       /* of these, rows that it has for good, as its answers say */
     bool reviving;            /* not at this connection's cloud: its replay is under way */
     bool plain;               /* it never had a target: its rows are coded as any session's */
+    bool alone;               /* the cloud could not begin it like another: not asked again */
     uint32_t like, n_like;    /* session that it asks to begin like, and tokens of it */
     uint64_t used;            /* lingering: when it was last of use, counted */
     uint64_t retry_ns;        /* opening: when to ask the cloud again that had no room; 0: not */

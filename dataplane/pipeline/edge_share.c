@@ -66,7 +66,7 @@ static struct prefix_search search(struct edge *e, const struct edge_session *s)
     struct prefix_search p = {.prompt = s->ids, .n_prompt = s->r.n_prompt};
 
     /* One that has ids already had its beginning, at a cloud that is gone. */
-    if (e->p.no_prefix || !s->plain || s->n_ids > s->r.n_prompt)
+    if (e->p.no_prefix || !s->plain || s->alone || s->n_ids > s->r.n_prompt)
         return p;
     for (uint32_t i = 0; i < e->n_places; i++) {
         struct edge_session *o = &e->sessions[i];
@@ -123,6 +123,11 @@ void edge_share_undo(struct edge *e, struct edge_session *s)
 {
     uint8_t bytes[PROTO_CLOSE_BYTES];
 
+    for (uint32_t i = 0; i < e->n_places; i++) { /* the cloud gave it up */
+        if (e->sessions[i].state == EDGE_LINGERING && e->sessions[i].id == s->like)
+            forget(e, &e->sessions[i]);
+    }
+    s->alone = true;
     edge_history_free(e, s);
     s->history.dropped = false;
     s->like = s->n_like = s->computed = s->sent = s->result.n_shared = 0;
@@ -138,6 +143,7 @@ void edge_share_wait(struct edge *e, struct edge_session *s)
     stage_seq_close(e->p.stage, s->seq);
     s->seq = -1;
     s->state = EDGE_WAITING;
+    e->news = true;
 }
 
 /* --- those that wait -------------------------------------------------------------------------- */

@@ -50,7 +50,7 @@ static struct rig_params choose(struct dice *d)
                     .noise = dice_chance(d, .3) ? .2 : 0,
                     .refuse = dice_chance(d, .3) ? .1 : 0,
                     .delay_min_ns = 5000},
-        .edge_stage = {.d_model = width, .run_ns = slow},
+        .edge_stage = {.d_model = width, .run_ns = slow, .stingy = dice_chance(d, .5)},
         .cloud_stage = {.d_model = width, .run_ns = dice_below(d, 2 * slow + 1)},
         .link = {.window_packets = (uint32_t)pick(d, windows, 4),
                  .rx_budget_packets = (uint32_t)pick(d, windows, 4)},

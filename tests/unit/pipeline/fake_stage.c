@@ -9,6 +9,7 @@
 struct fake_seq {
     bool open;
     uint32_t n, max;
+    uint32_t shared; /* of another's */
     uint64_t *state; /* [max]: hash of all rows so far, by position */
 };
 
@@ -59,7 +60,7 @@ static int fake_seq_open(struct stage *s, uint32_t max_tokens)
 
         if (q->open)
             continue;
-        *q = (struct fake_seq){true, 0, max_tokens, calloc(max_tokens, sizeof q->state[0])};
+        *q = (struct fake_seq){true, 0, max_tokens, 0, calloc(max_tokens, sizeof q->state[0])};
         f->counts.open_seqs++;
         return (int)i;
     }
@@ -77,7 +78,7 @@ static int fake_seq_fork(struct stage *s, int seq, uint32_t n_tokens, uint32_t m
 
     if (id >= 0) {
         memcpy(f->seqs[id].state, f->seqs[seq].state, n_tokens * sizeof f->seqs[id].state[0]);
-        f->seqs[id].n = n_tokens;
+        f->seqs[id].n = f->seqs[id].shared = n_tokens;
     }
     return id;
 }
@@ -89,6 +90,8 @@ static int fake_seq_truncate(struct stage *s, int seq, uint32_t n_tokens)
     if (seq < 0 || (uint32_t)seq >= f->info.max_seqs || !f->seqs[seq].open ||
         n_tokens > f->seqs[seq].n)
         return -EINVAL;
+    if (f->p.stingy && n_tokens < f->seqs[seq].shared)
+        return -ENOSPC;
     f->counts.truncated += f->seqs[seq].n - n_tokens;
     f->seqs[seq].n = n_tokens;
     return 0;

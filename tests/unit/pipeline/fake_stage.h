@@ -21,6 +21,7 @@ struct fake_params {
     uint64_t run_ns, row_ns; /* a run's time */
     uint32_t fail_at;  /* position at which stage_run fails; 0: none */
     size_t kv_budget_bytes;  /* 0: none */
+    bool stingy;             /* no room to cut a sequence within what it shares */
     uint32_t nan_at;   /* position whose row holds a NaN; 0: none */
 };
 

@@ -172,11 +172,20 @@ void rig_close(struct rig *r)
     network_close(r->network);
 }
 
+/* An edge that never met a cloud takes a denial for an answer. */
+static bool edge_met(const struct rig *r)
+{
+    struct edge_stats s;
+
+    edge_stats(r->edge, &s);
+    return s.link.rx_messages || s.reconnections;
+}
+
 /* The cloud's death and rebirth. */
 static void play_fate(struct rig *r)
 {
     if (r->cloud && (!r->p.crash_max || r->crashes < r->p.crash_max) && r->p.crash > 0 &&
-        dice_chance(&r->fate, r->p.crash)) {
+        dice_chance(&r->fate, r->p.crash) && edge_met(r)) {
         rig_kill_cloud(r);
         r->back_ns = r->now_ns + 1 + dice_below(&r->fate, r->p.down_max_ns + 1);
     }

@@ -162,23 +162,26 @@ static void test_switched_off(void **state)
 /* The cloud has no sequence to spare and gives up what the edge asks for: all rows are sent. */
 static void test_cloud_gave_it_up(void **state)
 {
-    const struct rig_params p = {.network = quiet, .lingering = 2};
-    struct rig_request q[3];
-    struct rig r;
+    for (int stingy = 0; stingy < 2; stingy++) { /* then it is opened anew */
+        const struct rig_params p = {
+            .network = quiet, .lingering = 2, .edge_stage = {.stingy = stingy}};
+        struct rig_request q[3];
+        struct rig r;
 
-    rig_open(&r, &p);
-    r.cloud_info->max_seqs = 1;
-    rig_start(&r);
-    for (unsigned i = 0; i < 3; i++) {
-        request(&q[i], i, 100 + i, 90, 10);
-        assert_true(rig_run(&r, &q[i], 1, SECOND));
-        assert_right(&r, &q[i]);
-        assert_int_equal(q[i].result.n_shared, 0);
-        assert_int_equal(q[i].result.rows_up, 109 + i);
-        rig_request_free(&q[i]);
+        rig_open(&r, &p);
+        r.cloud_info->max_seqs = 1;
+        rig_start(&r);
+        for (unsigned i = 0; i < 3; i++) {
+            request(&q[i], i, 100 + i, 90, 10);
+            assert_true(rig_run(&r, &q[i], 1, SECOND));
+            assert_right(&r, &q[i]);
+            assert_int_equal(q[i].result.n_shared, 0);
+            assert_int_equal(q[i].result.rows_up, 109 + i);
+            rig_request_free(&q[i]);
+        }
+        r.cloud_info->max_seqs = 3;
+        rig_close(&r);
     }
-    r.cloud_info->max_seqs = 3;
-    rig_close(&r);
 }
 
 /* Who was of no use for longest goes; who is busy never does. */
@@ -212,7 +215,8 @@ static void test_eviction(void **state)
 
 /* --- budgets ---------------------------------------------------------------------------------- */
 
-/* Room for two at once of many: all have their turn, none is harmed, and what lingers makes place. */
+/* Room for two at once of many: all have their turn, none is harmed, and what lingers makes place.
+ */
 static void test_budget_at_either(void **state)
 {
     for (unsigned side = 0; side < 3; side++) {
@@ -283,7 +287,7 @@ static void run_family(uint64_t seed, bool shares, uint64_t kill_ns, size_t hist
         .no_prefix = !shares,
         .rejoin = {.timeout_ns = 60 * SECOND, .history_bytes = history_bytes},
         .tell_crash = true,
-        .edge_stage = {.row_ns = 100000},
+        .edge_stage = {.row_ns = 100000, .stingy = seed % 4 < 2},
         .cloud_stage = {.row_ns = 100000},
         .seed = seed,
     };
@@ -378,16 +382,11 @@ static void test_targets_share_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_after_another),
-        cmocka_unit_test(test_chat),
-        cmocka_unit_test(test_at_once),
-        cmocka_unit_test(test_switched_off),
-        cmocka_unit_test(test_cloud_gave_it_up),
-        cmocka_unit_test(test_eviction),
-        cmocka_unit_test(test_budget_at_either),
-        cmocka_unit_test(test_busy_is_bounded),
-        cmocka_unit_test(test_cloud_dies),
-        cmocka_unit_test(test_targets_share_nothing),
+        cmocka_unit_test(test_after_another),    cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_at_once),          cmocka_unit_test(test_switched_off),
+        cmocka_unit_test(test_cloud_gave_it_up), cmocka_unit_test(test_eviction),
+        cmocka_unit_test(test_budget_at_either), cmocka_unit_test(test_busy_is_bounded),
+        cmocka_unit_test(test_cloud_dies),       cmocka_unit_test(test_targets_share_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
