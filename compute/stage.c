@@ -44,6 +44,16 @@ static const struct stage_info *cpu_info(const struct stage *s)
     return &((const struct cpu_stage *)s)->info;
 }
 
+static size_t cpu_seq_bytes(const struct stage *base, uint32_t max_tokens)
+{
+    const struct cpu_stage *s = (const struct cpu_stage *)base;
+    const struct kv_shape shape = {.n_layers = s->info.end_layer - s->info.first_layer,
+                                   .n_kv_heads = s->hp.n_kv_heads,
+                                   .head_dim = s->hp.head_dim};
+
+    return kv_bytes_for(&shape, max_tokens);
+}
+
 static int cpu_seq_open(struct stage *s, uint32_t max_tokens)
 {
     if (max_tokens == 0 || max_tokens > self(s)->info.n_ctx)
@@ -164,6 +174,7 @@ static void cpu_close(struct stage *base)
 
 static const struct stage_ops cpu_ops = {
     .info = cpu_info,
+    .seq_bytes = cpu_seq_bytes,
     .seq_open = cpu_seq_open,
     .seq_fork = cpu_seq_fork,
     .seq_truncate = cpu_seq_truncate,
@@ -227,6 +238,7 @@ static int build(struct cpu_stage *s, const struct gguf *g, const struct stage_p
 
     s->rows = calloc(p->max_rows, sizeof(*s->rows));
     s->wanted = calloc(p->max_rows, sizeof(*s->wanted));
+    s->info.kv_budget_bytes = kv_budget;
     if (!s->rows || !s->wanted || kv_open(&shape, p->max_seqs, kv_budget, &s->kv))
         return -ENOMEM;
     return decoder_open(&s->hp, &s->weights, s->kv, team, p->max_rows, p->n_ctx, p->exact,
@@ -262,6 +274,7 @@ int stage_open(const struct gguf *g, const struct stage_params *params, struct t
         .max_seqs = p.max_seqs,
         .numerics_id = STAGE_NUMERICS_ID << 24 | KERNELS_NUMERICS_ID << 1 | p.exact,
         .weights_bytes = s->weights.bytes,
+        .kv_budget_bytes = s->info.kv_budget_bytes,
         .scratch_bytes = decoder_bytes(s->decoder),
     };
     rc = gguf_fingerprint(g, s->info.fingerprint);

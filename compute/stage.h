@@ -28,6 +28,7 @@ struct stage_info {
     uint32_t numerics_id;            /* what decides rounding; equal ids give equal bits */
     uint8_t fingerprint[16];         /* of the model, gguf_fingerprint() */
     size_t weights_bytes, kv_bytes, scratch_bytes; /* resident, by account */
+    size_t kv_budget_bytes;          /* the cache never takes more */
 };
 
 /* n rows of one sequence at positions pos .. pos+n-1; of the last n_logits of them the logits are
@@ -42,6 +43,7 @@ struct stage; /* first member: const struct stage_ops *ops */
 
 struct stage_ops {
     const struct stage_info *(*info)(const struct stage *s);
+    size_t (*seq_bytes)(const struct stage *s, uint32_t max_tokens);
     int (*seq_open)(struct stage *s, uint32_t max_tokens);
     int (*seq_fork)(struct stage *s, int seq, uint32_t n_tokens, uint32_t max_tokens);
     int (*seq_truncate)(struct stage *s, int seq, uint32_t n_tokens);
@@ -87,6 +89,12 @@ int stage_count_layers(const struct gguf *g, char *err);
 static inline const struct stage_info *stage_info(const struct stage *s)
 {
     return s->ops->info(s);
+}
+
+/* What a sequence that may grow to max_tokens and shares nothing takes of the KV budget. */
+static inline size_t stage_seq_bytes(const struct stage *s, uint32_t max_tokens)
+{
+    return s->ops->seq_bytes(s, max_tokens);
 }
 
 /* A new empty sequence that may grow to max_tokens: its id >= 0; -ENOSPC when the KV budget or

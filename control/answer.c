@@ -52,16 +52,33 @@ static int step(struct front *f)
     return busy;
 }
 
+/* More than --kv-budget: text, which is returned. */
+static const char *never_fits(const struct front *f, const struct generation *g,
+                              char text[PIPELINE_ERR])
+{
+    const uint32_t tokens = g->n_prompt + g->n_predict;
+    snprintf(text, PIPELINE_ERR,
+             "an answer of up to %u tokens, its prompt's %u among them, needs %zu bytes of cache, "
+             "--kv-budget has %zu: a smaller --n-predict, a shorter prompt or a larger budget will "
+             "do",
+             tokens, g->n_prompt, stage_seq_bytes(f->stage, tokens),
+             f->engine->info->kv_budget_bytes);
+    return text;
+}
+
 static int start_failed(const struct front *f, const struct generation *g, int rc)
 {
+    char why[PIPELINE_ERR];
     if (rc == -ERANGE)
         log_error("the prompt has %u tokens, the context %u: no room for an answer", g->n_prompt,
                   f->engine->info->n_ctx);
+    else if (rc == -ENOSPC)
+        log_error("%s", never_fits(f, g, why));
     else if (rc == -EINVAL && g->n_prompt == 0)
         log_error("the prompt is empty");
     else
         log_error("cannot start the answer: %s", strerror(-rc));
-    return rc == -ERANGE || rc == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
+    return rc == -ERANGE || rc == -EINVAL || rc == -ENOSPC ? EXIT_USAGE : EXIT_FAILED;
 }
 
 /* Run one answer to its end. Stopped by a signal, it is cancelled and EXIT_INTERRUPTED returned. */
@@ -157,12 +174,14 @@ static int start_more(struct batch *b)
         struct generation *g = &b->g[b->started];
         const struct request *r = &b->f->requests.list[b->started];
         const int rc = generation_start(g, b->f->engine);
-        if ((rc == -EAGAIN || rc == -ENOSPC) && any_running(b))
+        if (rc == -EAGAIN && any_running(b))
             return EXIT_OK; /* until one is done */
         if (rc == -ERANGE)
             snprintf(b->refused[b->started], PIPELINE_ERR,
                      "the prompt has %u tokens, the context %u: no room for an answer", g->n_prompt,
                      b->f->engine->info->n_ctx);
+        else if (rc == -ENOSPC)
+            never_fits(b->f, g, b->refused[b->started]);
         else if (rc < 0)
             return start_failed(b->f, g, rc);
         if (rc < 0) {
@@ -188,6 +207,7 @@ static int print_finished(struct batch *b)
         b->totals.requests++;
         b->totals.failed += failed;
         b->totals.prompt_tokens += g->n_prompt;
+        b->totals.shared_tokens += g->result.n_shared;
         b->totals.tokens += g->n_ids;
         generation_free(g);
     }

@@ -39,8 +39,8 @@ struct engine {
     const struct stage_info *info; /* of the stage in this process */
 };
 
-/* The stage must be whole; it is not owned. 0 or -ENOMEM. */
-int engine_local(struct stage *whole, uint32_t chunk_tokens, uint32_t max_sessions,
+/* The stage must be whole; it is not owned. no_prefix: as edge_params'. 0 or -ENOMEM. */
+int engine_local(struct stage *whole, uint32_t chunk_tokens, uint32_t max_sessions, bool no_prefix,
                  struct engine **out);
 
 /* params as edge_open takes them, stage and port included; neither is owned. 0, or -errno with err

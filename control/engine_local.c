@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The whole model in this process: the same stage code, sampler and order of positions as the split
- * model, without codec and port. A step runs one batch: a row of every session that decodes, then
- * as much of the oldest unfinished prompt as the chunk allows.
+ * model, without codec and port. A step runs one batch: a row of every session that decodes, and as
+ * much of the oldest unfinished prompts as the chunk and mix.h allow.
+ *
+ * A prompt begins as another session's if it can (prefix.h): one that is busy, or one that has
+ * ended and lingers until its place is wanted.
  */
 #include "control/engine.h"
+#include "dataplane/pipeline/mix.h"
+#include "dataplane/pipeline/prefix.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -12,33 +17,101 @@
 #include <string.h>
 
 struct session {
-    int64_t id; /* 0: free */
+    int64_t id; /* 0: free, or lingers */
     int seq;
     struct edge_request req;
     struct edge_result result;
     int32_t *ids;          /* the prompt, then what was generated */
     uint32_t n_ids, n_run; /* ids known; ids that went through the stage */
     bool cancelled;
+    bool begun;    /* its first rows were chosen: computed, or another session's */
+    bool lingers;  /* it has ended; ids and seq stay for others to begin like */
+    uint64_t used; /* of those that linger: when it was last of use, counted */
 };
 
 struct local {
     struct engine base;
     struct stage *stage;
     struct sampler *sampler;
-    uint32_t chunk_tokens, max_sessions;
-    struct session *sessions;
+    uint32_t chunk_tokens, max_sessions, n_busy;
+    bool no_prefix;
+    uint64_t uses;
+    struct session *sessions; /* [n_places] */
+    uint32_t n_places;
+    const struct session *like; /* not to be given up now */
+    struct mix mix;
+    uint32_t turn_decode; /* session to look at first */
     struct session **batch_sessions;
     struct stage_rows *batch;
+    size_t n_batch;
     int32_t *ids;
     float *logits;
     int64_t next_id;
     char error[PIPELINE_ERR];
 };
 
-static int64_t local_submit(struct engine *e, const struct edge_request *r)
+/* --- sessions ------------------------------------------------------------------------------------
+ */
+
+static void forget(struct local *l, struct session *s)
 {
-    struct local *l = (struct local *)e;
-    const struct stage_info *info = e->info;
+    if (s->seq >= 0)
+        stage_seq_close(l->stage, s->seq);
+    free(s->ids);
+    *s = (struct session){.id = 0};
+}
+
+/* Give up the one that lingers and was of no use for longest. */
+static bool evict(void *arg)
+{
+    struct local *l = arg;
+    struct session *oldest = NULL;
+    for (uint32_t i = 0; i < l->n_places; i++) {
+        struct session *s = &l->sessions[i];
+        if (s->lingers && s != l->like && (!oldest || s->used < oldest->used))
+            oldest = s;
+    }
+    if (oldest)
+        forget(l, oldest);
+    return oldest;
+}
+
+/* What the session could begin like. */
+static struct prefix_search search(struct local *l, const struct session *s)
+{
+    struct prefix_search p = {.prompt = s->ids, .n_prompt = s->result.n_prompt};
+    for (uint32_t i = 0; !l->no_prefix && i < l->n_places; i++) {
+        struct session *other = &l->sessions[i];
+        if (other->lingers)
+            prefix_consider(&p, other, other->ids, other->n_run, other->n_run, false);
+        else if (other->id && other->id != s->id)
+            prefix_consider(&p, other, other->ids, other->n_ids, other->n_run,
+                            other->id < s->id && !other->cancelled);
+    }
+    return p;
+}
+
+/* A sequence that begins as the other's, or an empty one where there is no room for that. */
+static int open_seq(struct local *l, struct session *s, struct session *like, uint32_t n)
+{
+    const uint32_t max_tokens = s->result.n_prompt + s->req.n_predict;
+    int seq = -ENOSPC;
+    if (n) {
+        like->used = ++l->uses;
+        l->like = like;
+        seq = prefix_open(l->stage, like->seq, n, max_tokens, evict, l);
+        l->like = NULL;
+        s->n_run = s->result.n_shared = n;
+        s->begun = true;
+    }
+    if (seq >= 0)
+        return seq;
+    s->n_run = s->result.n_shared = 0;
+    return prefix_open(l->stage, -1, 0, max_tokens, evict, l);
+}
+
+static int check_request(const struct stage_info *info, const struct edge_request *r)
+{
     if (r->n_prompt == 0 || r->n_predict == 0)
         return -EINVAL;
     if (r->n_prompt > info->n_ctx || r->n_predict > info->n_ctx - r->n_prompt)
@@ -46,48 +119,103 @@ static int64_t local_submit(struct engine *e, const struct edge_request *r)
     for (uint32_t i = 0; i < r->n_prompt; i++)
         if (r->prompt_ids[i] < 0 || (uint32_t)r->prompt_ids[i] >= info->n_vocab)
             return -EINVAL;
+    return 0;
+}
 
-    struct session *s = NULL;
-    for (uint32_t i = 0; i < l->max_sessions && !s; i++)
-        if (l->sessions[i].id == 0)
-            s = &l->sessions[i];
-    if (!s)
+static struct session *free_place(struct local *l)
+{
+    for (;;) {
+        for (uint32_t i = 0; i < l->n_places; i++)
+            if (l->sessions[i].id == 0 && !l->sessions[i].lingers)
+                return &l->sessions[i];
+        if (!evict(l))
+            return NULL;
+    }
+}
+
+static int64_t local_submit(struct engine *e, const struct edge_request *r)
+{
+    struct local *l = (struct local *)e;
+    const int bad = check_request(e->info, r);
+    if (bad)
+        return bad;
+    const uint32_t max_tokens = r->n_prompt + r->n_predict;
+    if (stage_seq_bytes(l->stage, max_tokens) > e->info->kv_budget_bytes)
+        return -ENOSPC;
+    if (l->n_busy == l->max_sessions)
         return -EAGAIN;
 
-    const uint32_t max_tokens = r->n_prompt + r->n_predict;
-    int32_t *ids = malloc(max_tokens * sizeof *ids);
-    if (!ids)
+    struct session s = {.id = l->next_id + 1, .req = *r, .n_ids = r->n_prompt};
+    s.ids = malloc(max_tokens * sizeof *s.ids);
+    if (!s.ids)
         return -ENOMEM;
-    const int seq = stage_seq_open(l->stage, max_tokens);
-    if (seq < 0) {
-        free(ids);
-        return seq;
+    memcpy(s.ids, r->prompt_ids, r->n_prompt * sizeof *s.ids);
+    s.req.prompt_ids = NULL; /* the copy is s.ids */
+    s.result.n_prompt = r->n_prompt;
+    s.result.submitted_ns = port_now_ns();
+    const struct prefix_search p = search(l, &s);
+    l->like = p.now;
+    struct session *place = free_place(l);
+    l->like = NULL;
+    if (place) {
+        s.seq = prefix_waits(&p) ? open_seq(l, &s, NULL, 0) : open_seq(l, &s, p.now, p.n_now);
+    } else { /* only by giving up what it could begin like */
+        place = free_place(l);
+        s.seq = open_seq(l, &s, NULL, 0);
     }
-    memcpy(ids, r->prompt_ids, r->n_prompt * sizeof *ids);
-    *s = (struct session){
-        .id = ++l->next_id, .seq = seq, .req = *r, .ids = ids, .n_ids = r->n_prompt};
-    s->req.prompt_ids = NULL; /* the copy is s->ids */
-    s->result.n_prompt = r->n_prompt;
-    s->result.submitted_ns = port_now_ns();
-    return s->id;
+    if (s.seq < 0) {
+        free(s.ids);
+        return s.seq == -ENOSPC && l->n_busy ? -EAGAIN : s.seq;
+    }
+    *place = s;
+    l->n_busy++;
+    return ++l->next_id;
+}
+
+static void finish(struct local *l, struct session *s, enum edge_finish how);
+
+/* Its first rows are due: to be computed, or another session's. False: that one gets there. */
+static bool begin(struct local *l, struct session *s)
+{
+    if (s->begun)
+        return true;
+    const struct prefix_search p = search(l, s);
+    if (prefix_waits(&p))
+        return false;
+    s->begun = true;
+    if (!p.n_now)
+        return true;
+    stage_seq_close(l->stage, s->seq); /* what it had reserved is enough */
+    s->seq = open_seq(l, s, p.now, p.n_now);
+    if (s->seq < 0) {
+        snprintf(s->result.error, sizeof s->result.error, "no memory for the cache: %s",
+                 strerror(-s->seq));
+        finish(l, s, EDGE_LOST);
+        return false;
+    }
+    return true;
 }
 
 static void local_cancel(struct engine *e, int64_t session)
 {
     struct local *l = (struct local *)e;
-    for (uint32_t i = 0; i < l->max_sessions; i++)
+    for (uint32_t i = 0; i < l->n_places; i++)
         if (session > 0 && l->sessions[i].id == session)
             l->sessions[i].cancelled = true;
 }
 
 static void finish(struct local *l, struct session *s, enum edge_finish how)
 {
-    s->result.finish = how;
-    stage_seq_close(l->stage, s->seq);
-    free(s->ids);
-    s->ids = NULL;
+    struct edge_result result = s->result;
+    const struct edge_request req = s->req;
+    result.finish = how;
+    l->n_busy--;
     s->id = 0;
-    s->req.on_done(s->req.arg, &s->result);
+    s->lingers = !l->no_prefix && how != EDGE_LOST && s->n_run >= PREFIX_MIN;
+    s->used = ++l->uses;
+    if (!s->lingers)
+        forget(l, s);
+    req.on_done(req.arg, &result);
 }
 
 /* The next id of a session from its last row's logits. */
@@ -117,51 +245,108 @@ static void sample(struct local *l, struct session *s, const float *logits)
 }
 
 /* Rows of one session join the batch. */
-static void add_rows(struct local *l, size_t *n_batch, uint32_t *n_rows, struct session *s,
-                     uint32_t n)
+static void add_rows(struct local *l, struct session *s, enum mix_rank rank, uint32_t n)
 {
-    memcpy(l->ids + *n_rows, s->ids + s->n_run, n * sizeof *l->ids);
-    l->batch_sessions[*n_batch] = s;
-    l->batch[*n_batch] = (struct stage_rows){
+    memcpy(l->ids + l->mix.n_rows, s->ids + s->n_run, n * sizeof *l->ids);
+    l->batch_sessions[l->n_batch] = s;
+    l->batch[l->n_batch++] = (struct stage_rows){
         .seq = s->seq, .pos = s->n_run, .n = n, .n_logits = s->n_run + n == s->n_ids};
-    *n_rows += n;
-    ++*n_batch;
+    mix_add(&l->mix, rank, n);
+}
+
+static bool decodes(const struct session *s)
+{
+    return s->id && s->n_ids - s->n_run == 1;
+}
+
+static bool has_prompt(const struct session *s)
+{
+    return s->id && s->n_ids - s->n_run > 1;
+}
+
+static void add_decode(struct local *l)
+{
+    const uint32_t turn = l->turn_decode;
+    for (uint32_t i = 0; i < l->n_places; i++) {
+        struct session *s = &l->sessions[(turn + i) % l->n_places];
+        if (!decodes(s))
+            continue;
+        if (!mix_room(&l->mix, MIX_DECODE)) {
+            l->turn_decode = (turn + i) % l->n_places;
+            break;
+        }
+        add_rows(l, s, MIX_DECODE, 1);
+    }
+}
+
+/* The session with the oldest prompt after the one with this id. */
+static struct session *next_prompt(struct local *l, int64_t id)
+{
+    struct session *oldest = NULL;
+    for (uint32_t i = 0; i < l->n_places; i++) {
+        struct session *s = &l->sessions[i];
+        if (has_prompt(s) && s->id > id && (!oldest || s->id < oldest->id))
+            oldest = s;
+    }
+    return oldest;
+}
+
+static void add_prompts(struct local *l)
+{
+    uint32_t left = l->chunk_tokens;
+    int64_t id = 0;
+    while (left && mix_room(&l->mix, MIX_PREFILL)) {
+        struct session *s = next_prompt(l, id);
+        if (!s)
+            break;
+        id = s->id;
+        if (!begin(l, s))
+            continue;
+        uint32_t n = s->n_ids - s->n_run;
+        n = n < left ? n : left;
+        n = n < mix_room(&l->mix, MIX_PREFILL) ? n : mix_room(&l->mix, MIX_PREFILL);
+        add_rows(l, s, MIX_PREFILL, n);
+        left -= n;
+    }
+}
+
+static void gather(struct local *l)
+{
+    bool waiting[MIX_RANKS] = {false};
+    for (uint32_t i = 0; i < l->n_places; i++) {
+        waiting[MIX_DECODE] |= decodes(&l->sessions[i]);
+        waiting[MIX_PREFILL] |= has_prompt(&l->sessions[i]);
+    }
+    l->n_batch = 0;
+    mix_begin(&l->mix, waiting, waiting[MIX_DECODE], l->base.info->max_rows);
+    for (unsigned i = 0; i < MIX_RANKS; i++) {
+        if (l->mix.order[i] == MIX_DECODE)
+            add_decode(l);
+        else if (l->mix.order[i] == MIX_PREFILL)
+            add_prompts(l);
+    }
+    mix_end(&l->mix);
 }
 
 static int local_step(struct engine *e, uint64_t until_ns)
 {
     struct local *l = (struct local *)e;
-    size_t n_batch = 0;
-    uint32_t n_rows = 0;
     int busy = 0;
-    struct session *prompt = NULL;
-    for (uint32_t i = 0; i < l->max_sessions; i++) {
+    (void)until_ns; /* nothing to wait for */
+    for (uint32_t i = 0; i < l->n_places; i++) {
         struct session *s = &l->sessions[i];
         if (s->id && s->cancelled)
             finish(l, s, EDGE_CANCELLED);
-        if (!s->id)
-            continue;
-        busy++;
-        if (s->n_ids - s->n_run == 1 && n_rows < e->info->max_rows)
-            add_rows(l, &n_batch, &n_rows, s, 1);
-        else if (s->n_ids - s->n_run > 1 && (!prompt || s->id < prompt->id))
-            prompt = s;
+        busy += s->id != 0;
     }
-    if (prompt && n_rows < e->info->max_rows) {
-        uint32_t n = prompt->n_ids - prompt->n_run;
-        if (n > l->chunk_tokens)
-            n = l->chunk_tokens;
-        if (n > e->info->max_rows - n_rows)
-            n = e->info->max_rows - n_rows;
-        add_rows(l, &n_batch, &n_rows, prompt, n);
-    }
-    if (n_batch == 0)
+    gather(l);
+    if (l->n_batch == 0)
         return busy;
 
-    const int rc = stage_run(l->stage, l->batch, n_batch, l->ids, NULL, NULL, l->logits);
+    const int rc = stage_run(l->stage, l->batch, l->n_batch, l->ids, NULL, NULL, l->logits);
     if (rc < 0) {
         snprintf(l->error, sizeof l->error, "the model cannot run: %s", strerror(-rc));
-        for (uint32_t i = 0; i < l->max_sessions; i++)
+        for (uint32_t i = 0; i < l->n_places; i++)
             if (l->sessions[i].id) {
                 strcpy(l->sessions[i].result.error, l->error);
                 finish(l, &l->sessions[i], EDGE_LOST);
@@ -169,7 +354,7 @@ static int local_step(struct engine *e, uint64_t until_ns)
         return rc;
     }
     const float *logits = l->logits;
-    for (size_t i = 0; i < n_batch; i++) {
+    for (size_t i = 0; i < l->n_batch; i++) {
         struct session *s = l->batch_sessions[i];
         s->n_run += l->batch[i].n;
         if (l->batch[i].n_logits) {
@@ -193,9 +378,12 @@ static void local_stats(const struct engine *e, struct engine_stats *s)
 static void local_close(struct engine *e)
 {
     struct local *l = (struct local *)e;
-    for (uint32_t i = 0; l->sessions && i < l->max_sessions; i++)
+    l->no_prefix = true; /* nothing is to linger any more */
+    for (uint32_t i = 0; l->sessions && i < l->n_places; i++)
         if (l->sessions[i].id)
             finish(l, &l->sessions[i], EDGE_CANCELLED);
+    while (l->sessions && evict(l))
+        ;
     sampler_close(l->sampler);
     free(l->sessions);
     free(l->batch_sessions);
@@ -214,7 +402,7 @@ static const struct engine_ops local_ops = {
     .close = local_close,
 };
 
-int engine_local(struct stage *whole, uint32_t chunk_tokens, uint32_t max_sessions,
+int engine_local(struct stage *whole, uint32_t chunk_tokens, uint32_t max_sessions, bool no_prefix,
                  struct engine **out)
 {
     const struct stage_info *info = stage_info(whole);
@@ -226,7 +414,9 @@ int engine_local(struct stage *whole, uint32_t chunk_tokens, uint32_t max_sessio
     l->stage = whole;
     l->chunk_tokens = chunk_tokens < info->max_rows ? chunk_tokens : info->max_rows;
     l->max_sessions = max_sessions;
-    l->sessions = calloc(max_sessions, sizeof *l->sessions);
+    l->no_prefix = no_prefix;
+    l->n_places = max_sessions > info->max_seqs ? max_sessions : info->max_seqs;
+    l->sessions = calloc(l->n_places, sizeof *l->sessions);
     l->batch_sessions = calloc(max_sessions, sizeof *l->batch_sessions);
     l->batch = calloc(max_sessions, sizeof *l->batch);
     l->ids = calloc(info->max_rows, sizeof *l->ids);

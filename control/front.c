@@ -15,7 +15,14 @@
 /* --- options -------------------------------------------------------------------------------------
  */
 
-enum { OPT_PARALLEL = OPT_OWN + 0x100, OPT_REQUESTS, OPT_CHUNK, OPT_JSON, OPT_IGNORE_EOS };
+enum {
+    OPT_PARALLEL = OPT_OWN + 0x100,
+    OPT_REQUESTS,
+    OPT_CHUNK,
+    OPT_JSON,
+    OPT_IGNORE_EOS,
+    OPT_NO_PREFIX
+};
 
 static const struct argp_option options[] = {
     {"prompt", 'p', "TEXT", 0, "Continue this text; -: from stdin. Without it: a chat", 0},
@@ -28,6 +35,13 @@ static const struct argp_option options[] = {
     {"parallel", OPT_PARALLEL, "N", 0, "Sessions at once with --requests (default 1)", 0},
     {"json", OPT_JSON, NULL, 0, "Print one JSON object with text, ids and figures", 0},
     {"ignore-eos", OPT_IGNORE_EOS, NULL, 0, "Go on after the model has ended its answer", 0},
+    {"kv-budget", OPT_KV_BUDGET, "SIZE", 0,
+     "Most memory for the cache of keys and values, of each half if split: 64MB. Sessions that "
+     "find "
+     "no room wait (default: enough for all at their longest)",
+     2},
+    {"no-prefix-cache", OPT_NO_PREFIX, NULL, 0,
+     "Compute every prompt from its beginning, though another began alike", 2},
     {"chunk", OPT_CHUNK, "N", 0, "Prompt tokens sent at once (default 64)", 2},
     {0},
 };
@@ -60,6 +74,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_IGNORE_EOS:
         o->ignore_eos = true;
+        return 0;
+    case OPT_KV_BUDGET:
+        o->kv_budget_bytes = opt_size(state, "--kv-budget", arg);
+        return 0;
+    case OPT_NO_PREFIX:
+        o->no_prefix = true;
         return 0;
     case OPT_CHUNK:
         o->chunk_tokens = opt_u32(state, "--chunk", arg, 1, 1024);
@@ -133,24 +153,20 @@ int front_open(struct front *f, const struct front_options *o)
     return f->prompt ? EXIT_OK : EXIT_FAILED;
 }
 
-static uint32_t max_rows(const struct front_options *o)
-{
-    return o->chunk_tokens > o->parallel ? o->chunk_tokens : o->parallel;
-}
-
 static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int first_core,
                       int near_numa_node)
 {
     int rc = model_team_near(&f->o->model, threads, first_core, near_numa_node, &f->team);
     if (rc != EXIT_OK)
         return rc;
-    const struct stage_params params = {
+    struct stage_params params = {
         .end_layer = end_layer,
-        .max_rows = max_rows(f->o),
-        .max_seqs = f->o->parallel,
+        .max_rows = f->o->chunk_tokens + f->o->parallel,
         .n_ctx = f->o->model.ctx,
     };
-    rc = model_open_stage(&f->model, &params, f->team, &f->stage);
+    rc = model_cache(&f->model, f->o->parallel, !f->o->no_prefix, f->o->kv_budget_bytes, &params);
+    if (rc == EXIT_OK)
+        rc = model_open_stage(&f->model, &params, f->team, &f->stage);
     if (rc == EXIT_OK)
         model_drop_file(&f->model);
     return rc;
@@ -161,7 +177,7 @@ int front_local(struct front *f)
     int rc = open_stage(f, 0, 0, 0, -1);
     if (rc != EXIT_OK)
         return rc;
-    rc = engine_local(f->stage, f->o->chunk_tokens, f->o->parallel, &f->engine);
+    rc = engine_local(f->stage, f->o->chunk_tokens, f->o->parallel, f->o->no_prefix, &f->engine);
     if (rc < 0) {
         log_error("cannot open the model: %s", strerror(-rc));
         return EXIT_FAILED;
@@ -260,6 +276,7 @@ int front_join(struct front *f, const struct join_options *j, unsigned threads, 
         .security = security_of(&f->security),
         .chunk_tokens = o->chunk_tokens,
         .max_sessions = o->parallel,
+        .no_prefix = o->no_prefix,
         .connect_timeout_ns = j->connect_ns,
         .rejoin = {.timeout_ns = j->reconnect_ns,
                    .attempt_timeout_ns =

@@ -31,6 +31,8 @@ struct front_options {
     uint32_t chunk_tokens; /* of prefill */
     struct netem_options netem;
     bool json, ignore_eos;
+    bool no_prefix; /* sessions share no cache */
+    uint64_t kv_budget_bytes; /* 0: not given */
 };
 /* All of the above, for a command's argp as a child. */
 extern const struct argp front_argp;

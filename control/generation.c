@@ -40,7 +40,11 @@ static void append_piece(struct generation *g, int32_t id)
 static void on_token(void *arg, int32_t id, float logprob)
 {
     struct generation *g = arg;
+    const uint64_t now_ns = port_now_ns();
     (void)logprob;
+    if (g->n_ids && g->n_ids < g->n_predict)
+        g->gaps_ns[g->n_ids - 1] = now_ns - g->last_ns;
+    g->last_ns = now_ns;
     if (g->n_ids < g->n_predict)
         g->ids[g->n_ids++] = id;
     append_piece(g, id);
@@ -73,7 +77,9 @@ int generation_start(struct generation *g, struct engine *e)
 
     if (!g->ids)
         g->ids = malloc(g->n_predict * sizeof *g->ids);
-    if (!g->ids)
+    if (!g->gaps_ns)
+        g->gaps_ns = malloc(g->n_predict * sizeof *g->gaps_ns);
+    if (!g->ids || !g->gaps_ns)
         return -ENOMEM;
     const struct edge_request request = {
         .prompt_ids = g->prompt_ids,
@@ -95,8 +101,10 @@ int generation_start(struct generation *g, struct engine *e)
 void generation_free(struct generation *g)
 {
     free(g->ids);
+    free(g->gaps_ns);
     free(g->text);
     g->ids = NULL;
+    g->gaps_ns = NULL;
     g->text = NULL;
 }
 
@@ -124,13 +132,32 @@ double generation_ttft_ms(const struct generation *g)
 double generation_prefill_tokens_per_s(const struct generation *g)
 {
     const struct edge_result *r = &g->result;
-    return r->n_generated ? rate(r->n_prompt, r->submitted_ns, r->first_token_ns) : 0;
+    return r->n_generated ? rate(r->n_prompt - r->n_shared, r->submitted_ns, r->first_token_ns) : 0;
 }
 
 double generation_decode_tokens_per_s(const struct generation *g)
 {
     const struct edge_result *r = &g->result;
     return r->n_generated > 1 ? rate(r->n_generated - 1, r->first_token_ns, r->last_token_ns) : 0;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+double generation_gap_ms(const struct generation *g, double share)
+{
+    const uint32_t n = g->n_ids > 1 ? g->n_ids - 1 : 0;
+    uint64_t *sorted = n ? malloc(n * sizeof *sorted) : NULL;
+    if (!sorted)
+        return 0;
+    memcpy(sorted, g->gaps_ns, n * sizeof *sorted);
+    qsort(sorted, n, sizeof *sorted, by_size);
+    const double ms = (double)sorted[(uint32_t)(share * (n - 1) + .5)] / 1e6;
+    free(sorted);
+    return ms;
 }
 
 const char *generation_finish_name(const struct generation *g)

@@ -23,6 +23,8 @@ struct generation {
     int64_t session;
     int32_t *ids; /* generated, the end-of-generation id included */
     uint32_t n_ids;
+    uint64_t *gaps_ns; /* [n_ids - 1] between one id and the next */
+    uint64_t last_ns;
     char *text; /* their bytes, control tokens left out; may hold invalid UTF-8 */
     size_t n_text;
     bool done;
@@ -42,8 +44,10 @@ void generation_free(struct generation *g);
 char *generation_take_text(struct generation *g);
 
 double generation_ttft_ms(const struct generation *g);
-double generation_prefill_tokens_per_s(const struct generation *g);
+double generation_prefill_tokens_per_s(const struct generation *g); /* of those computed */
 double generation_decode_tokens_per_s(const struct generation *g); /* from the second token on */
+/* Of the times between one id and the next the one that `share` of them do not exceed; 0: none. */
+double generation_gap_ms(const struct generation *g, double share);
 
 /* "length", "stop", "cancelled", "refused", "lost". */
 const char *generation_finish_name(const struct generation *g);

@@ -18,6 +18,9 @@
 
 static bool lock_wanted; /* --mlock of the options that opened the team */
 
+#define LINGERING 4u /* sessions that have ended whose cache is kept while there is room */
+#define SMALLEST  2u /* tokens of a session: one there, one to come */
+
 static int exit_code(int rc)
 {
     return rc == -ENOMEM || rc == -EIO ? EXIT_FAILED : EXIT_USAGE;
@@ -195,6 +198,27 @@ static void say_note(void *arg, const char *line)
     if (!said)
         log_info("%s", line);
     said = true;
+}
+
+int model_cache(const struct model *m, uint32_t sessions, bool linger, uint64_t budget_bytes,
+                struct stage_params *p)
+{
+    char err[GGUF_ERR] = "";
+    size_t weights, kv;
+    p->max_seqs = sessions + (linger ? LINGERING : 0);
+    p->kv_budget_bytes = budget_bytes;
+    if (!budget_bytes)
+        return EXIT_OK;
+    const int rc = stage_footprint(m->gguf, p, SMALLEST, &weights, &kv, err);
+    if (rc < 0) {
+        log_error("%s", err[0] ? err : strerror(-rc));
+        return exit_code(rc);
+    }
+    if (kv <= budget_bytes)
+        return EXIT_OK;
+    log_error("--kv-budget of %llu bytes: even a session of %u tokens needs %zu here",
+              (unsigned long long)budget_bytes, SMALLEST, kv);
+    return EXIT_USAGE;
 }
 
 int model_open_stage(const struct model *m, const struct stage_params *params, struct team *team,

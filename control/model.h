@@ -47,6 +47,12 @@ int model_place_halves(const struct model_options *o, struct model_halves *h);
 /* team_params of options, all threads and first cores as they are given. */
 struct team_params model_team_params(const struct model_options *o);
 
+/* What a stage for so many busy sessions is to have of sequences and, if budget_bytes is not 0, of
+ * cache, in p; linger: and for some that have ended, which others may begin like. A budget that has
+ * no room for the smallest session is said. EXIT_OK or an exit code. */
+int model_cache(const struct model *m, uint32_t sessions, bool linger, uint64_t budget_bytes,
+                struct stage_params *p);
+
 /* stage_open, its error said; refused if there is not memory enough; its progress on stderr when it
  * takes long. Said once each: that the kernel gives it no huge pages, and that weights cannot be
  * locked where the team's options ask for it. EXIT_OK or an exit code. */

@@ -58,6 +58,23 @@ uint64_t opt_u64(struct argp_state *state, const char *name, const char *arg)
     return v;
 }
 
+uint64_t opt_size(struct argp_state *state, const char *name, const char *arg)
+{
+    static const struct {
+        const char *name;
+        double bytes;
+    } units[] = {{"", 1}, {"B", 1}, {"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}};
+    char *end;
+    const double n = strtod(arg, &end);
+    double bytes = 0;
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+        if (strcmp(end, units[i].name) == 0)
+            bytes = n * units[i].bytes;
+    if (end == arg || !(bytes >= 1 && bytes <= 1e18))
+        argp_error(state, "%s %s: must be a size such as 64MB, 1.5GB or 2000000", name, arg);
+    return (uint64_t)bytes;
+}
+
 unsigned opt_cpu_mask(struct argp_state *state, const char *arg)
 {
     unsigned mask;

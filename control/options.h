@@ -29,6 +29,7 @@ enum {
     OPT_CPU_MASK,
     OPT_CTX,
     OPT_NO_MEMORY_CHECK,
+    OPT_KV_BUDGET,
     OPT_SPLIT,
     OPT_CODEC,
     OPT_PROFILE,
@@ -84,6 +85,8 @@ extern const struct argp sampler_argp;
 uint32_t opt_u32(struct argp_state *state, const char *name, const char *arg, uint32_t min,
                  uint32_t max);
 uint64_t opt_u64(struct argp_state *state, const char *name, const char *arg);
+/* Bytes, at least one: "64MB", "1.5GB", "200kB" or a plain number; powers of 1000. */
+uint64_t opt_size(struct argp_state *state, const char *name, const char *arg);
 double opt_f64(struct argp_state *state, const char *name, const char *arg, double min, double max);
 
 /* "1,64,512": up to OPT_LIST_MAX of them, or argp_error. Cuts text up. */

@@ -70,10 +70,13 @@ static void set_answer(json_t *o, const struct generation *g)
     set(o, "text", text_json(g->text, g->n_text));
     set(o, "prompt_ids", ids_json(g->prompt_ids, g->n_prompt));
     set(o, "ids", ids_json(g->ids, g->n_ids));
+    set(o, "shared_tokens", json_integer(g->result.n_shared));
     set(o, "finish", json_string(generation_finish_name(g)));
     set(o, "ttft_ms", real(generation_ttft_ms(g)));
     set(o, "prefill_tokens_per_s", real(generation_prefill_tokens_per_s(g)));
     set(o, "decode_tokens_per_s", real(generation_decode_tokens_per_s(g)));
+    set(o, "token_gap_ms_p50", real(generation_gap_ms(g, .5)));
+    set(o, "token_gap_ms_p99", real(generation_gap_ms(g, .99)));
 }
 
 /* The codec with the parameter it took last under a target, else as it was given. */
@@ -178,6 +181,7 @@ int report_totals_json(struct front *f, const struct report_totals *t)
     set(o, "requests", json_integer((json_int_t)t->requests));
     set(o, "failed", json_integer((json_int_t)t->failed));
     set(o, "prompt_tokens", json_integer((json_int_t)t->prompt_tokens));
+    set(o, "shared_tokens", json_integer((json_int_t)t->shared_tokens));
     set(o, "tokens", json_integer((json_int_t)t->tokens));
     set(o, "seconds", real((double)t->elapsed_ns / 1e9));
     set(o, "tokens_per_s", real(1e9 * ratio(t->tokens, t->elapsed_ns)));
@@ -221,18 +225,23 @@ static void wire_line(const struct front *f, char *buf, size_t n)
 
 void report_run_line(const struct front *f, const struct generation *g)
 {
-    char wire[384];
+    char wire[384], shared[40] = "";
     wire_line(f, wire, sizeof wire);
-    log_info("%u prompt tokens at %.1f/s, %u tokens at %.1f/s | %s", g->n_prompt,
+    if (g->result.n_shared)
+        snprintf(shared, sizeof shared, " (%u of them known)", g->result.n_shared);
+    log_info("%u prompt tokens%s at %.1f/s, %u tokens at %.1f/s | %s", g->n_prompt, shared,
              generation_prefill_tokens_per_s(g), g->n_ids, generation_decode_tokens_per_s(g), wire);
 }
 
 void report_totals_line(const struct front *f, const struct report_totals *t)
 {
-    char wire[384];
+    char wire[384], shared[64] = "";
     wire_line(f, wire, sizeof wire);
-    log_info("%llu requests, %llu failed: %llu tokens in %.1f s, %.1f/s | %s",
-             (unsigned long long)t->requests, (unsigned long long)t->failed,
+    if (t->shared_tokens)
+        snprintf(shared, sizeof shared, "%llu of %llu prompt tokens known, ",
+                 (unsigned long long)t->shared_tokens, (unsigned long long)t->prompt_tokens);
+    log_info("%llu requests, %llu failed: %s%llu tokens in %.1f s, %.1f/s | %s",
+             (unsigned long long)t->requests, (unsigned long long)t->failed, shared,
              (unsigned long long)t->tokens, (double)t->elapsed_ns / 1e9,
              1e9 * ratio(t->tokens, t->elapsed_ns), wire);
 }

@@ -11,7 +11,7 @@ int report_run_json(struct front *f, const struct generation *g);
 int report_result_json(unsigned line, const struct generation *g);
 int report_error_json(unsigned line, const char *error);
 struct report_totals {
-    uint64_t requests, failed, prompt_tokens, tokens, elapsed_ns;
+    uint64_t requests, failed, prompt_tokens, shared_tokens, tokens, elapsed_ns;
 };
 int report_totals_json(struct front *f, const struct report_totals *t);
 

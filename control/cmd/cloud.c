@@ -27,6 +27,7 @@ struct cloud_options {
     const char *authorized;
     bool once;
     uint32_t max_sessions, chunk_tokens, lease_s;
+    uint64_t kv_budget_bytes;
 };
 
 static const struct argp_option options[] = {
@@ -35,9 +36,14 @@ static const struct argp_option options[] = {
      0},
     {"once", OPT_ONCE, NULL, 0, "End when the first edge has left", 0},
     {"max-sessions", OPT_MAX_SESSIONS, "N", 0, "Sessions at once (default 16)", 0},
+    {"kv-budget", OPT_KV_BUDGET, "SIZE", 0,
+     "Most memory for the cache of keys and values: 64MB. Sessions that find no room wait "
+     "(default: "
+     "enough for all at their longest)",
+     0},
     {"lease", OPT_LEASE, "SECONDS", 0,
      "How long sessions are kept for an edge that is not heard (default 10)", 0},
-    {"chunk", OPT_CHUNK, "N", 0, "Most rows computed at once (default 128)", 2},
+    {"chunk", OPT_CHUNK, "N", 0, "Most rows of prompts computed at once (default 128)", 2},
     {0},
 };
 
@@ -63,6 +69,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_CHUNK:
         o->chunk_tokens = opt_u32(state, "--chunk", arg, 1, 1024);
+        return 0;
+    case OPT_KV_BUDGET:
+        o->kv_budget_bytes = opt_size(state, "--kv-budget", arg);
         return 0;
     case OPT_LEASE:
         o->lease_s = opt_u32(state, "--lease", arg, 2, 86400);
@@ -185,13 +194,14 @@ int cmd_cloud(int argc, char **argv)
         rc = model_team_near(&o.model, 1, 1, port_arg_numa_node("/sys", o.port.uris[0]), &team);
     if (rc != EXIT_OK)
         goto out;
-    const struct stage_params stage_params = {
+    struct stage_params stage_params = {
         .first_layer = plan.split,
-        .max_rows = o.chunk_tokens > o.max_sessions ? o.chunk_tokens : o.max_sessions,
-        .max_seqs = o.max_sessions,
+        .max_rows = o.chunk_tokens + o.max_sessions,
         .n_ctx = o.model.ctx,
     };
-    rc = model_open_stage(&m, &stage_params, team, &stage);
+    rc = model_cache(&m, o.max_sessions, true, o.kv_budget_bytes, &stage_params);
+    if (rc == EXIT_OK)
+        rc = model_open_stage(&m, &stage_params, team, &stage);
     if (rc != EXIT_OK)
         goto out;
     model_drop_file(&m);

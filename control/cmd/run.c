@@ -77,7 +77,7 @@ static int start_cloud(struct front *f, const char *uri, const struct model_halv
     const struct front_options *o = f->o;
     char peer[FINGERPRINT_TEXT], identity[16];
     char split[16], codec[CODEC_ARG_MAX], threads[16], core[16], mask[16], ctx[16], parallel[16],
-        chunk[16], node[16];
+        chunk[16], node[16], budget[24];
     snprintf(split, sizeof split, "%u", f->plan.split);
     snprintf(threads, sizeof threads, "%u", p->threads);
     snprintf(core, sizeof core, "%d", p->cloud_core);
@@ -128,6 +128,11 @@ static int start_cloud(struct front *f, const char *uri, const struct model_halv
     }
     if (o->model.mlock)
         argv[n++] = "--mlock";
+    if (o->kv_budget_bytes) {
+        snprintf(budget, sizeof budget, "%" PRIu64, o->kv_budget_bytes);
+        argv[n++] = "--kv-budget";
+        argv[n++] = budget;
+    }
     if (f->plan.codec.profile) {
         argv[n++] = "--profile";
         argv[n++] = o->split.profile;

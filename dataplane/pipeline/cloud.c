@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "dataplane/pipeline/cloud_impl.h"
+#include "dataplane/pipeline/prefix.h"
 
 /* --- life ------------------------------------------------------------------------------------- */
 
@@ -28,9 +29,11 @@ static int allocate(struct cloud *c)
 {
     uint32_t n = c->p.max_sessions, rows = c->info->max_rows;
 
+    c->message_rows = rows - smaller(n, rows / 2);
     c->max_logits = n > PROTO_DRAFTS_MAX ? n : PROTO_DRAFTS_MAX + 1;
     c->max_logits = c->max_logits < rows ? c->max_logits : rows;
-    c->sessions = calloc(n, sizeof c->sessions[0]);
+    c->n_places = n > c->info->max_seqs ? n : c->info->max_seqs;
+    c->sessions = calloc(c->n_places, sizeof c->sessions[0]);
     c->items = calloc(n, sizeof c->items[0]);
     c->batch = calloc(n, sizeof c->batch[0]);
     c->panel = malloc((size_t)rows * c->info->d_model * sizeof c->panel[0]);
@@ -89,7 +92,7 @@ fail_said:
 
 static void end_all(struct cloud *c)
 {
-    for (uint32_t i = 0; i < c->p.max_sessions; i++) {
+    for (uint32_t i = 0; i < c->n_places; i++) {
         if (c->sessions[i].id)
             cloud_end_session(c, &c->sessions[i]);
     }
@@ -109,23 +112,30 @@ void cloud_close(struct cloud *c)
 int cloud_reset(struct cloud *c, uint64_t now_ns)
 {
     end_all(c);
-    c->last_id = 0;
     c->error[0] = 0;
     return pump_renew(&c->pump, now_ns);
 }
 
 /* --- sessions --------------------------------------------------------------------------------- */
 
-static struct cloud_session *find(struct cloud *c, uint32_t id)
+/* Lingering ones too. */
+static struct cloud_session *find_any(struct cloud *c, uint32_t id)
 {
-    for (uint32_t i = 0; id && i < c->p.max_sessions; i++) {
+    for (uint32_t i = 0; id && i < c->n_places; i++) {
         if (c->sessions[i].id == id)
             return &c->sessions[i];
     }
     return NULL;
 }
 
-void cloud_end_session(struct cloud *c, struct cloud_session *s)
+static struct cloud_session *find(struct cloud *c, uint32_t id)
+{
+    struct cloud_session *s = find_any(c, id);
+
+    return s && !s->lingers ? s : NULL;
+}
+
+static void drop_queue(struct cloud *c, struct cloud_session *s)
 {
     for (uint32_t i = 0; i < s->queue_count; i++) {
         struct link_message *m = &s->queue[(s->queue_head + i) % CLOUD_QUEUE];
@@ -133,10 +143,43 @@ void cloud_end_session(struct cloud *c, struct cloud_session *s)
         c->held -= m->n_fragments;
         link_message_free(m);
     }
+    s->queue_count = 0;
+}
+
+void cloud_end_session(struct cloud *c, struct cloud_session *s)
+{
+    drop_queue(c, s);
     stage_seq_close(c->p.stage, s->seq);
     free(s->generated);
+    c->n_sessions -= !s->lingers;
     *s = (struct cloud_session){0};
+}
+
+static void let_linger(struct cloud *c, struct cloud_session *s)
+{
+    drop_queue(c, s);
+    free(s->generated);
+    s->generated = NULL;
+    s->lingers = true;
+    s->used = ++c->uses;
     c->n_sessions--;
+}
+
+/* Give up the one that lingers and was of no use for longest. */
+static bool evict(void *arg)
+{
+    struct cloud *c = arg;
+    struct cloud_session *oldest = NULL;
+
+    for (uint32_t i = 0; i < c->n_places; i++) {
+        struct cloud_session *s = &c->sessions[i];
+
+        if (s->lingers && s != c->like && (!oldest || s->used < oldest->used))
+            oldest = s;
+    }
+    if (oldest)
+        cloud_end_session(c, oldest);
+    return oldest;
 }
 
 void cloud_break_session(struct cloud *c, struct cloud_session *s, enum proto_reason reason,
@@ -204,15 +247,15 @@ static enum proto_reason mismatch(const struct cloud *c, const struct proto_open
     return 0;
 }
 
-/* A place for the session, or why not. */
-static enum proto_reason admit(struct cloud *c, const struct proto_open *m, char *text, size_t room)
+/* What is wrong with the request itself, or forbids it for good. */
+static enum proto_reason check_open(struct cloud *c, const struct proto_open *m, char *text,
+                                    size_t room)
 {
     const struct authorized_peer *peer = pump_peer(&c->pump);
-    struct cloud_session *s = NULL;
-    int seq;
+    size_t bytes = stage_seq_bytes(c->p.stage, m->max_tokens);
 
     if (sampler_params_check(&m->sampler) || !m->max_tokens || !m->session ||
-        m->session <= c->last_id) {
+        find_any(c, m->session)) {
         snprintf(text, room, "bad request: sampler parameters, length or session number");
         return PROTO_BAD_REQUEST;
     }
@@ -225,25 +268,83 @@ static enum proto_reason admit(struct cloud *c, const struct proto_open *m, char
                  peer->tokens_max, m->max_tokens);
         return PROTO_NO_ROOM;
     }
-    for (uint32_t i = 0; i < c->p.max_sessions && !s; i++) {
-        if (!c->sessions[i].id)
-            s = &c->sessions[i];
+    if (m->max_tokens > c->info->n_ctx) {
+        snprintf(text, room, "the cloud has no room for a session of %u tokens: its context is %u",
+                 m->max_tokens, c->info->n_ctx);
+        return PROTO_NO_ROOM;
     }
-    if (!s) {
+    if (bytes > c->info->kv_budget_bytes) {
+        snprintf(text, room,
+                 "the cloud has no room for a session of %u tokens: it needs %zu bytes of cache, "
+                 "its --kv-budget is %zu: a smaller --n-predict or a shorter prompt, or a larger "
+                 "budget there",
+                 m->max_tokens, bytes, c->info->kv_budget_bytes);
+        return PROTO_NO_ROOM;
+    }
+    return 0;
+}
+
+static struct cloud_session *free_place(struct cloud *c)
+{
+    for (;;) {
+        for (uint32_t i = 0; i < c->n_places; i++) {
+            if (!c->sessions[i].id)
+                return &c->sessions[i];
+        }
+        if (!evict(c))
+            return NULL;
+    }
+}
+
+/* A sequence, begun as asked for, or empty where that can't be: *n_like says. */
+static int open_seq(struct cloud *c, const struct proto_open *m, uint32_t *n_like)
+{
+    struct cloud_session *like = find_any(c, m->like);
+    int seq = -EINVAL;
+
+    *n_like = 0;
+    if (like && like->n_kv >= m->n_like) {
+        like->used = ++c->uses;
+        c->like = like;
+        seq = prefix_open(c->p.stage, like->seq, m->n_like, m->max_tokens, evict, c);
+        c->like = NULL;
+    }
+    if (seq < 0)
+        return prefix_open(c->p.stage, -1, 0, m->max_tokens, evict, c);
+    *n_like = m->n_like;
+    return seq;
+}
+
+/* A place for the session, or why not. */
+static enum proto_reason admit(struct cloud *c, const struct proto_open *m, uint32_t *n_like,
+                               char *text, size_t room)
+{
+    enum proto_reason reason = check_open(c, m, text, room);
+    struct cloud_session *s;
+    int seq;
+
+    if (reason)
+        return reason;
+    if (c->n_sessions >= c->p.max_sessions) {
         snprintf(text, room, "the cloud is busy with %u sessions, the most it takes",
                  c->n_sessions);
-        return PROTO_NO_ROOM;
+        return PROTO_BUSY;
     }
-    seq = stage_seq_open(c->p.stage, m->max_tokens);
+    seq = open_seq(c, m, n_like);
     if (seq < 0) {
-        snprintf(text, room, "the cloud has no room for a session of %u tokens (%s)", m->max_tokens,
-                 seq == -ERANGE ? "longer than its context" : "its cache is full");
-        return PROTO_NO_ROOM;
+        snprintf(text, room, "the cloud has no room for a session of %u tokens beside %u others",
+                 m->max_tokens, c->n_sessions);
+        return PROTO_BUSY;
     }
-    *s = (struct cloud_session){
-        .id = m->session, .seq = seq, .sampler = m->sampler, .max_tokens = m->max_tokens};
+    s = free_place(c); /* there is one: max_sessions are not busy */
+    *s = (struct cloud_session){.id = m->session,
+                                .seq = seq,
+                                .sampler = m->sampler,
+                                .max_tokens = m->max_tokens,
+                                .n_kv = *n_like};
     s->generated = malloc((size_t)m->max_tokens * sizeof s->generated[0]);
     c->n_sessions++;
+    c->stats.shared += *n_like;
     if (!s->generated) {
         cloud_end_session(c, s);
         snprintf(text, room, "the cloud is out of memory");
@@ -258,6 +359,7 @@ static void on_open(struct cloud *c, uint32_t number, const uint8_t *p, size_t l
     char text[PROTO_TEXT_MAX + 1];
     struct proto_open m;
     enum proto_reason reason = PROTO_BAD_REQUEST;
+    uint32_t n_like = 0;
     size_t n;
 
     if (proto_read_open(p, len, &m)) {
@@ -265,17 +367,16 @@ static void on_open(struct cloud *c, uint32_t number, const uint8_t *p, size_t l
     } else {
         reason = mismatch(c, &m, text, sizeof text);
         if (!reason)
-            reason = admit(c, &m, text, sizeof text);
+            reason = admit(c, &m, &n_like, text, sizeof text);
     }
-    if (m.session > c->last_id)
-        c->last_id = m.session;
     if (reason) {
         c->stats.refused++;
         n = proto_write_text(bytes, PROTO_REFUSED, reason, text);
     } else {
         struct proto_opened opened = {
-            .max_rows = c->info->max_rows,
+            .max_rows = c->message_rows,
             .max_fragments = pump_max_fragments(&c->pump),
+            .n_like = n_like,
         };
         n = proto_write_opened(bytes, &opened);
     }
@@ -287,13 +388,18 @@ static void on_open(struct cloud *c, uint32_t number, const uint8_t *p, size_t l
 static void on_close(struct cloud *c, const uint8_t *p, size_t len)
 {
     struct cloud_session *s;
+    bool linger;
     uint32_t id;
 
-    if (proto_read_close(p, len, &id))
+    if (proto_read_close(p, len, &id, &linger))
         return;
-    s = find(c, id);
-    if (s)
+    s = find_any(c, id);
+    if (!s)
+        return;
+    if (!linger || !s->n_kv)
         cloud_end_session(c, s);
+    else if (!s->lingers)
+        let_linger(c, s);
 }
 
 /* At once, though rows sent before may still wait: those that are sampled after come later. */
@@ -412,6 +518,8 @@ void cloud_stats(const struct cloud *c, struct cloud_stats *s)
     *s = c->stats;
     link_stats(c->pump.link, &s->link);
     s->sessions = c->n_sessions;
+    for (uint32_t i = 0; i < c->n_places; i++)
+        s->lingering += c->sessions[i].lingers;
 }
 
 uint64_t cloud_strangers(const struct cloud *c, struct fingerprint *last)

@@ -1,25 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One stage run for what waits: the first message of each session, decode before prefill before
- * replay; but what waited for PATIENCE runs has its turn. Tiles are decoded from the packets into
- * the stage's input panel.
+ * One stage run for what waits: the first message of each session, as far as mix.h lets them
+ * together. Tiles are decoded from the packets into the stage's input panel.
  */
 #include <errno.h>
 #include <stdio.h>
 
 #include "dataplane/pipeline/cloud_impl.h"
 
-#define PATIENCE 4u
-
 static const struct link_message *waiting(const struct cloud_session *s)
 {
     return s->id && s->queue_count ? &s->queue[s->queue_head] : NULL;
 }
 
-/* 0 goes first. */
-static unsigned rank(const struct link_message *m)
+static enum mix_rank rank(const struct link_message *m)
 {
-    return m->cls == WIRE_DECODE ? 0 : m->cls == WIRE_REPLAY ? 2 : 1;
+    return m->cls == WIRE_DECODE ? MIX_DECODE : m->cls == WIRE_REPLAY ? MIX_REPLAY : MIX_PREFILL;
 }
 
 static void drop_first(struct cloud *c, struct cloud_session *s)
@@ -109,9 +105,11 @@ static bool forget_from(struct cloud *c, struct cloud_session *s, uint32_t posit
 
 /* Put the session's first message into the batch: false when there is no room left. A message that
  * makes no sense ends its session. */
-static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_rows, uint32_t *n_logits)
+static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_logits)
 {
     const struct link_message *m = waiting(s);
+    const enum mix_rank r = rank(m);
+    const uint32_t first = c->mix.n_rows;
     struct cloud_item item = {
         .session = s, .message = m->message, .cls = m->cls, .first_logits = *n_logits};
     const char *error;
@@ -127,10 +125,9 @@ static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_rows, uint
         cloud_break_session(c, s, PROTO_BAD_ROWS, error);
         return true;
     }
-    if (*n_rows + item.head.n_rows > c->info->max_rows ||
-        *n_logits + item.head.n_logits > c->max_logits)
+    if (!mix_fits(&c->mix, r, item.head.n_rows) || *n_logits + item.head.n_logits > c->max_logits)
         return false;
-    if (decode_rows(c, m, &item.head, tile_at, c->panel + (size_t)*n_rows * c->info->d_model)) {
+    if (decode_rows(c, m, &item.head, tile_at, c->panel + (size_t)first * c->info->d_model)) {
         cloud_break_session(c, s, PROTO_BAD_ROWS, "tiles that don't make up the rows");
         return true;
     }
@@ -142,51 +139,57 @@ static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_rows, uint
                                                .n = item.head.n_rows,
                                                .n_logits = item.head.n_logits};
     c->items[c->n_items++] = item;
-    *n_rows += item.head.n_rows;
+    s->in_batch = true;
+    mix_add(&c->mix, r, item.head.n_rows);
     *n_logits += item.head.n_logits;
     return true;
 }
 
-/* The rank whose turn it is: the first of those that wait, or who waited for longest. */
-static unsigned choose_rank(struct cloud *c)
+/* Whether it gets ids one after the other: its next row is here, or to be expected soon. */
+static bool decodes(const struct cloud_session *s)
 {
-    bool any[CLOUD_RANKS] = {false};
-    unsigned chosen = CLOUD_RANKS;
+    const struct link_message *m = waiting(s);
 
-    for (uint32_t i = 0; i < c->p.max_sessions; i++) {
-        const struct link_message *m = waiting(&c->sessions[i]);
+    return s->id && s->n_generated && (!m || rank(m) == MIX_DECODE);
+}
 
-        if (m)
-            any[rank(m)] = true;
-    }
-    for (unsigned r = 0; r < CLOUD_RANKS; r++) {
-        if (!any[r])
+static void gather_rank(struct cloud *c, enum mix_rank r, uint32_t *n_logits)
+{
+    uint32_t turn = c->turn[r];
+
+    for (uint32_t i = 0; i < c->n_places; i++) {
+        uint32_t at = (turn + i) % c->n_places;
+        struct cloud_session *s = &c->sessions[at];
+        const struct link_message *m = waiting(s);
+
+        if (!m || s->in_batch || rank(m) != r)
             continue;
-        if (chosen == CLOUD_RANKS || (c->waited[r] >= PATIENCE && c->waited[r] > c->waited[chosen]))
-            chosen = r;
+        if (!add(c, s, n_logits)) {
+            c->turn[r] = at; /* first next time */
+            break;
+        }
     }
-    for (unsigned r = 0; r < CLOUD_RANKS; r++)
-        c->waited[r] = any[r] && r != chosen ? c->waited[r] + 1 : 0;
-    return chosen;
 }
 
 static void gather(struct cloud *c)
 {
-    uint32_t n_rows = 0, n_logits = 0;
-    unsigned turn = choose_rank(c);
+    bool any[MIX_RANKS] = {false}, decoding = false;
+    uint32_t n_logits = 0;
 
-    c->n_items = 0;
-    for (uint32_t i = 0; i < c->p.max_sessions; i++) {
-        uint32_t at = (c->turn + i) % c->p.max_sessions;
-        const struct link_message *m = waiting(&c->sessions[at]);
+    for (uint32_t i = 0; i < c->n_places; i++) {
+        struct cloud_session *s = &c->sessions[i];
+        const struct link_message *m = waiting(s);
 
-        if (!m || rank(m) != turn)
-            continue;
-        if (!add(c, &c->sessions[at], &n_rows, &n_logits)) {
-            c->turn = at; /* first next time */
-            break;
-        }
+        s->in_batch = false;
+        decoding |= decodes(s);
+        if (m)
+            any[rank(m)] = true;
     }
+    c->n_items = 0;
+    mix_begin(&c->mix, any, decoding, c->info->max_rows);
+    for (unsigned i = 0; i < MIX_RANKS; i++)
+        gather_rank(c, c->mix.order[i], &n_logits);
+    mix_end(&c->mix);
 }
 
 /* --- answer ----------------------------------------------------------------------------------- */

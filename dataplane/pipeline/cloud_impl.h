@@ -3,17 +3,18 @@
 #ifndef ISTHMUS_DATAPLANE_PIPELINE_CLOUD_IMPL_H
 #define ISTHMUS_DATAPLANE_PIPELINE_CLOUD_IMPL_H
 
+#include "dataplane/pipeline/mix.h"
 #include "dataplane/pipeline/pipeline.h"
 #include "dataplane/pipeline/proto.h"
 #include "dataplane/pipeline/pump.h"
 
 #define CLOUD_QUEUE 8u /* ROWS messages of a session that wait; an edge sends fewer ahead */
 
-#define CLOUD_RANKS 3u /* of messages: decode before prefill before replay */
-
 struct cloud_session {
-    uint32_t id; /* 0: free */
-    int seq;     /* of the stage */
+    uint32_t id;   /* 0: free */
+    int seq;       /* of the stage */
+    bool lingers;  /* it has ended; seq stays for others to begin like */
+    uint64_t used; /* of those that linger: when it was last of use, counted */
     struct sampler_params sampler;
     uint32_t max_tokens;
     uint32_t n_kv;      /* rows in the stage's cache */
@@ -21,6 +22,7 @@ struct cloud_session {
     uint32_t n_generated;
     struct link_message queue[CLOUD_QUEUE];
     uint32_t queue_head, queue_count;
+    bool in_batch;
 };
 
 /* One message in the batch that is being computed. */
@@ -38,8 +40,12 @@ struct cloud {
     struct pump pump;
     struct codec *codec;
     struct sampler *sampler;
-    struct cloud_session *sessions;
-    uint32_t n_sessions, last_id;
+    struct cloud_session *sessions; /* [n_places] */
+    uint32_t n_places;
+    uint32_t n_sessions; /* busy ones */
+    uint64_t uses;
+    const struct cloud_session *like; /* not to be given up now */
+    uint32_t message_rows; /* of one message at most: a run has room for decode rows beside it */
     uint32_t held;     /* packets in the sessions' queues */
     uint32_t held_max; /* above it no message is taken from the link */
     char error[PIPELINE_ERR];
@@ -50,8 +56,8 @@ struct cloud {
     struct stage_rows *batch; /* [max_sessions] */
     struct cloud_item *items; /* [max_sessions] */
     uint32_t n_items;
-    uint32_t turn;
-    uint32_t waited[CLOUD_RANKS]; /* runs since this rank could have been in one */
+    struct mix mix;
+    uint32_t turn[MIX_RANKS]; /* sessions to look at first */
 
     struct cloud_stats stats;
 };

@@ -71,7 +71,8 @@ static int allocate(struct edge *e)
 {
     uint32_t n = e->p.max_sessions, rows = e->info->max_rows;
 
-    e->sessions = calloc(n, sizeof e->sessions[0]);
+    e->n_places = n > e->info->max_seqs ? n : e->info->max_seqs;
+    e->sessions = calloc(e->n_places, sizeof e->sessions[0]);
     e->items = calloc(n, sizeof e->items[0]);
     e->batch = calloc(n, sizeof e->batch[0]);
     e->batch_ids = calloc(rows, sizeof e->batch_ids[0]);
@@ -140,8 +141,9 @@ void edge_close(struct edge *e)
     if (!e)
         return;
     e->lost = true; /* callbacks can't submit any more */
-    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
-        if (e->sessions[i].state != EDGE_FREE)
+    edge_evict_all(e);
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        if (edge_is_busy(&e->sessions[i]))
             edge_end_session(e, &e->sessions[i], EDGE_CANCELLED, NULL);
     }
     if (e->joined) {
@@ -156,16 +158,27 @@ void edge_close(struct edge *e)
 
 static struct edge_session *find(struct edge *e, int64_t id)
 {
-    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
-        if (e->sessions[i].state != EDGE_FREE && e->sessions[i].id == id)
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        if (edge_is_busy(&e->sessions[i]) && e->sessions[i].id == id)
             return &e->sessions[i];
     }
     return NULL;
 }
 
+void edge_free_session(struct edge *e, struct edge_session *s)
+{
+    if (s->seq >= 0)
+        stage_seq_close(e->p.stage, s->seq);
+    edge_history_free(e, s);
+    free(s->ids);
+    free(s->drafts);
+    *s = (struct edge_session){.state = EDGE_FREE};
+}
+
 void edge_end_session(struct edge *e, struct edge_session *s, enum edge_finish finish,
                       const char *error)
 {
+    bool linger = edge_lingers(e, s, finish);
     struct edge_result result = s->result;
     struct edge_request r = s->r;
     uint8_t bytes[PROTO_CLOSE_BYTES];
@@ -174,12 +187,14 @@ void edge_end_session(struct edge *e, struct edge_session *s, enum edge_finish f
     if (error)
         snprintf(result.error, sizeof result.error, "%s", error);
     if (finish != EDGE_REFUSED && !e->lost && e->joined)
-        pump_send(&e->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_close(bytes, s->id));
-    stage_seq_close(e->p.stage, s->seq);
-    edge_history_free(e, s);
-    free(s->ids);
-    free(s->drafts);
-    *s = (struct edge_session){.state = EDGE_FREE};
+        pump_send(&e->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_close(bytes, s->id, linger));
+    if (linger) {
+        s->state = EDGE_LINGERING;
+        s->used = ++e->uses;
+    } else {
+        edge_free_session(e, s);
+    }
+    e->news = true;
     e->n_busy--;
     if (r.on_done)
         r.on_done(r.arg, &result); /* last: it may submit again */
@@ -219,6 +234,8 @@ void edge_send_open(struct edge *e, const struct edge_session *s)
         .numerics_id = e->info->numerics_id,
         .max_tokens = s->r.n_prompt + s->r.n_predict,
         .sampler = s->r.sampler,
+        .like = s->like,
+        .n_like = s->n_like,
     };
 
     memcpy(m.fingerprint, e->info->fingerprint, sizeof m.fingerprint);
@@ -230,12 +247,25 @@ void edge_send_open(struct edge *e, const struct edge_session *s)
 static void set_target(const struct edge *e, struct edge_session *s,
                        struct codec_rate_target target)
 {
+    s->plain = s->plain && !target.kind;
     if (s->rate.target.kind && target.kind)
         codec_rate_retarget(&s->rate, target);
     else if (target.kind)
         codec_rate_init(&s->rate, e->p.curve, target);
     else
         s->rate = (struct codec_rate){.curve = NULL};
+}
+
+static struct edge_session *free_place(struct edge *e)
+{
+    for (;;) {
+        for (uint32_t i = 0; i < e->n_places; i++) {
+            if (e->sessions[i].state == EDGE_FREE)
+                return &e->sessions[i];
+        }
+        if (!edge_evict(e))
+            return NULL;
+    }
 }
 
 int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_ns)
@@ -248,14 +278,17 @@ int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_n
         return err;
     if (e->lost)
         return -EPIPE;
-    for (uint32_t i = 0; i < e->p.max_sessions && !s; i++) {
-        if (e->sessions[i].state == EDGE_FREE)
-            s = &e->sessions[i];
-    }
+    if (stage_seq_bytes(e->p.stage, r->n_prompt + r->n_predict) > e->info->kv_budget_bytes)
+        return -ENOSPC;
+    s = e->n_busy < e->p.max_sessions ? free_place(e) : NULL;
     if (!s)
         return -EAGAIN;
-    *s = (struct edge_session){
-        .id = e->last_id + 1, .r = *r, .prefill_end = r->n_prompt, .to_answer = -1};
+    *s = (struct edge_session){.id = e->last_id + 1,
+                               .seq = -1,
+                               .r = *r,
+                               .prefill_end = r->n_prompt,
+                               .to_answer = -1,
+                               .plain = true};
     set_target(e, s, r->target.kind ? r->target : e->p.target);
     s->n_ids = r->n_prompt;
     s->ids = malloc(((size_t)r->n_prompt + r->n_predict) * sizeof s->ids[0]);
@@ -266,16 +299,13 @@ int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_n
     memcpy(s->ids, r->prompt_ids, r->n_prompt * sizeof s->ids[0]);
     if (drafts)
         memcpy(s->drafts, r->drafts, r->n_drafts * sizeof s->drafts[0]);
-    s->seq = stage_seq_open(e->p.stage, r->n_prompt + r->n_predict);
-    if (s->seq < 0) {
-        err = s->seq == -ENOSPC && e->n_busy ? -EAGAIN : s->seq;
+    err = edge_share_begin(e, s);
+    if (err) {
+        err = err == -ENOSPC && e->n_busy ? -EAGAIN : err;
         goto fail;
     }
-    if (e->joined)
-        edge_send_open(e, s);
     s->result.n_prompt = r->n_prompt;
     s->result.submitted_ns = now_ns;
-    s->state = EDGE_OPENING;
     e->last_id = s->id;
     if (!e->n_busy++) {
         e->connect_by_ns = 0;
@@ -315,8 +345,8 @@ int edge_retarget(struct edge *e, int64_t session, struct codec_rate_target targ
 
 static void end_cancelled(struct edge *e)
 {
-    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
-        if (e->sessions[i].state != EDGE_FREE && e->sessions[i].cancelled)
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        if (edge_is_busy(&e->sessions[i]) && e->sessions[i].cancelled)
             edge_end_session(e, &e->sessions[i], EDGE_CANCELLED, NULL);
     }
 }
@@ -332,8 +362,24 @@ static const char *on_opened(struct edge *e, struct edge_session *s, const uint8
     e->chunk_rows = edge_chunk_rows(e, m.max_rows, m.max_fragments);
     e->cloud_rows = m.max_rows;
     e->cloud_fragments = smaller(m.max_fragments, pump_max_fragments(&e->pump));
+    if (m.n_like && m.n_like != s->n_like)
+        return "the cloud began the session with other rows than it was asked to";
     s->state = EDGE_RUNNING;
+    s->retry_ns = s->give_up_ns = 0;
+    if (m.n_like) {
+        e->stats.shared_rows += m.n_like;
+        s->confirmed = m.n_like;
+        s->reviving = false;
+        s->replayed = s->history.n; /* it has what these bring */
+        e->news = true;
+        return NULL;
+    }
+    if (s->n_like)
+        edge_share_undo(e, s);
+    if (s->state != EDGE_RUNNING)
+        return NULL;
     edge_replay_begin(e, s);
+    s->reviving = s->replaying;
     return edge_batch_opened(e, s) ? "the edge's stage can't take back rows" : NULL;
 }
 
@@ -345,6 +391,8 @@ static void on_text(struct edge *e, struct edge_session *s, const uint8_t *p, si
     if (proto_read_text(p, len, &m))
         snprintf(m.text, sizeof m.text,
                  "the cloud broke the session off without a readable reason");
+    if (refused && m.reason == PROTO_BUSY && edge_share_busy(e, s))
+        return;
     edge_end_session(e, s, refused ? EDGE_REFUSED : EDGE_LOST, m.text);
 }
 
@@ -397,6 +445,11 @@ static const char *on_tokens(struct edge *e, struct edge_session *s, const uint8
         return "the cloud sent tokens that don't fit what was asked";
     s->unanswered--;
     s->to_answer = number;
+    if (s->reviving && !s->replaying && !s->unanswered)
+        s->reviving = false; /* what follows is taken for good */
+    else if (!s->reviving)
+        s->confirmed = smaller(m.n ? m.position + m.n - 1u : m.position, s->sent);
+    e->news = true;
     if (!m.n)
         return NULL;
     /* Guesses that were not accepted leave the cache. */
@@ -452,8 +505,9 @@ void edge_lose(struct edge *e, const char *format, ...)
     vsnprintf(e->error, sizeof e->error, format, args);
     va_end(args);
     e->lost = true;
-    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
-        if (e->sessions[i].state != EDGE_FREE)
+    edge_evict_all(e);
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        if (edge_is_busy(&e->sessions[i]))
             edge_end_session(e, &e->sessions[i], EDGE_LOST, e->error);
     }
 }
@@ -472,6 +526,8 @@ static uint64_t next_deadline(const struct edge *e, bool worked)
         return e->pump.now_ns;
     if ((packets_short(e) || e->replay_short) && at > e->pump.now_ns + RETRY_NS)
         at = e->pump.now_ns + RETRY_NS;
+    if (edge_share_deadline(e) < at)
+        at = edge_share_deadline(e);
     return edge_join_deadline(e) < at ? edge_join_deadline(e) : at;
 }
 
@@ -500,6 +556,7 @@ int edge_poll(struct edge *e, uint64_t now_ns, uint64_t *deadline_ns)
     if (e->lost || !e->joined)
         return e->lost ? -EPIPE : (int)e->n_busy;
     end_cancelled(e);
+    edge_share_step(e);
     worked = edge_batch_step(e);
     pump_out(&e->pump);
     *deadline_ns = next_deadline(e, worked);
@@ -532,6 +589,8 @@ void edge_stats(const struct edge *e, struct edge_stats *s)
     s->port = e->port_name;
     s->history_bytes = e->history_bytes;
     s->sessions = e->n_busy;
+    for (uint32_t i = 0; i < e->n_places; i++)
+        s->lingering += e->sessions[i].state == EDGE_LINGERING;
 }
 
 void edge_set_clock(struct edge *e, uint64_t (*clock)(void *arg), void *arg)

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the edge computes next, and sending it. Decode rows of all sessions that are ready go in one
- * stage run, before prefill; but after PREFILL_PATIENCE such runs a waiting chunk has its turn.
- * When nobody else is served, a new session's first chunk is computed while the cloud is asked.
+ * What the edge computes next, and sending it: decode rows of all sessions that are ready and a
+ * part of a prompt in one stage run, as mix.h says. When nobody else is served, a new session's
+ * first chunk is computed while the cloud is asked.
  */
 #include "dataplane/pipeline/edge_impl.h"
 
 #include <errno.h>
 #include <stdio.h>
-
-#define PREFILL_PATIENCE 4u
 
 static bool in_prefill(const struct edge_session *s)
 {
@@ -54,16 +52,16 @@ static uint32_t packets_of(const struct edge *e, uint32_t n_rows)
 
 /* --- what next -------------------------------------------------------------------------------- */
 
-static void add_item(struct edge *e, struct edge_session *s, uint32_t n, uint32_t n_drafts,
-                     uint32_t *n_rows)
+static void add_item(struct edge *e, struct edge_session *s, uint32_t n, uint32_t n_drafts)
 {
     struct edge_item *item = &e->items[e->n_items];
+    uint32_t first = e->mix.n_rows;
     uint32_t n_generated = s->result.n_generated, known = n - n_drafts;
 
     *item = (struct edge_item){
         .session = s,
         .id = s->id,
-        .first = *n_rows,
+        .first = first,
         .cls = in_prefill(s) ? WIRE_PREFILL : WIRE_DECODE,
         .head = {.position = s->computed,
                  .n_rows = (uint16_t)n,
@@ -71,13 +69,14 @@ static void add_item(struct edge *e, struct edge_session *s, uint32_t n, uint32_
                  .n_drafts = (uint8_t)n_drafts},
     };
     for (uint32_t i = 0; i < known; i++)
-        e->batch_ids[*n_rows + i] = s->ids[s->computed + i];
+        e->batch_ids[first + i] = s->ids[s->computed + i];
     for (uint32_t i = 0; i < n_drafts; i++) {
         item->head.drafts[i] = s->drafts[n_generated + i];
-        e->batch_ids[*n_rows + known + i] = item->head.drafts[i];
+        e->batch_ids[first + known + i] = item->head.drafts[i];
     }
     e->batch[e->n_items++] = (struct stage_rows){.seq = s->seq, .pos = s->computed, .n = n};
-    *n_rows += n;
+    e->packets += packets_of(e, n);
+    mix_add(&e->mix, in_prefill(s) ? MIX_PREFILL : MIX_DECODE, n);
 }
 
 /* Guesses to send behind the next id: as many as the request has and can still use. */
@@ -103,27 +102,27 @@ static bool prefill_ready(const struct edge_session *s)
            s->unanswered < EDGE_CHUNKS_AHEAD;
 }
 
-static struct edge_session *by_turn(struct edge *e, uint32_t i)
+static struct edge_session *by_turn(struct edge *e, uint32_t turn, uint32_t i)
 {
-    return &e->sessions[(e->turn + i) % e->p.max_sessions];
+    return &e->sessions[(turn + i) % e->n_places];
 }
 
 static void pick_decode(struct edge *e)
 {
-    uint32_t n_rows = 0;
+    uint32_t turn = e->turn_decode;
 
-    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
-        struct edge_session *s = by_turn(e, i);
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        struct edge_session *s = by_turn(e, turn, i);
         uint32_t n;
 
         if (!decode_ready(s))
             continue;
         n = 1 + drafts_now(e, s);
-        if (n_rows + n > e->info->max_rows) {
-            e->turn = (e->turn + i) % e->p.max_sessions; /* first next time */
+        if (!mix_fits(&e->mix, MIX_DECODE, n)) {
+            e->turn_decode = (turn + i) % e->n_places; /* first next time */
             break;
         }
-        add_item(e, s, n, n - 1, &n_rows);
+        add_item(e, s, n, n - 1);
     }
 }
 
@@ -132,7 +131,7 @@ static struct edge_session *early_bird(struct edge *e)
 {
     struct edge_session *s = NULL;
 
-    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
+    for (uint32_t i = 0; i < e->n_places; i++) {
         if (e->sessions[i].state == EDGE_RUNNING)
             return NULL;
         if (!s && e->sessions[i].state == EDGE_OPENING && !e->sessions[i].computed)
@@ -144,11 +143,9 @@ static struct edge_session *early_bird(struct edge *e)
 static void pick_early(struct edge *e)
 {
     struct edge_session *s = early_bird(e);
-    uint32_t n_rows = 0;
 
     if (s)
-        add_item(e, s, smaller(s->r.n_prompt, edge_chunk_rows(e, UINT32_MAX, UINT32_MAX)), 0,
-                 &n_rows);
+        add_item(e, s, smaller(s->r.n_prompt, edge_chunk_rows(e, UINT32_MAX, UINT32_MAX)), 0);
 }
 
 int edge_batch_opened(struct edge *e, struct edge_session *s)
@@ -165,6 +162,16 @@ int edge_batch_opened(struct edge *e, struct edge_session *s)
     return stage_seq_truncate(e->p.stage, s->seq, s->computed);
 }
 
+int edge_batch_unpick(struct edge *e, struct edge_session *s)
+{
+    if (e->next_item == e->n_items || e->items[e->next_item].session != s)
+        return 0;
+    e->n_items = e->next_item = 0; /* it is the only one: else its session would not be open */
+    s->computed = s->unanswered = 0;
+    s->wants_id = false;
+    return stage_seq_truncate(e->p.stage, s->seq, 0);
+}
+
 /* Rows of a prompt to compute next: what is left or a chunk. A long prompt begins with half a
  * chunk, since nothing of the cloud's work overlaps with the first. */
 static uint32_t next_part(const struct edge *e, const struct edge_session *s)
@@ -176,48 +183,62 @@ static uint32_t next_part(const struct edge *e, const struct edge_session *s)
     return s->computed || e->chunk_rows < 2 ? e->chunk_rows : e->chunk_rows / 2;
 }
 
-/* One chunk's worth of prompt rows, of the first session whose turn it is and of further ones when
- * it leaves room. */
+/* One chunk's worth of prompt rows at most, of the first session whose turn it is and of further
+ * ones when it leaves room. */
 static void pick_prefill(struct edge *e)
 {
-    uint32_t n_rows = 0, packets = 0, next_turn = e->turn;
+    uint32_t turn = e->turn_prefill, left = e->chunk_rows;
 
-    for (uint32_t i = 0; i < e->p.max_sessions && n_rows < e->chunk_rows; i++) {
-        struct edge_session *s = by_turn(e, i);
-        uint32_t n;
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        struct edge_session *s = by_turn(e, turn, i);
+        uint32_t n = smaller(left, mix_room(&e->mix, MIX_PREFILL));
 
+        if (!n)
+            break;
         if (!prefill_ready(s))
             continue;
-        n = smaller(next_part(e, s), e->chunk_rows - n_rows);
-        packets += packets_of(e, n);
-        if (!pump_can_alloc(&e->pump, packets))
+        n = smaller(next_part(e, s), n);
+        if (!pump_can_alloc(&e->pump, e->packets + packets_of(e, n)))
             break;
-        add_item(e, s, n, 0, &n_rows);
-        next_turn = (e->turn + i + 1) % e->p.max_sessions;
+        add_item(e, s, n, 0);
+        left -= n;
+        e->turn_prefill = (turn + i + 1) % e->n_places;
     }
-    e->turn = next_turn;
+}
+
+/* Whether a session waits for its next id, or for its turn to ask for it. */
+bool edge_decoding(const struct edge *e)
+{
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        const struct edge_session *s = &e->sessions[i];
+
+        if (s->state == EDGE_RUNNING && !s->replaying && !in_prefill(s))
+            return true;
+    }
+    return false;
 }
 
 static void pick(struct edge *e)
 {
-    bool decode = false, prefill = false;
+    bool waiting[MIX_RANKS] = {false};
 
-    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
-        decode = decode || decode_ready(&e->sessions[i]);
-        prefill = prefill || prefill_ready(&e->sessions[i]);
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        waiting[MIX_DECODE] |= decode_ready(&e->sessions[i]);
+        waiting[MIX_PREFILL] |= prefill_ready(&e->sessions[i]);
     }
     /* Nothing is gained by computing ahead of a link that is full. */
-    prefill = prefill && (link_window_left(e->pump.link) || link_idle(e->pump.link));
-    e->n_items = e->next_item = 0;
-    if (decode && (!prefill || e->prefill_waited < PREFILL_PATIENCE)) {
-        e->prefill_waited += prefill;
-        pick_decode(e);
-    } else if (prefill) {
-        e->prefill_waited = 0;
-        pick_prefill(e);
-    } else if (!decode) {
-        pick_early(e);
+    waiting[MIX_PREFILL] &= link_window_left(e->pump.link) || link_idle(e->pump.link);
+    e->n_items = e->next_item = e->packets = 0;
+    mix_begin(&e->mix, waiting, edge_decoding(e), e->info->max_rows);
+    for (unsigned i = 0; i < MIX_RANKS; i++) {
+        if (e->mix.order[i] == MIX_DECODE && waiting[MIX_DECODE])
+            pick_decode(e);
+        if (e->mix.order[i] == MIX_PREFILL && waiting[MIX_PREFILL])
+            pick_prefill(e);
     }
+    mix_end(&e->mix);
+    if (!waiting[MIX_DECODE] && !waiting[MIX_PREFILL])
+        pick_early(e);
 }
 
 /* --- compute and send ------------------------------------------------------------------------- */
@@ -311,7 +332,7 @@ static bool send_item(struct edge *e, const struct edge_item *item)
     int64_t number;
     int n;
 
-    if (s->state == EDGE_FREE || s->id != item->id)
+    if (!edge_is_busy(s) || s->id != item->id)
         return true; /* it ended after its rows were computed */
     if (s->state == EDGE_OPENING)
         return false;

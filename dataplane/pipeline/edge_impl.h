@@ -3,6 +3,7 @@
 #ifndef ISTHMUS_DATAPLANE_PIPELINE_EDGE_IMPL_H
 #define ISTHMUS_DATAPLANE_PIPELINE_EDGE_IMPL_H
 
+#include "dataplane/pipeline/mix.h"
 #include "dataplane/pipeline/pipeline.h"
 #include "dataplane/pipeline/proto.h"
 #include "dataplane/pipeline/pump.h"
@@ -18,7 +19,14 @@ struct edge_history {
     bool dropped;             /* no memory was left for it */
 };
 
-enum edge_state { EDGE_FREE, EDGE_OPENING, EDGE_RUNNING };
+/* From EDGE_WAITING on it is busy. */
+enum edge_state {
+    EDGE_FREE,
+    EDGE_LINGERING, /* it has ended; others may begin like it */
+    EDGE_WAITING,   /* for another to compute what they have in common, or for room: seq -1 */
+    EDGE_OPENING,   /* the cloud is asked, or will be */
+    EDGE_RUNNING,
+};
 
 struct edge_session {
     enum edge_state state;
@@ -30,6 +38,14 @@ struct edge_session {
     uint32_t n_ids;
     uint32_t computed;        /* rows in the stage's cache */
     uint32_t sent;            /* of these, rows that the cloud was sent */
+    uint32_t confirmed;       /* of these, rows that it has for good, as its answers say */
+    bool reviving;            /* not at this connection's cloud: its replay is under way */
+    bool plain;               /* it never had a target: its rows are coded as any session's */
+    bool alone;               /* the cloud could not begin it like another: not asked again */
+    uint32_t like, n_like;    /* session that it asks to begin like, and tokens of it */
+    uint64_t used;            /* lingering: when it was last of use, counted */
+    uint64_t retry_ns;        /* opening: when to ask the cloud again that had no room; 0: not */
+    uint64_t give_up_ns;      /* and until when */
     uint32_t prefill_end;     /* rows below this are computed in chunks: the prompt, or, computed again,
                                * all that was known */
     uint32_t drafted;         /* of these, guesses not answered yet */
@@ -63,8 +79,13 @@ struct edge {
     uint32_t packet_rows;        /* rows that surely fit one packet; 1 when cut */
     uint32_t chunk_rows;         /* rows of a prefill message at most; known when opened */
     uint32_t cloud_rows, cloud_fragments; /* what the cloud takes in a message */
-    struct edge_session *sessions;
+    struct edge_session *sessions; /* [n_places] */
+    uint32_t n_places;
     uint32_t n_busy, last_id;
+    uint64_t uses;
+    const struct edge_session *like; /* not to be given up now */
+    bool news;                   /* something happened that sessions may wait for */
+    bool busy_said;
     bool lost;                   /* for good */
     char error[PIPELINE_ERR];
 
@@ -95,13 +116,21 @@ struct edge {
     struct edge_item *items;     /* [max_sessions], those from next_item on not sent yet */
     struct pkt **pkts;           /* [LINK_FRAGMENTS_MAX] */
     uint32_t n_items, next_item;
-    uint32_t turn;               /* session to look at first */
-    uint32_t prefill_waited;     /* stage runs for decode since prefill could have run */
+    uint32_t packets;            /* that they take at most */
+    struct mix mix;
+    uint32_t turn_decode, turn_prefill; /* sessions to look at first */
 
     struct edge_stats stats;
 };
 
+static inline bool edge_is_busy(const struct edge_session *s)
+{
+    return s->state >= EDGE_WAITING;
+}
+
 /* edge.c */
+/* The place is free for another; nobody is told. */
+void edge_free_session(struct edge *e, struct edge_session *s);
 void edge_end_session(struct edge *e, struct edge_session *s, enum edge_finish finish,
                       const char *error);
 
@@ -120,12 +149,35 @@ uint64_t edge_join_deadline(const struct edge *e); /* while there is */
 /* Somebody waits from now on. */
 void edge_await(struct edge *e, uint64_t now_ns);
 
+/* edge_share.c: sessions that begin alike, and those that wait for room. */
+/* Give up the session that lingers and was of no use for longest, but e->like. False: there is none.
+ * arg: the edge. */
+bool edge_evict(void *arg);
+void edge_evict_all(struct edge *e);
+/* Whether a session that ends so is worth keeping. */
+bool edge_lingers(const struct edge *e, const struct edge_session *s, enum edge_finish finish);
+/* A new session: a sequence, and what it can begin like; the cloud is asked if there is one. 0, or
+ * as stage_seq_open. */
+int edge_share_begin(struct edge *e, struct edge_session *s);
+/* The cloud could not: all rows are computed and sent. */
+void edge_share_undo(struct edge *e, struct edge_session *s);
+/* It gives up its sequence, and waits for room. */
+void edge_share_wait(struct edge *e, struct edge_session *s);
+/* The cloud has no room now: true when it will be asked again. */
+bool edge_share_busy(struct edge *e, struct edge_session *s);
+/* Open what waited, where that makes sense now. */
+void edge_share_step(struct edge *e);
+uint64_t edge_share_deadline(const struct edge *e);
+
 /* edge_replay.c: what a cloud that knows nothing of a session is told. */
 /* Keep a message's tiles, which lie in e->pkts; reply: as it is sent. */
 void edge_history_keep(struct edge *e, struct edge_session *s, const struct proto_rows *head,
                        bool reply, int n, const uint16_t *payload_bytes);
 /* The message kept last was not sent. */
 void edge_history_unkeep(struct edge_session *s);
+/* What a cloud needs to know of `from` for its first n_rows; s has nothing yet. */
+void edge_history_copy(struct edge *e, struct edge_session *s, const struct edge_session *from,
+                       uint32_t n_rows);
 void edge_history_free(struct edge *e, struct edge_session *s);
 /* The connection is gone: back to what was sent, or to nothing. False: the session can't go on. */
 bool edge_rewind(struct edge *e, struct edge_session *s);
@@ -139,8 +191,12 @@ bool edge_replay_step(struct edge *e);
 void edge_packing(struct edge *e); /* sets row_cuts and packet_rows */
 /* Rows of a prefill message, for a cloud that takes so many rows and packets in one. */
 uint32_t edge_chunk_rows(const struct edge *e, uint32_t max_rows, uint32_t max_fragments);
+/* Whether some session waits for its next id, or for its turn to ask for it. */
+bool edge_decoding(const struct edge *e);
 /* The session is open: what was computed ahead is cut to chunk_rows. 0, or stage_seq_truncate's. */
 int edge_batch_opened(struct edge *e, struct edge_session *s);
+/* What was computed ahead is given up: others need the room. 0, or stage_seq_truncate's. */
+int edge_batch_unpick(struct edge *e, struct edge_session *s);
 /* Send what was computed, then compute one batch more. Whether anything was done. */
 bool edge_batch_step(struct edge *e);
 

@@ -63,10 +63,10 @@ static void open_sessions(struct edge *e)
     for (uint32_t n = 0; n < e->n_busy; n++) {
         const struct edge_session *next = NULL;
 
-        for (uint32_t i = 0; i < e->p.max_sessions; i++) {
+        for (uint32_t i = 0; i < e->n_places; i++) {
             const struct edge_session *s = &e->sessions[i];
 
-            if (s->state != EDGE_FREE && s->id > done && (!next || s->id < next->id))
+            if (s->state == EDGE_OPENING && s->id > done && (!next || s->id < next->id))
                 next = s;
         }
         if (!next)
@@ -104,8 +104,8 @@ static size_t to_replay(const struct edge *e)
 {
     size_t n = 0;
 
-    for (uint32_t i = 0; i < e->p.max_sessions; i++)
-        n += e->sessions[i].history.n;
+    for (uint32_t i = 0; i < e->n_places; i++)
+        n += edge_is_busy(&e->sessions[i]) ? e->sessions[i].history.n : 0;
     return n;
 }
 
@@ -153,10 +153,12 @@ static void part(struct edge *e)
     e->joined = e->met = false;
     add_past(e);
     pump_close(&e->pump);
-    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
+    edge_evict_all(e); /* another cloud knows nothing of them */
+    e->news = true;
+    for (uint32_t i = 0; i < e->n_places; i++) {
         struct edge_session *s = &e->sessions[i];
 
-        if (s->state != EDGE_FREE && !edge_rewind(e, s))
+        if (edge_is_busy(s) && !edge_rewind(e, s))
             edge_end_session(
                 e, s, EDGE_LOST,
                 "the cloud is lost, and no memory was left for this session's history");

@@ -50,6 +50,10 @@ static bool make_room(struct edge *e, struct edge_session *s, size_t more)
     if (need <= h->room)
         return true;
     room = room < need ? need : room;
+    while (need > most && edge_evict(e)) { /* those that have ended need theirs less */
+        others = e->history_bytes - h->room;
+        most = e->p.rejoin.history_bytes > others ? e->p.rejoin.history_bytes - others : 0;
+    }
     room = room > most ? most : room;
     bytes = room >= need ? realloc(h->bytes, room) : NULL;
     if (!bytes)
@@ -86,6 +90,40 @@ void edge_history_keep(struct edge *e, struct edge_session *s, const struct prot
     }
 }
 
+void edge_history_copy(struct edge *e, struct edge_session *s, const struct edge_session *from,
+                       uint32_t n_rows)
+{
+    const uint32_t max_tokens = s->r.n_prompt + s->r.n_predict;
+    const struct edge_history *h = &from->history;
+    struct codec_tile t;
+    size_t bytes;
+
+    if (!e->p.rejoin.timeout_ns)
+        return;
+    s->history.dropped = h->dropped;
+    /* All that begin below the last row: a later one takes back what an earlier one had too much.
+     */
+    for (size_t at = 0; at < h->n && !s->history.dropped; at += bytes) {
+        bytes = LENGTH_BYTES + get_be16(h->bytes + at);
+        if (codec_peek(h->bytes + at + LENGTH_BYTES, bytes - LENGTH_BYTES, e->info->d_model, &t) ||
+            t.first_token >= n_rows)
+            continue;
+        if (t.first_token + t.n_tokens > max_tokens) { /* a cloud would not take that */
+            s->history.dropped = true;
+            edge_history_free(e, s);
+        } else if (!make_room(e, s, bytes)) {
+            drop(e, s);
+        }
+        if (s->history.dropped)
+            break;
+        memcpy(s->history.bytes + s->history.n, h->bytes + at, bytes);
+        s->history.n += bytes;
+    }
+    s->history.last = s->history.n;
+    s->history.last_position = n_rows;
+    s->history.last_rate = s->rate;
+}
+
 void edge_history_unkeep(struct edge_session *s)
 {
     if (!s->history.dropped)
@@ -96,21 +134,30 @@ void edge_history_unkeep(struct edge_session *s)
 
 bool edge_rewind(struct edge *e, struct edge_session *s)
 {
+    s->like = s->n_like = 0; /* another cloud is told all of it */
+    s->confirmed = 0;
+    s->reviving = true;
+    s->retry_ns = s->give_up_ns = 0;
+    if (s->state == EDGE_WAITING)
+        return true;
     if (s->history.dropped) {
         if (s->rate.target.kind == CODEC_RATE_BYTES) /* its parameters follow from the messages */
             return false;
-        s->sent = 0;
+        s->sent = s->result.n_shared = 0;
         s->prefill_end = s->n_ids;
     } else if (s->sent >= s->n_ids) { /* the last message brought no id: it is sent anew */
         s->sent = s->history.last_position;
         s->history.n = s->history.last;
         s->rate = s->history.last_rate;
     }
-    if (s->computed > s->sent && stage_seq_truncate(e->p.stage, s->seq, s->sent))
-        return false;
+    s->state = EDGE_OPENING;
+    if (s->computed > s->sent && stage_seq_truncate(e->p.stage, s->seq, s->sent)) {
+        if (s->sent)
+            return false;
+        edge_share_wait(e, s); /* what it shared is to be its own: not now */
+    }
     s->computed = s->sent;
     s->drafted = 0;
-    s->state = EDGE_OPENING;
     s->unanswered = 0;
     s->wants_id = false;
     s->to_answer = -1;
@@ -164,13 +211,14 @@ static bool next_group(const struct edge *e, const struct edge_session *s, size_
 /* As many groups as follow one another and go into a message. False: the first does not. */
 static bool next_message(const struct edge *e, const struct edge_session *s, struct group *m)
 {
-    uint32_t fragments = smaller(e->cloud_fragments, e->chunk_rows * e->row_cuts);
+    uint32_t rows = edge_decoding(e) ? smaller(e->chunk_rows, MIX_BULK_ROWS) : e->chunk_rows;
+    uint32_t fragments = smaller(e->cloud_fragments, rows * e->row_cuts);
     struct group g;
 
     if (!next_group(e, s, s->replayed, m))
         return false;
     while (next_group(e, s, m->end, &g) && g.position == m->position + m->n_rows &&
-           m->n_rows + g.n_rows <= e->chunk_rows && m->n_tiles + g.n_tiles <= fragments) {
+           m->n_rows + g.n_rows <= rows && m->n_tiles + g.n_tiles <= fragments) {
         m->n_rows += g.n_rows;
         m->n_tiles += g.n_tiles;
         m->end = g.end;
@@ -268,7 +316,7 @@ bool edge_replay_step(struct edge *e)
     bool sent = false;
 
     e->replay_short = false;
-    for (uint32_t i = 0; i < e->p.max_sessions; i++) {
+    for (uint32_t i = 0; i < e->n_places; i++) {
         struct edge_session *s = &e->sessions[i];
 
         while (s->state == EDGE_RUNNING && s->replaying && s->unanswered < EDGE_CHUNKS_AHEAD &&

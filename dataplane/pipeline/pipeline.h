@@ -78,6 +78,7 @@ struct edge_params {
     struct pipeline_security security;
     uint32_t chunk_tokens;         /* prefill chunk; 0: 64 */
     uint32_t max_sessions;         /* 0: 1 */
+    bool no_prefix;                /* sessions share nothing, and none lingers to be begun like */
     uint64_t connect_timeout_ns;   /* no peer by then: error; 0: 10 s */
     struct edge_rejoin rejoin;
 };
@@ -88,6 +89,7 @@ struct edge_result {
     enum edge_finish finish;
     char error[PIPELINE_ERR];      /* EDGE_REFUSED, EDGE_LOST: why, in one line */
     uint32_t n_prompt, n_generated;
+    uint32_t n_shared;             /* of the prompt: begun as another session's, not computed */
     uint64_t submitted_ns, first_token_ns, last_token_ns; /* in now_ns's clock */
     uint64_t tile_bytes_up;        /* tiles with their headers, no other heads */
     uint64_t rows_up;              /* rows those bytes carried */
@@ -117,7 +119,9 @@ struct edge_stats {
     uint64_t tokens, rows_up; /* tiles and their bytes: codec */
     struct codec_rate_range parameter; /* the step or delta of messages under a target */
     struct codec_stats codec;
-    uint32_t sessions;
+    uint64_t shared_rows; /* that sessions began with, of others: neither computed nor sent */
+    uint32_t sessions;    /* busy ones */
+    uint32_t lingering;   /* that have ended, for others to begin like */
 };
 
 int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, char *err);
@@ -153,13 +157,15 @@ struct cloud_params {
     struct codec_params codec;     /* mode must agree with the edge's */
     struct link_params link;
     struct pipeline_security security;
-    uint32_t max_sessions;         /* 0: 1 */
+    uint32_t max_sessions;         /* 0: 1. What the stage has of sequences beyond these is for
+                                    * sessions that have ended, for others to begin like */
 };
 
 struct cloud_stats {
     struct link_stats link;
     uint64_t rows, tokens, refused;
-    uint32_t sessions;
+    uint64_t shared; /* rows that sessions began with, of others */
+    uint32_t sessions, lingering;
 };
 
 int cloud_open(const struct cloud_params *p, uint64_t now_ns, struct cloud **out, char *err);

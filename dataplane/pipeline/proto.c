@@ -64,7 +64,8 @@ size_t proto_write_open(uint8_t *p, const struct proto_open *m)
     put_f32(p + 68, m->sampler.repeat_penalty);
     put_be64(p + 72, m->sampler.seed);
     memcpy(p + 80, m->profile, 16);
-    put_be32(p + 96, 0);
+    put_be32(p + 96, m->like);
+    put_be32(p + 100, m->n_like);
     return PROTO_OPEN_BYTES;
 }
 
@@ -77,7 +78,7 @@ int proto_read_open(const uint8_t *p, size_t len, struct proto_open *m)
     m->session = get_be32(p + 4);
     if (m->version != PROTO_VERSION)
         return 0;
-    if (len != PROTO_OPEN_BYTES || get_be16(p + 2) || get_be32(p + 96))
+    if (len != PROTO_OPEN_BYTES || get_be16(p + 2))
         return -EBADMSG;
     memcpy(m->fingerprint, p + 8, 16);
     m->split = get_be32(p + 24);
@@ -94,6 +95,10 @@ int proto_read_open(const uint8_t *p, size_t len, struct proto_open *m)
     m->sampler.repeat_penalty = get_f32(p + 68);
     m->sampler.seed = get_be64(p + 72);
     memcpy(m->profile, p + 80, 16);
+    m->like = get_be32(p + 96);
+    m->n_like = get_be32(p + 100);
+    if (!m->like != !m->n_like || (m->like && m->n_like >= m->max_tokens))
+        return -EBADMSG;
     return 0;
 }
 
@@ -102,6 +107,7 @@ size_t proto_write_opened(uint8_t *p, const struct proto_opened *m)
     put_be32(p, (uint32_t)PROTO_OPENED << 24);
     put_be32(p + 4, m->max_rows);
     put_be32(p + 8, m->max_fragments);
+    put_be32(p + 12, m->n_like);
     return PROTO_OPENED_BYTES;
 }
 
@@ -111,6 +117,7 @@ int proto_read_opened(const uint8_t *p, size_t len, struct proto_opened *m)
         return -EBADMSG;
     m->max_rows = get_be32(p + 4);
     m->max_fragments = get_be32(p + 8);
+    m->n_like = get_be32(p + 12);
     return m->max_rows && m->max_fragments ? 0 : -EBADMSG;
 }
 
@@ -173,17 +180,18 @@ int proto_read_tokens(const uint8_t *p, size_t len, struct proto_tokens *m)
     return 0;
 }
 
-size_t proto_write_close(uint8_t *p, uint32_t session)
+size_t proto_write_close(uint8_t *p, uint32_t session, bool linger)
 {
-    put_be32(p, (uint32_t)PROTO_CLOSE << 24);
+    put_be32(p, (uint32_t)PROTO_CLOSE << 24 | (uint32_t)linger << 16);
     put_be32(p + 4, session);
     return PROTO_CLOSE_BYTES;
 }
 
-int proto_read_close(const uint8_t *p, size_t len, uint32_t *session)
+int proto_read_close(const uint8_t *p, size_t len, uint32_t *session, bool *linger)
 {
-    if (len != PROTO_CLOSE_BYTES || get_be32(p) != (uint32_t)PROTO_CLOSE << 24)
+    if (len != PROTO_CLOSE_BYTES || p[0] != PROTO_CLOSE || p[1] > 1 || get_be16(p + 2))
         return -EBADMSG;
+    *linger = p[1];
     *session = get_be32(p + 4);
     return 0;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The messages between edge and cloud, version 3, big-endian. docs/wire.md has the byte tables.
+ * The messages between edge and cloud, version 4, big-endian. docs/wire.md has the byte tables.
  *
  * OPEN and CLOSE travel as the link's session 0, so that they keep their order among each other: a
  * place given up by a CLOSE is free when the next OPEN comes. All others travel as their session.
@@ -9,6 +9,7 @@
 #ifndef ISTHMUS_DATAPLANE_PIPELINE_PROTO_H
 #define ISTHMUS_DATAPLANE_PIPELINE_PROTO_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -16,11 +17,11 @@
 #include "compute/sampler.h"
 #include "dataplane/link.h"
 
-#define PROTO_VERSION        3u
+#define PROTO_VERSION        4u
 #define PROTO_DRAFTS_MAX     15u
 #define PROTO_TEXT_MAX       224u
-#define PROTO_OPEN_BYTES     100u
-#define PROTO_OPENED_BYTES   12u
+#define PROTO_OPEN_BYTES     104u
+#define PROTO_OPENED_BYTES   16u
 #define PROTO_ROWS_BYTES     12u /* and 4 a draft, and the tile */
 #define PROTO_ROWS_BYTES_MAX (PROTO_ROWS_BYTES + 4u * PROTO_DRAFTS_MAX)
 #define PROTO_TOKENS_BYTES   8u /* and 8 a token */
@@ -62,6 +63,7 @@ enum proto_reason {
     PROTO_NO_ROOM = 7,
     PROTO_BAD_ROWS = 8,
     PROTO_FAILED = 9,
+    PROTO_BUSY = 10, /* no room now: the same OPEN may be sent again */
 };
 
 struct proto_open {
@@ -73,11 +75,14 @@ struct proto_open {
     uint8_t profile[16]; /* codec_params_profile */
     uint32_t max_tokens; /* longest the session gets, prompt included */
     struct sampler_params sampler;
+    uint32_t like;       /* a session of this connection, open or lingering; 0: none */
+    uint32_t n_like;     /* tokens of it that this one begins with */
 };
 
 struct proto_opened {
     uint32_t max_rows;      /* rows of one ROWS message at most */
     uint32_t max_fragments; /* packets of one message at most */
+    uint32_t n_like;        /* rows that the session has of the other: all asked for, or 0 */
 };
 
 /* The head of a ROWS message. The last n_logits rows want logits: none inside a prompt, else one
@@ -126,7 +131,7 @@ size_t proto_write_open(uint8_t *p, const struct proto_open *m);
 size_t proto_write_opened(uint8_t *p, const struct proto_opened *m);
 size_t proto_write_rows(uint8_t *p, const struct proto_rows *m);
 size_t proto_write_tokens(uint8_t *p, const struct proto_tokens *m);
-size_t proto_write_close(uint8_t *p, uint32_t session);
+size_t proto_write_close(uint8_t *p, uint32_t session, bool linger);
 size_t proto_write_ids(uint8_t *p, uint32_t first, const int32_t *ids, uint16_t n);
 size_t proto_write_text(uint8_t *p, enum proto_kind kind, enum proto_reason reason,
                         const char *text);
@@ -137,7 +142,8 @@ int proto_read_opened(const uint8_t *p, size_t len, struct proto_opened *m);
 /* *tile_at: where the tile begins. */
 int proto_read_rows(const uint8_t *p, size_t len, struct proto_rows *m, size_t *tile_at);
 int proto_read_tokens(const uint8_t *p, size_t len, struct proto_tokens *m);
-int proto_read_close(const uint8_t *p, size_t len, uint32_t *session);
+/* linger: its rows may be wanted by sessions that begin like it. */
+int proto_read_close(const uint8_t *p, size_t len, uint32_t *session, bool *linger);
 int proto_read_ids(const uint8_t *p, size_t len, struct proto_ids *m);
 int proto_read_text(const uint8_t *p, size_t len, struct proto_text *m);
 

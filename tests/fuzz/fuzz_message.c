@@ -34,6 +34,7 @@ static void read_all(const uint8_t *p, size_t n)
     struct proto_text text;
     struct proto_ids ids;
     uint32_t session;
+    bool linger;
     size_t at;
 
     (void)proto_read_open(p, n, &open);
@@ -41,7 +42,7 @@ static void read_all(const uint8_t *p, size_t n)
     if (proto_read_rows(p, n, &rows, &at) == 0 && at > n)
         abort();
     (void)proto_read_tokens(p, n, &tokens);
-    (void)proto_read_close(p, n, &session);
+    (void)proto_read_close(p, n, &session, &linger);
     if (proto_read_ids(p, n, &ids) == 0 && ids.n > PROTO_IDS_MAX)
         abort();
     if (proto_read_text(p, n, &text) == 0 && strlen(text.text) > PROTO_TEXT_MAX)
@@ -95,7 +96,7 @@ static void pump(struct link *l, struct port *port, uint64_t now)
 }
 
 static void send_valid_open(struct link *l, struct port *port, const struct stage_info *info,
-                            uint32_t session)
+                            uint32_t session, uint32_t like, uint32_t n_like)
 {
     struct codec_params codec = codec_params_default(CODEC_F16);
     struct proto_open m = {.version = PROTO_VERSION,
@@ -107,6 +108,8 @@ static void send_valid_open(struct link *l, struct port *port, const struct stag
                            .codec_id = codec_params_id(&codec),
                            .numerics_id = info->numerics_id,
                            .max_tokens = 40,
+                           .like = like,
+                           .n_like = like ? n_like : 0,
                            .sampler = sampler_params_default()};
     struct pkt *p = pkt_alloc(port->pool);
     uint16_t n;
@@ -116,11 +119,28 @@ static void send_valid_open(struct link *l, struct port *port, const struct stag
     (void)link_send(l, 0, WIRE_CONTROL, -1, &p, &n, 1);
 }
 
+/* A session that begins like another, or the end of one, for others to begin like. */
+static void send_valid(struct link *l, struct port *port, const struct stage_info *info,
+                       struct script *s)
+{
+    uint8_t what = next(s), which = 1 + next(s) % 5;
+    struct pkt *p;
+    uint16_t n;
+
+    if (what % 2) {
+        send_valid_open(l, port, info, which, next(s) % 6, 1 + next(s) % 39);
+        return;
+    }
+    p = pkt_alloc(port->pool);
+    n = (uint16_t)proto_write_close(p->data + WIRE_PAYLOAD_AT + LINK_PREFIX_BYTES, which, what & 2);
+    (void)link_send(l, 0, WIRE_CONTROL, -1, &p, &n, 1);
+}
+
 static void against_cloud(struct script s)
 {
     struct network_params quiet = {0};
     struct network *net = network_open(1, &quiet, 512, 600);
-    struct fake_params fp = {.d_model = 4, .max_rows = 8, .max_seqs = 2};
+    struct fake_params fp = {.d_model = 4, .max_rows = 8, .max_seqs = 3};
     struct cloud_params cp = {.stage = fake_open(true, &fp, NULL),
                               .port = network_port(net, 1),
                               .codec = codec_params_default(CODEC_F16),
@@ -133,10 +153,12 @@ static void against_cloud(struct script s)
 
     if (cloud_open(&cp, 0, &c, err) || link_open(&lp, 0, &l))
         abort();
-    send_valid_open(l, network_port(net, 0), stage_info(cp.stage), 1);
-    send_valid_open(l, network_port(net, 0), stage_info(cp.stage), 2);
+    send_valid_open(l, network_port(net, 0), stage_info(cp.stage), 1, 0, 0);
+    send_valid_open(l, network_port(net, 0), stage_info(cp.stage), 2, 1, 1);
     for (uint64_t now = 0; now < 40; now++) {
         network_set_now(net, now * 1000000);
+        if (s.left && next(&s) % 4 == 0)
+            send_valid(l, network_port(net, 0), stage_info(cp.stage), &s);
         if (s.left)
             send_any(l, network_port(net, 0), &s);
         pump(l, network_port(net, 0), now * 1000000);
@@ -159,7 +181,7 @@ static void against_edge(struct script s)
 {
     struct network_params quiet = {0};
     struct network *net = network_open(1, &quiet, 512, 600);
-    struct fake_params fp = {.d_model = 4, .max_rows = 8, .max_seqs = 2};
+    struct fake_params fp = {.d_model = 4, .max_rows = 8, .max_seqs = 3};
     struct edge_params ep = {.stage = fake_open(false, &fp, NULL),
                              .port = network_port(net, 0),
                              .codec = codec_params_default(CODEC_F32),

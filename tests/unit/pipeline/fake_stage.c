@@ -9,6 +9,7 @@
 struct fake_seq {
     bool open;
     uint32_t n, max;
+    uint32_t shared; /* of another's */
     uint64_t *state; /* [max]: hash of all rows so far, by position */
 };
 
@@ -37,18 +38,29 @@ static const struct stage_info *fake_info(const struct stage *s)
     return &((const struct fake *)s)->info;
 }
 
+static size_t fake_seq_bytes(const struct stage *s, uint32_t max_tokens)
+{
+    (void)s;
+    return (size_t)max_tokens * FAKE_TOKEN_BYTES;
+}
+
 static int fake_seq_open(struct stage *s, uint32_t max_tokens)
 {
     struct fake *f = (struct fake *)s;
+    size_t reserved = 0;
 
     if (max_tokens > f->info.n_ctx)
         return -ERANGE;
+    for (uint32_t i = 0; i < f->info.max_seqs; i++)
+        reserved += f->seqs[i].open ? fake_seq_bytes(s, f->seqs[i].max) : 0;
+    if (f->p.kv_budget_bytes && reserved + fake_seq_bytes(s, max_tokens) > f->p.kv_budget_bytes)
+        return -ENOSPC;
     for (uint32_t i = 0; i < f->info.max_seqs; i++) {
         struct fake_seq *q = &f->seqs[i];
 
         if (q->open)
             continue;
-        *q = (struct fake_seq){true, 0, max_tokens, calloc(max_tokens, sizeof q->state[0])};
+        *q = (struct fake_seq){true, 0, max_tokens, 0, calloc(max_tokens, sizeof q->state[0])};
         f->counts.open_seqs++;
         return (int)i;
     }
@@ -66,7 +78,7 @@ static int fake_seq_fork(struct stage *s, int seq, uint32_t n_tokens, uint32_t m
 
     if (id >= 0) {
         memcpy(f->seqs[id].state, f->seqs[seq].state, n_tokens * sizeof f->seqs[id].state[0]);
-        f->seqs[id].n = n_tokens;
+        f->seqs[id].n = f->seqs[id].shared = n_tokens;
     }
     return id;
 }
@@ -78,6 +90,8 @@ static int fake_seq_truncate(struct stage *s, int seq, uint32_t n_tokens)
     if (seq < 0 || (uint32_t)seq >= f->info.max_seqs || !f->seqs[seq].open ||
         n_tokens > f->seqs[seq].n)
         return -EINVAL;
+    if (f->p.stingy && n_tokens < f->seqs[seq].shared)
+        return -ENOSPC;
     f->counts.truncated += f->seqs[seq].n - n_tokens;
     f->seqs[seq].n = n_tokens;
     return 0;
@@ -196,6 +210,7 @@ static void fake_close(struct stage *s)
 
 static const struct stage_ops fake_ops = {
     .info = fake_info,
+    .seq_bytes = fake_seq_bytes,
     .seq_open = fake_seq_open,
     .seq_fork = fake_seq_fork,
     .seq_truncate = fake_seq_truncate,
@@ -221,6 +236,7 @@ struct stage *fake_open(bool cloud, const struct fake_params *p, struct stage_in
         .n_ctx = FAKE_CTX,
         .max_rows = p->max_rows ? p->max_rows : 128,
         .max_seqs = p->max_seqs ? p->max_seqs : 1,
+        .kv_budget_bytes = p->kv_budget_bytes ? p->kv_budget_bytes : SIZE_MAX,
         .numerics_id = 0x600d,
         .fingerprint = {0xf0, 1, 2, 3},
     };

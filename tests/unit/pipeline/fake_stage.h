@@ -20,8 +20,12 @@ struct fake_params {
     uint64_t *now_ns;  /* virtual clock that a run moves on; may be NULL */
     uint64_t run_ns, row_ns; /* a run's time */
     uint32_t fail_at;  /* position at which stage_run fails; 0: none */
+    size_t kv_budget_bytes;  /* 0: none */
+    bool stingy;             /* no room to cut a sequence within what it shares */
     uint32_t nan_at;   /* position whose row holds a NaN; 0: none */
 };
+
+#define FAKE_TOKEN_BYTES 8u /* of the KV budget; a fork pays for what is shared too */
 
 struct fake_counts {
     uint64_t runs, rows, largest_batch, open_seqs, truncated;

@@ -73,7 +73,7 @@ void rig_open(struct rig *r, const struct rig_params *p)
     *r = (struct rig){.p = *p, .now_ns = RIG_MS, .fate = {p->seed + 1}};
     r->p.edge_stage.now_ns = r->p.cloud_stage.now_ns = &r->now_ns;
     r->p.sessions = p->sessions ? p->sessions : 1;
-    r->p.edge_stage.max_seqs = r->p.cloud_stage.max_seqs = r->p.sessions;
+    r->p.edge_stage.max_seqs = r->p.cloud_stage.max_seqs = r->p.sessions + p->lingering;
     r->network = network_open(p->seed, &p->network, p->pool_packets ? p->pool_packets : 1024,
                               p->mtu ? p->mtu : 1500);
     network_set_now(r->network, r->now_ns);
@@ -107,6 +107,7 @@ static void start_edge(struct rig *r)
         .chunk_tokens = r->p.chunk_tokens,
         .security = r->p.edge_security,
         .max_sessions = r->p.sessions,
+        .no_prefix = r->p.no_prefix,
         .connect_timeout_ns = r->p.connect_timeout_ns,
         .rejoin = r->p.rejoin,
     };
@@ -171,11 +172,20 @@ void rig_close(struct rig *r)
     network_close(r->network);
 }
 
+/* An edge that never met a cloud takes a denial for an answer. */
+static bool edge_met(const struct rig *r)
+{
+    struct edge_stats s;
+
+    edge_stats(r->edge, &s);
+    return s.link.rx_messages || s.reconnections;
+}
+
 /* The cloud's death and rebirth. */
 static void play_fate(struct rig *r)
 {
     if (r->cloud && (!r->p.crash_max || r->crashes < r->p.crash_max) && r->p.crash > 0 &&
-        dice_chance(&r->fate, r->p.crash)) {
+        dice_chance(&r->fate, r->p.crash) && edge_met(r)) {
         rig_kill_cloud(r);
         r->back_ns = r->now_ns + 1 + dice_below(&r->fate, r->p.down_max_ns + 1);
     }
@@ -251,6 +261,14 @@ void rig_request(struct rig_request *q, uint64_t seed, uint32_t n_prompt, uint32
     };
     q->prompt = malloc(n_prompt * sizeof q->prompt[0]);
     for (uint32_t i = 0; i < n_prompt; i++)
+        q->prompt[i] = (int32_t)dice_below(&d, FAKE_VOCAB);
+}
+
+void rig_begin_like(struct rig_request *q, uint64_t seed, uint32_t n)
+{
+    struct dice d = {seed};
+
+    for (uint32_t i = 0; i < n && i < q->n_prompt; i++)
         q->prompt[i] = (int32_t)dice_below(&d, FAKE_VOCAB);
 }
 

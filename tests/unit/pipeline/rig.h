@@ -17,6 +17,8 @@ struct rig_params {
     const struct codec_profile_curve *curve;
     struct codec_rate_target target; /* of all sessions */
     uint32_t sessions;       /* 0: 1 */
+    uint32_t lingering;      /* sequences of the stages beyond those */
+    bool no_prefix;
     uint32_t chunk_tokens;
     uint32_t pool_packets;   /* 0: 1024 */
     uint32_t mtu;            /* 0: 1500 */
@@ -86,6 +88,8 @@ void rig_step(struct rig *r);
 
 /* A prompt made of a seed. Greedy, no stop. */
 void rig_request(struct rig_request *q, uint64_t seed, uint32_t n_prompt, uint32_t n_predict);
+/* Its first n tokens become those of another seed's. */
+void rig_begin_like(struct rig_request *q, uint64_t seed, uint32_t n);
 int64_t rig_submit(struct rig *r, struct rig_request *q);
 /* Submit all, as places are free, and poll until all are done. False: not within limit_ns. */
 bool rig_run(struct rig *r, struct rig_request *q, uint32_t n, uint64_t limit_ns);

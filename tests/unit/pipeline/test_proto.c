@@ -25,7 +25,9 @@ static void test_open(void **state)
                             .numerics_id = 5,
                             .profile = {[0] = 9, [15] = 7},
                             .max_tokens = 99,
-                            .sampler = {.8f, 40, .9f, .05f, 1.1f, 0x123456789abcdef0u}};
+                            .sampler = {.8f, 40, .9f, .05f, 1.1f, 0x123456789abcdef0u},
+                            .like = 3,
+                            .n_like = 98};
     struct proto_open out;
     size_t n = proto_write_open(b, &in);
 
@@ -47,8 +49,18 @@ static void test_open(void **state)
     assert_true(out.sampler.min_p == .05f && out.sampler.repeat_penalty == 1.1f);
     assert_int_equal(out.sampler.top_k, 40);
     assert_true(out.sampler.seed == 0x123456789abcdef0u);
+    assert_int_equal(out.like, 3);
+    assert_int_equal(out.n_like, 98);
     for (size_t len = 0; len <= n + 1; len++)
         assert_int_equal(proto_read_open(b, len, &out), len == n ? 0 : -EBADMSG);
+    for (uint32_t like = 0; like < 3; like += 2) { /* tokens of none, none of a session, or all */
+        for (uint32_t tokens = 0; tokens < 200; tokens += 99) {
+            in.like = like;
+            in.n_like = tokens;
+            n = proto_write_open(b, &in);
+            assert_int_equal(proto_read_open(b, n, &out), !like && !tokens ? 0 : -EBADMSG);
+        }
+    }
     b[2] = 1;
     assert_int_equal(proto_read_open(b, n, &out), -EBADMSG);
     b[1] = 9; /* another version: nothing else is understood */
@@ -59,26 +71,34 @@ static void test_open(void **state)
 
 static void test_opened_and_close(void **state)
 {
-    struct proto_opened in = {128, 512}, out;
+    struct proto_opened in = {128, 512, 77}, out;
     size_t n = proto_write_opened(b, &in);
     uint32_t session;
+    bool linger;
 
     for (size_t len = 0; len <= n + 1; len++)
         assert_int_equal(proto_read_opened(b, len, &out), len == n ? 0 : -EBADMSG);
     assert_int_equal(proto_read_opened(b, n, &out), 0);
     assert_int_equal(out.max_rows, 128);
     assert_int_equal(out.max_fragments, 512);
+    assert_int_equal(out.n_like, 77);
     in.max_rows = 0;
     n = proto_write_opened(b, &in);
     assert_int_equal(proto_read_opened(b, n, &out), -EBADMSG);
 
-    n = proto_write_close(b, 0x1020304);
-    for (size_t len = 0; len <= n + 1; len++)
-        assert_int_equal(proto_read_close(b, len, &session), len == n ? 0 : -EBADMSG);
-    assert_int_equal(proto_read_close(b, n, &session), 0);
-    assert_int_equal(session, 0x1020304);
+    for (int yes = 0; yes < 2; yes++) {
+        n = proto_write_close(b, 0x1020304, yes);
+        for (size_t len = 0; len <= n + 1; len++)
+            assert_int_equal(proto_read_close(b, len, &session, &linger), len == n ? 0 : -EBADMSG);
+        assert_int_equal(proto_read_close(b, n, &session, &linger), 0);
+        assert_int_equal(session, 0x1020304);
+        assert_int_equal(linger, yes);
+    }
+    b[1] = 2;
+    assert_int_equal(proto_read_close(b, n, &session, &linger), -EBADMSG);
+    b[1] = 0;
     b[3] = 1;
-    assert_int_equal(proto_read_close(b, n, &session), -EBADMSG);
+    assert_int_equal(proto_read_close(b, n, &session, &linger), -EBADMSG);
 }
 
 static void test_rows(void **state)

@@ -104,7 +104,7 @@ static void test_mid_answer(void **state)
         assert_in_range(s.replayed_rows, n_prompt + at - 2, n_prompt + at);
         assert_true(s.replayed_bytes > 0);
         assert_true(fake_counts(r.edge_stage)->rows <= n_prompt + n_predict + 1);
-        assert_int_equal(s.history_bytes, 0);
+        assert_true(!s.history_bytes || s.lingering);
         assert_int_equal(r.n_said, 2);
         assert_non_null(strstr(r.said, "going on with 1 answer,"));
         rig_request_free(&q);
@@ -164,7 +164,7 @@ static void test_again_and_again(void **state)
         print_message("seed %u: %u crashes, %u reconnections, %u rows replayed\n", (unsigned)seed,
                       crashes, (unsigned)stats_of(&r).reconnections,
                       (unsigned)stats_of(&r).replayed_rows);
-        assert_int_equal(stats_of(&r).history_bytes, 0);
+        assert_true(!stats_of(&r).history_bytes || stats_of(&r).lingering);
         if (!r.cloud)
             rig_start_cloud(&r);
         rig_close(&r);
