@@ -42,9 +42,9 @@ struct link_params {
     uint32_t connection;           /* initiator: random, nonzero. Other side: 0, learnt */
     uint16_t epoch;                /* without keys; with keys the epoch is the keys' */
     uint8_t hop;
-    uint32_t window_packets;       /* most packets in flight; 0: 512 */
+    uint32_t window_packets;       /* most packets in flight; 0: 2,048 */
     uint32_t rx_budget_packets;    /* most received packets held for incomplete or undelivered
-                                    * messages; beyond it they are dropped (and sent again); 0: 1024 */
+                                    * messages; beyond it they are dropped (and sent again); 0: 2,048 */
     uint64_t rto_min_ns;           /* 0: 20 ms */
     uint64_t rto_max_ns;           /* 0: 300 ms */
     uint64_t ack_delay_ns;         /* of both sides alike: timeouts allow for it; 0: 10 ms */
@@ -64,6 +64,7 @@ struct link_stats {
     uint16_t epoch;     /* of what is sent now */
     uint64_t srtt_ns, rtt_min_ns, rtt_p50_ns; /* from samples without ambiguity (Karn) */
     uint32_t in_flight_packets;
+    uint64_t rate_byte_per_s, path_rtt_ns; /* of the path, as they are estimated now; 0: not known */
 };
 
 /* A delivered message: packets in fragment order; link_message_payload() skips the link's prefix. */

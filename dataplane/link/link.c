@@ -18,8 +18,8 @@ static uint64_t least(uint64_t a, uint64_t b)
 
 static void set_defaults(struct link_params *p)
 {
-    p->window_packets = p->window_packets ? p->window_packets : 512;
-    p->rx_budget_packets = p->rx_budget_packets ? p->rx_budget_packets : 1024;
+    p->window_packets = p->window_packets ? p->window_packets : 2048;
+    p->rx_budget_packets = p->rx_budget_packets ? p->rx_budget_packets : 2048;
     p->rto_min_ns = p->rto_min_ns ? p->rto_min_ns : 20 * MS_NS;
     p->rto_max_ns = p->rto_max_ns ? p->rto_max_ns : 300 * MS_NS;
     p->ack_delay_ns = p->ack_delay_ns ? p->ack_delay_ns : 10 * MS_NS;
@@ -49,6 +49,7 @@ int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
     l->credit = FIRST_CREDIT;
     l->control_bits = 1; /* numbers count from 1 */
     l->reorder_quarters = 1;
+    pace_init(&l->pace, l->p.ack_delay_ns);
     l->credit_told = l->p.rx_budget_packets;
     send_drop_all(l); /* makes the lists */
     receive_drop_all(l);
@@ -282,6 +283,7 @@ int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
     }
     if (err)
         l->stats.bad_frames++;
+    pace_update(&l->pace, l->now_ns);
     return err;
 }
 
@@ -479,7 +481,7 @@ uint64_t link_deadline(const struct link *l)
 
     if (l->end != LINK_ALIVE)
         return UINT64_MAX;
-    at = least(loss_deadline(l), silence_deadline(l));
+    at = least(least(loss_deadline(l), silence_deadline(l)), send_deadline(l));
     return l->ack_now ? at : least(at, receive_ack_deadline(l));
 }
 
@@ -509,5 +511,7 @@ void link_stats(const struct link *l, struct link_stats *s)
     s->rtt_min_ns = l->rtt_min_ns;
     s->rtt_p50_ns = loss_rtt_p50(l);
     s->in_flight_packets = l->in_flight;
+    s->rate_byte_per_s = pace_rate(&l->pace);
+    s->path_rtt_ns = l->pace.rtt_min_ns;
     s->epoch = l->p.keys ? keys_epoch(l->p.keys) : l->p.epoch;
 }

@@ -18,7 +18,7 @@
 #include "dataplane/port/mbuf.h"
 #include "dataplane/port/rhythm.h"
 
-#define POOL_PACKETS 2047u
+#define POOL_PACKETS 4095u
 #define BURST        32
 #define MS           1000000ull
 #define SLEEP_MAX_NS (1000 * MS)
