@@ -61,6 +61,8 @@ struct link_stats {
     uint64_t strangers; /* frames of another connection, epoch or hop, or our own */
     uint64_t moves;     /* times the peer's address changed and was followed */
     uint64_t replays;   /* control frames that came again, or too late to tell */
+    uint64_t
+        copied_bytes[4]; /* sent, of payload that was copied into its packet (pkt_made), by class */
     uint16_t epoch;     /* of what is sent now */
     uint64_t srtt_ns, rtt_min_ns, rtt_p50_ns; /* from samples without ambiguity (Karn) */
     uint32_t in_flight_packets;

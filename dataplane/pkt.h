@@ -21,6 +21,8 @@ struct pkt {
     uint32_t room;         /* bytes usable from data on */
     uint32_t refs;
     struct pkt_pool *pool;
+    const uint8_t *made; /* where the payload was written that is to be sent, if not copied here
+                          * from elsewhere: pkt_made */
 };
 
 struct pkt_pool {
@@ -39,6 +41,16 @@ static inline struct pkt *pkt_ref(struct pkt *p)
 {
     p->refs++;
     return p;
+}
+
+/*
+ * The payload at `at` was made in this packet, by a codec, say. The link counts what was not, and
+ * asserts where it seals and a port where it sends that it is this memory: the payload is never
+ * copied between.
+ */
+static inline void pkt_made(struct pkt *p, const uint8_t *at)
+{
+    p->made = at;
 }
 
 static inline void pkt_unref(struct pkt *p)

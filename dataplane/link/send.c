@@ -107,8 +107,11 @@ int64_t link_send(struct link *l, uint32_t session, enum wire_class cls, int64_t
         list_append(&l->queued[cls], &f->node);
     }
     l->n_queued += n;
-    for (uint16_t i = 0; i < n; i++)
+    for (uint16_t i = 0; i < n; i++) {
         l->queued_bytes += m->fragments[i].payload_bytes;
+        if (!pkts[i]->made)
+            l->stats.copied_bytes[cls] += payload_bytes[i];
+    }
     l->tx_ring[m->number & RING_MASK] = m;
     l->newest[bucket_of(session)] = m->number;
     l->stats.tx_messages++;

@@ -55,10 +55,7 @@ static void hand_over(struct ether *e, struct pkt **pkts, int n)
     struct rte_mbuf *mbufs[BURST];
     uint16_t refs[BURST];
     for (int i = 0; i < n; i++) {
-        struct rte_mbuf *b = mbuf_of_pkt(pkts[i]);
-        b->data_off = (uint16_t)(pkts[i]->data - (uint8_t *)b->buf_addr);
-        b->data_len = (uint16_t)pkts[i]->len;
-        b->pkt_len = pkts[i]->len;
+        struct rte_mbuf *b = mbuf_to_send(pkts[i]);
         refs[i] = rte_mbuf_refcnt_update(b, 1);
         mbufs[i] = b;
     }
