@@ -34,8 +34,8 @@
 struct link;
 
 struct link_params {
-    const struct wire_path *path;  /* where frames go at first; then to where valid ones of the
-                                    * peer came from last */
+    const struct wire_path *path;  /* where frames go at first; then to where the peer spoke first,
+                                    * and to each new address that it proves to be at */
     struct keys *keys;             /* what frames are sealed with: borrowed; until they are ready
                                     * nothing is sent or taken. NULL: frames are not encrypted */
     bool initiator;                /* the edge: chooses connection id and epoch */
@@ -59,7 +59,7 @@ struct link_stats {
     uint64_t tx_packets, tx_bytes, tx_messages, retransmits; /* bytes: whole frames */
     uint64_t rx_packets, rx_bytes, rx_messages, duplicates, bad_frames, over_budget, resets;
     uint64_t strangers; /* frames of another connection, epoch or hop, or our own */
-    uint64_t moves;     /* times the peer's address changed and was followed */
+    uint64_t moves;     /* times the peer proved another address */
     uint64_t replays;   /* control frames that came again, or too late to tell */
     uint64_t
         copied_bytes[4]; /* sent, of payload that was copied into its packet (pkt_made), by class */
@@ -135,6 +135,8 @@ uint64_t link_deadline(const struct link *l);
  * idle_ping_ns and idle_dead_after_ns say. */
 void link_set_idle(struct link *l, bool idle);
 
+/* The handshake found the peer there, and the cookie that it returned proves the address. */
+void link_met_at(struct link *l, const struct wire_path *path);
 /* Where the peer is, as frames to it are addressed. */
 const struct wire_path *link_path(const struct link *l);
 

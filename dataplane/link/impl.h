@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The link's inside, shared by link.c (life), send.c, receive.c and loss.c. */
+/* The link's inside, shared by link.c (life), send.c, receive.c, loss.c and path.c. */
 #ifndef ISTHMUS_DATAPLANE_LINK_IMPL_H
 #define ISTHMUS_DATAPLANE_LINK_IMPL_H
 
@@ -16,6 +16,7 @@
 #define ACK_PARTS_NS    1000000ull
 #define ACK_BYTES_MAX   512u
 #define ACK_RUN         UINT16_MAX /* instead of `first`: so many messages from this one on are whole */
+#define PATH_TOKEN_BYTES 16u
 #define HOLD_UNKNOWN    UINT32_MAX
 #define FIRST_CREDIT    32u /* packets, until the receiver has said what it allows */
 
@@ -77,6 +78,20 @@ struct link {
     bool heard, idle;
     struct wire_path path;
     uint32_t moves;         /* changes of it */
+    bool path_proved;       /* before anything was heard: by the handshake */
+    bool has_path_secret;
+    uint8_t path_secret[32];
+    struct {
+        struct wire_path to;
+        uint64_t since_ns, asked_ns;
+        uint32_t left; /* challenges to send; 0: nobody is asked */
+        bool pending;
+    } asking;
+    struct {
+        struct wire_path to;
+        uint8_t token[PATH_TOKEN_BYTES];
+        bool pending;
+    } answer;
     uint64_t contested_ns;  /* since when another initiator asks to be taken; 0: none does */
 
     /* control frames to send */
@@ -152,8 +167,17 @@ void loss_message_acked(struct link *l, struct tx_message *m, uint32_t hold_ns);
 void loss_below_acked(struct link *l, uint32_t below);
 int loss_read_ack(struct link *l, uint32_t control_number, const uint8_t *payload, size_t len);
 void loss_tick(struct link *l);
+void loss_moved(struct link *l, uint64_t since_ns); /* what was sent since then went astray */
 uint64_t loss_deadline(const struct link *l);
 uint64_t loss_rtt_p50(const struct link *l);
+
+/* path.c */
+void path_seen(struct link *l, const uint8_t *frame);
+size_t path_write_challenge(struct link *l, uint8_t *payload);
+int path_read_challenge(struct link *l, const uint8_t *frame, const uint8_t *payload, size_t n);
+int path_read_answer(struct link *l, const uint8_t *frame, const uint8_t *payload, size_t n);
+void path_tick(struct link *l);
+uint64_t path_deadline(const struct link *l);
 
 /* receive.c */
 bool receive_is_new(struct link *l, const struct wire_header *h);

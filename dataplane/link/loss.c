@@ -253,6 +253,21 @@ static void lose(struct link *l, struct tx_fragment *f)
     list_append(&l->lost[f->message->cls], &f->node);
 }
 
+void loss_moved(struct link *l, uint64_t since_ns)
+{
+    struct list_node *node = l->sent.prev;
+
+    while (node != &l->sent && ((struct tx_fragment *)node)->sent_ns >= since_ns)
+        node = node->prev;
+    for (node = node->next; node != &l->sent;) {
+        struct tx_fragment *f = (struct tx_fragment *)node;
+
+        node = node->next;
+        lose(l, f);
+    }
+    l->probes = PROBES;
+}
+
 void loss_tick(struct link *l)
 {
     struct tx_fragment *f;
