@@ -30,6 +30,7 @@
 #include "control/log.h"
 #include "control/options.h"
 #include "control/port_arg.h"
+#include "control/privileges.h"
 #include "control/progress.h"
 #include "control/signals.h"
 #include "control/table.h"
@@ -438,6 +439,8 @@ static int port_up(struct bench *b, const char *port)
         rc = bind_to(core); /* after the other was started, which would inherit it */
     if (rc == EXIT_OK)
         rc = port_arg_open(b->uri, PORT_CLIENT, &b->security, &b->o->netem, &b->port);
+    if (rc == EXIT_OK)
+        rc = privileges_drop(b->uri, b->security.user);
     return rc == EXIT_OK ? meet(b) : rc;
 }
 

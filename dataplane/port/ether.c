@@ -18,7 +18,9 @@
 #include "dataplane/port/mbuf.h"
 #include "dataplane/port/rhythm.h"
 
-#define POOL_PACKETS 4095u
+#define POOL_PACKETS      4095u
+#define POOL_PACKETS_LONG 2047u /* longer than usual ones */
+#define MTU_USUAL         1500u
 #define BURST        32
 #define MS           1000000ull
 #define SLEEP_MAX_NS (1000 * MS)
@@ -349,7 +351,8 @@ int ether_open(const struct port_uri *uri, enum port_role role, struct port **ou
     rc = eal_start(uri->kind == URI_PCI ? uri->name : NULL, err);
     uint64_t rss = eal_rss_now();
     if (rc == 0) {
-        rc = mbuf_pool_open(POOL_PACKETS + ether_dev_reserve(uri->kind),
+        rc = mbuf_pool_open((mtu > MTU_USUAL ? POOL_PACKETS_LONG : POOL_PACKETS) +
+                                ether_dev_reserve(uri->kind),
                             ether_dev_room(uri->kind, mtu), &e->port.pool);
         if (rc < 0)
             snprintf(err, PORT_ERR, "port on %.15s: no memory for packets of %u bytes", uri->name,
