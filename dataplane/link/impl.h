@@ -15,8 +15,10 @@
 #define ACK_EVERY       16u /* packets */
 #define ACK_PARTS_NS    1000000ull
 #define ACK_BYTES_MAX   512u
-#define ACK_RUN         UINT16_MAX /* instead of `first`: so many messages from this one on are whole */
+#define ACK_RUN         UINT16_MAX /* instead of `first`: so many messages in a row are whole */
+
 #define PATH_TOKEN_BYTES 16u
+
 #define HOLD_UNKNOWN    UINT32_MAX
 #define FIRST_CREDIT    32u /* packets, until the receiver has said what it allows */
 

@@ -87,11 +87,9 @@ void link_met_at(struct link *l, const struct wire_path *path)
 
 size_t path_write_challenge(struct link *l, uint8_t *payload)
 {
-    if (!token_of(l, &l->asking.to, payload))
-        return 0; /* no random numbers: nobody can answer it */
-    l->asking.left--;
+    l->asking.left -= l->asking.left > 0; /* 0: the port refused the last one */
     l->asking.asked_ns = l->now_ns;
-    return PATH_TOKEN_BYTES;
+    return token_of(l, &l->asking.to, payload) ? PATH_TOKEN_BYTES : 0; /* 0: nobody can answer it */
 }
 
 int path_read_challenge(struct link *l, const uint8_t *frame, const uint8_t *payload, size_t n)

@@ -21,11 +21,11 @@
 #define POOL_PACKETS      4095u
 #define POOL_PACKETS_LONG 2047u /* longer than usual ones */
 #define MTU_USUAL         1500u
-#define BURST        32
-#define MS           1000000ull
-#define SLEEP_MAX_NS (1000 * MS)
-#define STEP_NS      200000ull /* a driver without a socket to sleep on: look this often */
-#define DOWN_NS      (10 * MS) /* the interface is down: look this often */
+#define BURST             32
+#define MS                1000000ull
+#define SLEEP_MAX_NS      (1000 * MS)
+#define STEP_NS           200000ull /* a driver without a socket to sleep on: look this often */
+#define DOWN_NS           (10 * MS) /* the interface is down: look this often */
 
 struct ether {
     struct port port; /* first */
