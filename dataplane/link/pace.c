@@ -117,7 +117,7 @@ void pace_sent(struct pace *p, struct pace_mark *m, uint32_t bytes, uint64_t now
     if (!p->pipe_bytes)
         p->first_sent_ns = p->delivered_ns = now_ns;
     *m = (struct pace_mark){p->delivered_bytes, p->delivered_ns, p->first_sent_ns,
-                            p->app_limited != 0};
+                            p->limited ? (uint8_t)p->limit : PACE_BY_PATH};
     p->pipe_bytes += bytes;
     if (now_ns > kept && p->next_ns < now_ns - kept)
         p->next_ns = now_ns - kept;
@@ -136,9 +136,10 @@ void pace_lost(struct pace *p, uint32_t bytes)
     p->lost = true;
 }
 
-void pace_starved(struct pace *p)
+void pace_starved(struct pace *p, enum pace_limit by)
 {
-    p->app_limited = most(p->delivered_bytes + p->pipe_bytes, 1);
+    p->limited = most(p->delivered_bytes + p->pipe_bytes, 1);
+    p->limit = by;
 }
 
 void pace_acked(struct pace *p, const struct pace_mark *m, uint64_t sent_ns, uint64_t order,
@@ -202,10 +203,11 @@ static void cruise(struct pace *p, uint32_t part, uint64_t now_ns)
     p->lost = false;
 }
 
-/* All round trips of the round so far were longer than the path's shortest: there is a queue. */
+/* All round trips of the round so far were longer than the path's shortest: there is a queue. Where
+ * little is sent it may as well be the peer, who computes and looks late. */
 static bool is_queued(const struct pace *p)
 {
-    return p->rtt_min_ns &&
+    return p->rtt_min_ns && p->round_limit != PACE_BY_OWNER &&
            p->round_rtt_min_ns > p->rtt_min_ns + most(p->rtt_min_ns / 4, QUEUE_MIN_NS);
 }
 
@@ -217,7 +219,7 @@ static void look_for_full(struct pace *p)
         p->phase = PACE_DRAIN;
         return;
     }
-    if (p->round_limited)
+    if (p->round_limit != PACE_BY_PATH)
         return;
     if (pace_rate(p) >= p->full_bytes_per_s + p->full_bytes_per_s / 4) {
         p->full_bytes_per_s = pace_rate(p);
@@ -251,8 +253,7 @@ static void step(struct pace *p, uint64_t now_ns)
         if (!p->probe_end_ns && p->pipe_bytes <= probe_rtt_bytes(p)) {
             p->probe_end_ns = now_ns + most(p->rtt_min_ns, PHASE_MIN_NS);
             p->rtt_min_at_ns = now_ns;
-        }
-        else if (p->probe_end_ns && now_ns >= p->probe_end_ns)
+        } else if (p->probe_end_ns && now_ns >= p->probe_end_ns)
             cruise(p, 2, now_ns);
     }
 }
@@ -265,7 +266,7 @@ static void end_round(struct pace *p)
     if (p->round_rtt_min_ns)
         p->last_round_rtt_min_ns = p->round_rtt_min_ns;
     p->round_rtt_min_ns = p->round_rtts = 0;
-    p->round_limited = false;
+    p->round_limit = PACE_BY_PATH;
 }
 
 void pace_update(struct pace *p, uint64_t now_ns)
@@ -276,15 +277,15 @@ void pace_update(struct pace *p, uint64_t now_ns)
     if (!p->acked)
         return;
     p->acked = false;
-    if (p->app_limited && p->delivered_bytes > p->app_limited)
-        p->app_limited = 0;
+    if (p->limited && p->delivered_bytes > p->limited)
+        p->limited = 0;
     took = most(p->newest_sent_ns - m->first_sent_ns, now_ns - m->delivered_ns);
-    p->round_limited = p->round_limited || m->app_limited;
+    p->round_limit = m->limit > p->round_limit ? m->limit : p->round_limit;
     if (took && took >= p->rtt_min_ns) {
         uint64_t rate = (uint64_t)((unsigned __int128)(p->delivered_bytes - m->delivered_bytes) *
                                    NS_PER_S / took);
 
-        if (rate && (!m->app_limited || rate >= pace_rate(p)))
+        if (rate && (m->limit == PACE_BY_PATH || rate >= pace_rate(p)))
             rate_sample(p, rate, now_ns);
     }
     if (m->delivered_bytes >= p->round_end_bytes)

@@ -12,9 +12,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* What kept more from being sent: the path, as far as is known; the receiver's credit or our own
+ * window; there was nothing to send. */
+enum pace_limit { PACE_BY_PATH, PACE_BY_CREDIT, PACE_BY_OWNER };
+
 struct pace_mark { /* of a packet: how things stood when it was sent */
     uint64_t delivered_bytes, delivered_ns, first_sent_ns;
-    bool app_limited;
+    uint8_t limit;
 };
 
 enum pace_phase { PACE_STARTUP, PACE_DRAIN, PACE_CRUISE, PACE_PROBE_RTT };
@@ -24,8 +28,9 @@ struct pace {
     /* what went and came */
     uint64_t pipe_bytes; /* sent, not acknowledged, not known to be lost */
     uint64_t delivered_bytes, delivered_ns, first_sent_ns;
-    uint64_t app_limited; /* until so many bytes are delivered samples say what was asked for, not
-                           * what the path takes; 0: they say that */
+    uint64_t limited; /* until so many bytes are delivered samples say what was asked for, not what
+                       * the path takes; 0: they say that */
+    enum pace_limit limit;
     /* the newest packet that this input acknowledged */
     struct pace_mark newest;
     uint64_t newest_sent_ns, newest_order;
@@ -36,7 +41,7 @@ struct pace {
     uint64_t round_rtt_min_ns, last_round_rtt_min_ns;
     uint32_t round_rtts;      /* of this round */
     uint64_t round_end_bytes; /* a round ends when something sent after its start is acknowledged */
-    bool round_limited;       /* by what was asked for */
+    uint8_t round_limit;
     /* what is made of it */
     enum pace_phase phase;
     uint64_t full_bytes_per_s; /* start-up: the highest rate so far, */
@@ -66,8 +71,8 @@ void pace_acked(struct pace *p, const struct pace_mark *m, uint64_t sent_ns, uin
 void pace_rtt(struct pace *p, uint64_t rtt_ns, uint64_t now_ns);
 /* All that this input acknowledged was told. */
 void pace_update(struct pace *p, uint64_t now_ns);
-/* Nothing more to send: the path is not what limits. */
-void pace_starved(struct pace *p);
+/* No more is sent now, though the path would take it. */
+void pace_starved(struct pace *p, enum pace_limit by);
 
 /* As much is under way as should be. */
 static inline bool pace_is_full(const struct pace *p)

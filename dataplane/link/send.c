@@ -303,7 +303,7 @@ int send_output(struct link *l, struct pkt **out, int n)
         count++;
     }
     if (count < n && !f)
-        pace_starved(&l->pace);
+        pace_starved(&l->pace, l->n_queued ? PACE_BY_CREDIT : PACE_BY_OWNER);
     if (replied)
         receive_replied(l);
     return count;
