@@ -15,15 +15,16 @@
 #include "dataplane/link.h"
 #include "dataplane/netem.h"
 
-#define MS        UINT64_C(1000000)
-#define S         (1000 * MS)
-#define POOL      16384u
-#define ROOM      1514u
-#define FRAGMENT  (ROOM - WIRE_OVERHEAD - LINK_PREFIX_BYTES)
-#define STEP_NS   (50 * UINT64_C(1000)) /* how late an owner looks at its link, at least */
-#define SAMPLE_NS MS
-#define SAMPLES   40000u
-#define START_NS  S /* the queue of start-up, which has to find the rate, is told apart */
+#define MS         UINT64_C(1000000)
+#define S          (1000 * MS)
+#define POOL       16384u
+#define ROOM       1514u
+#define FRAGMENT   (ROOM - WIRE_OVERHEAD - LINK_PREFIX_BYTES)
+#define STEP_NS    (50 * UINT64_C(1000)) /* how late an owner looks at its link, at least */
+#define SAMPLE_NS  MS
+#define TRICKLE_NS (20 * MS)
+#define SAMPLES    40000u
+#define START_NS   S /* the queue of start-up, which has to find the rate, is told apart */
 
 struct rate_case {
     const char *name, *there, *back; /* netem */
@@ -33,6 +34,7 @@ struct rate_case {
     uint64_t away_ns;     /* the receiver's owner comes so seldom */
     double least_share;   /* of the rate, as goodput of frames */
     double queue_rtt_p99; /* the queue in round trips, 99 % of the time */
+    uint64_t trickle_ns;  /* before that: a packet now and then, for so long */
 };
 
 struct way {
@@ -50,8 +52,8 @@ struct sim {
     uint64_t now_ns, sent_bytes, came_bytes, came_packets;
     uint32_t next_session, serial;
     uint32_t next_serial[64];
-    uint64_t
-        queue_free_ns; /* when the bottleneck is done with what it has, as a line's owner sees */
+    uint64_t next_trickle_ns;
+    uint64_t queue_free_ns; /* when the bottleneck is done, as a line's owner sees it */
     uint64_t delays[SAMPLES];
     uint32_t n_delays;
     uint64_t start_max_ns;
@@ -118,21 +120,27 @@ static void feed(struct sim *s)
 
     if (!s->now_ns)
         memset(serials, 0, sizeof serials);
+    if (s->now_ns < s->c->trickle_ns && s->now_ns < s->next_trickle_ns)
+        return;
+    s->next_trickle_ns = s->now_ns + TRICKLE_NS;
     while (link_window_left(s->from) && (!s->c->bytes || s->sent_bytes < s->c->bytes) &&
            s->pool->n_free > POOL / 2) {
+        const bool trickle = s->now_ns < s->c->trickle_ns;
+        const uint32_t fragments = trickle ? 1 : s->c->fragments;
         uint32_t session = s->next_session++ % s->c->sessions;
 
-        for (uint32_t i = 0; i < s->c->fragments; i++) {
+        for (uint32_t i = 0; i < fragments; i++) {
             pkts[i] = pkt_alloc(s->pool);
             memset(pkts[i]->data, 0, ROOM);
             bytes[i] = FRAGMENT;
         }
         memcpy(pkts[0]->data + WIRE_PAYLOAD_AT + LINK_PREFIX_BYTES, &serials[session], 4);
-        if (link_send(s->from, session, WIRE_PREFILL, -1, pkts, bytes, (uint16_t)s->c->fragments) <
-            0)
+        if (link_send(s->from, session, WIRE_PREFILL, -1, pkts, bytes, (uint16_t)fragments) < 0)
             break;
         serials[session]++;
-        s->sent_bytes += s->c->fragments * (uint64_t)FRAGMENT;
+        s->sent_bytes += fragments * (uint64_t)FRAGMENT;
+        if (trickle)
+            break;
     }
 }
 
@@ -249,7 +257,7 @@ static double seconds(const struct rate_case *c)
     link_stats(s.from, &st);
     link_stats(s.to, &rt);
     qsort(s.delays, s.n_delays, sizeof s.delays[0], by_size);
-    took = (double)s.now_ns;
+    took = (double)(s.now_ns - c->trickle_ns);
     rate = (double)s.came_packets * ROOM * 8e9 / took / (double)s.there.p.rate_bit_per_s;
     p50 = (double)s.delays[s.n_delays / 2] / round_trip_ns(&s);
     p99 = (double)s.delays[s.n_delays * 99 / 100] / round_trip_ns(&s);
@@ -287,6 +295,7 @@ static const struct rate_case cases[] = {
     {"1 Mbit/s", "rate=1mbit,queue=1MB,delay=25ms", "delay=25ms", 4, 4, 0, 20 * S, 0, .85, 2},
     {"reordered", NEAR ",reorder=2%", NEAR_BACK ",reorder=2%", 45, 16, 0, 10 * S, 0, .85, .5},
     {"a receiver that looks every 15 ms", NEAR, NEAR_BACK, 45, 16, 0, 10 * S, 15 * MS, .8, 1},
+    {"4 MB after a trickle, the same", NEAR, NEAR_BACK, 45, 16, 4000000, 0, 15 * MS, .5, 2, 5 * S},
 };
 
 int main(int argc, char **argv)
