@@ -10,6 +10,7 @@
 #ifndef ISTHMUS_DATAPLANE_PKT_H
 #define ISTHMUS_DATAPLANE_PKT_H
 
+#include <assert.h>
 #include <stdint.h>
 #include <stddef.h>
 
@@ -20,9 +21,9 @@ struct pkt {
     uint32_t len;          /* bytes of the frame */
     uint32_t room;         /* bytes usable from data on */
     uint32_t refs;
+    uint32_t made;         /* where from data on the payload was written that is to be sent, if it
+                            * was not copied here from elsewhere: pkt_made; else 0 */
     struct pkt_pool *pool;
-    const uint8_t *made; /* where the payload was written that is to be sent, if not copied here
-                          * from elsewhere: pkt_made */
 };
 
 struct pkt_pool {
@@ -50,7 +51,8 @@ static inline struct pkt *pkt_ref(struct pkt *p)
  */
 static inline void pkt_made(struct pkt *p, const uint8_t *at)
 {
-    p->made = at;
+    assert(at > p->data && at < p->data + p->room && "written into this very packet");
+    p->made = (uint32_t)(at - p->data);
 }
 
 static inline void pkt_unref(struct pkt *p)

@@ -29,8 +29,7 @@ static inline struct rte_mbuf *mbuf_to_send(struct pkt *p)
     m->data_off = (uint16_t)(p->data - (uint8_t *)m->buf_addr);
     m->data_len = (uint16_t)p->len;
     m->pkt_len = p->len;
-    assert((!p->made || (p->made >= rte_pktmbuf_mtod(m, uint8_t *) &&
-                         p->made < rte_pktmbuf_mtod(m, uint8_t *) + m->data_len)) &&
+    assert(rte_pktmbuf_mtod(m, uint8_t *) == p->data && p->made < m->data_len &&
            "sent from where it was written");
     return m;
 }
