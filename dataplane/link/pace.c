@@ -16,6 +16,8 @@
 #define QUEUE_MIN_NS (2 * MS) /* round trips longer by less are no sign of a queue */
 #define DOWN_PHASES  4u
 #define QUEUE_RTTS   8u
+#define NEAR_NS      (100 * UINT64_C(1000))
+#define NO_WINDOW    (UINT64_C(1) << 40)
 #define FULL_ROUNDS  3u
 
 /* Gains, in 1/256. */
@@ -83,6 +85,11 @@ static void set_limits(struct pace *p)
     if (p->phase == PACE_STARTUP && p->rtt_min_ns)
         rate = most(rate, FIRST_BYTES * NS_PER_S / p->rtt_min_ns);
     rate = rate * gain / ONE;
+    if (p->rtt_min_ns &&
+        p->rtt_min_ns < NEAR_NS) { /* a host's own memory: there is no queue to keep short */
+        p->window_bytes = NO_WINDOW;
+        rate = 0;
+    }
     p->ns_per_byte_q20 = rate ? (NS_PER_S << 20) / most(rate, RATE_MIN) : 0;
 }
 
