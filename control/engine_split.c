@@ -72,6 +72,9 @@ static void split_stats(const struct engine *e, struct engine_stats *st)
         .eal_rss_bytes = port_eal_rss_bytes(),
         .reconnections = es.reconnections,
         .replayed_bytes = es.replayed_bytes,
+        .copied_bytes = es.copied_bytes,
+        .port_copied_bytes = es.port_copied_bytes,
+        .kept_bytes = es.kept_bytes,
         .port = es.port,
         .cipher = es.cipher,
     };

@@ -8,6 +8,7 @@
 
 #include "control/cmd.h"
 #include "control/log.h"
+#include "control/privileges.h"
 
 #define CONNECT_STEP_NS 20000000u
 #define ATTEMPT_NS      3000000000u /* for one of several addresses */
@@ -217,6 +218,8 @@ static int find_cloud(struct front *f)
         const char *uri = j->at.uris[f->address];
         const bool last = f->address == j->at.n - 1;
         int rc = port_arg_open(uri, PORT_CLIENT, &f->security, &f->o->netem, &f->port);
+        if (rc == EXIT_OK && j->at.n == 1) /* else the next port may need what this one needed */
+            rc = privileges_drop(uri, f->security.user);
         if (rc == EXIT_USAGE || (rc != EXIT_OK && last))
             return rc;
         if (rc != EXIT_OK)

@@ -44,6 +44,7 @@ enum {
     OPT_NETEM,
     OPT_PORT,
     OPT_INSECURE,
+    OPT_USER,
     OPT_IDENTITY,
     OPT_PEER,
     OPT_OWN,

@@ -127,6 +127,9 @@ static void set_run(json_t *o, struct front *f)
     set(o, "link_rtt_us_p50", real((double)s.link_rtt_ns_p50 / 1e3));
     set(o, "reconnections", json_integer((json_int_t)s.reconnections));
     set(o, "replayed_bytes", json_integer((json_int_t)s.replayed_bytes));
+    set(o, "copied_bytes", json_integer((json_int_t)s.copied_bytes));
+    set(o, "port_copied_bytes", json_integer((json_int_t)s.port_copied_bytes));
+    set(o, "history_copied_bytes", json_integer((json_int_t)s.kept_bytes));
     set(o, "port", json_string(s.port));
     set(o, "cipher", json_string(s.cipher));
     set(o, "split", f->plan.split ? json_integer(f->plan.split) : json_null());
@@ -214,13 +217,15 @@ static void wire_line(const struct front *f, char *buf, size_t n)
     target_kept(f, &s);
     const double bytes = ratio(s.tile_bytes_up, s.rows_up);
     const double f16_bytes = 2.0 * f->engine->info->d_model;
-    snprintf(buf, n,
-             "%.0f bytes/token by %s%s (%.2f bits/value, %.1fx less than f16), %.0f with headers | "
-             "RTT %.1f us | split %u+%u over %s, %s",
-             bytes, codec_arg_format(&used, codec), range, bits_per_value(f, &s),
-             bytes > 0 ? f16_bytes / bytes : 0, ratio(s.wire_bytes_up, s.rows_up),
-             (double)s.link_rtt_ns_p50 / 1e3, f->plan.split, f->model.n_layers - f->plan.split,
-             s.port, encryption(&s, cipher, sizeof cipher));
+    snprintf(
+        buf, n,
+        "%.0f bytes/token by %s%s (%.2f bits/value, %.1fx less than f16), %.0f with headers | "
+        "RTT %.1f us | %llu bytes copied on the way, %llu by the port | split %u+%u over %s, %s",
+        bytes, codec_arg_format(&used, codec), range, bits_per_value(f, &s),
+        bytes > 0 ? f16_bytes / bytes : 0, ratio(s.wire_bytes_up, s.rows_up),
+        (double)s.link_rtt_ns_p50 / 1e3, (unsigned long long)s.copied_bytes,
+        (unsigned long long)s.port_copied_bytes, f->plan.split, f->model.n_layers - f->plan.split,
+        s.port, encryption(&s, cipher, sizeof cipher));
 }
 
 void report_run_line(const struct front *f, const struct generation *g)

@@ -18,6 +18,10 @@ static const struct argp_option option_list[] = {
      0},
     {"insecure", OPT_INSECURE, NULL, 0,
      "Encrypt nothing and believe everybody, between processes of one host", 0},
+    {"user", OPT_USER, "NAME", 0,
+     "As whom to go on once a packet:, xdp: or pci: port is open (default: who called sudo, else "
+     "nobody)",
+     0},
     {0},
 };
 
@@ -38,6 +42,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_INSECURE:
         o->insecure = true;
+        return 0;
+    case OPT_USER:
+        o->user = arg;
         return 0;
     case ARGP_KEY_END:
         if (o->insecure && (o->identity || o->n_peers))
@@ -107,7 +114,7 @@ void security_begin(const struct security_options *o)
 int security_open(const struct security_options *o, bool cloud, struct security *s)
 {
     char err[IDENTITY_ERR] = "";
-    *s = (struct security){.insecure = o->insecure};
+    *s = (struct security){.insecure = o->insecure, .user = o->user};
     if (o->insecure)
         return EXIT_OK;
     int rc = complete(o, cloud);

@@ -17,6 +17,7 @@ struct security_options {
     unsigned n_peers;
     const char *authorized; /* the cloud's own option */
     bool insecure;
+    const char *user; /* privileges.h */
 };
 extern const struct argp security_argp;
 
@@ -25,6 +26,7 @@ struct security {
     struct identity *identity; /* NULL: not encrypted */
     struct authorized *peers;
     bool insecure;
+    const char *user; /* for privileges_drop */
 };
 
 /* First of all, unless --insecure: keep the process's memory to itself. What it was given may lie

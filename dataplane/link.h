@@ -34,17 +34,17 @@
 struct link;
 
 struct link_params {
-    const struct wire_path *path;  /* where frames go at first; then to where valid ones of the
-                                    * peer came from last */
+    const struct wire_path *path;  /* where frames go at first; then to where the peer spoke first,
+                                    * and to each new address that it proves to be at */
     struct keys *keys;             /* what frames are sealed with: borrowed; until they are ready
                                     * nothing is sent or taken. NULL: frames are not encrypted */
     bool initiator;                /* the edge: chooses connection id and epoch */
     uint32_t connection;           /* initiator: random, nonzero. Other side: 0, learnt */
     uint16_t epoch;                /* without keys; with keys the epoch is the keys' */
     uint8_t hop;
-    uint32_t window_packets;       /* most packets in flight; 0: 512 */
+    uint32_t window_packets;       /* most packets in flight; 0: 2,048 */
     uint32_t rx_budget_packets;    /* most received packets held for incomplete or undelivered
-                                    * messages; beyond it they are dropped (and sent again); 0: 1024 */
+                                    * messages; beyond it they are dropped (and sent again); 0: 2,048 */
     uint64_t rto_min_ns;           /* 0: 20 ms */
     uint64_t rto_max_ns;           /* 0: 300 ms */
     uint64_t ack_delay_ns;         /* of both sides alike: timeouts allow for it; 0: 10 ms */
@@ -59,11 +59,14 @@ struct link_stats {
     uint64_t tx_packets, tx_bytes, tx_messages, retransmits; /* bytes: whole frames */
     uint64_t rx_packets, rx_bytes, rx_messages, duplicates, bad_frames, over_budget, resets;
     uint64_t strangers; /* frames of another connection, epoch or hop, or our own */
-    uint64_t moves;     /* times the peer's address changed and was followed */
+    uint64_t moves;     /* times the peer proved another address */
     uint64_t replays;   /* control frames that came again, or too late to tell */
+    uint64_t
+        copied_bytes[4]; /* sent, of payload that was copied into its packet (pkt_made), by class */
     uint16_t epoch;     /* of what is sent now */
     uint64_t srtt_ns, rtt_min_ns, rtt_p50_ns; /* from samples without ambiguity (Karn) */
     uint32_t in_flight_packets;
+    uint64_t rate_byte_per_s, path_rtt_ns; /* of the path, as they are estimated now; 0: not known */
 };
 
 /* A delivered message: packets in fragment order; link_message_payload() skips the link's prefix. */
@@ -132,6 +135,8 @@ uint64_t link_deadline(const struct link *l);
  * idle_ping_ns and idle_dead_after_ns say. */
 void link_set_idle(struct link *l, bool idle);
 
+/* The handshake found the peer there, and the cookie that it returned proves the address. */
+void link_met_at(struct link *l, const struct wire_path *path);
 /* Where the peer is, as frames to it are addressed. */
 const struct wire_path *link_path(const struct link *l);
 

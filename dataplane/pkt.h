@@ -10,6 +10,7 @@
 #ifndef ISTHMUS_DATAPLANE_PKT_H
 #define ISTHMUS_DATAPLANE_PKT_H
 
+#include <assert.h>
 #include <stdint.h>
 #include <stddef.h>
 
@@ -20,6 +21,8 @@ struct pkt {
     uint32_t len;          /* bytes of the frame */
     uint32_t room;         /* bytes usable from data on */
     uint32_t refs;
+    uint32_t made;         /* where from data on the payload was written that is to be sent, if it
+                            * was not copied here from elsewhere: pkt_made; else 0 */
     struct pkt_pool *pool;
 };
 
@@ -39,6 +42,17 @@ static inline struct pkt *pkt_ref(struct pkt *p)
 {
     p->refs++;
     return p;
+}
+
+/*
+ * The payload at `at` was made in this packet, by a codec, say. The link counts what was not, and
+ * asserts where it seals and a port where it sends that it is this memory: the payload is never
+ * copied between.
+ */
+static inline void pkt_made(struct pkt *p, const uint8_t *at)
+{
+    assert(at > p->data && at < p->data + p->room && "written into this very packet");
+    p->made = (uint32_t)(at - p->data);
 }
 
 static inline void pkt_unref(struct pkt *p)

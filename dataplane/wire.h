@@ -30,6 +30,8 @@ enum wire_type {
     WIRE_RESET = 3, /* the sender knows no such connection or epoch */
     WIRE_CLOSE = 4, /* graceful end of the connection */
     WIRE_HANDSHAKE = 5, /* a packet of the handshake, which makes the keys: never sealed with them */
+    WIRE_CHALLENGE = 6, /* payload: 16 bytes, to a new address of the peer */
+    WIRE_ANSWER = 7,    /* payload: those, from there */
 };
 
 enum wire_class { WIRE_DECODE = 0, WIRE_PREFILL = 1, WIRE_REPLAY = 2, WIRE_CONTROL = 3 };

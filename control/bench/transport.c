@@ -30,6 +30,7 @@
 #include "control/log.h"
 #include "control/options.h"
 #include "control/port_arg.h"
+#include "control/privileges.h"
 #include "control/progress.h"
 #include "control/signals.h"
 #include "control/table.h"
@@ -41,6 +42,8 @@
 #define RATE_MAX        1e7
 #define TURNS           4u         /* of each kind, at least */
 #define TURN_MAX_NS     500000000u /* longer, and the link's peer might think us dead meanwhile */
+#define TURNS_FAR       2u /* over a path of --connect or --netem: it takes a while to be filled */
+#define TURN_FAR_MAX_NS 8000000000u
 #define WARM_NS         5000000u
 #define CONNECT_NS      20000000000u
 #define CONNECT_WAIT_NS 120000000000u /* for a peer that somebody else starts */
@@ -54,6 +57,7 @@ enum {
     OPT_TIME,
     OPT_FORMAT,
     OPT_CORE,
+    OPT_KIND,
     OPT_FLOORS
 };
 
@@ -64,6 +68,7 @@ struct options {
     unsigned n_ports;
     bool listen, connect, floors;
     int core; /* -1: any */
+    bool kinds[TRANSPORT_KINDS];
     struct opt_list sizes, sessions;
     double rate_per_s, time_s;
     enum table_format format;
@@ -90,6 +95,7 @@ static const struct argp_option option_list[] = {
      "With --listen or --connect: the core to run on, of those allowed, from 0 (default: any). The "
      "two processes started here get one each, where there are two",
      1},
+    {"kind", OPT_KIND, "link|raw|udp|tcp,...", 0, "Only these (default: all that there are)", 1},
     {"floors", OPT_FLOORS, NULL, OPTION_HIDDEN, "With --listen: answer plain UDP and TCP, too", 1},
     {0},
 };
@@ -136,6 +142,24 @@ static void check_all(struct argp_state *state, const struct options *o)
     check_ports(state, o);
 }
 
+static void parse_kinds(struct argp_state *state, const char *arg, bool *kinds)
+{
+    char text[32], *rest = text;
+
+    if (snprintf(text, sizeof text, "%s", arg) >= (int)sizeof text)
+        argp_error(state, "--kind %s: too long", arg);
+    memset(kinds, 0, TRANSPORT_KINDS * sizeof *kinds);
+    for (const char *word; (word = strsep(&rest, ","));) {
+        unsigned k = 0;
+
+        while (k < TRANSPORT_KINDS && strcmp(word, transport_kind_name((enum transport_kind)k)))
+            k++;
+        if (k == TRANSPORT_KINDS)
+            argp_error(state, "--kind %s: each must be link, raw, udp or tcp", arg);
+        kinds[k] = true;
+    }
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct options *o = state->input;
@@ -161,6 +185,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_CORE:
         o->core = (int)opt_u32(state, "--core", arg, 0, 4095);
+        return 0;
+    case OPT_KIND:
+        parse_kinds(state, arg, o->kinds);
         return 0;
     case OPT_SIZE:
         opt_u32_list(state, "--size", arg, TRANSPORT_HEAD_BYTES, SIZE_MAX_BYTES, &o->sizes);
@@ -412,6 +439,8 @@ static int port_up(struct bench *b, const char *port)
         rc = bind_to(core); /* after the other was started, which would inherit it */
     if (rc == EXIT_OK)
         rc = port_arg_open(b->uri, PORT_CLIENT, &b->security, &b->o->netem, &b->port);
+    if (rc == EXIT_OK)
+        rc = privileges_drop(b->uri, b->security.user);
     return rc == EXIT_OK ? meet(b) : rc;
 }
 
@@ -453,6 +482,7 @@ static const struct table_column columns[] = {
     {"goodput_bit_per_s", "goodput bit/s", TABLE_REAL},
     {"cpu_ns_per_message", "CPU ns/message", TABLE_COUNT},
     {"retransmits", "sent again", TABLE_COUNT},
+    {"copied_bytes", "copied", TABLE_COUNT},
     {"time_s", NULL, TABLE_REAL},
     {"netem", NULL, TABLE_TEXT},
     {"cpu", NULL, TABLE_TEXT},
@@ -464,8 +494,12 @@ static const struct table_column columns[] = {
 };
 #define N_COLUMNS (sizeof(columns) / sizeof(columns[0]) - 1)
 
+struct link_counts { /* while its turns lasted */
+    uint64_t retransmits, copied_bytes;
+};
+
 static int print_row(const struct bench *b, const struct load *l, enum transport_kind k,
-                     const struct load_result *r, uint64_t retransmits)
+                     const struct load_result *r, const struct link_counts *link)
 {
     const bool open = l->rate_per_s > 0;
     const double trips_per_s =
@@ -494,7 +528,8 @@ static int print_row(const struct bench *b, const struct load *l, enum transport
     (cell++)->value = round(per_s);
     (cell++)->value = per_s * 8 * l->size_bytes;
     (cell++)->value = r->cpu_messages ? round((double)r->cpu_ns / (double)r->cpu_messages) : NAN;
-    (cell++)->value = k == TRANSPORT_LINK ? (double)retransmits : NAN;
+    (cell++)->value = k == TRANSPORT_LINK ? (double)link->retransmits : NAN;
+    (cell++)->value = k == TRANSPORT_LINK ? (double)link->copied_bytes : NAN;
     (cell++)->value = (double)(r->round_trip_ns + r->message_ns) / 1e9;
     (cell++)->text = b->o->netem.text && k < TRANSPORT_UDP ? b->o->netem.text : NULL;
     (cell++)->text = b->cpu;
@@ -530,34 +565,54 @@ static int take_turn(struct bench *b, struct way *w, const struct load *l, uint6
     return rc < 0 ? say_lost(b, why) : EXIT_OK;
 }
 
+static struct link_counts counts_now(const struct bench *b)
+{
+    return (struct link_counts){asker_retransmits(b->asker), asker_copied_bytes(b->asker)};
+}
+
+static bool is_measured(const struct bench *b, unsigned kind, uint32_t size_bytes)
+{
+    return b->o->kinds[kind] && b->ways[kind] && size_bytes <= b->ways[kind]->bytes_max;
+}
+
 static int run_case(struct bench *b, uint32_t size_bytes, uint32_t sessions)
 {
     const struct load l = {size_bytes, sessions, b->o->rate_per_s};
     struct load_result *results =
         calloc(TRANSPORT_KINDS + 1, sizeof *results); /* last: warming up */
-    uint64_t retransmits = 0, before;
+    struct link_counts counts = {0}, before;
     unsigned kinds = 0;
     int rc = results ? EXIT_OK : EXIT_FAILED;
 
     for (unsigned k = 0; k < TRANSPORT_KINDS; k++)
-        kinds += b->ways[k] && size_bytes <= b->ways[k]->bytes_max;
+        kinds += is_measured(b, k, size_bytes);
+    if (!kinds && results)
+        log_error("--size %u: none of --kind takes it", size_bytes);
+    if (!kinds) {
+        free(results);
+        return results ? EXIT_USAGE : EXIT_FAILED;
+    }
+    const bool far = b->o->connect || b->o->netem.text;
     const double share_ns = b->o->time_s * 1e9 / kinds;
-    const unsigned turns = (unsigned)fmax(TURNS, ceil(share_ns / TURN_MAX_NS));
+    const unsigned turns = (unsigned)fmax(far ? TURNS_FAR : TURNS,
+                                          ceil(share_ns / (far ? TURN_FAR_MAX_NS : TURN_MAX_NS)));
     for (unsigned t = 0; t <= turns && rc == EXIT_OK; t++) {
         for (unsigned k = 0; k < TRANSPORT_KINDS && rc == EXIT_OK; k++) {
-            if (!b->ways[k] || size_bytes > b->ways[k]->bytes_max)
+            if (!is_measured(b, k, size_bytes))
                 continue;
-            before = asker_retransmits(b->asker);
+            before = counts_now(b);
             rc = take_turn(b, b->ways[k], &l, t ? (uint64_t)(share_ns / turns) : WARM_NS,
                            &results[t ? k : TRANSPORT_KINDS]);
-            if (t && k == TRANSPORT_LINK)
-                retransmits += asker_retransmits(b->asker) - before;
+            if (t && k == TRANSPORT_LINK) {
+                counts.retransmits += counts_now(b).retransmits - before.retransmits;
+                counts.copied_bytes += counts_now(b).copied_bytes - before.copied_bytes;
+            }
         }
     }
     progress_clear(&b->progress);
     for (unsigned k = 0; k < TRANSPORT_KINDS && rc == EXIT_OK; k++)
-        if (b->ways[k] && size_bytes <= b->ways[k]->bytes_max)
-            rc = print_row(b, &l, (enum transport_kind)k, &results[k], retransmits);
+        if (is_measured(b, k, size_bytes))
+            rc = print_row(b, &l, (enum transport_kind)k, &results[k], &counts);
     free(results);
     progress_step(&b->progress);
     return rc;
@@ -608,8 +663,11 @@ static void look_around(struct bench *b)
 int bench_transport(int argc, char **argv)
 {
     static const char *const own[] = {"memif", "udp"};
-    struct options o = {
-        .sizes = {3, {300, 1400, 65536}}, .sessions = {2, {1, 64}}, .time_s = 1, .core = -1};
+    struct options o = {.sizes = {3, {300, 1400, 65536}},
+                        .sessions = {2, {1, 64}},
+                        .time_s = 1,
+                        .core = -1,
+                        .kinds = {true, true, true, true}};
     struct bench b = {.o = &o, .child = {.report_fd = -1}};
 
     argp_parse(&argp, argc, argv, 0, NULL, &o);

@@ -132,6 +132,7 @@ static int message_send(struct way *w, uint32_t session, const struct transport_
         return 0;
     for (uint32_t i = 0; i < n; i++) {
         pkts[i] = pump_alloc(&a->pump);
+        pkt_made(pkts[i], pkts[i]->data + WIRE_PAYLOAD_AT + link_payload_offset(false, i));
         bytes[i] = (uint16_t)(i + 1u < n ? room : h->bytes - i * room);
     }
     transport_put_head(pkts[0]->data + WIRE_PAYLOAD_AT + link_payload_offset(false, 0), h);
@@ -317,6 +318,14 @@ struct way *asker_way(struct asker *a, enum transport_kind k)
 const char *asker_cipher(const struct asker *a)
 {
     return a->cipher;
+}
+
+uint64_t asker_copied_bytes(const struct asker *a)
+{
+    struct link_stats s;
+
+    link_stats(a->pump.link, &s);
+    return s.copied_bytes[WIRE_DECODE] + a->port->stats.copied_bytes;
 }
 
 uint64_t asker_retransmits(const struct asker *a)

@@ -10,6 +10,7 @@
 #include "control/cmd.h"
 #include "control/log.h"
 #include "control/port_arg.h"
+#include "control/privileges.h"
 #include "control/signals.h"
 #include "dataplane/pipeline/pump.h"
 
@@ -278,8 +279,12 @@ int transport_peer(const char *uri, const struct security *security,
         return EXIT_FAILED;
     }
     rc = port_arg_open(uri, PORT_SERVER, security, netem, &port);
-    if (rc != EXIT_OK)
+    if (rc == EXIT_OK)
+        rc = privileges_drop(uri, security->user);
+    if (rc != EXIT_OK) {
+        port_close(port);
         return rc;
+    }
     p.bounce = (struct bounce){
         .port = {.ops = &bounce_ops, .caps = port->caps, .pool = port->pool, .path = port->path},
         .inner = port,

@@ -9,6 +9,7 @@
 #include "control/model.h"
 #include "control/options.h"
 #include "control/port_arg.h"
+#include "control/privileges.h"
 #include "control/split_plan.h"
 #include "control/signals.h"
 #include "dataplane/pipeline/pipeline.h"
@@ -208,6 +209,8 @@ int cmd_cloud(int argc, char **argv)
 
     signals_catch(); /* from here on the port leaves something to clean up */
     rc = port_arg_open(o.port.uris[0], PORT_SERVER, &security, &o.netem, &port);
+    if (rc == EXIT_OK)
+        rc = privileges_drop(o.port.uris[0], security.user);
     if (rc != EXIT_OK)
         goto out;
     child_report(port_eal_rss_bytes());

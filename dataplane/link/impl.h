@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The link's inside, shared by its four files: link.c (life), send.c, receive.c, loss.c. */
+/* The link's inside, shared by link.c (life), send.c, receive.c, loss.c and path.c. */
 #ifndef ISTHMUS_DATAPLANE_LINK_IMPL_H
 #define ISTHMUS_DATAPLANE_LINK_IMPL_H
 
 #include "dataplane/link.h"
 #include "dataplane/link/list.h"
+#include "dataplane/link/pace.h"
 
 #define RING_MASK       (LINK_MESSAGES_MAX - 1u)
 #define N_CLASSES       4u
@@ -14,6 +15,10 @@
 #define ACK_EVERY       16u /* packets */
 #define ACK_PARTS_NS    1000000ull
 #define ACK_BYTES_MAX   512u
+#define ACK_RUN         UINT16_MAX /* instead of `first`: so many messages in a row are whole */
+
+#define PATH_TOKEN_BYTES 16u
+
 #define HOLD_UNKNOWN    UINT32_MAX
 #define FIRST_CREDIT    32u /* packets, until the receiver has said what it allows */
 
@@ -30,6 +35,7 @@ struct tx_fragment {
     uint16_t fragment, payload_bytes;
     uint16_t epoch; /* sealed in */
     uint8_t state;
+    struct pace_mark mark;
 };
 
 struct tx_message {
@@ -58,7 +64,6 @@ struct rx_message {
 struct rx_slot {
     struct rx_message *message;  /* incomplete, or complete and waiting for an earlier one */
     uint32_t follower;           /* the message that follows it in its session; 0: not seen yet */
-    uint16_t n;                  /* its fragments */
     uint8_t complete, delivered; /* delivered: in a ready queue or taken */
 };
 
@@ -75,6 +80,20 @@ struct link {
     bool heard, idle;
     struct wire_path path;
     uint32_t moves;         /* changes of it */
+    bool path_proved;       /* before anything was heard: by the handshake */
+    bool has_path_secret;
+    uint8_t path_secret[32];
+    struct {
+        struct wire_path to;
+        uint64_t since_ns, asked_ns;
+        uint32_t left; /* challenges to send; 0: nobody is asked */
+        bool pending;
+    } asking;
+    struct {
+        struct wire_path to;
+        uint8_t token[PATH_TOKEN_BYTES];
+        bool pending;
+    } answer;
     uint64_t contested_ns;  /* since when another initiator asks to be taken; 0: none does */
 
     /* control frames to send */
@@ -92,6 +111,9 @@ struct link {
     uint32_t newest[SESSION_BUCKETS];
     struct list_node queued[N_CLASSES], lost[N_CLASSES], refused, sent;
     uint32_t n_queued, in_flight;
+    uint64_t queued_bytes; /* of payload */
+    struct pace pace;
+    uint32_t probes;    /* packets that go whatever the pace, after a timeout */
     uint32_t sealed[2]; /* packets not acknowledged, by epoch % 2: at most two epochs are about */
     uint32_t credit, credit_number;
 
@@ -139,6 +161,7 @@ void send_drop_all(struct link *l);
 int send_output(struct link *l, struct pkt **out, int n);
 void send_refused(struct link *l, struct tx_fragment *f);
 bool send_has_output(const struct link *l);
+uint64_t send_deadline(const struct link *l); /* when the pace lets something go */
 
 /* loss.c */
 void loss_acked(struct link *l, struct tx_fragment *f, uint64_t hold_ns, bool sample);
@@ -146,8 +169,17 @@ void loss_message_acked(struct link *l, struct tx_message *m, uint32_t hold_ns);
 void loss_below_acked(struct link *l, uint32_t below);
 int loss_read_ack(struct link *l, uint32_t control_number, const uint8_t *payload, size_t len);
 void loss_tick(struct link *l);
+void loss_moved(struct link *l, uint64_t since_ns); /* what was sent since then went astray */
 uint64_t loss_deadline(const struct link *l);
 uint64_t loss_rtt_p50(const struct link *l);
+
+/* path.c */
+void path_seen(struct link *l, const uint8_t *frame);
+size_t path_write_challenge(struct link *l, uint8_t *payload);
+int path_read_challenge(struct link *l, const uint8_t *frame, const uint8_t *payload, size_t n);
+int path_read_answer(struct link *l, const uint8_t *frame, const uint8_t *payload, size_t n);
+void path_tick(struct link *l);
+uint64_t path_deadline(const struct link *l);
 
 /* receive.c */
 bool receive_is_new(struct link *l, const struct wire_header *h);

@@ -18,8 +18,8 @@ static uint64_t least(uint64_t a, uint64_t b)
 
 static void set_defaults(struct link_params *p)
 {
-    p->window_packets = p->window_packets ? p->window_packets : 512;
-    p->rx_budget_packets = p->rx_budget_packets ? p->rx_budget_packets : 1024;
+    p->window_packets = p->window_packets ? p->window_packets : 2048;
+    p->rx_budget_packets = p->rx_budget_packets ? p->rx_budget_packets : 2048;
     p->rto_min_ns = p->rto_min_ns ? p->rto_min_ns : 20 * MS_NS;
     p->rto_max_ns = p->rto_max_ns ? p->rto_max_ns : 300 * MS_NS;
     p->ack_delay_ns = p->ack_delay_ns ? p->ack_delay_ns : 10 * MS_NS;
@@ -49,6 +49,7 @@ int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
     l->credit = FIRST_CREDIT;
     l->control_bits = 1; /* numbers count from 1 */
     l->reorder_quarters = 1;
+    pace_init(&l->pace, l->p.ack_delay_ns);
     l->credit_told = l->p.rx_budget_packets;
     send_drop_all(l); /* makes the lists */
     receive_drop_all(l);
@@ -69,7 +70,8 @@ void link_end(struct link *l, enum link_end how)
 {
     if (l->end == LINK_ALIVE)
         l->end = how;
-    l->ack_now = l->ping_pending = false;
+    l->ack_now = l->ping_pending = l->asking.pending = l->answer.pending = false;
+    l->asking.left = 0;
     send_drop_all(l);
 }
 
@@ -193,20 +195,6 @@ static bool is_replay(struct link *l, const struct wire_header *h)
     return false;
 }
 
-/* The peer is where its latest valid frame came from: behind a NAT that may change. */
-static void follow(struct link *l, const uint8_t *frame)
-{
-    struct wire_path path;
-
-    outer_way_back(frame, &path);
-    if (outer_same_path(&path, &l->path))
-        return;
-    l->path = path;
-    l->moves++;
-    if (l->heard)
-        l->stats.moves++;
-}
-
 /* It came just now, from a peer that lives: not an old frame that came again. */
 static void hear(struct link *l)
 {
@@ -224,8 +212,8 @@ static int control_frame(struct link *l, const struct wire_header *h, const uint
         l->stats.replays++;
         return 0;
     }
-    if (newest && h->type != WIRE_RESET)
-        follow(l, frame);
+    if (newest && h->type != WIRE_RESET && h->type != WIRE_ANSWER)
+        path_seen(l, frame);
     hear(l);
     switch (h->type) {
     case WIRE_ACK:
@@ -233,6 +221,10 @@ static int control_frame(struct link *l, const struct wire_header *h, const uint
     case WIRE_PING:
         l->ack_now = true;
         return 0;
+    case WIRE_CHALLENGE:
+        return path_read_challenge(l, frame, payload, h->payload_bytes);
+    case WIRE_ANSWER:
+        return path_read_answer(l, frame, payload, h->payload_bytes);
     case WIRE_RESET:
         l->stats.resets++;
         link_end(l, LINK_RESET);
@@ -271,10 +263,13 @@ int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
         return 0;
     }
     if (h.type == WIRE_DATA) {
-        if (receive_is_new(l, &h)) {
-            follow(l, p->data);
+        bool fresh = receive_is_new(l, &h);
+
+        /* What came before may be all that the peer has to say until it hears from us. */
+        if (fresh || l->heard)
+            path_seen(l, p->data);
+        if (fresh)
             hear(l);
-        }
         err = receive_data(l, p, &h, payload);
     } else {
         err = control_frame(l, &h, p->data, payload);
@@ -282,6 +277,7 @@ int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
     }
     if (err)
         l->stats.bad_frames++;
+    pace_update(&l->pace, l->now_ns);
     return err;
 }
 
@@ -307,6 +303,36 @@ static bool may_seal(const struct link *l)
     return !l->p.keys || (keys_ready(l->p.keys) && !keys_spent(l->p.keys));
 }
 
+/* Where a control frame goes. */
+static const struct wire_path *path_of(const struct link *l, enum wire_type type)
+{
+    switch (type) {
+    case WIRE_RESET:
+        return &l->reset_path;
+    case WIRE_CHALLENGE:
+        return &l->asking.to;
+    case WIRE_ANSWER:
+        return &l->answer.to;
+    default:
+        return &l->path;
+    }
+}
+
+static uint16_t write_control(struct link *l, enum wire_type type, uint8_t *payload)
+{
+    switch (type) {
+    case WIRE_ACK:
+        return (uint16_t)receive_write_ack(l, payload, ACK_BYTES_MAX);
+    case WIRE_CHALLENGE:
+        return (uint16_t)path_write_challenge(l, payload);
+    case WIRE_ANSWER:
+        memcpy(payload, l->answer.token, PATH_TOKEN_BYTES);
+        return PATH_TOKEN_BYTES;
+    default:
+        return 0;
+    }
+}
+
 /* One control frame; NULL: no packet to be had, or no number left. */
 static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wire_type type)
 {
@@ -329,10 +355,9 @@ static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wi
     p = pool->room >= WIRE_OVERHEAD + ACK_BYTES_MAX ? pkt_alloc(pool) : NULL;
     if (!p)
         return NULL;
-    if (type == WIRE_ACK)
-        h.payload_bytes = (uint16_t)receive_write_ack(l, p->data + WIRE_PAYLOAD_AT, ACK_BYTES_MAX);
+    h.payload_bytes = write_control(l, type, p->data + WIRE_PAYLOAD_AT);
     l->control_number++; /* used up, whatever comes */
-    if (wire_seal(l->p.keys, p, type == WIRE_RESET ? &l->reset_path : &l->path, &h)) {
+    if (wire_seal(l->p.keys, p, path_of(l, type), &h)) {
         pkt_unref(p);
         return NULL;
     }
@@ -351,6 +376,10 @@ static bool *pending(struct link *l, enum wire_type type)
         return &l->close_pending;
     case WIRE_ACK:
         return &l->ack_now;
+    case WIRE_CHALLENGE:
+        return &l->asking.pending;
+    case WIRE_ANSWER:
+        return &l->answer.pending;
     default:
         return &l->ping_pending;
     }
@@ -358,7 +387,8 @@ static bool *pending(struct link *l, enum wire_type type)
 
 int link_output(struct link *l, struct pkt **out, int n, struct pkt_pool *pool, uint64_t now_ns)
 {
-    static const enum wire_type order[] = {WIRE_RESET, WIRE_CLOSE, WIRE_ACK, WIRE_PING};
+    static const enum wire_type order[] = {WIRE_RESET,     WIRE_CLOSE, WIRE_ANSWER,
+                                           WIRE_CHALLENGE, WIRE_ACK,   WIRE_PING};
     int count = 0;
 
     advance(l, now_ns);
@@ -407,7 +437,8 @@ bool link_has_output(const struct link *l)
 {
     if (!may_seal(l))
         return false;
-    if (l->reset_pending || l->close_pending || l->ack_now || l->ping_pending)
+    if (l->reset_pending || l->close_pending || l->ack_now || l->ping_pending ||
+        l->asking.pending || l->answer.pending)
         return true;
     return l->end == LINK_ALIVE && send_has_output(l);
 }
@@ -479,7 +510,8 @@ uint64_t link_deadline(const struct link *l)
 
     if (l->end != LINK_ALIVE)
         return UINT64_MAX;
-    at = least(loss_deadline(l), silence_deadline(l));
+    at = least(least(loss_deadline(l), silence_deadline(l)), send_deadline(l));
+    at = least(at, path_deadline(l));
     return l->ack_now ? at : least(at, receive_ack_deadline(l));
 }
 
@@ -496,6 +528,7 @@ int link_tick(struct link *l, uint64_t now_ns, uint64_t *deadline_ns)
     if (l->end != LINK_ALIVE)
         return -EPIPE;
     loss_tick(l);
+    path_tick(l);
     if (l->now_ns >= receive_ack_deadline(l))
         l->ack_now = true;
     *deadline_ns = link_deadline(l);
@@ -509,5 +542,7 @@ void link_stats(const struct link *l, struct link_stats *s)
     s->rtt_min_ns = l->rtt_min_ns;
     s->rtt_p50_ns = loss_rtt_p50(l);
     s->in_flight_packets = l->in_flight;
+    s->rate_byte_per_s = pace_rate(&l->pace);
+    s->path_rtt_ns = l->pace.rtt_min_ns;
     s->epoch = l->p.keys ? keys_epoch(l->p.keys) : l->p.epoch;
 }

@@ -33,6 +33,7 @@
 static void rtt_sample(struct link *l, uint64_t rtt)
 {
     l->rtt_samples[l->n_rtt_samples++ % RTT_SAMPLES] = rtt;
+    pace_rtt(&l->pace, rtt, l->now_ns);
     if (!l->srtt_ns) {
         l->srtt_ns = rtt ? rtt : 1;
         l->rttvar_ns = rtt / 2;
@@ -97,6 +98,8 @@ void loss_acked(struct link *l, struct tx_fragment *f, uint64_t hold_ns, bool sa
     else if (++l->n_acked % REORDER_FORGET == 0 && l->reorder_quarters > 1)
         l->reorder_quarters--;
     list_remove(&f->node);
+    pace_acked(&l->pace, &f->mark, f->sent_ns, f->order, f->pkt->len, f->state == TX_SENT,
+               first_copy, l->now_ns);
     f->state = TX_ACKED;
     pkt_unref(f->pkt);
     f->pkt = NULL;
@@ -134,7 +137,7 @@ void loss_below_acked(struct link *l, uint32_t below)
     send_release(l);
 }
 
-/* Where a list entry ends, or NULL when it is cut short or names fragments beyond any message. */
+/* Where a list entry ends, or NULL when it is cut short or names more than there can be. */
 static const uint8_t *entry_end(const uint8_t *entry, const uint8_t *end)
 {
     uint32_t first, bits;
@@ -143,10 +146,22 @@ static const uint8_t *entry_end(const uint8_t *entry, const uint8_t *end)
         return NULL;
     first = get_be16(entry + 4);
     bits = get_be16(entry + 6);
+    if (first == ACK_RUN)
+        return bits <= LINK_MESSAGES_MAX ? entry + ACK_ENTRY_BYTES : NULL;
     if (first + bits > LINK_FRAGMENTS_MAX ||
         end - entry < (ptrdiff_t)(ACK_ENTRY_BYTES + (bits + 7) / 8))
         return NULL;
     return entry + ACK_ENTRY_BYTES + (bits + 7) / 8;
+}
+
+static void read_run(struct link *l, uint32_t number, uint32_t n)
+{
+    for (; n; number++, n--) {
+        struct tx_message *m = send_find(l, number);
+
+        if (m)
+            fragments_below_acked(l, m, m->n);
+    }
 }
 
 static void read_entry(struct link *l, const uint8_t *entry)
@@ -154,6 +169,10 @@ static void read_entry(struct link *l, const uint8_t *entry)
     struct tx_message *m = send_find(l, get_be32(entry));
     uint32_t first = get_be16(entry + 4), bits = get_be16(entry + 6);
 
+    if (first == ACK_RUN) {
+        read_run(l, get_be32(entry), bits);
+        return;
+    }
     if (!m || first + bits > m->n)
         return;
     fragments_below_acked(l, m, first);
@@ -229,8 +248,24 @@ static uint64_t timeout_at(const struct link *l, const struct tx_fragment *f)
 static void lose(struct link *l, struct tx_fragment *f)
 {
     list_remove(&f->node);
+    pace_lost(&l->pace, f->pkt->len);
     f->state = TX_LOST;
     list_append(&l->lost[f->message->cls], &f->node);
+}
+
+void loss_moved(struct link *l, uint64_t since_ns)
+{
+    struct list_node *node = l->sent.prev;
+
+    while (node != &l->sent && ((struct tx_fragment *)node)->sent_ns >= since_ns)
+        node = node->prev;
+    for (node = node->next; node != &l->sent;) {
+        struct tx_fragment *f = (struct tx_fragment *)node;
+
+        node = node->next;
+        lose(l, f);
+    }
+    l->probes = PROBES;
 }
 
 void loss_tick(struct link *l)
@@ -253,6 +288,7 @@ void loss_tick(struct link *l)
 
         lose(l, oldest ? oldest : (struct tx_fragment *)l->sent.next);
     }
+    l->probes = PROBES;
     l->rto_from_ns = l->now_ns;
     if (l->backoff < BACKOFF_MAX)
         l->backoff++;

@@ -46,7 +46,6 @@ static void completed(struct link *l, struct rx_message *m)
     struct rx_slot *slot = slot_of(l, m->number);
 
     slot->complete = 1;
-    slot->n = m->n;
     if (!may_follow(l, m->prev))
         return;
     for (;;) { /* it, and those that waited for it */
@@ -230,28 +229,42 @@ static bool has_fragment(const struct rx_message *m, uint32_t i)
     return m->have[i / 64] >> i % 64 & 1;
 }
 
-/* One list entry for a message above rx_base: its bytes, 0 when they don't fit. */
-static size_t write_entry(struct link *l, uint32_t number, uint8_t *p, size_t capacity)
+/* Messages from this one on that are all whole. */
+static uint32_t run_of(struct link *l, uint32_t number)
+{
+    uint32_t n = 0;
+
+    while (number + n < l->rx_end && slot_of(l, number + n)->complete)
+        n++;
+    return n;
+}
+
+/* One list entry for messages above rx_base from this one on: its bytes, 0 when they don't fit; *n:
+ * how many messages it tells of. */
+static size_t write_entry(struct link *l, uint32_t number, uint8_t *p, size_t capacity, uint32_t *n)
 {
     const struct rx_slot *slot = slot_of(l, number);
     const struct rx_message *m = slot->message;
     uint16_t first = 0, bits = 0;
-    size_t bytes;
+    size_t bytes = 8;
 
-    if (slot->delivered) {
-        first = slot->n;
+    *n = 1;
+    if (slot->complete) {
+        *n = run_of(l, number);
+        first = ACK_RUN;
+        bits = (uint16_t)*n;
     } else {
         first = m->leading;
         bits = (uint16_t)(m->end - m->leading);
+        bytes += (bits + 7u) / 8;
     }
-    bytes = 8 + (bits + 7u) / 8;
     if (bytes > capacity)
         return 0;
     put_be32(p, number);
     put_be16(p + 4, first);
     put_be16(p + 6, bits);
     memset(p + 8, 0, bytes - 8);
-    for (uint16_t i = 0; i < bits; i++)
+    for (uint16_t i = 0; i < bits && first != ACK_RUN; i++)
         p[8 + i / 8] |= (uint8_t)(has_fragment(m, first + i) << i % 8);
     return bytes;
 }
@@ -275,13 +288,14 @@ size_t receive_write_ack(struct link *l, uint8_t *payload, size_t capacity)
     uint32_t number =
         l->ack_from > l->rx_base && l->ack_from < l->rx_end ? l->ack_from : l->rx_base;
     l->ack_from = 0;
-    for (; number < l->rx_end; number++) {
+    for (uint32_t n; number < l->rx_end; number += n) {
         const struct rx_slot *slot = slot_of(l, number);
         size_t bytes;
 
-        if (!slot->message && !slot->delivered)
+        n = 1;
+        if (!slot->message && !slot->complete)
             continue;
-        bytes = write_entry(l, number, payload + at, capacity - at);
+        bytes = write_entry(l, number, payload + at, capacity - at, &n);
         if (!bytes) {
             l->ack_from = number;
             break;

@@ -107,6 +107,11 @@ int64_t link_send(struct link *l, uint32_t session, enum wire_class cls, int64_t
         list_append(&l->queued[cls], &f->node);
     }
     l->n_queued += n;
+    for (uint16_t i = 0; i < n; i++) {
+        l->queued_bytes += m->fragments[i].payload_bytes;
+        if (!pkts[i]->made)
+            l->stats.copied_bytes[cls] += payload_bytes[i];
+    }
     l->tx_ring[m->number & RING_MASK] = m;
     l->newest[bucket_of(session)] = m->number;
     l->stats.tx_messages++;
@@ -145,7 +150,8 @@ void send_drop_all(struct link *l)
     }
     list_init(&l->refused);
     list_init(&l->sent);
-    l->n_queued = l->in_flight = 0;
+    l->n_queued = l->in_flight = l->probes = 0;
+    l->queued_bytes = 0;
     l->sealed[0] = l->sealed[1] = 0;
 }
 
@@ -191,6 +197,7 @@ static struct pkt *transmit(struct link *l, struct tx_fragment *f)
         l->sealed[f->epoch % 2]++;
         f->message->n_started++;
         l->n_queued--;
+        l->queued_bytes -= f->payload_bytes;
         l->in_flight++;
         if (!l->heard && !l->order)
             l->heard_ns = l->now_ns; /* an answer is expected from now on */
@@ -201,6 +208,9 @@ static struct pkt *transmit(struct link *l, struct tx_fragment *f)
         outer_readdress(f->pkt->data, &l->path);
         f->moves = l->moves;
     }
+    if (l->probes)
+        l->probes--;
+    pace_sent(&l->pace, &f->mark, f->pkt->len, l->now_ns);
     f->n_sent++;
     f->state = TX_SENT;
     f->sent_ns = l->now_ns;
@@ -269,16 +279,21 @@ static struct tx_fragment *next_fragment(struct link *l)
     return open ? NULL : oldest_unsent(l);
 }
 
+/* Whether one more packet may go as far as the path is concerned: now, and not too many at once.
+ * What the port refused was let go before. */
+static bool path_takes(const struct link *l)
+{
+    return l->probes || !list_empty(&l->refused) ||
+           (l->pace.next_ns <= l->now_ns && !pace_is_full(&l->pace));
+}
+
 int send_output(struct link *l, struct pkt **out, int n)
 {
+    struct tx_fragment *f = NULL;
     bool replied = false;
     int count = 0;
 
-    while (count < n) {
-        struct tx_fragment *f = next_fragment(l);
-
-        if (!f)
-            break;
+    while (count < n && (f = next_fragment(l)) && path_takes(l)) {
         bool reply = f->state == TX_QUEUED && f->message->is_reply;
 
         out[count] = transmit(l, f);
@@ -287,15 +302,25 @@ int send_output(struct link *l, struct pkt **out, int n)
         replied = replied || reply;
         count++;
     }
+    if (count < n && !f)
+        pace_starved(&l->pace, l->n_queued ? PACE_BY_CREDIT : PACE_BY_OWNER);
     if (replied)
         receive_replied(l);
     return count;
+}
+
+uint64_t send_deadline(const struct link *l)
+{
+    if (l->pace.next_ns <= l->now_ns || pace_is_full(&l->pace) || !next_fragment((struct link *)l))
+        return UINT64_MAX;
+    return l->pace.next_ns;
 }
 
 /* The port did not take it: as if it had not been sent. */
 void send_refused(struct link *l, struct tx_fragment *f)
 {
     list_remove(&f->node);
+    pace_refused(&l->pace, f->pkt->len);
     if (--f->n_sent)
         l->stats.retransmits--;
     l->stats.tx_packets--;
@@ -306,13 +331,16 @@ void send_refused(struct link *l, struct tx_fragment *f)
 
 bool send_has_output(const struct link *l)
 {
-    return next_fragment((struct link *)l) != NULL;
+    return next_fragment((struct link *)l) && path_takes(l);
 }
 
+/* Beyond what the path takes at once as much again may wait: it goes when that is acknowledged. */
 uint32_t link_window_left(const struct link *l)
 {
     uint32_t used = l->in_flight + l->n_queued, all = window(l);
 
+    if (l->pace.pipe_bytes + l->queued_bytes >= 2 * l->pace.window_bytes)
+        return 0;
     return used < all ? all - used : 0;
 }
 

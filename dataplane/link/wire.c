@@ -2,6 +2,7 @@
 /* The frame: headers written and checked in place. docs/wire.md has the byte table. */
 #include "dataplane/wire.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <string.h>
@@ -84,6 +85,9 @@ int wire_seal(struct keys *keys, struct pkt *p, const struct wire_path *path,
 
     if (bytes > p->room || bytes - OUTER_ETHERNET_BYTES > UINT16_MAX)
         return -ENOSPC;
+    assert((!p->made ||
+            (p->made >= WIRE_PAYLOAD_AT && p->made < WIRE_PAYLOAD_AT + h->payload_bytes)) &&
+           "sealed where it was written");
     outer_write(p->data, path, (uint16_t)(UDP_BYTES + covered + WIRE_TAG_BYTES));
     write_header(header, h);
     if (keys) {
@@ -102,7 +106,7 @@ int wire_seal(struct keys *keys, struct pkt *p, const struct wire_path *path,
 
 static bool header_ok(const struct wire_header *h)
 {
-    if (h->version != WIRE_VERSION || h->type > WIRE_HANDSHAKE || h->cls > WIRE_CONTROL)
+    if (h->version != WIRE_VERSION || h->type > WIRE_ANSWER || h->cls > WIRE_CONTROL)
         return false;
     if (h->flags & ~(WIRE_FLAG_REPLY | WIRE_FLAG_HELLO | WIRE_FLAG_INITIATOR))
         return false;

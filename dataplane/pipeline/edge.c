@@ -585,6 +585,10 @@ void edge_stats(const struct edge *e, struct edge_stats *s)
     s->link.rx_packets += e->past.rx_packets;
     s->link.rx_bytes += e->past.rx_bytes;
     s->link.rx_messages += e->past.rx_messages;
+    s->copied_bytes = s->link.copied_bytes[WIRE_DECODE] + s->link.copied_bytes[WIRE_PREFILL] +
+                      e->past.copied_bytes[WIRE_DECODE] + e->past.copied_bytes[WIRE_PREFILL];
+    if (e->joined)
+        s->port_copied_bytes += e->p.port->stats.copied_bytes - e->port_copied_before;
     s->cipher = pipeline_cipher(&e->p.security);
     s->port = e->port_name;
     s->history_bytes = e->history_bytes;

@@ -301,6 +301,7 @@ static int encode(struct edge *e, const struct edge_item *item, bool reply, uint
                              item->head.position, &at, to + head, e->tile_capacity, stats);
         if (bytes < 0)
             goto undo;
+        pkt_made(p, to + head);
         payload_bytes[n - 1] = (uint16_t)(head + (size_t)bytes);
         bytes = -EAGAIN;
     }

@@ -104,6 +104,7 @@ struct edge {
     char lost_why[PIPELINE_ERR];
     char refused_why[PIPELINE_ERR]; /* by one that was tried since; "": none did */
     struct link_stats past;      /* of connections before */
+    uint64_t port_copied_before; /* by this port, before this connection */
     size_t history_bytes;        /* of all sessions */
     bool replay_short;           /* a replay waits for packets */
     bool history_full;           /* that it is was said */

@@ -91,6 +91,7 @@ int edge_join(struct edge *e, uint64_t now_ns)
     e->pump.clock_arg = e->clock_arg;
     e->p.link.epoch++; /* of the next one, where there are no keys */
     e->port_name = e->p.port->caps.name;
+    e->port_copied_before = e->p.port->stats.copied_bytes;
     snprintf(e->port_text, sizeof e->port_text, "%.16s%s%s", e->port_name,
              e->p.port->caps.peer[0] ? " at " : "", e->p.port->caps.peer);
     e->joined = e->ever_joined = true;
@@ -144,6 +145,9 @@ static void add_past(struct edge *e)
     e->past.rx_packets += s.rx_packets;
     e->past.rx_bytes += s.rx_bytes;
     e->past.rx_messages += s.rx_messages;
+    for (unsigned c = 0; c < sizeof s.copied_bytes / sizeof s.copied_bytes[0]; c++)
+        e->past.copied_bytes[c] += s.copied_bytes[c];
+    e->stats.port_copied_bytes += e->p.port->stats.copied_bytes - e->port_copied_before;
 }
 
 /* Back to a state that another connection can go on from. */

@@ -87,6 +87,7 @@ void edge_history_keep(struct edge *e, struct edge_session *s, const struct prot
         put_be16(h->bytes + h->n, (uint16_t)bytes);
         memcpy(h->bytes + h->n + LENGTH_BYTES, tile, bytes);
         h->n += LENGTH_BYTES + bytes;
+        e->stats.kept_bytes += bytes;
     }
 }
 

@@ -46,6 +46,8 @@ void peer_meet(struct pump *p, struct handshake_result *r)
         p->dead = "out of memory";
     OPENSSL_cleanse(r->initiator, sizeof r->initiator);
     OPENSSL_cleanse(r->responder, sizeof r->responder);
+    if (!p->params.initiator)
+        link_met_at(p->link, &r->path);
     p->met = *r;
     p->confirmed = false;
 }

@@ -116,6 +116,9 @@ struct edge_stats {
     const char *port;   /* caps.name of the last one */
     uint64_t reconnections, replayed_rows, replayed_bytes; /* bytes of tiles */
     uint64_t history_bytes; /* memory that histories take now */
+    uint64_t kept_bytes;    /* of tiles copied into histories, so far */
+    uint64_t copied_bytes;  /* of rows copied on their way to the port: none, by design */
+    uint64_t port_copied_bytes; /* of payload, by the port itself, both ways: port_stats */
     uint64_t tokens, rows_up; /* tiles and their bytes: codec */
     struct codec_rate_range parameter; /* the step or delta of messages under a target */
     struct codec_stats codec;

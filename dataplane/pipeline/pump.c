@@ -56,9 +56,9 @@ int pump_open(struct pump *p, struct port *port, const struct link_params *param
     p->params.initiator = connection != 0;
     p->params.connection = connection;
     if (!p->params.rx_budget_packets)
-        p->params.rx_budget_packets = smaller(1024, share);
+        p->params.rx_budget_packets = smaller(2048, share);
     if (!p->params.window_packets)
-        p->params.window_packets = smaller(512, share);
+        p->params.window_packets = smaller(2048, share);
     rc = peer_keys(p, &p->params.keys);
     if (!rc && p->security.identity)
         rc = peer_open(p);

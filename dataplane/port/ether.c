@@ -18,12 +18,14 @@
 #include "dataplane/port/mbuf.h"
 #include "dataplane/port/rhythm.h"
 
-#define POOL_PACKETS 2047u
-#define BURST        32
-#define MS           1000000ull
-#define SLEEP_MAX_NS (1000 * MS)
-#define STEP_NS      200000ull /* a driver without a socket to sleep on: look this often */
-#define DOWN_NS      (10 * MS) /* the interface is down: look this often */
+#define POOL_PACKETS      4095u
+#define POOL_PACKETS_LONG 2047u /* longer than usual ones */
+#define MTU_USUAL         1500u
+#define BURST             32
+#define MS                1000000ull
+#define SLEEP_MAX_NS      (1000 * MS)
+#define STEP_NS           200000ull /* a driver without a socket to sleep on: look this often */
+#define DOWN_NS           (10 * MS) /* the interface is down: look this often */
 
 struct ether {
     struct port port; /* first */
@@ -55,10 +57,7 @@ static void hand_over(struct ether *e, struct pkt **pkts, int n)
     struct rte_mbuf *mbufs[BURST];
     uint16_t refs[BURST];
     for (int i = 0; i < n; i++) {
-        struct rte_mbuf *b = mbuf_of_pkt(pkts[i]);
-        b->data_off = (uint16_t)(pkts[i]->data - (uint8_t *)b->buf_addr);
-        b->data_len = (uint16_t)pkts[i]->len;
-        b->pkt_len = pkts[i]->len;
+        struct rte_mbuf *b = mbuf_to_send(pkts[i]);
         refs[i] = rte_mbuf_refcnt_update(b, 1);
         mbufs[i] = b;
     }
@@ -352,7 +351,8 @@ int ether_open(const struct port_uri *uri, enum port_role role, struct port **ou
     rc = eal_start(uri->kind == URI_PCI ? uri->name : NULL, err);
     uint64_t rss = eal_rss_now();
     if (rc == 0) {
-        rc = mbuf_pool_open(POOL_PACKETS + ether_dev_reserve(uri->kind),
+        rc = mbuf_pool_open((mtu > MTU_USUAL ? POOL_PACKETS_LONG : POOL_PACKETS) +
+                                ether_dev_reserve(uri->kind),
                             ether_dev_room(uri->kind, mtu), &e->port.pool);
         if (rc < 0)
             snprintf(err, PORT_ERR, "port on %.15s: no memory for packets of %u bytes", uri->name,

@@ -3,6 +3,8 @@
 #ifndef ISTHMUS_DATAPLANE_PORT_MBUF_H
 #define ISTHMUS_DATAPLANE_PORT_MBUF_H
 
+#include <assert.h>
+
 #include <rte_mbuf.h>
 
 #include "dataplane/pkt.h"
@@ -17,6 +19,19 @@ struct rte_mempool *mbuf_pool_mempool(struct pkt_pool *pool);
 static inline struct rte_mbuf *mbuf_of_pkt(struct pkt *p)
 {
     return (struct rte_mbuf *)((char *)p - sizeof(struct rte_mbuf));
+}
+
+/* The packet's mbuf, for a driver to send: the very memory that the payload was written into. */
+static inline struct rte_mbuf *mbuf_to_send(struct pkt *p)
+{
+    struct rte_mbuf *m = mbuf_of_pkt(p);
+
+    m->data_off = (uint16_t)(p->data - (uint8_t *)m->buf_addr);
+    m->data_len = (uint16_t)p->len;
+    m->pkt_len = p->len;
+    assert(rte_pktmbuf_mtod(m, uint8_t *) == p->data && p->made < m->data_len &&
+           "sent from where it was written");
+    return m;
 }
 
 /* A received mbuf becomes a packet with one reference; NULL (and it is freed) if it is chained,

@@ -346,10 +346,7 @@ static int burst_out(struct memif *m, struct pkt **pkts, int n)
         struct pkt *p = pkts[taken];
         if (p->len == 0 || p->len > FRAME_MAX)
             continue; /* taken and lost, as a wire would */
-        struct rte_mbuf *b = mbuf_of_pkt(p);
-        b->data_off = (uint16_t)(p->data - (uint8_t *)b->buf_addr);
-        b->data_len = (uint16_t)p->len;
-        b->pkt_len = p->len;
+        struct rte_mbuf *b = mbuf_to_send(p);
         rte_mbuf_refcnt_update(b, 1);
         at[k] = taken;
         mbufs[k++] = b;

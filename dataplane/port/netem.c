@@ -21,6 +21,7 @@ struct netem {
     struct port *inner;
     struct netem_line *line;
     bool timed;
+    uint64_t copied_bytes;
     uint32_t idle_calls;
 };
 
@@ -61,6 +62,7 @@ static void mirror_stats(struct netem *e)
     uint64_t refused = e->port.stats.tx_refused;
     e->port.stats = e->inner->stats;
     e->port.stats.tx_refused = refused;
+    e->port.stats.copied_bytes += e->copied_bytes;
 }
 
 /* While something due is refused nothing more is taken: the sender feels the port's back-pressure.
@@ -73,6 +75,7 @@ static int netem_tx(struct port *port, struct pkt **pkts, int n)
     bool free_way = release(e, now_ns);
     while (taken < n && free_way &&
            netem_line_put(e->line, now_ns, pkts[taken]->data, pkts[taken]->len) == 0) {
+        e->copied_bytes += pkts[taken]->len > OUTER_BYTES ? pkts[taken]->len - OUTER_BYTES : 0;
         taken++;
         free_way = release(e, now_ns);
     }

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define POOL_PACKETS 2047u
+#define POOL_PACKETS 8191u
 #define BURST        32
 #define GROUPS       BURST
 #define SEEN_MAX     8 /* datagrams looked at, for each packet asked for */

@@ -16,7 +16,7 @@ KINDS = ["link", "raw", "udp", "tcp"]
 KEYS = {"bench", "port", "kind", "cipher", "size_bytes", "sessions", "rate_per_s", "rtt_ns_min",
         "rtt_ns_p50", "rtt_ns_p90", "rtt_ns_p99", "rtt_ns_p999", "rtt_ns_max", "round_trips",
         "round_trips_per_s", "lost", "messages_per_s", "goodput_bit_per_s", "cpu_ns_per_message",
-        "retransmits", "time_s", "netem", "cpu", "cores", "kernel", "version", "commit"}
+        "retransmits", "copied_bytes", "time_s", "netem", "cpu", "cores", "kernel", "version", "commit"}
 COMMAND = ("bench", "transport")
 
 
@@ -51,6 +51,11 @@ def closed_loop():
               "a row for each port, size, number of sessions and kind: %s" % lines)
     for r in lines:
         agree(r)
+        if r["kind"] == "link" and r["port"] == "memif":
+            e2e.check(r["copied_bytes"] == 0, "nothing is copied on the way: %s" % r)
+        elif r["kind"] == "link":
+            e2e.check(r["copied_bytes"] >= r["round_trips"] * r["size_bytes"],
+                      "udp copies what it receives: %s" % r)
         e2e.check(r["cipher"] == ("AES-128-GCM" if r["kind"] == "link" else "none"), "cipher: %s" % r)
 
 

@@ -75,6 +75,38 @@ def ping(kind, net, mtu):
                   "%s: pings of %d bytes: %s" % (kind, n, pinged.stdout))
 
 
+def gave_up_root(kind, cloud):
+    """Every thread of the cloud is somebody else now, without a way back."""
+    e2e.check("root is given up, nobody (uid 65534)" in cloud.said(), cloud.said())
+    tasks = "/proc/%d/task" % cloud.process.pid
+    # NET_ADMIN 12, NET_RAW 13, BPF 39: what it takes to detach a program.
+    allowed = {0, 1 << 12 | 1 << 13 | 1 << 39} if kind == "xdp" else {0}
+    for task in os.listdir(tasks):
+        with open(os.path.join(tasks, task, "status"), encoding="ascii") as f:
+            field = {k: v.strip() for k, v in (line.split(":", 1) for line in f)}
+        e2e.check(field["Uid"].split() == ["65534"] * 4 and field["Gid"].split() == ["65534"] * 4
+                  and not field["Groups"], "nobody, in no group: %s" % field)
+        e2e.check({int(field[k], 16) for k in ("CapPrm", "CapEff")} <= allowed
+                  and int(field["CapInh"], 16) == 0, "capabilities: %s" % field)
+        e2e.check(task != str(cloud.process.pid) or field["NoNewPrivs"] == "1",
+                  "no new privileges: %s" % field)
+
+
+def as_whom(kind, model, net):
+    """--user, and who called sudo; root and strangers are refused."""
+    port = kind + ":east,ip=10.9.0.1/24"
+    for args, env, word in ((("--user", "daemon"), {}, "daemon (uid 1)"),
+                            ((), {"SUDO_UID": "1234", "SUDO_GID": "1234", "SUDO_USER": "ann"},
+                             "ann (uid 1234)")):
+        cloud = halves.Cloud(model, port, *args, *CLOUD, prefix=net.inside(0), env=env)
+        e2e.check(cloud.ready() and word in cloud.said(), "as %s: %s" % (word, cloud.said()))
+        cloud.stop()
+    for user, word in (("root", "root"), ("no-such-user", "no such user")):
+        done = halves.edge(model, kind + ":west,ip=10.9.0.2/24,peer=10.9.0.1", "--user", user, "-p", "x",
+                           "-n", "2", prefix=net.inside(1))
+        e2e.check(done.returncode == 2 and word in done.stderr, "--user %s: %s" % (user, done.stderr))
+
+
 def identity(kind, model, asked, local):
     with Network(2) as net:
         cloud = halves.Cloud(model, kind + ":east,ip=10.9.0.1/24", *CLOUD, prefix=net.inside(0))
@@ -84,6 +116,7 @@ def identity(kind, model, asked, local):
         halves.same_as_local(model, port, asked, local, *EDGE, prefix=net.inside(1))
         halves.same_as_local(model, port, asked, local, *EDGE, "--netem", NETEM, prefix=net.inside(1))
 
+        gave_up_root(kind, cloud)
         ping(kind, net, 1500)
 
         edge = halves.edge_started(model, port, "--split", "10", "--codec", "f32", *EDGE,
@@ -111,6 +144,9 @@ def identity(kind, model, asked, local):
         e2e.check(cloud.ready(), "%s: a cloud after a killed one: %s" % (kind, cloud.said()))
         halves.same_as_local(model, port, asked[:1], local[:1], *EDGE, prefix=net.inside(1))
         e2e.check(cloud.stop() == 0, "%s: the cloud ends well" % kind)
+        left = net.run(0, "ip", "link", "show", "east").stdout
+        e2e.check("prog/xdp" not in left, "%s: nothing is left at the interface: %s" % (kind, left))
+        as_whom(kind, model, net)
 
 
 def routed(kind, model, asked, local):

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/sim/network.h"
 
+#include "dataplane/wire.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define KEPT 64 /* earlier frames that may be replayed */
+#define THIEF_IP 0x0a4900ffu
+#define KEPT     64 /* earlier frames that may be replayed */
 
 struct frame {
     uint64_t at_ns, number; /* equal times: in order of sending */
@@ -28,6 +31,8 @@ struct network {
     struct side sides[2];
     uint64_t now_ns, number;
     struct frame *kept[KEPT];
+    uint16_t nat_port; /* 0: no NAT */
+    uint64_t misled;
 };
 
 uint64_t dice_next(struct dice *d)
@@ -123,23 +128,83 @@ static void depart(struct network *n, struct side *to, struct frame *f)
     push(to, f);
 }
 
-static void send_one(struct network *n, struct side *to, const struct pkt *p)
+static void from(struct frame *f, uint32_t ip, uint16_t port)
+{
+    struct wire_path back, path;
+
+    outer_way_back(f->bytes, &back);
+    path = (struct wire_path){.src_ip = ip ? ip : back.dst_ip,
+                              .dst_ip = back.src_ip,
+                              .src_port = port,
+                              .dst_port = back.src_port};
+    memcpy(path.src_mac, back.dst_mac, 6);
+    memcpy(path.dst_mac, back.src_mac, 6);
+    outer_readdress(f->bytes, &path);
+}
+
+static void to_inside(struct frame *f)
+{
+    struct wire_path back, path;
+
+    outer_way_back(f->bytes, &back);
+    path = (struct wire_path){.src_ip = back.dst_ip,
+                              .dst_ip = wire_path_edge.src_ip,
+                              .src_port = back.dst_port,
+                              .dst_port = wire_path_edge.src_port};
+    memcpy(path.src_mac, back.dst_mac, 6);
+    memcpy(path.dst_mac, back.src_mac, 6);
+    outer_readdress(f->bytes, &path);
+}
+
+/* By the NAT: the frame as it is beyond; NULL: it goes nowhere. */
+static struct frame *translate(struct network *n, struct side *to, struct frame *f)
+{
+    struct wire_path back;
+
+    if (!n->p.rebind && !n->p.steal && !n->nat_port)
+        return f;
+    if (!n->nat_port || dice_chance(&n->dice, n->p.rebind))
+        n->nat_port = (uint16_t)dice_between(&n->dice, 20000, 60000);
+    if (to == &n->sides[1]) {
+        if (dice_chance(&n->dice, n->p.steal)) {
+            struct frame *stolen = copy_frame(f->bytes, f->len);
+
+            from(stolen, THIEF_IP, 666);
+            stolen->number = n->number++;
+            stolen->at_ns = n->now_ns;
+            push(to, stolen);
+        }
+        from(f, 0, n->nat_port);
+        return f;
+    }
+    outer_way_back(f->bytes, &back);
+    if (back.src_ip == THIEF_IP)
+        n->misled += (f->bytes[WIRE_L2L4_BYTES] & 15) < WIRE_CHALLENGE;
+    if (back.src_port == n->nat_port && back.src_ip != THIEF_IP) {
+        to_inside(f);
+        return f;
+    }
+    free(f);
+    return NULL;
+}
+
+static void send_copies(struct network *n, struct side *to, const struct frame *p)
 {
     struct frame **kept = &n->kept[dice_below(&n->dice, KEPT)];
 
     if (!dice_chance(&n->dice, n->p.drop))
-        depart(n, to, copy_frame(p->data, p->len));
+        depart(n, to, copy_frame(p->bytes, p->len));
     if (dice_chance(&n->dice, n->p.duplicate))
-        depart(n, to, copy_frame(p->data, p->len));
+        depart(n, to, copy_frame(p->bytes, p->len));
     if (dice_chance(&n->dice, n->p.flip)) {
-        struct frame *f = copy_frame(p->data, p->len);
+        struct frame *f = copy_frame(p->bytes, p->len);
         uint64_t bit = dice_below(&n->dice, (uint64_t)f->len * 8);
 
         f->bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
         depart(n, to, f);
     }
     if (dice_chance(&n->dice, n->p.noise)) {
-        struct frame *f = copy_frame(p->data, (uint32_t)dice_between(&n->dice, 1, p->len));
+        struct frame *f = copy_frame(p->bytes, (uint32_t)dice_between(&n->dice, 1, p->len));
         uint32_t from = dice_chance(&n->dice, .5) ? 0 : (uint32_t)dice_below(&n->dice, f->len);
 
         for (uint32_t i = from; i < f->len; i++)
@@ -149,7 +214,16 @@ static void send_one(struct network *n, struct side *to, const struct pkt *p)
     if (*kept && dice_chance(&n->dice, n->p.replay)) /* perhaps back to its own sender */
         depart(n, to, copy_frame((*kept)->bytes, (*kept)->len));
     free(*kept);
-    *kept = copy_frame(p->data, p->len);
+    *kept = copy_frame(p->bytes, p->len);
+}
+
+static void send_one(struct network *n, struct side *to, const struct pkt *p)
+{
+    struct frame *f = translate(n, to, copy_frame(p->data, p->len));
+
+    if (f)
+        send_copies(n, to, f);
+    free(f);
 }
 
 /* --- ports ------------------------------------------------------------------------------------ */
@@ -249,6 +323,11 @@ void network_close(struct network *n)
         free(n->sides[i].heap);
     }
     free(n);
+}
+
+uint64_t network_misled(const struct network *n)
+{
+    return n->misled;
 }
 
 void network_set_params(struct network *n, const struct network_params *p)

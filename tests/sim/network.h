@@ -24,11 +24,16 @@ struct network_params {
     double flip;      /* a copy with one bit changed comes too */
     double replay;    /* some earlier frame comes again */
     double noise;     /* a frame of random bytes comes too */
+    double rebind;    /* a NAT before side 0 takes another port; what goes to the old one is lost */
+    double steal;     /* a copy of side 0's frame comes from another host, sooner than it */
     double refuse;    /* the port takes no more in this call */
     uint64_t delay_min_ns, delay_max_ns;
 };
 
 struct network;
+
+/* Frames of any kind but challenges and answers that side 1 sent where side 0 never was. */
+uint64_t network_misled(const struct network *n);
 
 struct network *network_open(uint64_t seed, const struct network_params *p, uint32_t pool_packets,
                              uint32_t mtu_bytes);

@@ -8,6 +8,7 @@
  *   every message arrives whole, unchanged, exactly once, in order within its session;
  *   packets in flight and packets held stay within their bounds;
  *   when sending stops, everything is soon acknowledged, and no packet is left anywhere;
+ *   through a NAT that forgets, nothing goes to who sends copies of a peer's frames;
  *   no nonce of any key seals two different byte strings (ledger.h).
  *
  *   sim_link [--seed N] [--steps M] [--runs R]
@@ -275,8 +276,10 @@ static void run(void)
         .replay = dice_chance(&d, .3) ? .1 : 0,
         .refuse = dice_chance(&d, .3) ? .1 : 0,
         .delay_min_ns = dice_below(&d, 2) ? 5000 : 2 * MS,
+        .rebind = dice_chance(&d, .3) ? .01 : 0,
     };
     np.delay_max_ns = np.delay_min_ns * dice_between(&d, 1, 8);
+    double steal = dice_chance(&d, .3) ? .05 : 0;
     double away_chance = dice_chance(&d, .5) ? .01 : 0, send_chance = dice_chance(&d, .5) ? .3 : 1;
     bool tiny = dice_chance(&d, .3), keyed = dice_chance(&d, .6);
     double restart_chance = keyed && dice_chance(&d, .5) ? .001 : 0;
@@ -315,6 +318,8 @@ static void run(void)
             restart(peers, &d, network_now(net));
             restarts++;
         }
+        np.steal = link_heard(peers[1].link) ? steal : 0; /* its first word is believed here */
+        network_set_params(net, &np);
         step(net, peers, &d);
     }
     for (deadline = network_now(net) + SETTLE_NS; !settled(&peers[0], &peers[1]);) {
@@ -322,6 +327,8 @@ static void run(void)
             fail("no progress", peers[0].n_sent - peers[1].n_received,
                  peers[1].n_sent - peers[0].n_received);
     }
+    if (network_misled(net))
+        fail("sent where the peer never was", network_misled(net), 0);
     for (int i = 0; i < 2; i++) {
         struct link_stats s;
 

@@ -114,7 +114,7 @@ static int teardown(void **state)
 
 /* A NAT in between gives the edge another address: the cloud's frames go there, also those that
  * were sent to the old one before. An old frame from elsewhere changes nothing. */
-static void the_peer_moves(void **state)
+static void move(bool astray)
 {
     struct link *edge = open_edge(&wire_path_edge, 7), *cloud = open_cloud();
     struct wire_path way = wire_path_edge, to;
@@ -141,6 +141,42 @@ static void the_peer_moves(void **state)
     (void)link_input(cloud, copy(p), now);
     pkt_unref(p);
     struct link_stats s;
+    assert_int_equal(link_path(cloud)->dst_ip,
+                     wire_path_edge.src_ip); /* who knows who sent it from there */
+    unsigned asked = 0;
+    while ((p = next(cloud))) {
+        struct wire_path back;
+        bool challenge = (p->data[WIRE_L2L4_BYTES] & 15) == WIRE_CHALLENGE;
+
+        outer_way_back(p->data, &back);
+        assert_int_equal(back.src_ip, challenge ? way.src_ip : wire_path_edge.src_ip);
+        asked += challenge;
+        if (challenge)
+            (void)link_input(edge, copy(p), now);
+        pkt_unref(p);
+    }
+    assert_int_equal(asked, 1);
+    p = next(edge); /* the answer: from elsewhere it proves nothing, and neither does an old one */
+    assert_int_equal(p->data[WIRE_L2L4_BYTES] & 15, WIRE_ANSWER);
+    struct pkt *elsewhere = copy(p);
+    way.src_port++;
+    outer_readdress(elsewhere->data, &way);
+    way.src_port--;
+    outer_readdress(p->data, &way);
+    if (astray) {
+        (void)link_input(cloud, copy(elsewhere), now);
+        assert_int_equal(link_path(cloud)->dst_ip, wire_path_edge.src_ip);
+        pkt_unref(elsewhere);
+        pkt_unref(p);
+        pkt_unref(first);
+        link_close(edge);
+        link_close(cloud);
+        return;
+    }
+    pkt_unref(elsewhere);
+    (void)link_input(cloud, copy(p), now);
+    (void)link_input(cloud, copy(p), now);
+    pkt_unref(p);
     link_stats(cloud, &s);
     assert_int_equal(s.moves, 1);
     assert_int_equal(link_path(cloud)->dst_ip, way.src_ip);
@@ -170,6 +206,16 @@ static void the_peer_moves(void **state)
     assert_int_equal(s.moves, 1);
     link_close(edge);
     link_close(cloud);
+}
+
+static void the_peer_moves(void **state)
+{
+    move(false);
+}
+
+static void an_answer_from_elsewhere_proves_nothing(void **state)
+{
+    move(true);
 }
 
 /* Who is not known is answered where it is, not where the peer is. */
@@ -275,6 +321,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(the_peer_moves, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_answer_from_elsewhere_proves_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(strangers_are_answered_at_their_place, setup, teardown),
         cmocka_unit_test_setup_teardown(the_dead_make_room, setup, teardown),
         cmocka_unit_test_setup_teardown(idle_peers_are_asked, setup, teardown),

@@ -192,7 +192,7 @@ static void test_nonsense(void **state)
     struct wire_header h;
     const uint8_t *payload;
 
-    bad[0].type = WIRE_HANDSHAKE + 1;
+    bad[0].type = WIRE_ANSWER + 1;
     bad[1].cls = WIRE_CONTROL + 1;
     bad[2].fragment = 3;
     bad[3].n_fragments = 0;

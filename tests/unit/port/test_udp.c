@@ -379,7 +379,7 @@ static void a_flood_of_junk_is_looked_at_in_parts(void **state)
 /* With all packets out nothing is lost but what the socket's buffer can't hold. */
 static void an_empty_pool_waits(void **state)
 {
-    static struct pkt *held[4096];
+    static struct pkt *held[16384];
     struct pair t;
     int n = 0;
     pair_open(&t, "127.0.0.1", "");
