@@ -3,30 +3,85 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Queries that share a pass over the cache: enough to keep a page's keys in use, few enough for
+ * their states to stay in cache. */
+#define UNIT_QUERIES 24u
+/* A batch of as few rows is shared by spans of tokens, too: else threads would have nothing to do. */
+#define SPLIT_ROWS 8u
+
+/* What one thread attends at once, for one KV head: rows of one sequence, over spans of tokens. */
+struct unit {
+    uint32_t first_row, n_rows;
+    uint32_t first_span, end_span;
+};
 
 struct attention {
     struct attention_params p;
     const struct kernels *k;
+    enum kv_format format;
+    uint32_t group;    /* query heads of a KV head */
+    size_t head_dim, state_floats;
+    size_t query_bytes; /* of one */
+    float scale;
 
-    float *cs;     /* [max_rows][rope_dims / 2][2] cos, sin of the row's position */
-    float *scores; /* [team][scores_stride]: head_dim results, then n_ctx scores */
-    size_t scores_stride;
     double *freq; /* [rope_dims / 2] radians a position */
+    float *cs;    /* [max_rows][2][rope_dims], as rope() wants them */
+
+    /* [n_kv_heads][rows of the run][group] */
+    uint8_t *queries; /* as attend.query makes them */
+    float *factors;
+
+    float *states;    /* [team][2][UNIT_QUERIES or group]: a unit's, and of the span at work */
+    uint8_t *visible; /* [team][UNIT_QUERIES or group]: tokens of a page that a query sees */
+    float *partials;  /* [SPLIT_ROWS][n_kv_heads][spans][group]: of split rows */
+    uint32_t max_spans;
     size_t bytes;
 
     /* one run */
     const struct decoder_row *rows;
     uint32_t n_rows;
+    struct unit *units;
+    uint32_t n_units;
+    bool split;
+    _Atomic uint32_t next; /* of units times KV heads, to be taken */
 };
 
-static float *alloc_f32(struct attention *a, size_t n)
-{
-    size_t bytes = (n * sizeof(float) + 63) / 64 * 64;
+/* --- open, close ----------------------------------------------------------------------------- */
 
+static void *alloc(struct attention *a, size_t bytes)
+{
+    bytes = (bytes + 63) / 64 * 64;
     a->bytes += bytes;
     return aligned_alloc(64, bytes);
+}
+
+static uint32_t unit_queries(const struct attention *a)
+{
+    return a->group > UNIT_QUERIES ? a->group : UNIT_QUERIES;
+}
+
+static int alloc_scratch(struct attention *a)
+{
+    const struct hparams *hp = a->p.hp;
+    const size_t rows = a->p.max_rows, split_rows = rows < SPLIT_ROWS ? rows : SPLIT_ROWS;
+    const size_t state = a->state_floats * sizeof(float), n_split = split_rows * a->max_spans;
+
+    a->freq = alloc(a, hp->rope_dims / 2 * sizeof(*a->freq));
+    a->cs = alloc(a, rows * 2 * hp->rope_dims * sizeof(float));
+    a->queries = alloc(a, rows * hp->n_heads * a->query_bytes);
+    a->factors = alloc(a, rows * hp->n_heads * sizeof(float));
+    a->states = alloc(a, 2ull * team_size(a->p.team) * unit_queries(a) * state);
+    a->visible = alloc(a, team_size(a->p.team) * unit_queries(a));
+    a->partials = alloc(a, n_split * hp->n_heads * state);
+    a->units = alloc(a, (rows > n_split ? rows : n_split) * sizeof(*a->units));
+    return a->freq && a->cs && a->queries && a->factors && a->states && a->visible &&
+                   a->partials && a->units
+               ? 0
+               : -ENOMEM;
 }
 
 int attention_open(const struct attention_params *p, struct attention **out)
@@ -39,12 +94,16 @@ int attention_open(const struct attention_params *p, struct attention **out)
         return -ENOMEM;
     a->p = *p;
     a->k = kernels_get();
-    a->scores_stride = hp->head_dim + ((size_t)p->n_ctx + 15) / 16 * 16;
-    a->cs = alloc_f32(a, (size_t)p->max_rows * hp->rope_dims);
-    a->scores = alloc_f32(a, team_size(p->team) * a->scores_stride);
-    a->freq = calloc(hp->rope_dims / 2, sizeof(*a->freq));
-    if (!a->cs || !a->scores || !a->freq)
-        return -ENOMEM;
+    a->format = kv_shape(p->kv)->format;
+    a->group = hp->n_heads / hp->n_kv_heads;
+    a->head_dim = hp->head_dim;
+    a->state_floats = attend_state_floats(hp->head_dim);
+    a->query_bytes = attend_query_bytes(a->format, hp->head_dim);
+    a->scale = (float)(1 / sqrt(hp->head_dim));
+    a->max_spans = p->n_ctx / KV_SPAN + 1;
+    int rc = alloc_scratch(a);
+    if (rc)
+        return rc;
     for (uint32_t i = 0; i < hp->rope_dims / 2; i++) {
         double factor = p->rope_factors ? p->rope_factors[i] : 1;
 
@@ -57,9 +116,14 @@ void attention_close(struct attention *a)
 {
     if (!a)
         return;
-    free(a->cs);
-    free(a->scores);
     free(a->freq);
+    free(a->cs);
+    free(a->queries);
+    free(a->factors);
+    free(a->states);
+    free(a->visible);
+    free(a->partials);
+    free(a->units);
     free(a);
 }
 
@@ -68,25 +132,62 @@ size_t attention_bytes(const struct attention *a)
     return a->bytes;
 }
 
+/* --- one run --------------------------------------------------------------------------------- */
+
+static uint32_t spans_of(const struct decoder_row *row)
+{
+    return row->pos / KV_SPAN + 1;
+}
+
+/* Spans of single rows. */
+static void plan_split(struct attention *a)
+{
+    for (uint32_t r = 0; r < a->n_rows; r++)
+        for (uint32_t span = 0; span < spans_of(&a->rows[r]); span++)
+            a->units[a->n_units++] = (struct unit){r, 1, span, span + 1};
+}
+
+/* Rows that follow one another in a sequence, over all they see. */
+static void plan_whole(struct attention *a)
+{
+    const uint32_t most = unit_queries(a) / a->group;
+
+    for (uint32_t r = 0, n; r < a->n_rows; r += n) {
+        for (n = 1; n < most && r + n < a->n_rows; n++)
+            if (a->rows[r + n].seq != a->rows[r].seq)
+                break;
+        a->units[a->n_units++] = (struct unit){r, n, 0, spans_of(&a->rows[r + n - 1])};
+    }
+}
+
 void attention_begin(struct attention *a, const struct decoder_row *rows, uint32_t n_rows)
 {
     a->rows = rows;
     a->n_rows = n_rows;
+    a->n_units = 0;
+    a->split = n_rows <= SPLIT_ROWS && team_size(a->p.team) > 1;
+    if (a->split)
+        plan_split(a);
+    else
+        plan_whole(a);
 }
 
 /* Angles in double: the same table whatever the position, rounded once. */
 void attention_angles(struct attention *a, unsigned part, unsigned parts)
 {
-    uint32_t pairs = a->p.hp->rope_dims / 2;
+    const uint32_t dims = a->p.hp->rope_dims;
+    const bool neox = a->p.hp->arch->rope_neox;
 
     for (uint32_t r = part; r < a->n_rows; r += parts) {
-        float *cs = a->cs + (size_t)r * pairs * 2;
+        float *c = a->cs + (size_t)r * 2 * dims, *s = c + dims;
 
-        for (uint32_t i = 0; i < pairs; i++) {
-            double angle = a->rows[r].pos * a->freq[i];
+        for (uint32_t i = 0; i < dims / 2; i++) {
+            const double angle = a->rows[r].pos * a->freq[i];
+            const uint32_t one = neox ? i : 2 * i, other = neox ? i + dims / 2 : 2 * i + 1;
 
-            cs[2 * i] = (float)cos(angle);
-            cs[2 * i + 1] = (float)sin(angle);
+            c[one] = c[other] = (float)cos(angle);
+            s[other] = (float)sin(angle);
+            s[one] = -s[other];
         }
     }
 }
@@ -95,53 +196,192 @@ static void rotate(const struct attention *a, float *head, uint32_t row)
 {
     const struct hparams *hp = a->p.hp;
 
-    a->k->rope(head, a->cs + (size_t)row * hp->rope_dims, hp->rope_dims, hp->arch->rope_neox);
+    a->k->rope(head, a->cs + (size_t)row * 2 * hp->rope_dims, hp->rope_dims, hp->arch->rope_neox);
 }
 
-static void store_kv(struct attention *a, uint32_t layer, float *keys, float *values,
-                     unsigned part, unsigned parts)
+/* --- a layer --------------------------------------------------------------------------------- */
+
+static size_t query_index(const struct attention *a, uint32_t kv_head, uint32_t row)
 {
-    uint32_t heads = a->p.hp->n_kv_heads, hd = a->p.hp->head_dim;
+    return ((size_t)kv_head * a->n_rows + row) * a->group;
+}
 
-    for (uint32_t i = part; i < a->n_rows * heads; i += parts) {
-        uint32_t r = i / heads, h = i % heads;
+static void prepare_query(struct attention *a, uint32_t head, uint32_t row, float *q)
+{
+    const size_t at = query_index(a, head / a->group, row) + head % a->group;
+
+    rotate(a, q, row);
+    a->factors[at] = a->k->attend.query(a->format, a->queries + at * a->query_bytes, a->head_dim, q,
+                                        a->scale);
+}
+
+/* Rotate, quantize and cache. Heads outside: a head's tiles are written by few threads. */
+static void prepare(struct attention *a, uint32_t layer, float *q, float *keys, float *values,
+                    unsigned part, unsigned parts)
+{
+    const uint32_t heads = a->p.hp->n_heads, kv_heads = a->p.hp->n_kv_heads;
+    const size_t hd = a->head_dim, tile_bytes = kv_tile_bytes(a->format, hd);
+    size_t from, to;
+
+    team_share((size_t)(heads + 2 * kv_heads) * a->n_rows, 1, part, parts, &from, &to);
+    for (size_t i = from; i < to; i++) {
+        uint32_t h = (uint32_t)(i / a->n_rows), r = (uint32_t)(i % a->n_rows);
         const struct decoder_row *row = &a->rows[r];
-        float *key = keys + (size_t)i * hd, *value = values + (size_t)i * hd;
-        size_t at = (size_t)row->pos * hd;
 
-        rotate(a, key, r);
-        a->k->f32_to_f16(kv_keys(a->p.kv, row->seq, layer, h) + at, key, hd);
-        a->k->f32_to_f16(kv_values(a->p.kv, row->seq, layer, h) + at, value, hd);
+        if (h < heads) {
+            prepare_query(a, h, r, q + ((size_t)r * heads + h) * hd);
+            continue;
+        }
+        h -= heads;
+        const bool is_key = h < kv_heads;
+        h %= kv_heads;
+        uint8_t *tiles = kv_tiles(a->p.kv, row->seq, row->pos / KV_PAGE, layer, h);
+        float *x = (is_key ? keys : values) + ((size_t)r * kv_heads + h) * hd;
+        if (is_key) {
+            rotate(a, x, r);
+            a->k->attend.put_key(a->format, tiles, hd, row->pos % KV_PAGE, x);
+        } else {
+            a->k->attend.put_value(a->format, tiles + tile_bytes, hd, row->pos % KV_PAGE, x);
+        }
     }
 }
 
-/* One task a (head, row), heads outside so that a head's keys stay in cache for many rows. */
-static void attend(struct attention *a, uint32_t layer, float *queries, unsigned part,
-                   unsigned parts)
+static void prefetch(const uint8_t *p, size_t bytes)
 {
-    uint32_t heads = a->p.hp->n_heads, hd = a->p.hp->head_dim;
-    uint32_t group = heads / a->p.hp->n_kv_heads;
-    float *result = a->scores + part * a->scores_stride, *scores = result + hd;
-    const float scale = (float)(1 / sqrt(hd));
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(p + i);
+}
 
-    for (uint32_t i = part; i < heads * a->n_rows; i += parts) {
-        uint32_t h = i / a->n_rows, r = i % a->n_rows;
-        const struct decoder_row *row = &a->rows[r];
-        float *q = queries + ((size_t)r * heads + h) * hd;
+/* The pages of one span, for those rows of a unit that see any of it. */
+static void attend_span(struct attention *a, uint32_t layer, uint32_t kv_head,
+                        const struct unit *u, uint32_t span, uint8_t *visible, float *states)
+{
+    const struct decoder_row *rows = a->rows + u->first_row;
+    const size_t tile_bytes = kv_tile_bytes(a->format, a->head_dim);
+    const size_t at = query_index(a, kv_head, u->first_row);
+    const uint32_t last_pos = rows[u->n_rows - 1].pos, end = last_pos / KV_PAGE + 1;
+    const int seq = rows[0].seq;
 
-        rotate(a, q, r);
-        a->k->attend(result, q, kv_keys(a->p.kv, row->seq, layer, h / group),
-                     kv_values(a->p.kv, row->seq, layer, h / group), hd, row->pos + 1, hd, scale,
-                     scores);
-        memcpy(q, result, hd * sizeof(float));
-        a->p.worked(a->p.arg, part, 2ull * hd * (row->pos + 1));
+    for (uint32_t page = span * KV_SPAN_PAGES; page < end && page < (span + 1) * KV_SPAN_PAGES;
+         page++) {
+        const uint8_t *tiles = kv_tiles(a->p.kv, seq, page, layer, kv_head);
+        const uint32_t base = page * KV_PAGE;
+        uint32_t first = 0;
+
+        if (page + 1 < end)
+            prefetch(kv_tiles(a->p.kv, seq, page + 1, layer, kv_head), 2 * tile_bytes);
+        while (rows[first].pos < base)
+            first++;
+        const uint32_t skipped = first * a->group, n = (u->n_rows - first) * a->group;
+        for (uint32_t i = 0; i < n; i++) {
+            const uint32_t seen = rows[first + i / a->group].pos + 1 - base;
+
+            visible[i] = (uint8_t)(seen < KV_PAGE ? seen : KV_PAGE);
+        }
+        a->k->attend.page(a->format, tiles, tiles + tile_bytes, a->head_dim, n,
+                          a->queries + (at + skipped) * a->query_bytes, a->factors + at + skipped,
+                          visible, states + skipped * a->state_floats);
+    }
+}
+
+static void begin_states(struct attention *a, float *states, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        a->k->attend.begin(states + i * a->state_floats, a->head_dim);
+}
+
+static void finish(struct attention *a, uint32_t kv_head, uint32_t row, float *states, float *q)
+{
+    float *out = q + ((size_t)row * a->p.hp->n_heads + kv_head * a->group) * a->head_dim;
+
+    for (uint32_t i = 0; i < a->group; i++)
+        a->k->attend.finish(a->format, out + i * a->head_dim, states + i * a->state_floats,
+                            a->head_dim);
+}
+
+/* All that a unit's rows see. */
+static void attend_whole(struct attention *a, uint32_t layer, uint32_t kv_head,
+                         const struct unit *u, uint8_t *visible, float *states, float *q)
+{
+    const size_t n = (size_t)u->n_rows * a->group, size = a->state_floats;
+    float *of_span = states + unit_queries(a) * size;
+
+    begin_states(a, states, n);
+    attend_span(a, layer, kv_head, u, 0, visible, states);
+    for (uint32_t span = 1; span < u->end_span; span++) {
+        begin_states(a, of_span, n);
+        attend_span(a, layer, kv_head, u, span, visible, of_span);
+        for (size_t i = 0; i < n; i++)
+            if (a->rows[u->first_row + i / a->group].pos >= span * KV_SPAN)
+                a->k->attend.join(states + i * size, of_span + i * size, a->head_dim);
+    }
+    for (uint32_t r = 0; r < u->n_rows; r++)
+        finish(a, kv_head, u->first_row + r, states + r * a->group * size, q);
+}
+
+static float *partial(const struct attention *a, uint32_t kv_head, uint32_t row, uint32_t span)
+{
+    const size_t at = ((size_t)row * a->p.hp->n_kv_heads + kv_head) * a->max_spans + span;
+
+    return a->partials + at * a->group * a->state_floats;
+}
+
+static void attend(struct attention *a, uint32_t layer, float *q, unsigned part)
+{
+    const uint32_t n = a->n_units * a->p.hp->n_kv_heads;
+    uint8_t *visible = a->visible + (size_t)part * unit_queries(a);
+    float *states = a->states + 2ull * part * unit_queries(a) * a->state_floats;
+
+    for (;;) {
+        const uint32_t i = atomic_fetch_add_explicit(&a->next, 1, memory_order_relaxed);
+        if (i >= n)
+            return;
+
+        /* The last units see most: they go first, so that the team ends together. */
+        const uint32_t kv_head = i / a->n_units;
+        const struct unit *u = &a->units[a->n_units - 1 - i % a->n_units];
+        if (a->split) {
+            float *to = partial(a, kv_head, u->first_row, u->first_span);
+
+            begin_states(a, to, a->group);
+            attend_span(a, layer, kv_head, u, u->first_span, visible, to);
+        } else {
+            attend_whole(a, layer, kv_head, u, visible, states, q);
+        }
+        a->p.worked(a->p.arg, part,
+                    2ull * a->head_dim * u->n_rows * a->group * KV_SPAN *
+                        (u->end_span - u->first_span));
+    }
+}
+
+/* Spans of split rows, in order. */
+static void join_spans(struct attention *a, float *q, unsigned part, unsigned parts)
+{
+    const uint32_t kv_heads = a->p.hp->n_kv_heads;
+
+    for (uint32_t i = part; i < a->n_rows * kv_heads; i += parts) {
+        const uint32_t row = i / kv_heads, kv_head = i % kv_heads;
+        float *states = partial(a, kv_head, row, 0);
+
+        for (uint32_t span = 1; span < spans_of(&a->rows[row]); span++)
+            for (uint32_t j = 0; j < a->group; j++)
+                a->k->attend.join(states + j * a->state_floats,
+                                  partial(a, kv_head, row, span) + j * a->state_floats,
+                                  a->head_dim);
+        finish(a, kv_head, row, states, q);
     }
 }
 
 void attention_run(struct attention *a, uint32_t layer, float *q, float *keys, float *values,
                    unsigned part, unsigned parts)
 {
-    store_kv(a, layer, keys, values, part, parts);
+    if (part == 0)
+        atomic_store_explicit(&a->next, 0, memory_order_relaxed);
+    prepare(a, layer, q, keys, values, part, parts);
     team_barrier(a->p.team);
-    attend(a, layer, q, part, parts);
+    attend(a, layer, q, part);
+    if (a->split) {
+        team_barrier(a->p.team);
+        join_spans(a, q, part, parts);
+    }
 }
