@@ -42,6 +42,12 @@ struct stage_rows {
     uint32_t pos, n, n_logits;
 };
 
+/* Of a numerics id. */
+static inline enum kv_format stage_numerics_kv(uint32_t numerics_id)
+{
+    return (enum kv_format)(numerics_id >> 16 & 0xff);
+}
+
 struct stage; /* first member: const struct stage_ops *ops */
 
 struct stage_ops {
@@ -68,7 +74,7 @@ struct stage_params {
     uint32_t n_ctx;          /* 0: the model's, at most 8192 */
     size_t kv_budget_bytes;  /* hard budget of the cache; 0: max_seqs * n_ctx tokens. Pages are
                               * allocated as sequences grow */
-    enum kv_format kv_format;
+    enum kv_format kv_format; /* how keys and values are cached */
     bool exact;              /* f32 activations instead of int8: slow, for eval */
 };
 

@@ -148,6 +148,7 @@ static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int
         .max_rows = max_rows(f->o),
         .max_seqs = f->o->parallel,
         .n_ctx = f->o->model.ctx,
+        .kv_format = f->o->model.kv,
     };
     rc = model_open_stage(&f->model, &params, f->team, &f->stage);
     if (rc == EXIT_OK)

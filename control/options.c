@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "codec/cpu.h"
+#include "compute/kernels/attend.h"
 #include "control/codec_arg.h"
 #include "control/log.h"
 #include "control/quality_arg.h"
@@ -65,6 +66,17 @@ unsigned opt_cpu_mask(struct argp_state *state, const char *arg)
     return mask;
 }
 
+static enum kv_format opt_kv_format(struct argp_state *state, const char *arg)
+{
+    int f = 0;
+
+    while (f < KV_FORMATS && strcmp(arg, kv_format_name(f)) != 0)
+        f++;
+    if (f == KV_FORMATS)
+        argp_error(state, "--kv %s: must be f16, q8 or q4", arg);
+    return (enum kv_format)f;
+}
+
 /* --- model ---------------------------------------------------------------------------------------
  */
 
@@ -76,6 +88,10 @@ static const struct argp_option model_options[] = {
     {"cpu-mask", OPT_CPU_MASK, "MASK", 0,
      "Instruction sets to use: c, avx2, avx512, vnni or all. Changes speed, never results", 1},
     {"ctx", OPT_CTX, "N", 0, "Longest sequence in tokens (default: the model's, at most 8192)", 1},
+    {"kv", OPT_KV, "f16|q8|q4", 0,
+     "How keys and values are cached (default f16): q8 takes half of f16's memory, q4 an eighth more "
+     "than a quarter; the same at both ends",
+     1},
     {0},
 };
 
@@ -101,6 +117,9 @@ static error_t model_parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_CTX:
         o->ctx = opt_u32(state, "--ctx", arg, 1, 1u << 20);
+        return 0;
+    case OPT_KV:
+        o->kv = opt_kv_format(state, arg);
         return 0;
     case ARGP_KEY_END:
         if (!o->path)

@@ -17,6 +17,7 @@
 
 #include "codec/codec.h"
 #include "codec/rate.h"
+#include "compute/kernels/attend.h"
 #include "compute/sampler.h"
 
 /* Keys of options without a letter; a command's own keys start at OPT_OWN. */
@@ -25,6 +26,7 @@ enum {
     OPT_FIRST_CORE,
     OPT_CPU_MASK,
     OPT_CTX,
+    OPT_KV,
     OPT_SPLIT,
     OPT_CODEC,
     OPT_PROFILE,
@@ -44,13 +46,15 @@ enum {
     OPT_OWN,
 };
 
-/* -m FILE, --threads N, --first-core N, --cpu-mask MASK (takes effect at once), --ctx N. */
+/* -m FILE, --threads N, --first-core N, --cpu-mask MASK (takes effect at once), --ctx N,
+ * --kv FORMAT. */
 struct model_options {
     const char *path;  /* never NULL after parsing */
     uint32_t threads;  /* 0: not given */
     int first_core;    /* -1: do not pin; INT32_MIN: not given */
     uint32_t ctx;      /* 0: not given */
     unsigned cpu_mask; /* CPU_ALL: not given */
+    enum kv_format kv;
 };
 extern const struct argp model_argp;
 

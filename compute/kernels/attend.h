@@ -43,6 +43,14 @@ enum kv_format {
     KV_FORMATS
 };
 
+/* "f16", "q8", "q4"; "?" for what is none. */
+static inline const char *kv_format_name(enum kv_format f)
+{
+    static const char *const names[KV_FORMATS] = {"f16", "q8", "q4"};
+
+    return f < KV_FORMATS ? names[f] : "?";
+}
+
 #define KV_HEAD_DIM_MAX 512u
 #define KV_F16_MAX      65504.f
 #define KV_QUERY_MAX    32767.f /* of a query's and a weight's integers: 127 of them 512 times fit */

@@ -190,6 +190,7 @@ int cmd_cloud(int argc, char **argv)
         .max_rows = o.chunk_tokens > o.max_sessions ? o.chunk_tokens : o.max_sessions,
         .max_seqs = o.max_sessions,
         .n_ctx = o.model.ctx,
+        .kv_format = o.model.kv,
     };
     rc = model_open_stage(&m, &stage_params, team, &stage);
     if (rc != EXIT_OK)
