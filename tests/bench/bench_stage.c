@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * bench_stage MODEL [THREADS [PROMPT [FIRST END]]]: tokens a second of a stage, prefill of PROMPT
+ * bench_stage MODEL [THREADS [PROMPT [FIRST END [KV]]]]: tokens a second of a stage, prefill of PROMPT
  * (default 512) tokens in chunks of 128 and decode of 64 tokens after it, best of three rounds.
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "compute/gguf.h"
@@ -46,8 +47,11 @@ int main(int argc, char **argv)
     double best_prefill = 1e9, best_decode = 1e9;
     struct team *team;
     struct gguf *g;
-    char err[GGUF_ERR] = "usage: bench_stage MODEL [THREADS [PROMPT [FIRST END]]]";
+    char err[GGUF_ERR] = "usage: bench_stage MODEL [THREADS [PROMPT [FIRST END [KV]]]]";
 
+    for (int f = 0; argc > 6 && f < KV_FORMATS; f++)
+        if (strcmp(argv[6], kv_format_name((enum kv_format)f)) == 0)
+            p.kv_format = (enum kv_format)f;
     if (argc > 5) {
         p.first_layer = (uint32_t)atoi(argv[4]);
         p.end_layer = (uint32_t)atoi(argv[5]);
