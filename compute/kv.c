@@ -20,7 +20,7 @@ struct kv_seq {
 
 struct kv {
     struct kv_shape shape;
-    size_t tile_bytes, page_bytes;
+    size_t tiles_bytes, page_bytes;
     uint32_t max_seqs;
     size_t budget_bytes;
 
@@ -36,11 +36,16 @@ struct kv {
     struct kv_seq seqs[];
 };
 
+/* Of one head in one layer. */
+static size_t tiles_bytes(const struct kv_shape *s)
+{
+    return kv_key_bytes(s->format, s->head_dim) + kv_value_bytes(s->format, s->head_dim);
+}
+
 static size_t page_bytes(const struct kv_shape *s)
 {
     const size_t os_page = (size_t)sysconf(_SC_PAGESIZE);
-    const size_t bytes =
-        (size_t)s->n_layers * s->n_kv_heads * 2 * kv_tile_bytes(s->format, s->head_dim);
+    const size_t bytes = (size_t)s->n_layers * s->n_kv_heads * tiles_bytes(s);
 
     return (bytes + os_page - 1) / os_page * os_page;
 }
@@ -160,7 +165,7 @@ int kv_open(const struct kv_shape *shape, uint32_t max_seqs, size_t budget_bytes
     if (!kv)
         return -ENOMEM;
     kv->shape = *shape;
-    kv->tile_bytes = kv_tile_bytes(shape->format, shape->head_dim);
+    kv->tiles_bytes = tiles_bytes(shape);
     kv->page_bytes = page_bytes(shape);
     kv->max_seqs = max_seqs;
     kv->budget_bytes = budget_bytes;
@@ -332,7 +337,7 @@ const struct kv_shape *kv_shape(const struct kv *kv)
 uint8_t *kv_tiles(const struct kv *kv, int seq, uint32_t page, uint32_t layer, uint32_t head)
 {
     return kv->seqs[seq].pages[page] +
-           ((size_t)layer * kv->shape.n_kv_heads + head) * 2 * kv->tile_bytes;
+           ((size_t)layer * kv->shape.n_kv_heads + head) * kv->tiles_bytes;
 }
 
 struct kv_account kv_account(const struct kv *kv)

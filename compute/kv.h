@@ -53,7 +53,7 @@ int kv_seq_append(struct kv *kv, int seq, uint32_t n);
  * the budget has no room for pages in their place, -ENOSPC; nothing changed then. */
 int kv_seq_truncate(struct kv *kv, int seq, uint32_t n_tokens);
 
-/* Tiles of one head in page `page` of seq: keys, and kv_tile_bytes() on, values. `layer` counts from
+/* Tiles of one head in page `page` of seq: keys, and kv_key_bytes() on, values. `layer` counts from
  * the stage's first. Tokens past the sequence's have numbers, not NaNs, in all formats. */
 uint8_t *kv_tiles(const struct kv *kv, int seq, uint32_t page, uint32_t layer, uint32_t head);
 

@@ -208,10 +208,10 @@ static int resolve(const struct gguf *g, const struct hparams *hp, const struct 
     if (p->n_ctx > hp->n_ctx)
         return gguf_fail(gguf_path(g), err, -ERANGE, "a context of %u tokens: the model has %u",
                          p->n_ctx, hp->n_ctx);
-    if (p->kv_format == KV_Q4 && hp->head_dim % 32)
+    if (kv_value_code(p->kv_format) == KV_CODE_Q4 && hp->head_dim % 32)
         return gguf_fail(gguf_path(g), err, -ERANGE,
-                         "a q4 KV cache: heads of %u dims, which must be a multiple of 32",
-                         hp->head_dim);
+                         "a %s KV cache: heads of %u dims, which must be a multiple of 32",
+                         kv_format_name(p->kv_format), hp->head_dim);
     if (p->max_rows > MAX_ROWS_LIMIT || p->max_seqs > MAX_SEQS_LIMIT)
         return gguf_fail(gguf_path(g), err, -ERANGE,
                          "%u rows of %u sequences at once: at most %u and %u", p->max_rows,

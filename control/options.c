@@ -73,7 +73,7 @@ static enum kv_format opt_kv_format(struct argp_state *state, const char *arg)
     while (f < KV_FORMATS && strcmp(arg, kv_format_name(f)) != 0)
         f++;
     if (f == KV_FORMATS)
-        argp_error(state, "--kv %s: must be f16, q8 or q4", arg);
+        argp_error(state, "--kv %s: must be f16, q8, k8v4 or q4", arg);
     return (enum kv_format)f;
 }
 
@@ -88,9 +88,9 @@ static const struct argp_option model_options[] = {
     {"cpu-mask", OPT_CPU_MASK, "MASK", 0,
      "Instruction sets to use: c, avx2, avx512, vnni or all. Changes speed, never results", 1},
     {"ctx", OPT_CTX, "N", 0, "Longest sequence in tokens (default: the model's, at most 8192)", 1},
-    {"kv", OPT_KV, "f16|q8|q4", 0,
-     "How keys and values are cached (default f16): q8 takes half of f16's memory, q4 an eighth more "
-     "than a quarter; the same at both ends",
+    {"kv", OPT_KV, "f16|q8|k8v4|q4", 0,
+     "How keys and values are cached (default f16): q8 takes half of the memory, k8v4 (keys as "
+     "q8, values as q4) two fifths, q4 a quarter; the same at both ends",
      1},
     {0},
 };

@@ -220,7 +220,7 @@ static void prepare(struct attention *a, uint32_t layer, float *q, float *keys, 
                     unsigned part, unsigned parts)
 {
     const uint32_t heads = a->p.hp->n_heads, kv_heads = a->p.hp->n_kv_heads;
-    const size_t hd = a->head_dim, tile_bytes = kv_tile_bytes(a->format, hd);
+    const size_t hd = a->head_dim, key_bytes = kv_key_bytes(a->format, hd);
     size_t from, to;
 
     team_share((size_t)(heads + 2 * kv_heads) * a->n_rows, 1, part, parts, &from, &to);
@@ -241,7 +241,7 @@ static void prepare(struct attention *a, uint32_t layer, float *q, float *keys, 
             rotate(a, x, r);
             a->k->attend.put_key(a->format, tiles, hd, row->pos % KV_PAGE, x);
         } else {
-            a->k->attend.put_value(a->format, tiles + tile_bytes, hd, row->pos % KV_PAGE, x);
+            a->k->attend.put_value(a->format, tiles + key_bytes, hd, row->pos % KV_PAGE, x);
         }
     }
 }
@@ -257,7 +257,8 @@ static void attend_span(struct attention *a, uint32_t layer, uint32_t kv_head,
                         const struct unit *u, uint32_t span, uint8_t *visible, float *states)
 {
     const struct decoder_row *rows = a->rows + u->first_row;
-    const size_t tile_bytes = kv_tile_bytes(a->format, a->head_dim);
+    const size_t key_bytes = kv_key_bytes(a->format, a->head_dim);
+    const size_t bytes = key_bytes + kv_value_bytes(a->format, a->head_dim);
     const size_t at = query_index(a, kv_head, u->first_row);
     const uint32_t last_pos = rows[u->n_rows - 1].pos, end = last_pos / KV_PAGE + 1;
     const int seq = rows[0].seq;
@@ -269,7 +270,7 @@ static void attend_span(struct attention *a, uint32_t layer, uint32_t kv_head,
         uint32_t first = 0;
 
         if (page + 1 < end)
-            prefetch(kv_tiles(a->p.kv, seq, page + 1, layer, kv_head), 2 * tile_bytes);
+            prefetch(kv_tiles(a->p.kv, seq, page + 1, layer, kv_head), bytes);
         while (rows[first].pos < base)
             first++;
         const uint32_t skipped = first * a->group, n = (u->n_rows - first) * a->group;
@@ -278,7 +279,7 @@ static void attend_span(struct attention *a, uint32_t layer, uint32_t kv_head,
 
             visible[i] = (uint8_t)(seen < KV_PAGE ? seen : KV_PAGE);
         }
-        a->k->attend.page(a->format, tiles, tiles + tile_bytes, a->head_dim, n,
+        a->k->attend.page(a->format, tiles, tiles + key_bytes, a->head_dim, n,
                           a->queries + (at + skipped) * a->query_bytes, a->factors + at + skipped,
                           visible, states + skipped * a->state_floats);
     }

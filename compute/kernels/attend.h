@@ -39,14 +39,32 @@
 enum kv_format {
     KV_F16,
     KV_Q8,
+    KV_K8V4, /* keys as q8, values as q4: keys are what costs quality */
     KV_Q4,
     KV_FORMATS
 };
 
-/* "f16", "q8", "q4"; "?" for what is none. */
+/* Of one tile. */
+enum kv_code {
+    KV_CODE_F16,
+    KV_CODE_Q8,
+    KV_CODE_Q4
+};
+
+static inline enum kv_code kv_key_code(enum kv_format f)
+{
+    return f == KV_F16 ? KV_CODE_F16 : f == KV_Q4 ? KV_CODE_Q4 : KV_CODE_Q8;
+}
+
+static inline enum kv_code kv_value_code(enum kv_format f)
+{
+    return f == KV_F16 ? KV_CODE_F16 : f == KV_Q8 ? KV_CODE_Q8 : KV_CODE_Q4;
+}
+
+/* "f16", "q8", "k8v4", "q4"; "?" for what is none. */
 static inline const char *kv_format_name(enum kv_format f)
 {
-    static const char *const names[KV_FORMATS] = {"f16", "q8", "q4"};
+    static const char *const names[KV_FORMATS] = {"f16", "q8", "k8v4", "q4"};
 
     return f < KV_FORMATS ? names[f] : "?";
 }
@@ -61,12 +79,23 @@ static inline const char *kv_format_name(enum kv_format f)
 static const int8_t kv_levels[16] = {-127, -96, -75, -58, -44, -31, -18, -6,
                                      6,    18,  31,  44,  58,  75,  96,  127};
 
-/* Bytes of one tile; a multiple of 64. Head dims: a multiple of 16, of q4 of 32. */
-static inline size_t kv_tile_bytes(enum kv_format f, size_t hd)
+/* Bytes of a tile of keys, and of one of values; multiples of 64. Head dims: a multiple of 16, of q4
+ * values of 32. */
+static inline size_t kv_code_bytes(enum kv_code c, size_t hd)
 {
-    const size_t values = KV_PAGE * hd;
+    const size_t n = KV_PAGE * hd;
 
-    return f == KV_F16 ? values * 2 : (f == KV_Q8 ? values : values / 2) + KV_PAGE * 2;
+    return c == KV_CODE_F16 ? n * 2 : (c == KV_CODE_Q8 ? n : n / 2) + KV_PAGE * 2;
+}
+
+static inline size_t kv_key_bytes(enum kv_format f, size_t hd)
+{
+    return kv_code_bytes(kv_key_code(f), hd);
+}
+
+static inline size_t kv_value_bytes(enum kv_format f, size_t hd)
+{
+    return kv_code_bytes(kv_value_code(f), hd);
 }
 
 /* Bytes of a query as query() makes it. */

@@ -109,11 +109,11 @@ ROWS_FN uint16_t codes_q4(int8_t *codes, const float *x, size_t hd)
 }
 
 /* Codes and scale of a head: of what is left of x, its Hadamard transform. */
-ROWS_FN void encode(enum kv_format f, uint8_t *tile, size_t hd, size_t at, float *x, int8_t *codes)
+ROWS_FN void encode(enum kv_code c, uint8_t *tile, size_t hd, size_t at, float *x, int8_t *codes)
 {
     hadamard(x, hd);
-    uint16_t d = f == KV_Q8 ? codes_q8(codes, x, hd) : codes_q4(codes, x, hd);
-    memcpy(tile + kv_tile_bytes(f, hd) - KV_PAGE * 2 + at * 2, &d, 2);
+    uint16_t d = c == KV_CODE_Q8 ? codes_q8(codes, x, hd) : codes_q4(codes, x, hd);
+    memcpy(tile + kv_code_bytes(c, hd) - KV_PAGE * 2 + at * 2, &d, 2);
 }
 
 ROWS_FN void to_f16(uint16_t *y, const float *x, size_t hd)
@@ -128,16 +128,17 @@ ROWS_FN void put_key(enum kv_format f, uint8_t *tile, size_t hd, size_t at, floa
 {
     uint16_t h[KV_HEAD_DIM_MAX];
     int8_t c[KV_HEAD_DIM_MAX];
+    const enum kv_code code = kv_key_code(f);
     size_t unit = at / 16, lane = at % 16;
 
-    if (f == KV_F16) {
+    if (code == KV_CODE_F16) {
         to_f16(h, x, hd);
         for (size_t i = 0; i < hd; i++)
             memcpy(tile + ((unit * hd + i) * 16 + lane) * 2, &h[i], 2);
         return;
     }
-    encode(f, tile, hd, at, x, c);
-    if (f == KV_Q8)
+    encode(code, tile, hd, at, x, c);
+    if (code == KV_CODE_Q8)
         for (size_t i = 0; i < hd; i++)
             tile[(unit * hd / 2 + i / 2) * 32 + lane * 2 + i % 2] = (uint8_t)c[i];
     else
@@ -149,15 +150,16 @@ ROWS_FN void put_value(enum kv_format f, uint8_t *tile, size_t hd, size_t at, fl
 {
     uint16_t h[KV_HEAD_DIM_MAX];
     int8_t c[KV_HEAD_DIM_MAX];
+    const enum kv_code code = kv_value_code(f);
 
-    if (f == KV_F16) {
+    if (code == KV_CODE_F16) {
         to_f16(h, x, hd);
         for (size_t i = 0; i < hd; i += 16)
             memcpy(tile + (i * KV_PAGE + at * 16) * 2, h + i, 32);
         return;
     }
-    encode(f, tile, hd, at, x, c);
-    if (f == KV_Q8)
+    encode(code, tile, hd, at, x, c);
+    if (code == KV_CODE_Q8)
         for (size_t i = 0; i < hd; i++)
             tile[(i / 16 * KV_PAGE / 2 + at / 2) * 32 + i % 16 * 2 + at % 2] = (uint8_t)c[i];
     else
@@ -253,8 +255,9 @@ TILE_FN void page_scores(const size_t R, const enum kv_format f, const uint8_t *
                          float scores[][KV_PAGE])
 {
     const uint16_t *d =
-        (const uint16_t *)(const void *)(keys + kv_tile_bytes(f, hd) - KV_PAGE * 2);
-    size_t unit_bytes = hd * (f == KV_F16 ? 32 : f == KV_Q8 ? 16 : 8);
+        (const uint16_t *)(const void *)(keys + kv_key_bytes(f, hd) - KV_PAGE * 2);
+    const enum nibbles nibbles = kv_key_code(f) == KV_CODE_Q8 ? NONE : BY_TURNS;
+    size_t unit_bytes = hd * (f == KV_F16 ? 32 : nibbles == NONE ? 16 : 8);
 
     for (size_t u = 0; u * 16 < n; u++) {
         v16 s[TILE_QUERIES];
@@ -262,7 +265,7 @@ TILE_FN void page_scores(const size_t R, const enum kv_format f, const uint8_t *
         if (f == KV_F16)
             dots_f16(R, q, hd, keys + u * unit_bytes, hd, s);
         else
-            dots_int(R, f == KV_Q8 ? NONE : BY_TURNS, q, hd, keys + u * unit_bytes, hd / 2, s);
+            dots_int(R, nibbles, q, hd, keys + u * unit_bytes, hd / 2, s);
         UNROLL
         for (size_t r = 0; r < R; r++) {
             v16 factor = v_set1(factors[r]);
@@ -354,7 +357,7 @@ TILE_FN void page_tile(const size_t R, const enum kv_format f, const uint8_t *ke
                        const uint8_t *visible, float *state)
 {
     const uint16_t *d =
-        (const uint16_t *)(const void *)(values + kv_tile_bytes(f, hd) - KV_PAGE * 2);
+        (const uint16_t *)(const void *)(values + kv_value_bytes(f, hd) - KV_PAGE * 2);
     float p[TILE_QUERIES][KV_PAGE], old_weight[TILE_QUERIES], new_weight[TILE_QUERIES];
     int16_t w[TILE_QUERIES][KV_PAGE];
     size_t n = 0, stride = attend_state_floats(hd);
@@ -377,7 +380,7 @@ TILE_FN void page_tile(const size_t R, const enum kv_format f, const uint8_t *ke
 }
 
 #define PAGE_FORMAT(R, f)                                                                              ROWS_FN void page_##f##_##R(const uint8_t *keys, const uint8_t *values, size_t hd,                                             const void *q, const float *factors, const uint8_t *visible,                                       float *state)                                                          {                                                                                                      page_tile(R, KV_##f, keys, values, hd, q, factors, visible, state);                            }
-#define PAGE_FORMATS(R) PAGE_FORMAT(R, F16) PAGE_FORMAT(R, Q8) PAGE_FORMAT(R, Q4)
+#define PAGE_FORMATS(R) PAGE_FORMAT(R, F16) PAGE_FORMAT(R, Q8) PAGE_FORMAT(R, K8V4) PAGE_FORMAT(R, Q4)
 PAGE_FORMATS(1)
 PAGE_FORMATS(2)
 PAGE_FORMATS(3)
@@ -394,6 +397,7 @@ ROWS_FN void page(enum kv_format f, const uint8_t *keys, const uint8_t *values, 
     static const page_fn tiles[KV_FORMATS][TILE_QUERIES] = {
         {page_F16_1, page_F16_2, page_F16_3, page_F16_4, page_F16_5, page_F16_6},
         {page_Q8_1, page_Q8_2, page_Q8_3, page_Q8_4, page_Q8_5, page_Q8_6},
+        {page_K8V4_1, page_K8V4_2, page_K8V4_3, page_K8V4_4, page_K8V4_5, page_K8V4_6},
         {page_Q4_1, page_Q4_2, page_Q4_3, page_Q4_4, page_Q4_5, page_Q4_6},
     };
     size_t bytes = attend_query_bytes(f, hd);
