@@ -31,6 +31,9 @@ struct attention {
     double *freq; /* [rope_dims / 2] radians a position */
     float *cs;    /* [max_rows][2][rope_dims], as rope() wants them */
 
+    /* [n_layers][n_kv_heads][2][head_dim] what queries are multiplied with, then keys; NULL: nothing */
+    float *balance;
+
     /* [n_kv_heads][rows of the run][group] */
     uint8_t *queries; /* as attend.query makes them */
     float *factors;
@@ -84,6 +87,59 @@ static int alloc_scratch(struct attention *a)
                : -ENOMEM;
 }
 
+/* Mean square of a pair's biases over n heads. */
+static float pair_square(const float *bias, uint32_t n, uint32_t hd, uint32_t one, uint32_t other)
+{
+    float sum = 0;
+
+    for (uint32_t h = 0; h < n; h++)
+        sum += bias[h * hd + one] * bias[h * hd + one] + bias[h * hd + other] * bias[h * hd + other];
+    return sum / (float)(2 * n);
+}
+
+/*
+ * Where biases make channels of keys great that queries hardly look at (Qwen2: 100 beside 1), one scale
+ * for all wastes a quantized cache. Keys are divided, and queries multiplied, by sqrt(k / q), with k and
+ * q what the biases and the rest, about 1, come to: q.k stays, and what rounding costs is least. The
+ * two of a pair that rotates have the same factor.
+ */
+static void balance_head(const struct attention *a, const float *q_bias, const float *k_bias,
+                         float *to_q)
+{
+    const struct hparams *hp = a->p.hp;
+    const uint32_t hd = hp->head_dim, dims = hp->rope_dims;
+    float *to_k = to_q + hd;
+
+    for (uint32_t i = 0; i < hd; i++) {
+        uint32_t other = i;
+
+        if (i < dims)
+            other = !hp->arch->rope_neox ? i ^ 1 : i < dims / 2 ? i + dims / 2 : i - dims / 2;
+        const float k = sqrtf(pair_square(k_bias, 1, hd, i, other) + 1);
+        const float q = sqrtf(pair_square(q_bias, a->group, hd, i, other) + 1);
+        to_q[i] = sqrtf(k / q);
+        to_k[i] = 1 / to_q[i];
+    }
+}
+
+static int alloc_balance(struct attention *a)
+{
+    const struct weights *w = a->p.w;
+    const uint32_t heads = a->p.hp->n_kv_heads, hd = a->p.hp->head_dim;
+
+    if (a->format == KV_F16 || !w->layers[0].q_bias || !w->layers[0].k_bias)
+        return 0;
+    a->balance = alloc(a, (size_t)w->n_layers * heads * 2 * hd * sizeof(float));
+    if (!a->balance)
+        return -ENOMEM;
+    for (uint32_t l = 0; l < w->n_layers; l++)
+        for (uint32_t h = 0; h < heads; h++)
+            balance_head(a, w->layers[l].q_bias + (size_t)h * a->group * hd,
+                         w->layers[l].k_bias + (size_t)h * hd,
+                         a->balance + ((size_t)l * heads + h) * 2 * hd);
+    return 0;
+}
+
 int attention_open(const struct attention_params *p, struct attention **out)
 {
     const struct hparams *hp = p->hp;
@@ -102,10 +158,12 @@ int attention_open(const struct attention_params *p, struct attention **out)
     a->scale = (float)(1 / sqrt(hp->head_dim));
     a->max_spans = p->n_ctx / KV_SPAN + 1;
     int rc = alloc_scratch(a);
+    if (rc == 0)
+        rc = alloc_balance(a);
     if (rc)
         return rc;
     for (uint32_t i = 0; i < hp->rope_dims / 2; i++) {
-        double factor = p->rope_factors ? p->rope_factors[i] : 1;
+        double factor = p->w->rope_factors ? p->w->rope_factors[i] : 1;
 
         a->freq[i] = pow(hp->rope_base, -2.0 * i / hp->rope_dims) * hp->rope_scale / factor;
     }
@@ -118,6 +176,7 @@ void attention_close(struct attention *a)
         return;
     free(a->freq);
     free(a->cs);
+    free(a->balance);
     free(a->queries);
     free(a->factors);
     free(a->states);
@@ -206,11 +265,24 @@ static size_t query_index(const struct attention *a, uint32_t kv_head, uint32_t 
     return ((size_t)kv_head * a->n_rows + row) * a->group;
 }
 
-static void prepare_query(struct attention *a, uint32_t head, uint32_t row, float *q)
+static void balance(const struct attention *a, uint32_t layer, uint32_t kv_head, bool is_key,
+                    float *x)
+{
+    if (!a->balance)
+        return;
+    const float *by = a->balance + (((size_t)layer * a->p.hp->n_kv_heads + kv_head) * 2 + is_key) *
+                                       a->head_dim;
+    for (size_t i = 0; i < a->head_dim; i++)
+        x[i] *= by[i];
+}
+
+static void prepare_query(struct attention *a, uint32_t layer, uint32_t head, uint32_t row,
+                          float *q)
 {
     const size_t at = query_index(a, head / a->group, row) + head % a->group;
 
     rotate(a, q, row);
+    balance(a, layer, head / a->group, false, q);
     a->factors[at] = a->k->attend.query(a->format, a->queries + at * a->query_bytes, a->head_dim, q,
                                         a->scale);
 }
@@ -229,7 +301,7 @@ static void prepare(struct attention *a, uint32_t layer, float *q, float *keys, 
         const struct decoder_row *row = &a->rows[r];
 
         if (h < heads) {
-            prepare_query(a, h, r, q + ((size_t)r * heads + h) * hd);
+            prepare_query(a, layer, h, r, q + ((size_t)r * heads + h) * hd);
             continue;
         }
         h -= heads;
@@ -239,6 +311,7 @@ static void prepare(struct attention *a, uint32_t layer, float *q, float *keys, 
         float *x = (is_key ? keys : values) + ((size_t)r * kv_heads + h) * hd;
         if (is_key) {
             rotate(a, x, r);
+            balance(a, layer, h, true, x);
             a->k->attend.put_key(a->format, tiles, hd, row->pos % KV_PAGE, x);
         } else {
             a->k->attend.put_value(a->format, tiles + key_bytes, hd, row->pos % KV_PAGE, x);

@@ -12,7 +12,7 @@ struct attention;
 
 struct attention_params {
     const struct hparams *hp;
-    const float *rope_factors; /* [rope_dims / 2], or NULL */
+    const struct weights *w;
     struct kv *kv;
     struct team *team;
     uint32_t max_rows, n_ctx;

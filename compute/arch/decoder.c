@@ -87,7 +87,7 @@ int decoder_open(const struct hparams *hp, const struct weights *w, struct kv *k
     struct decoder *d = calloc(1, sizeof(*d));
     const struct attention_params attention = {
         .hp = hp,
-        .rope_factors = w->rope_factors,
+        .w = w,
         .kv = kv,
         .team = team,
         .max_rows = max_rows,
