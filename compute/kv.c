@@ -100,8 +100,7 @@ static int add_chunk(struct kv *kv)
 
 static uint8_t *place_at(const struct kv *kv, uint32_t place)
 {
-    return kv->chunks[place / kv->places_per_chunk] +
-           place % kv->places_per_chunk * kv->page_bytes;
+    return kv->chunks[place / kv->places_per_chunk] + place % kv->places_per_chunk * kv->page_bytes;
 }
 
 /* Promise n more pages: 0, -ENOSPC or -ENOMEM. */

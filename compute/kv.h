@@ -49,8 +49,8 @@ int64_t kv_max_tokens(const struct kv *kv, int seq);
 
 /* Make room for n more tokens, about to be written. 0, or -EINVAL: past what seq may grow to. */
 int kv_seq_append(struct kv *kv, int seq, uint32_t n);
-/* Forget all but the first n_tokens. 0, -EINVAL, or, when that leaves pages that others hold too and
- * the budget has no room for pages in their place, -ENOSPC; nothing changed then. */
+/* Forget all but the first n_tokens. 0, -EINVAL, or, when that leaves pages that others hold too
+ * and the budget has no room for pages in their place, -ENOSPC; nothing changed then. */
 int kv_seq_truncate(struct kv *kv, int seq, uint32_t n_tokens);
 
 /* Tiles of one head in page `page` of seq: keys, and kv_key_bytes() on, values. `layer` counts from

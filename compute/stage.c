@@ -277,8 +277,8 @@ int stage_open(const struct gguf *g, const struct stage_params *params, struct t
         .n_ctx = p.n_ctx,
         .max_rows = p.max_rows,
         .max_seqs = p.max_seqs,
-        .numerics_id =
-            STAGE_NUMERICS_ID << 24 | (uint32_t)p.kv_format << 16 | KERNELS_NUMERICS_ID << 1 | p.exact,
+        .numerics_id = STAGE_NUMERICS_ID << 24 | (uint32_t)p.kv_format << 16 |
+                       KERNELS_NUMERICS_ID << 1 | p.exact,
         .kv_format = p.kv_format,
         .weights_bytes = s->weights.bytes,
         .scratch_bytes = decoder_bytes(s->decoder),

@@ -22,11 +22,11 @@ struct stage_info {
     uint32_t first_layer, end_layer; /* held here */
     uint32_t n_layers;               /* of the model */
     uint32_t d_model, n_vocab;
-    uint32_t n_ctx;                  /* longest sequence, tokens */
-    uint32_t max_rows;               /* rows one stage_run takes at most */
+    uint32_t n_ctx;    /* longest sequence, tokens */
+    uint32_t max_rows; /* rows one stage_run takes at most */
     uint32_t max_seqs;
-    uint32_t numerics_id;            /* what decides rounding; equal ids give equal bits */
-    uint8_t fingerprint[16];         /* of the model, gguf_fingerprint() */
+    uint32_t numerics_id;    /* what decides rounding; equal ids give equal bits */
+    uint8_t fingerprint[16]; /* of the model, gguf_fingerprint() */
     size_t weights_bytes, kv_bytes, scratch_bytes; /* resident, by account */
     enum kv_format kv_format;
     size_t kv_budget_bytes;   /* the cache never takes more */
@@ -68,14 +68,14 @@ struct stage {
 
 struct stage_params {
     uint32_t first_layer;
-    uint32_t end_layer;      /* 0: to the end */
-    uint32_t max_rows;       /* 0: 128 */
-    uint32_t max_seqs;       /* 0: 1 */
-    uint32_t n_ctx;          /* 0: the model's, at most 8192 */
-    size_t kv_budget_bytes;  /* hard budget of the cache; 0: max_seqs * n_ctx tokens. Pages are
-                              * allocated as sequences grow */
+    uint32_t end_layer;       /* 0: to the end */
+    uint32_t max_rows;        /* 0: 128 */
+    uint32_t max_seqs;        /* 0: 1 */
+    uint32_t n_ctx;           /* 0: the model's, at most 8192 */
+    size_t kv_budget_bytes;   /* hard budget of the cache; 0: max_seqs * n_ctx tokens. Pages are
+                               * allocated as sequences grow */
     enum kv_format kv_format; /* how keys and values are cached */
-    bool exact;              /* f32 activations instead of int8: slow, for eval */
+    bool exact;               /* f32 activations instead of int8: slow, for eval */
 };
 
 /* Load layers of the model. The stage keeps no reference to g; embedding rows are read from the
@@ -114,8 +114,9 @@ static inline int stage_seq_fork(struct stage *s, int seq, uint32_t n_tokens, ui
     return s->ops->seq_fork(s, seq, n_tokens, max_tokens);
 }
 
-/* Forget all but the first n_tokens. 0 or -EINVAL; or, when that means pages of its own in the place of
- * such that it shares with another sequence and the budget has none left, -ENOSPC: nothing changed. */
+/* Forget all but the first n_tokens. 0 or -EINVAL; or, when that means pages of its own in the
+ * place of such that it shares with another sequence and the budget has none left, -ENOSPC: nothing
+ * changed. */
 static inline int stage_seq_truncate(struct stage *s, int seq, uint32_t n_tokens)
 {
     return s->ops->seq_truncate(s, seq, n_tokens);

@@ -10,7 +10,8 @@
 /* Queries that share a pass over the cache: enough to keep a page's keys in use, few enough for
  * their states to stay in cache. */
 #define UNIT_QUERIES 24u
-/* A batch of as few rows is shared by spans of tokens, too: else threads would have nothing to do. */
+/* A batch of as few rows is shared by spans of tokens, too: else threads would have nothing to do.
+ */
 #define SPLIT_ROWS 8u
 
 /* What one thread attends at once, for one KV head: rows of one sequence, over spans of tokens. */
@@ -23,7 +24,7 @@ struct attention {
     struct attention_params p;
     const struct kernels *k;
     enum kv_format format;
-    uint32_t group;    /* query heads of a KV head */
+    uint32_t group; /* query heads of a KV head */
     size_t head_dim, state_floats;
     size_t query_bytes; /* of one */
     float scale;
@@ -31,7 +32,8 @@ struct attention {
     double *freq; /* [rope_dims / 2] radians a position */
     float *cs;    /* [max_rows][2][rope_dims], as rope() wants them */
 
-    /* [n_layers][n_kv_heads][2][head_dim] what queries are multiplied with, then keys; NULL: nothing */
+    /* [n_layers][n_kv_heads][2][head_dim] what queries are multiplied with, then keys; NULL:
+     * nothing */
     float *balance;
 
     /* [n_kv_heads][rows of the run][group] */
@@ -81,8 +83,8 @@ static int alloc_scratch(struct attention *a)
     a->visible = alloc(a, team_size(a->p.team) * unit_queries(a));
     a->partials = alloc(a, n_split * hp->n_heads * state);
     a->units = alloc(a, (rows > n_split ? rows : n_split) * sizeof(*a->units));
-    return a->freq && a->cs && a->queries && a->factors && a->states && a->visible &&
-                   a->partials && a->units
+    return a->freq && a->cs && a->queries && a->factors && a->states && a->visible && a->partials &&
+                   a->units
                ? 0
                : -ENOMEM;
 }
@@ -93,15 +95,16 @@ static float pair_square(const float *bias, uint32_t n, uint32_t hd, uint32_t on
     float sum = 0;
 
     for (uint32_t h = 0; h < n; h++)
-        sum += bias[h * hd + one] * bias[h * hd + one] + bias[h * hd + other] * bias[h * hd + other];
+        sum +=
+            bias[h * hd + one] * bias[h * hd + one] + bias[h * hd + other] * bias[h * hd + other];
     return sum / (float)(2 * n);
 }
 
 /*
- * Where biases make channels of keys great that queries hardly look at (Qwen2: 100 beside 1), one scale
- * for all wastes a quantized cache. Keys are divided, and queries multiplied, by sqrt(k / q), with k and
- * q what the biases and the rest, about 1, come to: q.k stays, and what rounding costs is least. The
- * two of a pair that rotates have the same factor.
+ * Where biases make channels of keys great that queries hardly look at (Qwen2: 100 beside 1), one
+ * scale for all wastes a quantized cache. Keys are divided, and queries multiplied, by sqrt(k / q),
+ * with k and q what the biases and the rest, about 1, come to: q.k stays, and what rounding costs
+ * is least. The two of a pair that rotates have the same factor.
  */
 static void balance_head(const struct attention *a, const float *q_bias, const float *k_bias,
                          float *to_q)
@@ -270,8 +273,8 @@ static void balance(const struct attention *a, uint32_t layer, uint32_t kv_head,
 {
     if (!a->balance)
         return;
-    const float *by = a->balance + (((size_t)layer * a->p.hp->n_kv_heads + kv_head) * 2 + is_key) *
-                                       a->head_dim;
+    const float *by =
+        a->balance + (((size_t)layer * a->p.hp->n_kv_heads + kv_head) * 2 + is_key) * a->head_dim;
     for (size_t i = 0; i < a->head_dim; i++)
         x[i] *= by[i];
 }
@@ -283,8 +286,8 @@ static void prepare_query(struct attention *a, uint32_t layer, uint32_t head, ui
 
     rotate(a, q, row);
     balance(a, layer, head / a->group, false, q);
-    a->factors[at] = a->k->attend.query(a->format, a->queries + at * a->query_bytes, a->head_dim, q,
-                                        a->scale);
+    a->factors[at] =
+        a->k->attend.query(a->format, a->queries + at * a->query_bytes, a->head_dim, q, a->scale);
 }
 
 /* Rotate, quantize and cache. Heads outside: a head's tiles are written by few threads. */
@@ -326,8 +329,8 @@ static void prefetch(const uint8_t *p, size_t bytes)
 }
 
 /* The pages of one span, for those rows of a unit that see any of it. */
-static void attend_span(struct attention *a, uint32_t layer, uint32_t kv_head,
-                        const struct unit *u, uint32_t span, uint8_t *visible, float *states)
+static void attend_span(struct attention *a, uint32_t layer, uint32_t kv_head, const struct unit *u,
+                        uint32_t span, uint8_t *visible, float *states)
 {
     const struct decoder_row *rows = a->rows + u->first_row;
     const size_t key_bytes = kv_key_bytes(a->format, a->head_dim);

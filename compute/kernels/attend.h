@@ -45,11 +45,7 @@ enum kv_format {
 };
 
 /* Of one tile. */
-enum kv_code {
-    KV_CODE_F16,
-    KV_CODE_Q8,
-    KV_CODE_Q4
-};
+enum kv_code { KV_CODE_F16, KV_CODE_Q8, KV_CODE_Q4 };
 
 static inline enum kv_code kv_key_code(enum kv_format f)
 {
@@ -79,8 +75,8 @@ static inline const char *kv_format_name(enum kv_format f)
 static const int8_t kv_levels[16] = {-127, -96, -75, -58, -44, -31, -18, -6,
                                      6,    18,  31,  44,  58,  75,  96,  127};
 
-/* Bytes of a tile of keys, and of one of values; multiples of 64. Head dims: a multiple of 16, of q4
- * values of 32. */
+/* Bytes of a tile of keys, and of one of values; multiples of 64. Head dims: a multiple of 16, of
+ * q4 values of 32. */
 static inline size_t kv_code_bytes(enum kv_code c, size_t hd)
 {
     const size_t n = KV_PAGE * hd;
@@ -117,8 +113,8 @@ struct attend_kernels {
     void (*put_key)(enum kv_format f, uint8_t *tile, size_t hd, size_t at, float *x);
     void (*put_value)(enum kv_format f, uint8_t *tile, size_t hd, size_t at, float *x);
 
-    /* One query: q f32[hd], overwritten -> out, f32[hd] for KV_F16, else int16[hd]. Returns the factor
-     * from its products with keys to scores, `scale` times what the format makes of it. */
+    /* One query: q f32[hd], overwritten -> out, f32[hd] for KV_F16, else int16[hd]. Returns the
+     * factor from its products with keys to scores, `scale` times what the format makes of it. */
     float (*query)(enum kv_format f, void *out, size_t hd, float *q, float scale);
 
     /*

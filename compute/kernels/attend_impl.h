@@ -208,12 +208,7 @@ TILE_FN void dots_f16(const size_t R, const float *a, size_t stride, const uint8
 
 /* The same over n pairs: q8; or q4's nibbles, where pair k is at unit k / 2 (keys), or all low or
  * all high (values). */
-enum nibbles {
-    NONE,
-    BY_TURNS,
-    LOW,
-    HIGH
-};
+enum nibbles { NONE, BY_TURNS, LOW, HIGH };
 
 TILE_FN void dots_int(const size_t R, const enum nibbles nibbles, const int16_t *a, size_t stride,
                       const uint8_t *unit, size_t n, v16 *out)
@@ -251,11 +246,9 @@ TILE_FN void dots_int(const size_t R, const enum nibbles nibbles, const int16_t 
 /* --- a page against R queries ---------------------------------------------------------------- */
 
 TILE_FN void page_scores(const size_t R, const enum kv_format f, const uint8_t *keys, size_t hd,
-                         const void *q, const float *factors, size_t n,
-                         float scores[][KV_PAGE])
+                         const void *q, const float *factors, size_t n, float scores[][KV_PAGE])
 {
-    const uint16_t *d =
-        (const uint16_t *)(const void *)(keys + kv_key_bytes(f, hd) - KV_PAGE * 2);
+    const uint16_t *d = (const uint16_t *)(const void *)(keys + kv_key_bytes(f, hd) - KV_PAGE * 2);
     const enum nibbles nibbles = kv_key_code(f) == KV_CODE_Q8 ? NONE : BY_TURNS;
     size_t unit_bytes = hd * (f == KV_F16 ? 32 : nibbles == NONE ? 16 : 8);
 
@@ -379,8 +372,15 @@ TILE_FN void page_tile(const size_t R, const enum kv_format f, const uint8_t *ke
                 state);
 }
 
-#define PAGE_FORMAT(R, f)                                                                              ROWS_FN void page_##f##_##R(const uint8_t *keys, const uint8_t *values, size_t hd,                                             const void *q, const float *factors, const uint8_t *visible,                                       float *state)                                                          {                                                                                                      page_tile(R, KV_##f, keys, values, hd, q, factors, visible, state);                            }
-#define PAGE_FORMATS(R) PAGE_FORMAT(R, F16) PAGE_FORMAT(R, Q8) PAGE_FORMAT(R, K8V4) PAGE_FORMAT(R, Q4)
+#define PAGE_FORMAT(R, f)                                                                          \
+    ROWS_FN void page_##f##_##R(const uint8_t *keys, const uint8_t *values, size_t hd,             \
+                                const void *q, const float *factors, const uint8_t *visible,       \
+                                float *state)                                                      \
+    {                                                                                              \
+        page_tile(R, KV_##f, keys, values, hd, q, factors, visible, state);                        \
+    }
+#define PAGE_FORMATS(R)                                                                            \
+    PAGE_FORMAT(R, F16) PAGE_FORMAT(R, Q8) PAGE_FORMAT(R, K8V4) PAGE_FORMAT(R, Q4)
 PAGE_FORMATS(1)
 PAGE_FORMATS(2)
 PAGE_FORMATS(3)
@@ -441,4 +441,8 @@ ROWS_FN void finish(enum kv_format f, float *out, float *state, size_t hd)
         v_store(out + i, v_mul(v_load(state + i), v_set1(norm)));
 }
 
-#define ATTEND_KERNELS                                                                                 {                                                                                                      .put_key = put_key, .put_value = put_value, .query = query, .page = page, .begin = begin,          .join = join, .finish = finish,                                                                }
+#define ATTEND_KERNELS                                                                             \
+    {                                                                                              \
+        .put_key = put_key, .put_value = put_value, .query = query, .page = page, .begin = begin,  \
+        .join = join, .finish = finish,                                                            \
+    }

@@ -196,8 +196,8 @@ int eval_compressed(struct eval *e, struct eval_trial *t, struct eval_carried *c
         got += batch[i].n * d;
     }
     struct splitpass *pass = e->quantized.n_parts ? &e->quantized : &e->pass;
-    const int rc = splitpass_run(pass, t->cut + 1, e->params->n_splits, batch, n_batch, NULL, e->got,
-                                 NULL, fn, arg);
+    const int rc = splitpass_run(pass, t->cut + 1, e->params->n_splits, batch, n_batch, NULL,
+                                 e->got, NULL, fn, arg);
     progress_add(&e->progress, (uint64_t)batch_rows(batch, n_batch) * (e->n_layers - t->split));
     return rc < 0 ? failed(rc) : EXIT_OK;
 }

@@ -58,8 +58,9 @@ struct eval_params {
 /* All trials under one arithmetic. */
 struct eval {
     const struct eval_params *params;
-    struct splitpass pass;   /* the reference */
-    struct splitpass quantized; /* another pass for the trials, with their KV cache; n_parts 0: the same */
+    struct splitpass pass; /* the reference */
+    struct splitpass
+        quantized; /* another pass for the trials, with their KV cache; n_parts 0: the same */
     struct eval_trial *trials;
     unsigned n_trials;
     uint32_t n_layers;
@@ -73,7 +74,8 @@ int eval_open(const struct model *m, const struct eval_params *p, struct team *t
               struct eval *e);
 void eval_close(struct eval *e);
 
-/* Run a batch as it is, and keep its rows at the cuts from row `at` on: those of the trials' pass. */
+/* Run a batch as it is, and keep its rows at the cuts from row `at` on: those of the trials' pass.
+ */
 int eval_reference(struct eval *e, const struct stage_rows *batch, size_t n_batch, uint32_t at,
                    const int32_t *ids, splitpass_fn fn, void *arg);
 

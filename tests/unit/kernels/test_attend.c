@@ -6,7 +6,8 @@ static const struct attend_kernels *ref = &kernels_isa_c.rows.attend;
 /* How far a format's result may be from double arithmetic's, relative to the values' size. */
 static const double tolerances[KV_FORMATS] = {.0006, .012, .1, .2};
 
-/* --- one head of a sequence -------------------------------------------------------------------- */
+/* --- one head of a sequence --------------------------------------------------------------------
+ */
 
 struct head {
     enum kv_format format;
@@ -81,9 +82,8 @@ static void head_put(const struct head *h, const struct attend_kernels *k)
     }
     for (size_t i = 0; i < h->n_queries; i++) {
         memcpy(x, h->q + i * h->hd, h->hd * sizeof(float));
-        h->factors[i] =
-            k->query(h->format, h->queries + i * attend_query_bytes(h->format, h->hd), h->hd, x,
-                     1 / sqrtf((float)h->hd));
+        h->factors[i] = k->query(h->format, h->queries + i * attend_query_bytes(h->format, h->hd),
+                                 h->hd, x, 1 / sqrtf((float)h->hd));
     }
 }
 
@@ -123,7 +123,8 @@ static void head_attend(const struct head *h, const struct attend_kernels *k, si
         k->finish(h->format, out + i * hd, h->states + i * state, hd);
 }
 
-/* --- against double ---------------------------------------------------------------------------- */
+/* --- against double ----------------------------------------------------------------------------
+ */
 
 static void plain(const struct head *h, size_t query, double *out)
 {
@@ -174,7 +175,8 @@ static void near_plain_arithmetic(void **state)
             }
 }
 
-/* --- what is the same, to the bit -------------------------------------------------------------- */
+/* --- what is the same, to the bit --------------------------------------------------------------
+ */
 
 static void assert_same(const char *what, const char *isa, const struct head *h, const void *got,
                         const void *want, size_t bytes)
@@ -188,7 +190,8 @@ static void check(const struct test_isa *isa, enum kv_format f, size_t hd, size_
 {
     const struct attend_kernels *k = &isa->isa->rows.attend;
     struct head h = head_new(f, hd, n, queries);
-    const size_t tiles = h.n_pages * (kv_key_bytes(f, hd) + kv_value_bytes(f, hd)), q = queries * attend_query_bytes(f, hd);
+    const size_t tiles = h.n_pages * (kv_key_bytes(f, hd) + kv_value_bytes(f, hd)),
+                 q = queries * attend_query_bytes(f, hd);
     uint8_t *want_tiles = malloc(tiles), *want_q = malloc(q);
     float *got = malloc(queries * hd * sizeof(float)), *want = malloc(queries * hd * sizeof(float));
 

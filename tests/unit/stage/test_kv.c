@@ -290,8 +290,8 @@ static void run(struct rig *r, int seq, uint32_t pos, uint32_t n, const int32_t 
 {
     const struct stage_rows rows = {.seq = seq, .pos = pos, .n = n, .n_logits = n};
 
-    assert_int_equal(
-        stage_run(r->s, &rows, 1, ids + pos, NULL, NULL, logits + pos * TINY_VOCAB), 0);
+    assert_int_equal(stage_run(r->s, &rows, 1, ids + pos, NULL, NULL, logits + pos * TINY_VOCAB),
+                     0);
 }
 
 /* In chunks of at most `most` rows, drawn when it is negative. */
