@@ -125,12 +125,21 @@ static void balance_head(const struct attention *a, const float *q_bias, const f
     }
 }
 
+/* In every layer of this stage, of queries and of keys. */
+static bool has_biases(const struct weights *w)
+{
+    for (uint32_t l = 0; l < w->n_layers; l++)
+        if (!w->layers[l].q_bias || !w->layers[l].k_bias)
+            return false;
+    return true;
+}
+
 static int alloc_balance(struct attention *a)
 {
     const struct weights *w = a->p.w;
     const uint32_t heads = a->p.hp->n_kv_heads, hd = a->p.hp->head_dim;
 
-    if (a->format == KV_F16 || !w->layers[0].q_bias || !w->layers[0].k_bias)
+    if (a->format == KV_F16 || !has_biases(w))
         return 0;
     a->balance = alloc(a, (size_t)w->n_layers * heads * 2 * hd * sizeof(float));
     if (!a->balance)
