@@ -125,30 +125,28 @@ static void balance_head(const struct attention *a, const float *q_bias, const f
     }
 }
 
-/* In every layer of this stage, of queries and of keys. */
-static bool has_biases(const struct weights *w)
-{
-    for (uint32_t l = 0; l < w->n_layers; l++)
-        if (!w->layers[l].q_bias || !w->layers[l].k_bias)
-            return false;
-    return true;
-}
-
+/* A layer at a time: a stage must give what the whole model gives. */
 static int alloc_balance(struct attention *a)
 {
     const struct weights *w = a->p.w;
     const uint32_t heads = a->p.hp->n_kv_heads, hd = a->p.hp->head_dim;
+    const size_t of_layer = (size_t)heads * 2 * hd;
 
-    if (a->format == KV_F16 || !has_biases(w))
+    if (a->format == KV_F16)
         return 0;
-    a->balance = alloc(a, (size_t)w->n_layers * heads * 2 * hd * sizeof(float));
+    a->balance = alloc(a, w->n_layers * of_layer * sizeof(float));
     if (!a->balance)
         return -ENOMEM;
-    for (uint32_t l = 0; l < w->n_layers; l++)
-        for (uint32_t h = 0; h < heads; h++)
-            balance_head(a, w->layers[l].q_bias + (size_t)h * a->group * hd,
-                         w->layers[l].k_bias + (size_t)h * hd,
-                         a->balance + ((size_t)l * heads + h) * 2 * hd);
+    for (uint32_t l = 0; l < w->n_layers; l++) {
+        const struct layer_weights *lw = &w->layers[l];
+        float *to = a->balance + l * of_layer;
+
+        for (size_t i = 0; i < of_layer; i++)
+            to[i] = 1;
+        for (uint32_t h = 0; h < heads && lw->q_bias && lw->k_bias; h++)
+            balance_head(a, lw->q_bias + (size_t)h * a->group * hd, lw->k_bias + (size_t)h * hd,
+                         to + (size_t)h * 2 * hd);
+    }
     return 0;
 }
 
