@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * KV cache: f16 keys and values of the layers of one stage, for a fixed number of sequences.
+ * KV cache: keys and values of the layers of one stage, in pages of KV_PAGE tokens of all layers,
+ * under a hard budget.
  *
- * A sequence reserves address space for its longest length, and budget with it; the kernel gives it
- * memory page by page as it grows. So the rows of one (layer, head) are contiguous for the
- * attention kernel, nothing moves when a sequence grows, and what was admitted never fails later.
+ * A sequence reserves the pages of its longest length when it is opened, and takes them as it
+ * grows: what was admitted never fails later. Sequences that begin alike share pages: a full page
+ * is never written again and may have any number of holders; the last, partial page of a sequence
+ * is its own. Shared pages are reserved once. A page that nobody holds is given back to the kernel.
+ *
+ * Not thread-safe: one thread opens, forks, cuts and appends, while none attends.
  */
 #ifndef ISTHMUS_COMPUTE_KV_H
 #define ISTHMUS_COMPUTE_KV_H
@@ -12,8 +16,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "compute/kernels/attend.h"
+
 struct kv_shape {
     uint32_t n_layers, n_kv_heads, head_dim;
+    enum kv_format format;
 };
 
 /* Bytes that a sequence of n_tokens takes, whole pages. */
@@ -21,28 +28,42 @@ size_t kv_bytes_for(const struct kv_shape *shape, uint32_t n_tokens);
 
 struct kv;
 
+/* 0 or -ENOMEM. */
 int kv_open(const struct kv_shape *shape, uint32_t max_seqs, size_t budget_bytes, struct kv **out);
 void kv_close(struct kv *kv);
 
-/* A new empty sequence: its id, -ENOSPC (no free id, or the budget) or -ENOMEM. */
+/* A new empty sequence: its id, -ENOSPC (no free id, or the budget), -EINVAL (no tokens) or
+ * -ENOMEM. */
 int kv_seq_open(struct kv *kv, uint32_t max_tokens);
-/* The same, beginning with the first n_tokens of seq. -EINVAL: seq has fewer, or they don't fit. */
+/* The same, beginning with the first n_tokens of seq; their full pages are shared. -EINVAL: seq has
+ * fewer, or they don't fit. */
 int kv_seq_fork(struct kv *kv, int seq, uint32_t n_tokens, uint32_t max_tokens);
 /* Ids that are not open are ignored. */
 void kv_seq_close(struct kv *kv, int seq);
+
+const struct kv_shape *kv_shape(const struct kv *kv);
 
 /* -EINVAL: no such sequence. */
 int64_t kv_tokens(const struct kv *kv, int seq);
 int64_t kv_max_tokens(const struct kv *kv, int seq);
 
-/* Set the length; tokens past the present one are rows about to be written. 0 or -EINVAL. */
-int kv_set_tokens(struct kv *kv, int seq, uint32_t n_tokens);
+/* Make room for n more tokens, about to be written. 0, or -EINVAL: past what seq may grow to. */
+int kv_seq_append(struct kv *kv, int seq, uint32_t n);
+/* Forget all but the first n_tokens. 0, -EINVAL, or, when that leaves pages that others hold too
+ * and the budget has no room for pages in their place, -ENOSPC; nothing changed then. */
+int kv_seq_truncate(struct kv *kv, int seq, uint32_t n_tokens);
 
-/* Rows of one head, f16[max_tokens][head_dim]. `layer` counts from the stage's first. */
-uint16_t *kv_keys(const struct kv *kv, int seq, uint32_t layer, uint32_t head);
-uint16_t *kv_values(const struct kv *kv, int seq, uint32_t layer, uint32_t head);
+/* Tiles of one head in page `page` of seq: keys, and kv_key_bytes() on, values. `layer` counts from
+ * the stage's first. Tokens past the sequence's have numbers, not NaNs, in all formats. */
+uint8_t *kv_tiles(const struct kv *kv, int seq, uint32_t page, uint32_t layer, uint32_t head);
 
-/* Bytes in pages that the open sequences have written so far. */
-size_t kv_resident_bytes(const struct kv *kv);
+struct kv_account {
+    size_t budget_bytes;
+    size_t reserved_bytes; /* resident, and what the open sequences may still take */
+    size_t resident_bytes; /* in pages that sequences hold */
+    size_t shared_bytes;   /* of those, in pages with more than one holder, each counted once */
+};
+
+struct kv_account kv_account(const struct kv *kv);
 
 #endif

@@ -17,7 +17,7 @@
 #define N_CTX_DEFAULT    8192u
 
 /* Changes with the order of operations here; the kernels have their own. */
-#define STAGE_NUMERICS_ID 2u
+#define STAGE_NUMERICS_ID 3u
 
 /* A stage on this machine's cores. */
 struct cpu_stage {
@@ -44,43 +44,51 @@ static const struct stage_info *cpu_info(const struct stage *s)
     return &((const struct cpu_stage *)s)->info;
 }
 
-static size_t cpu_seq_bytes(const struct stage *base, uint32_t max_tokens)
+static size_t cpu_seq_bytes(const struct stage *s, uint32_t max_tokens)
 {
-    const struct cpu_stage *s = (const struct cpu_stage *)base;
-    const struct kv_shape shape = {.n_layers = s->info.end_layer - s->info.first_layer,
-                                   .n_kv_heads = s->hp.n_kv_heads,
-                                   .head_dim = s->hp.head_dim};
+    return kv_bytes_for(kv_shape(((const struct cpu_stage *)s)->kv), max_tokens);
+}
 
-    return kv_bytes_for(&shape, max_tokens);
+/* What the sequences take, for whoever asks. */
+static void keep_account(struct cpu_stage *s)
+{
+    const struct kv_account a = kv_account(s->kv);
+
+    s->info.kv_bytes = a.resident_bytes;
+    s->info.kv_budget_bytes = a.budget_bytes;
+    s->info.kv_reserved_bytes = a.reserved_bytes;
+    s->info.kv_shared_bytes = a.shared_bytes;
 }
 
 static int cpu_seq_open(struct stage *s, uint32_t max_tokens)
 {
     if (max_tokens == 0 || max_tokens > self(s)->info.n_ctx)
         return -ERANGE;
-    return kv_seq_open(self(s)->kv, max_tokens);
+    int seq = kv_seq_open(self(s)->kv, max_tokens);
+    keep_account(self(s));
+    return seq;
 }
 
 static int cpu_seq_fork(struct stage *s, int seq, uint32_t n_tokens, uint32_t max_tokens)
 {
     if (max_tokens == 0 || max_tokens > self(s)->info.n_ctx)
         return -ERANGE;
-    return kv_seq_fork(self(s)->kv, seq, n_tokens, max_tokens);
+    int fork = kv_seq_fork(self(s)->kv, seq, n_tokens, max_tokens);
+    keep_account(self(s));
+    return fork;
 }
 
 static int cpu_seq_truncate(struct stage *s, int seq, uint32_t n_tokens)
 {
-    int64_t have = kv_tokens(self(s)->kv, seq);
-
-    if (have < 0 || n_tokens > have)
-        return -EINVAL;
-    return kv_set_tokens(self(s)->kv, seq, n_tokens);
+    int rc = kv_seq_truncate(self(s)->kv, seq, n_tokens);
+    keep_account(self(s));
+    return rc;
 }
 
 static void cpu_seq_close(struct stage *s, int seq)
 {
     kv_seq_close(self(s)->kv, seq);
-    self(s)->info.kv_bytes = kv_resident_bytes(self(s)->kv);
+    keep_account(self(s));
 }
 
 /* --- running --------------------------------------------------------------------------------- */
@@ -145,8 +153,8 @@ static int cpu_run(struct stage *base, const struct stage_rows *batch, size_t n_
         memcpy(x, in, bytes);
     }
     for (size_t b = 0; b < n_batch; b++)
-        kv_set_tokens(s->kv, batch[b].seq, batch[b].pos + batch[b].n);
-    s->info.kv_bytes = kv_resident_bytes(s->kv);
+        kv_seq_append(s->kv, batch[b].seq, batch[b].n);
+    keep_account(s);
 
     decoder_run(s->decoder, s->rows, n_rows, s->wanted, n_wanted, logits);
     if (out)
@@ -206,6 +214,10 @@ static int resolve(const struct gguf *g, const struct hparams *hp, const struct 
     if (p->n_ctx > hp->n_ctx)
         return gguf_fail(gguf_path(g), err, -ERANGE, "a context of %u tokens: the model has %u",
                          p->n_ctx, hp->n_ctx);
+    if (kv_value_code(p->kv_format) == KV_CODE_Q4 && hp->head_dim % 32)
+        return gguf_fail(gguf_path(g), err, -ERANGE,
+                         "a %s KV cache: heads of %u dims, which must be a multiple of 32",
+                         kv_format_name(p->kv_format), hp->head_dim);
     if (p->max_rows > MAX_ROWS_LIMIT || p->max_seqs > MAX_SEQS_LIMIT)
         return gguf_fail(gguf_path(g), err, -ERANGE,
                          "%u rows of %u sequences at once: at most %u and %u", p->max_rows,
@@ -213,19 +225,20 @@ static int resolve(const struct gguf *g, const struct hparams *hp, const struct 
     return 0;
 }
 
-static struct kv_shape kv_shape(const struct hparams *hp, const struct stage_params *p)
+static struct kv_shape shape_of(const struct hparams *hp, const struct stage_params *p)
 {
     return (struct kv_shape){
         .n_layers = p->end_layer - p->first_layer,
         .n_kv_heads = hp->n_kv_heads,
         .head_dim = hp->head_dim,
+        .format = p->kv_format,
     };
 }
 
 static int build(struct cpu_stage *s, const struct gguf *g, const struct stage_params *p,
                  struct team *team, char *err)
 {
-    struct kv_shape shape = kv_shape(&s->hp, p);
+    struct kv_shape shape = shape_of(&s->hp, p);
     size_t kv_budget =
         p->kv_budget_bytes ? p->kv_budget_bytes : p->max_seqs * kv_bytes_for(&shape, p->n_ctx);
     int rc =
@@ -238,7 +251,6 @@ static int build(struct cpu_stage *s, const struct gguf *g, const struct stage_p
 
     s->rows = calloc(p->max_rows, sizeof(*s->rows));
     s->wanted = calloc(p->max_rows, sizeof(*s->wanted));
-    s->info.kv_budget_bytes = kv_budget;
     if (!s->rows || !s->wanted || kv_open(&shape, p->max_seqs, kv_budget, &s->kv))
         return -ENOMEM;
     return decoder_open(&s->hp, &s->weights, s->kv, team, p->max_rows, p->n_ctx, p->exact,
@@ -272,11 +284,13 @@ int stage_open(const struct gguf *g, const struct stage_params *params, struct t
         .n_ctx = p.n_ctx,
         .max_rows = p.max_rows,
         .max_seqs = p.max_seqs,
-        .numerics_id = STAGE_NUMERICS_ID << 24 | KERNELS_NUMERICS_ID << 1 | p.exact,
+        .numerics_id = STAGE_NUMERICS_ID << 24 | (uint32_t)p.kv_format << 16 |
+                       KERNELS_NUMERICS_ID << 1 | p.exact,
+        .kv_format = p.kv_format,
         .weights_bytes = s->weights.bytes,
-        .kv_budget_bytes = s->info.kv_budget_bytes,
         .scratch_bytes = decoder_bytes(s->decoder),
     };
+    keep_account(s);
     rc = gguf_fingerprint(g, s->info.fingerprint);
 out:
     if (rc && !err[0])
@@ -300,7 +314,7 @@ int stage_footprint(const struct gguf *g, const struct stage_params *params, uin
     if (rc == 0)
         rc = weights_count(g, &hp, p.first_layer, p.end_layer, weights_bytes, err);
     if (rc == 0) {
-        struct kv_shape shape = kv_shape(&hp, &p);
+        struct kv_shape shape = shape_of(&hp, &p);
 
         *kv_bytes = kv_bytes_for(&shape, tokens ? tokens : p.n_ctx);
     }

@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "compute/kernels/attend.h"
 #include "compute/loading.h"
 
 struct gguf;
@@ -22,13 +23,16 @@ struct stage_info {
     uint32_t first_layer, end_layer; /* held here */
     uint32_t n_layers;               /* of the model */
     uint32_t d_model, n_vocab;
-    uint32_t n_ctx;                  /* longest sequence, tokens */
-    uint32_t max_rows;               /* rows one stage_run takes at most */
+    uint32_t n_ctx;    /* longest sequence, tokens */
+    uint32_t max_rows; /* rows one stage_run takes at most */
     uint32_t max_seqs;
-    uint32_t numerics_id;            /* what decides rounding; equal ids give equal bits */
-    uint8_t fingerprint[16];         /* of the model, gguf_fingerprint() */
+    uint32_t numerics_id;    /* what decides rounding; equal ids give equal bits */
+    uint8_t fingerprint[16]; /* of the model, gguf_fingerprint() */
     size_t weights_bytes, kv_bytes, scratch_bytes; /* resident, by account */
-    size_t kv_budget_bytes;          /* the cache never takes more */
+    enum kv_format kv_format;
+    size_t kv_budget_bytes;   /* the cache never takes more */
+    size_t kv_reserved_bytes; /* kv_bytes, and what the open sequences may still take */
+    size_t kv_shared_bytes;   /* of kv_bytes: in pages of more than one sequence */
 };
 
 /* n rows of one sequence at positions pos .. pos+n-1; of the last n_logits of them the logits are
@@ -38,6 +42,12 @@ struct stage_rows {
     int seq;
     uint32_t pos, n, n_logits;
 };
+
+/* Of a numerics id. */
+static inline enum kv_format stage_numerics_kv(uint32_t numerics_id)
+{
+    return (enum kv_format)(numerics_id >> 16 & 0xff);
+}
 
 struct stage; /* first member: const struct stage_ops *ops */
 
@@ -60,14 +70,15 @@ struct stage {
 
 struct stage_params {
     uint32_t first_layer;
-    uint32_t end_layer;      /* 0: to the end */
-    uint32_t max_rows;       /* 0: 128 */
-    uint32_t max_seqs;       /* 0: 1 */
-    uint32_t n_ctx;          /* 0: the model's, at most 8192 */
-    size_t kv_budget_bytes;  /* hard budget of the cache; 0: max_seqs * n_ctx tokens. Pages are
-                              * allocated as sequences grow */
-    bool exact;              /* f32 activations instead of int8: slow, for eval */
-    struct loading loading;  /* who hears of it; zeros: nobody */
+    uint32_t end_layer;       /* 0: to the end */
+    uint32_t max_rows;        /* 0: 128 */
+    uint32_t max_seqs;        /* 0: 1 */
+    uint32_t n_ctx;           /* 0: the model's, at most 8192 */
+    size_t kv_budget_bytes;   /* hard budget of the cache; 0: max_seqs * n_ctx tokens. Pages are
+                               * allocated as sequences grow */
+    enum kv_format kv_format; /* how keys and values are cached */
+    bool exact;               /* f32 activations instead of int8: slow, for eval */
+    struct loading loading;   /* who hears of it; zeros: nobody */
 };
 
 /* Load layers of the model, each member of the team the rows it will multiply. The stage keeps no
@@ -105,14 +116,17 @@ static inline int stage_seq_open(struct stage *s, uint32_t max_tokens)
 }
 
 /* A new sequence that may grow to max_tokens and begins with the first n_tokens of seq, as if their
- * rows had been run in it. Its id, or as stage_seq_open, or -EINVAL: seq is not open, has fewer
+ * rows had been run in it. Whole pages (KV_PAGE tokens) of them are shared and take no budget of
+ * their own. Its id, or as stage_seq_open, or -EINVAL: seq is not open, has fewer
  * tokens, or n_tokens > max_tokens. */
 static inline int stage_seq_fork(struct stage *s, int seq, uint32_t n_tokens, uint32_t max_tokens)
 {
     return s->ops->seq_fork(s, seq, n_tokens, max_tokens);
 }
 
-/* Forget all but the first n_tokens. 0 or -EINVAL. */
+/* Forget all but the first n_tokens. 0 or -EINVAL; or, when that means pages of its own in the
+ * place of such that it shares with another sequence and the budget has none left, -ENOSPC: nothing
+ * changed. */
 static inline int stage_seq_truncate(struct stage *s, int seq, uint32_t n_tokens)
 {
     return s->ops->seq_truncate(s, seq, n_tokens);

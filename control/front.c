@@ -164,6 +164,7 @@ static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int
         .end_layer = end_layer,
         .max_rows = f->o->chunk_tokens + f->o->parallel,
         .n_ctx = f->o->model.ctx,
+        .kv_format = f->o->model.kv,
     };
     rc = model_cache(&f->model, f->o->parallel, !f->o->no_prefix, f->o->kv_budget_bytes, &params);
     if (rc == EXIT_OK)

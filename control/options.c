@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "codec/cpu.h"
+#include "compute/kernels/attend.h"
 #include "compute/team.h"
 #include "control/codec_arg.h"
 #include "control/log.h"
@@ -84,6 +85,17 @@ unsigned opt_cpu_mask(struct argp_state *state, const char *arg)
     return mask;
 }
 
+enum kv_format opt_kv_format(struct argp_state *state, const char *arg)
+{
+    int f = 0;
+
+    while (f < KV_FORMATS && strcmp(arg, kv_format_name(f)) != 0)
+        f++;
+    if (f == KV_FORMATS)
+        argp_error(state, "--kv %s: must be f16, q8, k8v4 or q4", arg);
+    return (enum kv_format)f;
+}
+
 /* --- model ---------------------------------------------------------------------------------------
  */
 
@@ -101,6 +113,10 @@ static const struct argp_option model_options[] = {
     {"ctx", OPT_CTX, "N", 0, "Longest sequence in tokens (default: the model's, at most 8192)", 1},
     {"no-memory-check", OPT_NO_MEMORY_CHECK, NULL, 0,
      "Load a model even where it seems not to fit in memory", 1},
+    {"kv", OPT_KV, "f16|q8|k8v4|q4", 0,
+     "How keys and values are cached (default f16): q8 takes half of the memory, k8v4 (keys as "
+     "q8, values as q4) two fifths, q4 a quarter; the same at both ends",
+     1},
     {0},
 };
 
@@ -139,6 +155,9 @@ static error_t model_parse(int key, char *arg, struct argp_state *state)
     case OPT_NO_MEMORY_CHECK:
         o->no_memory_check = true;
         memory_check_skip();
+        return 0;
+    case OPT_KV:
+        o->kv = opt_kv_format(state, arg);
         return 0;
     case ARGP_KEY_END:
         if (!o->path)

@@ -17,6 +17,7 @@
 
 #include "codec/codec.h"
 #include "codec/rate.h"
+#include "compute/kernels/attend.h"
 #include "compute/sampler.h"
 
 /* Keys of options without a letter; a command's own keys start at OPT_OWN. */
@@ -28,6 +29,7 @@ enum {
     OPT_MLOCK,
     OPT_CPU_MASK,
     OPT_CTX,
+    OPT_KV,
     OPT_NO_MEMORY_CHECK,
     OPT_KV_BUDGET,
     OPT_SPLIT,
@@ -51,7 +53,7 @@ enum {
 };
 
 /* -m FILE, --threads N, --first-core N, --cpus LIST, --numa N, --mlock, --cpu-mask MASK (takes effect at
- * once), --ctx N. */
+ * once), --ctx N, --kv FORMAT. */
 struct model_options {
     const char *path;  /* never NULL after parsing */
     uint32_t threads;  /* 0: not given */
@@ -61,6 +63,7 @@ struct model_options {
     bool mlock;
     uint32_t ctx;      /* 0: not given */
     unsigned cpu_mask; /* CPU_ALL: not given */
+    enum kv_format kv;
     bool no_memory_check;
 };
 extern const struct argp model_argp;
@@ -97,6 +100,9 @@ struct opt_list {
 };
 void opt_u32_list(struct argp_state *state, const char *name, char *text, uint32_t min,
                   uint32_t max, struct opt_list *list);
+
+/* --kv: f16, q8 or q4, or argp_error. */
+enum kv_format opt_kv_format(struct argp_state *state, const char *arg);
 
 /* --cpu-mask: takes effect at once. */
 unsigned opt_cpu_mask(struct argp_state *state, const char *arg);

@@ -24,6 +24,7 @@ static int open_part(const struct model *m, const struct splitpass_params *p, st
         .max_rows = RUN_ROWS,
         .max_seqs = p->n_seqs,
         .n_ctx = p->ctx,
+        .kv_format = p->kv,
         .exact = p->exact,
     };
     int rc = model_open_stage(m, &sp, team, &s->parts[part]);

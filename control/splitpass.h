@@ -23,7 +23,8 @@ struct splitpass_params {
     unsigned n_cuts;      /* 0: whole */
     uint32_t ctx;         /* 0: the default */
     uint32_t n_seqs;      /* sequences 0 .. n_seqs-1 there are */
-    bool exact;           /* f32 arithmetic */
+    enum kv_format kv;
+    bool exact; /* f32 arithmetic */
 };
 
 struct splitpass {

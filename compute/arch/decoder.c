@@ -2,9 +2,9 @@
 #include "compute/arch/decoder.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
-#include <string.h>
+
+#include "compute/arch/attention.h"
 
 /* About a millisecond of one core's work: how often the leader polls. */
 #define POLL_WORK_MACS 6000000u
@@ -12,9 +12,9 @@
 struct decoder {
     const struct hparams *hp;
     const struct weights *w;
-    struct kv *kv;
     struct team *team;
     const struct kernels *k;
+    struct attention *attention;
 
     /* scratch */
     float *x;         /* [max_rows][d_model] the residual stream */
@@ -23,10 +23,6 @@ struct decoder {
     float *keys;      /* [max_rows][n_kv_heads][head_dim] */
     float *values;    /* [max_rows][n_kv_heads][head_dim] */
     float *gate, *up; /* [max_rows][n_ff] */
-    float *cs;        /* [max_rows][rope_dims / 2][2] cos, sin of the row's position */
-    float *scores;    /* [team][scores_stride]: head_dim results, then n_ctx scores */
-    size_t scores_stride;
-    double *freq;             /* [rope_dims / 2] radians a position */
     struct acts *acts, *fine; /* of one int8 digit, and of two */
     size_t bytes;
 
@@ -52,14 +48,13 @@ static float *alloc_f32(struct decoder *d, size_t n)
     return aligned_alloc(64, bytes);
 }
 
-static int alloc_scratch(struct decoder *d, uint32_t max_rows, uint32_t n_ctx, int exact)
+static int alloc_scratch(struct decoder *d, uint32_t max_rows, int exact)
 {
     const struct hparams *hp = d->hp;
     size_t rows = max_rows;
     uint32_t q_dim = hp->n_heads * hp->head_dim, kv_dim = hp->n_kv_heads * hp->head_dim;
     uint32_t widest = hp->d_model > hp->n_ff ? hp->d_model : hp->n_ff;
 
-    d->scores_stride = hp->head_dim + ((size_t)n_ctx + 15) / 16 * 16;
     d->x = alloc_f32(d, rows * hp->d_model);
     d->n = alloc_f32(d, rows * hp->d_model);
     d->q = alloc_f32(d, rows * q_dim);
@@ -67,11 +62,7 @@ static int alloc_scratch(struct decoder *d, uint32_t max_rows, uint32_t n_ctx, i
     d->values = alloc_f32(d, rows * kv_dim);
     d->gate = alloc_f32(d, rows * hp->n_ff);
     d->up = alloc_f32(d, rows * hp->n_ff);
-    d->cs = alloc_f32(d, rows * hp->rope_dims);
-    d->scores = alloc_f32(d, team_size(d->team) * d->scores_stride);
-    d->freq = calloc(hp->rope_dims / 2, sizeof(*d->freq));
-    if (!d->x || !d->n || !d->q || !d->keys || !d->values || !d->gate || !d->up || !d->cs ||
-        !d->scores || !d->freq)
+    if (!d->x || !d->n || !d->q || !d->keys || !d->values || !d->gate || !d->up)
         return -ENOMEM;
     int rc = acts_alloc(max_rows, widest > q_dim ? widest : q_dim, exact ? ACTS_F32 : ACTS_INT8,
                         &d->acts);
@@ -82,30 +73,44 @@ static int alloc_scratch(struct decoder *d, uint32_t max_rows, uint32_t n_ctx, i
     return rc;
 }
 
+static void worked(struct decoder *d, unsigned part, uint64_t macs);
+
+static void attention_worked(void *arg, unsigned part, uint64_t macs)
+{
+    worked(arg, part, macs);
+}
+
 int decoder_open(const struct hparams *hp, const struct weights *w, struct kv *kv,
                  struct team *team, uint32_t max_rows, uint32_t n_ctx, int exact,
                  struct decoder **out)
 {
     struct decoder *d = calloc(1, sizeof(*d));
+    const struct attention_params attention = {
+        .hp = hp,
+        .w = w,
+        .kv = kv,
+        .team = team,
+        .max_rows = max_rows,
+        .n_ctx = n_ctx,
+        .worked = attention_worked,
+        .arg = d,
+    };
 
     *out = NULL;
     if (!d)
         return -ENOMEM;
     d->hp = hp;
     d->w = w;
-    d->kv = kv;
     d->team = team;
     d->k = kernels_get();
-    int rc = alloc_scratch(d, max_rows, n_ctx, exact);
+    int rc = alloc_scratch(d, max_rows, exact);
+    if (rc == 0)
+        rc = attention_open(&attention, &d->attention);
     if (rc) {
         decoder_close(d);
         return rc;
     }
-    for (uint32_t i = 0; i < hp->rope_dims / 2; i++) {
-        double factor = w->rope_factors ? w->rope_factors[i] : 1;
-
-        d->freq[i] = pow(hp->rope_base, -2.0 * i / hp->rope_dims) * hp->rope_scale / factor;
-    }
+    d->bytes += attention_bytes(d->attention);
     *out = d;
     return 0;
 }
@@ -121,9 +126,7 @@ void decoder_close(struct decoder *d)
     free(d->values);
     free(d->gate);
     free(d->up);
-    free(d->cs);
-    free(d->scores);
-    free(d->freq);
+    attention_close(d->attention);
     acts_free(d->acts);
     acts_free(d->fine);
     free(d);
@@ -191,67 +194,6 @@ static void norm_quantize(struct decoder *d, struct acts *a, const float *weight
 
 /* --- the block ------------------------------------------------------------------------------- */
 
-/* Angles in double: the same table whatever the position, rounded once. */
-static void rope_angles(struct decoder *d, unsigned part, unsigned parts)
-{
-    uint32_t pairs = d->hp->rope_dims / 2;
-
-    for (uint32_t r = part; r < d->n_rows; r += parts) {
-        float *cs = d->cs + (size_t)r * pairs * 2;
-
-        for (uint32_t i = 0; i < pairs; i++) {
-            double angle = d->rows[r].pos * d->freq[i];
-
-            cs[2 * i] = (float)cos(angle);
-            cs[2 * i + 1] = (float)sin(angle);
-        }
-    }
-}
-
-static void rotate(const struct decoder *d, float *head, uint32_t row)
-{
-    d->k->rope(head, d->cs + (size_t)row * d->hp->rope_dims, d->hp->rope_dims,
-               d->hp->arch->rope_neox);
-}
-
-static void store_kv(struct decoder *d, uint32_t layer, unsigned part, unsigned parts)
-{
-    uint32_t heads = d->hp->n_kv_heads, hd = d->hp->head_dim;
-
-    for (uint32_t i = part; i < d->n_rows * heads; i += parts) {
-        uint32_t r = i / heads, h = i % heads;
-        const struct decoder_row *row = &d->rows[r];
-        float *key = d->keys + (size_t)i * hd, *value = d->values + (size_t)i * hd;
-        size_t at = (size_t)row->pos * hd;
-
-        rotate(d, key, r);
-        d->k->f32_to_f16(kv_keys(d->kv, row->seq, layer, h) + at, key, hd);
-        d->k->f32_to_f16(kv_values(d->kv, row->seq, layer, h) + at, value, hd);
-    }
-}
-
-/* One task a (head, row), heads outside so that a head's keys stay in cache for many rows. */
-static void attend(struct decoder *d, uint32_t layer, unsigned part, unsigned parts)
-{
-    uint32_t heads = d->hp->n_heads, hd = d->hp->head_dim;
-    uint32_t group = heads / d->hp->n_kv_heads;
-    float *result = d->scores + part * d->scores_stride, *scores = result + hd;
-    const float scale = (float)(1 / sqrt(hd));
-
-    for (uint32_t i = part; i < heads * d->n_rows; i += parts) {
-        uint32_t h = i / d->n_rows, r = i % d->n_rows;
-        const struct decoder_row *row = &d->rows[r];
-        float *q = d->q + ((size_t)r * heads + h) * hd;
-
-        rotate(d, q, r);
-        d->k->attend(result, q, kv_keys(d->kv, row->seq, layer, h / group),
-                     kv_values(d->kv, row->seq, layer, h / group), hd, row->pos + 1, hd, scale,
-                     scores);
-        memcpy(q, result, hd * sizeof(float));
-        worked(d, part, 2ull * hd * (row->pos + 1));
-    }
-}
-
 static void attention_block(struct decoder *d, uint32_t layer, unsigned part, unsigned parts)
 {
     const struct layer_weights *w = &d->w->layers[layer];
@@ -261,9 +203,7 @@ static void attention_block(struct decoder *d, uint32_t layer, unsigned part, un
     multiply(d, w->k, d->fine, w->k_bias, 0, d->keys, d->n_rows, part, parts);
     multiply(d, w->v, d->fine, w->v_bias, 0, d->values, d->n_rows, part, parts);
     team_barrier(d->team);
-    store_kv(d, layer, part, parts);
-    team_barrier(d->team);
-    attend(d, layer, part, parts);
+    attention_run(d->attention, layer, d->q, d->keys, d->values, part, parts);
     team_barrier(d->team);
     quantize(d, d->acts, d->q, d->hp->n_heads * d->hp->head_dim, d->n_rows, part, parts);
     multiply(d, w->o, d->acts, NULL, 1, d->x, d->n_rows, part, parts);
@@ -291,7 +231,7 @@ static void step(void *arg, unsigned part, unsigned parts)
 {
     struct decoder *d = arg;
 
-    rope_angles(d, part, parts);
+    attention_angles(d->attention, part, parts);
     for (uint32_t layer = 0; layer < d->w->n_layers; layer++) {
         attention_block(d, layer, part, parts);
         feed_forward_block(d, layer, part, parts);
@@ -310,5 +250,6 @@ void decoder_run(struct decoder *d, const struct decoder_row *rows, uint32_t n_r
     d->wanted = wanted;
     d->n_wanted = n_wanted;
     d->logits = logits;
+    attention_begin(d->attention, rows, n_rows);
     team_run(d->team, step, d);
 }

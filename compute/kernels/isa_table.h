@@ -29,8 +29,8 @@ FLOAT_TYPES(PANEL_FN, float)
                  .rope = rope,                                                                     \
                  .f32_to_f16 = f32_to_f16,                                                         \
                  .f16_to_f32 = f16_to_f32,                                                         \
-                 .attend = attend,                                                                 \
-                 .logsumexp = logsumexp},                                                          \
+                 .logsumexp = logsumexp,                                                           \
+                 .attend = ATTEND_KERNELS},                                                        \
         .quantize = quantize,                                                                      \
         .mul = {QUANTIZED_TYPES(TABLE_ENTRY, int) FLOAT_TYPES(TABLE_ENTRY, float)},                \
         .mul_f32 = {QUANTIZED_TYPES(TABLE_ENTRY, float) FLOAT_TYPES(TABLE_ENTRY, float)},          \

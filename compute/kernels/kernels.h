@@ -16,13 +16,14 @@
 #include <stdint.h>
 
 #include "compute/gguf.h"
+#include "compute/kernels/attend.h"
 #include "compute/team.h"
 
 #define ACT_BLOCK  32u /* activations share a scale in blocks of 32 */
 #define PANEL_ROWS 16u
 
 /* Changes whenever a kernel's rounding does; exchanged at session set-up. */
-#define KERNELS_NUMERICS_ID 1u
+#define KERNELS_NUMERICS_ID 2u
 
 /* --- memory ------------------------------------------------------------------------------------ */
 
@@ -100,22 +101,15 @@ struct kernels {
     void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);
     /* y[i] = g[i] / (1 + exp(-g[i])) * u[i]. y may be g. */
     void (*silu_mul)(float *y, const float *g, const float *u, size_t n);
-    /* Rotate one head, n = dims (even), by cs f32[n/2][2] = cos, sin of this position.
-     * neox: pairs (i, i + n/2); else pairs (2i, 2i+1). */
+    /* Rotate one head, n = dims (even), by cs f32[2][n]: cos of this position for each dim, then sin,
+     * negated for the first of a pair. neox: pairs (i, i + n/2); else pairs (2i, 2i+1). */
     void (*rope)(float *x, const float *cs, size_t n, int neox);
     /* f32 -> f16 with round to nearest even, and back. */
     void (*f32_to_f16)(uint16_t *y, const float *x, size_t n);
     void (*f16_to_f32)(float *y, const uint16_t *x, size_t n);
-    /*
-     * One query head against n_keys cached keys and values of its KV head:
-     * s_j = scale * (q . k_j), p = softmax(s), out = sum_j p_j v_j. k and v are f16, row j at
-     * k + j * stride (elements). hd (head dims) a multiple of 16. scores: scratch f32[n_keys]
-     * rounded up to 16. The order of sums depends on n_keys and hd only.
-     */
-    void (*attend)(float *out, const float *q, const uint16_t *k, const uint16_t *v, size_t stride,
-                   size_t n_keys, size_t hd, float scale, float *scores);
     /* max over x, and sum of exp(x - max): for log-softmax. */
     void (*logsumexp)(const float *x, size_t n, float *max, double *sum);
+    struct attend_kernels attend;
 };
 
 /* The table for cpu_flags(). Never NULL. */

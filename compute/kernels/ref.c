@@ -109,14 +109,6 @@ ROWS_FN float v_sum(v16 a)
     return a.l[0];
 }
 
-ROWS_FN void v_sum4(v16 a, v16 b, v16 c, v16 d, float out[4])
-{
-    out[0] = v_sum(a);
-    out[1] = v_sum(b);
-    out[2] = v_sum(c);
-    out[3] = v_sum(d);
-}
-
 ROWS_FN float v_hmax(v16 a)
 {
     float m = a.l[0];
@@ -125,7 +117,76 @@ ROWS_FN float v_hmax(v16 a)
     return m;
 }
 
+ROWS_FN v16 v_swap(v16 a, int h)
+{
+    LANES(a.l[i ^ h]);
+}
+
+ROWS_FN void v_store_i16(int16_t *p, v16 a)
+{
+    for (int i = 0; i < 16; i++)
+        p[i] = (int16_t)a.l[i];
+}
+
 #include "compute/kernels/rows_impl.h"
+
+/* --- attention: 16 pairs of integers ----------------------------------------------------------- */
+
+#define TILE_FN static
+
+typedef struct {
+    int16_t l[16][2];
+} vp;
+
+typedef struct {
+    int32_t l[16];
+} vi;
+
+TILE_FN vp vp_load8(const uint8_t *p)
+{
+    vp r;
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 2; j++)
+            r.l[i][j] = (int8_t)p[2 * i + j];
+    return r;
+}
+
+TILE_FN vp vp_load4(const uint8_t *p, int high)
+{
+    vp r;
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 2; j++)
+            r.l[i][j] = kv_levels[p[2 * i + j] >> (high ? 4 : 0) & 15];
+    return r;
+}
+
+TILE_FN vp vp_bcast(const int16_t *p)
+{
+    vp r;
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 2; j++)
+            r.l[i][j] = p[j];
+    return r;
+}
+
+TILE_FN vi vi_zero(void)
+{
+    return (vi){{0}};
+}
+
+TILE_FN vi vi_dot(vi acc, vp a, vp b)
+{
+    for (int i = 0; i < 16; i++)
+        acc.l[i] += a.l[i][0] * b.l[i][0] + a.l[i][1] * b.l[i][1];
+    return acc;
+}
+
+TILE_FN v16 vi_float(vi a)
+{
+    LANES((float)a.l[i]);
+}
+
+#include "compute/kernels/attend_impl.h"
 
 /* --- products ---------------------------------------------------------------------------------- */
 

@@ -10,10 +10,10 @@
  *   v_fma(a, b, c)              a * b + c, rounded once
  *   v_max(a, b) v_min(a, b)     a > b ? a : b, a < b ? a : b: the second when one is a NaN
  *   v_abs
+ *   v_swap(x, h)                lane i: lane i ^ h; h 1, 2, 4 or 8
  *   v_ldexp(p, t)               bits of p + (bits of t << 23)
  *   v_zero_below(x, lo, y)      x < lo ? 0 : y
  *   v_sum                       halves added: lane i + lane i + 8, then + 4, + 2, + 1
- *   v_sum4(a, b, c, d, out)     four v_sum
  *   v_hmax                      the greatest lane
  *   v_store_i8(p, x)            integers in [-128, 127]
  *   ROWS_FN                     attributes of every function
@@ -79,22 +79,45 @@ ROWS_FN void silu_mul(float *y, const float *g, const float *u, size_t n)
     }
 }
 
-/* A pair (a, b) turned by the angle whose cosine and sine are c and s. */
-ROWS_FN void turn(float *a, float *b, float c, float s)
+/* Pairs of neighbours. */
+ROWS_FN void rope_pairs(float *x, const float *c, const float *s, size_t n)
 {
-    float a0 = *a, b0 = *b;
-    *a = fmaf(a0, c, -(b0 * s));
-    *b = fmaf(a0, s, b0 * c);
+    size_t i = 0;
+
+    for (; i + 16 <= n; i += 16) {
+        v16 a = v_load(x + i);
+        v_store(x + i, v_fma(a, v_load(c + i), v_mul(v_swap(a, 1), v_load(s + i))));
+    }
+    for (; i < n; i += 2) {
+        float a = x[i], b = x[i + 1];
+        x[i] = fmaf(a, c[i], b * s[i]);
+        x[i + 1] = fmaf(b, c[i + 1], a * s[i + 1]);
+    }
+}
+
+/* Pairs (i, i + n/2). */
+ROWS_FN void rope_halves(float *x, const float *c, const float *s, size_t n)
+{
+    size_t i = 0, h = n / 2;
+
+    for (; i + 16 <= h; i += 16) {
+        v16 a = v_load(x + i), b = v_load(x + h + i);
+        v_store(x + i, v_fma(a, v_load(c + i), v_mul(b, v_load(s + i))));
+        v_store(x + h + i, v_fma(b, v_load(c + h + i), v_mul(a, v_load(s + h + i))));
+    }
+    for (; i < h; i++) {
+        float a = x[i], b = x[h + i];
+        x[i] = fmaf(a, c[i], b * s[i]);
+        x[h + i] = fmaf(b, c[h + i], a * s[h + i]);
+    }
 }
 
 ROWS_FN void rope(float *x, const float *cs, size_t n, int neox)
 {
     if (neox)
-        for (size_t i = 0; i < n / 2; i++)
-            turn(x + i, x + n / 2 + i, cs[2 * i], cs[2 * i + 1]);
+        rope_halves(x, cs, cs + n, n);
     else
-        for (size_t i = 0; i < n / 2; i++)
-            turn(x + 2 * i, x + 2 * i + 1, cs[2 * i], cs[2 * i + 1]);
+        rope_pairs(x, cs, cs + n, n);
 }
 
 ROWS_FN void f32_to_f16(uint16_t *y, const float *x, size_t n)
@@ -115,91 +138,6 @@ ROWS_FN void f16_to_f32(float *y, const uint16_t *x, size_t n)
         v_store(y + i, v_loadh(x + i));
     for (; i < n; i++)
         y[i] = f32_from_f16(x[i]);
-}
-
-/* q . k_j for n keys. */
-ROWS_FN void attend_scores(const float *q, const uint16_t *k, size_t stride, size_t n, size_t hd,
-                           float *scores)
-{
-    size_t j = 0;
-
-    for (; j + 4 <= n; j += 4, k += 4 * stride) {
-        v16 s0 = v_set1(0.f), s1 = s0, s2 = s0, s3 = s0;
-        for (size_t i = 0; i < hd; i += 16) {
-            v16 x = v_load(q + i);
-            s0 = v_fma(x, v_loadh(k + i), s0);
-            s1 = v_fma(x, v_loadh(k + stride + i), s1);
-            s2 = v_fma(x, v_loadh(k + 2 * stride + i), s2);
-            s3 = v_fma(x, v_loadh(k + 3 * stride + i), s3);
-        }
-        v_sum4(s0, s1, s2, s3, scores + j);
-    }
-    for (; j < n; j++, k += stride) {
-        v16 s = v_set1(0.f);
-        for (size_t i = 0; i < hd; i += 16)
-            s = v_fma(v_load(q + i), v_loadh(k + i), s);
-        scores[j] = v_sum(s);
-    }
-}
-
-/* scores -> exp(scale * score - max), rounded up to 16 with zeros; returns 1 / their sum. */
-ROWS_FN float attend_softmax(float *scores, size_t n, float scale)
-{
-    size_t n16 = (n + 15) / 16 * 16;
-    v16 top = v_set1(-INFINITY), sum = v_set1(0.f);
-
-    for (size_t j = n; j < n16; j++)
-        scores[j] = -INFINITY;
-    for (size_t j = 0; j < n16; j += 16) {
-        v16 s = v_mul(v_load(scores + j), v_set1(scale));
-        v_store(scores + j, s);
-        top = v_max(s, top);
-    }
-    top = v_set1(v_hmax(top));
-    for (size_t j = 0; j < n16; j += 16) {
-        v16 e = v_exp(v_sub(v_load(scores + j), top));
-        v_store(scores + j, e);
-        sum = v_add(sum, e);
-    }
-    return 1.f / v_sum(sum);
-}
-
-/* out = norm * sum_j p_j v_j, over j in order; four vectors of dims at a time stay in registers. */
-ROWS_FN void attend_values(float *out, const float *p, const uint16_t *v, size_t stride, size_t n,
-                           size_t hd, float norm)
-{
-    const v16 scale = v_set1(norm);
-    size_t i = 0;
-
-    for (; i + 64 <= hd; i += 64) {
-        v16 a0 = v_set1(0.f), a1 = a0, a2 = a0, a3 = a0;
-        const uint16_t *vj = v + i;
-        for (size_t j = 0; j < n; j++, vj += stride) {
-            v16 pj = v_set1(p[j]);
-            a0 = v_fma(pj, v_loadh(vj), a0);
-            a1 = v_fma(pj, v_loadh(vj + 16), a1);
-            a2 = v_fma(pj, v_loadh(vj + 32), a2);
-            a3 = v_fma(pj, v_loadh(vj + 48), a3);
-        }
-        v_store(out + i, v_mul(a0, scale));
-        v_store(out + i + 16, v_mul(a1, scale));
-        v_store(out + i + 32, v_mul(a2, scale));
-        v_store(out + i + 48, v_mul(a3, scale));
-    }
-    for (; i < hd; i += 16) {
-        v16 a = v_set1(0.f);
-        for (size_t j = 0; j < n; j++)
-            a = v_fma(v_set1(p[j]), v_loadh(v + j * stride + i), a);
-        v_store(out + i, v_mul(a, scale));
-    }
-}
-
-ROWS_FN void attend(float *out, const float *q, const uint16_t *k, const uint16_t *v, size_t stride,
-                    size_t n_keys, size_t hd, float scale, float *scores)
-{
-    attend_scores(q, k, stride, n_keys, hd, scores);
-    float norm = attend_softmax(scores, n_keys, scale);
-    attend_values(out, scores, v, stride, n_keys, hd, norm);
 }
 
 /* The last, partial vector of x, filled up with -infinity. */

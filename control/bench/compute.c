@@ -53,6 +53,7 @@ struct options {
     int first_core;
     uint32_t first_layer, end_layer; /* end 0: to the model's end */
     uint32_t rounds, chunk;
+    enum kv_format kv;
     enum table_format format;
 };
 
@@ -67,6 +68,7 @@ static const struct argp_option option_list[] = {
      1},
     {"threads", OPT_THREADS, "N,...", 0,
      "Compute threads, a core each (default: 1, and all cores that this process may use)", 1},
+    {"kv", OPT_KV, "f16|q8|q4", 0, "How keys and values are cached (default f16)", 1},
     {"layers", OPT_LAYERS, "A-B", 0, "Only layers A up to, not including, B: a stage", 1},
     {"rounds", OPT_ROUNDS, "N", 0, "Turns of each case (default 5)", 1},
     {"chunk", OPT_CHUNK, "N", 0, "Rows of a step of prefill at most (default 128)", 1},
@@ -113,6 +115,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_THREADS:
         opt_u32_list(state, "--threads", arg, 1, 1024, &o->threads);
+        return 0;
+    case OPT_KV:
+        o->kv = opt_kv_format(state, arg);
         return 0;
     case OPT_LAYERS:
         parse_layers(state, arg, o);
@@ -273,6 +278,7 @@ static int open_stage(struct bench *b, uint32_t n_ctx)
         .first_layer = o->first_layer,
         .end_layer = o->end_layer,
         .max_rows = o->chunk,
+        .kv_format = o->kv,
         .n_ctx = n_ctx,
     };
     char err[GGUF_ERR] = "";
@@ -375,6 +381,7 @@ static const struct table_column columns[] = {
     {"bound_gop_per_s", "products GOP/s", 0},
     {"bound_gb_per_s_sd", NULL, 1},
     {"bound_gop_per_s_sd", NULL, 1},
+    {"kv", "KV", TABLE_TEXT},
     {"weights_bytes", NULL, TABLE_COUNT},
     {"kv_bytes_per_token", NULL, TABLE_COUNT},
     {"chunk", NULL, TABLE_COUNT},
@@ -434,6 +441,7 @@ static int print_case(const struct bench *b, const struct test_case *c)
     (cell++)->value = dot.rate;
     (cell++)->value = read.sd;
     (cell++)->value = dot.sd;
+    (cell++)->text = kv_format_name(b->o->kv);
     (cell++)->value = b->cost.weights_bytes;
     (cell++)->value = b->cost.kv_bytes_per_token;
     (cell++)->value = info->max_rows;

@@ -4,25 +4,50 @@
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "codec/cpu.h"
 #include "compute/kernels/kernels.h"
 #include "control/bench/memory.h"
 
-#define COLS     1536u
-#define HEAD     64u
-#define KEYS     512u
-#define KV_HEADS 3u
-#define STRIDE   (KV_HEADS * HEAD) /* from one key to the next */
-#define VOCAB    49152u
+#define COLS    1536u
+#define HEAD    64u
+#define QUERIES 3u /* heads that share keys and values */
+#define VOCAB   49152u
 
 struct rows {
-    float *x, *y, *w;   /* [VOCAB] */
-    float *scores;      /* [KEYS] */
-    uint16_t *k, *v;    /* [KEYS][STRIDE] */
-    struct acts *acts;  /* of one row */
-    struct acts *acts2; /* the same in two digits */
+    float *x, *y, *w;                               /* [VOCAB] */
+    uint8_t *keys[KV_FORMATS], *values[KV_FORMATS]; /* a tile each */
+    uint8_t *queries[KV_FORMATS];                   /* QUERIES of them */
+    float *states;                                  /* of the queries */
+    struct acts *acts;                              /* of one row */
+    struct acts *acts2;                             /* the same in two digits */
 };
+
+/* A page full of heads and what asks for them. */
+static int open_tiles(struct rows *r, enum kv_format f)
+{
+    const struct attend_kernels *k = &kernels_get()->attend;
+    const size_t query = attend_query_bytes(f, HEAD);
+    float head[HEAD];
+
+    r->keys[f] = aligned_alloc(64, kv_tile_bytes(f, HEAD));
+    r->values[f] = aligned_alloc(64, kv_tile_bytes(f, HEAD));
+    r->queries[f] = aligned_alloc(64, (QUERIES * query + 63) / 64 * 64);
+    if (!r->keys[f] || !r->values[f] || !r->queries[f])
+        return -ENOMEM;
+    for (size_t at = 0; at < KV_PAGE; at++) {
+        memcpy(head, r->x + at * HEAD, sizeof(head)); /* it is overwritten */
+        k->put_key(f, r->keys[f], HEAD, at, head);
+        memcpy(head, r->x + (KV_PAGE + at) * HEAD, sizeof(head));
+        k->put_value(f, r->values[f], HEAD, at, head);
+    }
+    for (size_t i = 0; i < QUERIES; i++) {
+        memcpy(head, r->x + (2 * KV_PAGE + i) * HEAD, sizeof(head));
+        k->query(f, r->queries[f] + i * query, HEAD, head, .125f);
+    }
+    return 0;
+}
 
 int rows_open(struct rows **out)
 {
@@ -34,11 +59,9 @@ int rows_open(struct rows **out)
     r->x = malloc(VOCAB * sizeof(*r->x));
     r->y = calloc(VOCAB, sizeof(*r->y));
     r->w = malloc(VOCAB * sizeof(*r->w));
-    r->scores = calloc(KEYS, sizeof(*r->scores));
-    r->k = calloc((size_t)KEYS * STRIDE, sizeof(*r->k));
-    r->v = calloc((size_t)KEYS * STRIDE, sizeof(*r->v));
-    if (!r->x || !r->y || !r->w || !r->scores || !r->k || !r->v ||
-        acts_alloc(1, COLS, ACTS_INT8, &r->acts) || acts_alloc(1, COLS, ACTS_INT8X2, &r->acts2)) {
+    r->states = calloc(QUERIES * attend_state_floats(HEAD), sizeof(*r->states));
+    if (!r->x || !r->y || !r->w || !r->states || acts_alloc(1, COLS, ACTS_INT8, &r->acts) ||
+        acts_alloc(1, COLS, ACTS_INT8X2, &r->acts2)) {
         rows_close(r);
         *out = NULL;
         return -ENOMEM;
@@ -47,8 +70,12 @@ int rows_open(struct rows **out)
         r->x[i] = (float)(i * 2654435761u % 2001) / 1000 - 1;
         r->w[i] = 1;
     }
-    kernels_get()->f32_to_f16(r->k, r->x, VOCAB); /* the first keys: others are zeroes */
-    kernels_get()->f32_to_f16(r->v, r->x, VOCAB);
+    for (enum kv_format f = 0; f < KV_FORMATS; f++)
+        if (open_tiles(r, f) < 0) {
+            rows_close(r);
+            *out = NULL;
+            return -ENOMEM;
+        }
     return 0;
 }
 
@@ -59,9 +86,12 @@ void rows_close(struct rows *r)
     free(r->x);
     free(r->y);
     free(r->w);
-    free(r->scores);
-    free(r->k);
-    free(r->v);
+    for (enum kv_format f = 0; f < KV_FORMATS; f++) {
+        free(r->keys[f]);
+        free(r->values[f]);
+        free(r->queries[f]);
+    }
+    free(r->states);
     acts_free(r->acts);
     acts_free(r->acts2);
     free(r);
@@ -87,9 +117,31 @@ static void quantize2(struct rows *r)
     acts_set(r->acts2, r->x, COLS, 1, COLS, 0, 1);
 }
 
-static void attend(struct rows *r)
+/* A page of keys and values, by the heads that share them. */
+static void attend(struct rows *r, enum kv_format f)
 {
-    kernels_get()->attend(r->y, r->x, r->k, r->v, STRIDE, KEYS, HEAD, .125f, r->scores);
+    static const float factors[QUERIES] = {.01f, .01f, .01f};
+    static const uint8_t visible[QUERIES] = {KV_PAGE, KV_PAGE, KV_PAGE};
+    const struct attend_kernels *k = &kernels_get()->attend;
+
+    for (unsigned i = 0; i < QUERIES; i++)
+        k->begin(r->states + i * attend_state_floats(HEAD), HEAD);
+    k->page(f, r->keys[f], r->values[f], HEAD, QUERIES, r->queries[f], factors, visible, r->states);
+}
+
+static void attend_f16(struct rows *r)
+{
+    attend(r, KV_F16);
+}
+
+static void attend_q8(struct rows *r)
+{
+    attend(r, KV_Q8);
+}
+
+static void attend_q4(struct rows *r)
+{
+    attend(r, KV_Q4);
 }
 
 static void logsumexp(struct rows *r)
@@ -110,7 +162,9 @@ static const struct {
     {"silu_mul", COLS, COLS * 2 * sizeof(float), silu_mul},
     {"quantize", COLS, COLS * sizeof(float), quantize},
     {"quantize, two digits", COLS, COLS * sizeof(float), quantize2},
-    {"attend, a head of 64", KEYS, (size_t)KEYS *HEAD * 2 * sizeof(uint16_t), attend},
+    {"attend f16, 3 heads of 64", KV_PAGE, (size_t)2 * KV_PAGE * HEAD * 2, attend_f16},
+    {"attend q8, 3 heads of 64", KV_PAGE, (size_t)2 * KV_PAGE * (HEAD + 2), attend_q8},
+    {"attend q4, 3 heads of 64", KV_PAGE, (size_t)2 * KV_PAGE * (HEAD / 2 + 2), attend_q4},
     {"logsumexp", VOCAB, VOCAB * sizeof(float), logsumexp},
 };
 

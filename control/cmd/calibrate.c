@@ -73,7 +73,7 @@ static const struct argp_option options[] = {
 static bool model_given(const struct model_options *m)
 {
     return *m->path || m->threads || m->ctx || m->first_core != INT32_MIN || m->cpus ||
-           m->numa_node >= 0 || m->mlock || m->cpu_mask != CPU_ALL;
+           m->numa_node >= 0 || m->mlock || m->cpu_mask != CPU_ALL || m->kv;
 }
 
 static void check_options(struct argp_state *state, struct calibrate_options *o)
@@ -90,6 +90,8 @@ static void check_options(struct argp_state *state, struct calibrate_options *o)
         argp_error(state, "--text FILE is missing");
     if (!o->out)
         argp_error(state, "-o FILE is missing");
+    if (o->model.kv)
+        argp_error(state, "--kv: keys and values are cached as f16 here");
     if (o->model.ctx)
         argp_error(state, "--ctx: windows always have %u tokens here", EVAL_WINDOW);
 }

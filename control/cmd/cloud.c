@@ -199,6 +199,7 @@ int cmd_cloud(int argc, char **argv)
         .first_layer = plan.split,
         .max_rows = o.chunk_tokens + o.max_sessions,
         .n_ctx = o.model.ctx,
+        .kv_format = o.model.kv,
     };
     rc = model_cache(&m, o.max_sessions, true, o.kv_budget_bytes, &stage_params);
     if (rc == EXIT_OK)

@@ -395,6 +395,7 @@ static int evaluate(struct command_state *c, bool exact)
         .batch_rows = larger(EVAL_WINDOW, eval_choice_batch_rows(&c->suite)),
         .text_rows = c->text.n,
         .rows = c->text.n + eval_choice_rows(&c->suite),
+        .kv = c->o.model.kv,
         .exact = exact,
     };
     struct eval e;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "codec/cpu.h"
+#include "compute/kernels/attend.h"
 #include "control/cmd.h"
 #include "control/codec_arg.h"
 #include "control/front.h"
@@ -108,7 +109,9 @@ static int start_cloud(struct front *f, const char *uri, const struct model_halv
                            "--max-sessions",
                            parallel,
                            "--chunk",
-                           chunk};
+                           chunk,
+                           "--kv",
+                           kv_format_name(o->model.kv)};
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
         argv[n++] = fixed[i];
     if (o->model.ctx) {

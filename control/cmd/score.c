@@ -322,6 +322,7 @@ int cmd_score(int argc, char **argv)
         .n_cuts = !o.local,
         .ctx = o.model.ctx,
         .n_seqs = 1,
+        .kv = o.model.kv,
         .exact = o.exact,
     };
     if (rc == EXIT_OK)

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "compute/kernels/attend.h"
 #include "control/profile.h"
 #include "control/quality_arg.h"
 
@@ -48,6 +49,7 @@ struct eval_result eval_result(const struct eval *e, struct eval_trial *t, const
     const struct eval_result_score none = {NAN, NAN, NAN, NAN, NAN};
     struct eval_result r = {
         .suite = suite,
+        .kv = kv_format_name(e->params->kv),
         .exact = e->params->exact,
         .split = t->split,
         .message_rows = e->params->message_rows,
@@ -102,6 +104,7 @@ enum of { ALWAYS, PROFILE, TARGET, TEXT, SUITE };
 #define FIELDS(F)                                                                                  \
     F("codec", "codec", TABLE_TEXT, ALWAYS, .text = r->codec)                                      \
     F("profile", "profile", TABLE_TEXT, PROFILE, .text = *r->profile ? r->profile : NULL)          \
+    F("kv", "KV", TABLE_TEXT, ALWAYS, .text = r->kv)                                               \
     F("exact", "exact", TABLE_BOOL, ALWAYS, .value = r->exact)                                     \
     F("suite", "suite", TABLE_TEXT, SUITE, .text = r->suite)                                       \
     F("split", "split", TABLE_COUNT, ALWAYS, .value = r->split)                                    \

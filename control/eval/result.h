@@ -18,6 +18,7 @@ struct eval_result {
     char codec[CODEC_ARG_MAX]; /* under a target: with the parameter used last */
     char profile[17];          /* its hash's first half; "": none */
     const char *suite;         /* NULL: none */
+    const char *kv; /* format of the KV cache on trial */
     bool exact;
     double split, message_rows;
     double target_kl, target_bytes_per_token, parameter_min, parameter_max;

@@ -71,8 +71,13 @@ int eval_open(const struct model *m, const struct eval_params *p, struct team *t
         .exact = p->exact,
     };
 
+    struct splitpass_params quantized = pass;
+    quantized.kv = p->kv;
+
     *e = (struct eval){.params = p, .n_layers = m->n_layers};
     int rc = splitpass_open(m, &pass, team, &e->pass);
+    if (rc == EXIT_OK && p->kv)
+        rc = splitpass_open(m, &quantized, team, &e->quantized);
     if (rc != EXIT_OK)
         return rc;
     rc = open_trials(e);
@@ -85,6 +90,8 @@ int eval_open(const struct model *m, const struct eval_params *p, struct team *t
     uint64_t layers = e->n_layers;
     for (unsigned i = 0; i < e->n_trials; i++)
         layers += e->n_layers - e->trials[i].split;
+    if (p->kv)
+        layers += p->splits[p->n_splits - 1];
     progress_start(&e->progress, p->exact ? "eval, f32 arithmetic" : "eval", p->rows * layers);
     return EXIT_OK;
 }
@@ -100,6 +107,7 @@ void eval_close(struct eval *e)
         free(e->kept[cut]);
     free(e->got);
     splitpass_close(&e->pass);
+    splitpass_close(&e->quantized);
 }
 
 /* --- run ------------------------------------------------------------------------------------- */
@@ -126,9 +134,14 @@ int eval_reference(struct eval *e, const struct stage_rows *batch, size_t n_batc
 
     for (unsigned cut = 0; cut < e->params->n_splits; cut++)
         keep[cut] = e->kept[cut] + (size_t)at * e->pass.d_model;
-    const int rc =
-        splitpass_run(&e->pass, 0, e->params->n_splits, batch, n_batch, ids, NULL, keep, fn, arg);
-    progress_add(&e->progress, (uint64_t)batch_rows(batch, n_batch) * e->n_layers);
+    const uint64_t rows = batch_rows(batch, n_batch);
+    const unsigned last = e->params->n_splits;
+    int rc = splitpass_run(&e->pass, 0, last, batch, n_batch, ids, NULL, keep, fn, arg);
+    progress_add(&e->progress, rows * e->n_layers);
+    if (rc == 0 && e->quantized.n_parts) {
+        rc = splitpass_run(&e->quantized, 0, last - 1, batch, n_batch, ids, NULL, keep, NULL, NULL);
+        progress_add(&e->progress, rows * e->params->splits[last - 1]);
+    }
     return rc < 0 ? failed(rc) : EXIT_OK;
 }
 
@@ -182,7 +195,8 @@ int eval_compressed(struct eval *e, struct eval_trial *t, struct eval_carried *c
         sent += batch[i].n * d;
         got += batch[i].n * d;
     }
-    const int rc = splitpass_run(&e->pass, t->cut + 1, e->params->n_splits, batch, n_batch, NULL,
+    struct splitpass *pass = e->quantized.n_parts ? &e->quantized : &e->pass;
+    const int rc = splitpass_run(pass, t->cut + 1, e->params->n_splits, batch, n_batch, NULL,
                                  e->got, NULL, fn, arg);
     progress_add(&e->progress, (uint64_t)batch_rows(batch, n_batch) * (e->n_layers - t->split));
     return rc < 0 ? failed(rc) : EXIT_OK;

@@ -51,13 +51,16 @@ struct eval_params {
     uint32_t batch_rows;  /* of all batches between two calls of eval_reference with at == 0 */
     size_t text_rows;     /* positions of the text in all */
     uint64_t rows;        /* of everything to come: for the progress */
+    enum kv_format kv;    /* of what is on trial; the reference has f16 */
     bool exact;
 };
 
 /* All trials under one arithmetic. */
 struct eval {
     const struct eval_params *params;
-    struct splitpass pass;
+    struct splitpass pass; /* the reference */
+    struct splitpass
+        quantized; /* another pass for the trials, with their KV cache; n_parts 0: the same */
     struct eval_trial *trials;
     unsigned n_trials;
     uint32_t n_layers;
@@ -71,7 +74,8 @@ int eval_open(const struct model *m, const struct eval_params *p, struct team *t
               struct eval *e);
 void eval_close(struct eval *e);
 
-/* Run a batch as it is, and keep its rows at the cuts from row `at` on. */
+/* Run a batch as it is, and keep its rows at the cuts from row `at` on: those of the trials' pass.
+ */
 int eval_reference(struct eval *e, const struct stage_rows *batch, size_t n_batch, uint32_t at,
                    const int32_t *ids, splitpass_fn fn, void *arg);
 

@@ -239,6 +239,11 @@ static enum proto_reason mismatch(const struct cloud *c, const struct proto_open
                  proto_codec_text(codec_id, profile, cloud_codec));
         return PROTO_BAD_CODEC;
     }
+    if (stage_numerics_kv(m->numerics_id) != i->kv_format) {
+        snprintf(text, room, "KV cache mismatch: edge %s, cloud %s: give both the same --kv",
+                 kv_format_name(stage_numerics_kv(m->numerics_id)), kv_format_name(i->kv_format));
+        return PROTO_BAD_NUMERICS;
+    }
     if (m->numerics_id != i->numerics_id) {
         snprintf(text, room, "numerics mismatch: edge %08x, cloud %08x: different arithmetic",
                  m->numerics_id, i->numerics_id);

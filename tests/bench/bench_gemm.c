@@ -213,8 +213,8 @@ struct layer {
     struct mat *w[N_MATS];
     struct acts *acts;
     float *x, *y, *z; /* [MAX_TOKENS][widest] */
-    float *scores;
-    uint16_t *keys, *values; /* [KEYS][kv_heads * head_dims] */
+    float *state;
+    uint8_t *keys, *values; /* tiles of a page, one of all heads */
 };
 
 static struct mat *some_matrix(uint32_t rows, uint32_t cols)
@@ -246,13 +246,13 @@ static void layer_init(struct layer *l, const struct shape *s)
     l->x = alloc(n * sizeof(float));
     l->y = alloc(n * sizeof(float));
     l->z = alloc(n * sizeof(float));
-    l->scores = alloc(KEYS * sizeof(float));
-    l->keys = alloc((size_t)KEYS * kv * 2);
-    l->values = alloc((size_t)KEYS * kv * 2);
+    l->state = alloc(attend_state_floats(s->head_dims) * sizeof(float));
+    l->keys = alloc(kv_key_bytes(KV_F16, s->head_dims));
+    l->values = alloc(kv_value_bytes(KV_F16, s->head_dims));
     for (size_t i = 0; i < n; i++)
         l->x[i] = (float)(random_bits() % 1001) * 0.002f - 1.0f;
-    kernels_get()->f32_to_f16(l->keys, l->x, (size_t)MAX_TOKENS * kv);
-    kernels_get()->f32_to_f16(l->values, l->x, (size_t)MAX_TOKENS * kv);
+    kernels_get()->f32_to_f16((uint16_t *)(void *)l->keys, l->x, (size_t)KV_PAGE * s->head_dims);
+    kernels_get()->f32_to_f16((uint16_t *)(void *)l->values, l->x, (size_t)KV_PAGE * s->head_dims);
 }
 
 static void layer_free(struct layer *l)
@@ -263,7 +263,7 @@ static void layer_free(struct layer *l)
     free(l->x);
     free(l->y);
     free(l->z);
-    free(l->scores);
+    free(l->state);
     free(l->keys);
     free(l->values);
 }
@@ -303,16 +303,21 @@ static double layer_rest(struct layer *l)
 {
     const struct kernels *k = kernels_get();
     const struct shape *s = l->s;
-    const size_t hd = s->head_dims, kv = s->kv_heads * hd;
+    const size_t hd = s->head_dims;
     double start = cpu_ns();
 
     for (size_t t = 0; t < MAX_TOKENS; t++) {
         k->rmsnorm(l->y + t * s->d, l->x + t * s->d, l->x, s->d, 1e-5f);
         k->rmsnorm(l->y + t * s->d, l->x + t * s->d, l->x, s->d, 1e-5f);
         for (size_t h = 0; h < s->heads; h++) {
-            const size_t shared = h * s->kv_heads / s->heads * hd;
-            k->attend(l->y, l->x + (t * s->heads + h) * hd, l->keys + shared, l->values + shared,
-                      kv, KEYS, hd, 0.125f, l->scores);
+            const float factor = 0.125f;
+            const uint8_t visible = KV_PAGE;
+
+            k->attend.begin(l->state, hd);
+            for (size_t page = 0; page < KEYS / KV_PAGE; page++)
+                k->attend.page(KV_F16, l->keys, l->values, hd, 1, l->x + (t * s->heads + h) * hd,
+                               &factor, &visible, l->state);
+            k->attend.finish(KV_F16, l->y, l->state, hd);
         }
         k->silu_mul(l->y, l->x, l->x, s->ffn);
     }

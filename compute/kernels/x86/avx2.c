@@ -122,14 +122,6 @@ ROWS_FN float v_sum(v16 a)
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
-ROWS_FN void v_sum4(v16 a, v16 b, v16 c, v16 d, float out[4])
-{
-    __m128 r0 = sum_to_4(a), r1 = sum_to_4(b), r2 = sum_to_4(c), r3 = sum_to_4(d);
-
-    _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
-    _mm_storeu_ps(out, _mm_add_ps(_mm_add_ps(r0, r2), _mm_add_ps(r1, r3)));
-}
-
 ROWS_FN float v_hmax(v16 a)
 {
     __m256 m = _mm256_max_ps(a.l, a.h);
@@ -263,9 +255,73 @@ ROWS_FN vb vb_low_one16(void)
     return B(v, v);
 }
 
+/* --- attention --------------------------------------------------------------------------------- */
+
+typedef vb vp, vi;
+
+ROWS_FN v16 v_swap(v16 a, const int h)
+{
+    switch (h) {
+    case 8:
+        return V(a.h, a.l);
+    case 4:
+        return V(_mm256_permute2f128_ps(a.l, a.l, 1), _mm256_permute2f128_ps(a.h, a.h, 1));
+    case 2:
+        return V(_mm256_permute_ps(a.l, 0x4e), _mm256_permute_ps(a.h, 0x4e));
+    default:
+        return V(_mm256_permute_ps(a.l, 0xb1), _mm256_permute_ps(a.h, 0xb1));
+    }
+}
+
+ROWS_FN void v_store_i16(int16_t *p, v16 a)
+{
+    __m256i w = _mm256_packs_epi32(_mm256_cvtps_epi32(a.l), _mm256_cvtps_epi32(a.h));
+    _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(w, 0xd8));
+}
+
+ROWS_FN vp vp_load8(const uint8_t *p)
+{
+    return vb_widen_i8_16(p);
+}
+
+ROWS_FN vp vp_load4(const uint8_t *p, const int high)
+{
+    const __m256i levels =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)kv_levels));
+    __m256i x = _mm256_loadu_si256((const __m256i *)p);
+
+    if (high)
+        x = _mm256_srli_epi16(x, 4);
+    x = _mm256_shuffle_epi8(levels, _mm256_and_si256(x, _mm256_set1_epi8(15)));
+    return B(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(x)),
+             _mm256_cvtepi8_epi16(_mm256_extracti128_si256(x, 1)));
+}
+
+ROWS_FN vp vp_bcast(const int16_t *p)
+{
+    return vb_bcast(p);
+}
+
+ROWS_FN vi vi_zero(void)
+{
+    return vb_set8(0);
+}
+
+ROWS_FN vi vi_dot(vi acc, vp a, vp b)
+{
+    return vb_add32(acc, vb_madd16(a, b));
+}
+
+ROWS_FN v16 vi_float(vi a)
+{
+    return vb_to_float(a);
+}
+
 #undef ROWS_FN
 #define ROWS_FN static
+#define TILE_FN static ALWAYS_INLINE
 #include "compute/kernels/rows_impl.h"
+#include "compute/kernels/attend_impl.h"
 #include "compute/kernels/x86/mat_impl.h"
 
 const struct kernels_isa kernels_isa_avx2 = KERNELS_ISA_TABLE("avx2");

@@ -126,7 +126,8 @@ static void tensor(struct writer *w, const char *name, uint32_t cols, uint32_t r
 
 static void layer(struct writer *w, uint32_t l)
 {
-    const uint32_t q = TINY_HEADS * TINY_HEAD_DIM, kv = TINY_KV_HEADS * TINY_HEAD_DIM;
+    const uint32_t head_dim = w->p->head_dim ? w->p->head_dim : TINY_HEAD_DIM;
+    const uint32_t q = TINY_HEADS * head_dim, kv = TINY_KV_HEADS * head_dim;
     const enum qtype type = l % 2 ? QTYPE_F32 : QTYPE_Q8_0;
     const struct {
         const char *name;
@@ -164,13 +165,17 @@ static void metadata(struct writer *w)
     key(w, "general.architecture", 8);
     put_str(w->meta, p->arch);
     key_u32(w, "block_count", TINY_LAYERS);
-    key_u32(w, "context_length", TINY_CTX);
+    key_u32(w, "context_length", p->n_ctx ? p->n_ctx : TINY_CTX);
     key_u32(w, "embedding_length", TINY_D);
     key_u32(w, "feed_forward_length", TINY_FF);
     key_u32(w, "attention.head_count", TINY_HEADS);
     key_u32(w, "attention.head_count_kv", TINY_KV_HEADS);
     key_f32(w, "attention.layer_norm_rms_epsilon", TINY_EPS);
     key_f32(w, "rope.freq_base", TINY_BASE);
+    if (p->head_dim) {
+        key_u32(w, "attention.key_length", p->head_dim);
+        key_u32(w, "attention.value_length", p->head_dim);
+    }
     if (p->key) {
         key(w, arch_key(w, p->key), 4);
         put_u32(w->meta, p->value);

@@ -25,6 +25,8 @@
 struct tiny_params {
     const char *arch; /* "llama" or "qwen2" */
     uint64_t seed;
+    uint32_t head_dim; /* 0: TINY_HEAD_DIM, and not said */
+    uint32_t n_ctx;    /* 0: TINY_CTX */
     bool tied;         /* no output.weight */
     bool rope_factors; /* rope_freqs.weight */
     /* Defects, each by the tensor's name; NULL: none. */
