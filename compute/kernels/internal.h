@@ -128,9 +128,9 @@ struct acts {
 
 /* --- one ISA ----------------------------------------------------------------------------------- */
 
-/* Tokens [t0, t0 + nt) of `a` times one panel: acc f32[nt][16]. */
-typedef void (*panel_fn)(const uint8_t *panel, const struct acts *a, size_t t0, size_t nt,
-                         float *acc);
+/* Tokens [t0, t0 + nt) of `a` times n panels, block by block in turn: acc f32[n][nt][16]. */
+typedef void (*panel_fn)(const uint8_t *const *panels, size_t n, const struct acts *a, size_t t0,
+                         size_t nt, float *acc);
 
 struct kernels_isa {
     struct kernels rows;
@@ -139,6 +139,9 @@ struct kernels_isa {
                      size_t t);
     panel_fn mul[N_LAYOUTS];   /* int8 activations (floats: as mul_f32) */
     panel_fn mul_f32[N_LAYOUTS];
+    /* acc f32[nt][16] (+ bias, + y) to y, n_rows of the 16. */
+    void (*finish)(const float *acc, size_t nt, size_t n_rows, const float *bias, int add, float *y,
+                   size_t ldy);
 };
 
 extern const struct kernels_isa kernels_isa_c;
@@ -150,9 +153,8 @@ extern const struct kernels_isa kernels_isa_avx2, kernels_isa_avx512, kernels_is
 const struct kernels_isa *kernels_isa_get(void);
 
 /* mat_mul and acts_set with a table of choice, for tests and bench. */
-void kernels_mat_mul(const struct kernels_isa *isa, const struct mat *w, const struct acts *a,
-                     const float *bias, int add, float *y, size_t ldy, unsigned part,
-                     unsigned parts);
+void kernels_mat_mul(const struct kernels_isa *isa, const struct product *products, unsigned n,
+                     const struct acts *a, int add, unsigned part, unsigned parts);
 void kernels_acts_set(const struct kernels_isa *isa, struct acts *a, const float *x, size_t ldx,
                       uint32_t n_tokens, uint32_t cols, unsigned part, unsigned parts);
 

@@ -34,4 +34,5 @@ FLOAT_TYPES(PANEL_FN, float)
         .quantize = quantize,                                                                      \
         .mul = {QUANTIZED_TYPES(TABLE_ENTRY, int) FLOAT_TYPES(TABLE_ENTRY, float)},                \
         .mul_f32 = {QUANTIZED_TYPES(TABLE_ENTRY, float) FLOAT_TYPES(TABLE_ENTRY, float)},          \
+        .finish = finish,                                                                          \
     }

@@ -67,12 +67,20 @@ size_t acts_bytes(const struct acts *a);
 void acts_set(struct acts *a, const float *x, size_t ldx, uint32_t n_tokens, uint32_t cols,
               unsigned part, unsigned parts);
 
+struct product {
+    const struct mat *w;
+    const float *bias; /* [rows]; NULL: none */
+    float *y;          /* [n_tokens][ldy] */
+    size_t ldy;
+};
+
 /*
- * y[t][r] = sum_c W[r][c] * x[t][c] (+ bias[r] when bias != NULL), for this part's share of rows;
- * y is f32[n_tokens][ldy]. When add != 0, y[t][r] += instead of = (residual).
+ * y[t][r] = sum_c W[r][c] * x[t][c] (+ bias[r]) for n products of the same activations, this part's
+ * share of their rows. When add != 0, y[t][r] += instead of = (residual). Matrices of one type
+ * that stand one after another in memory, as mat_load puts them, are read as one.
  */
-void mat_mul(const struct mat *w, const struct acts *a, const float *bias, int add, float *y,
-             size_t ldy, unsigned part, unsigned parts);
+void mat_mul(const struct product *products, unsigned n, const struct acts *a, int add,
+             unsigned part, unsigned parts);
 
 /* --- row operations, from the table of this process's ISA --------------------------------------- */
 

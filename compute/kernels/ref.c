@@ -265,10 +265,11 @@ static void mul_float(enum layout_id id, const uint8_t *panel, const struct acts
 }
 
 #define PANEL_FN(type, kind)                                                                       \
-    static void mul_##kind##_##type(const uint8_t *panel, const struct acts *a, size_t t0,         \
-                                    size_t nt, float *acc)                                         \
+    static void mul_##kind##_##type(const uint8_t *const *panels, size_t n, const struct acts *a,  \
+                                    size_t t0, size_t nt, float *acc)                              \
     {                                                                                              \
-        mul_##kind(LAYOUT_##type, panel, a, t0, nt, acc);                                          \
+        for (size_t j = 0; j < n; j++)                                                             \
+            mul_##kind(LAYOUT_##type, panels[j], a, t0, nt, acc + j * nt * PANEL_ROWS);            \
     }
 #include "compute/kernels/isa_table.h"
 

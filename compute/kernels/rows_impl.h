@@ -259,3 +259,30 @@ ROWS_FN void quantize(const float *x, size_t n_blocks, const struct acts *a, siz
         a->half[2 * at + 1] = (int16_t)h1;
     }
 }
+
+ROWS_FN void finish(const float *acc, size_t nt, size_t n_rows, const float *bias, int add,
+                    float *y, size_t ldy)
+{
+    float b[16] = {0}, out[16];
+
+    if (n_rows == 16) {
+        const v16 bias16 = bias ? v_load(bias) : v_set1(0.f);
+        for (size_t t = 0; t < nt; t++, acc += 16, y += ldy) {
+            v16 v = v_load(acc);
+            if (bias)
+                v = v_add(v, bias16);
+            v_store(y, add ? v_add(v_load(y), v) : v);
+        }
+        return;
+    }
+    if (bias)
+        memcpy(b, bias, n_rows * sizeof(*b));
+    for (size_t t = 0; t < nt; t++, acc += 16, y += ldy) {
+        v16 v = v_load(acc);
+        if (bias)
+            v = v_add(v, v_load(b));
+        v_store(out, v);
+        for (size_t i = 0; i < n_rows; i++)
+            y[i] = add ? y[i] + out[i] : out[i];
+    }
+}

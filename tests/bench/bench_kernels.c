@@ -65,7 +65,7 @@ static void bench(enum layout_id id, uint32_t tokens, int exact, size_t bytes)
                 continue;
             double t = cpu_s();
             unsigned share = i == 0 ? 16 : 1; /* of the matrix */
-            kernels_mat_mul(tables[i].isa, m, a, NULL, 0, y, rows, 0, share);
+            kernels_mat_mul(tables[i].isa, &(struct product){m, NULL, y, rows}, 1, a, 0, 0, share);
             t = (cpu_s() - t) * share;
             if (t < best[i])
                 best[i] = t;

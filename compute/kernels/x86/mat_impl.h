@@ -31,7 +31,7 @@
  *   vb_abs8, vb_sign8(a, b)     |a|; a with b's sign put on
  *
  * One or two tokens: each block goes from its packed form straight into the dot products, so that
- * the panel streams by at memory speed. More: a block is unpacked once into the L1 cache for all.
+ * the panels stream by at memory speed. More: a block is unpacked once into the L1 cache for all.
  */
 
 #define KFN static ALWAYS_INLINE
@@ -218,30 +218,22 @@ KFN v16 accumulate(enum layout_id id, v16 acc, vb sum, v16 d, v16 m, const struc
     return acc;
 }
 
-/* One or two tokens, whose sums stay in registers (y0, y1), as do the codes. */
+/* One block of a panel with one or two tokens: its codes stay in registers. */
 #define CODE(g)             dot_codes(id, p.codes, g)
-#define STREAM_ZERO_(j, x)  v16 y##j = v_set1(0.f);
 #define STREAM_START_(j, x) vb s##j = start_of(id, a, at + (j), correction), w##j;
-#define STREAM_ADD_(j, x)   y##j = accumulate(id, y##j, s##j, d, m, a, at + (j));
-#define STREAM_STORE_(j, x) v_store(acc + 16 * (j), y##j);
+#define STREAM_ADD_(j, x)                                                                          \
+    v_store(acc + 16 * (j), accumulate(id, v_load(acc + 16 * (j)), s##j, d, m, a, at + (j)));
 #define DEFINE_STREAM(name, T)                                                                     \
-    KFN void name(enum layout_id id, const uint8_t *panel, const struct acts *a, size_t t,         \
-                  float *acc)                                                                      \
+    KFN void name(enum layout_id id, struct place p, const struct acts *a, size_t at, float *acc)  \
     {                                                                                              \
-        T(STREAM_ZERO_, 0)                                                                         \
-        for (size_t b = 0; b < a->cols / 32; b++) {                                                \
-            const struct place p = place_of(id, panel, b);                                         \
-            const size_t at = b * a->n_tokens + t;                                                 \
-            const int8_t *q = a->q + at * 32;                                                      \
-            const vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);               \
-            const vb correction = correction_of(id, p);                                            \
-            T(STREAM_START_, 0)                                                                    \
-            DOT_TILE(T);                                                                           \
-            const v16 d = scale_of(id, p);                                                         \
-            const v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);               \
-            T(STREAM_ADD_, 0)                                                                      \
-        }                                                                                          \
-        T(STREAM_STORE_, 0)                                                                        \
+        const int8_t *q = a->q + at * 32;                                                          \
+        const vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);                   \
+        const vb correction = correction_of(id, p);                                                \
+        T(STREAM_START_, 0)                                                                        \
+        DOT_TILE(T);                                                                               \
+        const v16 d = scale_of(id, p);                                                             \
+        const v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);                   \
+        T(STREAM_ADD_, 0)                                                                          \
     }
 DEFINE_STREAM(mul_int_1, TOKENS_1)
 DEFINE_STREAM(mul_int_2, TOKENS_2)
@@ -287,20 +279,23 @@ KFN void mul_int_block(enum layout_id id, struct place p, const struct acts *a, 
 #undef TILE
 }
 
-KFN void mul_int(enum layout_id id, const uint8_t *panel, const struct acts *a, size_t t0,
-                 size_t nt, float *acc)
+KFN void mul_int(enum layout_id id, const uint8_t *const *panels, size_t n, const struct acts *a,
+                 size_t t0, size_t nt, float *acc)
 {
-    if (nt == 1) {
-        mul_int_1(id, panel, a, t0, acc);
-        return;
+    memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
+    for (size_t b = 0; b < a->cols / 32; b++) {
+        for (size_t j = 0; j < n; j++) {
+            struct place p = place_of(id, panels[j], b);
+            size_t at = b * a->n_tokens + t0;
+
+            if (nt == 1)
+                mul_int_1(id, p, a, at, acc + j * PANEL_ROWS);
+            else if (nt == 2)
+                mul_int_2(id, p, a, at, acc + j * 2 * PANEL_ROWS);
+            else
+                mul_int_block(id, p, a, at, nt, acc + j * nt * PANEL_ROWS);
+        }
     }
-    if (nt == 2) {
-        mul_int_2(id, panel, a, t0, acc);
-        return;
-    }
-    memset(acc, 0, nt * PANEL_ROWS * sizeof(*acc));
-    for (size_t b = 0; b < a->cols / 32; b++)
-        mul_int_block(id, place_of(id, panel, b), a, b * a->n_tokens + t0, nt, acc);
 }
 
 /* --- f32 arithmetic ---------------------------------------------------------------------------- */
@@ -365,32 +360,36 @@ KFN void mul_float_6(const float *w, const float *x, size_t ldx, float *acc)
     v_store(acc + 80, a5);
 }
 
-KFN void mul_float(enum layout_id id, const uint8_t *panel, const struct acts *a, size_t t0,
-                   size_t nt, float *acc)
+KFN void mul_float(enum layout_id id, const uint8_t *const *panels, size_t n,
+                   const struct acts *a, size_t t0, size_t nt, float *acc)
 {
     _Alignas(64) float scratch[32 * PANEL_ROWS];
 
-    memset(acc, 0, nt * PANEL_ROWS * sizeof(*acc));
+    memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
     for (size_t b = 0; b < a->cols / 32; b++) {
-        const float *w = weights_of(id, panel, b, scratch);
         const float *x = a->x + t0 * a->cols + b * 32;
-        size_t t = 0;
 
-        for (; t + 6 <= nt; t += 6)
-            mul_float_6(w, x + t * a->cols, a->cols, acc + t * 16);
-        for (; t < nt; t++) {
-            v16 sum = v_load(acc + t * 16);
-            for (size_t k = 0; k < 32; k++)
-                sum = v_fma(v_load(w + 16 * k), v_set1(x[t * a->cols + k]), sum);
-            v_store(acc + t * 16, sum);
+        for (size_t j = 0; j < n; j++) {
+            const float *w = weights_of(id, panels[j], b, scratch);
+            float *y = acc + j * nt * PANEL_ROWS;
+            size_t t = 0;
+
+            for (; t + 6 <= nt; t += 6)
+                mul_float_6(w, x + t * a->cols, a->cols, y + t * 16);
+            for (; t < nt; t++) {
+                v16 sum = v_load(y + t * 16);
+                for (size_t k = 0; k < 32; k++)
+                    sum = v_fma(v_load(w + 16 * k), v_set1(x[t * a->cols + k]), sum);
+                v_store(y + t * 16, sum);
+            }
         }
     }
 }
 
 #define PANEL_FN(type, kind)                                                                       \
-    static void mul_##kind##_##type(const uint8_t *panel, const struct acts *a, size_t t0,         \
-                                    size_t nt, float *acc)                                         \
+    static void mul_##kind##_##type(const uint8_t *const *panels, size_t n, const struct acts *a,  \
+                                    size_t t0, size_t nt, float *acc)                              \
     {                                                                                              \
-        mul_##kind(LAYOUT_##type, panel, a, t0, nt, acc);                                          \
+        mul_##kind(LAYOUT_##type, panels, n, a, t0, nt, acc);                                      \
     }
 #include "compute/kernels/isa_table.h"

@@ -30,6 +30,15 @@ static struct acts *random_acts(uint32_t tokens, uint32_t cols, enum acts_kind k
     return a;
 }
 
+static void multiply(const struct kernels_isa *isa, const struct mat *m, const struct acts *a,
+                     const float *bias, int add, float *y, size_t ldy, unsigned part,
+                     unsigned parts)
+{
+    const struct product p = {m, bias, y, ldy};
+
+    kernels_mat_mul(isa, &p, 1, a, add, part, parts);
+}
+
 /* Against the identity, f32 arithmetic must give the stored weights themselves. */
 static void test_weights_are_the_dequantized(void **state)
 {
@@ -46,7 +55,7 @@ static void test_weights_are_the_dequantized(void **state)
         uint8_t *blocks;
         struct mat *m = random_mat(all_types[i], ROWS, COLS, &blocks);
 
-        mat_mul(m, a, NULL, 0, y, ROWS, 0, 1);
+        multiply(m->isa, m, a, NULL, 0, y, ROWS, 0, 1);
         qtype_dequantize(all_types[i], blocks, w, ROWS * COLS);
         for (size_t r = 0; r < ROWS; r++)
             for (size_t c = 0; c < COLS; c++)
@@ -80,7 +89,7 @@ static void test_reference_is_near_double(void **state)
         struct acts *a = random_acts(tokens, cols, kind);
         float *w = malloc((size_t)rows * cols * sizeof(*w)), y[3 * 21];
 
-        kernels_mat_mul(&kernels_isa_c, m, a, NULL, 0, y, rows, 0, 1);
+        multiply(&kernels_isa_c, m, a, NULL, 0, y, rows, 0, 1);
         qtype_dequantize(type, blocks, w, (size_t)rows * cols);
         for (size_t t = 0; t < tokens; t++) {
             for (size_t r = 0; r < rows; r++) {
@@ -186,9 +195,9 @@ static void check_case(const struct test_isa *isa, enum qtype type, uint32_t row
     for (size_t i = n; i < n + 16; i++)
         ref[i] = f32_from_bits(GUARD);
     memcpy(y, ref, n * 4 + 64);
-    kernels_mat_mul(&kernels_isa_c, m, a, with_bias ? bias : NULL, add, ref, ldy, 0, 1);
+    multiply(&kernels_isa_c, m, a, with_bias ? bias : NULL, add, ref, ldy, 0, 1);
     for (unsigned p = 0; p < parts; p++)
-        kernels_mat_mul(isa->isa, m, a, with_bias ? bias : NULL, add, y, ldy, p, parts);
+        multiply(isa->isa, m, a, with_bias ? bias : NULL, add, y, ldy, p, parts);
     if (memcmp(y, ref, n * 4 + 64))
         for (size_t i = 0; i < n + 16; i++)
             if (f32_bits(y[i]) != f32_bits(ref[i]))
@@ -215,10 +224,10 @@ static void check_batch(const struct test_isa *isa, enum qtype type, enum acts_k
     assert_int_equal(acts_alloc(1, COLS, kind, &single), 0);
     for (unsigned p = 0; p < 3; p++)
         kernels_acts_set(isa->isa, a, x, COLS, T, COLS, p, 3);
-    kernels_mat_mul(isa->isa, m, a, NULL, 0, y, ROWS, 0, 1);
+    multiply(isa->isa, m, a, NULL, 0, y, ROWS, 0, 1);
     for (size_t t = 0; t < T; t++) {
         kernels_acts_set(&kernels_isa_c, single, x + t * COLS, COLS, 1, COLS, 0, 1);
-        kernels_mat_mul(&kernels_isa_c, m, single, NULL, 0, one, ROWS, 0, 1);
+        multiply(&kernels_isa_c, m, single, NULL, 0, one, ROWS, 0, 1);
         assert_memory_equal(one, y + t * ROWS, sizeof(one));
     }
     acts_free(a);
@@ -284,11 +293,11 @@ static void test_extreme_codes(void **state)
                     memcpy(p + 2, &one, 2);
             }
             assert_int_equal(mat_from_blocks(all_types[i], src, ROWS, COLS, &m), 0);
-            kernels_mat_mul(&kernels_isa_c, m, a, NULL, 0, ref, ROWS, 0, 1);
+            multiply(&kernels_isa_c, m, a, NULL, 0, ref, ROWS, 0, 1);
             for (size_t s = 0; s < N_ISAS; s++) {
                 if ((cpu_detect() & isas[s].needs) != isas[s].needs)
                     continue;
-                kernels_mat_mul(isas[s].isa, m, a, NULL, 0, y, ROWS, 0, 1);
+                multiply(isas[s].isa, m, a, NULL, 0, y, ROWS, 0, 1);
                 assert_memory_equal(y, ref, sizeof(y));
             }
             mat_free(m);
