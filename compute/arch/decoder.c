@@ -27,7 +27,7 @@ struct decoder {
     float *scores;    /* [team][scores_stride]: head_dim results, then n_ctx scores */
     size_t scores_stride;
     double *freq;             /* [rope_dims / 2] radians a position */
-    struct acts *acts, *fine; /* of one int8 digit, and of two */
+    struct acts *acts, *fine; /* of 8 bits, and of 16 */
     size_t bytes;
 
     /* one run */
@@ -76,7 +76,7 @@ static int alloc_scratch(struct decoder *d, uint32_t max_rows, uint32_t n_ctx, i
     int rc = acts_alloc(max_rows, widest > q_dim ? widest : q_dim, exact ? ACTS_F32 : ACTS_INT8,
                         &d->acts);
     if (rc == 0)
-        rc = acts_alloc(max_rows, hp->d_model, exact ? ACTS_F32 : ACTS_INT8X2, &d->fine);
+        rc = acts_alloc(max_rows, hp->d_model, exact ? ACTS_F32 : ACTS_INT16, &d->fine);
     if (rc == 0)
         d->bytes += acts_bytes(d->acts) + acts_bytes(d->fine);
     return rc;

@@ -13,7 +13,9 @@ static size_t tile_tokens(const struct mat *w, const struct acts *a, size_t n_to
 {
     size_t token_bytes =
         (size_t)w->cols *
-        (a->kind == ACTS_F32 || kernels_layouts[w->id].bits == 0 ? sizeof(float) : 1);
+        (a->kind == ACTS_F32 || kernels_layouts[w->id].bits == 0 ? sizeof(float)
+         : a->kind == ACTS_INT16                                 ? sizeof(int16_t)
+                                                                 : 1);
     size_t tile = (256u << 10) / token_bytes / 12 * 12; /* whole register tiles */
 
     if (tile < 24)
@@ -23,35 +25,23 @@ static size_t tile_tokens(const struct mat *w, const struct acts *a, size_t n_to
     return tile < n_tokens ? tile : n_tokens;
 }
 
-/* The digits of a token, side by side, to their sum: nt of them become nt / 2 tokens. */
-static void add_digits(float *acc, size_t nt)
-{
-    for (size_t t = 0; t < nt / 2; t++)
-        for (size_t i = 0; i < PANEL_ROWS; i++)
-            acc[t * PANEL_ROWS + i] =
-                acc[2 * t * PANEL_ROWS + i] + acc[(2 * t + 1) * PANEL_ROWS + i];
-}
-
 /* What a call multiplies: the panels of all its products one after another. */
 struct call {
     const struct kernels_isa *isa;
     const struct product *products;
     const struct acts *acts;
     panel_fn mul;
-    size_t digits, t, nt; /* tokens [t, t + nt), every digit counted */
+    size_t t, nt; /* tokens [t, t + nt) */
     int add;
 };
 
 /* acc f32[nt][16] of panel p of a product to its place. */
-static void finish(const struct call *c, const struct product *of, size_t p, float *acc)
+static void finish(const struct call *c, const struct product *of, size_t p, const float *acc)
 {
     size_t row = p * PANEL_ROWS, rows = of->w->rows - row;
 
-    if (c->digits == 2)
-        add_digits(acc, c->nt);
-    c->isa->finish(acc, c->nt / c->digits, rows < PANEL_ROWS ? rows : PANEL_ROWS,
-                   of->bias ? of->bias + row : NULL, c->add,
-                   of->y + c->t / c->digits * of->ldy + row, of->ldy);
+    c->isa->finish(acc, c->nt, rows < PANEL_ROWS ? rows : PANEL_ROWS,
+                   of->bias ? of->bias + row : NULL, c->add, of->y + c->t * of->ldy + row, of->ldy);
 }
 
 /* The product that panel *p of all stands in; *p becomes its number there. */
@@ -107,18 +97,18 @@ static void mul_alike(const struct kernels_isa *isa, const struct product *produ
         .isa = isa,
         .products = products,
         .acts = a,
-        .mul = a->kind == ACTS_F32 ? isa->mul_f32[w->id] : isa->mul[w->id],
-        .digits = kernels_layouts[w->id].bits ? a->digits : 1,
+        .mul = a->kind == ACTS_F32     ? isa->mul_f32[w->id]
+               : a->kind == ACTS_INT16 ? isa->mul_int16[w->id]
+                                       : isa->mul[w->id],
         .add = add,
     };
-    size_t n_tokens = a->n_tokens / a->digits * c.digits, tile = tile_tokens(w, a, n_tokens);
-    size_t panels = 0, first, end;
+    size_t tile = tile_tokens(w, a, a->n_tokens), panels = 0, first, end;
 
     for (unsigned i = 0; i < n; i++)
         panels += n_panels(products[i].w->rows);
     team_share(panels, 1, part, parts, &first, &end);
-    for (; c.t < n_tokens; c.t += tile) { /* both are even where there are two digits */
-        c.nt = n_tokens - c.t < tile ? n_tokens - c.t : tile;
+    for (; c.t < a->n_tokens; c.t += tile) {
+        c.nt = a->n_tokens - c.t < tile ? a->n_tokens - c.t : tile;
         mul_range(&c, first, end);
     }
 }
