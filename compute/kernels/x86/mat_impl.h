@@ -138,12 +138,18 @@ KFN v16 accumulate(enum layout_id id, v16 acc, vb sum, v16 d, v16 m, const struc
     const vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);                       \
     const v16 d = scale_of(id, p);                                                                 \
     const v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);
-#define DEFINE_PACKED(kind, n)                                                                     \
-    KFN void kind##_packed_##n(enum layout_id id, struct place p, const struct acts *a, size_t i,  \
-                               size_t nt, float *y)                                                \
+/* Memory is read in order: the scales after the codes, or the prefetchers lose the stream. */
+#define DEFINE_PACKED(name, T, kind)                                                               \
+    KFN void name(enum layout_id id, struct place p, const struct acts *a, size_t i, size_t nt,    \
+                  float *y)                                                                        \
     {                                                                                              \
-        BLOCK_SCALES                                                                               \
-        kind##_stored_##n(id, p.codes, sc, d, m, a, i, y);                                         \
+        const uint8_t *codes = p.codes;                                                            \
+        const vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);                   \
+        T(SUM_, 0)                                                                                 \
+        DOT_##kind(T)                                                                              \
+        const v16 d = scale_of(id, p);                                                             \
+        const v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);                   \
+        T(FINISH_, 0)                                                                              \
     }
 #define EACH_BLOCK(fn)                                                                             \
     for (size_t b = 0; b < a->cols / 32; b++)                                                      \
@@ -151,10 +157,6 @@ KFN v16 accumulate(enum layout_id id, v16 acc, vb sum, v16 d, v16 m, const struc
             fn(id, place_of(id, panels[j], b), a, b * a->n_tokens + t0 + t, nt,                    \
                acc + (j * nt + t) * PANEL_ROWS);
 #define DEFINE_MUL(kind)                                                                           \
-    DEFINE_PACKED(kind, 1)                                                                         \
-    DEFINE_PACKED(kind, 2)                                                                         \
-    DEFINE_PACKED(kind, 4)                                                                         \
-                                                                                                   \
     KFN void kind##_block(enum layout_id id, struct place p, const struct acts *a, size_t i,       \
                           size_t nt, float *y)                                                     \
     {                                                                                              \
@@ -206,11 +208,18 @@ KFN v16 accumulate(enum layout_id id, v16 acc, vb sum, v16 d, v16 m, const struc
 KFN vb word_code(enum layout_id id, const uint8_t *codes, vb sc, size_t i)
 {
     const struct layout *l = &kernels_layouts[id];
-    vb c = codes_of(id, codes, i / 2);
+    vb c;
 
-    if (l->bits == 8)
-        return vb_sra16(i % 2 ? c : vb_sll16(c, 8), 8);
-    c = i % 2 ? vb_srl16(c, 8) : vb_and(c, vb_set16(255));
+    if (l->bits == 4) {
+        c = vb_srl16(vb_load(codes + i / 2 % 4 * 64), (int)(i / 8 * 4 + i % 2 * 8));
+        if (i / 8 * 4 + i % 2 * 8 < 12)
+            c = vb_and(c, vb_set16(15));
+    } else {
+        c = codes_of(id, codes, i / 2);
+        if (l->bits == 8)
+            return vb_sra16(i % 2 ? c : vb_sll16(c, 8), 8);
+        c = i % 2 ? vb_srl16(c, 8) : vb_and(c, vb_set16(255));
+    }
     if (l->offset)
         c = vb_sub16(c, vb_set16(l->offset));
     if (id == LAYOUT_Q6_K)
@@ -231,9 +240,9 @@ KFN vb word_code(enum layout_id id, const uint8_t *codes, vb sc, size_t i)
         STEP(T, 12) STEP(T, 13) STEP(T, 14) STEP(T, 15)
 
 #define CODE(i) word_code(id, codes, sc, i)
-DEFINE_TILE(word_stored_1, TOKENS_1, word)
-DEFINE_TILE(word_stored_2, TOKENS_2, word)
-DEFINE_TILE(word_stored_4, TOKENS_4, word)
+DEFINE_PACKED(word_packed_1, TOKENS_1, word)
+DEFINE_PACKED(word_packed_2, TOKENS_2, word)
+DEFINE_PACKED(word_packed_4, TOKENS_4, word)
 #undef CODE
 #define CODE(i) vb_load(codes + 64 * (i))
 DEFINE_TILE(word_1, TOKENS_1, word)
@@ -347,9 +356,9 @@ KFN vb sum_of(enum layout_id id, vb w, const int16_t *neg)
 #endif
 
 #define CODE(i) byte_code(id, codes, sc, i)
-DEFINE_TILE(byte_stored_1, TOKENS_1, byte)
-DEFINE_TILE(byte_stored_2, TOKENS_2, byte)
-DEFINE_TILE(byte_stored_4, TOKENS_4, byte)
+DEFINE_PACKED(byte_packed_1, TOKENS_1, byte)
+DEFINE_PACKED(byte_packed_2, TOKENS_2, byte)
+DEFINE_PACKED(byte_packed_4, TOKENS_4, byte)
 #undef CODE
 #define CODE(i) vb_load(codes + 64 * (i))
 DEFINE_TILE(byte_1, TOKENS_1, byte)
