@@ -23,7 +23,7 @@ struct decoder {
     float *keys;      /* [max_rows][n_kv_heads][head_dim] */
     float *values;    /* [max_rows][n_kv_heads][head_dim] */
     float *gate, *up; /* [max_rows][n_ff] */
-    struct acts *acts, *fine; /* of one int8 digit, and of two */
+    struct acts *acts, *fine; /* of 8 bits, and of 16 */
     size_t bytes;
 
     /* one run */
@@ -67,7 +67,7 @@ static int alloc_scratch(struct decoder *d, uint32_t max_rows, int exact)
     int rc = acts_alloc(max_rows, widest > q_dim ? widest : q_dim, exact ? ACTS_F32 : ACTS_INT8,
                         &d->acts);
     if (rc == 0)
-        rc = acts_alloc(max_rows, hp->d_model, exact ? ACTS_F32 : ACTS_INT8X2, &d->fine);
+        rc = acts_alloc(max_rows, hp->d_model, exact ? ACTS_F32 : ACTS_INT16, &d->fine);
     if (rc == 0)
         d->bytes += acts_bytes(d->acts) + acts_bytes(d->fine);
     return rc;
@@ -161,13 +161,21 @@ static void worked(struct decoder *d, unsigned part, uint64_t macs)
     }
 }
 
-/* y = W a (+ bias), or y += W a; then whoever needs y meets at a barrier. */
-static void multiply(struct decoder *d, const struct mat *w, const struct acts *a,
-                     const float *bias, int add, float *y, uint32_t n_rows, unsigned part,
-                     unsigned parts)
+static struct product product(const struct mat *w, const float *bias, float *y)
 {
-    mat_mul(w, a, bias, add, y, mat_rows(w), part, parts);
-    worked(d, part, (uint64_t)mat_rows(w) * mat_cols(w) * n_rows / parts);
+    return (struct product){w, bias, y, mat_rows(w)};
+}
+
+/* y = W a (+ bias), or y += W a, of each; then whoever needs a y meets at a barrier. */
+static void multiply(struct decoder *d, const struct product *products, unsigned n,
+                     const struct acts *a, int add, uint32_t n_rows, unsigned part, unsigned parts)
+{
+    uint64_t weights = 0;
+
+    for (unsigned i = 0; i < n; i++)
+        weights += (uint64_t)mat_rows(products[i].w) * mat_cols(products[i].w);
+    mat_mul(products, n, a, add, part, parts);
+    worked(d, part, weights * n_rows / parts);
 }
 
 /* Make rows of x the activations. acts_set shares rows as team_share does: a part that filled just
@@ -197,33 +205,37 @@ static void norm_quantize(struct decoder *d, struct acts *a, const float *weight
 static void attention_block(struct decoder *d, uint32_t layer, unsigned part, unsigned parts)
 {
     const struct layer_weights *w = &d->w->layers[layer];
+    const struct product o = product(w->o, NULL, d->x),
+                         qkv[] = {product(w->q, w->q_bias, d->q),
+                                  product(w->k, w->k_bias, d->keys),
+                                  product(w->v, w->v_bias, d->values)};
 
     norm_quantize(d, d->fine, w->attn_norm, NULL, d->n_rows, part, parts);
-    multiply(d, w->q, d->fine, w->q_bias, 0, d->q, d->n_rows, part, parts);
-    multiply(d, w->k, d->fine, w->k_bias, 0, d->keys, d->n_rows, part, parts);
-    multiply(d, w->v, d->fine, w->v_bias, 0, d->values, d->n_rows, part, parts);
+    multiply(d, qkv, 3, d->fine, 0, d->n_rows, part, parts);
     team_barrier(d->team);
     attention_run(d->attention, layer, d->q, d->keys, d->values, part, parts);
     team_barrier(d->team);
     quantize(d, d->acts, d->q, d->hp->n_heads * d->hp->head_dim, d->n_rows, part, parts);
-    multiply(d, w->o, d->acts, NULL, 1, d->x, d->n_rows, part, parts);
+    multiply(d, &o, 1, d->acts, 1, d->n_rows, part, parts);
     team_barrier(d->team);
 }
 
 static void feed_forward_block(struct decoder *d, uint32_t layer, unsigned part, unsigned parts)
 {
     const struct layer_weights *w = &d->w->layers[layer];
+    const struct product down = product(w->down, NULL, d->x),
+                         gate_up[] = {product(w->gate, NULL, d->gate),
+                                      product(w->up, NULL, d->up)};
     size_t from, to;
 
     norm_quantize(d, d->acts, w->ffn_norm, NULL, d->n_rows, part, parts);
-    multiply(d, w->gate, d->acts, NULL, 0, d->gate, d->n_rows, part, parts);
-    multiply(d, w->up, d->acts, NULL, 0, d->up, d->n_rows, part, parts);
+    multiply(d, gate_up, 2, d->acts, 0, d->n_rows, part, parts);
     team_barrier(d->team);
     team_share(d->n_rows, 1, part, parts, &from, &to);
     d->k->silu_mul(d->gate + from * d->hp->n_ff, d->gate + from * d->hp->n_ff,
                    d->up + from * d->hp->n_ff, (to - from) * d->hp->n_ff);
     quantize(d, d->acts, d->gate, d->hp->n_ff, d->n_rows, part, parts);
-    multiply(d, w->down, d->acts, NULL, 1, d->x, d->n_rows, part, parts);
+    multiply(d, &down, 1, d->acts, 1, d->n_rows, part, parts);
     team_barrier(d->team);
 }
 
@@ -237,8 +249,10 @@ static void step(void *arg, unsigned part, unsigned parts)
         feed_forward_block(d, layer, part, parts);
     }
     if (d->n_wanted) {
+        const struct product head = product(d->w->head, NULL, d->logits);
+
         norm_quantize(d, d->fine, d->w->out_norm, d->wanted, d->n_wanted, part, parts);
-        multiply(d, d->w->head, d->fine, NULL, 0, d->logits, d->n_wanted, part, parts);
+        multiply(d, &head, 1, d->fine, 0, d->n_wanted, part, parts);
     }
 }
 

@@ -431,7 +431,7 @@ ROWS_FN void join(float *state, const float *next, size_t hd)
                                  v_mul(v_load(next + i), v_set1(new_weight))));
 }
 
-ROWS_FN void finish(enum kv_format f, float *out, float *state, size_t hd)
+ROWS_FN void attend_finish(enum kv_format f, float *out, float *state, size_t hd)
 {
     float norm = 1.f / (f == KV_F16 ? state[hd + 1] : state[hd + 1] * (float)hadamard_dims(hd));
 
@@ -444,5 +444,5 @@ ROWS_FN void finish(enum kv_format f, float *out, float *state, size_t hd)
 #define ATTEND_KERNELS                                                                             \
     {                                                                                              \
         .put_key = put_key, .put_value = put_value, .query = query, .page = page, .begin = begin,  \
-        .join = join, .finish = finish,                                                            \
+        .join = join, .finish = attend_finish,                                                            \
     }

@@ -5,8 +5,8 @@
  * Numerics of a product, the same bits on every ISA. Lane = output row. For each token and row, over
  * the blocks of 32 columns in order, starting from acc = 0:
  *
- *   i   = sum_k (code_k - offset) * a_k                        exact integer
- *         (Q6_K: sc0 * sum over k < 16 + sc1 * sum over k >= 16, below 2^24)
+ *   i   = sum_k (code_k - offset) * a_k                        exact integer, converted to nearest
+ *         (Q6_K: sc0 * sum over k < 16 + sc1 * sum over k >= 16; below 2^24 for int8 a, 2^31 for int16)
  *   acc = fmaf(dw * da, (float)i, acc)                         dw: weight scale, da: acts' scale
  *   acc = fmaf(m, s, acc)                                      types with a minimum m; s = da * sum a
  *
@@ -112,34 +112,41 @@ void kernels_mem_free(void *p, size_t bytes);
 
 /* --- activations ------------------------------------------------------------------------------- */
 
+#define INT16_MAX_ACT 16383 /* Q6_K: 128 * 32 * 32 of them stay below 2^31 */
+
 struct acts {
     uint32_t max_tokens, max_cols;
-    uint32_t n_tokens, cols; /* of the present content; every digit counts as a token */
+    uint32_t n_tokens, cols; /* of the present content */
     enum acts_kind kind;
-    uint32_t digits; /* 1, or 2: then 2t and 2t + 1 are the digits of the caller's token t */
     size_t bytes;
     /* Block b of token t is at index i = b * n_tokens + t. */
-    int8_t *q;     /* q[i * 32 + k], never -128 */
-    float *d;      /* x ~ d[i] * q */
-    float *s;      /* d[i] * sum of q */
-    int16_t *half; /* half[2i], half[2i+1]: sums of q over k < 16 and k >= 16 */
-    float *x;      /* x[t * cols + c] of the caller's token t */
-    float *rest;   /* x less its first digit; NULL with one digit */
+    int8_t *q;    /* q[i * 32 + k], never -128; int8 only */
+    int16_t *w;   /* the integers as words: of each four, in the order 0, 2, 1, 3 */
+    float *d;     /* x ~ d[i] * integer */
+    float *s;     /* d[i] * sum of integers */
+    int16_t *neg; /* int8 only: what an offset of 1 takes from the words that products are summed
+                     to. neg[6i + p]: minus the sum over k / 2 % 2 == p; [6i + 2 + 2h + p]: of those
+                     the k / 16 == h */
+    float *x;     /* x[t * cols + c] */
 };
 
 /* --- one ISA ----------------------------------------------------------------------------------- */
 
-/* Tokens [t0, t0 + nt) of `a` times one panel: acc f32[nt][16]. */
-typedef void (*panel_fn)(const uint8_t *panel, const struct acts *a, size_t t0, size_t nt,
-                         float *acc);
+/* Tokens [t0, t0 + nt) of `a` times n panels, block by block in turn: acc f32[n][nt][16]. */
+typedef void (*panel_fn)(const uint8_t *const *panels, size_t n, const struct acts *a, size_t t0,
+                         size_t nt, float *acc);
 
 struct kernels_isa {
     struct kernels rows;
     /* One token's row x[n_blocks * 32] into block column t of a, whose rows have n_tokens. */
     void (*quantize)(const float *x, size_t n_blocks, const struct acts *a, size_t n_tokens,
                      size_t t);
-    panel_fn mul[N_LAYOUTS];   /* int8 activations (floats: as mul_f32) */
+    panel_fn mul[N_LAYOUTS];     /* int8 activations (floats: as mul_f32) */
+    panel_fn mul_int16[N_LAYOUTS];
     panel_fn mul_f32[N_LAYOUTS];
+    /* acc f32[nt][16] (+ bias, + y) to y, n_rows of the 16. */
+    void (*finish)(const float *acc, size_t nt, size_t n_rows, const float *bias, int add, float *y,
+                   size_t ldy);
 };
 
 extern const struct kernels_isa kernels_isa_c;
@@ -151,9 +158,8 @@ extern const struct kernels_isa kernels_isa_avx2, kernels_isa_avx512, kernels_is
 const struct kernels_isa *kernels_isa_get(void);
 
 /* mat_mul and acts_set with a table of choice, for tests and bench. */
-void kernels_mat_mul(const struct kernels_isa *isa, const struct mat *w, const struct acts *a,
-                     const float *bias, int add, float *y, size_t ldy, unsigned part,
-                     unsigned parts);
+void kernels_mat_mul(const struct kernels_isa *isa, const struct product *products, unsigned n,
+                     const struct acts *a, int add, unsigned part, unsigned parts);
 void kernels_acts_set(const struct kernels_isa *isa, struct acts *a, const float *x, size_t ldx,
                       uint32_t n_tokens, uint32_t cols, unsigned part, unsigned parts);
 

@@ -17,6 +17,7 @@
     F(BF16, kind)
 
 QUANTIZED_TYPES(PANEL_FN, int)
+QUANTIZED_TYPES(PANEL_FN, word)
 QUANTIZED_TYPES(PANEL_FN, float)
 FLOAT_TYPES(PANEL_FN, float)
 
@@ -33,5 +34,7 @@ FLOAT_TYPES(PANEL_FN, float)
                  .attend = ATTEND_KERNELS},                                                        \
         .quantize = quantize,                                                                      \
         .mul = {QUANTIZED_TYPES(TABLE_ENTRY, int) FLOAT_TYPES(TABLE_ENTRY, float)},                \
+        .mul_int16 = {QUANTIZED_TYPES(TABLE_ENTRY, word) FLOAT_TYPES(TABLE_ENTRY, float)},         \
         .mul_f32 = {QUANTIZED_TYPES(TABLE_ENTRY, float) FLOAT_TYPES(TABLE_ENTRY, float)},          \
+        .finish = finish,                                                                          \
     }

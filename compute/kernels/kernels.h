@@ -46,8 +46,8 @@ int mat_new(enum qtype type, uint64_t rows, uint64_t cols, struct mat **out);
 /* Pack rows [row, row + n), which stand at src in the file's own block format. row is a multiple of
  * PANEL_ROWS, and n too, except at the end. Different rows may be packed by different threads. */
 void mat_pack(struct mat *m, uint32_t row, const void *src, uint32_t n);
-/* The rows [*first, *end) that mat_mul computes as this part: whoever packs them should be it, so that
- * their memory is near. */
+/* The rows [*first, *end) that mat_mul, given this one matrix, computes as this part: whoever packs
+ * them should be it, so that their memory is near. */
 void mat_share(const struct mat *m, unsigned part, unsigned parts, uint32_t *first, uint32_t *end);
 /* New and packed from memory, `src` rows x cols. For tests, bench. */
 int mat_from_blocks(enum qtype type, const void *src, uint32_t rows, uint32_t cols,
@@ -65,13 +65,13 @@ size_t mat_bytes_for(enum qtype type, uint32_t rows, uint32_t cols); /* before l
  * scale d with x ~ d * q, and sums of q. The f32 values are kept beside them for matrices of float
  * types, which always use f32 arithmetic.
  *
- * Two digits carry what one leaves over as int8 values with a scale of their own: about 16 bits,
- * for the few inputs that decide a model's accuracy, at the cost of two products.
+ * For the few inputs that decide a model's accuracy there are values of 15 bits instead: two thirds
+ * dearer in products of 4 to 6 bit types, the same in others.
  */
 enum acts_kind {
     ACTS_INT8 = 0,
-    ACTS_F32 = 1,    /* f32 arithmetic for every type (eval --exact) */
-    ACTS_INT8X2 = 2, /* two digits */
+    ACTS_F32 = 1,   /* f32 arithmetic for every type (eval --exact) */
+    ACTS_INT16 = 2, /* -16383 .. 16383 */
 };
 
 struct acts;
@@ -85,12 +85,20 @@ size_t acts_bytes(const struct acts *a);
 void acts_set(struct acts *a, const float *x, size_t ldx, uint32_t n_tokens, uint32_t cols,
               unsigned part, unsigned parts);
 
+struct product {
+    const struct mat *w;
+    const float *bias; /* [rows]; NULL: none */
+    float *y;          /* [n_tokens][ldy] */
+    size_t ldy;
+};
+
 /*
- * y[t][r] = sum_c W[r][c] * x[t][c] (+ bias[r] when bias != NULL), for this part's share of rows;
- * y is f32[n_tokens][ldy]. When add != 0, y[t][r] += instead of = (residual).
+ * y[t][r] = sum_c W[r][c] * x[t][c] (+ bias[r]) for n products of the same activations, this part's
+ * share of their rows. When add != 0, y[t][r] += instead of = (residual). Matrices of one type
+ * that stand one after another in memory, as mat_load puts them, are read as one.
  */
-void mat_mul(const struct mat *w, const struct acts *a, const float *bias, int add, float *y,
-             size_t ldy, unsigned part, unsigned parts);
+void mat_mul(const struct product *products, unsigned n, const struct acts *a, int add,
+             unsigned part, unsigned parts);
 
 /* --- row operations, from the table of this process's ISA --------------------------------------- */
 

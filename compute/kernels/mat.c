@@ -2,19 +2,20 @@
 /*
  * The product's outer loops. The inner ones are the ISA's.
  */
-#include <string.h>
-
 #include "compute/kernels/internal.h"
 #include "compute/team.h"
 
 #define TILE_TOKENS 128u
+#define STREAMS     4u
 
 /* Tokens that share one unpacking of a panel: their activations should stay in the L2 cache. */
 static size_t tile_tokens(const struct mat *w, const struct acts *a, size_t n_tokens)
 {
     size_t token_bytes =
         (size_t)w->cols *
-        (a->kind == ACTS_F32 || kernels_layouts[w->id].bits == 0 ? sizeof(float) : 1);
+        (a->kind == ACTS_F32 || kernels_layouts[w->id].bits == 0 ? sizeof(float)
+         : a->kind == ACTS_INT16                                 ? sizeof(int16_t)
+                                                                 : 1);
     size_t tile = (256u << 10) / token_bytes / 12 * 12; /* whole register tiles */
 
     if (tile < 24)
@@ -24,69 +25,110 @@ static size_t tile_tokens(const struct mat *w, const struct acts *a, size_t n_to
     return tile < n_tokens ? tile : n_tokens;
 }
 
-/* acc f32[nt][16] of one panel to its place in y. */
-static void write_panel(const float *acc, size_t nt, size_t n_rows, const float *bias, int add,
-                        float *y, size_t ldy)
-{
-    for (size_t t = 0; t < nt; t++, acc += PANEL_ROWS, y += ldy) {
-        float v[PANEL_ROWS];
+/* What a call multiplies: the panels of all its products one after another. */
+struct call {
+    const struct kernels_isa *isa;
+    const struct product *products;
+    const struct acts *acts;
+    panel_fn mul;
+    size_t t, nt; /* tokens [t, t + nt) */
+    int add;
+};
 
-        memcpy(v, acc, sizeof(v));
-        if (n_rows < PANEL_ROWS) {
-            for (size_t i = 0; i < n_rows; i++) {
-                if (bias)
-                    v[i] += bias[i];
-                y[i] = add ? y[i] + v[i] : v[i];
-            }
-            continue;
-        }
-        if (bias)
-            for (size_t i = 0; i < PANEL_ROWS; i++)
-                v[i] += bias[i];
-        if (add)
-            for (size_t i = 0; i < PANEL_ROWS; i++)
-                v[i] = y[i] + v[i];
-        memcpy(y, v, sizeof(v));
-    }
+/* acc f32[nt][16] of panel p of a product to its place. */
+static void finish(const struct call *c, const struct product *of, size_t p, const float *acc)
+{
+    size_t row = p * PANEL_ROWS, rows = of->w->rows - row;
+
+    c->isa->finish(acc, c->nt, rows < PANEL_ROWS ? rows : PANEL_ROWS,
+                   of->bias ? of->bias + row : NULL, c->add, of->y + c->t * of->ldy + row, of->ldy);
 }
 
-/* The digits of a token, side by side, to their sum: nt of them become nt / 2 tokens. */
-static void add_digits(float *acc, size_t nt)
+/* The product that panel *p of all stands in; *p becomes its number there. */
+static const struct product *find(const struct call *c, size_t *p)
 {
-    for (size_t t = 0; t < nt / 2; t++)
-        for (size_t i = 0; i < PANEL_ROWS; i++)
-            acc[t * PANEL_ROWS + i] =
-                acc[2 * t * PANEL_ROWS + i] + acc[(2 * t + 1) * PANEL_ROWS + i];
+    const struct product *of = c->products;
+
+    for (; *p >= n_panels(of->w->rows); of++)
+        *p -= n_panels(of->w->rows);
+    return of;
 }
 
-void kernels_mat_mul(const struct kernels_isa *isa, const struct mat *w, const struct acts *a,
-                     const float *bias, int add, float *y, size_t ldy, unsigned part,
-                     unsigned parts)
+/* Panels p, p + step, .. (n of them) at once, as streams that run on side by side. */
+static void mul_panels(const struct call *c, size_t p, size_t step, size_t n)
 {
-    panel_fn mul = a->kind == ACTS_F32 ? isa->mul_f32[w->id] : isa->mul[w->id];
-    size_t digits = kernels_layouts[w->id].bits ? a->digits : 1;
-    size_t n = a->n_tokens / a->digits * digits, tile = tile_tokens(w, a, n), first, end;
     _Alignas(64) float acc[TILE_TOKENS * PANEL_ROWS];
+    const struct product *of[STREAMS];
+    const uint8_t *panels[STREAMS] = {NULL};
+    size_t at[STREAMS];
 
-    team_share(n_panels(w->rows), 1, part, parts, &first, &end);
-    for (size_t t = 0; t < n; t += tile) { /* n and the tile are even where there are two digits */
-        size_t nt = n - t < tile ? n - t : tile;
+    for (size_t j = 0; j < n; j++) {
+        at[j] = p + j * step;
+        of[j] = find(c, &at[j]);
+        panels[j] = of[j]->w->panels + at[j] * of[j]->w->panel_bytes;
+    }
+    c->mul(panels, n, c->acts, c->t, c->nt, acc);
+    for (size_t j = 0; j < n; j++)
+        finish(c, of[j], at[j], acc + j * c->nt * PANEL_ROWS);
+}
 
-        for (size_t p = first; p < end; p++) {
-            size_t row = p * PANEL_ROWS;
-            size_t n_rows = w->rows - row < PANEL_ROWS ? w->rows - row : PANEL_ROWS;
+/*
+ * Panels [first, end). A core reads memory a third faster in several streams, far from each other,
+ * than in one: few tokens go through the quarters of the range at once. Many tokens take far longer
+ * to compute than to read.
+ */
+static void mul_range(const struct call *c, size_t first, size_t end)
+{
+    size_t streams = c->nt * STREAMS <= TILE_TOKENS ? STREAMS : 1;
+    size_t each = (end - first) / streams;
 
-            mul(w->panels + p * w->panel_bytes, a, t, nt, acc);
-            if (digits == 2)
-                add_digits(acc, nt);
-            write_panel(acc, nt / digits, n_rows, bias ? bias + row : NULL, add,
-                        y + t / digits * ldy + row, ldy);
-        }
+    for (size_t i = 0; i < each; i++)
+        mul_panels(c, first + i, each, streams);
+    if (first + each * streams < end)
+        mul_panels(c, first + each * streams, 1, end - first - each * streams);
+}
+
+/* Products of one layout and width. */
+static void mul_alike(const struct kernels_isa *isa, const struct product *products, unsigned n,
+                      const struct acts *a, int add, unsigned part, unsigned parts)
+{
+    const struct mat *w = products[0].w;
+    struct call c = {
+        .isa = isa,
+        .products = products,
+        .acts = a,
+        .mul = a->kind == ACTS_F32     ? isa->mul_f32[w->id]
+               : a->kind == ACTS_INT16 ? isa->mul_int16[w->id]
+                                       : isa->mul[w->id],
+        .add = add,
+    };
+    size_t tile = tile_tokens(w, a, a->n_tokens), panels = 0, first, end;
+
+    for (unsigned i = 0; i < n; i++)
+        panels += n_panels(products[i].w->rows);
+    team_share(panels, 1, part, parts, &first, &end);
+    for (; c.t < a->n_tokens; c.t += tile) {
+        c.nt = a->n_tokens - c.t < tile ? a->n_tokens - c.t : tile;
+        mul_range(&c, first, end);
     }
 }
 
-void mat_mul(const struct mat *w, const struct acts *a, const float *bias, int add, float *y,
-             size_t ldy, unsigned part, unsigned parts)
+void kernels_mat_mul(const struct kernels_isa *isa, const struct product *products, unsigned n,
+                     const struct acts *a, int add, unsigned part, unsigned parts)
 {
-    kernels_mat_mul(w->isa, w, a, bias, add, y, ldy, part, parts);
+    while (n) {
+        unsigned alike = 1;
+
+        while (alike < n && products[alike].w->id == products->w->id)
+            alike++;
+        mul_alike(isa, products, alike, a, add, part, parts);
+        products += alike;
+        n -= alike;
+    }
+}
+
+void mat_mul(const struct product *products, unsigned n, const struct acts *a, int add,
+             unsigned part, unsigned parts)
+{
+    kernels_mat_mul(products->w->isa, products, n, a, add, part, parts);
 }

@@ -101,6 +101,20 @@ ROWS_FN void v_store_i8(int8_t *p, v16 a)
         p[i] = (int8_t)a.l[i];
 }
 
+ROWS_FN void v_store_words(int16_t *p, v16 a)
+{
+    static const int from[4] = {0, 2, 1, 3};
+
+    for (int i = 0; i < 16; i++)
+        p[i] = (int16_t)a.l[i / 4 * 4 + from[i % 4]];
+}
+
+ROWS_FN void v_sum_by4(v16 a, float out[4])
+{
+    for (int i = 0; i < 4; i++)
+        out[i] = (a.l[i] + a.l[i + 8]) + (a.l[i + 4] + a.l[i + 12]);
+}
+
 ROWS_FN float v_sum(v16 a)
 {
     for (int n = 8; n; n /= 2)
@@ -238,16 +252,19 @@ static void read_block(enum layout_id id, const uint8_t *panel, size_t b, struct
     }
 }
 
-static int32_t dot(const int8_t *w, const int8_t *a, size_t n)
+/* Columns k0 .. k0 + n of one row's codes times the activations' words. */
+static int32_t dot(const int8_t *code, const int16_t *w, size_t k0, size_t n)
 {
+    static const size_t at[4] = {0, 2, 1, 3};
     int32_t sum = 0;
-    for (size_t k = 0; k < n; k++)
-        sum += w[k] * a[k];
+
+    for (size_t k = k0; k < k0 + n; k++)
+        sum += code[k] * w[k / 4 * 4 + at[k % 4]];
     return sum;
 }
 
-static void mul_int(enum layout_id id, const uint8_t *panel, const struct acts *a, size_t t0,
-                    size_t nt, float *acc)
+static void mul_word(enum layout_id id, const uint8_t *panel, const struct acts *a, size_t t0,
+                     size_t nt, float *acc)
 {
     const struct layout *l = &kernels_layouts[id];
 
@@ -258,14 +275,14 @@ static void mul_int(enum layout_id id, const uint8_t *panel, const struct acts *
         read_block(id, panel, b, &blk);
         for (size_t t = 0; t < nt; t++) {
             size_t at = b * a->n_tokens + t0 + t;
-            const int8_t *q = a->q + at * 32;
+            const int16_t *w = a->w + at * 32;
 
             for (size_t lane = 0; lane < PANEL_ROWS; lane++) {
-                const int8_t *w = blk.code[lane];
+                const int8_t *code = blk.code[lane];
                 float *y = &acc[t * PANEL_ROWS + lane];
-                int32_t i = id == LAYOUT_Q6_K ? blk.sc[lane][0] * dot(w, q, 16) +
-                                                    blk.sc[lane][1] * dot(w + 16, q + 16, 16)
-                                              : dot(w, q, 32);
+                int32_t i = id == LAYOUT_Q6_K ? blk.sc[lane][0] * dot(code, w, 0, 16) +
+                                                    blk.sc[lane][1] * dot(code, w, 16, 16)
+                                              : dot(code, w, 0, 32);
 
                 *y = fmaf(blk.d[lane] * a->d[at], (float)i, *y);
                 if (l->has_min)
@@ -273,6 +290,13 @@ static void mul_int(enum layout_id id, const uint8_t *panel, const struct acts *
             }
         }
     }
+}
+
+/* The words of int8 activations are the same integers. */
+static void mul_int(enum layout_id id, const uint8_t *panel, const struct acts *a, size_t t0,
+                    size_t nt, float *acc)
+{
+    mul_word(id, panel, a, t0, nt, acc);
 }
 
 /* Block b as plain weights w[32][16]. Only the addition of a minimum rounds. */
@@ -326,10 +350,11 @@ static void mul_float(enum layout_id id, const uint8_t *panel, const struct acts
 }
 
 #define PANEL_FN(type, kind)                                                                       \
-    static void mul_##kind##_##type(const uint8_t *panel, const struct acts *a, size_t t0,         \
-                                    size_t nt, float *acc)                                         \
+    static void mul_##kind##_##type(const uint8_t *const *panels, size_t n, const struct acts *a,  \
+                                    size_t t0, size_t nt, float *acc)                              \
     {                                                                                              \
-        mul_##kind(LAYOUT_##type, panel, a, t0, nt, acc);                                          \
+        for (size_t j = 0; j < n; j++)                                                             \
+            mul_##kind(LAYOUT_##type, panels[j], a, t0, nt, acc + j * nt * PANEL_ROWS);            \
     }
 #include "compute/kernels/isa_table.h"
 

@@ -15,7 +15,9 @@
  *   v_zero_below(x, lo, y)      x < lo ? 0 : y
  *   v_sum                       halves added: lane i + lane i + 8, then + 4, + 2, + 1
  *   v_hmax                      the greatest lane
+ *   v_sum_by4(x, out)           sums of the lanes i % 4 == 0, 1, 2, 3
  *   v_store_i8(p, x)            integers in [-128, 127]
+ *   v_store_words(p, x)         integers of 16 bits, of each four in the order 0, 2, 1, 3
  *   ROWS_FN                     attributes of every function
  */
 
@@ -172,28 +174,71 @@ ROWS_FN void logsumexp(const float *x, size_t n, float *max, double *sum)
     *sum = total;
 }
 
-/* A block of 32 to int8: d = max|x| / 127, nearest even. NaNs count as nothing in the maximum. */
+/* Minus the sums over k / 2 % 2 == 0 and 1, from those over k % 4. */
+ROWS_FN void store_neg(int16_t neg[2], const float sum[4])
+{
+    neg[0] = (int16_t)-(sum[0] + sum[1]);
+    neg[1] = (int16_t)-(sum[2] + sum[3]);
+}
+
+/* A block of 32 to integers: d = max|x| / most, nearest even. NaNs count as nothing in the
+ * maximum. All sums are exact. */
 ROWS_FN void quantize(const float *x, size_t n_blocks, const struct acts *a, size_t n_tokens,
                       size_t t)
 {
-    const v16 lo = v_set1(-127.f), hi = v_set1(127.f);
+    const float most = a->kind == ACTS_INT16 ? INT16_MAX_ACT : 127;
+    const v16 lo = v_set1(-most), hi = v_set1(most);
 
     for (size_t b = 0; b < n_blocks; b++, x += 32) {
         size_t at = b * n_tokens + t;
         v16 x0 = v_load(x), x1 = v_load(x + 16);
         float top = v_hmax(v_max(v_abs(x0), v_max(v_abs(x1), v_set1(0.f))));
         bool tiny = top < 0x1p-100f; /* its reciprocal might overflow */
-        float d = tiny ? 0.f : top / 127.f;
-        v16 inv = v_set1(tiny ? 0.f : 127.f / top);
+        float d = tiny ? 0.f : top / most;
+        v16 inv = v_set1(tiny ? 0.f : most / top);
         v16 q0 = v_max(lo, v_min(v_round(v_mul(x0, inv)), hi));
         v16 q1 = v_max(lo, v_min(v_round(v_mul(x1, inv)), hi));
-        float h0 = v_sum(q0), h1 = v_sum(q1); /* exact */
+        float sum[3][4];
 
+        v_sum_by4(v_add(q0, q1), sum[0]);
+        v_store_words(a->w + at * 32, q0);
+        v_store_words(a->w + at * 32 + 16, q1);
+        a->d[at] = d;
+        a->s[at] = d * ((sum[0][0] + sum[0][2]) + (sum[0][1] + sum[0][3]));
+        if (a->kind != ACTS_INT8)
+            continue;
         v_store_i8(a->q + at * 32, q0);
         v_store_i8(a->q + at * 32 + 16, q1);
-        a->d[at] = d;
-        a->s[at] = d * (h0 + h1);
-        a->half[2 * at] = (int16_t)h0;
-        a->half[2 * at + 1] = (int16_t)h1;
+        v_sum_by4(q0, sum[1]);
+        v_sum_by4(q1, sum[2]);
+        for (size_t i = 0; i < 3; i++)
+            store_neg(a->neg + at * 6 + 2 * i, sum[i]);
+    }
+}
+
+ROWS_FN void finish(const float *acc, size_t nt, size_t n_rows, const float *bias, int add,
+                    float *y, size_t ldy)
+{
+    float b[16] = {0}, out[16];
+
+    if (n_rows == 16) {
+        const v16 bias16 = bias ? v_load(bias) : v_set1(0.f);
+        for (size_t t = 0; t < nt; t++, acc += 16, y += ldy) {
+            v16 v = v_load(acc);
+            if (bias)
+                v = v_add(v, bias16);
+            v_store(y, add ? v_add(v_load(y), v) : v);
+        }
+        return;
+    }
+    if (bias)
+        memcpy(b, bias, n_rows * sizeof(*b));
+    for (size_t t = 0; t < nt; t++, acc += 16, y += ldy) {
+        v16 v = v_load(acc);
+        if (bias)
+            v = v_add(v, v_load(b));
+        v_store(out, v);
+        for (size_t i = 0; i < n_rows; i++)
+            y[i] = add ? y[i] + out[i] : out[i];
     }
 }

@@ -162,7 +162,7 @@ void matmul_run(void *run)
     struct matmul *p = v->matmul;
     struct ring *r = ring_of(p, v->isa);
 
-    mat_mul(r->mats[r->next], p->acts, NULL, 0, p->y, p->rows, 0, 1);
+    mat_mul(&(struct product){r->mats[r->next], NULL, p->y, p->rows}, 1, p->acts, 0, 0, 1);
     r->next = (r->next + 1) % p->n_mats;
 }
 
@@ -180,7 +180,7 @@ int matmul_time_c(struct matmul *p, uint32_t tokens, struct turns_job *job)
     job->turns = C_RUNS;
     for (unsigned i = 0; i < C_RUNS; i++) {
         const double start = turns_now_ns();
-        mat_mul(m, p->acts, NULL, 0, p->y, p->rows, 0, parts);
+        mat_mul(&(struct product){m, NULL, p->y, p->rows}, 1, p->acts, 0, 0, parts);
         job->best_ns = fmin(job->best_ns, (turns_now_ns() - start) * p->rows / (double)(to - from));
     }
     return 0;

@@ -21,7 +21,7 @@ struct rows {
     uint8_t *queries[KV_FORMATS];                   /* QUERIES of them */
     float *states;                                  /* of the queries */
     struct acts *acts;                              /* of one row */
-    struct acts *acts2;                             /* the same in two digits */
+    struct acts *acts2;                             /* the same in 15 bits */
 };
 
 /* A page full of heads and what asks for them. */
@@ -31,8 +31,8 @@ static int open_tiles(struct rows *r, enum kv_format f)
     const size_t query = attend_query_bytes(f, HEAD);
     float head[HEAD];
 
-    r->keys[f] = aligned_alloc(64, kv_tile_bytes(f, HEAD));
-    r->values[f] = aligned_alloc(64, kv_tile_bytes(f, HEAD));
+    r->keys[f] = aligned_alloc(64, kv_key_bytes(f, HEAD));
+    r->values[f] = aligned_alloc(64, kv_value_bytes(f, HEAD));
     r->queries[f] = aligned_alloc(64, (QUERIES * query + 63) / 64 * 64);
     if (!r->keys[f] || !r->values[f] || !r->queries[f])
         return -ENOMEM;
@@ -61,7 +61,7 @@ int rows_open(struct rows **out)
     r->w = malloc(VOCAB * sizeof(*r->w));
     r->states = calloc(QUERIES * attend_state_floats(HEAD), sizeof(*r->states));
     if (!r->x || !r->y || !r->w || !r->states || acts_alloc(1, COLS, ACTS_INT8, &r->acts) ||
-        acts_alloc(1, COLS, ACTS_INT8X2, &r->acts2)) {
+        acts_alloc(1, COLS, ACTS_INT16, &r->acts2)) {
         rows_close(r);
         *out = NULL;
         return -ENOMEM;
@@ -161,7 +161,7 @@ static const struct {
     {"rmsnorm", COLS, COLS * 2 * sizeof(float), rmsnorm},
     {"silu_mul", COLS, COLS * 2 * sizeof(float), silu_mul},
     {"quantize", COLS, COLS * sizeof(float), quantize},
-    {"quantize, two digits", COLS, COLS * sizeof(float), quantize2},
+    {"quantize, 15 bits", COLS, COLS * sizeof(float), quantize2},
     {"attend f16, 3 heads of 64", KV_PAGE, (size_t)2 * KV_PAGE * HEAD * 2, attend_f16},
     {"attend q8, 3 heads of 64", KV_PAGE, (size_t)2 * KV_PAGE * (HEAD + 2), attend_q8},
     {"attend q4, 3 heads of 64", KV_PAGE, (size_t)2 * KV_PAGE * (HEAD / 2 + 2), attend_q4},

@@ -69,5 +69,5 @@ void layer_run(void *layer)
     struct layer *l = layer;
 
     acts_set(l->acts, l->x, l->cols, LAYER_ROWS, l->cols, 0, 1);
-    mat_mul(l->matrix, l->acts, NULL, 0, l->y, l->cols, 0, 1);
+    mat_mul(&(struct product){l->matrix, NULL, l->y, l->cols}, 1, l->acts, 0, 0, 1);
 }

@@ -275,7 +275,7 @@ static void layer_set(struct layer *l, uint32_t cols)
 
 static void layer_mul(struct layer *l, int w, float *y)
 {
-    mat_mul(l->w[w], l->acts, NULL, 0, y, mat_rows(l->w[w]), 0, 1);
+    mat_mul(&(struct product){l->w[w], NULL, y, mat_rows(l->w[w])}, 1, l->acts, 0, 0, 1);
 }
 
 /* The layer's matrices, each on inputs of its own; the nanoseconds. */

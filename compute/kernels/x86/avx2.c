@@ -130,6 +130,19 @@ ROWS_FN float v_hmax(v16 a)
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
 }
 
+ROWS_FN void v_sum_by4(v16 a, float out[4])
+{
+    _mm_storeu_ps(out, sum_to_4(a));
+}
+
+ROWS_FN void v_store_words(int16_t *p, v16 a)
+{
+    __m256i w = _mm256_packs_epi32(_mm256_cvtps_epi32(a.l), _mm256_cvtps_epi32(a.h));
+    w = _mm256_permute4x64_epi64(w, 0xd8);
+    w = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(w, 0xd8), 0xd8);
+    _mm256_storeu_si256((__m256i *)p, w);
+}
+
 ROWS_FN void v_store_i8(int8_t *p, v16 a)
 {
     __m256i w = _mm256_packs_epi32(_mm256_cvtps_epi32(a.l), _mm256_cvtps_epi32(a.h));
@@ -180,17 +193,12 @@ ROWS_FN vb vb_bcast(const void *p)
     }
 BINARY(vb_and, _mm256_and_si256)
 BINARY(vb_or, _mm256_or_si256)
-BINARY(vb_add16, _mm256_add_epi16)
 BINARY(vb_add32, _mm256_add_epi32)
+BINARY(vb_add16, _mm256_add_epi16)
+BINARY(vb_sub16, _mm256_sub_epi16)
 BINARY(vb_mullo16, _mm256_mullo_epi16)
 BINARY(vb_madd16, _mm256_madd_epi16)
 BINARY(vb_maddubs, _mm256_maddubs_epi16)
-BINARY(vb_sign8, _mm256_sign_epi8)
-
-ROWS_FN vb vb_abs8(vb a)
-{
-    return B(_mm256_abs_epi8(a.l), _mm256_abs_epi8(a.h));
-}
 
 ROWS_FN vb vb_srl16(vb a, int n)
 {
@@ -200,6 +208,17 @@ ROWS_FN vb vb_srl16(vb a, int n)
 ROWS_FN vb vb_sll16(vb a, int n)
 {
     return B(_mm256_slli_epi16(a.l, n), _mm256_slli_epi16(a.h, n));
+}
+
+ROWS_FN vb vb_sra16(vb a, int n)
+{
+    return B(_mm256_srai_epi16(a.l, n), _mm256_srai_epi16(a.h, n));
+}
+
+/* acc + the sum of two products of words. */
+ROWS_FN vb vb_dot16(vb acc, vb a, vb b)
+{
+    return vb_add32(acc, vb_madd16(a, b));
 }
 
 ROWS_FN v16 vb_to_float(vb a)

@@ -125,6 +125,19 @@ ROWS_FN float v_hmax(v16 a)
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
 }
 
+ROWS_FN void v_sum_by4(v16 a, float out[4])
+{
+    _mm_storeu_ps(out, sum_to_4(a));
+}
+
+ROWS_FN void v_store_words(int16_t *p, v16 a)
+{
+    __m256i lo = _mm256_cvtps_epi32(_mm512_castps512_ps256(a)), hi = _mm256_cvtps_epi32(upper(a));
+    __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8);
+    w = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(w, 0xd8), 0xd8);
+    _mm256_storeu_si256((__m256i *)p, w);
+}
+
 ROWS_FN void v_store_i8(int8_t *p, v16 a)
 {
     __m256i lo = _mm256_cvtps_epi32(_mm512_castps512_ps256(a)), hi = _mm256_cvtps_epi32(upper(a));
@@ -177,6 +190,11 @@ ROWS_FN vb vb_add32(vb a, vb b)
     return _mm512_add_epi32(a, b);
 }
 
+ROWS_FN vb vb_sub16(vb a, vb b)
+{
+    return _mm512_sub_epi16(a, b);
+}
+
 ROWS_FN vb vb_mullo16(vb a, vb b)
 {
     return _mm512_mullo_epi16(a, b);
@@ -190,6 +208,11 @@ ROWS_FN vb vb_madd16(vb a, vb b)
 ROWS_FN vb vb_srl16(vb a, int n)
 {
     return _mm512_srli_epi16(a, (unsigned)n);
+}
+
+ROWS_FN vb vb_sra16(vb a, int n)
+{
+    return _mm512_srai_epi16(a, (unsigned)n);
 }
 
 ROWS_FN vb vb_sll16(vb a, int n)
@@ -209,6 +232,11 @@ ROWS_FN vb vb_dot(vb acc, vb u, vb s)
     return _mm512_dpbusd_epi32(acc, u, s);
 }
 
+ROWS_FN vb vb_dot16(vb acc, vb a, vb b)
+{
+    return _mm512_dpwssd_epi32(acc, a, b);
+}
+
 ROWS_FN vb vb_mul_low16(vb a, vb b)
 {
     return _mm512_mullo_epi32(a, _mm512_srai_epi32(_mm512_slli_epi32(b, 16), 16));
@@ -226,15 +254,9 @@ ROWS_FN vb vb_maddubs(vb u, vb s)
     return _mm512_maddubs_epi16(u, s);
 }
 
-ROWS_FN vb vb_abs8(vb a)
+ROWS_FN vb vb_dot16(vb acc, vb a, vb b)
 {
-    return _mm512_abs_epi8(a);
-}
-
-/* Where b is 0 the product is 0 whatever a's sign. */
-ROWS_FN vb vb_sign8(vb a, vb b)
-{
-    return _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(b), _mm512_setzero_si512(), a);
+    return vb_add32(acc, vb_madd16(a, b));
 }
 
 #endif

@@ -11,9 +11,10 @@
  *   vb_set8 vb_set16            the same in every byte, word
  *   vb_bcast(p)                 the 4 bytes at p in every dword
  *   vb_and vb_or vb_xor
- *   vb_srl16 vb_sll16           shifts in words
- *   vb_add32
+ *   vb_srl16 vb_sll16 vb_sra16  shifts in words
+ *   vb_add32 vb_sub16
  *   vb_madd16(a, b)             a dword: the sum of two products of words
+ *   vb_dot16(acc, a, b)         acc + that
  *   vb_mullo16
  *   vb_byte_to_float(x, j, s)   byte j of every dword, signed if s
  *   vb_to_float                 of int32 dwords
@@ -28,10 +29,9 @@
  * or
  *   vb_add16
  *   vb_maddubs(u, s)            a word: the sum of two products, saturating
- *   vb_abs8, vb_sign8(a, b)     |a|; a with b's sign put on
  *
- * One or two tokens: each block goes from its packed form straight into the dot products, so that
- * the panel streams by at memory speed. More: a block is unpacked once into the L1 cache for all.
+ * Few tokens: each block goes from its packed form straight into the dot products, so that the
+ * panels stream by at memory speed. More: a block is unpacked once into the L1 cache for all.
  */
 
 #define KFN static ALWAYS_INLINE
@@ -90,125 +90,23 @@ KFN v16 min_of(enum layout_id id, struct place at)
     return m;
 }
 
-/* --- int8 activations -------------------------------------------------------------------------- */
-
-/* The least code as the dot products see it is 0: what the sums of activations make up for. */
-KFN int code_offset(enum layout_id id)
-{
-#ifdef HAVE_DPBUSD
-    if (id == LAYOUT_Q8_0)
-        return 128;
-#endif
-    return kernels_layouts[id].offset;
-}
-
-/* Words to be multiplied by the two half sums of activations: minus offset, times the scale of
- * each half when it has one. */
-KFN vb correction_of(enum layout_id id, struct place at)
-{
-    vb c = vb_set16((int16_t)-code_offset(id));
-
-    return id == LAYOUT_Q6_K ? vb_mullo16(c, vb_widen_i8_16(at.scales)) : c;
-}
-
-KFN vb dot_codes(enum layout_id id, const uint8_t *codes, size_t g)
-{
-    vb c = codes_of(id, codes, g);
-#ifdef HAVE_DPBUSD
-    if (id == LAYOUT_Q8_0)
-        c = vb_xor(c, vb_set8((char)0x80));
-#endif
-    return c;
-}
+/* --- integer activations ----------------------------------------------------------------------- */
 
 /*
- * Dots of one block with 1, 2 or 4 tokens: s0 .. s3 += codes times activations. Named accumulators
- * throughout: arrays of this size GCC keeps in memory. In scope: id, CODE(g) giving the codes of
- * group g, q the tokens' activations (32 bytes apart), sc the scale pairs of Q6_K.
- *
- * The products of a group are added to words w0 .. w3 while these cannot overflow (they are below
- * 2^15 for codes of 8 bits, 2^14 of 6, 2^13 of 5, 2^12 of 4), then to the sums.
+ * Dots of one block with 1, 2 or 4 tokens into s0 .. s3. Named accumulators throughout: arrays of
+ * this size GCC keeps in memory. CODE(i) gives the codes, as stored in the block or unpacked.
  */
 #define TOKENS_1(F, x) F(0, x)
 #define TOKENS_2(F, x) F(0, x) F(1, x)
 #define TOKENS_4(F, x) F(0, x) F(1, x) F(2, x) F(3, x)
 
-#define FIRST(T, g)                                                                                \
+#define STEP(T, i)                                                                                 \
     {                                                                                              \
-        const vb c_ = CODE(g);                                                                     \
-        T(FIRST_, g)                                                                               \
+        const vb c_ = CODE(i);                                                                     \
+        T(STEP_, i)                                                                                \
     }
-#define STEP(T, g)                                                                                 \
-    {                                                                                              \
-        const vb c_ = CODE(g);                                                                     \
-        T(STEP_, g)                                                                                \
-    }
-
-#ifdef HAVE_DPBUSD
-
-/* Sums in dwords cannot overflow; words w0 .. w3 serve only the halves that Q6_K scales. */
-#define FIRST_(j, g)      w##j = vb_dot(vb_set8(0), c_, vb_bcast(q + 32 * (j) + 4 * (g)));
-#define STEP_(j, g)       w##j = vb_dot(w##j, c_, vb_bcast(q + 32 * (j) + 4 * (g)));
-#define BEGIN_(j, x)      w##j = s##j;
-#define END_(j, x)        s##j = w##j;
-#define ADD_SCALED_(j, f) s##j = vb_add32(s##j, vb_mul_low16(w##j, f));
-
-#define DOT_TILE(T)                                                                                \
-    do {                                                                                           \
-        if (kernels_layouts[id].bits == 6) {                                                       \
-            const vb lo_ = vb_dup_low16(sc), hi_ = vb_dup_high16(sc);                              \
-            FIRST(T, 0) STEP(T, 1) STEP(T, 2) STEP(T, 3) T(ADD_SCALED_, lo_)                       \
-            FIRST(T, 4) STEP(T, 5) STEP(T, 6) STEP(T, 7) T(ADD_SCALED_, hi_)                       \
-        } else {                                                                                   \
-            T(BEGIN_, 0)                                                                           \
-            STEP(T, 0) STEP(T, 1) STEP(T, 2) STEP(T, 3)                                            \
-            STEP(T, 4) STEP(T, 5) STEP(T, 6) STEP(T, 7)                                            \
-            T(END_, 0)                                                                             \
-        }                                                                                          \
-    } while (0)
-
-#else
-
-/* Signed codes multiply as |c| and q with c's sign. */
-KFN vb words_of(enum layout_id id, vb c, const int8_t *q)
-{
-    if (kernels_layouts[id].bits == 8)
-        return vb_maddubs(vb_abs8(c), vb_sign8(vb_bcast(q), c));
-    return vb_maddubs(c, vb_bcast(q));
-}
-
-#define FIRST_(j, g) w##j = words_of(id, c_, q + 32 * (j) + 4 * (g));
-#define STEP_(j, g)  w##j = vb_add16(w##j, words_of(id, c_, q + 32 * (j) + 4 * (g)));
-#define ADD_(j, f)   s##j = vb_add32(s##j, vb_madd16(w##j, f));
-
-#define DOT_TILE(T)                                                                                \
-    do {                                                                                           \
-        const vb one_ = vb_set16(1);                                                               \
-        if (kernels_layouts[id].bits == 4) {                                                       \
-            FIRST(T, 0) STEP(T, 1) STEP(T, 2) STEP(T, 3)                                           \
-            STEP(T, 4) STEP(T, 5) STEP(T, 6) STEP(T, 7) T(ADD_, one_)                              \
-        } else if (kernels_layouts[id].bits == 5) {                                                \
-            FIRST(T, 0) STEP(T, 1) STEP(T, 2) STEP(T, 3) T(ADD_, one_)                             \
-            FIRST(T, 4) STEP(T, 5) STEP(T, 6) STEP(T, 7) T(ADD_, one_)                             \
-        } else if (kernels_layouts[id].bits == 6) {                                                \
-            const vb lo_ = vb_dup_low16(sc), hi_ = vb_dup_high16(sc);                              \
-            FIRST(T, 0) STEP(T, 1) T(ADD_, lo_) FIRST(T, 2) STEP(T, 3) T(ADD_, lo_)                \
-            FIRST(T, 4) STEP(T, 5) T(ADD_, hi_) FIRST(T, 6) STEP(T, 7) T(ADD_, hi_)                \
-        } else {                                                                                   \
-            FIRST(T, 0) T(ADD_, one_) FIRST(T, 1) T(ADD_, one_)                                    \
-            FIRST(T, 2) T(ADD_, one_) FIRST(T, 3) T(ADD_, one_)                                    \
-            FIRST(T, 4) T(ADD_, one_) FIRST(T, 5) T(ADD_, one_)                                    \
-            FIRST(T, 6) T(ADD_, one_) FIRST(T, 7) T(ADD_, one_)                                    \
-        }                                                                                          \
-    } while (0)
-
-#endif
-
-/* What acc starts from, for the activations at index `at`. */
-KFN vb start_of(enum layout_id id, const struct acts *a, size_t at, vb correction)
-{
-    return code_offset(id) ? vb_madd16(vb_bcast(&a->half[2 * at]), correction) : vb_set8(0);
-}
+#define STEPS(T)      STEP(T, 0) STEP(T, 1) STEP(T, 2) STEP(T, 3)
+#define STEPS_HIGH(T) STEP(T, 4) STEP(T, 5) STEP(T, 6) STEP(T, 7)
 
 KFN v16 accumulate(enum layout_id id, v16 acc, vb sum, v16 d, v16 m, const struct acts *a, size_t at)
 {
@@ -218,89 +116,268 @@ KFN v16 accumulate(enum layout_id id, v16 acc, vb sum, v16 d, v16 m, const struc
     return acc;
 }
 
-/* One or two tokens, whose sums stay in registers (y0, y1), as do the codes. */
-#define CODE(g)             dot_codes(id, p.codes, g)
-#define STREAM_ZERO_(j, x)  v16 y##j = v_set1(0.f);
-#define STREAM_START_(j, x) vb s##j = start_of(id, a, at + (j), correction), w##j;
-#define STREAM_ADD_(j, x)   y##j = accumulate(id, y##j, s##j, d, m, a, at + (j));
-#define STREAM_STORE_(j, x) v_store(acc + 16 * (j), y##j);
-#define DEFINE_STREAM(name, T)                                                                     \
-    KFN void name(enum layout_id id, const uint8_t *panel, const struct acts *a, size_t t,         \
-                  float *acc)                                                                      \
-    {                                                                                              \
-        T(STREAM_ZERO_, 0)                                                                         \
-        for (size_t b = 0; b < a->cols / 32; b++) {                                                \
-            const struct place p = place_of(id, panel, b);                                         \
-            const size_t at = b * a->n_tokens + t;                                                 \
-            const int8_t *q = a->q + at * 32;                                                      \
-            const vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);               \
-            const vb correction = correction_of(id, p);                                            \
-            T(STREAM_START_, 0)                                                                    \
-            DOT_TILE(T);                                                                           \
-            const v16 d = scale_of(id, p);                                                         \
-            const v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);               \
-            T(STREAM_ADD_, 0)                                                                      \
-        }                                                                                          \
-        T(STREAM_STORE_, 0)                                                                        \
-    }
-DEFINE_STREAM(mul_int_1, TOKENS_1)
-DEFINE_STREAM(mul_int_2, TOKENS_2)
-#undef CODE
-
-/* One block of a panel times all tokens, acc f32[nt][16] in the L1 cache. */
-KFN void mul_int_block(enum layout_id id, struct place p, const struct acts *a, size_t at,
-                       size_t nt, float *acc)
-{
-    _Alignas(64) uint8_t codes[8 * 64];
-    const vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);
-    const vb correction = correction_of(id, p);
-    const v16 d = scale_of(id, p);
-    const v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);
-    size_t t = 0;
-
-    for (size_t g = 0; g < 8; g++)
-        vb_store(codes + 64 * g, dot_codes(id, p.codes, g));
-
-#define CODE(g)       vb_load(codes + 64 * (g))
-#define START_(j, x)  vb s##j = start_of(id, a, at + t + (j), correction), w##j;
+/*
+ * What a kind of activations does with a block, made from its INTS (their type), DOT (tile to
+ * sums), CODES (how many vectors a block unpacks to) and unpacking function:
+ *   kind_packed_n    1, 2 or 4 tokens, the codes in registers all the while
+ *   kind_block       any number: the block is unpacked once into the L1 cache
+ *   mul_kind         panels, block by block in turn; loops apart, or GCC makes one unpacking of all
+ */
+#define SUM_(j, x)    vb s##j;
 #define FINISH_(j, x)                                                                              \
-    v_store(y + 16 * (j), accumulate(id, v_load(y + 16 * (j)), s##j, d, m, a, at + t + (j)));
-#define TILE(T)                                                                                    \
-    do {                                                                                           \
-        const int8_t *q = a->q + (at + t) * 32;                                                    \
-        float *y = acc + t * 16;                                                                   \
-        T(START_, 0)                                                                               \
-        DOT_TILE(T);                                                                               \
+    v_store(y + 16 * (j), accumulate(id, v_load(y + 16 * (j)), s##j, d, m, a, i + (j)));
+#define DEFINE_TILE(name, T, kind)                                                                 \
+    KFN void name(enum layout_id id, const uint8_t *codes, vb sc, v16 d, v16 m,                    \
+                  const struct acts *a, size_t i, float *y)                                        \
+    {                                                                                              \
+        T(SUM_, 0)                                                                                 \
+        DOT_##kind(T)                                                                              \
         T(FINISH_, 0)                                                                              \
-    } while (0)
+    }
+#define BLOCK_SCALES                                                                               \
+    const vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);                       \
+    const v16 d = scale_of(id, p);                                                                 \
+    const v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);
+/* Memory is read in order: the scales after the codes, or the prefetchers lose the stream. */
+#define DEFINE_PACKED(name, T, kind)                                                               \
+    KFN void name(enum layout_id id, struct place p, const struct acts *a, size_t i, size_t nt,    \
+                  float *y)                                                                        \
+    {                                                                                              \
+        const uint8_t *codes = p.codes;                                                            \
+        const vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);                   \
+        T(SUM_, 0)                                                                                 \
+        DOT_##kind(T)                                                                              \
+        const v16 d = scale_of(id, p);                                                             \
+        const v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);                   \
+        T(FINISH_, 0)                                                                              \
+    }
+#define EACH_BLOCK(fn)                                                                             \
+    for (size_t b = 0; b < a->cols / 32; b++)                                                      \
+        for (size_t j = 0; j < n; j++)                                                             \
+            fn(id, place_of(id, panels[j], b), a, b * a->n_tokens + t0 + t, nt,                    \
+               acc + (j * nt + t) * PANEL_ROWS);
+#define DEFINE_MUL(kind)                                                                           \
+    KFN void kind##_block(enum layout_id id, struct place p, const struct acts *a, size_t i,       \
+                          size_t nt, float *y)                                                     \
+    {                                                                                              \
+        _Alignas(64) uint8_t codes[64 * CODES_##kind];                                             \
+        BLOCK_SCALES                                                                               \
+                                                                                                   \
+        for (size_t g = 0; g < CODES_##kind; g++)                                                  \
+            vb_store(codes + 64 * g, kind##_code(id, p.codes, sc, g));                             \
+        IN_MEMORY(codes);                                                                          \
+        if (REGISTERS == 32 || !WIDE_##kind)                                                       \
+            for (; nt >= 4; nt -= 4, i += 4, y += 64)                                              \
+                kind##_4(id, codes, sc, d, m, a, i, y);                                            \
+        for (; nt >= 2; nt -= 2, i += 2, y += 32)                                                  \
+            kind##_2(id, codes, sc, d, m, a, i, y);                                                \
+        if (nt)                                                                                    \
+            kind##_1(id, codes, sc, d, m, a, i, y);                                                \
+    }                                                                                              \
+                                                                                                   \
+    KFN void mul_##kind(enum layout_id id, const uint8_t *const *panels, size_t n,                 \
+                        const struct acts *a, size_t t0, size_t nt, float *acc)                    \
+    {                                                                                              \
+        size_t t = 0;                                                                              \
+                                                                                                   \
+        memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));                                        \
+        if (nt >= UNPACK_TOKENS) {                                                                 \
+            EACH_BLOCK(kind##_block)                                                               \
+            return;                                                                                \
+        }                                                                                          \
+        if (REGISTERS == 32 || !WIDE_##kind)                                                       \
+            for (; t + 4 <= nt; t += 4)                                                            \
+                EACH_BLOCK(kind##_packed_4)                                                        \
+        for (; t + 2 <= nt; t += 2)                                                                \
+            EACH_BLOCK(kind##_packed_2)                                                            \
+        if (t < nt)                                                                                \
+            EACH_BLOCK(kind##_packed_1)                                                            \
+    }
 
-    if (REGISTERS == 32 || kernels_layouts[id].bits == 4)
-        for (; t + 4 <= nt; t += 4)
-            TILE(TOKENS_4);
-    for (; t + 2 <= nt; t += 2)
-        TILE(TOKENS_2);
-    if (t < nt)
-        TILE(TOKENS_1);
-#undef CODE
-#undef START_
-#undef FINISH_
-#undef TILE
+/* From how many tokens on it pays to unpack a block for all of them: below, each four (two, one)
+ * pass over the panels by themselves. */
+#define UNPACK_TOKENS 12
+
+/* Without it GCC keeps a second copy of what it just stored. */
+#define IN_MEMORY(p) __asm__ volatile("" : : "r"(p) : "memory")
+
+/* --- 16 bits a value --- */
+
+/* Codes i / 2 as words, less their offset, Q6_K times their scale: columns 0 and 2 of the group's
+ * four where i is even, 1 and 3 where it is odd. */
+KFN vb word_code(enum layout_id id, const uint8_t *codes, vb sc, size_t i)
+{
+    const struct layout *l = &kernels_layouts[id];
+    vb c;
+
+    if (l->bits == 4) {
+        c = vb_srl16(vb_load(codes + i / 2 % 4 * 64), (int)(i / 8 * 4 + i % 2 * 8));
+        if (i / 8 * 4 + i % 2 * 8 < 12)
+            c = vb_and(c, vb_set16(15));
+    } else {
+        c = codes_of(id, codes, i / 2);
+        if (l->bits == 8)
+            return vb_sra16(i % 2 ? c : vb_sll16(c, 8), 8);
+        c = i % 2 ? vb_srl16(c, 8) : vb_and(c, vb_set16(255));
+    }
+    if (l->offset)
+        c = vb_sub16(c, vb_set16(l->offset));
+    if (id == LAYOUT_Q6_K)
+        c = vb_mullo16(c, i < 8 ? vb_dup_low16(sc) : vb_dup_high16(sc));
+    return c;
 }
 
-KFN void mul_int(enum layout_id id, const uint8_t *panel, const struct acts *a, size_t t0,
-                 size_t nt, float *acc)
+#define CODES_word   16
+#define WIDE_word    false
+#define BEGIN_(j, x) s##j = vb_set8(0);
+#define STEP_(j, g)  s##j = vb_dot16(s##j, c_, vb_bcast(w + 32 * (j) + 2 * (g)));
+#define DOT_word(T)                                                                                \
+    const int16_t *w = a->w + i * 32;                                                              \
+    T(BEGIN_, 0)                                                                                   \
+    STEPS_16(T)
+#define STEPS_16(T)                                                                                \
+    STEPS(T) STEPS_HIGH(T) STEP(T, 8) STEP(T, 9) STEP(T, 10) STEP(T, 11)                           \
+        STEP(T, 12) STEP(T, 13) STEP(T, 14) STEP(T, 15)
+
+#define CODE(i) word_code(id, codes, sc, i)
+DEFINE_PACKED(word_packed_1, TOKENS_1, word)
+DEFINE_PACKED(word_packed_2, TOKENS_2, word)
+DEFINE_PACKED(word_packed_4, TOKENS_4, word)
+#undef CODE
+#define CODE(i) vb_load(codes + 64 * (i))
+DEFINE_TILE(word_1, TOKENS_1, word)
+DEFINE_TILE(word_2, TOKENS_2, word)
+DEFINE_TILE(word_4, TOKENS_4, word)
+DEFINE_MUL(word)
+#undef CODE
+#undef BEGIN_
+#undef STEP_
+
+/* --- 8 bits a value --- */
+
+#define CODES_byte 8
+/* Registers enough for four tokens? Words and sums of both halves are alive at once. */
+#define WIDE_byte (kernels_layouts[id].bits == 6)
+
+#ifdef HAVE_DPBUSD
+
+/* Codes are unsigned to the dot products; the sums start from what this adds. */
+KFN int code_offset(enum layout_id id)
 {
-    if (nt == 1) {
-        mul_int_1(id, panel, a, t0, acc);
+    return id == LAYOUT_Q8_0 ? 128 : kernels_layouts[id].offset;
+}
+
+KFN vb byte_code(enum layout_id id, const uint8_t *codes, vb sc, size_t g)
+{
+    vb c = codes_of(id, codes, g);
+
+    return id == LAYOUT_Q8_0 ? vb_xor(c, vb_set8((char)0x80)) : c;
+}
+
+KFN vb start_of(enum layout_id id, const int16_t *neg)
+{
+    return code_offset(id) ? vb_madd16(vb_bcast(neg), vb_set16((int16_t)code_offset(id)))
+                           : vb_set8(0);
+}
+
+/* Sums in dwords cannot overflow; w0 .. w3 serve only the halves that Q6_K scales. */
+#define BEGIN_(j, x)   s##j = start_of(id, neg + 6 * (j));
+#define STEP_(j, g)    s##j = vb_dot(s##j, c_, vb_bcast(q + 32 * (j) + 4 * (g)));
+#define HALF_(j, h)    s##j = start_of(id, neg + 6 * (j) + 2 + 2 * (h));
+#define SCALE_(j, f)   const vb w##j = vb_mul_low16(s##j, f);
+#define SCALE2_(j, f)  s##j = vb_add32(w##j, vb_mul_low16(s##j, f));
+
+#define DOT_byte(T)                                                                                \
+    const int8_t *q = a->q + i * 32;                                                               \
+    const int16_t *neg = a->neg + i * 6;                                                           \
+    if (kernels_layouts[id].bits == 6) {                                                           \
+        T(HALF_, 0) STEPS(T) T(SCALE_, vb_dup_low16(sc))                                           \
+        T(HALF_, 1) STEPS_HIGH(T) T(SCALE2_, vb_dup_high16(sc))                                    \
+    } else {                                                                                       \
+        T(BEGIN_, 0) STEPS(T) STEPS_HIGH(T)                                                        \
+    }
+
+#else
+
+KFN vb byte_code(enum layout_id id, const uint8_t *codes, vb sc, size_t g)
+{
+    return codes_of(id, codes, g);
+}
+
+/*
+ * Products are summed in words, modulo 2^16. With codes about zero the sum of a block fits a word:
+ * 16 products of up to 127 * 8 (4 bits; without an offset 15) or 127 * 16 (5 bits), 8 of 127 * 32
+ * (6 bits, whose halves are scaled apart): so the words start from what the offset takes away, and
+ * whatever they pass through, they end right. Where the type has no offset of its own (5 bits with
+ * a minimum) it is added again.
+ */
+KFN vb start_of(const int16_t *neg, int log2_offset)
+{
+    return vb_sll16(vb_bcast(neg), log2_offset);
+}
+
+KFN vb sum_of(enum layout_id id, vb w, const int16_t *neg)
+{
+    vb s = vb_madd16(w, vb_set16(1));
+
+    if (kernels_layouts[id].bits == 5 && kernels_layouts[id].offset == 0)
+        s = vb_add32(s, vb_madd16(vb_bcast(neg), vb_set16(-16)));
+    return s;
+}
+
+#define FIRST_(j, g)  w##j = vb_maddubs(c_, vb_bcast(q + 32 * (j) + 4 * (g)));
+#define BEGIN_(j, b)  w##j = start_of(neg + 6 * (j), b);
+#define HALF_(j, h)   w##j = start_of(neg + 6 * (j) + 2 + 2 * (h), 5);
+#define WORDS_(j, x)  vb w##j;
+#define STEP_(j, g)   w##j = vb_add16(w##j, vb_maddubs(c_, vb_bcast(q + 32 * (j) + 4 * (g))));
+#define ADD_(j, x)    s##j = sum_of(id, w##j, neg + 6 * (j));
+#define SCALE_(j, f)  s##j = vb_madd16(w##j, f);
+#define SCALE2_(j, f) s##j = vb_add32(s##j, vb_madd16(w##j, f));
+
+#define DOT_byte(T)                                                                                \
+    const int8_t *q = a->q + i * 32;                                                               \
+    const int16_t *neg = a->neg + i * 6;                                                           \
+    T(WORDS_, 0)                                                                                   \
+    if (kernels_layouts[id].bits == 6) {                                                           \
+        T(HALF_, 0) STEPS(T) T(SCALE_, vb_dup_low16(sc))                                           \
+        T(HALF_, 1) STEPS_HIGH(T) T(SCALE2_, vb_dup_high16(sc))                                    \
+    } else if (kernels_layouts[id].bits == 4 && kernels_layouts[id].offset == 0) {                 \
+        FIRST(T) STEP(T, 1) STEP(T, 2) STEP(T, 3) STEPS_HIGH(T) T(ADD_, 0)                         \
+    } else {                                                                                       \
+        T(BEGIN_, kernels_layouts[id].bits - 1)                                                    \
+        STEPS(T) STEPS_HIGH(T) T(ADD_, 0)                                                          \
+    }
+#define FIRST(T)                                                                                   \
+    {                                                                                              \
+        const vb c_ = CODE(0);                                                                     \
+        T(FIRST_, 0)                                                                               \
+    }
+
+#endif
+
+#define CODE(i) byte_code(id, codes, sc, i)
+DEFINE_PACKED(byte_packed_1, TOKENS_1, byte)
+DEFINE_PACKED(byte_packed_2, TOKENS_2, byte)
+DEFINE_PACKED(byte_packed_4, TOKENS_4, byte)
+#undef CODE
+#define CODE(i) vb_load(codes + 64 * (i))
+DEFINE_TILE(byte_1, TOKENS_1, byte)
+DEFINE_TILE(byte_2, TOKENS_2, byte)
+DEFINE_TILE(byte_4, TOKENS_4, byte)
+DEFINE_MUL(byte)
+#undef CODE
+
+/* Signed codes of 8 bits and int8 activations: as words, unless the dot product takes four. */
+KFN void mul_int(enum layout_id id, const uint8_t *const *panels, size_t n, const struct acts *a,
+                 size_t t0, size_t nt, float *acc)
+{
+#ifndef HAVE_DPBUSD
+    if (kernels_layouts[id].bits == 8) {
+        mul_word(id, panels, n, a, t0, nt, acc);
         return;
     }
-    if (nt == 2) {
-        mul_int_2(id, panel, a, t0, acc);
-        return;
-    }
-    memset(acc, 0, nt * PANEL_ROWS * sizeof(*acc));
-    for (size_t b = 0; b < a->cols / 32; b++)
-        mul_int_block(id, place_of(id, panel, b), a, b * a->n_tokens + t0, nt, acc);
+#endif
+    mul_byte(id, panels, n, a, t0, nt, acc);
 }
 
 /* --- f32 arithmetic ---------------------------------------------------------------------------- */
@@ -365,32 +442,36 @@ KFN void mul_float_6(const float *w, const float *x, size_t ldx, float *acc)
     v_store(acc + 80, a5);
 }
 
-KFN void mul_float(enum layout_id id, const uint8_t *panel, const struct acts *a, size_t t0,
-                   size_t nt, float *acc)
+KFN void mul_float(enum layout_id id, const uint8_t *const *panels, size_t n,
+                   const struct acts *a, size_t t0, size_t nt, float *acc)
 {
     _Alignas(64) float scratch[32 * PANEL_ROWS];
 
-    memset(acc, 0, nt * PANEL_ROWS * sizeof(*acc));
+    memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
     for (size_t b = 0; b < a->cols / 32; b++) {
-        const float *w = weights_of(id, panel, b, scratch);
         const float *x = a->x + t0 * a->cols + b * 32;
-        size_t t = 0;
 
-        for (; t + 6 <= nt; t += 6)
-            mul_float_6(w, x + t * a->cols, a->cols, acc + t * 16);
-        for (; t < nt; t++) {
-            v16 sum = v_load(acc + t * 16);
-            for (size_t k = 0; k < 32; k++)
-                sum = v_fma(v_load(w + 16 * k), v_set1(x[t * a->cols + k]), sum);
-            v_store(acc + t * 16, sum);
+        for (size_t j = 0; j < n; j++) {
+            const float *w = weights_of(id, panels[j], b, scratch);
+            float *y = acc + j * nt * PANEL_ROWS;
+            size_t t = 0;
+
+            for (; t + 6 <= nt; t += 6)
+                mul_float_6(w, x + t * a->cols, a->cols, y + t * 16);
+            for (; t < nt; t++) {
+                v16 sum = v_load(y + t * 16);
+                for (size_t k = 0; k < 32; k++)
+                    sum = v_fma(v_load(w + 16 * k), v_set1(x[t * a->cols + k]), sum);
+                v_store(y + t * 16, sum);
+            }
         }
     }
 }
 
 #define PANEL_FN(type, kind)                                                                       \
-    static void mul_##kind##_##type(const uint8_t *panel, const struct acts *a, size_t t0,         \
-                                    size_t nt, float *acc)                                         \
+    static void mul_##kind##_##type(const uint8_t *const *panels, size_t n, const struct acts *a,  \
+                                    size_t t0, size_t nt, float *acc)                              \
     {                                                                                              \
-        mul_##kind(LAYOUT_##type, panel, a, t0, nt, acc);                                          \
+        mul_##kind(LAYOUT_##type, panels, n, a, t0, nt, acc);                                      \
     }
 #include "compute/kernels/isa_table.h"

@@ -30,6 +30,15 @@ static struct acts *random_acts(uint32_t tokens, uint32_t cols, enum acts_kind k
     return a;
 }
 
+static void multiply(const struct kernels_isa *isa, const struct mat *m, const struct acts *a,
+                     const float *bias, int add, float *y, size_t ldy, unsigned part,
+                     unsigned parts)
+{
+    const struct product p = {m, bias, y, ldy};
+
+    kernels_mat_mul(isa, &p, 1, a, add, part, parts);
+}
+
 /* Against the identity, f32 arithmetic must give the stored weights themselves. */
 static void test_weights_are_the_dequantized(void **state)
 {
@@ -46,7 +55,7 @@ static void test_weights_are_the_dequantized(void **state)
         uint8_t *blocks;
         struct mat *m = random_mat(all_types[i], ROWS, COLS, &blocks);
 
-        mat_mul(m, a, NULL, 0, y, ROWS, 0, 1);
+        multiply(m->isa, m, a, NULL, 0, y, ROWS, 0, 1);
         qtype_dequantize(all_types[i], blocks, w, ROWS * COLS);
         for (size_t r = 0; r < ROWS; r++)
             for (size_t c = 0; c < COLS; c++)
@@ -62,6 +71,12 @@ static void test_weights_are_the_dequantized(void **state)
     free(w);
 }
 
+/* Where column k of a block stands among its words. */
+static size_t word_of(size_t k)
+{
+    return k / 4 * 4 + (size_t[]){0, 2, 1, 3}[k % 4];
+}
+
 /* The reference against a product in double of what weights and activations mean. The sum of n
  * rounded steps is off by at most n times half an ulp of the sum of magnitudes. */
 static void test_reference_is_near_double(void **state)
@@ -72,7 +87,6 @@ static void test_reference_is_near_double(void **state)
         enum qtype type = all_types[i % N_TYPES];
         uint32_t rows = 21, cols = cols_of[i / N_TYPES % 3], tokens = 3;
         enum acts_kind kind = (enum acts_kind)(i / (N_TYPES * 3));
-        uint32_t digits = kind == ACTS_INT8X2 ? 2 : 1;
         bool plain =
             kind == ACTS_F32 || type == QTYPE_F32 || type == QTYPE_F16 || type == QTYPE_BF16;
         uint8_t *blocks;
@@ -80,16 +94,15 @@ static void test_reference_is_near_double(void **state)
         struct acts *a = random_acts(tokens, cols, kind);
         float *w = malloc((size_t)rows * cols * sizeof(*w)), y[3 * 21];
 
-        kernels_mat_mul(&kernels_isa_c, m, a, NULL, 0, y, rows, 0, 1);
+        multiply(&kernels_isa_c, m, a, NULL, 0, y, rows, 0, 1);
         qtype_dequantize(type, blocks, w, (size_t)rows * cols);
         for (size_t t = 0; t < tokens; t++) {
             for (size_t r = 0; r < rows; r++) {
                 double sum = 0, mag = 0;
                 for (size_t c = 0; c < cols; c++) {
-                    size_t at = (c / 32 * tokens + t) * digits;
-                    double x = plain ? (double)a->x[t * cols + c] : 0;
-                    for (uint32_t i_digit = 0; i_digit < digits && !plain; i_digit++)
-                        x += (double)a->d[at + i_digit] * a->q[(at + i_digit) * 32 + c % 32];
+                    size_t at = c / 32 * tokens + t;
+                    double x = plain ? (double)a->x[t * cols + c]
+                                     : (double)a->d[at] * a->w[at * 32 + word_of(c % 32)];
                     sum += (double)w[r * cols + c] * x;
                     mag += fabs((double)w[r * cols + c] * x);
                 }
@@ -107,62 +120,53 @@ static void test_reference_is_near_double(void **state)
     }
 }
 
-static void test_quantized_activations(void **state)
+static void check_quantized(enum acts_kind kind, int most)
 {
     enum { T = 5, COLS = 96 };
     float x[T * COLS];
     struct acts *a;
 
-    assert_int_equal(acts_alloc(T, COLS, 0, &a), 0);
+    assert_int_equal(acts_alloc(T, COLS, kind, &a), 0);
     random_floats(x, T * COLS);
     memset(x, 0, 32 * sizeof(*x)); /* a block of zeros */
     for (size_t i = 32; i < 64; i++)
         x[i] = rng_uniform() * 1e-40f; /* subnormals count as zeros */
-    acts_set(a, x, COLS, T, COLS, 0, 1);
+    for (unsigned p = 0; p < 3; p++)
+        acts_set(a, x, COLS, T, COLS, p, 3);
     for (size_t t = 0; t < T; t++) {
         for (size_t b = 0; b < COLS / 32; b++) {
             size_t at = b * T + t;
-            int sum[2] = {0};
+            int sum[2][2] = {{0}};
             float top = 0;
 
             for (size_t k = 0; k < 32; k++) {
                 float v = x[t * COLS + b * 32 + k];
-                int q = a->q[at * 32 + k];
+                int q = a->w[at * 32 + word_of(k)];
 
                 top = fmaxf(top, fabsf(v));
-                assert_in_range(q + 127, 0, 254);
-                assert_true(fabsf(v - a->d[at] * (float)q) <= a->d[at] * .50001f + 1e-39f);
-                sum[k / 16] += q;
+                assert_in_range(q + most, 0, 2 * most);
+                assert_true(fabsf(v - a->d[at] * (float)q) <= a->d[at] * .502f + 1e-39f);
+                sum[k / 16][k / 2 % 2] += q;
+                if (kind == ACTS_INT8)
+                    assert_int_equal(a->q[at * 32 + k], q);
             }
-            assert_true(fabsf(a->d[at] * 127.f - top) <= top * 1e-6f + 1e-39f);
-            assert_int_equal(a->half[2 * at], sum[0]);
-            assert_int_equal(a->half[2 * at + 1], sum[1]);
-            assert_true(a->s[at] == a->d[at] * (float)(sum[0] + sum[1]));
+            assert_true(fabsf(a->d[at] * (float)most - top) <= top * 1e-6f + 1e-39f);
+            assert_true(a->s[at] ==
+                        a->d[at] * (float)(sum[0][0] + sum[0][1] + sum[1][0] + sum[1][1]));
+            for (size_t p = 0; p < 2 && kind == ACTS_INT8; p++) {
+                assert_int_equal(a->neg[6 * at + p], -sum[0][p] - sum[1][p]);
+                assert_int_equal(a->neg[6 * at + 2 + p], -sum[0][p]);
+                assert_int_equal(a->neg[6 * at + 4 + p], -sum[1][p]);
+            }
         }
     }
     acts_free(a);
 }
 
-/* What two digits leave of x is a 254th of what one leaves. */
-static void test_second_digit(void **state)
+static void test_quantized_activations(void **state)
 {
-    enum { T = 5, COLS = 96 };
-    float x[T * COLS];
-    struct acts *a;
-
-    assert_int_equal(acts_alloc(T, COLS, ACTS_INT8X2, &a), 0);
-    random_floats(x, T * COLS);
-    for (unsigned p = 0; p < 3; p++)
-        acts_set(a, x, COLS, T, COLS, p, 3);
-    for (size_t i = 0; i < T * COLS; i++) {
-        size_t at = (i % COLS / 32 * T + i / COLS) * 2;
-        float first = a->d[at] * (float)a->q[at * 32 + i % 32];
-        float second = a->d[at + 1] * (float)a->q[(at + 1) * 32 + i % 32];
-
-        assert_true(a->d[at + 1] <= a->d[at] / 253.9f);
-        assert_true(fabsf(x[i] - first - second) <= a->d[at] / 254 * .501f);
-    }
-    acts_free(a);
+    check_quantized(ACTS_INT8, 127);
+    check_quantized(ACTS_INT16, INT16_MAX_ACT);
 }
 
 /* --- every table gives the reference's bits -------------------------------------------------- */
@@ -186,9 +190,9 @@ static void check_case(const struct test_isa *isa, enum qtype type, uint32_t row
     for (size_t i = n; i < n + 16; i++)
         ref[i] = f32_from_bits(GUARD);
     memcpy(y, ref, n * 4 + 64);
-    kernels_mat_mul(&kernels_isa_c, m, a, with_bias ? bias : NULL, add, ref, ldy, 0, 1);
+    multiply(&kernels_isa_c, m, a, with_bias ? bias : NULL, add, ref, ldy, 0, 1);
     for (unsigned p = 0; p < parts; p++)
-        kernels_mat_mul(isa->isa, m, a, with_bias ? bias : NULL, add, y, ldy, p, parts);
+        multiply(isa->isa, m, a, with_bias ? bias : NULL, add, y, ldy, p, parts);
     if (memcmp(y, ref, n * 4 + 64))
         for (size_t i = 0; i < n + 16; i++)
             if (f32_bits(y[i]) != f32_bits(ref[i]))
@@ -215,10 +219,10 @@ static void check_batch(const struct test_isa *isa, enum qtype type, enum acts_k
     assert_int_equal(acts_alloc(1, COLS, kind, &single), 0);
     for (unsigned p = 0; p < 3; p++)
         kernels_acts_set(isa->isa, a, x, COLS, T, COLS, p, 3);
-    kernels_mat_mul(isa->isa, m, a, NULL, 0, y, ROWS, 0, 1);
+    multiply(isa->isa, m, a, NULL, 0, y, ROWS, 0, 1);
     for (size_t t = 0; t < T; t++) {
         kernels_acts_set(&kernels_isa_c, single, x + t * COLS, COLS, 1, COLS, 0, 1);
-        kernels_mat_mul(&kernels_isa_c, m, single, NULL, 0, one, ROWS, 0, 1);
+        multiply(&kernels_isa_c, m, single, NULL, 0, one, ROWS, 0, 1);
         assert_memory_equal(one, y + t * ROWS, sizeof(one));
     }
     acts_free(a);
@@ -231,7 +235,8 @@ static void check_batch(const struct test_isa *isa, enum qtype type, enum acts_k
 static void test_tables_equal_reference(void **state)
 {
     static const uint32_t rows_of[] = {1, 15, 16, 33, 50}, cols_of[] = {32, 64, 96, 576, 896, 1536};
-    static const uint32_t tokens_of[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 13, 16, 25, 64, 130};
+    static const uint32_t tokens_of[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12,
+                                         13, 14, 15, 16, 17, 18, 19, 20, 33, 128, 130};
 
     for (size_t s = 0; s < N_ISAS; s++) {
         if ((cpu_detect() & isas[s].needs) != isas[s].needs) {
@@ -255,13 +260,13 @@ static void test_tables_equal_reference(void **state)
 }
 
 /* The extremes: no sum may saturate. */
-static void test_extreme_codes(void **state)
+static void check_extreme_codes(enum acts_kind kind)
 {
     enum { ROWS = 16, COLS = 256, T = 9 };
     float x[T * COLS], y[T * ROWS], ref[T * ROWS];
     struct acts *a;
 
-    assert_int_equal(acts_alloc(T, COLS, 0, &a), 0);
+    assert_int_equal(acts_alloc(T, COLS, kind, &a), 0);
     for (size_t i = 0; i < T * COLS; i++)
         x[i] = i / COLS % 3 == 0 ? 127.f : i / COLS % 3 == 1 ? -127.f : i % 2 ? 127.f : -127.f;
     acts_set(a, x, COLS, T, COLS, 0, 1);
@@ -284,11 +289,11 @@ static void test_extreme_codes(void **state)
                     memcpy(p + 2, &one, 2);
             }
             assert_int_equal(mat_from_blocks(all_types[i], src, ROWS, COLS, &m), 0);
-            kernels_mat_mul(&kernels_isa_c, m, a, NULL, 0, ref, ROWS, 0, 1);
+            multiply(&kernels_isa_c, m, a, NULL, 0, ref, ROWS, 0, 1);
             for (size_t s = 0; s < N_ISAS; s++) {
                 if ((cpu_detect() & isas[s].needs) != isas[s].needs)
                     continue;
-                kernels_mat_mul(isas[s].isa, m, a, NULL, 0, y, ROWS, 0, 1);
+                multiply(isas[s].isa, m, a, NULL, 0, y, ROWS, 0, 1);
                 assert_memory_equal(y, ref, sizeof(y));
             }
             mat_free(m);
@@ -296,6 +301,43 @@ static void test_extreme_codes(void **state)
         }
     }
     acts_free(a);
+}
+
+static void test_extreme_codes(void **state)
+{
+    check_extreme_codes(ACTS_INT8);
+    check_extreme_codes(ACTS_INT16);
+}
+
+/* Products of several matrices in one call, of several types, are those of each alone. */
+static void test_several_products(void **state)
+{
+    static const enum qtype types[] = {QTYPE_Q5_0, QTYPE_Q5_0, QTYPE_Q8_0, QTYPE_Q5_0};
+    enum { N = 4, COLS = 256, MOST_ROWS = 300 };
+    static float y[N][20 * MOST_ROWS], ref[N][20 * MOST_ROWS], bias[MOST_ROWS];
+
+    random_floats(bias, MOST_ROWS);
+    for (int round = 0; round < 40; round++) {
+        struct product products[N];
+        struct mat *mats[N];
+        uint32_t tokens = 1 + rng() % 20;
+        unsigned parts = 1 + rng() % 4;
+        struct acts *a = random_acts(tokens, COLS, rng() % 2 ? ACTS_INT8 : ACTS_INT16);
+
+        for (size_t i = 0; i < N; i++) {
+            mats[i] = random_mat(types[i], 1 + rng() % MOST_ROWS, COLS, NULL);
+            products[i] = (struct product){mats[i], i % 2 ? bias : NULL, y[i], MOST_ROWS};
+            memset(y[i], 0, sizeof(y[i]));
+            memset(ref[i], 0, sizeof(ref[i]));
+            multiply(&kernels_isa_c, mats[i], a, products[i].bias, 0, ref[i], MOST_ROWS, 0, 1);
+        }
+        for (unsigned p = 0; p < parts; p++)
+            mat_mul(products, N, a, 0, p, parts);
+        assert_memory_equal(y, ref, sizeof(y));
+        for (size_t i = 0; i < N; i++)
+            mat_free(mats[i]);
+        acts_free(a);
+    }
 }
 
 static void test_refusals(void **state)
@@ -322,9 +364,9 @@ int main(void)
         cmocka_unit_test(test_weights_are_the_dequantized),
         cmocka_unit_test(test_reference_is_near_double),
         cmocka_unit_test(test_quantized_activations),
-        cmocka_unit_test(test_second_digit),
         cmocka_unit_test(test_tables_equal_reference),
         cmocka_unit_test(test_extreme_codes),
+        cmocka_unit_test(test_several_products),
         cmocka_unit_test(test_refusals),
     };
     rng_seed();
