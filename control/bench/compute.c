@@ -68,7 +68,7 @@ static const struct argp_option option_list[] = {
      1},
     {"threads", OPT_THREADS, "N,...", 0,
      "Compute threads, a core each (default: 1, and all cores that this process may use)", 1},
-    {"kv", OPT_KV, "f16|q8|q4", 0, "How keys and values are cached (default f16)", 1},
+    {"kv", OPT_KV, "f16|q8|k8v4|q4", 0, "How keys and values are cached (default f16)", 1},
     {"layers", OPT_LAYERS, "A-B", 0, "Only layers A up to, not including, B: a stage", 1},
     {"rounds", OPT_ROUNDS, "N", 0, "Turns of each case (default 5)", 1},
     {"chunk", OPT_CHUNK, "N", 0, "Rows of a step of prefill at most (default 128)", 1},

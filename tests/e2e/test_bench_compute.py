@@ -15,7 +15,7 @@ MACHINE = ENVIRONMENT + ("bound", "isa", "threads", "rate", "sd", "unit", "loop"
                          "dram_bytes", "huge_page_bytes", "cores")
 COMPUTE = ENVIRONMENT + ("model", "layers", "kind", "tokens", "depth", "batch", "threads", "tokens_per_s",
                          "sd", "bound_ratio", "bound", "bound_gb_per_s", "bound_gop_per_s",
-                         "weights_bytes", "kv_bytes_per_token", "chunk", "rounds", "huge_page_bytes",
+                         "weights_bytes", "kv", "kv_bytes_per_token", "chunk", "rounds", "huge_page_bytes",
                          "cores")
 KERNELS = ENVIRONMENT + ("operation", "type", "rows", "cols", "tokens", "isa", "ns", "ns_sd", "gop_per_s",
                          "gb_per_s", "ratio_to_c", "bound_ratio", "bound", "bound_gb_per_s",
