@@ -127,6 +127,20 @@ static void decode_all(struct codec *c, const struct tiles *t, uint32_t cols, ui
         }
 }
 
+/* A wide row's squared norm by every second 32 columns. */
+static double sampled_norm(const struct codec_params *p, const float *x, uint32_t n)
+{
+    const uint32_t groups = n / 64;
+    double mean = 0.0, limit, norm = 0.0;
+
+    for (uint32_t i = 0; i < 32 * groups; i++)
+        mean += fabs((double)x[i / 32 * 64 + i % 32]) / (32 * groups);
+    limit = p->tau_rule == CODEC_TAU_MEAN ? p->tau * mean : (double)p->tau;
+    for (uint32_t i = 0; i < 32 * groups; i++)
+        norm += pow(fmin(fabs((double)x[i / 32 * 64 + i % 32]), 8 * limit), 2);
+    return norm * n / (32 * groups);
+}
+
 /* What TS + TAB-Q promise of one row: every value within half of the largest step they may take. */
 static void check_tsq_row(const struct codec_params *p, const float *x, const float *y, uint32_t n)
 {
@@ -140,6 +154,8 @@ static void check_tsq_row(const struct codec_params *p, const float *x, const fl
     limit = p->tau_rule == CODEC_TAU_MEAN ? p->tau * mean : (double)p->tau;
     for (uint32_t i = 0; i < n; i++)
         norm += pow(fmin(fabs((double)x[i]), 8 * limit), 2);
+    if (n >= 2048) /* a sample may tell the norm */
+        norm = fmax(norm, sampled_norm(p, x, n));
     step = fmax(fmin(limit, biggest) / (reach + .5), biggest / 32767) * 1.125 * 1.002;
     step = fmax(fmax(step, (double)p->delta * sqrt(12 * norm / n) * 1.0001), 0x1p-100);
     for (uint32_t i = 0; i < n; i++) {
