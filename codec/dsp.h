@@ -104,8 +104,8 @@ struct codec_dsp {
     void (*scale)(const int8_t *k, size_t n, float step, float *out);
 
     /* Codes of q bits, as unpack takes them, of a range around nothing: k * step in out[n], and in
-     * outliers a bit for each code 0, whose out is unspecified; bits from n on are 0. Returns how
-     * many there are. */
+     * outliers a bit for each code 0, whose out is unspecified; bits from n on are 0. step has the
+     * 4 bits of mantissa that are sent of one. Returns how many outliers there are. */
     size_t (*to_values)(const uint8_t *bits, size_t n, unsigned q, float step, float *out,
                         uint64_t *outliers);
 

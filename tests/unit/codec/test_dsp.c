@@ -265,6 +265,14 @@ static void scale(void **state)
     }
 }
 
+/* Any step that a part may have: those of rows, the smallest and the largest. */
+static float any_step(void)
+{
+    const uint32_t code = rng_below(3) ? (120 << 3) + rng_below(64) : 8 + rng_below((254 << 3) - 8);
+
+    return tabq_step(code);
+}
+
 static void values_with_outliers(void **state)
 {
     static uint64_t outliers[2][MAX_N / 64];
@@ -272,7 +280,7 @@ static void values_with_outliers(void **state)
     for (int r = 0; r < REPEAT; r++) {
         const uint32_t n = any_n(), one_in = 1 + rng_below(60);
         const unsigned q = 1 + rng_below(8);
-        const float step = fabsf(rng_normal()) * 0x1p-3f;
+        const float step = any_step();
         uint8_t codes[MAX_N + CODEC_PAD] = {0}, bits[MAX_N + 2 * CODEC_PAD];
         float values[MAX_N + CODEC_PAD];
         memset(bits, 0xff, sizeof(bits)); /* is not to matter */
