@@ -59,6 +59,8 @@ const struct codec_range *tabq_ranges(unsigned width, unsigned form)
 
 /* --- the row --- */
 
+#define WIDE_ROW 2048u /* columns: a sample of them is enough */
+
 /* Where f32 is too small for the sums, as in no row of a model. */
 static double sum_abs_f64(const float *x, uint32_t cols)
 {
@@ -182,27 +184,28 @@ uint32_t tabq_step_choose(const struct codec_dsp *dsp, const struct codec_params
     return within_codes(code > lowest ? code : lowest);
 }
 
-#define WIDE_ROW     2048u
-#define SAMPLE_EVERY 2u
+#define SAMPLE_MIN   1024u
+#define SAMPLE_EVERY 3u /* at most */
 /* Steps that no value is held back for. */
 #define SAMPLE_STEP_MAX 0x1p100f
 
 bool tabq_row_sample(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
                      uint32_t cols, struct tabq_row *row, uint32_t *step_code)
 {
-    const uint32_t n = cols / CODEC_LANES / SAMPLE_EVERY * CODEC_LANES;
+    const uint32_t most = cols / SAMPLE_MIN, every = most < SAMPLE_EVERY ? most : SAMPLE_EVERY;
+    const uint32_t n = cols < WIDE_ROW ? 0 : cols / CODEC_LANES / every * CODEC_LANES;
     struct codec_span spans[CODEC_SPANS_MAX];
     float largest, sum, sum_sq;
 
     if (cols < WIDE_ROW)
         return false;
-    sum = dsp->sum_abs(x, n, SAMPLE_EVERY, spans, &largest);
+    sum = dsp->sum_abs(x, n, every, spans, &largest);
     if (!isfinite(sum) || !sum_is_good(largest))
         return false;
     row->mean = (double)sum / n;
     row->max = above_largest(largest);
     row->limit = limit_of(p, row->mean);
-    sum_sq = dsp->sum_sq(x, n, SAMPLE_EVERY, (float)(NORM_CAP * row->limit), spans);
+    sum_sq = dsp->sum_sq(x, n, every, (float)(NORM_CAP * row->limit), spans);
     if (!sum_is_good(sum_sq))
         return false;
     row->norm_sq = (double)sum_sq;
@@ -214,7 +217,8 @@ bool tabq_row_sample(const struct codec_dsp *dsp, const struct codec_params *p, 
 #define OUTLIER_BITS                                                                               \
     5 /* what one costs in the lists, more or less, where the width is a good one */
 
-/* Of a wide row, that many values and up to twice as many tell how the others are. */
+/* That many values of a row that has more, and up to twice as many, tell how the others are; half
+ * of that where the row is wide. */
 #define WIDTH_SAMPLE 512u
 
 #define WIDTHS_MIN 4u /* to choose from, if there are */
@@ -222,7 +226,8 @@ bool tabq_row_sample(const struct codec_dsp *dsp, const struct codec_params *p, 
 unsigned tabq_width_choose(const struct codec_dsp *dsp, const struct codec_params *p,
                            const int8_t *k, size_t n, double mean)
 {
-    const size_t every = n < WIDTH_SAMPLE ? 1 : n / WIDTH_SAMPLE;
+    const size_t sample = n < WIDE_ROW ? WIDTH_SAMPLE : WIDTH_SAMPLE / 2;
+    const size_t every = n < sample ? 1 : n / sample;
     uint8_t limits[CODEC_LIMITS];
     uint32_t above[CODEC_LIMITS];
     unsigned first = p->qmin, best = 0;
