@@ -167,9 +167,10 @@ static void fill_lists(struct tsq *t, struct tsq_part *part)
 }
 
 /* The values beyond all ranges, as multiples of the step. k has those that 8 bits hold, and where
- * the others are, each sign's in their order. False when one is beyond TABQ_K_MAX, or not finite.
- */
-static bool fill_beyond(struct tsq *t, const struct tsq_part *part, const float *x, float inv)
+ * the others are, each sign's in their order. False when one is beyond TABQ_K_MAX, not finite, or
+ * larger than `giant`. */
+static bool fill_beyond(struct tsq *t, const struct tsq_part *part, const float *x, float inv,
+                        float giant)
 {
     const int8_t *k = t->lists[0].k, *end = k + part->n[0], *at[2] = {k, k};
     const int8_t *rest = t->lists[TABQ_RANGES].k;
@@ -180,7 +181,7 @@ static bool fill_beyond(struct tsq *t, const struct tsq_part *part, const float 
             const int8_t **from = &at[rest[i] < 0];
             const int8_t *found = memchr(*from, rest[i] & 0xff, (size_t)(end - *from));
             const float v = x[found - k] * inv;
-            if (!(fabsf(v) < TABQ_K_MAX + .5f))
+            if (!(fabsf(v) < TABQ_K_MAX + .5f && fabsf(x[found - k]) <= giant))
                 return false;
             *from = found + 1;
             t->beyond[i] = (int16_t)lrintf(v);
@@ -189,8 +190,8 @@ static bool fill_beyond(struct tsq *t, const struct tsq_part *part, const float 
     return true;
 }
 
-/* False when the step is too small for a value, or a value not finite. */
-static bool plan(struct tsq *t, const float *x, uint32_t cols, uint32_t step_code,
+/* False when the step is too small for a value, or a value not finite or larger than `giant`. */
+static bool plan(struct tsq *t, const float *x, uint32_t cols, uint32_t step_code, float giant,
                  struct tsq_part *part)
 {
     const size_t most = cols == t->cols ? t->row_bound : tsq_row_bound(&t->params, cols);
@@ -208,7 +209,7 @@ static bool plan(struct tsq *t, const float *x, uint32_t cols, uint32_t step_cod
         part->width = t->params.qmax;
         fill_lists(t, part);
     }
-    return fill_beyond(t, part, x, inv);
+    return fill_beyond(t, part, x, inv, giant);
 }
 
 int tsq_plan_row(struct tsq *t, const float *row, uint32_t cols, uint32_t *step_code,
@@ -217,20 +218,21 @@ int tsq_plan_row(struct tsq *t, const float *row, uint32_t cols, uint32_t *step_
     int rc;
 
     if (tabq_row_sample(t->dsp, &t->params, row, cols, &t->row, step_code) &&
-        plan(t, row, cols, *step_code, part) && part->bytes <= t->row_bound)
+        plan(t, row, cols, *step_code, (float)(TABQ_SAMPLE_GIANT * t->row.mean), part) &&
+        part->bytes <= t->row_bound)
         return 0;
     rc = tabq_row_read(t->dsp, &t->params, row, cols, &t->row);
     if (rc)
         return rc;
     *step_code = tabq_step_choose(t->dsp, &t->params, row, cols, &t->row);
-    plan(t, row, cols, *step_code, part);
+    plan(t, row, cols, *step_code, INFINITY, part);
     return 0;
 }
 
 void tsq_plan(struct tsq *t, const float *x, uint32_t cols, uint32_t step_code,
               struct tsq_part *part)
 {
-    plan(t, x, cols, step_code, part);
+    plan(t, x, cols, step_code, INFINITY, part);
 }
 
 void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst)
