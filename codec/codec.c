@@ -91,12 +91,6 @@ int codec_retune(struct codec *c, const struct codec_params *p)
 
 /* --- encode --- */
 
-/* The step of a whole row, if the mode has such; -EDOM when a value is not finite. */
-static int row_step(const struct codec *c, const float *row, uint32_t *step)
-{
-    return c->plain == CODEC_TSQ ? tsq_step(c->tsq, row, c->cols, step) : 0;
-}
-
 static void part_plan(struct codec *c, const float *x, uint32_t cols, uint32_t step,
                       struct part *part)
 {
@@ -108,6 +102,24 @@ static void part_plan(struct codec *c, const float *x, uint32_t cols, uint32_t s
     } else {
         part->bytes = codec_raw_bytes(c->plain, cols);
     }
+}
+
+/* A whole row as one part, and its step, if the mode has such; -EDOM when it should have one and a
+ * value is not finite. */
+static int row_plan(struct codec *c, const float *row, uint32_t *step, struct part *part)
+{
+    int rc;
+
+    if (c->plain != CODEC_TSQ) {
+        part_plan(c, row, c->cols, 0, part);
+        return 0;
+    }
+    part->x = row;
+    part->cols = c->cols;
+    rc = tsq_plan_row(c->tsq, row, c->cols, step, &part->tsq);
+    if (rc == 0)
+        part->bytes = part->tsq.bytes;
+    return rc;
 }
 
 /* part->bytes at dst. -EDOM when mode f16 cannot hold a value. */
@@ -218,10 +230,9 @@ static int encode_plain(struct codec *c, const float *rows, size_t stride, uint3
     while (next.row < n_rows && next.col == 0 && tile.n_tokens < CODEC_ROWS_MAX) {
         row = rows + next.row * stride;
         *bad_row = next.row - at->row;
-        rc = row_step(c, row, &step);
+        rc = row_plan(c, row, &step, &part);
         if (rc)
             return rc;
-        part_plan(c, row, c->cols, step, &part);
         if (part.bytes > capacity - bytes)
             break;
         rc = part_write(c, &part, dst + bytes);
@@ -236,7 +247,7 @@ static int encode_plain(struct codec *c, const float *rows, size_t stride, uint3
         row = rows + next.row * stride;
         *bad_row = 0;
         bytes += TILE_CUT_BYTES;
-        rc = row_step(c, row, &step);
+        rc = row_plan(c, row, &step, &part);
         if (!rc)
             rc = encode_cut(c, row, step, &next, dst + bytes, capacity - bytes, &tile, &part);
         if (rc)

@@ -146,10 +146,10 @@ static double row_code(struct coded_rows *r, const float *row, uint32_t token, f
     *norm_sq = dsp->center(row, r->basis->mean, cols, r->centered);
     if (r->params.profile)
         return r->code_one - .5 * CODES_PER_NEPER * sensitivity(r, token);
-    mean_abs = dsp->sum_abs(row, cols, spans, &largest) / (float)cols;
+    mean_abs = dsp->sum_abs(row, cols, 1, spans, &largest) / (float)cols;
     if (mean_abs == 0.0f)
         return 0.0; /* a row of zeros: any step does */
-    capped = dsp->sum_sq(row, cols, NORM_CAP * mean_abs, spans);
+    capped = dsp->sum_sq(row, cols, 1, NORM_CAP * mean_abs, spans);
     return code_of((double)r->params.step * sqrt((double)capped));
 }
 

@@ -14,7 +14,14 @@ static float larger(float a, float b)
     return f32_bits(a) > f32_bits(b) ? a : b;
 }
 
-static float sum_abs(const float *x, size_t n, struct codec_span *spans, float *largest)
+/* Column i of those of which 32 in `every` times 32 are taken. */
+static float taken(const float *x, size_t i, size_t every)
+{
+    return x[i / CODEC_LANES * CODEC_LANES * every + i % CODEC_LANES];
+}
+
+static float sum_abs(const float *x, size_t n, size_t every, struct codec_span *spans,
+                     float *largest)
 {
     float sum[CODEC_LANES] = {0};
 
@@ -23,8 +30,9 @@ static float sum_abs(const float *x, size_t n, struct codec_span *spans, float *
         const size_t end = i + CODEC_SPAN < n ? i + CODEC_SPAN : n;
         float sq[CODEC_LANES] = {0};
         for (; i < end; i++) {
-            sum[i % CODEC_LANES] += fabsf(x[i]);
-            sq[i % CODEC_LANES] = fmaf(x[i], x[i], sq[i % CODEC_LANES]);
+            const float v = fabsf(taken(x, i, every));
+            sum[i % CODEC_LANES] += v;
+            sq[i % CODEC_LANES] = fmaf(v, v, sq[i % CODEC_LANES]);
         }
         codec_lanes_add(sq, CODEC_LANES, 8);
         for (unsigned lane = 0; lane < 8; lane++)
@@ -35,7 +43,8 @@ static float sum_abs(const float *x, size_t n, struct codec_span *spans, float *
 }
 
 /* Values of spans without any above cap come to the same sums as in sum_abs. */
-static float sum_sq(const float *x, size_t n, float cap, const struct codec_span *spans)
+static float sum_sq(const float *x, size_t n, size_t every, float cap,
+                    const struct codec_span *spans)
 {
     float total[CODEC_LANES] = {0};
 
@@ -44,7 +53,7 @@ static float sum_sq(const float *x, size_t n, float cap, const struct codec_span
         const size_t end = i + CODEC_SPAN < n ? i + CODEC_SPAN : n;
         float sq[CODEC_LANES] = {0};
         for (; i < end; i++) {
-            const float v = fabsf(x[i]) < cap ? fabsf(x[i]) : cap;
+            const float any = fabsf(taken(x, i, every)), v = any < cap ? any : cap;
             sq[i % CODEC_LANES] = fmaf(v, v, sq[i % CODEC_LANES]);
         }
         codec_lanes_add(sq, CODEC_LANES, 8);
@@ -78,8 +87,11 @@ static void quantize(const float *x, size_t n, float inv, int8_t *k)
 {
     memset(k, 0, CODEC_PAD_TO(n));
     for (size_t i = 0; i < n; i++) {
-        const long v = lrintf(x[i] * inv);
-        k[i] = (int8_t)(v < -127 ? -127 : v > 127 ? 127 : v);
+        const float v = x[i] * inv;
+        if (fabsf(v) <= CODEC_K8_MAX + .5f) /* whose nearest even integer is CODEC_K8_MAX */
+            k[i] = (int8_t)lrintf(v);
+        else
+            k[i] = v > 0.0f && v < 0x1p31f ? 127 : -127;
     }
 }
 

@@ -57,19 +57,24 @@ struct rans_states {
 
 struct codec_dsp {
     /* Sum of |x|, not finite when a value is not, and perhaps when the sum is too large; the sums
-     * of squares of every span, the last of which may be shorter; and the largest of those sums. */
-    float (*sum_abs)(const float *x, size_t n, struct codec_span *spans, float *largest);
+     * of squares of every span, the last of which may be shorter; and the largest of those sums.
+     * Of the n columns, 32 lie side by side at every `every` times 32 from x on, as if there were
+     * none between; n is a multiple of 32 where every is not 1. */
+    float (*sum_abs)(const float *x, size_t n, size_t every, struct codec_span *spans,
+                     float *largest);
 
-    /* Sum of squares, no value counted as more than cap; it may be infinite. Only spans that may
-     * have larger values are read once more: where a lane's sum is cap's square at least. The
-     * spans' sums are added up lane by lane in their order, then the lanes pairwise. */
-    float (*sum_sq)(const float *x, size_t n, float cap, const struct codec_span *spans);
+    /* Sum of squares of the same columns, no value counted as more than cap; it may be infinite.
+     * Only spans that may have larger values are read once more: where a lane's sum is cap's square
+     * at least. The spans' sums are added up lane by lane in their order, then the lanes pairwise.
+     */
+    float (*sum_sq)(const float *x, size_t n, size_t every, float cap,
+                    const struct codec_span *spans);
 
     /* The largest |x|, not finite when a value is not. */
     float (*max_abs)(const float *x, size_t n);
 
-    /* k = x * inv to the nearest integer, |x * inv| < 2^30; -127 and 127 for those beyond
-     * CODEC_K8_MAX, and 0 from n on (padded). */
+    /* k = x * inv to the nearest integer; 127 for those above CODEC_K8_MAX, -127 for those below
+     * -CODEC_K8_MAX, from 2^31 on and for NaN, and 0 from n on (padded). */
     void (*quantize)(const float *x, size_t n, float inv, int8_t *k);
 
     /* How many |k| are above each limit (at most CODEC_K8_MAX), in the first 32 of every `every`
@@ -99,8 +104,8 @@ struct codec_dsp {
     void (*scale)(const int8_t *k, size_t n, float step, float *out);
 
     /* Codes of q bits, as unpack takes them, of a range around nothing: k * step in out[n], and in
-     * outliers a bit for each code 0, whose out is unspecified; bits from n on are 0. Returns how
-     * many there are. */
+     * outliers a bit for each code 0, whose out is unspecified; bits from n on are 0. step has the
+     * 4 bits of mantissa that are sent of one. Returns how many outliers there are. */
     size_t (*to_values)(const uint8_t *bits, size_t n, unsigned q, float step, float *out,
                         uint64_t *outliers);
 

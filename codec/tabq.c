@@ -59,6 +59,8 @@ const struct codec_range *tabq_ranges(unsigned width, unsigned form)
 
 /* --- the row --- */
 
+#define WIDE_ROW 2048u /* columns: a sample of them is enough */
+
 /* Where f32 is too small for the sums, as in no row of a model. */
 static double sum_abs_f64(const float *x, uint32_t cols)
 {
@@ -80,24 +82,39 @@ static double sum_sq_f64(const float *x, uint32_t cols, double cap)
     return sum;
 }
 
+static bool sum_is_good(float sum_sq)
+{
+    return sum_sq >= SUM_SQ_MIN && isfinite(sum_sq);
+}
+
+/* At least the largest |x| of those whose squares are summed. */
+static float above_largest(float largest_sum_sq)
+{
+    return sqrtf(largest_sum_sq) * 1.001f;
+}
+
+static double limit_of(const struct codec_params *p, double mean)
+{
+    return p->tau_rule == CODEC_TAU_MEAN ? (double)p->tau * mean : (double)p->tau;
+}
+
 int tabq_row_read(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
                   uint32_t cols, struct tabq_row *row)
 {
     struct codec_span spans[CODEC_SPANS_MAX];
     float largest, sum_sq;
-    const double sum = (double)dsp->sum_abs(x, cols, spans, &largest);
+    const double sum = (double)dsp->sum_abs(x, cols, 1, spans, &largest);
     double cap;
 
     if (!isfinite(sum) && !isfinite(dsp->max_abs(x, cols)))
         return -EDOM;
     row->mean = (isfinite(sum) ? sum : sum_abs_f64(x, cols)) / cols;
-    row->max = largest >= SUM_SQ_MIN && isfinite(largest) ? sqrtf(largest) * 1.001f
-                                                          : dsp->max_abs(x, cols);
-    row->limit = p->tau_rule == CODEC_TAU_MEAN ? (double)p->tau * row->mean : (double)p->tau;
+    row->max = sum_is_good(largest) ? above_largest(largest) : dsp->max_abs(x, cols);
+    row->limit = limit_of(p, row->mean);
     cap = NORM_CAP * row->limit;
-    sum_sq = dsp->sum_sq(x, cols, (float)cap, spans);
-    row->norm_sq =
-        sum_sq >= SUM_SQ_MIN && isfinite(sum_sq) ? (double)sum_sq : sum_sq_f64(x, cols, cap);
+    sum_sq = dsp->sum_sq(x, cols, 1, (float)cap, spans);
+    row->norm_sq = sum_is_good(sum_sq) ? (double)sum_sq : sum_sq_f64(x, cols, cap);
+    row->n = cols;
     return 0;
 }
 
@@ -141,23 +158,67 @@ static uint32_t within_codes(uint32_t code)
 
 /* Values spread evenly over the steps are off by step^2 / 12 in the mean square; not all rows' are,
  * so a little less is asked for. */
+static uint32_t wanted_code(const struct codec_params *p, const struct tabq_row *row)
+{
+    const double wanted = EVEN * (double)p->delta * sqrt(12.0 * row->norm_sq / row->n);
+
+    return within_codes(step_code(wanted, false));
+}
+
+/* Whether the largest value matters, of which row->max says but how large it may be. */
+static bool depends_on_max(const struct codec_params *p, const struct tabq_row *row, uint32_t code)
+{
+    return code < lowest_code(p, row) || row->mean < (double)tabq_step(code);
+}
+
 uint32_t tabq_step_choose(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
                           uint32_t cols, struct tabq_row *row)
 {
-    const double wanted = EVEN * (double)p->delta * sqrt(12.0 * row->norm_sq / cols);
-    uint32_t code = within_codes(step_code(wanted, false)), lowest = lowest_code(p, row);
+    const uint32_t code = wanted_code(p, row);
+    uint32_t lowest;
 
-    if (code < lowest || row->mean < (double)tabq_step(code)) {
-        row->max = dsp->max_abs(x, cols);
-        lowest = lowest_code(p, row);
-    }
+    if (!depends_on_max(p, row, code))
+        return code;
+    row->max = dsp->max_abs(x, cols);
+    lowest = lowest_code(p, row);
     return within_codes(code > lowest ? code : lowest);
+}
+
+#define SAMPLE_MIN   1024u
+#define SAMPLE_EVERY 3u /* at most */
+/* Steps that no value is held back for. */
+#define SAMPLE_STEP_MAX 0x1p100f
+
+bool tabq_row_sample(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
+                     uint32_t cols, struct tabq_row *row, uint32_t *step_code)
+{
+    const uint32_t most = cols / SAMPLE_MIN, every = most < SAMPLE_EVERY ? most : SAMPLE_EVERY;
+    const uint32_t n = cols < WIDE_ROW ? 0 : cols / CODEC_LANES / every * CODEC_LANES;
+    struct codec_span spans[CODEC_SPANS_MAX];
+    float largest, sum, sum_sq;
+
+    if (cols < WIDE_ROW)
+        return false;
+    sum = dsp->sum_abs(x, n, every, spans, &largest);
+    if (!isfinite(sum) || !sum_is_good(largest))
+        return false;
+    row->mean = (double)sum / n;
+    row->max = above_largest(largest);
+    row->limit = limit_of(p, row->mean);
+    sum_sq = dsp->sum_sq(x, n, every, (float)(NORM_CAP * row->limit), spans);
+    if (!sum_is_good(sum_sq))
+        return false;
+    row->norm_sq = (double)sum_sq;
+    row->n = n;
+    *step_code = wanted_code(p, row);
+    return !depends_on_max(p, row, *step_code) && tabq_step(*step_code) < SAMPLE_STEP_MAX;
 }
 
 #define OUTLIER_BITS                                                                               \
     5 /* what one costs in the lists, more or less, where the width is a good one */
 
-/* Of a wide row, that many values and up to twice as many tell how the others are. */
+/* That many values of a row that has more, and up to twice as many, tell how the others are; half
+ * of that where the row is wide. */
 #define WIDTH_SAMPLE 512u
 
 #define WIDTHS_MIN 4u /* to choose from, if there are */
@@ -165,7 +226,8 @@ uint32_t tabq_step_choose(const struct codec_dsp *dsp, const struct codec_params
 unsigned tabq_width_choose(const struct codec_dsp *dsp, const struct codec_params *p,
                            const int8_t *k, size_t n, double mean)
 {
-    const size_t every = n < WIDTH_SAMPLE ? 1 : n / WIDTH_SAMPLE;
+    const size_t sample = n < WIDE_ROW ? WIDTH_SAMPLE : WIDTH_SAMPLE / 2;
+    const size_t every = n < sample ? 1 : n / sample;
     uint8_t limits[CODEC_LIMITS];
     uint32_t above[CODEC_LIMITS];
     unsigned first = p->qmin, best = 0;

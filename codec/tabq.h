@@ -37,6 +37,7 @@ struct tabq_row {
     double limit;   /* TS's T */
     float max;      /* of |x|, or a little more until the step is known to depend on it */
     double norm_sq; /* squared L2 norm, every value counted as at most 8 T */
+    uint32_t n;     /* of so many columns */
 };
 
 /* -EDOM when a value is not finite. */
@@ -48,6 +49,16 @@ int tabq_row_read(const struct codec_dsp *dsp, const struct codec_params *p, con
  * row->max is as many whole steps as the largest value, unless both are more than none. */
 uint32_t tabq_step_choose(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
                           uint32_t cols, struct tabq_row *row);
+
+/* Of a wide row, a half or a third of its columns tells how the others are. True with a step chosen
+ * by these, if it does not depend on the row's largest value: as long as none in the row is beyond
+ * TABQ_K_MAX steps, not finite, or larger than TABQ_SAMPLE_GIANT times row->mean (one such decides too
+ * much by whether the sample has it), and the row not too long, that is the row's step. row->max is
+ * then above half a step, and may be below the largest value. False when the whole row has to be
+ * read. */
+#define TABQ_SAMPLE_GIANT 120.0
+bool tabq_row_sample(const struct codec_dsp *dsp, const struct codec_params *p, const float *x,
+                     uint32_t cols, struct tabq_row *row, uint32_t *step_code);
 
 /* A width from p->qmin to p->qmax that makes the part of k[n] (padded with 0) short; `mean` is
  * about the mean |k|. */

@@ -37,8 +37,7 @@ struct tsq {
                                          * decoder's outliers; padded */
     uint64_t *outliers;                 /* a bit for each column that is one */
     uint8_t *bits;                      /* padded, and as much as unpack reads beyond */
-    const float *x;                     /* the part planned */
-    float inv;
+    int16_t *beyond;                    /* k beyond all ranges of the part planned */
 };
 
 /* --- open, close, sizes --- */
@@ -65,9 +64,10 @@ int tsq_open(const struct codec_params *p, const struct codec_dsp *dsp, uint32_t
     t->held = calloc(padded, sizeof(*t->held));
     t->outliers = calloc(padded / 64, sizeof(*t->outliers));
     t->bits = calloc(padded + CODEC_PAD, 1);
+    t->beyond = calloc(cols, sizeof(*t->beyond));
     for (unsigned i = 0; i <= TABQ_RANGES && rc == 0; i++)
         rc = list_open(&t->lists[i], padded);
-    if (rc || !t->held || !t->outliers || !t->bits) {
+    if (rc || !t->held || !t->outliers || !t->bits || !t->beyond) {
         tsq_close(t);
         return -ENOMEM;
     }
@@ -86,6 +86,7 @@ void tsq_close(struct tsq *t)
     free(t->held);
     free(t->outliers);
     free(t->bits);
+    free(t->beyond);
     free(t);
 }
 
@@ -133,15 +134,6 @@ size_t tsq_part_bound(const struct codec_params *p, uint32_t cols)
 
 /* --- encode --- */
 
-int tsq_step(struct tsq *t, const float *row, uint32_t cols, uint32_t *step_code)
-{
-    const int rc = tabq_row_read(t->dsp, &t->params, row, cols, &t->row);
-
-    if (rc == 0)
-        *step_code = tabq_step_choose(t->dsp, &t->params, row, cols, &t->row);
-    return rc;
-}
-
 static const float *hold_back(struct tsq *t, const float *x, uint32_t cols, float step)
 {
     const float edge = (float)((double)FLT_MAX - (double)step);
@@ -174,18 +166,42 @@ static void fill_lists(struct tsq *t, struct tsq_part *part)
         part->bytes += packed_bytes(part->n[i], ranges[i].width);
 }
 
-void tsq_plan(struct tsq *t, const float *x, uint32_t cols, uint32_t step_code,
-              struct tsq_part *part)
+/* The values beyond all ranges, as multiples of the step. k has those that 8 bits hold, and where
+ * the others are, each sign's in their order. False when one is beyond TABQ_K_MAX, not finite, or
+ * larger than `giant`. */
+static bool fill_beyond(struct tsq *t, const struct tsq_part *part, const float *x, float inv,
+                        float giant)
+{
+    const int8_t *k = t->lists[0].k, *end = k + part->n[0], *at[2] = {k, k};
+    const int8_t *rest = t->lists[TABQ_RANGES].k;
+
+    for (uint32_t i = 0; i < part->n[TABQ_RANGES]; i++) {
+        t->beyond[i] = rest[i];
+        if (rest[i] > CODEC_K8_MAX || rest[i] < -CODEC_K8_MAX) {
+            const int8_t **from = &at[rest[i] < 0];
+            const int8_t *found = memchr(*from, rest[i] & 0xff, (size_t)(end - *from));
+            const float v = x[found - k] * inv;
+            if (!(fabsf(v) < TABQ_K_MAX + .5f && fabsf(x[found - k]) <= giant))
+                return false;
+            *from = found + 1;
+            t->beyond[i] = (int16_t)lrintf(v);
+        }
+    }
+    return true;
+}
+
+/* False when the step is too small for a value, or a value not finite or larger than `giant`. */
+static bool plan(struct tsq *t, const float *x, uint32_t cols, uint32_t step_code, float giant,
+                 struct tsq_part *part)
 {
     const size_t most = cols == t->cols ? t->row_bound : tsq_row_bound(&t->params, cols);
-    const float step = tabq_step(step_code);
+    const float step = tabq_step(step_code), inv = (float)(1.0 / (double)step);
 
     *part = (struct tsq_part){.bytes = HEAD_BYTES, .n = {cols}, .step_code = (uint16_t)step_code};
-    t->inv = (float)(1.0 / (double)step);
-    if (lrintf(t->row.max * t->inv) == 0)
-        return;
-    t->x = step > STEP_SAFE ? hold_back(t, x, cols, step) : x;
-    t->dsp->quantize(t->x, cols, t->inv, t->lists[0].k);
+    if (lrintf(t->row.max * inv) == 0)
+        return true;
+    x = step > STEP_SAFE ? hold_back(t, x, cols, step) : x;
+    t->dsp->quantize(x, cols, inv, t->lists[0].k);
     part->width = (uint8_t)tabq_width_choose(t->dsp, &t->params, t->lists[0].k, cols,
                                              t->row.mean / (double)step);
     fill_lists(t, part);
@@ -193,25 +209,30 @@ void tsq_plan(struct tsq *t, const float *x, uint32_t cols, uint32_t step_code,
         part->width = t->params.qmax;
         fill_lists(t, part);
     }
+    return fill_beyond(t, part, x, inv, giant);
 }
 
-/* The values beyond all ranges, as multiples of the step. k has those that 8 bits hold, and where
- * the others are, each sign's in their order. */
-static void write_rest(const struct tsq *t, const struct tsq_part *part, uint8_t *dst)
+int tsq_plan_row(struct tsq *t, const float *row, uint32_t cols, uint32_t *step_code,
+                 struct tsq_part *part)
 {
-    const int8_t *k = t->lists[0].k, *end = k + part->n[0], *at[2] = {k, k};
-    const int8_t *rest = t->lists[TABQ_RANGES].k;
+    int rc;
 
-    for (uint32_t i = 0; i < part->n[TABQ_RANGES]; i++, dst += K_BYTES) {
-        int16_t v = rest[i];
-        if (v > CODEC_K8_MAX || v < -CODEC_K8_MAX) {
-            const int8_t **from = &at[v < 0];
-            const int8_t *found = memchr(*from, v & 0xff, (size_t)(end - *from));
-            *from = found + 1;
-            v = (int16_t)lrintf(t->x[found - k] * t->inv);
-        }
-        memcpy(dst, &v, K_BYTES);
-    }
+    if (tabq_row_sample(t->dsp, &t->params, row, cols, &t->row, step_code) &&
+        plan(t, row, cols, *step_code, (float)(TABQ_SAMPLE_GIANT * t->row.mean), part) &&
+        part->bytes <= t->row_bound)
+        return 0;
+    rc = tabq_row_read(t->dsp, &t->params, row, cols, &t->row);
+    if (rc)
+        return rc;
+    *step_code = tabq_step_choose(t->dsp, &t->params, row, cols, &t->row);
+    plan(t, row, cols, *step_code, INFINITY, part);
+    return 0;
+}
+
+void tsq_plan(struct tsq *t, const float *x, uint32_t cols, uint32_t step_code,
+              struct tsq_part *part)
+{
+    plan(t, x, cols, step_code, INFINITY, part);
 }
 
 void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst)
@@ -232,7 +253,9 @@ void tsq_write(struct tsq *t, const struct tsq_part *part, uint8_t *dst)
         t->dsp->copy(dst, t->lists[i].codes, bytes);
         dst += bytes;
     }
-    write_rest(t, part, dst);
+    for (uint32_t i = 0; i < part->n[TABQ_RANGES];
+         i++, dst += K_BYTES) /* few: a call takes longer */
+        memcpy(dst, &t->beyond[i], K_BYTES);
 }
 
 /* --- decode --- */

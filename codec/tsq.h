@@ -37,11 +37,12 @@ void tsq_tune(struct tsq *t, const struct codec_params *p);
 size_t tsq_row_bound(const struct codec_params *p, uint32_t cols);
 size_t tsq_part_bound(const struct codec_params *p, uint32_t cols);
 
-/* The step of a whole row, by its code, which all its parts share: see tabq.h. -EDOM when a value
- * is not finite. */
-int tsq_step(struct tsq *t, const float *row, uint32_t cols, uint32_t *step_code);
+/* Quantize a whole row as one part, and say its step's code, which all its parts share: see tabq.h.
+ * -EDOM when a value is not finite. */
+int tsq_plan_row(struct tsq *t, const float *row, uint32_t cols, uint32_t *step_code,
+                 struct tsq_part *part);
 
-/* Quantize a part: part->bytes tells its length. */
+/* Quantize a part of the row planned last with its step: part->bytes tells its length. */
 void tsq_plan(struct tsq *t, const float *x, uint32_t cols, uint32_t step_code,
               struct tsq_part *part);
 

@@ -67,7 +67,8 @@ static inline float lanes_max_ps(__m256 eight)
     return f32_from_bits((uint32_t)_mm_cvtsi128_si32(m));
 }
 
-static float sum_abs(const float *x, size_t n, struct codec_span *spans, float *largest)
+static float sum_abs(const float *x, size_t n, size_t every, struct codec_span *spans,
+                     float *largest)
 {
     __m256 max = _mm256_setzero_ps(), span;
     struct totals t;
@@ -78,11 +79,11 @@ static float sum_abs(const float *x, size_t n, struct codec_span *spans, float *
         const size_t end = i + CODEC_SPAN < n ? i + CODEC_SPAN : n;
         for (unsigned r = 0; r < REGISTERS; r++)
             t.sum_sq[r] = _mm256_setzero_ps();
-        for (; i + CODEC_LANES <= end; i += CODEC_LANES)
+        for (; i + CODEC_LANES <= end; i += CODEC_LANES, x += CODEC_LANES * every)
             for (unsigned r = 0; r < REGISTERS; r++)
-                sum_abs_8(_mm256_loadu_ps(x + i + 8 * r), r, &t);
+                sum_abs_8(_mm256_loadu_ps(x + 8 * r), r, &t);
         for (unsigned r = 0; r < REGISTERS && i < end; r++, i += 8)
-            sum_abs_8(_mm256_maskload_ps(x + i, lanes_below(i, n)), r, &t);
+            sum_abs_8(_mm256_maskload_ps(x + 8 * r, lanes_below(i, n)), r, &t);
         span = eight_lanes_ps(t.sum_sq);
         max = larger_ps(max, span);
         _mm256_storeu_ps(spans->sum_sq, span);
@@ -92,27 +93,28 @@ static float sum_abs(const float *x, size_t n, struct codec_span *spans, float *
 }
 
 /* A span's squares, in 8 lanes. */
-static __m256 capped_ps(const float *x, size_t n, __m256 cap)
+static __m256 capped_ps(const float *x, size_t n, size_t every, __m256 cap)
 {
     __m256 acc[REGISTERS], v;
     size_t i = 0;
 
     for (unsigned r = 0; r < REGISTERS; r++)
         acc[r] = _mm256_setzero_ps();
-    for (; i + CODEC_LANES <= n; i += CODEC_LANES) {
+    for (; i + CODEC_LANES <= n; i += CODEC_LANES, x += CODEC_LANES * every) {
         for (unsigned r = 0; r < REGISTERS; r++) {
-            v = _mm256_min_ps(abs_ps(_mm256_loadu_ps(x + i + 8 * r)), cap);
+            v = _mm256_min_ps(abs_ps(_mm256_loadu_ps(x + 8 * r)), cap);
             acc[r] = _mm256_fmadd_ps(v, v, acc[r]);
         }
     }
     for (unsigned r = 0; r < REGISTERS && i < n; r++, i += 8) {
-        v = _mm256_min_ps(abs_ps(_mm256_maskload_ps(x + i, lanes_below(i, n))), cap);
+        v = _mm256_min_ps(abs_ps(_mm256_maskload_ps(x + 8 * r, lanes_below(i, n))), cap);
         acc[r] = _mm256_fmadd_ps(v, v, acc[r]);
     }
     return eight_lanes_ps(acc);
 }
 
-static float sum_sq(const float *x, size_t n, float cap, const struct codec_span *spans)
+static float sum_sq(const float *x, size_t n, size_t every, float cap,
+                    const struct codec_span *spans)
 {
     const __m256 caps = _mm256_set1_ps(cap), caps_sq = _mm256_mul_ps(caps, caps);
     __m256 total = _mm256_setzero_ps();
@@ -121,7 +123,7 @@ static float sum_sq(const float *x, size_t n, float cap, const struct codec_span
         const size_t cols = n - i < CODEC_SPAN ? n - i : CODEC_SPAN;
         __m256 span = _mm256_loadu_ps(spans->sum_sq);
         if (_mm256_movemask_ps(_mm256_cmp_ps(span, caps_sq, _CMP_LT_OQ)) != 0xff)
-            span = capped_ps(x + i, cols, caps);
+            span = capped_ps(x + i * every, cols, every, caps);
         total = _mm256_add_ps(total, span);
     }
     return lanes_sum_ps(total);

@@ -59,7 +59,8 @@ static inline struct totals sum_abs_16(__m512 x, struct totals t)
     return (struct totals){_mm512_add_ps(t.sum, _mm512_abs_ps(x)), _mm512_fmadd_ps(x, x, t.sum_sq)};
 }
 
-static float sum_abs(const float *x, size_t n, struct codec_span *spans, float *largest)
+static float sum_abs(const float *x, size_t n, size_t every, struct codec_span *spans,
+                     float *largest)
 {
     struct totals a = {.sum = _mm512_setzero_ps()}, b = a;
     __m256i max = _mm256_setzero_si256();
@@ -67,13 +68,13 @@ static float sum_abs(const float *x, size_t n, struct codec_span *spans, float *
     for (size_t i = 0; i < n; spans++) {
         const size_t end = i + CODEC_SPAN < n ? i + CODEC_SPAN : n;
         a.sum_sq = b.sum_sq = _mm512_setzero_ps();
-        for (; i + 32 <= end; i += 32) {
-            a = sum_abs_16(_mm512_loadu_ps(x + i), a);
-            b = sum_abs_16(_mm512_loadu_ps(x + i + 16), b);
+        for (; i + 32 <= end; i += 32, x += 32 * every) {
+            a = sum_abs_16(_mm512_loadu_ps(x), a);
+            b = sum_abs_16(_mm512_loadu_ps(x + 16), b);
         }
         for (; i < end; i += 32) {
-            a = sum_abs_16(_mm512_maskz_loadu_ps(lanes_below(i, n), x + i), a);
-            b = sum_abs_16(_mm512_maskz_loadu_ps(lanes_below(i + 16, n), x + i + 16), b);
+            a = sum_abs_16(_mm512_maskz_loadu_ps(lanes_below(i, n), x), a);
+            b = sum_abs_16(_mm512_maskz_loadu_ps(lanes_below(i + 16, n), x + 16), b);
         }
         const __m256 span = eight_lanes_ps(a.sum_sq, b.sum_sq);
         max = _mm256_max_epi32(max, _mm256_castps_si256(span));
@@ -84,19 +85,21 @@ static float sum_abs(const float *x, size_t n, struct codec_span *spans, float *
 }
 
 /* A span's squares, in 8 lanes. */
-static __m256 capped_ps(const float *x, size_t n, __m512 cap)
+static __m256 capped_ps(const float *x, size_t n, size_t every, __m512 cap)
 {
     __m512 acc[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
 
     for (size_t i = 0; i < n; i += 16) {
-        const __m512 v = _mm512_abs_ps(_mm512_maskz_loadu_ps(lanes_below(i, n), x + i));
+        const float *at = x + i / 32 * 32 * every + i % 32;
+        const __m512 v = _mm512_abs_ps(_mm512_maskz_loadu_ps(lanes_below(i, n), at));
         const __m512 least = _mm512_min_ps(v, cap);
         acc[i / 16 % 2] = _mm512_fmadd_ps(least, least, acc[i / 16 % 2]);
     }
     return eight_lanes_ps(acc[0], acc[1]);
 }
 
-static float sum_sq(const float *x, size_t n, float cap, const struct codec_span *spans)
+static float sum_sq(const float *x, size_t n, size_t every, float cap,
+                    const struct codec_span *spans)
 {
     const __m256 caps_sq = _mm256_set1_ps(cap * cap);
     const __m512 caps = _mm512_set1_ps(cap);
@@ -106,7 +109,7 @@ static float sum_sq(const float *x, size_t n, float cap, const struct codec_span
         const size_t cols = n - i < CODEC_SPAN ? n - i : CODEC_SPAN;
         __m256 span = _mm256_loadu_ps(spans->sum_sq);
         if (_mm256_movemask_ps(_mm256_cmp_ps(span, caps_sq, _CMP_LT_OQ)) != 0xff)
-            span = capped_ps(x + i, cols, caps);
+            span = capped_ps(x + i * every, cols, every, caps);
         total = _mm256_add_ps(total, span);
     }
     return lanes_sum_ps(total);

@@ -429,60 +429,87 @@ static struct opening dense_opening(unsigned q)
     return opening_of(code, q);
 }
 
-/* f32 with this as its upper half is 2^23 plus its lower half. */
+/* f32 with this as its upper half is 2^23 plus its lower half, which holds a code at its top. */
 #define F32_2_23 0x4b00
+/* With 4 bits in a step's mantissa, everything below is exact; up to here the product of a step and
+ * the offset is, too. */
+#define FUSED_STEP_MAX 0x1p110f
 
 struct dense {
     struct opening open;
+    __m256i top;
     __m256 offset, step;
 };
 
-static inline __m256 dense_8(__m256i codes, const struct dense *d)
+static inline struct dense dense_of(unsigned q, float step, bool fused)
 {
-    return _mm256_mul_ps(_mm256_sub_ps(_mm256_castsi256_ps(codes), d->offset), d->step);
+    const float unit = (float)(1 << (16 - q)), offset = 0x1p23f + 0x1p15f;
+
+    return (struct dense){.open = dense_opening(q),
+                          .top = _mm256_set1_epi16((short)(0xffff << (16 - q))),
+                          .offset = _mm256_set1_ps(fused ? step * (offset / unit) : offset),
+                          .step = _mm256_set1_ps(step / unit)};
+}
+
+static inline __m256 dense_8(__m256i codes, const struct dense *d, bool fused)
+{
+    const __m256 v = _mm256_castsi256_ps(codes);
+
+    return fused ? _mm256_fmsub_ps(v, d->step, d->offset)
+                 : _mm256_mul_ps(_mm256_sub_ps(v, d->offset), d->step);
 }
 
 /* 32 values; returns the bits of the codes 0. */
-static inline uint32_t dense_32(const uint8_t *bits, unsigned q, const struct dense *d, float *out)
+static inline uint32_t dense_32(const uint8_t *bits, unsigned q, const struct dense *d, bool fused,
+                                float *out)
 {
     const __m256i upper = _mm256_set1_epi16(F32_2_23), none = _mm256_setzero_si256();
     __m256i zero[2];
 
     for (unsigned h = 0; h < 2; h++, bits += 2 * q, out += 16) {
         const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)bits));
-        const __m256i codes = open_16(bytes, d->open.first, d->open);
+        const __m256i moved_up =
+            _mm256_mullo_epi16(_mm256_shuffle_epi8(bytes, d->open.first), d->open.shift);
+        const __m256i codes = _mm256_and_si256(moved_up, d->top);
         zero[h] = _mm256_cmpeq_epi16(codes, none);
-        _mm256_storeu_ps(out, dense_8(_mm256_unpacklo_epi16(codes, upper), d));
-        _mm256_storeu_ps(out + 8, dense_8(_mm256_unpackhi_epi16(codes, upper), d));
+        _mm256_storeu_ps(out, dense_8(_mm256_unpacklo_epi16(codes, upper), d, fused));
+        _mm256_storeu_ps(out + 8, dense_8(_mm256_unpackhi_epi16(codes, upper), d, fused));
     }
     zero[0] = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(zero[0], zero[1]),
                                           _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     return (uint32_t)_mm256_movemask_epi8(zero[0]);
 }
 
-static size_t to_values(const uint8_t *bits, size_t n, unsigned q, float step, float *out,
-                        uint64_t *outliers)
+static inline __attribute__((always_inline)) size_t to_values_by(const uint8_t *bits, size_t n,
+                                                                 unsigned q, float step, bool fused,
+                                                                 float *out, uint64_t *outliers)
 {
-    const struct dense d = {dense_opening(q), _mm256_set1_ps(0x1p23f + (float)(1 << (q - 1))),
-                            _mm256_set1_ps(step)};
+    const struct dense d = dense_of(q, step, fused);
     size_t zeros = 0, i = 0;
     float last[64];
     uint64_t mask;
 
     for (; i + 64 <= n; i += 64, bits += 8 * q, outliers++) {
-        mask = dense_32(bits, q, &d, out + i);
-        mask |= (uint64_t)dense_32(bits + 4 * q, q, &d, out + i + 32) << 32;
+        mask = dense_32(bits, q, &d, fused, out + i);
+        mask |= (uint64_t)dense_32(bits + 4 * q, q, &d, fused, out + i + 32) << 32;
         zeros += (size_t)__builtin_popcountll(mask);
         *outliers = mask;
     }
     if (i == n)
         return zeros;
-    mask = dense_32(bits, q, &d, last);
+    mask = dense_32(bits, q, &d, fused, last);
     if (n > i + 32)
-        mask |= (uint64_t)dense_32(bits + 4 * q, q, &d, last + 32) << 32;
+        mask |= (uint64_t)dense_32(bits + 4 * q, q, &d, fused, last + 32) << 32;
     *outliers = mask & ((UINT64_C(1) << (n - i)) - 1);
     memcpy(out + i, last, (n - i) * sizeof(*out));
     return zeros + (size_t)__builtin_popcountll(*outliers);
+}
+
+static size_t to_values(const uint8_t *bits, size_t n, unsigned q, float step, float *out,
+                        uint64_t *outliers)
+{
+    return step <= FUSED_STEP_MAX ? to_values_by(bits, n, q, step, true, out, outliers)
+                                  : to_values_by(bits, n, q, step, false, out, outliers);
 }
 
 /* As move_few, to the places the mask names. Where there is none that is the first of the next 64,

@@ -40,7 +40,7 @@ static inline simde__m512i emu_cvtps_epi32(simde__m512 v)
     int32_t lane[16];
     simde_mm512_storeu_ps(in, v);
     for (unsigned i = 0; i < 16; i++)
-        lane[i] = (int32_t)lrintf(in[i]);
+        lane[i] = fabsf(in[i]) < 0x1p31f ? (int32_t)lrintf(in[i]) : INT32_MIN;
     return simde_mm512_loadu_si512(lane);
 }
 
