@@ -87,7 +87,7 @@ static int start_cloud(struct front *f, const char *uri, const struct model_halv
     snprintf(parallel, sizeof parallel, "%u", o->parallel);
     snprintf(chunk, sizeof chunk, "%u", o->chunk_tokens);
 
-    const char *argv[40];
+    const char *argv[48]; /* all options at once are 41, and a NULL */
     int n = 0;
     const char *fixed[] = {"isthmus",
                            "cloud",
