@@ -185,6 +185,8 @@ static int start_secure_cloud(struct front *f, const char *uri, const struct mod
 static int run_split(struct front *f, bool insecure, char uri[URI_BYTES])
 {
     int rc = front_plan(f);
+    if (rc == EXIT_OK)
+        rc = model_check_halves(&f->model, &f->o->model, f->o->kv_budget_bytes);
     if (rc != EXIT_OK)
         return rc;
 
