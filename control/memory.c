@@ -209,6 +209,18 @@ int memory_fits(const struct gguf *g, const struct stage_params *p, uint32_t n_l
     return -ENOMEM;
 }
 
+size_t memory_cache(const struct gguf *g, const struct stage_params *p, uint64_t there)
+{
+    struct need n;
+
+    if (need_of(g, p, &n))
+        return 0;
+    const uint64_t all = (uint64_t)n.kv_bytes * (p->max_seqs ? p->max_seqs : 1);
+    const uint64_t taken = n.weights_bytes + MEMORY_REST_BYTES;
+    const uint64_t left = there > taken ? there - taken : 0;
+    return left >= all ? 0 : left > n.kv_bytes ? left : n.kv_bytes;
+}
+
 static bool skip;
 
 void memory_check_skip(void)

@@ -29,6 +29,10 @@ uint64_t memory_there_under(const char *root);
 int memory_fits(const struct gguf *g, const struct stage_params *p, uint32_t n_layers,
                 uint64_t there, char line[MEMORY_LINE]);
 
+/* The budget of a cache that was given none: 0 (all sequences at their longest) where that fits in
+ * `there` bytes beside weights and the rest; else what is left, but one sequence of the longest. */
+size_t memory_cache(const struct gguf *g, const struct stage_params *p, uint64_t there);
+
 /* --no-memory-check: memory_check is to let everything pass. */
 void memory_check_skip(void);
 

@@ -249,6 +249,8 @@ int model_open_stage(const struct model *m, const struct stage_params *params, s
     int rc = check_memory(m, &p, &p.loading.memory_bytes);
     if (rc != EXIT_OK)
         return rc;
+    if (!p.kv_budget_bytes && p.loading.memory_bytes) /* 0: unknown */
+        p.kv_budget_bytes = memory_cache(m->gguf, &p, p.loading.memory_bytes);
     rc = stage_open(m->gguf, &p, team, stage, err);
     progress_clear(&progress);
     if (rc == 0) {
