@@ -125,14 +125,17 @@ uint64_t memory_there(void)
 #define CTX_STEP 64u
 
 struct need {
-    size_t weights_bytes, kv_bytes; /* of the longest sequence */
+    size_t weights_bytes, kv_bytes; /* of the longest sequence, or the budget if that is less */
 };
 
 static int need_of(const struct gguf *g, const struct stage_params *p, struct need *n)
 {
     char err[GGUF_ERR];
+    const int rc = stage_footprint(g, p, 0, &n->weights_bytes, &n->kv_bytes, err);
 
-    return stage_footprint(g, p, 0, &n->weights_bytes, &n->kv_bytes, err);
+    if (rc == 0 && p->kv_budget_bytes && p->kv_budget_bytes < n->kv_bytes)
+        n->kv_bytes = p->kv_budget_bytes;
+    return rc;
 }
 
 static bool fits(const struct need *n, uint64_t there)
@@ -195,14 +198,27 @@ int memory_fits(const struct gguf *g, const struct stage_params *p, uint32_t n_l
         snprintf(instead + at, sizeof instead - at, "--split %u is the %s", split,
                  p->first_layer == 0 ? "most that fits here as an edge"
                                      : "least that leaves a cloud here few enough layers");
-    snprintf(line, MEMORY_LINE,
-             "%s: layers %u to %u need %.1f MB of memory (weights %.1f, the longest sequence %.1f, "
-             "all else %.1f), and %.1f MB are there: %s",
-             gguf_path(g), p->first_layer, end - 1,
-             (double)(n.weights_bytes + n.kv_bytes + MEMORY_REST_BYTES) * 1e-6,
-             (double)n.weights_bytes * 1e-6, (double)n.kv_bytes * 1e-6,
-             (double)MEMORY_REST_BYTES * 1e-6, (double)there * 1e-6, instead);
+    snprintf(
+        line, MEMORY_LINE,
+        "%s: layers %u to %u need %.1f MB of memory (weights %.1f, keys and values %.1f, all else "
+        "%.1f), and %.1f MB are there: %s",
+        gguf_path(g), p->first_layer, end - 1,
+        (double)(n.weights_bytes + n.kv_bytes + MEMORY_REST_BYTES) * 1e-6,
+        (double)n.weights_bytes * 1e-6, (double)n.kv_bytes * 1e-6, (double)MEMORY_REST_BYTES * 1e-6,
+        (double)there * 1e-6, instead);
     return -ENOMEM;
+}
+
+size_t memory_cache(const struct gguf *g, const struct stage_params *p, uint64_t there)
+{
+    struct need n;
+
+    if (need_of(g, p, &n))
+        return 0;
+    const uint64_t all = (uint64_t)n.kv_bytes * (p->max_seqs ? p->max_seqs : 1);
+    const uint64_t taken = n.weights_bytes + MEMORY_REST_BYTES;
+    const uint64_t left = there > taken ? there - taken : 0;
+    return left >= all ? 0 : left > n.kv_bytes ? left : n.kv_bytes;
 }
 
 static bool skip;

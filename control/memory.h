@@ -22,11 +22,16 @@ uint64_t memory_there_under(const char *root);
 
 #define MEMORY_LINE 512
 
-/* Whether a stage fits in `there` bytes: its weights, the cache of one sequence of the longest, and
- * the rest. 0; -ENOMEM: `line` says what is needed, what is there and what would fit instead; or as
- * stage_footprint, which stage_open will say too. n_layers: of the model. */
+/* Whether a stage fits in `there` bytes: its weights, the cache of one sequence of the longest or
+ * its budget if that is less, and the rest. 0; -ENOMEM: `line` says what is needed, what is there
+ * and what would fit instead; or as stage_footprint, which stage_open will say too. n_layers: of
+ * the model. */
 int memory_fits(const struct gguf *g, const struct stage_params *p, uint32_t n_layers,
                 uint64_t there, char line[MEMORY_LINE]);
+
+/* The budget of a cache that was given none: 0 (all sequences at their longest) where that fits in
+ * `there` bytes beside weights and the rest; else what is left, but one sequence of the longest. */
+size_t memory_cache(const struct gguf *g, const struct stage_params *p, uint64_t there);
 
 /* --no-memory-check: memory_check is to let everything pass. */
 void memory_check_skip(void);

@@ -221,18 +221,37 @@ int model_cache(const struct model *m, uint32_t sessions, bool linger, uint64_t 
     return EXIT_USAGE;
 }
 
+/* What is there goes to *there_bytes. */
+static int check_memory(const struct model *m, const struct stage_params *p, uint64_t *there_bytes)
+{
+    char line[MEMORY_LINE];
+    if (memory_check(m->gguf, p, m->n_layers, there_bytes, line) != -ENOMEM)
+        return EXIT_OK;
+    log_error("%s", line);
+    return EXIT_USAGE;
+}
+
+int model_check_halves(const struct model *m, const struct model_options *o, uint64_t budget_bytes)
+{
+    const struct stage_params both = {
+        .n_ctx = o->ctx, .kv_format = o->kv, .kv_budget_bytes = 2 * budget_bytes};
+    uint64_t there_bytes;
+    return check_memory(m, &both, &there_bytes);
+}
+
 int model_open_stage(const struct model *m, const struct stage_params *params, struct team *team,
                      struct stage **stage)
 {
     struct progress progress = {0};
     struct stage_params p = *params;
-    char line[MEMORY_LINE], err[GGUF_ERR] = "";
+    char err[GGUF_ERR] = "";
     p.loading = (struct loading){.progress = show_progress, .note = say_note, .arg = &progress};
-    if (memory_check(m->gguf, &p, m->n_layers, &p.loading.memory_bytes, line) == -ENOMEM) {
-        log_error("%s", line);
-        return EXIT_USAGE;
-    }
-    const int rc = stage_open(m->gguf, &p, team, stage, err);
+    int rc = check_memory(m, &p, &p.loading.memory_bytes);
+    if (rc != EXIT_OK)
+        return rc;
+    if (!p.kv_budget_bytes && p.loading.memory_bytes) /* 0: unknown */
+        p.kv_budget_bytes = memory_cache(m->gguf, &p, p.loading.memory_bytes);
+    rc = stage_open(m->gguf, &p, team, stage, err);
     progress_clear(&progress);
     if (rc == 0) {
         say_huge_pages();

@@ -53,9 +53,14 @@ struct team_params model_team_params(const struct model_options *o);
 int model_cache(const struct model *m, uint32_t sessions, bool linger, uint64_t budget_bytes,
                 struct stage_params *p);
 
-/* stage_open, its error said; refused if there is not memory enough; its progress on stderr when it
- * takes long. Said once each: that the kernel gives it no huge pages, and that weights cannot be
- * locked where the team's options ask for it. EXIT_OK or an exit code. */
+/* For two halves on this host: each looks whether its own layers fit, and would not see that those
+ * of both don't. budget_bytes: of each. EXIT_OK, or an exit code with the need said. */
+int model_check_halves(const struct model *m, const struct model_options *o, uint64_t budget_bytes);
+
+/* stage_open, its error said; refused if there is not memory enough, and of a cache without a
+ * budget no more than there is; its progress on stderr when it takes long. Said once each: that the
+ * kernel gives it no huge pages, and that weights cannot be locked where the team's options ask for
+ * it. EXIT_OK or an exit code. */
 int model_open_stage(const struct model *m, const struct stage_params *params, struct team *team,
                      struct stage **stage);
 

@@ -23,7 +23,7 @@ struct decoder {
     float *keys;      /* [max_rows][n_kv_heads][head_dim] */
     float *values;    /* [max_rows][n_kv_heads][head_dim] */
     float *gate, *up; /* [max_rows][n_ff] */
-    struct acts *acts, *fine; /* of 8 bits, and of 16 */
+    struct acts *acts, *fine; /* of 8 bits, and of 15 */
     size_t bytes;
 
     /* one run */

@@ -94,8 +94,8 @@ struct product {
 
 /*
  * y[t][r] = sum_c W[r][c] * x[t][c] (+ bias[r]) for n products of the same activations, this part's
- * share of their rows. When add != 0, y[t][r] += instead of = (residual). Matrices of one type
- * that stand one after another in memory, as mat_load puts them, are read as one.
+ * share of their rows. When add != 0, y[t][r] += instead of = (residual). The panels of matrices of
+ * one type that follow one another are shared out as if they were of one matrix.
  */
 void mat_mul(const struct product *products, unsigned n, const struct acts *a, int add,
              unsigned part, unsigned parts);

@@ -139,6 +139,11 @@ static void attend_q8(struct rows *r)
     attend(r, KV_Q8);
 }
 
+static void attend_k8v4(struct rows *r)
+{
+    attend(r, KV_K8V4);
+}
+
 static void attend_q4(struct rows *r)
 {
     attend(r, KV_Q4);
@@ -164,6 +169,8 @@ static const struct {
     {"quantize, 15 bits", COLS, COLS * sizeof(float), quantize2},
     {"attend f16, 3 heads of 64", KV_PAGE, (size_t)2 * KV_PAGE * HEAD * 2, attend_f16},
     {"attend q8, 3 heads of 64", KV_PAGE, (size_t)2 * KV_PAGE * (HEAD + 2), attend_q8},
+    {"attend k8v4, 3 heads of 64", KV_PAGE, (size_t)KV_PAGE * (HEAD + 2 + HEAD / 2 + 2),
+     attend_k8v4},
     {"attend q4, 3 heads of 64", KV_PAGE, (size_t)2 * KV_PAGE * (HEAD / 2 + 2), attend_q4},
     {"logsumexp", VOCAB, VOCAB * sizeof(float), logsumexp},
 };

@@ -202,7 +202,7 @@ static const struct table_column columns[] = {
 struct bench {
     const struct options *o;
     struct machine machine;
-    unsigned isas[ISAS_MAX], n_isas, allowed;
+    unsigned isas[ISAS_MAX], n_isas;
     struct bounds *bounds;
     struct progress progress;
 };
@@ -357,7 +357,7 @@ static int run_rows(struct bench *b)
 static void list_isas(struct bench *b)
 {
     static const unsigned levels[ISAS_MAX] = {0, CPU_AVX2, CPU_AVX2 | CPU_AVX512, CPU_ALL};
-    const unsigned allowed = b->allowed = cpu_flags();
+    const unsigned allowed = cpu_flags();
 
     for (unsigned i = 0; i < ISAS_MAX; i++)
         if ((levels[i] & allowed) == levels[i])

@@ -73,7 +73,7 @@ static const struct argp_option options[] = {
 static bool model_given(const struct model_options *m)
 {
     return *m->path || m->threads || m->ctx || m->first_core != INT32_MIN || m->cpus ||
-           m->numa_node >= 0 || m->mlock || m->cpu_mask != CPU_ALL || m->kv;
+           m->numa_node >= 0 || m->mlock || m->cpu_mask != CPU_ALL || m->no_memory_check || m->kv;
 }
 
 static void check_options(struct argp_state *state, struct calibrate_options *o)

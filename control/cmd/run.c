@@ -87,7 +87,7 @@ static int start_cloud(struct front *f, const char *uri, const struct model_halv
     snprintf(parallel, sizeof parallel, "%u", o->parallel);
     snprintf(chunk, sizeof chunk, "%u", o->chunk_tokens);
 
-    const char *argv[40];
+    const char *argv[48]; /* all options at once are 41, and a NULL */
     int n = 0;
     const char *fixed[] = {"isthmus",
                            "cloud",
@@ -181,10 +181,13 @@ static int start_secure_cloud(struct front *f, const char *uri, const struct mod
     return rc;
 }
 
-/* uri: room for the name of the port, which is needed until front_close. */
-static int run_split(struct front *f, bool insecure, char uri[URI_BYTES])
+/* uri: room for the name of the port, which is needed until front_close. *o is what f has, too. */
+static int run_split(struct front *f, struct run_options *o, char uri[URI_BYTES])
 {
+    struct model_options *model = &o->front.model;
     int rc = front_plan(f);
+    if (rc == EXIT_OK)
+        rc = model_check_halves(&f->model, model, o->front.kv_budget_bytes);
     if (rc != EXIT_OK)
         return rc;
 
@@ -197,11 +200,13 @@ static int run_split(struct front *f, bool insecure, char uri[URI_BYTES])
     snprintf(uri, URI_BYTES, "memif:@isthmus-%016" PRIx64 "%016" PRIx64, name[0], name[1]);
 
     struct model_halves p;
-    rc = model_place_halves(&f->o->model, &p);
+    rc = model_place_halves(model, &p);
     if (rc != EXIT_OK)
         return rc;
-    f->security.insecure = insecure;
-    rc = insecure ? start_cloud(f, uri, &p, -1) : start_secure_cloud(f, uri, &p);
+    model->threads = p.threads; /* as if asked for: --cpus are for both halves */
+    model->first_core = p.edge_core;
+    f->security.insecure = o->insecure;
+    rc = o->insecure ? start_cloud(f, uri, &p, -1) : start_secure_cloud(f, uri, &p);
     if (rc == EXIT_OK)
         rc = front_join(
             f, &(struct join_options){.at = {.uris = {uri}, .n = 1}, .connect_ns = CONNECT_NS},
@@ -218,7 +223,7 @@ int cmd_run(int argc, char **argv)
     struct front f;
     int rc = front_open(&f, &o.front);
     if (rc == EXIT_OK)
-        rc = o.local ? front_local(&f) : run_split(&f, o.insecure, uri);
+        rc = o.local ? front_local(&f) : run_split(&f, &o, uri);
     if (rc == EXIT_OK)
         rc = front_answer(&f);
     front_close(&f);

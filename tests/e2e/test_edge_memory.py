@@ -100,6 +100,9 @@ def too_little_memory():
                                preexec_fn=enter)
             e2e.check("MB of memory" not in edge.stderr,
                       "the split that fits is not refused: " + edge.stderr)
+        done = run("--split", "20")  # each half fits, both do not
+        e2e.check(done.returncode == 2 and "layers 0 to 29 need" in done.stderr,
+                  "two halves on one host are refused: exit %d, %s" % (done.returncode, done.stderr))
         done = run("--local", "--no-memory-check")
         e2e.check(done.returncode in (0, -9), "--no-memory-check tries it: %d" % done.returncode)
         e2e.check("MB of memory" not in done.stderr, "--no-memory-check refuses nothing")

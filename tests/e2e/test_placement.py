@@ -53,6 +53,9 @@ def main():
     e2e.check("--threads 4: only 1 cores are allowed here" in said, "a cpuset of one: %r" % said)
     e2e.check((got["threads"], got["ids"]) == (1, want["ids"]), "a cpuset of one: %s" % got)
     if len(cpus) > 1:
+        split, _ = run(model, "--cpus", "%d,%d" % (cpus[0], cpus[1]), "--codec", "f32")
+        e2e.check((split["cpus"], split["threads"]) == (str(cpus[0]), 1),
+                  "two halves share two CPUs: %s" % split)
         done = e2e.isthmus("run", "-m", model, *PROMPT, "--cpus", last, preexec_fn=one_cpu)
         e2e.check(done.returncode == 2 and "CPU %s is not allowed" % last in done.stderr,
                   "a CPU outside the cpuset: exit %d: %s" % (done.returncode, done.stderr))

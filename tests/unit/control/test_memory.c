@@ -192,6 +192,38 @@ static void test_ctx_that_fits(void **state)
     model = tiny;
 }
 
+/* Keys and values never take more than their budget. */
+static void test_budget_that_fits(void **state)
+{
+    const size_t whole = need((struct stage_params){0});
+    char line[MEMORY_LINE], err[GGUF_ERR];
+    size_t weights, kv;
+
+    assert_int_equal(stage_footprint(model, &(struct stage_params){0}, 0, &weights, &kv, err), 0);
+    for (size_t budget = kv - 1; budget <= kv + 1; budget++) {
+        const struct stage_params p = {.kv_budget_bytes = budget};
+        const size_t least = whole - (budget < kv ? kv - budget : 0);
+        assert_int_equal(memory_fits(model, &p, TINY_LAYERS, least, line), 0);
+        assert_int_equal(memory_fits(model, &p, TINY_LAYERS, least - 1, line), -ENOMEM);
+    }
+}
+
+/* A cache without a budget gets what is there, if that is not enough for all. */
+static void test_cache_without_budget(void **state)
+{
+    const struct stage_params p = {.max_seqs = 5};
+    const size_t one = need(p);
+    char err[GGUF_ERR];
+    size_t weights, kv;
+
+    assert_int_equal(stage_footprint(model, &p, 0, &weights, &kv, err), 0);
+    assert_int_equal(memory_cache(model, &p, one + 4 * kv), 0);
+    assert_int_equal(memory_cache(model, &p, one + 4 * kv - 1), 5 * kv - 1);
+    assert_int_equal(memory_cache(model, &p, one + 1), kv + 1);
+    assert_int_equal(memory_cache(model, &p, one - 1), kv); /* --no-memory-check */
+    assert_int_equal(memory_cache(model, &p, 1), kv);
+}
+
 /* What is wrong with the model itself is for stage_open to say. */
 static void test_model_errors_pass(void **state)
 {
@@ -223,6 +255,8 @@ int main(void)
         cmocka_unit_test(test_fits),
         cmocka_unit_test(test_split_that_fits),
         cmocka_unit_test(test_ctx_that_fits),
+        cmocka_unit_test(test_budget_that_fits),
+        cmocka_unit_test(test_cache_without_budget),
         cmocka_unit_test(test_model_errors_pass),
         cmocka_unit_test(test_skip),
     };
