@@ -4,6 +4,7 @@
 
 #include "control/cmd.h"
 #include "control/dispatch.h"
+#include "control/privileges.h"
 
 static const struct command commands[] = {
     {"run", "generate text, split over two processes of this machine", cmd_run},
@@ -35,5 +36,6 @@ __attribute__((visibility("default"))) const char *argp_program_version =
 int main(int argc, char **argv)
 {
     argp_err_exit_status = EXIT_USAGE;
+    privileges_begin();
     return dispatch(&isthmus, argc, argv);
 }

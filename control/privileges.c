@@ -79,14 +79,21 @@ static int become(const struct who *w, bool xdp)
 {
     static const unsigned to_detach[] = {CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF};
 
+    if (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1)
+        return -ENOTRECOVERABLE;
     if (prctl(PR_SET_KEEPCAPS, xdp, 0, 0, 0) < 0 || setgroups(0, NULL) < 0 ||
-        setresgid(w->gid, w->gid, w->gid) < 0 || setresuid(w->uid, w->uid, w->uid) < 0 ||
-        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        setresgid(w->gid, w->gid, w->gid) < 0 || setresuid(w->uid, w->uid, w->uid) < 0)
         return -errno;
     const int rc = keep(to_detach, xdp ? sizeof to_detach / sizeof to_detach[0] : 0);
     if (rc)
         return rc;
     return setresuid(0, 0, 0) == 0 ? -ENOTRECOVERABLE : 0; /* is it really gone? */
+}
+
+void privileges_begin(void)
+{
+    if (geteuid() == 0)
+        (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); /* become() looks whether it did */
 }
 
 int privileges_drop(const char *uri, const char *user)

@@ -3,6 +3,10 @@
 #ifndef ISTHMUS_CONTROL_PRIVILEGES_H
 #define ISTHMUS_CONTROL_PRIVILEGES_H
 
+/* First of all, for what is set for one thread holds for those that it starts later: a process of
+ * root can't get new privileges from here on. */
+void privileges_begin(void);
+
 /*
  * Once `uri` is open, and everything else that needs rights: a process that is root for a packet:,
  * xdp: or pci: port goes on as `user`; NULL: as who called sudo, or as nobody. In all threads, for

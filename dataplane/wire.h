@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The frame, version 1: Ethernet 14 / IPv4 20 / UDP 8 / header 24 / payload / tag 16, big-endian.
+ * The frame, version 2: Ethernet 14 / IPv4 20 / UDP 8 / header 24 / payload / tag 16, big-endian.
  * docs/wire.md has the byte table. With keys the payload is encrypted in place and the tag is
  * AES-128-GCM's over header and payload. Without, between processes of one host, the tag is XXH3-128:
  * it finds damage and foreign frames, and stops no attacker.
@@ -16,7 +16,7 @@
 #include "dataplane/pkt.h"
 #include "dataplane/secure/keys.h"
 
-#define WIRE_VERSION       1u
+#define WIRE_VERSION       2u
 #define WIRE_L2L4_BYTES    OUTER_BYTES
 #define WIRE_HEADER_BYTES  24u
 #define WIRE_TAG_BYTES     16u

@@ -137,8 +137,9 @@ void loss_below_acked(struct link *l, uint32_t below)
     send_release(l);
 }
 
-/* Where a list entry ends, or NULL when it is cut short or names more than there can be. */
-static const uint8_t *entry_end(const uint8_t *entry, const uint8_t *end)
+/* Where a list entry ends, or NULL when it is cut short, names more than there can be, or begins
+ * below *next, where the one before it ended: so a list costs no more than its messages. */
+static const uint8_t *entry_end(const uint8_t *entry, const uint8_t *end, uint64_t *next)
 {
     uint32_t first, bits;
 
@@ -146,6 +147,9 @@ static const uint8_t *entry_end(const uint8_t *entry, const uint8_t *end)
         return NULL;
     first = get_be16(entry + 4);
     bits = get_be16(entry + 6);
+    if (get_be32(entry) < *next)
+        return NULL;
+    *next = (uint64_t)get_be32(entry) + (first == ACK_RUN ? bits : 1);
     if (first == ACK_RUN)
         return bits <= LINK_MESSAGES_MAX ? entry + ACK_ENTRY_BYTES : NULL;
     if (first + bits > LINK_FRAGMENTS_MAX ||
@@ -187,21 +191,23 @@ int loss_read_ack(struct link *l, uint32_t control_number, const uint8_t *payloa
 {
     const uint8_t *end = payload + len, *entry;
     struct tx_message *echoed;
+    uint64_t next = 0;
     uint32_t hold;
 
     if (len < ACK_HEAD_BYTES)
         return -EBADMSG;
     for (entry = payload + ACK_HEAD_BYTES; entry < end;) {
-        entry = entry_end(entry, end);
+        entry = entry_end(entry, end, &next);
         if (!entry)
             return -EBADMSG;
     }
+    next = 0;
 
     echoed = send_find(l, get_be32(payload + 4));
     hold = get_be32(payload + 12);
     if (echoed && get_be16(payload + 8) < echoed->n)
         loss_acked(l, &echoed->fragments[get_be16(payload + 8)], hold, hold != HOLD_UNKNOWN);
-    for (entry = payload + ACK_HEAD_BYTES; entry < end; entry = entry_end(entry, end))
+    for (entry = payload + ACK_HEAD_BYTES; entry < end; entry = entry_end(entry, end, &next))
         read_entry(l, entry);
     loss_below_acked(l, get_be32(payload));
     if (control_number > l->credit_number) { /* not overtaken by a later one */

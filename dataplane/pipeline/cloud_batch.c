@@ -150,7 +150,7 @@ static bool decodes(const struct cloud_session *s)
 {
     const struct link_message *m = waiting(s);
 
-    return s->id && s->n_generated && (!m || rank(m) == MIX_DECODE);
+    return s->id && !s->lingers && s->n_generated && (!m || rank(m) == MIX_DECODE);
 }
 
 static void gather_rank(struct cloud *c, enum mix_rank r, uint32_t *n_logits)

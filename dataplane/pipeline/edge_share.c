@@ -163,6 +163,7 @@ bool edge_share_busy(struct edge *e, struct edge_session *s)
 
     if (s->state != EDGE_OPENING)
         return false;
+    e->news |= !s->give_up_ns; /* who waits for its rows need not any more */
     if (!s->give_up_ns || others_there(e, s))
         s->give_up_ns = now_ns + BUSY_MAX_NS;
     if (now_ns >= s->give_up_ns)

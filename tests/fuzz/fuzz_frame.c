@@ -58,6 +58,8 @@ static void give_sealed(struct link *l, struct pkt_pool *pool, struct script *s,
 {
     struct pkt *p = pkt_alloc(pool);
     struct wire_header h = {.connection = 7, .epoch = 1};
+    struct wire_path path = wire_path_edge;
+    uint8_t where;
 
     if (!p)
         return;
@@ -66,7 +68,9 @@ static void give_sealed(struct link *l, struct pkt_pool *pool, struct script *s,
     h.message = next(s) == 255 ? UINT32_MAX - next(s) : next(s);
     h.fragment = next(s) % 16;
     h.n_fragments = (uint16_t)(next(s) * (h.fragment == 15 ? 3 : 1));
-    h.session = next(s) % 4;
+    where = next(s);
+    h.session = where % 4;
+    path.src_port = (uint16_t)(path.src_port + where / 4 % 4); /* to be challenged from there */
     h.cls = next(s) % 5;
     h.payload_bytes = next(s);
     for (unsigned i = 0; i < h.payload_bytes; i++)
@@ -75,7 +79,7 @@ static void give_sealed(struct link *l, struct pkt_pool *pool, struct script *s,
         abort();
     if (theirs)
         h.epoch = keys_epoch(theirs);
-    if (wire_seal(theirs, p, &wire_path_edge, &h))
+    if (wire_seal(theirs, p, &path, &h))
         abort();
     (void)link_input(l, p, now);
 }

@@ -172,6 +172,24 @@ static void one_that_acknowledges_what_was_never_sent(void **state)
     assert_int_equal(sent, 2000);
 }
 
+/* A list that goes back could name all messages with each of its entries: it is none. */
+static void one_whose_list_goes_back(void **state)
+{
+    static const uint8_t again[] = {0, 0, 0, 1, 0xff, 0xff, 0, 2, 0, 0, 0, 2, 0xff, 0xff, 0, 2};
+    static const uint8_t overlaps[] = {0, 0, 0, 1, 0xff, 0xff, 0, 2, 0, 0, 0, 2, 0, 1, 0, 0};
+    static const uint8_t on[] = {0, 0, 0, 1, 0xff, 0xff, 0, 2, 0, 0, 0, 3, 0xff, 0xff, 0, 2};
+    static const uint8_t same[] = {0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0};
+
+    queue(4, 1);
+    assert_int_equal(sent_until(now + 1), 4);
+    assert_int_equal(acknowledge(1, 100, again, sizeof again), -EBADMSG);
+    assert_int_equal(acknowledge(1, 100, overlaps, sizeof overlaps), -EBADMSG);
+    assert_int_equal(acknowledge(1, 100, same, sizeof same), -EBADMSG);
+    assert_false(link_idle(ours));
+    assert_int_equal(acknowledge(1, 100, on, sizeof on), 0);
+    assert_true(link_idle(ours));
+}
+
 /* Sends whatever our credit says, and keeps back what would let us hand it on. */
 static void one_that_ignores_our_credit(void **state)
 {
@@ -221,6 +239,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(one_that_gives_no_credit, setup, teardown),
         cmocka_unit_test_setup_teardown(one_that_gives_all_credit, setup, teardown),
         cmocka_unit_test_setup_teardown(one_that_acknowledges_what_was_never_sent, setup, teardown),
+        cmocka_unit_test_setup_teardown(one_whose_list_goes_back, setup, teardown),
         cmocka_unit_test_setup_teardown(one_that_ignores_our_credit, setup, teardown),
         cmocka_unit_test_setup_teardown(copies_are_counted, setup, teardown),
     };

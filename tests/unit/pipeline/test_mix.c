@@ -140,12 +140,43 @@ static void test_prompt_beside_decode(void **state)
     rig_close(&r);
 }
 
+/* A session that has ended and lingers decodes no more: prompts need not wait for it. */
+static void test_lingering_binds_nobody(void **state)
+{
+    struct rig_params p = {.network = {.delay_min_ns = 10000, .delay_max_ns = 10000},
+                           .sessions = 2,
+                           .lingering = 1,
+                           .chunk_tokens = 64,
+                           .hook = true};
+    struct rig_request q[3];
+    struct cloud_stats cs;
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    for (uint32_t i = 0; i < 3; i++)
+        rig_request(&q[i], i, i ? 40 : 20, i ? 1 : 3);
+    assert_true(rig_run(&r, q, 1, 1000 * RIG_MS));
+    for (unsigned i = 0; i < 50; i++)
+        rig_step(&r);
+    cloud_stats(r.cloud, &cs);
+    assert_int_equal(cs.lingering, 1);
+    assert_true(rig_run(&r, q + 1, 2, 1000 * RIG_MS));
+    assert_int_equal(fake_counts(r.cloud_stage)->largest_batch, 2); /* both in one run */
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_true(rig_right(&r, &q[i]));
+        rig_request_free(&q[i]);
+    }
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_together),
         cmocka_unit_test(test_nobody_starves),
         cmocka_unit_test(test_prompt_beside_decode),
+        cmocka_unit_test(test_lingering_binds_nobody),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
