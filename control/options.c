@@ -76,6 +76,12 @@ uint64_t opt_size(struct argp_state *state, const char *name, const char *arg)
     return (uint64_t)bytes;
 }
 
+void opt_table_format(struct argp_state *state, const char *arg, enum table_format *format)
+{
+    if (table_parse_format(arg, format) < 0)
+        argp_error(state, "--format %s: must be md, csv or jsonl", arg);
+}
+
 unsigned opt_cpu_mask(struct argp_state *state, const char *arg)
 {
     unsigned mask;

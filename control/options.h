@@ -19,6 +19,7 @@
 #include "codec/rate.h"
 #include "compute/kernels/attend.h"
 #include "compute/sampler.h"
+#include "control/table.h"
 
 /* Keys of options without a letter; a command's own keys start at OPT_OWN. */
 enum {
@@ -103,6 +104,9 @@ void opt_u32_list(struct argp_state *state, const char *name, char *text, uint32
 
 /* --kv: f16, q8 or q4, or argp_error. */
 enum kv_format opt_kv_format(struct argp_state *state, const char *arg);
+
+/* --format: md, csv or jsonl, or argp_error. */
+void opt_table_format(struct argp_state *state, const char *arg, enum table_format *format);
 
 /* --cpu-mask: takes effect at once. */
 unsigned opt_cpu_mask(struct argp_state *state, const char *arg);

@@ -95,8 +95,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->seed = opt_u64(state, "--seed", arg);
         return 0;
     case OPT_FORMAT:
-        if (table_parse_format(arg, &o->format) < 0)
-            argp_error(state, "--format %s: must be md, csv or jsonl", arg);
+        opt_table_format(state, arg, &o->format);
         return 0;
     case ARGP_KEY_END:
         if (o->n_codecs == 0)

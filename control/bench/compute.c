@@ -136,8 +136,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         opt_cpu_mask(state, arg);
         return 0;
     case OPT_FORMAT:
-        if (table_parse_format(arg, &o->format) < 0)
-            argp_error(state, "--format %s: must be md, csv or jsonl", arg);
+        opt_table_format(state, arg, &o->format);
         return 0;
     case ARGP_KEY_END:
         if (!o->path)

@@ -202,8 +202,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->time_s = opt_f64(state, "--time", arg, .01, 3600);
         return 0;
     case OPT_FORMAT:
-        if (table_parse_format(arg, &o->format) < 0)
-            argp_error(state, "--format %s: must be md, csv or jsonl", arg);
+        opt_table_format(state, arg, &o->format);
         return 0;
     case ARGP_KEY_END:
         check_all(state, o);
