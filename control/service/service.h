@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A process that answers many: one thread owns the engine and runs it; the gateway's and the control
+ * socket's threads hand it requests and questions through here.
+ *
+ *     front_open .. front_join -> service_open -> (gateway, control socket) -> service_run
+ *     -> (gateway, control socket closed) -> service_close -> front_close
+ *
+ * Threads: service_open, service_run and service_close belong to the engine's thread, which is the one
+ * that opened the front. Everything else may be called from any thread, callbacks included, unless it
+ * says otherwise. Callbacks run in the engine's thread: they must not block.
+ */
+#ifndef ISTHMUS_CONTROL_SERVICE_SERVICE_H
+#define ISTHMUS_CONTROL_SERVICE_SERVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "control/engine.h"
+#include "control/front.h"
+
+#define SERVICE_CLIENT 64u /* bytes of a client's name, with the zero */
+
+struct service;
+
+struct service_params {
+    struct front *front;       /* joined or local; not owned */
+    uint32_t max_waiting;      /* requests that wait for a session; beyond: -EAGAIN */
+    uint64_t drain_timeout_ns; /* after SIGTERM: how long answers may take to end; 0: no limit */
+};
+
+/* EXIT_OK or an exit code, the error said. */
+int service_open(const struct service_params *p, struct service **out);
+
+/*
+ * Run the engine until SIGTERM or SIGINT came and all answers have ended (a second signal ends them
+ * at once), or the engine failed. SIGHUP calls what service_on_reload was given. EXIT_OK, or
+ * EXIT_FAILED with the error said.
+ */
+int service_run(struct service *s);
+
+/* Ends what still runs: EDGE_CANCELLED. */
+void service_close(struct service *s);
+
+/* What SIGHUP does, in the engine's thread. Before service_run. */
+void service_on_reload(struct service *s, void (*reload)(void *arg), void *arg);
+
+/* --- answers ------------------------------------------------------------------------------------ */
+
+struct service_request {
+    const int32_t *prompt_ids; /* copied */
+    uint32_t n_prompt, n_predict;
+    struct sampler_params sampler;
+    bool ignore_eos;                 /* go on after an end-of-generation id */
+    struct codec_rate_target target; /* CODEC_RATE_NONE: the service's */
+    const char *client;              /* who asks, for lists and logs; copied, cut to SERVICE_CLIENT */
+    void (*on_token)(void *arg, int32_t id, float logprob);
+    void (*on_done)(void *arg, const struct edge_result *r); /* once, the last */
+    void *arg;
+};
+
+/*
+ * Queue a request. 0 with *id > 0 (in lists, for service_cancel), or
+ *   -ERANGE     the prompt leaves no room in the context (service_context_tokens)
+ *   -ENOSPC     more cache than the budget has, even alone
+ *   -EINVAL     no prompt, an id outside the vocabulary, a sampler out of range, no curve for target
+ *   -EAGAIN     max_waiting wait already
+ *   -ESHUTDOWN  draining, or closed
+ *   -ENOMEM
+ * n_predict is cut to what the context leaves. No callback is called before this returns, nor at all
+ * where it fails.
+ */
+int service_submit(struct service *s, const struct service_request *r, uint64_t *id);
+
+/* Ends it soon with EDGE_CANCELLED; nothing where it has ended. */
+void service_cancel(struct service *s, uint64_t id);
+
+uint32_t service_context_tokens(const struct service *s);
+
+/* --- the engine's thread, for others ------------------------------------------------------------ */
+
+/* Run fn in the engine's thread, between two steps, and wait for it: some milliseconds. Not from a
+ * callback. 0, or -ESHUTDOWN when the service no longer runs. */
+int service_call(struct service *s, void (*fn)(void *arg, struct front *f), void *arg);
+
+/* No new answers: service_submit says -ESHUTDOWN; those that run go on. False: again. */
+void service_drain(struct service *s, bool drain);
+
+/* --- what is going on --------------------------------------------------------------------------- */
+
+enum service_health { SERVICE_STARTING, SERVICE_READY, SERVICE_DRAINING, SERVICE_CLOUD_LOST };
+/* Ready: a cloud is there (or none is needed) and requests are taken. Why not, for people, in *why (a
+ * static string, "" when ready); why may be NULL. */
+enum service_health service_health(const struct service *s, const char **why);
+
+struct service_session {
+    uint64_t id;
+    char client[SERVICE_CLIENT];
+    bool running;          /* else it waits for a session */
+    uint32_t n_prompt, n_shared, n_predict, n_generated;
+    uint64_t submitted_ns, first_token_ns, last_token_ns; /* port_now_ns; 0: not yet */
+    uint64_t tile_bytes_up, rows_up;
+    double parameter;      /* of its codec now, under a target; 0: the service's own */
+    char worker[64];       /* the cloud that it is at; "" when local or none */
+};
+/* Up to max of them, oldest first; returns how many there are. */
+uint32_t service_sessions(struct service *s, struct service_session *list, uint32_t max);
+
+/* Buckets of a Prometheus histogram: counts[i] of values <= bounds_s[i], not cumulated; the last, of
+ * larger ones. */
+#define SERVICE_BUCKETS 16u
+struct service_histogram {
+    double bounds_s[SERVICE_BUCKETS];
+    uint64_t counts[SERVICE_BUCKETS + 1];
+    uint64_t n;
+    double sum_s;
+};
+
+struct service_stats {
+    uint64_t started_ns; /* port_now_ns */
+    uint64_t requests, finished[EDGE_LOST + 1], rejected; /* rejected: -EAGAIN, -ENOSPC, -ERANGE */
+    uint64_t prompt_tokens, shared_tokens, generated_tokens;
+    uint32_t waiting, running, max_sessions, max_waiting;
+    uint64_t kv_bytes, kv_budget_bytes; /* of this process's stage: held now, and at most */
+    struct service_histogram ttft, inter_token, end_to_end;
+    struct engine_stats engine; /* as of the last step, at most a tenth of a second ago */
+    enum service_health health;
+};
+void service_stats(struct service *s, struct service_stats *out);
+
+#endif
