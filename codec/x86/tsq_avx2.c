@@ -173,7 +173,7 @@ static inline uint64_t mask_64(const __m256i which[2])
  * that there is seldom a second. Returns rest's new end. TZCNT and BLSR take several times as long
  * as these four instructions on Zen 3: the mask less 1 has its lowest bit cleared, and ones below
  * it. */
-#define MOVED_AT_ONCE 4
+#define MOVED_AT_ONCE 3
 
 static inline size_t take_lowest(uint64_t *mask)
 {
