@@ -28,12 +28,13 @@ static const char *plural(uint32_t n)
     return n == 1 ? "" : "s";
 }
 
-static const char *name_of(const struct links_peer *p)
-{
-    return p->who ? p->who->name : "an edge";
-}
-
 /* --- coming and going ------------------------------------------------------------------------- */
+
+static void begin(const struct cloud *c, struct cloud_edge *e, const struct links_peer *p)
+{
+    *e = (struct cloud_edge){.serial = p->serial, .bucket.at_ns = c->links.now_ns};
+    snprintf(e->name, sizeof e->name, "%s", p->who ? p->who->name : "an edge");
+}
 
 void cloud_meet_edges(struct cloud *c)
 {
@@ -44,12 +45,12 @@ void cloud_meet_edges(struct cloud *c)
         if (!links_is_live(p))
             continue;
         if (e->serial != p->serial)
-            *e = (struct cloud_edge){.serial = p->serial, .bucket.at_ns = c->links.now_ns};
+            begin(c, e, p);
         if (p->heard && !e->joined) {
             e->joined = true;
             c->stats.edges++;
             c->stats.edges_joined++;
-            say(c, "%s joined (connection %08x): %u edge%s", name_of(p), p->pump.params.connection,
+            say(c, "%s joined (connection %08x): %u edge%s", e->name, p->pump.params.connection,
                 c->stats.edges, plural(c->stats.edges));
         }
     }
@@ -93,8 +94,8 @@ static void lose(struct cloud *c, struct cloud_edge *e)
         c->stats.edges--;
         c->stats.edges_left++;
         say(c, "%s is gone (connection %08x; port %s): %s; %u session%s ended, %u edge%s left",
-            name_of(p), p->pump.params.connection, c->p.port->caps.name, p->pump.dead, had, plural(had),
-            c->stats.edges, plural(c->stats.edges));
+            e->name, p->pump.params.connection, c->p.port->caps.name, p->pump.dead, had,
+            plural(had), c->stats.edges, plural(c->stats.edges));
     }
     links_end(&c->links, p);
     *e = (struct cloud_edge){0};

@@ -39,6 +39,7 @@ struct cloud_bucket {
 struct cloud_edge {
     uint64_t serial;     /* of that link; else it has another since, which we have not seen yet */
     bool joined;         /* it was heard, which was said */
+    char name[AUTHORIZED_NAME];
     uint32_t n_sessions; /* busy ones */
     uint64_t kv_bytes, kv_lingering; /* of these, and of its others */
     uint32_t held;       /* packets in its sessions' queues */

@@ -94,7 +94,7 @@ static void say(void *arg, const char *line)
     snprintf(r->said, sizeof r->said, "%s", line);
 }
 
-static void start_edge(struct rig *r)
+void rig_start_edge(struct rig *r)
 {
     char err[PIPELINE_ERR] = "";
     struct edge_params ep = {
@@ -167,7 +167,7 @@ void rig_kill_cloud(struct rig *r)
 
 void rig_start(struct rig *r)
 {
-    start_edge(r);
+    rig_start_edge(r);
     rig_start_cloud(r);
 }
 

@@ -81,6 +81,7 @@ void rig_random(uint64_t seed);
 /* The stages only: their info may be changed before rig_start. */
 void rig_open(struct rig *r, const struct rig_params *p);
 void rig_start(struct rig *r);
+void rig_start_edge(struct rig *r);
 void rig_close(struct rig *r);
 /* Without a word, as by kill -9; what is under way arrives. */
 void rig_kill_cloud(struct rig *r);
