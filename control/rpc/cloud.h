@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Methods of a cloud: health, stats, link.stats. */
+/* Methods of a cloud: health, stats, link.stats, edges.list, drain. */
 #ifndef ISTHMUS_CONTROL_RPC_CLOUD_H
 #define ISTHMUS_CONTROL_RPC_CLOUD_H
 

@@ -2,7 +2,6 @@
 #include "control/rpc/control.h"
 
 #include <errno.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,12 +103,16 @@ void control_run_pending(struct control *c)
 /* --- opening ------------------------------------------------------------------------------------
  */
 
-/* The folder of a default path is made; a given one must be there. */
-static void make_folder(const char *path, gid_t group)
+/* "a/b/control.sock": a and b are made where they are missing. Only of default paths: a given one's
+ * must be there. */
+static void make_folders(const char *path, gid_t group)
 {
-    char copy[CONTROL_PATH];
-    strcpy(copy, path);
-    const char *folder = dirname(copy);
+    char folder[CONTROL_PATH], above[CONTROL_PATH];
+    strcpy(folder, path);
+    *strrchr(folder, '/') = '\0';
+    strcpy(above, folder);
+    *strrchr(above, '/') = '\0';
+    mkdir(above, 0755);
     if (mkdir(folder, 0750) == 0 && group != RPC_NO_GROUP && chown(folder, (uid_t)-1, group) < 0)
         log_warn("%s: %s", folder, strerror(errno));
 }
@@ -126,21 +129,25 @@ static int open_at_default(struct control *c, const char *name, char *err)
     snprintf(err, RPC_ERR, "control socket: there is no $XDG_RUNTIME_DIR");
     for (unsigned n = 0; rc < 0 && rc != -EADDRINUSE && control_default_path(n, name, c->path);
          n++) {
-        make_folder(c->path, c->params.group);
+        make_folders(c->path, c->params.group);
         rc = open_at(c, err);
     }
     return rc;
 }
 
-static int open_socket(struct control *c, const struct control_options *o, const char *name)
+static int open_socket(struct control *c, const struct control_options *o, const char *path,
+                       const char *name)
 {
     char err[RPC_ERR] = "";
-    const bool by_name = o->socket && strcmp(o->socket, "default") != 0;
     int rc;
     c->params.group = o->group;
     c->params.roles = (struct rpc_roles){o->admin_group, o->operator_group};
-    if (by_name) {
-        snprintf(c->path, sizeof c->path, "%s", o->socket);
+    if (path && strlen(path) >= CONTROL_PATH) {
+        log_error("--control: the path of a socket has at most %u bytes", CONTROL_PATH - 1);
+        return EXIT_USAGE;
+    }
+    if (path) {
+        strcpy(c->path, path);
         rc = open_at(c, err);
     } else {
         rc = open_at_default(c, name, err);
@@ -149,9 +156,9 @@ static int open_socket(struct control *c, const struct control_options *o, const
         log_info("control socket %s", c->path);
         return EXIT_OK;
     }
-    if (o->socket) {
+    if (path) {
         log_error("%s", err);
-        return rc == -EADDRINUSE || rc == -ENAMETOOLONG ? EXIT_USAGE : EXIT_FAILED;
+        return rc == -EADDRINUSE ? EXIT_USAGE : EXIT_FAILED;
     }
     log_info("no control socket: %s", err);
     return EXIT_OK;
@@ -169,8 +176,8 @@ static struct control *begin(const char *what, const char *model, uint64_t start
 }
 
 /* The methods are there: listen. */
-static int finish(struct control *c, const struct control_options *o, const char *name,
-                  struct control **out)
+static int finish(struct control *c, const struct control_options *o, const char *path,
+                  const char *name, struct control **out)
 {
     const struct capture_params capture = {c->process.ports, c, c->path};
     if (capture_open(&capture, &c->capture) < 0) {
@@ -183,7 +190,7 @@ static int finish(struct control *c, const struct control_options *o, const char
     c->params.sets = c->sets;
     c->params.tick = capture_tick;
     c->params.tick_arg = c->capture;
-    const int rc = open_socket(c, o, name);
+    const int rc = open_socket(c, o, path, name);
     if (rc != EXIT_OK || !c->rpc) {
         control_close(c);
         return rc;
@@ -192,11 +199,11 @@ static int finish(struct control *c, const struct control_options *o, const char
     return EXIT_OK;
 }
 
-int control_open_edge(const struct control_options *o, struct service *s, struct front *f,
-                      bool reloads, struct control **out)
+int control_open_edge(const struct control_options *o, const char *path, struct service *s,
+                      struct front *f, bool reloads, struct control **out)
 {
     *out = NULL;
-    if (o->socket && strcmp(o->socket, "none") == 0)
+    if (path && strcmp(path, "none") == 0)
         return EXIT_OK;
     struct control *c = begin("edge", f->model.path, port_now_ns());
     if (!c) {
@@ -213,14 +220,14 @@ int control_open_edge(const struct control_options *o, struct service *s, struct
     c->process.history_bytes = edge_history_bytes;
     c->sets[1] = (struct rpc_methods){edge_methods, &c->edge};
     c->params.hop = (struct rpc_hop){hop_by_service, s};
-    return finish(c, o, "edge", out);
+    return finish(c, o, path, "edge", out);
 }
 
-int control_open_cloud(const struct control_options *o, const struct control_cloud *of,
-                       struct control **out)
+int control_open_cloud(const struct control_options *o, const char *path,
+                       const struct control_cloud *of, struct control **out)
 {
     *out = NULL;
-    if (!o->socket || strcmp(o->socket, "none") == 0)
+    if (!path || strcmp(path, "none") == 0)
         return EXIT_OK;
     struct control *c = begin("cloud", of->model, port_now_ns());
     if (c)
@@ -242,7 +249,7 @@ int control_open_cloud(const struct control_options *o, const struct control_clo
     c->params.wake = wake_cloud;
     c->params.wake_arg = c;
     port_wake_on(c->wake_fd);
-    return finish(c, o, "cloud", out);
+    return finish(c, o, path, "cloud", out);
 }
 
 void control_close(struct control *c)

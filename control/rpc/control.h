@@ -11,10 +11,10 @@
 #include "control/split_plan.h"
 #include "dataplane/pipeline/pipeline.h"
 
-/* --control, --control-group, --control-admin-group, --control-operator-group. */
+/* --control-group, --control-admin-group, --control-operator-group, beside daemon.h's --control.
+ * RPC_NO_GROUP: not given. */
 struct control_options {
-    const char *socket;                       /* a path, "default" or "none"; NULL: not given */
-    gid_t group, admin_group, operator_group; /* RPC_NO_GROUP: not given */
+    gid_t group, admin_group, operator_group;
 };
 extern const struct argp control_argp;
 
@@ -26,15 +26,15 @@ bool control_default_path(unsigned n, const char *name, char path[CONTROL_PATH])
 struct control;
 
 /*
- * Of an edge that serves; at the default path unless another is given, and not at all where that
- * one is taken or can't be made, which is said. Right before service_run, and closed right after:
- * in the engine's thread. reloads: SIGHUP reads a configuration. EXIT_OK, with *out NULL where
- * there is none; or an exit code, the error said.
+ * Of an edge that serves; at `path` (daemon_control_path), or where it is NULL at the first default
+ * one that can be had, and not at all where none can, which is said. Right before service_run, and
+ * closed right after: in the engine's thread. reloads: SIGHUP reads a configuration.
+ * EXIT_OK, with *out NULL where there is none ("none" says so, too); or an exit code, the error said.
  */
-int control_open_edge(const struct control_options *o, struct service *s, struct front *f,
-                      bool reloads, struct control **out);
+int control_open_edge(const struct control_options *o, const char *path, struct service *s,
+                      struct front *f, bool reloads, struct control **out);
 
-/* Of a cloud; none unless its options name one. What it works with stays until control_close. */
+/* Of a cloud; none where path is NULL. What it works with stays until control_close. */
 struct control_cloud {
     struct cloud *cloud;
     struct port *port;
@@ -45,8 +45,8 @@ struct control_cloud {
     uint32_t max_sessions;
     bool reloads;
 };
-int control_open_cloud(const struct control_options *o, const struct control_cloud *c,
-                       struct control **out);
+int control_open_cloud(const struct control_options *o, const char *path,
+                       const struct control_cloud *c, struct control **out);
 
 /* A cloud's loop, after every port_wait: what was asked meanwhile. Waits of this thread end when
  * something is. NULL: nothing. */

@@ -6,17 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "control/options.h"
 #include "control/rpc/control.h"
 
-enum { OPT_CONTROL = 0x500, OPT_GROUP, OPT_ADMIN_GROUP, OPT_OPERATOR_GROUP };
+enum { OPT_GROUP = OPT_OWN + 0x400, OPT_ADMIN_GROUP, OPT_OPERATOR_GROUP };
 
 static const struct argp_option options[] = {
-    {"control", OPT_CONTROL, "PATH", 0,
-     "The control socket, for `isthmus ctl` and `isthmus top`; default: in /run/isthmus or "
-     "$XDG_RUNTIME_DIR/isthmus; none: none",
-     6},
     {"control-group", OPT_GROUP, "GROUP", 0,
-     "Whose members may connect to it (default: the process's group)", 6},
+     "Whose members may connect to the control socket (default: the process's group)", 6},
     {"control-operator-group", OPT_OPERATOR_GROUP, "GROUP", 0,
      "Whose members may, of those, drain, kill, set and capture (default: all of them)", 6},
     {"control-admin-group", OPT_ADMIN_GROUP, "GROUP", 0,
@@ -43,12 +40,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     struct control_options *o = state->input;
     switch (key) {
     case ARGP_KEY_INIT:
-        *o = (struct control_options){NULL, RPC_NO_GROUP, RPC_NO_GROUP, RPC_NO_GROUP};
-        return 0;
-    case OPT_CONTROL:
-        if (!*arg || strlen(arg) >= CONTROL_PATH)
-            argp_error(state, "--control: a path of a socket has 1 to %u bytes", CONTROL_PATH - 1);
-        o->socket = arg;
+        *o = (struct control_options){RPC_NO_GROUP, RPC_NO_GROUP, RPC_NO_GROUP};
         return 0;
     case OPT_GROUP:
         o->group = group_of(state, "--control-group", arg);
@@ -71,8 +63,8 @@ bool control_default_path(unsigned n, const char *name, char path[CONTROL_PATH])
     const char *of_user = getenv("XDG_RUNTIME_DIR");
     int bytes = 0;
     if (n == 0)
-        bytes = snprintf(path, CONTROL_PATH, "/run/isthmus/%s.sock", name);
+        bytes = snprintf(path, CONTROL_PATH, "/run/isthmus/%s/control.sock", name);
     else if (n == 1 && of_user && *of_user == '/')
-        bytes = snprintf(path, CONTROL_PATH, "%s/isthmus/%s.sock", of_user, name);
+        bytes = snprintf(path, CONTROL_PATH, "%s/isthmus/%s/control.sock", of_user, name);
     return bytes > 0 && bytes < (int)CONTROL_PATH;
 }
