@@ -322,6 +322,15 @@ int front_join(struct front *f, const struct join_options *j, unsigned threads, 
     return EXIT_OK;
 }
 
+void front_say_lost(struct front *f)
+{
+    char fate[80];
+    if (f->cloud.pid && child_gone(&f->cloud, 500))
+        log_error("the cloud half %s", child_fate(&f->cloud, fate, sizeof fate));
+    else
+        log_error("%s", engine_error(f->engine));
+}
+
 void front_close(struct front *f)
 {
     engine_close(f->engine);

@@ -77,6 +77,9 @@ int front_plan(struct front *f);
  * front_close. The threads and first core are those of the options, or else the ones given. */
 int front_join(struct front *f, const struct join_options *j, unsigned threads, int first_core);
 
+/* The engine has failed: say why, as exactly as can be known. */
+void front_say_lost(struct front *f);
+
 /* Answer the prompt, the requests or the chat. */
 int front_answer(struct front *f);
 

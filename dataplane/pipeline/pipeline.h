@@ -125,6 +125,7 @@ struct edge_stats {
     uint64_t shared_rows; /* that sessions began with, of others: neither computed nor sent */
     uint32_t sessions;    /* busy ones */
     uint32_t lingering;   /* that have ended, for others to begin like */
+    bool connected;       /* a cloud is there, as far as is known */
 };
 
 int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, char *err);
@@ -139,6 +140,10 @@ int edge_cancel(struct edge *e, int64_t session);
 /* Another target for a session from its next message on: the link has changed. A target of bytes
  * counts what tile_bytes_up counts. 0, -ENOENT, or -EINVAL as edge_submit. */
 int edge_retarget(struct edge *e, int64_t session, struct codec_rate_target target);
+
+/* Its result so far, and the step or delta of its last message under a target (else 0). 0 or
+ * -ENOENT. */
+int edge_progress(const struct edge *e, int64_t session, struct edge_result *r, float *parameter);
 
 /* Do what can be done now: packets, then at most one stage run. *deadline_ns: when to call again if
  * no packet comes (now_ns: at once, there is work). Returns the number of busy sessions, or -EPIPE
