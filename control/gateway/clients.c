@@ -13,6 +13,7 @@
 #include "control/gateway/impl.h"
 #include "dataplane/port.h"
 
+#define SEND_BYTES 65536 /* what the kernel may hold (twice) of what a client does not take */
 #define LINGER_NS 1000000000u /* for a refused client to read why */
 
 static uint64_t ns(uint32_t ms)
@@ -33,7 +34,8 @@ static void count_bytes(int fd, uint64_t *received, uint64_t *acknowledged)
 
 static void stay_in_touch(int fd)
 {
-    const int yes = 1, idle_s = 30, every_s = 10, times = 3;
+    const int yes = 1, idle_s = 30, every_s = 10, times = 3, send_bytes = SEND_BYTES;
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof send_bytes);
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof yes);
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every_s, sizeof every_s);
