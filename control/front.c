@@ -157,6 +157,8 @@ int front_open(struct front *f, const struct front_options *o)
     if (rc != EXIT_OK)
         return rc;
 
+    if (o->serves)
+        return EXIT_OK;
     if (o->requests)
         return requests_read(o->requests, &f->model, o->n_predict, &o->sampler, &f->requests);
     if (!o->prompt) {

@@ -32,6 +32,7 @@ struct front_options {
     uint32_t chunk_tokens; /* of prefill */
     struct netem_options netem;
     bool json, ignore_eos;
+    bool serves; /* others bring requests: neither prompt, requests nor a chat */
     bool no_prefix; /* sessions share no cache */
     uint64_t kv_budget_bytes; /* 0: not given */
 };

@@ -65,7 +65,7 @@ static int step(struct engine *e, uint64_t until_ns)
 {
     struct fake_engine *f = (struct fake_engine *)e;
     bool any = false;
-    f->steps++;
+    atomic_fetch_add(&f->steps, 1);
     const bool fails = atomic_load(&f->fails);
     for (unsigned i = 0; i < FAKE_SESSIONS; i++) {
         if (!f->sessions[i].id)

@@ -29,7 +29,7 @@ struct fake_engine {
     } sessions[FAKE_SESSIONS];
     uint32_t busy, most_busy;
     int64_t last_id;
-    uint64_t steps;           /* of the engine's thread */
+    _Atomic uint64_t steps;
     atomic_bool held;         /* no ids for now: sessions stay busy */
     atomic_bool apart;        /* no cloud */
     atomic_int no_room_above; /* busy sessions beyond which it has no room (-EAGAIN); 0: none */
