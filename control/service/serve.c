@@ -5,6 +5,7 @@
 
 #include "control/cmd.h"
 #include "control/config/config.h"
+#include "control/gateway/gateway.h"
 #include "control/log.h"
 
 /* --- options ------------------------------------------------------------------------------------
@@ -116,18 +117,23 @@ int serve(struct front *f, const struct serve_options *o)
         return rc;
     service_on_tick(s, tick, s);
 
-    /* The gateway: gateway_open(&(struct gateway_params){.service = s, ...}, &gateway) belongs
-     * here. */
+    struct gateway *gateway = NULL;
+    rc = gateway_open(&(struct gateway_params){.service = s,
+                                               .model = &f->model,
+                                               .listen = o->listen,
+                                               .keys_file = o->api_keys},
+                      &gateway);
     struct control *control = NULL;
-    rc = control_open_edge(&o->control, daemon_control_path(&o->daemon), s, f, o->daemon.config,
-                           &control);
+    if (rc == EXIT_OK)
+        rc = control_open_edge(&o->control, daemon_control_path(&o->daemon), s, f,
+                               o->daemon.config, &control);
     if (rc == EXIT_OK) {
         daemon_ready();
         rc = service_run(s);
         daemon_stopping();
     }
     control_close(control);
-    /* Here gateway_close(gateway). */
+    gateway_close(gateway);
     service_close(s);
     return rc;
 }
