@@ -110,7 +110,8 @@ static void say_error(const json_t *answer, char *err)
     const json_t *error = json_object_get(answer, "error");
     const char *text =
         json_string_value(json_is_object(error) ? json_object_get(error, "message") : error);
-    snprintf(err, WORKERS_ERR, "%.200s", text && *text ? text : "an answer that etcd does not give");
+    snprintf(err, WORKERS_ERR, "%.200s",
+             text && *text ? text : "an answer that etcd does not give");
     for (char *c = err; *c; c++)
         *c = isprint((unsigned char)*c) ? *c : '?';
 }

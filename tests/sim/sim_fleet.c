@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A fleet in virtual time: a thousand workers, 200 edges, 20,000 sessions at once, with the choices of
- * control/fleet/placement.h. Workers die, drain, come and are upgraded one group after the other, and
- * edges hear of it late, as registries and links let them. Asked for: an even load, no session lost or
- * waiting for long, and replays that come no faster than a worker can take.
+ * A fleet in virtual time: a thousand workers, 200 edges, 20,000 sessions at once, with the choices
+ * of control/fleet/placement.h. Workers die, drain, come and are upgraded one group after the
+ * other, and edges hear of it late, as registries and links let them. Asked for: an even load, no
+ * session lost or waiting for long, and replays that come no faster than a worker can take.
  *
- *   sim_fleet [--seed N] [--workers N] [--edges N] [--sessions N]
+ *   sim_fleet [--seed N] [--workers N] [--edges N] [--sessions N] [--uplinks N]
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -16,7 +16,7 @@
 
 #include "control/fleet/placement.h"
 
-#define STEP_MS       50u
+#define STEP_MS       100u
 #define STATUS_MS     1000u  /* how old a worker's own figures may be at an edge */
 #define FULL_MS       1000u  /* so long a refusal is remembered */
 #define REGISTRY_MS   2400u  /* a lease's end reaches an edge */
@@ -25,9 +25,9 @@
 #define CAPACITY      48u    /* sessions of a worker */
 #define KV_TOKENS     65536u /* of a worker */
 #define UPLINKS_MAX   64u
-#define REPLAYS       4u     /* at once over an uplink */
-#define PREFILL_PER_S 2000u  /* tokens that a worker replays in a second, for all */
-#define DECODE_MS     50u    /* a token */
+#define REPLAYS       4u    /* at once over an uplink */
+#define PREFILL_PER_S 2000u /* tokens that a worker replays in a second, for all */
+#define DECODE_MS     50u   /* a token */
 
 enum state { UP, DRAINING, DOWN };
 
@@ -55,11 +55,11 @@ struct sim_edge {
 };
 
 struct session {
-    uint32_t edge, need; /* tokens that it may grow to */
-    int32_t uplink;      /* -1: nowhere */
-    uint32_t tokens;     /* of its history */
-    uint32_t left;       /* to replay before it goes on, in tokens */
-    uint64_t waits_since_ms;
+    uint32_t edge, need;  /* tokens that it may grow to */
+    int32_t uplink;       /* -1: nowhere */
+    uint32_t tokens;      /* of its history */
+    uint32_t left;        /* to replay before it goes on, in tokens */
+    uint64_t progress_ms; /* when it last got on */
     uint64_t number;
 };
 
@@ -70,8 +70,8 @@ struct sim {
     struct sim_worker *workers;
     struct sim_edge *edges;
     struct session *sessions;
-    uint64_t finished, moved, lost, replayed_tokens, refused;
-    uint64_t longest_wait_ms;
+    uint64_t finished, moved, refused;
+    uint64_t longest_stall_ms;
     uint32_t most_replays; /* at one worker at once */
 };
 
@@ -91,7 +91,8 @@ static void fail(const char *what)
     exit(1);
 }
 
-/* --- sessions -------------------------------------------------------------------------------------
+/* --- sessions
+ * -------------------------------------------------------------------------------------
  */
 
 static struct uplink *uplink_of(struct sim *s, const struct session *c)
@@ -112,7 +113,6 @@ static void leave(struct sim *s, struct session *c)
         w->tokens -= c->need;
     }
     c->uplink = -1;
-    c->waits_since_ms = s->now_ms;
 }
 
 static void begin(struct sim *s, struct session *c)
@@ -120,7 +120,7 @@ static void begin(struct sim *s, struct session *c)
     c->uplink = -1;
     c->tokens = 50 + (uint32_t)draw(s, 200);
     c->need = c->tokens + 50 + (uint32_t)draw(s, 900);
-    c->waits_since_ms = s->now_ms;
+    c->progress_ms = s->now_ms;
     c->number++;
 }
 
@@ -156,9 +156,6 @@ static void place(struct sim *s, struct session *c)
         s->refused++;
         return;
     }
-    const uint64_t waited_ms = s->now_ms - c->waits_since_ms;
-    if (waited_ms > s->longest_wait_ms)
-        s->longest_wait_ms = waited_ms;
     c->uplink = (int32_t)at[chosen];
     c->left = c->tokens; /* a prompt takes its time as a replay does */
     u->sessions++;
@@ -183,13 +180,15 @@ static void go_on(struct sim *s, struct session *c)
         const uint32_t share = PREFILL_PER_S * STEP_MS / 1000 / (w->replaying ? w->replaying : 1);
         const uint32_t done = c->left < share + 1 ? c->left : share + 1;
         c->left -= done;
-        s->replayed_tokens += done;
         if (c->left == 0) {
             u->replaying--;
             w->replaying--;
         }
         return;
     }
+    if (s->now_ms - c->progress_ms > s->longest_stall_ms)
+        s->longest_stall_ms = s->now_ms - c->progress_ms;
+    c->progress_ms = s->now_ms;
     c->tokens += STEP_MS / DECODE_MS;
     if (c->tokens < c->need)
         return;
@@ -198,7 +197,8 @@ static void go_on(struct sim *s, struct session *c)
     begin(s, c);
 }
 
-/* --- edges ----------------------------------------------------------------------------------------
+/* --- edges
+ * ----------------------------------------------------------------------------------------
  */
 
 /* Its uplinks become those that placement chooses of the list. */
@@ -285,7 +285,8 @@ static void edges_step(struct sim *s)
     }
 }
 
-/* --- workers --------------------------------------------------------------------------------------
+/* --- workers
+ * --------------------------------------------------------------------------------------
  */
 
 static void become(struct sim *s, uint32_t i, enum state state)
@@ -312,33 +313,56 @@ static void run(struct sim *s, uint64_t ms)
     }
 }
 
-/* --- what is asked for ----------------------------------------------------------------------------
+/* --- what is asked for
+ * ----------------------------------------------------------------------------
  */
 
-static void report(struct sim *s, const char *what, double most_over_mean, uint64_t wait_ms)
+/* Every session is somewhere, and where it is agrees with what the workers count. */
+static void audit(const struct sim *s)
+{
+    for (uint32_t i = 0; i < s->n_workers; i++) {
+        const struct sim_worker *w = &s->workers[i];
+        uint32_t sessions = 0;
+        for (uint32_t e = 0; e < s->n_edges; e++)
+            for (uint32_t u = 0; u < s->edges[e].n; u++)
+                if (s->edges[e].up[u].worker == i &&
+                    s->edges[e].up[u].generation == w->generation && w->state != DOWN)
+                    sessions += s->edges[e].up[u].sessions;
+        if (sessions != w->sessions || w->sessions > CAPACITY || w->tokens > KV_TOKENS)
+            fail("edges and workers do not agree");
+    }
+}
+
+static void report(struct sim *s, const char *what, double most_over_mean, uint64_t stall_ms,
+                   uint32_t replays)
 {
     uint32_t most = 0, up = 0, placed = 0;
+    audit(s);
     for (uint32_t i = 0; i < s->n_workers; i++) {
         up += s->workers[i].state == UP;
         if (s->workers[i].sessions > most)
             most = s->workers[i].sessions;
     }
-    for (uint32_t i = 0; i < s->n_sessions; i++)
-        placed += s->sessions[i].uplink >= 0;
+    for (uint32_t i = 0; i < s->n_sessions; i++) {
+        const struct session *c = &s->sessions[i];
+        placed += c->uplink >= 0;
+        if (s->now_ms - c->progress_ms > s->longest_stall_ms)
+            s->longest_stall_ms = s->now_ms - c->progress_ms;
+    }
     const double mean = (double)placed / up, ratio = most / mean;
-    printf("%-28s %5u up, %6u placed, load mean %5.1f most %3u (%.2f x), moved %6" PRIu64
-           ", longest wait %5.2f s, replays at one worker %2u\n",
-           what, up, placed, mean, most, ratio, s->moved, (double)s->longest_wait_ms / 1e3,
+    printf("%-26s %4u up, %5u placed, load mean %4.1f most %2u (%.2f x), %6" PRIu64
+           " moved, longest pause %5.2f s, replays at one worker <= %2u\n",
+           what, up, placed, mean, most, ratio, s->moved, (double)s->longest_stall_ms / 1e3,
            s->most_replays);
-    if (s->lost)
-        fail("a session was lost");
-    if (placed < s->n_sessions - s->n_sessions / 50)
+    if (placed < s->n_sessions - s->n_sessions / 100)
         fail("sessions wait");
     if (ratio > most_over_mean)
         fail("the load is uneven");
-    if (s->longest_wait_ms > wait_ms)
-        fail("a session waited too long");
-    s->longest_wait_ms = 0;
+    if (s->longest_stall_ms > stall_ms)
+        fail("a session stood still for too long");
+    if (s->most_replays > replays)
+        fail("too many replays at one worker");
+    s->longest_stall_ms = 0;
     s->most_replays = 0;
     s->moved = 0;
 }
@@ -366,4 +390,107 @@ static void setup(struct sim *s)
         s->sessions[i].edge = i % s->n_edges;
         begin(s, &s->sessions[i]);
     }
+}
+
+static void close_all(struct sim *s)
+{
+    workers_free(&s->list);
+    free(s->workers);
+    free(s->edges);
+    free(s->sessions);
+}
+
+/* Each group drains, ends when it is empty, and comes back. */
+static void upgrade(struct sim *s, uint32_t groups)
+{
+    for (uint32_t g = 0; g < groups; g++) {
+        for (uint32_t i = g; i < s->n_workers; i += groups)
+            become(s, i, DRAINING);
+        bool empty = false;
+        for (unsigned seconds = 0; !empty; seconds++) {
+            run(s, 1000);
+            empty = true;
+            for (uint32_t i = g; i < s->n_workers; i += groups)
+                empty &= s->workers[i].sessions == 0;
+            if (seconds > 30)
+                fail("a drained worker keeps its sessions");
+        }
+        for (uint32_t i = g; i < s->n_workers; i += groups)
+            become(s, i, DOWN);
+        run(s, UP_MS + 4000);
+    }
+}
+
+static uint64_t simulate(struct sim s)
+{
+    setup(&s);
+    const uint32_t tenth = s.n_workers / 10;
+    for (uint32_t i = 0; i < tenth; i++)
+        become(&s, i, DOWN); /* not yet there */
+    for (uint32_t i = 0; i < tenth; i++)
+        s.workers[i].since_ms = 0;
+    run(&s, 20000);
+    report(&s, "a start", 2.2, 20000, CAPACITY);
+    for (uint32_t i = 0; i < tenth; i++)
+        become(&s, i, UP);
+    run(&s, 30000);
+    report(&s, "a tenth joins", 2.2, 6000, 20);
+    for (uint32_t i = 0; i < tenth / 2; i++)
+        become(&s, (uint32_t)draw(&s, s.n_workers), DOWN);
+    run(&s, 20000);
+    report(&s, "a twentieth dies", 2.3, 10000, 20);
+    for (uint32_t i = 0; i < s.n_workers; i += 3)
+        become(&s, i, DOWN);
+    run(&s, 20000);
+    report(&s, "a third dies", 2.3, 15000, 36);
+    upgrade(&s, 5);
+    report(&s, "all are upgraded", 2.3, 12000, 36);
+    const uint64_t hash = s.hash;
+    printf("%" PRIu64 " answers, %" PRIu64 " refusals, hash %016" PRIx64 "\n", s.finished,
+           s.refused, hash);
+    close_all(&s);
+    return hash;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {{"seed", 1, NULL, 's'},    {"workers", 1, NULL, 'w'},
+                                            {"edges", 1, NULL, 'e'},   {"sessions", 1, NULL, 'n'},
+                                            {"uplinks", 1, NULL, 'u'}, {0}};
+    struct sim s = {
+        .seed = 1, .n_workers = 1000, .n_edges = 200, .n_sessions = 20000, .uplinks = 16};
+    bool once = false;
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        const unsigned long n = optarg ? strtoul(optarg, NULL, 10) : 0;
+        once = true;
+        switch (c) {
+        case 's':
+            s.seed = n;
+            break;
+        case 'w':
+            s.n_workers = (uint32_t)n;
+            break;
+        case 'e':
+            s.n_edges = (uint32_t)n;
+            break;
+        case 'n':
+            s.n_sessions = (uint32_t)n;
+            break;
+        case 'u':
+            s.uplinks = (uint32_t)n;
+            break;
+        default:
+            return 2;
+        }
+    }
+    if (s.n_workers < 10 || s.n_workers > WORKERS_MAX || !s.n_edges || !s.n_sessions ||
+        !s.uplinks || s.uplinks > UPLINKS_MAX) {
+        fprintf(stderr, "sim_fleet: out of range\n");
+        return 2;
+    }
+    const uint64_t hash = simulate(s);
+    if (!once && simulate(s) != hash)
+        fail("the same seed gave something else");
+    puts("passed");
+    return 0;
 }
