@@ -30,8 +30,8 @@
 
 #define PIPELINE_ERR 320
 
-/* Who we are and whom we speak to; both are borrowed. identity NULL: frames are not encrypted,
- * which is for processes of one host. An edge's peers is the one cloud. */
+/* Who we are and whom we speak to; both are borrowed. identity NULL: frames are not encrypted, which
+ * is for processes of one host. An edge's peers is the one cloud. */
 struct pipeline_security {
     const struct identity *identity;
     const struct authorized *peers;
@@ -43,8 +43,7 @@ static inline const char *pipeline_cipher(const struct pipeline_security *s)
     return s->identity ? "AES-128-GCM" : "none";
 }
 
-/* --- edge ---------------------------------------------------------------------------------------
- */
+/* --- edge --------------------------------------------------------------------------------------- */
 
 struct edge;
 
@@ -113,12 +112,12 @@ struct edge_uplink_stats {
  * follow are those that would have. All zero: it doesn't go on, and every session ends EDGE_LOST.
  */
 struct edge_rejoin {
-    uint64_t timeout_ns;         /* what sessions wait for a cloud before they end */
-    uint64_t attempt_timeout_ns; /* of that, for one address; 0: 10 s */
-    bool several;                /* next_port has more than one: when first joining, too, the next
-                                  * is tried where one does not answer in attempt_timeout_ns */
-    size_t history_bytes;        /* memory for histories. A session that finds no room has none: it
-                                  * is computed again from its ids, or, with a target of bytes, ends */
+    uint64_t timeout_ns;           /* what sessions wait for a cloud before they end */
+    uint64_t attempt_timeout_ns;   /* of that, for one address; 0: 10 s */
+    bool several;                  /* next_port has more than one: when first joining, too, the next
+                                    * is tried where one does not answer in attempt_timeout_ns */
+    size_t history_bytes;          /* memory for histories. A session that finds no room has none: it
+                                    * is computed again from its ids, or, with a target of bytes, ends */
     /* The port of the next address to try, or the same one again; whichever it gave before is not
      * used any more. NULL: none can be opened just now. NULL function: always edge_params' port. */
     struct port *(*next_port)(void *arg);
@@ -128,20 +127,20 @@ struct edge_rejoin {
 };
 
 struct edge_params {
-    struct stage *stage; /* layers [0, split); not owned */
-    struct port *port;   /* uplink 0's, not owned. NULL: uplinks come by edge_uplink_add */
-    const char *name;    /* uplink 0's, for people; NULL: the port's name */
+    struct stage *stage;           /* layers [0, split); not owned */
+    struct port *port;             /* uplink 0's, not owned. NULL: uplinks come by edge_uplink_add */
+    const char *name;              /* uplink 0's, for people; NULL: the port's name */
     struct codec_params codec;
     const struct codec_profile_curve *curve; /* of codec's mode, borrowed; NULL: no targets */
     struct codec_rate_target target; /* of every session, kept by its own controller from `codec`'s
                                       * other parameters; CODEC_RATE_NONE: `codec` as it is */
-    struct link_params link;         /* path, keys, initiator and connection are filled in */
+    struct link_params link;       /* path, keys, initiator and connection are filled in */
     struct pipeline_security security;
-    uint32_t chunk_tokens;       /* prefill chunk; 0: 64 */
-    uint32_t max_sessions;       /* 0: 1 */
-    bool no_prefix;              /* sessions share nothing, and none lingers to be begun like */
-    uint64_t connect_timeout_ns; /* no peer by then: error; 0: 10 s */
-    struct edge_rejoin rejoin;   /* next_port and several: of uplink 0 */
+    uint32_t chunk_tokens;         /* prefill chunk; 0: 64 */
+    uint32_t max_sessions;         /* 0: 1 */
+    bool no_prefix;                /* sessions share nothing, and none lingers to be begun like */
+    uint64_t connect_timeout_ns;   /* no peer by then: error; 0: 10 s */
+    struct edge_rejoin rejoin;     /* next_port and several: of uplink 0 */
     /*
      * Which of n >= 1 uplinks takes the session: a position in views, or -1: it waits and is asked
      * for again when something changed, or after a tenth of a second. Not asked where the edge has
@@ -156,18 +155,18 @@ enum edge_finish { EDGE_LENGTH, EDGE_STOP, EDGE_CANCELLED, EDGE_REFUSED, EDGE_LO
 
 struct edge_result {
     enum edge_finish finish;
-    char error[PIPELINE_ERR]; /* EDGE_REFUSED, EDGE_LOST: why, in one line */
+    char error[PIPELINE_ERR];      /* EDGE_REFUSED, EDGE_LOST: why, in one line */
     uint32_t n_prompt, n_generated;
-    uint32_t n_shared; /* of the prompt: begun as another session's, not computed */
+    uint32_t n_shared;             /* of the prompt: begun as another session's, not computed */
     uint64_t submitted_ns, first_token_ns, last_token_ns; /* in now_ns's clock */
-    uint64_t tile_bytes_up; /* tiles with their headers, no other heads */
-    uint64_t rows_up;       /* rows those bytes carried */
+    uint64_t tile_bytes_up;        /* tiles with their headers, no other heads */
+    uint64_t rows_up;              /* rows those bytes carried */
 };
 
 struct edge_request {
-    const int32_t *prompt_ids; /* copied */
+    const int32_t *prompt_ids;     /* copied */
     uint32_t n_prompt;
-    uint32_t n_predict; /* most ids to generate, >= 1 */
+    uint32_t n_predict;            /* most ids to generate, >= 1 */
     struct sampler_params sampler;
     bool (*is_stop)(void *arg, int32_t id); /* end-of-generation ids; NULL: none. The stop id is
                                              * reported by on_token */
@@ -175,33 +174,32 @@ struct edge_request {
     void (*on_done)(void *arg, const struct edge_result *r);
     void *arg;
     struct codec_rate_target target; /* of this session; CODEC_RATE_NONE: the edge's */
-    const int32_t *drafts;           /* tests: guessed continuation, NULL: none. */
-    uint32_t n_drafts, draft_len;    /* guesses sent per ROWS message */
+    const int32_t *drafts;         /* tests: guessed continuation, NULL: none. */
+    uint32_t n_drafts, draft_len;  /* guesses sent per ROWS message */
 };
 
 struct edge_stats {
-    struct link_stats
-        link;           /* packets and bytes: of all connections; the rest: of the first uplink */
+    struct link_stats link; /* packets and bytes: of all connections; the rest: of the last of the
+                             * first uplink */
     const char *cipher; /* see pipeline_cipher; of the first uplink */
     const char *port;   /* caps.name of its last one */
     uint64_t reconnections, replayed_rows, replayed_bytes; /* bytes of tiles */
-    uint64_t history_bytes;                                /* memory that histories take now */
-    uint64_t kept_bytes;        /* of tiles copied into histories, so far */
-    uint64_t copied_bytes;      /* of rows copied on their way to the port: none, by design */
+    uint64_t history_bytes; /* memory that histories take now */
+    uint64_t kept_bytes;    /* of tiles copied into histories, so far */
+    uint64_t copied_bytes;  /* of rows copied on their way to the port: none, by design */
     uint64_t port_copied_bytes; /* of payload, by the port itself, both ways: port_stats */
-    uint64_t tokens, rows_up;   /* tiles and their bytes: codec */
+    uint64_t tokens, rows_up; /* tiles and their bytes: codec */
     struct codec_rate_range parameter; /* the step or delta of messages under a target */
     struct codec_stats codec;
     uint64_t shared_rows; /* that sessions began with, of others: neither computed nor sent */
     uint32_t uplinks, uplinks_joined; /* all; those whose cloud was heard on this connection */
-    uint64_t moved;                   /* times that a session went on at another uplink */
-    uint32_t sessions;                /* busy ones */
-    uint32_t lingering;               /* that have ended, for others to begin like */
+    uint64_t moved;       /* times that a session went on at another uplink */
+    uint32_t sessions;    /* busy ones */
+    uint32_t lingering;   /* that have ended, for others to begin like */
 };
 
 int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, char *err);
-void edge_close(
-    struct edge *e); /* CLOSE is sent as well as one burst can; sessions end CANCELLED */
+void edge_close(struct edge *e); /* CLOSE is sent as well as one burst can; sessions end CANCELLED */
 
 /* Queue a request: session id > 0; -EAGAIN when max_sessions are busy, -ERANGE when
  * n_prompt + n_predict exceeds the stage's context, -EINVAL for an id outside the vocabulary or a
@@ -245,19 +243,18 @@ int edge_uplink_stats(const struct edge *e, uint32_t index, struct edge_uplink_s
 /* Where a busy session is: an index, or -ENOENT: nowhere just now. */
 int edge_session_uplink(const struct edge *e, int64_t session);
 
-/* --- cloud --------------------------------------------------------------------------------------
- */
+/* --- cloud -------------------------------------------------------------------------------------- */
 
 struct cloud;
 
 struct cloud_params {
-    struct stage *stage;       /* layers [split, n); not owned */
-    struct port *port;         /* not owned */
-    struct codec_params codec; /* mode must agree with the edge's */
+    struct stage *stage;           /* layers [split, n); not owned */
+    struct port *port;             /* not owned */
+    struct codec_params codec;     /* mode must agree with the edge's */
     struct link_params link;
     struct pipeline_security security;
-    uint32_t max_sessions; /* 0: 1. What the stage has of sequences beyond these is for
-                            * sessions that have ended, for others to begin like */
+    uint32_t max_sessions;         /* 0: 1. What the stage has of sequences beyond these is for
+                                    * sessions that have ended, for others to begin like */
 };
 
 struct cloud_stats {
