@@ -77,7 +77,6 @@ struct edge_uplink_params {
     /* As edge_rejoin's, for this uplink. NULL function: always `port`. */
     struct port *(*next_port)(void *arg);
     void *arg;
-    bool several; /* as edge_rejoin's */
 };
 
 enum edge_uplink_state {
@@ -118,6 +117,7 @@ struct edge_rejoin {
                                     * is tried where one does not answer in attempt_timeout_ns */
     size_t history_bytes;          /* memory for histories. A session that finds no room has none: it
                                     * is computed again from its ids, or, with a target of bytes, ends */
+    bool endless;                  /* sessions that waited in vain end, but the edge goes on looking */
     /* The port of the next address to try, or the same one again; whichever it gave before is not
      * used any more. NULL: none can be opened just now. NULL function: always edge_params' port. */
     struct port *(*next_port)(void *arg);
@@ -196,6 +196,7 @@ struct edge_stats {
     uint64_t moved;       /* times that a session went on at another uplink */
     uint32_t sessions;    /* busy ones */
     uint32_t lingering;   /* that have ended, for others to begin like */
+    bool connected;       /* a cloud is there, as far as is known */
 };
 
 int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, char *err);
@@ -217,8 +218,6 @@ int edge_retarget(struct edge *e, int64_t session, struct codec_rate_target targ
  * inside. */
 int edge_poll(struct edge *e, uint64_t now_ns, uint64_t *deadline_ns);
 const char *edge_error(const struct edge *e);
-/* The port to wait on; NULL: there is none just now (edge_rejoin). */
-struct port *edge_port(const struct edge *e);
 /* The ports to wait on (port_wait_any): up to max are written; how many there are. 0: none just now
  * (edge_rejoin). */
 uint32_t edge_ports(const struct edge *e, struct port **ports, uint32_t max);
