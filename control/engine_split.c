@@ -28,11 +28,12 @@ static void split_cancel(struct engine *e, int64_t session)
 }
 
 /* Ends early for a signal: the caller looks at its signals next. */
-static void wait_until(struct port *port, uint64_t deadline_ns)
+static void wait_until(const struct edge *edge, uint64_t deadline_ns)
 {
+    struct port *port = NULL;
     const struct timespec until = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
                                    .tv_nsec = (long)(deadline_ns % 1000000000u)};
-    if (port)
+    if (edge_ports(edge, &port, 1))
         port_wait(port, deadline_ns);
     else
         clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
@@ -48,7 +49,7 @@ static int split_step(struct engine *e, uint64_t until_ns)
     if (deadline_ns > until_ns)
         deadline_ns = until_ns;
     if (busy > 0)
-        wait_until(edge_port(s->edge), deadline_ns);
+        wait_until(s->edge, deadline_ns);
     return busy;
 }
 
