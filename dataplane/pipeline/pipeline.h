@@ -212,6 +212,10 @@ int edge_cancel(struct edge *e, int64_t session);
  * counts what tile_bytes_up counts. 0, -ENOENT, or -EINVAL as edge_submit. */
 int edge_retarget(struct edge *e, int64_t session, struct codec_rate_target target);
 
+/* Its result so far, and the step or delta of its last message under a target (else 0). 0 or
+ * -ENOENT. */
+int edge_progress(const struct edge *e, int64_t session, struct edge_result *r, float *parameter);
+
 /* Do what can be done now: packets, then at most one stage run. *deadline_ns: when to call again if
  * no packet comes (now_ns: at once, there is work). Returns the number of busy sessions, or -EPIPE
  * when the peer is lost for good (every session has ended EDGE_LOST, err says why). Callbacks run
