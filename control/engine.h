@@ -47,7 +47,7 @@ struct engine_ops {
     bool (*session)(const struct engine *e, int64_t session, struct engine_session *out);
     int (*retarget)(struct engine *e, int64_t session, struct codec_rate_target target);
     /* May be NULL: it has none. For what only the pipeline knows, in the engine's thread. */
-    const struct edge *(*edge)(const struct engine *e);
+    struct edge *(*edge)(const struct engine *e);
 };
 
 struct engine {
@@ -91,7 +91,7 @@ static inline void engine_stats(const struct engine *e, struct engine_stats *s)
 }
 
 /* NULL: the whole model is in this process. */
-static inline const struct edge *engine_edge(const struct engine *e)
+static inline struct edge *engine_edge(const struct engine *e)
 {
     return e->ops->edge ? e->ops->edge(e) : NULL;
 }

@@ -37,10 +37,8 @@ static uint32_t edge_ports_now(void *arg, struct port **ports, uint32_t max)
     const struct control *c = arg;
     const struct engine *e = c->edge.front->engine;
     const struct edge *edge = e ? engine_edge(e) : NULL;
-    struct port *port = edge ? edge_port(edge) : NULL;
-    if (port && max)
-        ports[0] = port;
-    return port && max ? 1 : 0;
+    const uint32_t n = edge ? edge_ports(edge, ports, max) : 0;
+    return n < max ? n : max;
 }
 
 static uint64_t edge_history_bytes(void *arg)

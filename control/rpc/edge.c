@@ -23,7 +23,7 @@ static struct service *service_of(const struct rpc_call *c)
     return ((const struct rpc_edge *)c->arg)->service;
 }
 
-static const struct edge *edge_of(const struct rpc_call *c)
+static struct edge *edge_of(const struct rpc_call *c)
 {
     const struct engine *e = ((const struct rpc_edge *)c->arg)->front->engine;
     return e ? engine_edge(e) : NULL;
@@ -326,22 +326,79 @@ static json_t *codec_set(struct rpc_call *c)
 /* --- workers ------------------------------------------------------------------------------------
  */
 
+static const char *uplink_state(const struct edge_uplink_stats *u)
+{
+    static const char *const names[] = {
+        [EDGE_UPLINK_APART] = "apart",
+        [EDGE_UPLINK_JOINING] = "joining",
+        [EDGE_UPLINK_JOINED] = "joined",
+        [EDGE_UPLINK_UNFIT] = "unfit",
+    };
+    return u->state == EDGE_UPLINK_JOINED && (u->draining || u->drains) ? "draining"
+                                                                        : names[u->state];
+}
+
+static json_t *worker_json(const struct edge_uplink_stats *u)
+{
+    json_t *o = json_pack("{s:s, s:s, s:s, s:i, s:o}", "name", u->name, "port", u->port, "state",
+                          uplink_state(u), "sessions", (int)u->sessions, "rtt_ms",
+                          u->rtt_ns ? rpc_ms(u->rtt_ns) : json_null());
+    const struct {
+        const char *name;
+        json_t *value;
+    } values[] = {
+        {"free_sessions", u->has_status ? rpc_count(u->free_sessions) : json_null()},
+        {"free_tokens", u->has_status ? rpc_count(u->free_tokens) : json_null()},
+        {"loss", rpc_ratio((double)u->link.retransmits, (double)u->link.tx_packets)},
+        {"reconnections", rpc_count(u->reconnections)},
+        {"moved_here", rpc_count(u->moved)},
+        {"why", json_string(u->why)},
+    };
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++)
+        json_object_set_new(o, values[i].name, values[i].value);
+    return o;
+}
+
 static json_t *workers_list(struct rpc_call *c)
 {
     const struct edge *edge = edge_of(c);
     json_t *list = json_array();
-    struct edge_stats s;
-    if (!edge)
-        return list;
-    edge_stats(edge, &s);
-    const struct port *port = edge_port(edge);
-    json_array_append_new(list,
-                          json_pack("{s:s, s:s, s:s, s:i, s:o}", "name",
-                                    port && port->caps.peer[0] ? port->caps.peer : s.port, "port",
-                                    s.port, "state", s.connected ? "joined" : "lost", "sessions",
-                                    (int)s.sessions, "rtt_ms", rpc_ms(s.link.rtt_p50_ns)));
+    struct edge_uplink_stats u;
+    for (uint32_t i = 0; edge && i < EDGE_UPLINKS_MAX; i++)
+        if (edge_uplink_stats(edge, i, &u) == 0)
+            json_array_append_new(list, worker_json(&u));
     return list;
 }
+
+static json_t *drain_worker(struct rpc_call *c, bool draining)
+{
+    struct edge *edge = edge_of(c);
+    const char *name = rpc_text(c, "name", "");
+    struct edge_uplink_stats u;
+    for (uint32_t i = 0; edge && i < EDGE_UPLINKS_MAX; i++) {
+        if (edge_uplink_stats(edge, i, &u) < 0 || strcmp(u.name, name) != 0)
+            continue;
+        edge_uplink_drain(edge, i, draining);
+        edge_uplink_stats(edge, i, &u);
+        return worker_json(&u);
+    }
+    return rpc_fail(c, RPC_NOT_FOUND, "there is no worker %.64s: workers.list names them", name);
+}
+
+static json_t *workers_drain(struct rpc_call *c)
+{
+    return drain_worker(c, true);
+}
+
+static json_t *workers_undrain(struct rpc_call *c)
+{
+    return drain_worker(c, false);
+}
+
+static const struct rpc_param worker_params[] = {
+    {"name", "of a worker, as workers.list has it", RPC_TEXT, true, 0, 0, NULL},
+    {NULL, NULL, RPC_TEXT, false, 0, 0, NULL},
+};
 
 /* --- drain --------------------------------------------------------------------------------------
  */
@@ -389,6 +446,9 @@ const struct rpc_method edge_methods[] = {
     {"codec.set", RPC_OPERATOR, "Another target of quality or bytes, from the next message on",
      set_params, false, codec_set},
     {"workers.list", RPC_USER, "The clouds that this edge is joined to", NULL, true, workers_list},
+    {"workers.drain", RPC_OPERATOR, "No new sessions there; those it has move to the others",
+     worker_params, true, workers_drain},
+    {"workers.undrain", RPC_OPERATOR, "Sessions there again", worker_params, true, workers_undrain},
     {"drain", RPC_OPERATOR, "Take no new requests; those there are go on", NULL, false, drain},
     {"undrain", RPC_OPERATOR, "Take requests again", NULL, false, undrain},
     {NULL, RPC_NOBODY, NULL, NULL, false, NULL},
