@@ -18,6 +18,8 @@
 
 enum { OPT_SOCKET = OPT_OWN, OPT_JSON, OPT_WATCH };
 
+#define LOOK_S .25 /* between two looks at threads */
+
 struct ctl_options {
     const char *socket;
     bool json;
@@ -251,10 +253,39 @@ static int print(const struct ctl_options *o, const char *method, const json_t *
     return EXIT_FAILED;
 }
 
+/* People want to see how busy threads are, which takes two looks. */
+static json_t *ask_threads(struct rpc_client *c)
+{
+    const struct timespec pause = {.tv_nsec = (long)(LOOK_S * 1e9)};
+    json_t *before = rpc_client_ask(c, rpc_client_request(1, "threads", NULL));
+    nanosleep(&pause, NULL);
+    json_t *answer = before ? rpc_client_ask(c, rpc_client_request(2, "threads", NULL)) : NULL;
+    const json_t *was = json_object_get(before, "result"), *is = json_object_get(answer, "result");
+    const double s = json_number_value(json_object_get(is, "now_s")) -
+                     json_number_value(json_object_get(was, "now_s"));
+    json_t *t, *u;
+    size_t i, k;
+    json_array_foreach(json_object_get(is, "threads"), i, t)
+    {
+        json_array_foreach(json_object_get(was, "threads"), k, u)
+        {
+            if (s <= 0 || !json_equal(json_object_get(t, "tid"), json_object_get(u, "tid")))
+                continue;
+            const double cpu_s = json_number_value(json_object_get(t, "cpu_s")) -
+                                 json_number_value(json_object_get(u, "cpu_s"));
+            json_object_set_new(t, "load", json_real(cpu_s / s));
+        }
+    }
+    json_decref(before);
+    return answer;
+}
+
 static int once(const struct ctl_options *o, struct rpc_client *c, const char *method,
                 const json_t *params)
 {
-    json_t *answer = rpc_client_ask(c, rpc_client_request(1, method, json_deep_copy(params)));
+    json_t *answer = !o->json && strcmp(method, "threads") == 0
+                         ? ask_threads(c)
+                         : rpc_client_ask(c, rpc_client_request(1, method, json_deep_copy(params)));
     const json_t *result = json_object_get(answer, "result"),
                  *error = json_object_get(answer, "error");
     int rc = EXIT_FAILED;

@@ -29,7 +29,8 @@ struct control;
  * Of an edge that serves; at `path` (daemon_control_path), or where it is NULL at the first default
  * one that can be had, and not at all where none can, which is said. Right before service_run, and
  * closed right after: in the engine's thread. reloads: SIGHUP reads a configuration.
- * EXIT_OK, with *out NULL where there is none ("none" says so, too); or an exit code, the error said.
+ * EXIT_OK, with *out NULL where there is none ("none" says so, too); or an exit code, the error
+ * said.
  */
 int control_open_edge(const struct control_options *o, const char *path, struct service *s,
                       struct front *f, bool reloads, struct control **out);

@@ -155,21 +155,21 @@ static void show_object(FILE *f, const json_t *o, int indent)
     int widest = 0;
     json_object_foreach((json_t *)(uintptr_t)o, name, v)
     {
-        const int w = width(heading(name, buf));
+        const int w = json_is_object(v) || is_table(v) ? 0 : width(heading(name, buf));
         widest = w > widest ? w : widest;
     }
     json_object_foreach((json_t *)(uintptr_t)o, name, v)
     {
-        if (is_table(v))
+        if (is_table(v) || strcmp(name, "now_s") == 0) /* a clock, for rates */
             continue;
         fprintf(f, "%*s", indent, "");
-        print_padded(f, heading(name, buf), widest, false);
         if (json_is_object(v)) {
-            fputc('\n', f);
+            fprintf(f, "%s\n", heading(name, buf));
             show_object(f, v, indent + 4);
-        } else {
-            fprintf(f, "  %s\n", rpc_show_cell(name, v, buf));
+            continue;
         }
+        print_padded(f, heading(name, buf), widest, false);
+        fprintf(f, "  %s\n", rpc_show_cell(name, v, buf));
     }
     json_object_foreach((json_t *)(uintptr_t)o, name, v)
     {
