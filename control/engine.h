@@ -62,6 +62,13 @@ int engine_local(struct stage *whole, uint32_t chunk_tokens, uint32_t max_sessio
  * (PIPELINE_ERR bytes). */
 int engine_split(const struct edge_params *params, struct engine **out, char *err);
 
+/* What is done before each step of a split engine, in its thread; it returns when it wants to be called
+ * again at the latest. */
+void engine_split_each(struct engine *e,
+                       uint64_t (*each)(void *arg, struct edge *edge, uint64_t now_ns), void *arg);
+/* The edge of a split engine, for its thread; NULL of a local one. */
+struct edge *engine_edge(struct engine *e);
+
 /* Session > 0, or as edge_submit. */
 static inline int64_t engine_submit(struct engine *e, const struct edge_request *r)
 {

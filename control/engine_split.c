@@ -6,9 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SHARE_NS 500000u /* what is waited at one of several ports, in turn */
+
 struct split {
     struct engine base;
     struct edge *edge;
+    uint32_t turn; /* of ports */
+    uint64_t (*each)(void *arg, struct edge *edge, uint64_t now_ns);
+    void *each_arg;
 };
 
 static uint64_t split_clock(void *arg)
@@ -28,11 +33,15 @@ static void split_cancel(struct engine *e, int64_t session)
 }
 
 /* Ends early for a signal: the caller looks at its signals next. */
-static void wait_until(const struct edge *edge, uint64_t deadline_ns)
+static void wait_until(struct split *s, uint64_t deadline_ns)
 {
-    struct port *port = NULL;
-    if (edge_ports(edge, &port, 1))
-        port_wait(port, deadline_ns);
+    struct port *ports[EDGE_UPLINKS_MAX];
+    const uint32_t n = edge_ports(s->edge, ports, EDGE_UPLINKS_MAX);
+    const uint64_t now_ns = n > 1 ? port_now_ns() : 0;
+    if (n > 1 && deadline_ns > now_ns + SHARE_NS)
+        deadline_ns = now_ns + SHARE_NS;
+    if (n)
+        port_wait(ports[s->turn++ % n], deadline_ns);
     else
         port_rest(deadline_ns);
 }
@@ -41,13 +50,17 @@ static int split_step(struct engine *e, uint64_t until_ns)
 {
     struct split *s = (struct split *)e;
     uint64_t deadline_ns = 0;
+    if (s->each) {
+        const uint64_t again_ns = s->each(s->each_arg, s->edge, port_now_ns());
+        until_ns = again_ns < until_ns ? again_ns : until_ns;
+    }
     const int busy = edge_poll(s->edge, port_now_ns(), &deadline_ns);
     if (busy < 0)
         return busy;
     if (deadline_ns > until_ns)
         deadline_ns = until_ns;
     if (busy > 0 || e->stays)
-        wait_until(s->edge, deadline_ns);
+        wait_until(s, deadline_ns);
     return busy;
 }
 
@@ -94,10 +107,10 @@ static bool split_session(const struct engine *e, int64_t session, struct engine
                                    .tile_bytes_up = r.tile_bytes_up,
                                    .rows_up = r.rows_up,
                                    .parameter = (double)parameter};
-    const struct port *port = edge_port(edge);
-    if (port)
-        snprintf(out->worker, sizeof out->worker, "%s",
-                 port->caps.peer[0] ? port->caps.peer : port->caps.name);
+    struct edge_uplink_stats up;
+    const int uplink = edge_session_uplink(edge, session);
+    if (uplink >= 0 && edge_uplink_stats(edge, (uint32_t)uplink, &up) == 0)
+        snprintf(out->worker, sizeof out->worker, "%s", up.name);
     return true;
 }
 
@@ -141,4 +154,17 @@ int engine_split(const struct edge_params *params, struct engine **out, char *er
     edge_set_clock(s->edge, split_clock, NULL);
     *out = &s->base;
     return 0;
+}
+
+void engine_split_each(struct engine *e, uint64_t (*each)(void *arg, struct edge *edge, uint64_t now_ns),
+                       void *arg)
+{
+    struct split *s = (struct split *)e;
+    s->each = each;
+    s->each_arg = arg;
+}
+
+struct edge *engine_edge(struct engine *e)
+{
+    return e->ops == &split_ops ? ((struct split *)e)->edge : NULL;
 }

@@ -761,7 +761,8 @@ void edge_stats(const struct edge *e, struct edge_stats *s)
     s->history_bytes = e->history_bytes;
     s->sessions = e->n_busy;
     /* Before the first was heard a port that knows may say so. */
-    s->connected = e->met || (e->joined && !e->ever_met && e->p.port->caps.tells_loss);
+    s->connected = edge_any_met(e) || (first && first->joined && !first->ever_met && first->port &&
+                                       first->port->caps.tells_loss);
     for (uint32_t i = 0; i < e->n_places; i++)
         s->lingering += e->sessions[i].state == EDGE_LINGERING;
 }
