@@ -87,8 +87,21 @@ int edge_uplink_add(struct edge *e, const struct edge_uplink_params *p, uint64_t
     }
     u->attempt_ns = p->port ? now_ns : 0;
     u->retry_ns = now_ns;
+    u->asks = true;
+    for (struct edge_uplink *o = edge_next_uplink(e, 0); o; o = edge_next_uplink(e, o->index + 1)) {
+        if (!o->asks && o->joined && !o->met) /* it was the only one */
+            edge_ask(o);
+        o->asks = true;
+    }
     e->news = true;
     return (int)u->index;
+}
+
+void edge_ask(struct edge_uplink *u)
+{
+    uint8_t bytes[PROTO_ASK_BYTES];
+
+    pump_send(&u->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_ask(bytes));
 }
 
 static struct edge_uplink *uplink_at(const struct edge *e, uint32_t index)
