@@ -5,12 +5,14 @@
 
 #include "control/child.h"
 #include "control/cmd.h"
+#include "control/config/config.h"
 #include "control/log.h"
 #include "control/model.h"
 #include "control/options.h"
 #include "control/port_arg.h"
 #include "control/privileges.h"
 #include "control/split_plan.h"
+#include "control/service/daemon.h"
 #include "control/signals.h"
 #include "dataplane/pipeline/pipeline.h"
 #include "dataplane/secure/aead.h"
@@ -25,6 +27,7 @@ struct cloud_options {
     struct port_options port;
     struct security_options security;
     struct netem_options netem;
+    struct daemon_options daemon;
     const char *authorized;
     bool once;
     uint32_t max_sessions, chunk_tokens, lease_s;
@@ -58,6 +61,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         state->child_inputs[2] = &o->port;
         state->child_inputs[3] = &o->netem;
         state->child_inputs[4] = &o->security;
+        state->child_inputs[5] = &o->daemon;
         return 0;
     case OPT_AUTHORIZED:
         o->authorized = arg;
@@ -93,10 +97,15 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_child children[] = {
-    {&model_argp, 0, NULL, 0}, {&split_argp, 0, NULL, 0},    {&port_argp, 0, NULL, 0},
-    {&netem_argp, 0, NULL, 0}, {&security_argp, 0, NULL, 0}, {0},
+    {&model_argp, 0, NULL, 0},
+    {&split_argp, 0, NULL, 0},
+    {&port_argp, 0, NULL, 0},
+    {&netem_argp, 0, NULL, 0},
+    {&security_argp, 0, NULL, 0},
+    {&daemon_argp, 0, NULL, 0},
+    {0},
 };
-static const struct argp argp = {
+const struct argp cmd_cloud_argp = {
     options,  parse, NULL, "Hold the back layers of a model and answer the edges that join.",
     children, NULL,  NULL,
 };
@@ -170,12 +179,28 @@ static int serve(struct cloud *cloud, struct port *port, bool once)
     return EXIT_OK;
 }
 
+/* What can be checked without loading a model or opening a port. */
+static int check(const struct cloud_options *o)
+{
+    struct security security;
+    int rc = config_check_file("--model", o->model.path);
+    if (rc == EXIT_OK) {
+        rc = security_open(&o->security, true, &security);
+        security_close(&security);
+    }
+    return rc == EXIT_OK ? config_say_good(&o->daemon) : EXIT_USAGE;
+}
+
 int cmd_cloud(int argc, char **argv)
 {
     struct cloud_options o = {.max_sessions = 16, .chunk_tokens = 128, .lease_s = 10};
-    argp_parse(&argp, argc, argv, 0, NULL, &o);
+    config_parse("cloud", argc, argv, &o);
+    if (o.daemon.check_options)
+        return EXIT_OK;
     o.security.authorized = o.authorized;
     security_begin(&o.security);
+    if (o.daemon.check_config)
+        return check(&o);
     log_set_name("cloud: ");
 
     struct team *team = NULL;

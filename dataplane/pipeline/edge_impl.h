@@ -197,6 +197,7 @@ size_t edge_tile_capacity(const struct port *port);
 /* As edge_uplink_add does; rejoin's fields for the first. NULL: no memory, or no index. */
 struct edge_uplink *edge_uplink_new(struct edge *e, const struct edge_uplink_params *p);
 void edge_uplink_name_port(struct edge_uplink *u);
+const char *edge_uplink_title(const struct edge_uplink *u); /* its name, or where it is */
 void edge_uplink_free(struct edge_uplink *u); /* no session is there */
 bool edge_any_met(const struct edge *e);
 /* It may take sessions: met, fit, not draining; the only one may in any case, unless told to drain. */

@@ -87,7 +87,8 @@ enum edge_uplink_state {
 };
 
 struct edge_uplink_stats {
-    char name[EDGE_UPLINK_NAME];
+    uint32_t index;
+    char name[EDGE_UPLINK_NAME]; /* or, without one, the address or the port's */
     char port[96]; /* and the address it tries */
     enum edge_uplink_state state;
     bool draining;     /* asked for by edge_uplink_drain */
@@ -211,6 +212,10 @@ int edge_cancel(struct edge *e, int64_t session);
 /* Another target for a session from its next message on: the link has changed. A target of bytes
  * counts what tile_bytes_up counts. 0, -ENOENT, or -EINVAL as edge_submit. */
 int edge_retarget(struct edge *e, int64_t session, struct codec_rate_target target);
+
+/* Its result so far, and the step or delta of its last message under a target (else 0). 0 or
+ * -ENOENT. */
+int edge_progress(const struct edge *e, int64_t session, struct edge_result *r, float *parameter);
 
 /* Do what can be done now: packets, then at most one stage run. *deadline_ns: when to call again if
  * no packet comes (now_ns: at once, there is work). Returns the number of busy sessions, or -EPIPE
