@@ -137,15 +137,21 @@ static void say_refusals(const struct cloud *cloud, struct refusals *r)
     *r = (struct refusals){n, now_ns};
 }
 
-/* The edge is somewhere else than before: a NAT on the way may do that at any time. */
+/* Edges are somewhere else than before: a NAT on the way may do that at any time. */
 static void say_moves(const struct cloud *cloud, uint64_t *moves)
 {
     struct cloud_stats s;
     cloud_stats(cloud, &s);
     if (s.link.moves > *moves)
-        log_info("the edge has another address than before (change %llu): followed",
+        log_info("an edge has another address than before (change %llu): followed",
                  (unsigned long long)s.link.moves);
     *moves = s.link.moves;
+}
+
+static void say(void *arg, const char *line)
+{
+    if (!*(const bool *)arg) /* --once: whoever started us knows */
+        log_info("%s", line);
 }
 
 static int serve(struct cloud *cloud, struct port *port, bool once)
@@ -154,17 +160,9 @@ static int serve(struct cloud *cloud, struct port *port, bool once)
     uint64_t moves = 0, look_ns = 0;
     while (!signals_caught()) {
         uint64_t deadline_ns = 0;
-        int rc = cloud_poll(cloud, port_now_ns(), &deadline_ns);
-        if (rc == -EPIPE) {
-            if (once)
-                return EXIT_OK;
-            log_info("%s: waiting for the next edge", cloud_error(cloud));
-            rc = cloud_reset(cloud, port_now_ns());
-        }
-        if (rc < 0) {
-            log_error("%s", cloud_error(cloud));
-            return EXIT_FAILED;
-        }
+        (void)cloud_poll(cloud, port_now_ns(), &deadline_ns);
+        if (once && cloud_edges_left(cloud))
+            return EXIT_OK;
         say_refusals(cloud, &refusals);
         const uint64_t now_ns = port_now_ns();
         if (now_ns >= look_ns) {
@@ -249,6 +247,8 @@ int cmd_cloud(int argc, char **argv)
         .link = {.dead_after_ns = o.lease_s * UINT64_C(1000000000)},
         .security = security_of(&security),
         .max_sessions = o.max_sessions,
+        .say = say,
+        .say_arg = &o.once,
     };
     if (cloud_open(&params, port_now_ns(), &cloud, err) < 0) {
         log_error("%s", err);

@@ -109,7 +109,7 @@ static void say(void *arg, const char *line)
     snprintf(r->said, sizeof r->said, "%s", line);
 }
 
-static void start_edge(struct rig *r)
+void rig_start_edge(struct rig *r)
 {
     char err[PIPELINE_ERR] = "";
     struct edge_params ep = {
@@ -149,6 +149,13 @@ static void start_edge(struct rig *r)
     }
 }
 
+static void cloud_says(void *arg, const char *line)
+{
+    struct rig *r = arg;
+
+    snprintf(r->cloud_said, sizeof r->cloud_said, "%s", line);
+}
+
 static struct cloud *start_cloud(struct rig *r, struct stage *stage, struct network *network)
 {
     struct cloud *cloud;
@@ -160,6 +167,9 @@ static struct cloud *start_cloud(struct rig *r, struct stage *stage, struct netw
         .link = r->p.link,
         .security = r->p.cloud_security,
         .max_sessions = r->p.cloud_sessions ? r->p.cloud_sessions : r->p.sessions,
+        .max_edges = r->p.max_edges,
+        .say = cloud_says,
+        .say_arg = r,
     };
 
     if (r->p.secure && !cp.security.identity)
@@ -206,7 +216,7 @@ void rig_kill_more(struct rig *r, struct rig_cloud *c)
 
 void rig_start(struct rig *r)
 {
-    start_edge(r);
+    rig_start_edge(r);
     rig_start_cloud(r);
     for (uint32_t i = 0; i < r->p.more; i++)
         rig_start_more(r, &r->more[i]);
@@ -228,6 +238,12 @@ void rig_close(struct rig *r)
         stage_close(r->more[i].stage);
         network_close(r->more[i].network);
     }
+}
+
+void rig_restart_cloud(struct rig *r)
+{
+    rig_kill_cloud(r);
+    rig_start_cloud(r);
 }
 
 /* An edge that never met a cloud takes a denial for an answer. */
@@ -290,8 +306,8 @@ static uint64_t step_more(struct rig *r, struct rig_cloud *c)
     bool there = c->cloud && !c->silent;
 
     set_now(r);
-    if (there && cloud_poll(c->cloud, r->now_ns, &at) == -EPIPE && cloud_reset(c->cloud, r->now_ns))
-        die("cloud_reset", "");
+    if (there)
+        (void)cloud_poll(c->cloud, r->now_ns, &at);
     at = sooner(at, network_next(c->network, 0));
     if (there)
         at = sooner(at, network_next(c->network, 1));
@@ -306,11 +322,8 @@ void rig_step(struct rig *r)
     set_now(r);
     r->edge_rc = edge_poll(r->edge, r->now_ns, &edge_at);
     set_now(r);
-    if (cloud) {
+    if (cloud)
         r->cloud_rc = cloud_poll(r->cloud, r->now_ns, &cloud_at);
-        if (r->p.rejoin.timeout_ns && r->cloud_rc == -EPIPE && cloud_reset(r->cloud, r->now_ns))
-            die("cloud_reset", "");
-    }
     next = edge_at < cloud_at ? edge_at : cloud_at;
     for (int side = 0; side < (cloud ? 2 : 1); side++) {
         if (network_next(r->network, side) < next)
