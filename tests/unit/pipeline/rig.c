@@ -130,6 +130,8 @@ void rig_start_edge(struct rig *r)
         .place_arg = r->p.place_arg,
     };
 
+    if (r->p.late)
+        ep.port = NULL;
     ep.rejoin.say = say;
     ep.rejoin.arg = r;
     if (r->p.secure && !ep.security.identity)
@@ -138,15 +140,29 @@ void rig_start_edge(struct rig *r)
         die("edge_open", err);
     if (r->p.hook)
         edge_set_clock(r->edge, rig_clock, r);
+    if (r->p.late)
+        rig_add_uplink(r, "c0", network_port(r->network, 0));
     for (uint32_t i = 0; i < r->p.more; i++) {
         char name[8];
-        struct edge_uplink_params up = {
-            .name = name, .port = network_port(r->more[i].network, 0), .security = ep.security};
 
         snprintf(name, sizeof name, "c%u", i + 1);
-        if (edge_uplink_add(r->edge, &up, r->now_ns, err) != (int)i + 1)
-            die("edge_uplink_add", err);
+        if (rig_add_uplink(r, name, network_port(r->more[i].network, 0)) != (int)i + 1)
+            die("edge_uplink_add", name);
     }
+}
+
+int rig_add_uplink(struct rig *r, const char *name, struct port *port)
+{
+    char err[PIPELINE_ERR] = "";
+    struct edge_uplink_params p = {.name = name, .port = port, .security = r->p.edge_security};
+    int rc;
+
+    if (r->p.secure && !p.security.identity)
+        p.security = (struct pipeline_security){rig_identity(false), rig_peers(false)};
+    rc = edge_uplink_add(r->edge, &p, r->now_ns, err);
+    if (rc < 0)
+        die("edge_uplink_add", err);
+    return rc;
 }
 
 static void cloud_says(void *arg, const char *line)
@@ -286,11 +302,11 @@ static void play_fate(struct rig *r)
     }
     for (uint32_t i = 0; i < r->p.more; i++)
         play_fate_of(r, &r->more[i]);
-    if (r->p.drain > 0 && dice_chance(&r->fate, r->p.drain)) {
+    if (r->p.drain > 0 && r->drains < 20 && dice_chance(&r->fate, r->p.drain)) {
         uint64_t which = dice_below(&r->fate, r->p.more + 2u);
 
         for (uint32_t i = 0; i <= r->p.more; i++)
-            (void)edge_uplink_drain(r->edge, i, i == which);
+            (void)edge_uplink_drain(r->edge, i, i == which && ++r->drains < 20);
     }
 }
 

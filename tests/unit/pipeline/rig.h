@@ -36,6 +36,7 @@ struct rig_params {
     struct pipeline_security edge_security, cloud_security; /* instead of those */
     uint32_t more;           /* clouds beside the first, each as it, by a network of its own: uplinks
                               * 1 and so on. All have names: "c0" .. */
+    bool late;               /* the edge is opened without a port: the first comes as the others */
     double drain;            /* chance of a step that another of the uplinks, or none, drains from it on */
     uint32_t cloud_sessions; /* that a cloud takes; 0: all */
     int (*place)(void *arg, const struct edge_uplink_view *views, uint32_t n, int64_t session);
@@ -80,7 +81,7 @@ struct rig {
     bool cloud_silent;       /* the cloud is not polled */
     int edge_rc, cloud_rc;   /* of the last poll */
     struct dice fate;        /* of the cloud */
-    uint32_t crashes;
+    uint32_t crashes, drains;
     uint64_t back_ns;        /* cloud NULL: when it starts again; 0: never by itself */
     struct rig_cloud more[RIG_MORE];
     uint32_t n_said;
@@ -103,6 +104,8 @@ void rig_close(struct rig *r);
 /* Without a word, as by kill -9; what is under way arrives. */
 void rig_kill_cloud(struct rig *r);
 void rig_start_cloud(struct rig *r);
+/* Its index; aborts where there is none. */
+int rig_add_uplink(struct rig *r, const char *name, struct port *port);
 /* Of those beside the first. */
 void rig_kill_more(struct rig *r, struct rig_cloud *c);
 void rig_start_more(struct rig *r, struct rig_cloud *c);
