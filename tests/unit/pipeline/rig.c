@@ -143,7 +143,7 @@ void rig_start_edge(struct rig *r)
     if (r->p.late)
         rig_add_uplink(r, "c0", network_port(r->network, 0));
     for (uint32_t i = 0; i < r->p.more; i++) {
-        char name[8];
+        char name[16];
 
         snprintf(name, sizeof name, "c%u", i + 1);
         if (rig_add_uplink(r, name, network_port(r->more[i].network, 0)) != (int)i + 1)
