@@ -238,20 +238,24 @@ void rig_start(struct rig *r)
         rig_start_more(r, &r->more[i]);
 }
 
+static void close_stage(struct stage *s)
+{
+    if (fake_counts(s)->open_seqs)
+        die("rig_close", "a sequence was left open");
+    stage_close(s);
+}
+
 void rig_close(struct rig *r)
 {
     edge_close(r->edge);
     cloud_close(r->cloud);
-    if (fake_counts(r->edge_stage)->open_seqs || fake_counts(r->cloud_stage)->open_seqs)
-        die("rig_close", "a sequence was left open");
-    stage_close(r->edge_stage);
-    stage_close(r->cloud_stage);
+    for (uint32_t i = 0; i < r->p.more; i++) /* all before a network: each sets the time of all */
+        cloud_close(r->more[i].cloud);
+    close_stage(r->edge_stage);
+    close_stage(r->cloud_stage);
     network_close(r->network);
     for (uint32_t i = 0; i < r->p.more; i++) {
-        cloud_close(r->more[i].cloud);
-        if (fake_counts(r->more[i].stage)->open_seqs)
-            die("rig_close", "a sequence was left open");
-        stage_close(r->more[i].stage);
+        close_stage(r->more[i].stage);
         network_close(r->more[i].network);
     }
 }

@@ -213,10 +213,8 @@ int main(int argc, char **argv)
 {
     peer_main(argc, argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(any_wakes_it),
-        cmocka_unit_test(nothing_ends_at_the_deadline),
-        cmocka_unit_test(a_death_wakes_it),
-        cmocka_unit_test(another_thread_wakes_it),
+        cmocka_unit_test(any_wakes_it),       cmocka_unit_test(nothing_ends_at_the_deadline),
+        cmocka_unit_test(a_death_wakes_it),   cmocka_unit_test(another_thread_wakes_it),
         cmocka_unit_test(one_without_a_bell),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
