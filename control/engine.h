@@ -46,6 +46,7 @@ struct engine_ops {
     /* May be NULL, where nothing is coded. How a session does; false: it has ended. */
     bool (*session)(const struct engine *e, int64_t session, struct engine_session *out);
     int (*retarget)(struct engine *e, int64_t session, struct codec_rate_target target);
+    uint32_t (*uplinks)(const struct engine *e, struct edge_uplink_stats *list, uint32_t max);
 };
 
 struct engine {
@@ -93,6 +94,13 @@ static inline const char *engine_error(const struct engine *e)
 static inline void engine_stats(const struct engine *e, struct engine_stats *s)
 {
     e->ops->stats(e, s);
+}
+
+/* The clouds that it is joined to, or tries to be: how many were written. */
+static inline uint32_t engine_uplinks(const struct engine *e, struct edge_uplink_stats *list,
+                                      uint32_t max)
+{
+    return e->ops->uplinks ? e->ops->uplinks(e, list, max) : 0;
 }
 
 static inline void engine_close(struct engine *e)

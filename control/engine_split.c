@@ -6,12 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SHARE_NS 500000u /* what is waited at one of several ports, in turn */
-
 struct split {
     struct engine base;
     struct edge *edge;
-    uint32_t turn; /* of ports */
     uint64_t (*each)(void *arg, struct edge *edge, uint64_t now_ns);
     void *each_arg;
 };
@@ -32,23 +29,11 @@ static void split_cancel(struct engine *e, int64_t session)
     edge_cancel(((struct split *)e)->edge, session);
 }
 
-/* Ends early for a signal: the caller looks at its signals next. */
-static void wait_until(struct split *s, uint64_t deadline_ns)
-{
-    struct port *ports[EDGE_UPLINKS_MAX];
-    const uint32_t n = edge_ports(s->edge, ports, EDGE_UPLINKS_MAX);
-    const uint64_t now_ns = n > 1 ? port_now_ns() : 0;
-    if (n > 1 && deadline_ns > now_ns + SHARE_NS)
-        deadline_ns = now_ns + SHARE_NS;
-    if (n)
-        port_wait(ports[s->turn++ % n], deadline_ns);
-    else
-        port_rest(deadline_ns);
-}
-
+/* Its wait ends early for a signal: the caller looks at its signals next. */
 static int split_step(struct engine *e, uint64_t until_ns)
 {
     struct split *s = (struct split *)e;
+    struct port *ports[EDGE_UPLINKS_MAX];
     uint64_t deadline_ns = 0;
     if (s->each) {
         const uint64_t again_ns = s->each(s->each_arg, s->edge, port_now_ns());
@@ -60,7 +45,7 @@ static int split_step(struct engine *e, uint64_t until_ns)
     if (deadline_ns > until_ns)
         deadline_ns = until_ns;
     if (busy > 0 || e->stays)
-        wait_until(s, deadline_ns);
+        port_wait_any(ports, edge_ports(s->edge, ports, EDGE_UPLINKS_MAX), deadline_ns);
     return busy;
 }
 
@@ -107,11 +92,19 @@ static bool split_session(const struct engine *e, int64_t session, struct engine
                                    .tile_bytes_up = r.tile_bytes_up,
                                    .rows_up = r.rows_up,
                                    .parameter = (double)parameter};
-    struct edge_uplink_stats up;
+    struct edge_uplink_stats at;
     const int uplink = edge_session_uplink(edge, session);
-    if (uplink >= 0 && edge_uplink_stats(edge, (uint32_t)uplink, &up) == 0)
-        snprintf(out->worker, sizeof out->worker, "%s", up.name);
+    if (uplink >= 0 && edge_uplink_stats(edge, (uint32_t)uplink, &at) == 0)
+        snprintf(out->worker, sizeof out->worker, "%s", at.name);
     return true;
+}
+
+static uint32_t split_uplinks(const struct engine *e, struct edge_uplink_stats *list, uint32_t max)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < EDGE_UPLINKS_MAX && n < max; i++)
+        n += edge_uplink_stats(((const struct split *)e)->edge, i, &list[n]) == 0;
+    return n;
 }
 
 static int split_retarget(struct engine *e, int64_t session, struct codec_rate_target target)
@@ -135,6 +128,7 @@ static const struct engine_ops split_ops = {
     .close = split_close,
     .session = split_session,
     .retarget = split_retarget,
+    .uplinks = split_uplinks,
 };
 
 int engine_split(const struct edge_params *params, struct engine **out, char *err)

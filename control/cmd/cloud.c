@@ -193,6 +193,8 @@ int cmd_cloud(int argc, char **argv)
 {
     struct cloud_options o = {.max_sessions = 16, .chunk_tokens = 128, .lease_s = 10};
     config_parse("cloud", argc, argv, &o);
+    if (o.daemon.check_options)
+        return EXIT_OK;
     o.security.authorized = o.authorized;
     security_begin(&o.security);
     if (o.daemon.check_config)

@@ -101,6 +101,8 @@ int cmd_edge(int argc, char **argv)
 {
     struct edge_options o = {.connect_s = 10, .reconnect_s = 60, .history_mb = 64, .max_uplinks = FLEET_UPLINKS};
     config_parse("edge", argc, argv, &o);
+    if (o.serve.daemon.check_options)
+        return EXIT_OK;
     security_begin(&o.security);
     if (o.serve.daemon.check_config)
         return check(&o);

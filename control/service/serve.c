@@ -1,11 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/service/serve.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "control/cmd.h"
 #include "control/config/config.h"
+#include "control/config/reload.h"
 #include "control/log.h"
+#include "control/quality_arg.h"
+
+#define MAX_WAITING     64
+#define DRAIN_TIMEOUT_S 30
 
 /* --- options ------------------------------------------------------------------------------------
  */
@@ -36,7 +43,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     struct serve_options *o = state->input;
     switch (key) {
     case ARGP_KEY_INIT:
-        *o = (struct serve_options){.max_waiting = 64, .drain_timeout_s = 30};
+        *o = (struct serve_options){.max_waiting = MAX_WAITING, .drain_timeout_s = DRAIN_TIMEOUT_S};
         state->child_inputs[0] = &o->daemon;
         return 0;
     case OPT_LISTEN:
@@ -89,41 +96,148 @@ int serve_check(const struct serve_options *o, const struct model_options *model
     return rc == EXIT_OK && o->api_keys ? config_check_file("--api-keys", o->api_keys) : rc;
 }
 
+/* --- in the engine's thread ---------------------------------------------------------------------
+ */
+
+struct serving {
+    struct front *front;
+    struct service *service;
+    struct reload *reload;
+    enum codec_rate_kind target; /* of answers that have none of their own */
+};
+
+/* Once a turn. */
+static uint64_t tick(void *arg, uint64_t now_ns)
+{
+    struct serving *v = arg;
+    const char *why;
+    const enum service_health health = service_health(v->service, &why);
+    daemon_status("%s", health == SERVICE_READY ? "ready" : why);
+    if (reload_poll(v->reload))
+        daemon_ready();
+    return daemon_tick(now_ns);
+}
+
+static void on_reload(void *arg)
+{
+    struct serving *v = arg;
+    daemon_reloading();
+    reload_begin(v->reload);
+}
+
+static void wake(void *arg)
+{
+    service_wake(((struct serving *)arg)->service);
+}
+
+/* --- what a reload changes ----------------------------------------------------------------------
+ */
+
+static int apply_log_level(void *arg, const char *value, char *err)
+{
+    (void)arg;
+    const int level = value ? log_parse_level(value) : LOG_LEVEL_INFO;
+    if (level < 0) {
+        snprintf(err, RELOAD_ERR, "no such level");
+        return -EINVAL;
+    }
+    log_set_level((enum log_level)level);
+    return 0;
+}
+
+static int apply_max_waiting(void *arg, const char *value, char *err)
+{
+    (void)err;
+    service_set_max_waiting(((struct serving *)arg)->service,
+                            value ? (uint32_t)strtoul(value, NULL, 10) : MAX_WAITING);
+    return 0;
+}
+
+static int apply_drain_timeout(void *arg, const char *value, char *err)
+{
+    (void)err;
+    const uint64_t s = value ? strtoul(value, NULL, 10) : DRAIN_TIMEOUT_S;
+    service_set_drain_timeout(((struct serving *)arg)->service, s * UINT64_C(1000000000));
+    return 0;
+}
+
+/* Of answers that begin from now on. */
+static int apply_target(struct serving *v, enum codec_rate_kind kind, const char *value, char *err)
+{
+    struct codec_rate_target target = {.kind = CODEC_RATE_NONE};
+    if (!value && v->target != kind)
+        return 0; /* the other one has taken its place */
+    if (!value && v->front->plan.target.kind) {
+        snprintf(err, RELOAD_ERR, "it began with a target: to have none it must be started anew");
+        return -EINVAL;
+    }
+    int rc = 0;
+    if (value)
+        rc = (kind == CODEC_RATE_KL ? quality_arg_parse : rate_arg_parse)(value, &target, err);
+    if (rc < 0)
+        return rc;
+    rc = service_set_target(v->service, target);
+    if (rc < 0)
+        snprintf(err, RELOAD_ERR, "the codec's mode has no curve to find it on");
+    else
+        v->target = target.kind;
+    return rc;
+}
+
+static int apply_quality(void *arg, const char *value, char *err)
+{
+    return apply_target(arg, CODEC_RATE_KL, value, err);
+}
+
+static int apply_rate(void *arg, const char *value, char *err)
+{
+    return apply_target(arg, CODEC_RATE_BYTES, value, err);
+}
+
+static const struct reload_key keys[] = {
+    {"log-level", apply_log_level, false},
+    {"max-waiting", apply_max_waiting, false},
+    {"drain-timeout", apply_drain_timeout, false},
+    {"quality", apply_quality, false},
+    {"rate", apply_rate, false},
+};
+
 /* --- serving ------------------------------------------------------------------------------------
  */
 
-/* What the service manager shows. */
-static uint64_t tick(void *arg, uint64_t now_ns)
+static int open_service(struct serving *v, const struct serve_options *o)
 {
-    const char *why;
-    const enum service_health health = service_health(arg, &why);
-    daemon_status("%s", health == SERVICE_READY ? "ready" : why);
-    return daemon_tick(now_ns);
+    const struct service_params params = {
+        .front = v->front,
+        .max_waiting = o->max_waiting,
+        .drain_timeout_ns = o->drain_timeout_s * UINT64_C(1000000000),
+    };
+    const struct reload_params reload = {
+        .keys = keys, .n_keys = sizeof keys / sizeof *keys, .wake = wake, .arg = v};
+    if (reload_open(&reload, &v->reload) < 0) {
+        log_error("out of memory");
+        return EXIT_FAILED;
+    }
+    const int rc = service_open(&params, &v->service);
+    if (rc == EXIT_OK) {
+        service_on_tick(v->service, tick, v);
+        service_on_reload(v->service, on_reload, v);
+    }
+    return rc;
 }
 
 int serve(struct front *f, const struct serve_options *o)
 {
-    const struct service_params params = {
-        .front = f,
-        .max_waiting = o->max_waiting,
-        .drain_timeout_ns = o->drain_timeout_s * UINT64_C(1000000000),
-    };
-    struct service *s = NULL;
-    int rc = service_open(&params, &s);
-    if (rc != EXIT_OK)
-        return rc;
-    service_on_tick(s, tick, s);
-
-    /* The gateway: gateway_open(&(struct gateway_params){.service = s, ...}, &gateway) belongs
-     * here. */
-    /* The control socket: rpc_open(&(struct rpc_params){.service = s, ...}, &rpc) belongs here. */
-
+    struct serving v = {.front = f, .target = f->plan.target.kind};
+    int rc = open_service(&v, o);
+    /* gateway_open belongs here, and then rpc_open: each if rc == EXIT_OK. */
     if (rc == EXIT_OK) {
         daemon_ready();
-        rc = service_run(s);
+        rc = service_run(v.service);
         daemon_stopping();
     }
-    /* Here rpc_close(rpc), then gateway_close(gateway). */
-    service_close(s);
+    /* Here rpc_close, then gateway_close. */
+    reload_close(v.reload); /* its thread wakes the service */
+    service_close(v.service);
     return rc;
 }

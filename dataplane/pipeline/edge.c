@@ -760,9 +760,6 @@ void edge_stats(const struct edge *e, struct edge_stats *s)
     s->port = first ? first->port_name : "none";
     s->history_bytes = e->history_bytes;
     s->sessions = e->n_busy;
-    /* Before the first was heard a port that knows may say so. */
-    s->connected = edge_any_met(e) || (first && first->joined && !first->ever_met && first->port &&
-                                       first->port->caps.tells_loss);
     for (uint32_t i = 0; i < e->n_places; i++)
         s->lingering += e->sessions[i].state == EDGE_LINGERING;
 }
