@@ -8,6 +8,7 @@
 #include "control/cmd.h"
 #include "control/config/config.h"
 #include "control/config/reload.h"
+#include "control/gateway/gateway.h"
 #include "control/log.h"
 #include "control/quality_arg.h"
 
@@ -102,6 +103,7 @@ int serve_check(const struct serve_options *o, const struct model_options *model
 struct serving {
     struct front *front;
     struct service *service;
+    struct gateway *gateway;
     struct reload *reload;
     enum codec_rate_kind target; /* of answers that have none of their own */
 };
@@ -194,7 +196,17 @@ static int apply_rate(void *arg, const char *value, char *err)
     return apply_target(arg, CODEC_RATE_BYTES, value, err);
 }
 
+static int read_api_keys(void *arg, const char *value, char *err)
+{
+    (void)value; /* the gateway knows the file */
+    if (gateway_reload_keys(((struct serving *)arg)->gateway) == EXIT_OK)
+        return 0;
+    snprintf(err, RELOAD_ERR, "see above");
+    return -EINVAL;
+}
+
 static const struct reload_key keys[] = {
+    {"api-keys", read_api_keys, true},
     {"log-level", apply_log_level, false},
     {"max-waiting", apply_max_waiting, false},
     {"drain-timeout", apply_drain_timeout, false},
@@ -230,13 +242,20 @@ int serve(struct front *f, const struct serve_options *o)
 {
     struct serving v = {.front = f, .target = f->plan.target.kind};
     int rc = open_service(&v, o);
-    /* gateway_open belongs here, and then rpc_open: each if rc == EXIT_OK. */
+    if (rc == EXIT_OK)
+        rc = gateway_open(&(struct gateway_params){.service = v.service,
+                                                   .model = &f->model,
+                                                   .listen = o->listen,
+                                                   .keys_file = o->api_keys},
+                          &v.gateway);
+    /* rpc_open belongs here, if rc == EXIT_OK. */
     if (rc == EXIT_OK) {
         daemon_ready();
         rc = service_run(v.service);
         daemon_stopping();
     }
-    /* Here rpc_close, then gateway_close. */
+    /* Here rpc_close. */
+    gateway_close(v.gateway);
     reload_close(v.reload); /* its thread wakes the service */
     service_close(v.service);
     return rc;
