@@ -48,6 +48,7 @@ struct engine_ops {
     int (*retarget)(struct engine *e, int64_t session, struct codec_rate_target target);
     /* May be NULL: it has none. For what only the pipeline knows, in the engine's thread. */
     struct edge *(*edge)(const struct engine *e);
+    uint32_t (*uplinks)(const struct engine *e, struct edge_uplink_stats *list, uint32_t max);
 };
 
 struct engine {
@@ -63,6 +64,13 @@ int engine_local(struct stage *whole, uint32_t chunk_tokens, uint32_t max_sessio
 /* params as edge_open takes them, stage and port included; neither is owned. 0, or -errno with err
  * (PIPELINE_ERR bytes). */
 int engine_split(const struct edge_params *params, struct engine **out, char *err);
+
+/* What is done before each step of a split engine, in its thread; it returns when it wants to be called
+ * again at the latest. */
+void engine_split_each(struct engine *e,
+                       uint64_t (*each)(void *arg, struct edge *edge, uint64_t now_ns), void *arg);
+/* The edge of a split engine, for its thread; NULL of a local one. */
+struct edge *engine_edge(struct engine *e);
 
 /* Session > 0, or as edge_submit. */
 static inline int64_t engine_submit(struct engine *e, const struct edge_request *r)
@@ -94,6 +102,13 @@ static inline void engine_stats(const struct engine *e, struct engine_stats *s)
 static inline struct edge *engine_edge(const struct engine *e)
 {
     return e->ops->edge ? e->ops->edge(e) : NULL;
+}
+
+/* The clouds that it is joined to, or tries to be: how many were written. */
+static inline uint32_t engine_uplinks(const struct engine *e, struct edge_uplink_stats *list,
+                                      uint32_t max)
+{
+    return e->ops->uplinks ? e->ops->uplinks(e, list, max) : 0;
 }
 
 static inline void engine_close(struct engine *e)

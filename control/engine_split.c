@@ -9,6 +9,8 @@
 struct split {
     struct engine base;
     struct edge *edge;
+    uint64_t (*each)(void *arg, struct edge *edge, uint64_t now_ns);
+    void *each_arg;
 };
 
 static uint64_t split_clock(void *arg)
@@ -27,27 +29,23 @@ static void split_cancel(struct engine *e, int64_t session)
     edge_cancel(((struct split *)e)->edge, session);
 }
 
-/* Ends early for a signal: the caller looks at its signals next. */
-static void wait_until(const struct edge *edge, uint64_t deadline_ns)
-{
-    struct port *port = NULL;
-    if (edge_ports(edge, &port, 1))
-        port_wait(port, deadline_ns);
-    else
-        port_rest(deadline_ns);
-}
-
+/* Its wait ends early for a signal: the caller looks at its signals next. */
 static int split_step(struct engine *e, uint64_t until_ns)
 {
     struct split *s = (struct split *)e;
+    struct port *ports[EDGE_UPLINKS_MAX];
     uint64_t deadline_ns = 0;
+    if (s->each) {
+        const uint64_t again_ns = s->each(s->each_arg, s->edge, port_now_ns());
+        until_ns = again_ns < until_ns ? again_ns : until_ns;
+    }
     const int busy = edge_poll(s->edge, port_now_ns(), &deadline_ns);
     if (busy < 0)
         return busy;
     if (deadline_ns > until_ns)
         deadline_ns = until_ns;
     if (busy > 0 || e->stays)
-        wait_until(s->edge, deadline_ns);
+        port_wait_any(ports, edge_ports(s->edge, ports, EDGE_UPLINKS_MAX), deadline_ns);
     return busy;
 }
 
@@ -94,11 +92,19 @@ static bool split_session(const struct engine *e, int64_t session, struct engine
                                    .tile_bytes_up = r.tile_bytes_up,
                                    .rows_up = r.rows_up,
                                    .parameter = (double)parameter};
-    struct port *port = NULL;
-    if (edge_ports(edge, &port, 1))
-        snprintf(out->worker, sizeof out->worker, "%s",
-                 port->caps.peer[0] ? port->caps.peer : port->caps.name);
+    struct edge_uplink_stats at;
+    const int uplink = edge_session_uplink(edge, session);
+    if (uplink >= 0 && edge_uplink_stats(edge, (uint32_t)uplink, &at) == 0)
+        snprintf(out->worker, sizeof out->worker, "%s", at.name);
     return true;
+}
+
+static uint32_t split_uplinks(const struct engine *e, struct edge_uplink_stats *list, uint32_t max)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < EDGE_UPLINKS_MAX && n < max; i++)
+        n += edge_uplink_stats(((const struct split *)e)->edge, i, &list[n]) == 0;
+    return n;
 }
 
 static int split_retarget(struct engine *e, int64_t session, struct codec_rate_target target)
@@ -128,6 +134,7 @@ static const struct engine_ops split_ops = {
     .session = split_session,
     .retarget = split_retarget,
     .edge = split_edge,
+    .uplinks = split_uplinks,
 };
 
 int engine_split(const struct edge_params *params, struct engine **out, char *err)
@@ -147,4 +154,17 @@ int engine_split(const struct edge_params *params, struct engine **out, char *er
     edge_set_clock(s->edge, split_clock, NULL);
     *out = &s->base;
     return 0;
+}
+
+void engine_split_each(struct engine *e, uint64_t (*each)(void *arg, struct edge *edge, uint64_t now_ns),
+                       void *arg)
+{
+    struct split *s = (struct split *)e;
+    s->each = each;
+    s->each_arg = arg;
+}
+
+struct edge *engine_edge(struct engine *e)
+{
+    return e->ops == &split_ops ? ((struct split *)e)->edge : NULL;
 }

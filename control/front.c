@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "control/cmd.h"
 #include "control/log.h"
@@ -284,18 +285,71 @@ static void say(void *arg, const char *line)
     log_info("%s", line);
 }
 
+/* --- a fleet -------------------------------------------------------------------------------------
+ */
+
+static int open_fleet(struct front *f)
+{
+    const struct stage_info *info = stage_info(f->stage);
+    struct fleet_params p = {
+        .where = f->join.workers,
+        .max_uplinks = f->join.max_uplinks,
+        .need = {.split = f->plan.split,
+                 .codec_id = codec_params_id(&f->plan.codec),
+                 .numerics_id = info->numerics_id},
+        .security = &f->security,
+        .netem = &f->o->netem,
+    };
+    for (size_t i = 0; i < sizeof info->fingerprint; i++)
+        sprintf(p.need.model + 2 * i, "%02x", info->fingerprint[i]);
+    /* An edge with a name of its own chooses the same workers again. */
+    if (f->security.identity)
+        memcpy(&p.seed, identity_fingerprint(f->security.identity)->bytes, sizeof p.seed);
+    else if (getrandom(&p.seed, sizeof p.seed, 0) != sizeof p.seed)
+        p.seed = port_now_ns();
+    return fleet_open(&p, &f->fleet);
+}
+
+/* Until one of its workers is there. */
+static int await_fleet(struct front *f)
+{
+    struct edge *edge = engine_edge(f->engine);
+    const uint64_t give_up_ns = port_now_ns() + f->join.connect_ns;
+    const bool stays = f->engine->stays;
+    size_t known = 0;
+    f->engine->stays = true; /* waits for packets though nobody asks */
+    int rc = 0;
+    while (rc >= 0 && !fleet_joined(f->fleet, edge, &known) && port_now_ns() < give_up_ns)
+        rc = engine_step(f->engine, port_now_ns() + CONNECT_STEP_NS);
+    f->engine->stays = stays;
+    if (rc >= 0 && fleet_joined(f->fleet, edge, &known))
+        return EXIT_OK;
+    if (rc < 0)
+        log_error("%s", engine_error(f->engine));
+    else if (known)
+        log_error("%s: none of %zu worker%s could be joined within %.0f s", f->join.workers, known,
+                  known == 1 ? "" : "s", (double)f->join.connect_ns / 1e9);
+    else
+        log_error("%s: no worker within %.0f s", f->join.workers,
+                  (double)f->join.connect_ns / 1e9);
+    return EXIT_FAILED;
+}
+
+/* --- joining -------------------------------------------------------------------------------------
+ */
+
 int front_join(struct front *f, const struct join_options *j, unsigned threads, int first_core)
 {
     const struct front_options *o = f->o;
     f->join = *j;
     int rc = open_stage(f, f->plan.split, threads, first_core,
-                        port_arg_numa_node("/sys", j->at.uris[0]));
+                        j->workers ? -1 : port_arg_numa_node("/sys", j->at.uris[0]));
     if (rc == EXIT_OK)
-        rc = find_cloud(f);
+        rc = j->workers ? open_fleet(f) : find_cloud(f);
     if (rc != EXIT_OK)
         return rc;
 
-    const struct edge_params params = {
+    struct edge_params params = {
         .stage = f->stage,
         .port = f->port,
         .codec = f->plan.codec,
@@ -307,21 +361,30 @@ int front_join(struct front *f, const struct join_options *j, unsigned threads, 
         .no_prefix = o->no_prefix,
         .connect_timeout_ns = j->connect_ns,
         .rejoin = {.timeout_ns = j->reconnect_ns,
-                   .attempt_timeout_ns =
-                       j->at.n > 1 || f->port->caps.addresses > 1 ? ATTEMPT_NS : 0,
-                   .several = j->at.n > 1,
                    .history_bytes = j->history_bytes,
-                   .next_port = next_port,
                    .say = say,
                    .arg = f},
     };
+    if (f->fleet) {
+        params.rejoin.attempt_timeout_ns = ATTEMPT_NS;
+        params.place = fleet_place;
+        params.place_arg = f->fleet;
+    } else {
+        params.rejoin.attempt_timeout_ns =
+            j->at.n > 1 || f->port->caps.addresses > 1 ? ATTEMPT_NS : 0;
+        params.rejoin.several = j->at.n > 1;
+        params.rejoin.next_port = next_port;
+    }
     char err[PIPELINE_ERR] = "";
     rc = engine_split(&params, &f->engine, err);
     if (rc < 0) {
         log_error("%s", err);
         return EXIT_FAILED;
     }
-    return EXIT_OK;
+    if (!f->fleet)
+        return EXIT_OK;
+    engine_split_each(f->engine, fleet_step, f->fleet);
+    return await_fleet(f);
 }
 
 void front_say_lost(struct front *f)
@@ -336,6 +399,7 @@ void front_say_lost(struct front *f)
 void front_close(struct front *f)
 {
     engine_close(f->engine);
+    fleet_close(f->fleet);
     port_close(f->port);
     security_close(&f->security);
     stage_close(f->stage);

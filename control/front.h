@@ -12,6 +12,7 @@
 
 #include "control/child.h"
 #include "control/engine.h"
+#include "control/fleet/fleet.h"
 #include "control/model.h"
 #include "control/options.h"
 #include "control/port_arg.h"
@@ -42,6 +43,8 @@ extern const struct argp front_argp;
 /* Where the clouds are, and how much is done to keep one. */
 struct join_options {
     struct port_options at;
+    const char *workers; /* instead: the registry that has them */
+    uint32_t max_uplinks; /* of these */
     uint64_t connect_ns;   /* how long to look for the first */
     uint64_t reconnect_ns; /* how long answers wait for another when it is lost; 0: they end */
     size_t history_bytes;  /* memory for what it is told then */
@@ -58,7 +61,8 @@ struct front {
     struct team *team;
     struct stage *stage;
     struct security security; /* closed by front_close */
-    struct port *port;
+    struct port *port;   /* NULL: the fleet's */
+    struct fleet *fleet; /* NULL: no registry */
     struct engine *engine;
     struct split_plan plan; /* split 0: local */
     struct child cloud;     /* pid 0: not ours */

@@ -22,7 +22,7 @@ const struct config_command config_commands[] = {
 
 struct showing {
     const struct config *config;
-    json_t *set, *unset; /* NULL: as INI */
+    json_t *options; /* NULL: as INI */
 };
 
 /* What the option's text says of its default, or "". Static. */
@@ -47,59 +47,59 @@ static void source(const struct config *c, const struct config_entry *e, char *t
         snprintf(to, room, "command line");
 }
 
-static void show_set(struct showing *s, const struct config_entry *e)
-{
-    char from[300];
-    const char *value = e->value ? e->value : "yes";
-    source(s->config, e, from, sizeof from);
-    if (!s->set)
-        printf("%s = %s ; %s\n", e->option->name, value, from);
-    else
-        json_array_append_new(s->set, json_pack("{s:s, s:s, s:s}", "key", e->option->name, "value",
-                                                value, "from", from));
-}
-
 static void show_option(void *arg, const struct argp_option *o)
 {
-    struct showing *s = arg;
+    const struct showing *s = arg;
     bool set = false;
     for (size_t i = 0; i < s->config->n; i++) {
-        if (s->config->list[i].option != o)
+        const struct config_entry *e = &s->config->list[i];
+        char from[300];
+        if (e->option != o)
             continue;
+        source(s->config, e, from, sizeof from);
+        printf("%s = %s ; %s\n", o->name, e->value ? e->value : "yes", from);
         set = true;
-        show_set(s, &s->config->list[i]);
     }
-    if (set)
-        return;
     const char *value = said_default(o);
-    if (!s->unset)
+    if (!set && !(o->flags & OPTION_HIDDEN))
         printf(";%s =%s%s\n", o->name, *value ? " " : "", value);
-    else
-        json_array_append_new(s->unset, json_pack("{s:s, s:s}", "key", o->name, "default", value));
+}
+
+static void show_option_json(void *arg, const struct argp_option *o)
+{
+    const struct showing *s = arg;
+    json_t *values = json_array();
+    for (size_t i = 0; i < s->config->n; i++) {
+        const struct config_entry *e = &s->config->list[i];
+        char from[300];
+        if (e->option != o)
+            continue;
+        source(s->config, e, from, sizeof from);
+        json_array_append_new(
+            values, json_pack("{s:s, s:s}", "value", e->value ? e->value : "yes", "from", from));
+    }
+    json_array_append_new(s->options, json_pack("{s:s, s:s?, s:s, s:s, s:o}", "key", o->name,
+                                                "argument", o->arg, "help", o->doc, "default",
+                                                said_default(o), "set", values));
 }
 
 static int show(const struct config *c, bool json)
 {
-    struct showing s = {.config = c};
-    if (json) {
-        s.set = json_array();
-        s.unset = json_array();
-    } else {
+    struct showing s = {.config = c, .options = json ? json_array() : NULL};
+    if (!json) {
         printf("[%s] ; lines that begin with ; are defaults\n", c->command->name);
+        config_each_option(c->command, show_option, &s);
+        return EXIT_OK;
     }
-    config_each_option(c->command, show_option, &s);
-    if (json) {
-        json_t *all = json_pack("{s:s, s:s?, s:o, s:o}", "command", c->command->name, "file",
-                                c->file, "set", s.set, "default", s.unset);
-        if (!all || json_dumpf(all, stdout, JSON_INDENT(1)) < 0) {
-            log_error("out of memory for the configuration");
-            json_decref(all);
-            return EXIT_FAILED;
-        }
-        putchar('\n');
-        json_decref(all);
-    }
-    return EXIT_OK;
+    config_each_option(c->command, show_option_json, &s);
+    json_t *all = json_pack("{s:s, s:s?, s:o}", "command", c->command->name, "file", c->file,
+                            "options", s.options);
+    const bool ok = all && json_dumpf(all, stdout, JSON_INDENT(1)) == 0;
+    json_decref(all);
+    putchar('\n');
+    if (!ok)
+        log_error("a value is no text, or out of memory");
+    return ok ? EXIT_OK : EXIT_FAILED;
 }
 
 /* --- the command ---------------------------------------------------------------------------------
@@ -115,9 +115,9 @@ struct config_options {
 };
 
 static const struct argp_option options[] = {
-    {"show", OPT_SHOW, NULL, 0, "Print what they come to, as INI; where each is from", 0},
-    {"json", OPT_JSON, NULL, 0, "The same as a JSON object", 0},
-    {"config", OPT_CONFIG, "FILE", 0, "As of the command", 0},
+    {"show", OPT_SHOW, NULL, 0, "Print what they come to, as INI, and where each value is from", 0},
+    {"json", OPT_JSON, NULL, 0, "With --show: as a JSON object, with what each key means", 0},
+    {"config", OPT_CONFIG, "FILE", 0, "The file, as of the command", 0},
     {0},
 };
 
@@ -190,7 +190,8 @@ int cmd_config(int argc, char **argv)
     int rc =
         config_gather(o.command, n_given + n_rest, all, say, NULL, &c) < 0 ? EXIT_USAGE : EXIT_OK;
     if (rc == EXIT_OK && !c.complete) {
-        log_error("the options of %s are wrong: %s --check-config and they says how", name, name);
+        log_error("the options of %s are wrong: `%s --check-config` with them says how", name,
+                  name);
         rc = EXIT_USAGE;
     }
     if (rc == EXIT_OK)

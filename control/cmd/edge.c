@@ -5,14 +5,15 @@
 #include "control/front.h"
 #include "control/service/serve.h"
 
-enum { OPT_CONNECT = OPT_OWN, OPT_RECONNECT, OPT_HISTORY };
+enum { OPT_CONNECT = OPT_OWN, OPT_RECONNECT, OPT_HISTORY, OPT_WORKERS, OPT_MAX_UPLINKS };
 
 struct edge_options {
     struct front_options front;
     struct port_options port;
     struct security_options security;
     struct serve_options serve;
-    uint32_t connect_s, reconnect_s, history_mb;
+    const char *workers;
+    uint32_t connect_s, reconnect_s, history_mb, max_uplinks;
 };
 
 static const struct argp_option options[] = {
@@ -25,6 +26,12 @@ static const struct argp_option options[] = {
      "Most memory for what a new cloud is told then, the compressed activations of all sessions "
      "(default 64)",
      0},
+    {"workers", OPT_WORKERS, "WHERE", 0,
+     "Instead of --port: a registry of clouds to be joined, as they come and go: file:PATH, srv:NAME "
+     "or etcd:http://HOST:2379/PREFIX",
+     0},
+    {"max-uplinks", OPT_MAX_UPLINKS, "N", 0,
+     "Clouds of --workers that are joined at once (default 8)", 0},
     {0},
 };
 
@@ -47,7 +54,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_HISTORY:
         o->history_mb = opt_u32(state, "--history", arg, 0, 1u << 20);
         return 0;
+    case OPT_WORKERS:
+        o->workers = arg;
+        o->port.elsewhere = o->security.peers_elsewhere = true;
+        return 0;
+    case OPT_MAX_UPLINKS:
+        o->max_uplinks = opt_u32(state, "--max-uplinks", arg, 1, FLEET_UPLINKS_MAX);
+        return 0;
     case ARGP_KEY_END:
+        if (o->workers && !o->reconnect_s)
+            argp_error(state, "--workers come and go: --reconnect 0 does not go with them");
         serve_check_options(state, &o->serve, &o->front);
         return 0;
     default:
@@ -83,13 +99,17 @@ static int check(const struct edge_options *o)
 
 int cmd_edge(int argc, char **argv)
 {
-    struct edge_options o = {.connect_s = 10, .reconnect_s = 60, .history_mb = 64};
+    struct edge_options o = {.connect_s = 10, .reconnect_s = 60, .history_mb = 64, .max_uplinks = FLEET_UPLINKS};
     config_parse("edge", argc, argv, &o);
+    if (o.serve.daemon.check_options)
+        return EXIT_OK;
     security_begin(&o.security);
     if (o.serve.daemon.check_config)
         return check(&o);
     const struct join_options join = {
         .at = o.port,
+        .workers = o.workers,
+        .max_uplinks = o.max_uplinks,
         .connect_ns = o.connect_s * UINT64_C(1000000000),
         .reconnect_ns = o.reconnect_s * UINT64_C(1000000000),
         .history_bytes = (size_t)o.history_mb * 1000000,

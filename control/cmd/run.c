@@ -224,6 +224,8 @@ int cmd_run(int argc, char **argv)
 {
     struct run_options o = {.local = false};
     config_parse("run", argc, argv, &o);
+    if (o.serve.daemon.check_options)
+        return EXIT_OK;
     if (o.serve.daemon.check_config)
         return serve_check(&o.serve, &o.front.model) == EXIT_OK ? config_say_good(&o.serve.daemon)
                                                                 : EXIT_USAGE;

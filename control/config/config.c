@@ -53,10 +53,18 @@ static const struct argp_option *by_name(const struct flat *f, const char *name)
     return NULL;
 }
 
+static bool is_one_of(const char *word, const char *const *words)
+{
+    while (*words && strcmp(word, *words) != 0)
+        words++;
+    return *words;
+}
+
 /* Not of a file: which file, and whether only to look. */
 static bool may_be_key(const struct argp_option *o)
 {
-    return strcmp(o->name, "config") != 0 && strcmp(o->name, "check-config") != 0;
+    return !is_one_of(o->name,
+                      (const char *const[]){"config", "check-config", "check-options", NULL});
 }
 
 void config_each_option(const struct config_command *c,
@@ -149,13 +157,6 @@ static char *read_file(struct gathering *g, const char *path, size_t *n)
         return NULL;
     }
     return text;
-}
-
-static bool is_one_of(const char *word, const char *const *words)
-{
-    while (*words && strcmp(word, *words) != 0)
-        words++;
-    return *words;
 }
 
 /* 1, 0, or -1: neither yes nor no. */

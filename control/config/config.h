@@ -54,6 +54,10 @@ const char *config_value(const struct config *c, const char *key);
  */
 void config_parse(const char *command, int argc, char **argv, void *input);
 
+/* What that came to, and the arguments that it was given: for looking again. */
+const struct config *config_parsed(void);
+char **config_parsed_arguments(int *argc);
+
 /* Options of a command that may be keys: calls for each, in their tables' order. */
 void config_each_option(const struct config_command *c,
                         void (*each)(void *arg, const struct argp_option *o), void *arg);

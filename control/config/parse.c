@@ -11,6 +11,8 @@
 /* While argp parses, which ends the program by itself where something is wrong. */
 static struct {
     struct config config;
+    char **given; /* the command's own arguments */
+    int given_argc;
     char **argv; /* the file's options stand behind argv[0] */
     const struct argp_state *state;
     argp_parser_t parser; /* the command's own */
@@ -30,6 +32,17 @@ static void say_where(void)
     const struct config_entry *e = &now.config.list[i - 2];
     log_error("%s:%u: %s = %s", now.config.file, e->line, e->option->name,
               e->value ? e->value : "yes");
+}
+
+const struct config *config_parsed(void)
+{
+    return &now.config;
+}
+
+char **config_parsed_arguments(int *argc)
+{
+    *argc = now.given_argc;
+    return now.given;
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -52,6 +65,8 @@ void config_parse(const char *command, int argc, char **argv, void *input)
     const struct config_command *c = config_find_command(command);
     if (config_gather(c, argc, argv, say, NULL, &now.config) < 0)
         exit(EXIT_USAGE);
+    now.given = argv;
+    now.given_argc = argc;
     const size_t n_file = now.config.n_file;
     now.argv = calloc((size_t)argc + n_file + 1, sizeof *now.argv);
     bool ok = now.argv;

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-uint64_t placement_hash(uint64_t a, uint64_t b)
+uint64_t fleet_hash(uint64_t a, uint64_t b)
 {
     uint64_t z = a + UINT64_C(0x9e3779b97f4a7c15) * (b + 1);
     z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
@@ -11,7 +11,7 @@ uint64_t placement_hash(uint64_t a, uint64_t b)
     return z ^ z >> 31;
 }
 
-bool placement_fits(const struct worker *w, const struct placement_need *need)
+bool fleet_fits(const struct worker *w, const struct fleet_need *need)
 {
     return !(w->model[0] && need->model[0] && strcmp(w->model, need->model) != 0) &&
            !(w->split && need->split && w->split != need->split) &&
@@ -23,21 +23,21 @@ bool placement_fits(const struct worker *w, const struct placement_need *need)
  * ---------------------------------------------------------------------------------
  */
 
-static bool has_room(const struct placement_view *v, uint64_t need_tokens)
+static bool has_room(const struct fleet_view *v, uint64_t need_tokens)
 {
     return !v->full && (!v->has_status || (v->free_sessions > 0 && v->free_tokens >= need_tokens));
 }
 
-static uint64_t cost_ns(const struct placement_view *v)
+static uint64_t cost_ns(const struct fleet_view *v)
 {
-    uint64_t ns = v->rtt_ns + (uint64_t)v->sessions * PLACEMENT_STEP_NS;
+    uint64_t ns = v->rtt_ns + (uint64_t)v->sessions * FLEET_STEP_NS;
     if (v->has_status && v->free_sessions)
-        ns += PLACEMENT_FULL_NS / v->free_sessions;
+        ns += FLEET_FULL_NS / v->free_sessions;
     return ns;
 }
 
 /* The i-th that has room. */
-static uint32_t nth(const struct placement_view *views, uint64_t need_tokens, uint32_t i)
+static uint32_t nth(const struct fleet_view *views, uint64_t need_tokens, uint32_t i)
 {
     uint32_t at = 0;
     for (;; at++)
@@ -45,8 +45,8 @@ static uint32_t nth(const struct placement_view *views, uint64_t need_tokens, ui
             return at;
 }
 
-int placement_choose(const struct placement_view *views, uint32_t n, uint64_t need_tokens,
-                     uint64_t seed, uint64_t counter)
+int fleet_choose(const struct fleet_view *views, uint32_t n, uint64_t need_tokens, uint64_t seed,
+                 uint64_t counter)
 {
     uint32_t usable = 0, known = 0; /* known: the one that has most of its beginning */
     bool has_known = false;
@@ -54,7 +54,7 @@ int placement_choose(const struct placement_view *views, uint32_t n, uint64_t ne
         if (!has_room(&views[i], need_tokens))
             continue;
         usable++;
-        if (views[i].shared_tokens >= PLACEMENT_SHARED &&
+        if (views[i].shared_tokens >= FLEET_SHARED &&
             (!has_known || views[i].shared_tokens > views[known].shared_tokens)) {
             known = i;
             has_known = true;
@@ -62,7 +62,7 @@ int placement_choose(const struct placement_view *views, uint32_t n, uint64_t ne
     }
     if (usable == 0)
         return -1;
-    const uint64_t draw = placement_hash(seed, counter);
+    const uint64_t draw = fleet_hash(seed, counter);
     const uint32_t first = (uint32_t)((draw >> 32) * usable >> 32);
     uint32_t a = nth(views, need_tokens, first), b = a;
     if (usable > 1) {
@@ -71,7 +71,7 @@ int placement_choose(const struct placement_view *views, uint32_t n, uint64_t ne
         b = nth(views, need_tokens, second);
     }
     const uint32_t better = cost_ns(&views[b]) < cost_ns(&views[a]) ? b : a;
-    if (has_known && views[known].sessions <= views[better].sessions + PLACEMENT_LEAN)
+    if (has_known && views[known].sessions <= views[better].sessions + FLEET_LEAN)
         return (int)known;
     return (int)better;
 }
@@ -88,22 +88,22 @@ static uint64_t name_hash(const char *name)
     return h;
 }
 
-size_t placement_join(const struct workers *w, const struct placement_need *need, uint64_t seed,
-                      size_t max, uint32_t *chosen)
+size_t fleet_select(const struct workers *w, const struct fleet_need *need, uint64_t seed,
+                    size_t max, uint32_t *chosen)
 {
     size_t n = 0;
     for (uint32_t i = 0; i < w->n && max > 0; i++) {
-        if (w->list[i].draining || !placement_fits(&w->list[i], need))
+        if (w->list[i].draining || !fleet_fits(&w->list[i], need))
             continue;
-        const uint64_t weight = placement_hash(seed, name_hash(w->list[i].name));
+        const uint64_t weight = fleet_hash(seed, name_hash(w->list[i].name));
         size_t least = 0;
         for (size_t k = 1; n == max && k < n; k++)
-            if (placement_hash(seed, name_hash(w->list[chosen[k]].name)) <
-                placement_hash(seed, name_hash(w->list[chosen[least]].name)))
+            if (fleet_hash(seed, name_hash(w->list[chosen[k]].name)) <
+                fleet_hash(seed, name_hash(w->list[chosen[least]].name)))
                 least = k;
         if (n < max)
             chosen[n++] = i;
-        else if (weight > placement_hash(seed, name_hash(w->list[chosen[least]].name))) {
+        else if (weight > fleet_hash(seed, name_hash(w->list[chosen[least]].name))) {
             memmove(chosen + least, chosen + least + 1, (n - least - 1) * sizeof *chosen);
             chosen[n - 1] = i; /* i is beyond all others: ascending */
         }

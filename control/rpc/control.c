@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -26,7 +25,7 @@ struct control {
     struct rpc_methods sets[4];
     struct rpc_params params;
     struct rpc *rpc;
-    int wake_fd; /* a cloud's; -1: none */
+    void (*wake)(void); /* a cloud's */
 };
 
 /* --- the ports ----------------------------------------------------------------------------------
@@ -81,21 +80,13 @@ static int hop_by_service(void *arg, void (*fn)(void *fn_arg), void *fn_arg)
 
 static void wake_cloud(void *arg)
 {
-    const uint64_t one = 1;
-    if (write(((struct control *)arg)->wake_fd, &one, sizeof one) < 0) {
-        /* full: it is readable already */
-    }
+    ((struct control *)arg)->wake();
 }
 
 void control_run_pending(struct control *c)
 {
-    uint64_t n;
-    if (!c)
-        return;
-    if (read(c->wake_fd, &n, sizeof n) < 0) {
-        /* nobody rang */
-    }
-    rpc_run_pending(c->rpc);
+    if (c)
+        rpc_run_pending(c->rpc);
 }
 
 /* --- opening ------------------------------------------------------------------------------------
@@ -167,7 +158,6 @@ static struct control *begin(const char *what, const char *model, uint64_t start
     struct control *c = calloc(1, sizeof *c);
     if (!c)
         return NULL;
-    c->wake_fd = -1;
     c->process =
         (struct rpc_process){.what = what, .model = model, .started_ns = started_ns, .arg = c};
     return c;
@@ -228,11 +218,8 @@ int control_open_cloud(const struct control_options *o, const char *path,
     if (!path || strcmp(path, "none") == 0)
         return EXIT_OK;
     struct control *c = begin("cloud", of->model, port_now_ns());
-    if (c)
-        c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (!c || c->wake_fd < 0) {
-        log_error("control socket: %s", c ? strerror(errno) : "out of memory");
-        free(c);
+    if (!c) {
+        log_error("control socket: out of memory");
         return EXIT_FAILED;
     }
     c->cloud_port = of->port;
@@ -246,7 +233,7 @@ int control_open_cloud(const struct control_options *o, const char *path,
     c->sets[1] = (struct rpc_methods){cloud_methods, &c->cloud};
     c->params.wake = wake_cloud;
     c->params.wake_arg = c;
-    port_wake_on(c->wake_fd);
+    c->wake = of->wake;
     return finish(c, o, path, "cloud", out);
 }
 
@@ -256,9 +243,5 @@ void control_close(struct control *c)
         return;
     rpc_close(c->rpc);
     capture_close(c->capture);
-    if (c->wake_fd >= 0) {
-        port_wake_on(-1);
-        close(c->wake_fd);
-    }
     free(c);
 }

@@ -45,12 +45,12 @@ struct control_cloud {
     const char *cipher; /* pipeline_cipher */
     uint32_t max_sessions;
     bool reloads;
+    void (*wake)(void); /* ends the wait of the cloud's loop; from any thread */
 };
 int control_open_cloud(const struct control_options *o, const char *path,
                        const struct control_cloud *c, struct control **out);
 
-/* A cloud's loop, after every port_wait: what was asked meanwhile. Waits of this thread end when
- * something is. NULL: nothing. */
+/* A cloud's loop, in every turn: what was asked meanwhile. NULL: nothing. */
 void control_run_pending(struct control *c);
 
 void control_close(struct control *c);

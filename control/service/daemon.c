@@ -27,6 +27,7 @@
 enum {
     OPT_CONFIG = OPT_OWN + 0x300,
     OPT_CHECK_CONFIG,
+    OPT_CHECK_OPTIONS,
     OPT_LOG_LEVEL,
     OPT_RUNTIME_DIR,
     OPT_CONTROL
@@ -37,6 +38,8 @@ static const struct argp_option options[] = {
      "Read options from FILE, see isthmus.conf(5); those given here win", 5},
     {"check-config", OPT_CHECK_CONFIG, NULL, 0,
      "Only say whether the configuration is good; exit code 2: it is not", 5},
+    {"check-options", OPT_CHECK_OPTIONS, NULL, OPTION_HIDDEN, /* reload.h */
+     "The same, the options alone", 5},
     {"log-level", OPT_LOG_LEVEL, "error|warn|info|debug", 0,
      "How much is said on stderr (default info)", 5},
     {"runtime-dir", OPT_RUNTIME_DIR, "DIR", 0,
@@ -60,6 +63,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_CHECK_CONFIG:
         o->check_config = true;
+        return 0;
+    case OPT_CHECK_OPTIONS:
+        o->check_options = true;
         return 0;
     case OPT_LOG_LEVEL:
         if (log_parse_level(arg) < 0)
@@ -110,7 +116,7 @@ static int lock_dir(void)
         const ssize_t n = held ? read(self.lock_fd, holder, sizeof holder - 1) : 0;
         holder[n > 0 ? n : 0] = '\0';
         holder[strcspn(holder, "\n")] = '\0';
-        log_error("%s is the runtime folder of another process%s%s that serves: give this one "
+        log_error("%s is the runtime folder of another process%s%s, that serves: give this one "
                   "another --runtime-dir%s%s",
                   self.dir, *holder ? ", " : "", holder, held ? "" : ": ",
                   held ? "" : strerror(errno));

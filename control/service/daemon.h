@@ -17,6 +17,7 @@
 struct daemon_options {
     const char *config;      /* NULL: none. config_parse has read it */
     bool check_config;       /* nothing else is to be done */
+    bool check_options;      /* not even to look at what the options name: they were all parsed */
     const char *runtime_dir; /* NULL: not given */
     const char *control;     /* path of the control socket; NULL: not given */
 };

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "control/log.h"
 #include "control/service/service_impl.h"
 
 /* --- from any thread ----------------------------------------------------------------------------
@@ -220,6 +221,7 @@ static void on_token(void *arg, int32_t id, float logprob)
 /* The last of a job. */
 static void on_done(void *arg, const struct edge_result *result)
 {
+    static const char *const ends[] = {"length", "stop", "cancelled", "refused", "lost"};
     struct service_job *j = arg;
     struct service *s = j->service;
     struct edge_result r = *result;
@@ -236,6 +238,9 @@ static void on_done(void *arg, const struct edge_result *result)
     const bool others = s->stats.waiting;
     pthread_mutex_unlock(&s->lock);
 
+    log_debug("request %llu%s%s: %s, %u + %u tokens, %.3f s", (unsigned long long)j->shown.id,
+              *j->shown.client ? " of " : "", j->shown.client, ends[r.finish], j->shown.n_prompt,
+              j->shown.n_generated, (double)(port_now_ns() - j->shown.submitted_ns) * 1e-9);
     if (j->r.on_done)
         j->r.on_done(j->r.arg, &r);
     discard(j);

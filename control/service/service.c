@@ -41,6 +41,7 @@ int service_open(const struct service_params *p, struct service **out)
     pthread_cond_init(&s->answered, NULL);
     p->front->engine->stays = true;
     port_wake_on(fd);
+    signals_serve(fd);
     service_stats_begin(s, port_now_ns());
     service_look(s, port_now_ns());
     *out = s;
@@ -235,7 +236,6 @@ int service_run(struct service *s)
     pthread_mutex_lock(&s->lock);
     s->phase = SERVICE_RUNNING;
     pthread_mutex_unlock(&s->lock);
-    signals_serve(s->wake_fd);
     for (;;) {
         uint64_t news, until_ns = UINT64_MAX, now_ns = port_now_ns();
         if (read(s->wake_fd, &news, sizeof news) < 0 && errno != EAGAIN) {

@@ -91,6 +91,9 @@ int service_call(struct service *s, void (*fn)(void *arg, struct front *f), void
 /* No new answers: service_submit says -ESHUTDOWN; those that run go on. False: again. */
 void service_drain(struct service *s, bool drain);
 
+/* The engine's thread has a turn, soon. */
+void service_wake(struct service *s);
+
 /* What a reload may change; of requests from now on. */
 void service_set_max_waiting(struct service *s, uint32_t max_waiting);
 void service_set_drain_timeout(struct service *s, uint64_t timeout_ns);

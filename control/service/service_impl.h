@@ -65,8 +65,6 @@ struct service {
     uint64_t looked_ns;         /* when stats.engine was taken */
 };
 
-void service_wake(struct service *s);
-
 /* queue.c, in the engine's thread */
 void service_pass_cancels(struct service *s);
 void service_begin_waiting(struct service *s); /* as many as there is room for */

@@ -94,7 +94,7 @@ void service_look(struct service *s, uint64_t now_ns)
 enum service_health service_health_now(const struct service *s, const char **why)
 {
     static const char *const reasons[] = {
-        [SERVICE_STARTING] = "no cloud was there yet",
+        [SERVICE_STARTING] = "starting: no cloud was heard yet",
         [SERVICE_READY] = "",
         [SERVICE_DRAINING] = "draining: no new requests are taken",
         [SERVICE_CLOUD_LOST] = "the cloud is lost: waiting for it or another",
@@ -102,7 +102,9 @@ enum service_health service_health_now(const struct service *s, const char **why
     enum service_health h = SERVICE_READY;
     if (s->draining || s->stopping || s->phase == SERVICE_ENDED)
         h = SERVICE_DRAINING;
-    else if (s->phase == SERVICE_OPENED || !s->stats.engine.ready)
+    else if (s->phase == SERVICE_OPENED)
+        h = SERVICE_STARTING;
+    else if (!s->stats.engine.ready)
         h = s->ever_ready ? SERVICE_CLOUD_LOST : SERVICE_STARTING;
     if (why)
         *why = reasons[h];

@@ -88,6 +88,7 @@ struct edge_uplink {
     struct port *(*next_port)(void *arg);
     void *next_arg;
     bool goes_on;                /* though its cloud was never met and turns us away */
+    bool asks;                   /* its cloud is asked how it is, for no OPEN would be the first word */
     struct pump pump;
     uint32_t n_sessions;         /* placed here, and busy */
     uint32_t chunk_rows;         /* rows of a prefill message at most; known when opened */
@@ -196,10 +197,12 @@ size_t edge_tile_capacity(const struct port *port);
 /* As edge_uplink_add does; rejoin's fields for the first. NULL: no memory, or no index. */
 struct edge_uplink *edge_uplink_new(struct edge *e, const struct edge_uplink_params *p);
 void edge_uplink_name_port(struct edge_uplink *u);
+const char *edge_uplink_title(const struct edge_uplink *u); /* its name, or where it is */
 void edge_uplink_free(struct edge_uplink *u); /* no session is there */
 bool edge_any_met(const struct edge *e);
 /* It may take sessions: met, fit, not draining; the only one may in any case, unless told to drain. */
 bool edge_uplink_open(const struct edge_uplink *u);
+void edge_ask(struct edge_uplink *u);
 void edge_on_status(struct edge_uplink *u, const uint8_t *p, size_t len);
 void edge_add_link_stats(struct link_stats *to, const struct link_stats *s);
 

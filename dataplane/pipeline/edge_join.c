@@ -86,6 +86,8 @@ int edge_join(struct edge_uplink *u, uint64_t now_ns)
     u->full_until_ns = 0;
     u->attempt_ns = now_ns;
     e->news = true;
+    if (u->asks)
+        edge_ask(u);
     open_sessions(e, u);
     return 0;
 }
@@ -161,7 +163,10 @@ void edge_part(struct edge_uplink *u, const char *why)
  * others to ask. */
 static bool may_rejoin(const struct edge_uplink *u, bool turned_away)
 {
-    return u->edge->p.rejoin.timeout_ns && (u->ever_met || u->goes_on || !turned_away);
+    const struct edge *e = u->edge;
+
+    return e->p.rejoin.timeout_ns &&
+           (u->ever_met || u->goes_on || e->n_uplinks > 1 || !turned_away);
 }
 
 /* The sessions that it had are placed elsewhere next, or where it is the only one there again. */

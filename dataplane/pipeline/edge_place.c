@@ -66,7 +66,7 @@ struct edge_uplink *edge_choose(struct edge *e, struct edge_session *s)
             return u;
         views[n++] = (struct edge_uplink_view){
             .index = u->index,
-            .name = u->name[0] ? u->name : u->port_name,
+            .name = edge_uplink_title(u),
             .sessions = u->n_sessions,
             .shared = edge_shared_at(e, s, u),
             .rtt_ns = rtt_of(u),

@@ -87,8 +87,21 @@ int edge_uplink_add(struct edge *e, const struct edge_uplink_params *p, uint64_t
     }
     u->attempt_ns = p->port ? now_ns : 0;
     u->retry_ns = now_ns;
+    u->asks = true;
+    for (struct edge_uplink *o = edge_next_uplink(e, 0); o; o = edge_next_uplink(e, o->index + 1)) {
+        if (!o->asks && o->joined && !o->met) /* it was the only one */
+            edge_ask(o);
+        o->asks = true;
+    }
     e->news = true;
     return (int)u->index;
+}
+
+void edge_ask(struct edge_uplink *u)
+{
+    uint8_t bytes[PROTO_ASK_BYTES];
+
+    pump_send(&u->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_ask(bytes));
 }
 
 static struct edge_uplink *uplink_at(const struct edge *e, uint32_t index)
@@ -175,6 +188,13 @@ void edge_add_link_stats(struct link_stats *to, const struct link_stats *s)
         to->copied_bytes[c] += s->copied_bytes[c];
 }
 
+const char *edge_uplink_title(const struct edge_uplink *u)
+{
+    if (u->name[0])
+        return u->name;
+    return u->port && u->port->caps.peer[0] ? u->port->caps.peer : u->port_name;
+}
+
 static enum edge_uplink_state state_of(const struct edge_uplink *u)
 {
     if (!u->joined)
@@ -208,7 +228,8 @@ int edge_uplink_stats(const struct edge *e, uint32_t index, struct edge_uplink_s
         link_stats(u->pump.link, &s->link);
     s->rtt_ns = s->link.rtt_p50_ns;
     edge_add_link_stats(&s->link, &u->past);
-    snprintf(s->name, sizeof s->name, "%s", u->name[0] ? u->name : u->port_name);
+    snprintf(s->name, sizeof s->name, "%s", edge_uplink_title(u));
+    s->index = index;
     snprintf(s->port, sizeof s->port, "%s", u->port_text);
     snprintf(s->why, sizeof s->why, "%s", u->lost_why);
     for (uint32_t i = 0; i < e->n_places; i++)

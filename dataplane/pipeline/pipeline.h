@@ -87,7 +87,8 @@ enum edge_uplink_state {
 };
 
 struct edge_uplink_stats {
-    char name[EDGE_UPLINK_NAME];
+    uint32_t index;
+    char name[EDGE_UPLINK_NAME]; /* or, without one, the address or the port's */
     char port[96]; /* and the address it tries */
     enum edge_uplink_state state;
     bool draining;     /* asked for by edge_uplink_drain */

@@ -96,13 +96,18 @@ static int mmsg_sleep(struct udp *u, uint64_t now, uint64_t until)
     return k < 0 && errno == EINTR ? -EINTR : 0;
 }
 
+static int mmsg_pollable(struct udp *u)
+{
+    return u->fd;
+}
+
 static void mmsg_close(struct udp *u)
 {
     free(u->engine_data);
 }
 
-static const struct udp_engine mmsg_engine = {mmsg_fetch, mmsg_recycle, mmsg_send, mmsg_sleep,
-                                              mmsg_close};
+static const struct udp_engine mmsg_engine = {mmsg_fetch, mmsg_recycle,  mmsg_send,
+                                              mmsg_sleep, mmsg_pollable, mmsg_close};
 
 int udp_mmsg_open(struct udp *u)
 {

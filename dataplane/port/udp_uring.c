@@ -209,6 +209,14 @@ static int uring_sleep(struct udp *u, uint64_t now, uint64_t until)
     return rc == -EINTR ? -EINTR : 0;
 }
 
+/* Readable while answers of the kernel wait. */
+static int uring_pollable(struct udp *u)
+{
+    struct uring *x = u->engine_data;
+    (void)io_uring_submit(&x->ring);
+    return x->ring.ring_fd;
+}
+
 static void uring_close(struct udp *u)
 {
     struct uring *x = u->engine_data;
@@ -260,8 +268,8 @@ static int register_buffers(struct uring *x)
     return 0;
 }
 
-static const struct udp_engine uring_engine = {uring_fetch, uring_recycle, uring_send, uring_sleep,
-                                               uring_close};
+static const struct udp_engine uring_engine = {uring_fetch, uring_recycle,  uring_send,
+                                               uring_sleep, uring_pollable, uring_close};
 
 int udp_uring_open(struct udp *u, char *why)
 {

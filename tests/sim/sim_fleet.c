@@ -77,12 +77,12 @@ struct sim {
 
 static uint64_t draw(struct sim *s, uint64_t below)
 {
-    return placement_hash(s->seed, s->counter++) % below;
+    return fleet_hash(s->seed, s->counter++) % below;
 }
 
 static void note(struct sim *s, uint64_t a, uint64_t b)
 {
-    s->hash = placement_hash(s->hash ^ a, b);
+    s->hash = fleet_hash(s->hash ^ a, b);
 }
 
 static void fail(const char *what)
@@ -128,13 +128,13 @@ static void begin(struct sim *s, struct session *c)
 static void place(struct sim *s, struct session *c)
 {
     struct sim_edge *e = &s->edges[c->edge];
-    struct placement_view views[UPLINKS_MAX];
+    struct fleet_view views[UPLINKS_MAX];
     uint32_t at[UPLINKS_MAX], n = 0;
     for (uint32_t i = 0; i < e->n; i++) {
         const struct uplink *u = &e->up[i];
         if (u->draining || u->dead || u->replaying >= REPLAYS)
             continue;
-        views[n] = (struct placement_view){
+        views[n] = (struct fleet_view){
             .sessions = u->sessions,
             .rtt_ns = u->rtt_ns,
             .full = u->full_until_ms > s->now_ms,
@@ -144,7 +144,7 @@ static void place(struct sim *s, struct session *c)
         };
         at[n++] = i;
     }
-    const int chosen = placement_choose(views, n, c->need, e->seed, s->counter++);
+    const int chosen = fleet_choose(views, n, c->need, e->seed, s->counter++);
     if (chosen < 0)
         return;
     struct uplink *u = &e->up[at[chosen]];
@@ -206,8 +206,8 @@ static void edge_list(struct sim *s, uint32_t index)
 {
     struct sim_edge *e = &s->edges[index];
     uint32_t chosen[UPLINKS_MAX];
-    const struct placement_need need = {.split = 10};
-    const size_t n = placement_join(&s->list, &need, e->seed, s->uplinks, chosen);
+    const struct fleet_need need = {.split = 10};
+    const size_t n = fleet_select(&s->list, &need, e->seed, s->uplinks, chosen);
     for (uint32_t i = 0; i < e->n; i++) {
         bool stays = false;
         for (size_t k = 0; k < n; k++)
@@ -229,7 +229,7 @@ static void edge_list(struct sim *s, uint32_t index)
         e->up[at] = (struct uplink){
             .worker = chosen[k],
             .generation = s->workers[chosen[k]].generation,
-            .rtt_ns = 500000 + placement_hash(e->seed, chosen[k]) % 2000000,
+            .rtt_ns = 500000 + fleet_hash(e->seed, chosen[k]) % 2000000,
             .dead = s->workers[chosen[k]].state == DOWN,
         };
     }
@@ -383,7 +383,7 @@ static void setup(struct sim *s)
     for (uint32_t i = 0; i < s->n_workers; i++)
         snprintf(workers_add(&s->list)->name, WORKER_NAME, "w%05u", i);
     for (uint32_t i = 0; i < s->n_edges; i++) {
-        s->edges[i].seed = placement_hash(s->seed, i);
+        s->edges[i].seed = fleet_hash(s->seed, i);
         edge_list(s, i);
     }
     for (uint32_t i = 0; i < s->n_sessions; i++) {
