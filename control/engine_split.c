@@ -112,11 +112,6 @@ static int split_retarget(struct engine *e, int64_t session, struct codec_rate_t
     return edge_retarget(((struct split *)e)->edge, session, target);
 }
 
-static struct edge *split_edge(const struct engine *e)
-{
-    return ((const struct split *)e)->edge;
-}
-
 static void split_close(struct engine *e)
 {
     struct split *s = (struct split *)e;
@@ -133,7 +128,6 @@ static const struct engine_ops split_ops = {
     .close = split_close,
     .session = split_session,
     .retarget = split_retarget,
-    .edge = split_edge,
     .uplinks = split_uplinks,
 };
 

@@ -34,7 +34,7 @@ struct control {
 static uint32_t edge_ports_now(void *arg, struct port **ports, uint32_t max)
 {
     const struct control *c = arg;
-    const struct engine *e = c->edge.front->engine;
+    struct engine *e = c->edge.front->engine;
     const struct edge *edge = e ? engine_edge(e) : NULL;
     const uint32_t n = edge ? edge_ports(edge, ports, max) : 0;
     return n < max ? n : max;
@@ -43,7 +43,7 @@ static uint32_t edge_ports_now(void *arg, struct port **ports, uint32_t max)
 static uint64_t edge_history_bytes(void *arg)
 {
     const struct control *c = arg;
-    const struct engine *e = c->edge.front->engine;
+    struct engine *e = c->edge.front->engine;
     struct edge_stats s = {.history_bytes = 0};
     if (e && engine_edge(e))
         edge_stats(engine_edge(e), &s);

@@ -25,7 +25,7 @@ static struct service *service_of(const struct rpc_call *c)
 
 static struct edge *edge_of(const struct rpc_call *c)
 {
-    const struct engine *e = ((const struct rpc_edge *)c->arg)->front->engine;
+    struct engine *e = ((const struct rpc_edge *)c->arg)->front->engine;
     return e ? engine_edge(e) : NULL;
 }
 
