@@ -305,7 +305,7 @@ def targets(path, model, folder):
     profile = os.environ.get("ISTHMUS_TEST_PROFILE")
     if not profile:
         profile = os.path.join(folder, "small.prof")
-        done = e2e.isthmus("calibrate", "-m", model, "--split", "20", "--chunks", "60-61", "--samples",
+        done = e2e.isthmus("calibrate", "-m", model, "--split", "20", "--chunks", "60-63", "--samples",
                            "1", "--classes", "8", "--text", e2e.shared("eval/wikitext2-valid.txt"),
                            "-o", profile, *e2e.ONE_CORE, timeout=1500)
         e2e.check(done.returncode == 0, "calibrate: %s" % done.stderr)

@@ -104,7 +104,7 @@ static void say(int fd, const char *text)
 /* Bytes up to the newline, which is dropped; the engine runs meanwhile. NULL: the end. malloc'd. */
 static char *hear(struct rpc *r, int fd)
 {
-    size_t n = 0, room = 65536;
+    size_t n = 0, room = 131072;
     char *line = malloc(room);
     struct pollfd p = {fd, POLLIN, 0};
     const uint64_t end_ns = port_now_ns() + UINT64_C(60000000000);
@@ -112,18 +112,20 @@ static char *hear(struct rpc *r, int fd)
         rpc_run_pending(r);
         if (poll(&p, 1, 1) <= 0)
             continue;
-        if (n == room)
+        if (room - n < 65536)
             line = realloc(line, room *= 2);
-        const ssize_t got = recv(fd, line + n, 1, 0);
-        if (got <= 0) {
+        const ssize_t there = recv(fd, line + n, 65536, MSG_PEEK);
+        const char *end = there > 0 ? memchr(line + n, '\n', (size_t)there) : NULL;
+        const size_t take = end ? (size_t)(end - line) - n + 1 : (size_t)there;
+        if (there <= 0 || recv(fd, line + n, take, 0) != (ssize_t)take) {
             free(line);
             return NULL;
         }
-        if (line[n] == '\n') {
-            line[n] = '\0';
+        n += take;
+        if (end) {
+            line[n - 1] = '\0';
             return line;
         }
-        n++;
     }
     fail_msg("no answer");
     return NULL;
