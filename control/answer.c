@@ -21,16 +21,6 @@
 
 #define IDLE_MS 200 /* between two looks at the cloud while the user thinks */
 
-/* The cloud is lost: say what happened to it, as exactly as can be known. */
-static void say_lost(struct front *f)
-{
-    char fate[80];
-    if (f->cloud.pid && child_gone(&f->cloud, 500))
-        log_error("the cloud half %s", child_fate(&f->cloud, fate, sizeof fate));
-    else
-        log_error("%s", engine_error(f->engine));
-}
-
 /* Give up what is being answered: the engine tells every answer that it ended, so this comes before
  * they are freed. */
 static void abandon(struct front *f)
@@ -46,7 +36,7 @@ static int step(struct front *f)
     if (busy >= 0 && f->cloud.pid && child_gone(&f->cloud, 0))
         busy = -EPIPE;
     if (busy < 0) {
-        say_lost(f);
+        front_say_lost(f);
         return -1;
     }
     return busy;
@@ -311,9 +301,11 @@ static void chat_forget(struct chat *c, size_t n)
 /* Answer the conversation so far; the answer joins it. */
 static int chat_turn(struct front *f, struct chat *c)
 {
-    char *text = NULL;
-    if (tok_chat_render(f->model.tok, c->messages, c->n, true, &text) < 0) {
-        log_error("out of memory for the conversation");
+    int32_t *ids;
+    size_t n_ids;
+    const int err = tok_chat_encode(f->model.tok, c->messages, c->n, true, &ids, &n_ids);
+    if (err < 0) {
+        log_error("cannot tokenize the conversation: %s", strerror(-err));
         return EXIT_FAILED;
     }
     struct generation g = {
@@ -321,12 +313,9 @@ static int chat_turn(struct front *f, struct chat *c)
         .stream = stdout,
         .n_predict = f->o->n_predict,
         .sampler = f->o->sampler,
+        .prompt_ids = ids,
+        .n_prompt = (uint32_t)n_ids,
     };
-    int32_t *ids = model_encode_prompt(&f->model, text, strlen(text), &g.n_prompt);
-    free(text);
-    if (!ids)
-        return EXIT_FAILED;
-    g.prompt_ids = ids;
 
     int rc = EXIT_OK;
     if (g.n_prompt >= f->engine->info->n_ctx) {

@@ -6,6 +6,7 @@
 #ifndef ISTHMUS_CONTROL_ENGINE_H
 #define ISTHMUS_CONTROL_ENGINE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "dataplane/pipeline/pipeline.h"
@@ -15,11 +16,20 @@ struct engine_stats {
     uint64_t tile_bytes_up, rows_up;
     struct codec_rate_range parameter; /* as the edge's */
     uint64_t link_rtt_ns_p50;
+    uint64_t packets_up, packets_down, retransmits;
     uint64_t reconnections, replayed_bytes; /* as the edge's */
     uint64_t copied_bytes, port_copied_bytes, kept_bytes; /* as the edge's */
     uint64_t eal_rss_bytes;
+    bool ready;         /* a cloud is there, or none is needed */
     const char *port;   /* "memif", "local" */
     const char *cipher; /* "AES-128-GCM", "none" */
+};
+
+struct engine_session {
+    uint32_t n_shared;
+    uint64_t tile_bytes_up, rows_up;
+    double parameter; /* of its codec now, under a target; else 0 */
+    char worker[64];  /* the cloud that it is at */
 };
 
 struct engine;
@@ -33,11 +43,16 @@ struct engine_ops {
     const char *(*error)(const struct engine *e);
     void (*stats)(const struct engine *e, struct engine_stats *s);
     void (*close)(struct engine *e);
+    /* May be NULL, where nothing is coded. How a session does; false: it has ended. */
+    bool (*session)(const struct engine *e, int64_t session, struct engine_session *out);
+    int (*retarget)(struct engine *e, int64_t session, struct codec_rate_target target);
+    uint32_t (*uplinks)(const struct engine *e, struct edge_uplink_stats *list, uint32_t max);
 };
 
 struct engine {
     const struct engine_ops *ops;
     const struct stage_info *info; /* of the stage in this process */
+    bool stays; /* step waits though no session is busy, too: others bring them (port_wake_on) */
 };
 
 /* The stage must be whole; it is not owned. no_prefix: as edge_params'. 0 or -ENOMEM. */
@@ -47,6 +62,13 @@ int engine_local(struct stage *whole, uint32_t chunk_tokens, uint32_t max_sessio
 /* params as edge_open takes them, stage and port included; neither is owned. 0, or -errno with err
  * (PIPELINE_ERR bytes). */
 int engine_split(const struct edge_params *params, struct engine **out, char *err);
+
+/* What is done before each step of a split engine, in its thread; it returns when it wants to be called
+ * again at the latest. */
+void engine_split_each(struct engine *e,
+                       uint64_t (*each)(void *arg, struct edge *edge, uint64_t now_ns), void *arg);
+/* The edge of a split engine, for its thread; NULL of a local one. */
+struct edge *engine_edge(struct engine *e);
 
 /* Session > 0, or as edge_submit. */
 static inline int64_t engine_submit(struct engine *e, const struct edge_request *r)
@@ -72,6 +94,13 @@ static inline const char *engine_error(const struct engine *e)
 static inline void engine_stats(const struct engine *e, struct engine_stats *s)
 {
     e->ops->stats(e, s);
+}
+
+/* The clouds that it is joined to, or tries to be: how many were written. */
+static inline uint32_t engine_uplinks(const struct engine *e, struct edge_uplink_stats *list,
+                                      uint32_t max)
+{
+    return e->ops->uplinks ? e->ops->uplinks(e, list, max) : 0;
 }
 
 static inline void engine_close(struct engine *e)

@@ -2,13 +2,15 @@
 #include "control/engine.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct split {
     struct engine base;
     struct edge *edge;
+    uint64_t (*each)(void *arg, struct edge *edge, uint64_t now_ns);
+    void *each_arg;
 };
 
 static uint64_t split_clock(void *arg)
@@ -27,28 +29,23 @@ static void split_cancel(struct engine *e, int64_t session)
     edge_cancel(((struct split *)e)->edge, session);
 }
 
-/* Ends early for a signal: the caller looks at its signals next. */
-static void wait_until(struct port *port, uint64_t deadline_ns)
-{
-    const struct timespec until = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
-                                   .tv_nsec = (long)(deadline_ns % 1000000000u)};
-    if (port)
-        port_wait(port, deadline_ns);
-    else
-        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
-}
-
+/* Its wait ends early for a signal: the caller looks at its signals next. */
 static int split_step(struct engine *e, uint64_t until_ns)
 {
     struct split *s = (struct split *)e;
+    struct port *ports[EDGE_UPLINKS_MAX];
     uint64_t deadline_ns = 0;
+    if (s->each) {
+        const uint64_t again_ns = s->each(s->each_arg, s->edge, port_now_ns());
+        until_ns = again_ns < until_ns ? again_ns : until_ns;
+    }
     const int busy = edge_poll(s->edge, port_now_ns(), &deadline_ns);
     if (busy < 0)
         return busy;
     if (deadline_ns > until_ns)
         deadline_ns = until_ns;
-    if (busy > 0)
-        wait_until(edge_port(s->edge), deadline_ns);
+    if (busy > 0 || e->stays)
+        port_wait_any(ports, edge_ports(s->edge, ports, EDGE_UPLINKS_MAX), deadline_ns);
     return busy;
 }
 
@@ -69,15 +66,50 @@ static void split_stats(const struct engine *e, struct engine_stats *st)
         .rows_up = es.rows_up,
         .parameter = es.parameter,
         .link_rtt_ns_p50 = es.link.rtt_p50_ns,
+        .packets_up = es.link.tx_packets,
+        .packets_down = es.link.rx_packets,
+        .retransmits = es.link.retransmits,
         .eal_rss_bytes = port_eal_rss_bytes(),
         .reconnections = es.reconnections,
         .replayed_bytes = es.replayed_bytes,
         .copied_bytes = es.copied_bytes,
         .port_copied_bytes = es.port_copied_bytes,
         .kept_bytes = es.kept_bytes,
+        .ready = es.connected,
         .port = es.port,
         .cipher = es.cipher,
     };
+}
+
+static bool split_session(const struct engine *e, int64_t session, struct engine_session *out)
+{
+    const struct edge *edge = ((const struct split *)e)->edge;
+    struct edge_result r;
+    float parameter;
+    if (edge_progress(edge, session, &r, &parameter) < 0)
+        return false;
+    *out = (struct engine_session){.n_shared = r.n_shared,
+                                   .tile_bytes_up = r.tile_bytes_up,
+                                   .rows_up = r.rows_up,
+                                   .parameter = (double)parameter};
+    struct edge_uplink_stats at;
+    const int uplink = edge_session_uplink(edge, session);
+    if (uplink >= 0 && edge_uplink_stats(edge, (uint32_t)uplink, &at) == 0)
+        snprintf(out->worker, sizeof out->worker, "%s", at.name);
+    return true;
+}
+
+static uint32_t split_uplinks(const struct engine *e, struct edge_uplink_stats *list, uint32_t max)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < EDGE_UPLINKS_MAX && n < max; i++)
+        n += edge_uplink_stats(((const struct split *)e)->edge, i, &list[n]) == 0;
+    return n;
+}
+
+static int split_retarget(struct engine *e, int64_t session, struct codec_rate_target target)
+{
+    return edge_retarget(((struct split *)e)->edge, session, target);
 }
 
 static void split_close(struct engine *e)
@@ -94,6 +126,9 @@ static const struct engine_ops split_ops = {
     .error = split_error,
     .stats = split_stats,
     .close = split_close,
+    .session = split_session,
+    .retarget = split_retarget,
+    .uplinks = split_uplinks,
 };
 
 int engine_split(const struct edge_params *params, struct engine **out, char *err)
@@ -113,4 +148,17 @@ int engine_split(const struct edge_params *params, struct engine **out, char *er
     edge_set_clock(s->edge, split_clock, NULL);
     *out = &s->base;
     return 0;
+}
+
+void engine_split_each(struct engine *e, uint64_t (*each)(void *arg, struct edge *edge, uint64_t now_ns),
+                       void *arg)
+{
+    struct split *s = (struct split *)e;
+    s->each = each;
+    s->each_arg = arg;
+}
+
+struct edge *engine_edge(struct engine *e)
+{
+    return e->ops == &split_ops ? ((struct split *)e)->edge : NULL;
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "control/cmd.h"
 #include "control/log.h"
@@ -22,7 +23,8 @@ enum {
     OPT_CHUNK,
     OPT_JSON,
     OPT_IGNORE_EOS,
-    OPT_NO_PREFIX
+    OPT_NO_PREFIX,
+    OPT_CHAT_TEMPLATE
 };
 
 static const struct argp_option options[] = {
@@ -36,6 +38,10 @@ static const struct argp_option options[] = {
     {"parallel", OPT_PARALLEL, "N", 0, "Sessions at once with --requests (default 1)", 0},
     {"json", OPT_JSON, NULL, 0, "Print one JSON object with text, ids and figures", 0},
     {"ignore-eos", OPT_IGNORE_EOS, NULL, 0, "Go on after the model has ended its answer", 0},
+    {"chat-template", OPT_CHAT_TEMPLATE, "NAME", 0,
+     "How a chat is written for the model, where its file does not say so in a way that is "
+     "recognised: chatml, llama3 or gemma",
+     0},
     {"kv-budget", OPT_KV_BUDGET, "SIZE", 0,
      "Most memory for the cache of keys and values, of each half if split: 64MB. Sessions that "
      "find "
@@ -81,6 +87,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_NO_PREFIX:
         o->no_prefix = true;
+        return 0;
+    case OPT_CHAT_TEMPLATE:
+        o->chat_template = arg;
         return 0;
     case OPT_CHUNK:
         o->chunk_tokens = opt_u32(state, "--chunk", arg, 1, 1024);
@@ -129,19 +138,35 @@ static int read_stdin(char **text, size_t *n)
     return EXIT_OK;
 }
 
+static int use_chat_template(struct front *f)
+{
+    const char *name = f->o->chat_template;
+    const int rc = name ? tok_chat_use(f->model.tok, name) : 0;
+    if (rc == -EINVAL)
+        log_error("--chat-template %s: must be one of " CHAT_TEMPLATES, name);
+    else if (rc < 0)
+        log_error("--chat-template %s: %s has no such control tokens", name, f->o->model.path);
+    return rc < 0 ? EXIT_USAGE : EXIT_OK;
+}
+
 int front_open(struct front *f, const struct front_options *o)
 {
     *f = (struct front){.o = o, .cloud.report_fd = -1};
     int rc = model_open(o->model.path, true, &f->model);
+    if (rc == EXIT_OK)
+        rc = use_chat_template(f);
     if (rc != EXIT_OK)
         return rc;
 
+    if (o->serves)
+        return EXIT_OK;
     if (o->requests)
         return requests_read(o->requests, &f->model, o->n_predict, &o->sampler, &f->requests);
     if (!o->prompt) {
         if (tok_chat_template(f->model.tok))
             return EXIT_OK;
-        log_error("%s has no chat template that isthmus knows (chatml): give a prompt with -p",
+        log_error("%s has no chat template that is recognised: --chat-template names one "
+                  "(" CHAT_TEMPLATES "), or give a prompt with -p",
                   o->model.path);
         return EXIT_USAGE;
     }
@@ -260,18 +285,71 @@ static void say(void *arg, const char *line)
     log_info("%s", line);
 }
 
+/* --- a fleet -------------------------------------------------------------------------------------
+ */
+
+static int open_fleet(struct front *f)
+{
+    const struct stage_info *info = stage_info(f->stage);
+    struct fleet_params p = {
+        .where = f->join.workers,
+        .max_uplinks = f->join.max_uplinks,
+        .need = {.split = f->plan.split,
+                 .codec_id = codec_params_id(&f->plan.codec),
+                 .numerics_id = info->numerics_id},
+        .security = &f->security,
+        .netem = &f->o->netem,
+    };
+    for (size_t i = 0; i < sizeof info->fingerprint; i++)
+        sprintf(p.need.model + 2 * i, "%02x", info->fingerprint[i]);
+    /* An edge with a name of its own chooses the same workers again. */
+    if (f->security.identity)
+        memcpy(&p.seed, identity_fingerprint(f->security.identity)->bytes, sizeof p.seed);
+    else if (getrandom(&p.seed, sizeof p.seed, 0) != sizeof p.seed)
+        p.seed = port_now_ns();
+    return fleet_open(&p, &f->fleet);
+}
+
+/* Until one of its workers is there. */
+static int await_fleet(struct front *f)
+{
+    struct edge *edge = engine_edge(f->engine);
+    const uint64_t give_up_ns = port_now_ns() + f->join.connect_ns;
+    const bool stays = f->engine->stays;
+    size_t known = 0;
+    f->engine->stays = true; /* waits for packets though nobody asks */
+    int rc = 0;
+    while (rc >= 0 && !fleet_joined(f->fleet, edge, &known) && port_now_ns() < give_up_ns)
+        rc = engine_step(f->engine, port_now_ns() + CONNECT_STEP_NS);
+    f->engine->stays = stays;
+    if (rc >= 0 && fleet_joined(f->fleet, edge, &known))
+        return EXIT_OK;
+    if (rc < 0)
+        log_error("%s", engine_error(f->engine));
+    else if (known)
+        log_error("%s: none of %zu worker%s could be joined within %.0f s", f->join.workers, known,
+                  known == 1 ? "" : "s", (double)f->join.connect_ns / 1e9);
+    else
+        log_error("%s: no worker within %.0f s", f->join.workers,
+                  (double)f->join.connect_ns / 1e9);
+    return EXIT_FAILED;
+}
+
+/* --- joining -------------------------------------------------------------------------------------
+ */
+
 int front_join(struct front *f, const struct join_options *j, unsigned threads, int first_core)
 {
     const struct front_options *o = f->o;
     f->join = *j;
     int rc = open_stage(f, f->plan.split, threads, first_core,
-                        port_arg_numa_node("/sys", j->at.uris[0]));
+                        j->workers ? -1 : port_arg_numa_node("/sys", j->at.uris[0]));
     if (rc == EXIT_OK)
-        rc = find_cloud(f);
+        rc = j->workers ? open_fleet(f) : find_cloud(f);
     if (rc != EXIT_OK)
         return rc;
 
-    const struct edge_params params = {
+    struct edge_params params = {
         .stage = f->stage,
         .port = f->port,
         .codec = f->plan.codec,
@@ -283,26 +361,45 @@ int front_join(struct front *f, const struct join_options *j, unsigned threads, 
         .no_prefix = o->no_prefix,
         .connect_timeout_ns = j->connect_ns,
         .rejoin = {.timeout_ns = j->reconnect_ns,
-                   .attempt_timeout_ns =
-                       j->at.n > 1 || f->port->caps.addresses > 1 ? ATTEMPT_NS : 0,
-                   .several = j->at.n > 1,
                    .history_bytes = j->history_bytes,
-                   .next_port = next_port,
                    .say = say,
                    .arg = f},
     };
+    if (f->fleet) {
+        params.rejoin.attempt_timeout_ns = ATTEMPT_NS;
+        params.place = fleet_place;
+        params.place_arg = f->fleet;
+    } else {
+        params.rejoin.attempt_timeout_ns =
+            j->at.n > 1 || f->port->caps.addresses > 1 ? ATTEMPT_NS : 0;
+        params.rejoin.several = j->at.n > 1;
+        params.rejoin.next_port = next_port;
+    }
     char err[PIPELINE_ERR] = "";
     rc = engine_split(&params, &f->engine, err);
     if (rc < 0) {
         log_error("%s", err);
         return EXIT_FAILED;
     }
-    return EXIT_OK;
+    if (!f->fleet)
+        return EXIT_OK;
+    engine_split_each(f->engine, fleet_step, f->fleet);
+    return await_fleet(f);
+}
+
+void front_say_lost(struct front *f)
+{
+    char fate[80];
+    if (f->cloud.pid && child_gone(&f->cloud, 500))
+        log_error("the cloud half %s", child_fate(&f->cloud, fate, sizeof fate));
+    else
+        log_error("%s", engine_error(f->engine));
 }
 
 void front_close(struct front *f)
 {
     engine_close(f->engine);
+    fleet_close(f->fleet);
     port_close(f->port);
     security_close(&f->security);
     stage_close(f->stage);

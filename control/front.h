@@ -12,6 +12,7 @@
 
 #include "control/child.h"
 #include "control/engine.h"
+#include "control/fleet/fleet.h"
 #include "control/model.h"
 #include "control/options.h"
 #include "control/port_arg.h"
@@ -26,11 +27,13 @@ struct front_options {
     struct sampler_params sampler;
     const char *prompt;   /* NULL: a chat */
     const char *requests; /* file of requests, or NULL */
+    const char *chat_template; /* NULL: the one that the file's is recognised as */
     uint32_t parallel;    /* sessions at once */
     uint32_t n_predict;
     uint32_t chunk_tokens; /* of prefill */
     struct netem_options netem;
     bool json, ignore_eos;
+    bool serves; /* others bring requests: neither prompt, requests nor a chat */
     bool no_prefix; /* sessions share no cache */
     uint64_t kv_budget_bytes; /* 0: not given */
 };
@@ -40,6 +43,8 @@ extern const struct argp front_argp;
 /* Where the clouds are, and how much is done to keep one. */
 struct join_options {
     struct port_options at;
+    const char *workers; /* instead: the registry that has them */
+    uint32_t max_uplinks; /* of these */
     uint64_t connect_ns;   /* how long to look for the first */
     uint64_t reconnect_ns; /* how long answers wait for another when it is lost; 0: they end */
     size_t history_bytes;  /* memory for what it is told then */
@@ -56,7 +61,8 @@ struct front {
     struct team *team;
     struct stage *stage;
     struct security security; /* closed by front_close */
-    struct port *port;
+    struct port *port;   /* NULL: the fleet's */
+    struct fleet *fleet; /* NULL: no registry */
     struct engine *engine;
     struct split_plan plan; /* split 0: local */
     struct child cloud;     /* pid 0: not ours */
@@ -75,6 +81,9 @@ int front_plan(struct front *f);
 /* Load layers [0, f->plan.split) and join a cloud, as f->security says; the names of j->at stay until
  * front_close. The threads and first core are those of the options, or else the ones given. */
 int front_join(struct front *f, const struct join_options *j, unsigned threads, int first_core);
+
+/* The engine has failed: say why, as exactly as can be known. */
+void front_say_lost(struct front *f);
 
 /* Answer the prompt, the requests or the chat. */
 int front_answer(struct front *f);

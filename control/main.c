@@ -4,12 +4,15 @@
 
 #include "control/cmd.h"
 #include "control/dispatch.h"
+#include "control/log.h"
 #include "control/privileges.h"
 
 static const struct command commands[] = {
     {"run", "generate text, split over two processes of this machine", cmd_run},
     {"edge", "the front half, joined to a cloud started by itself", cmd_edge},
     {"cloud", "the back half: answers the edges that join", cmd_cloud},
+    {"ctl", "what a serving process does, and telling it to do something", cmd_ctl},
+    {"top", "a serving process on one page, live", cmd_top},
     {"netem", "a slow, lossy path between two interfaces, for measuring", cmd_netem},
     {"keygen", "the identity of an edge or a cloud, and its fingerprint", cmd_keygen},
     {"tokenize", "text to token ids, and back", cmd_tokenize},
@@ -17,6 +20,7 @@ static const struct command commands[] = {
     {"eval", "what codecs cost: KL divergence, perplexity, accuracy, bytes", cmd_eval},
     {"calibrate", "a codec profile for a split of a model, from a text", cmd_calibrate},
     {"bench", "how fast the parts are", cmd_bench},
+    {"config", "what a configuration file and options come to", cmd_config},
     {"doctor", "what this machine offers and lacks", cmd_doctor},
     {NULL, NULL, NULL},
 };
@@ -36,6 +40,7 @@ __attribute__((visibility("default"))) const char *argp_program_version =
 int main(int argc, char **argv)
 {
     argp_err_exit_status = EXIT_USAGE;
+    log_begin();
     privileges_begin();
     return dispatch(&isthmus, argc, argv);
 }

@@ -37,7 +37,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->uris[o->n++] = arg;
         return 0;
     case ARGP_KEY_END:
-        if (!o->n)
+        if (o->n && o->elsewhere)
+            argp_error(state, "--port and --workers say both where the clouds are: give one of them");
+        if (!o->n && !o->elsewhere)
             argp_error(state, "--port is missing: where edge and cloud meet, e.g. --port "
                               "memif:/tmp/isthmus.sock or --port udp:127.0.0.1:7300");
         return 0;

@@ -12,8 +12,9 @@
 /* An argp child, as those of options.h: a bad URI ends the program with exit code 2. */
 #define PORTS_MAX 8u
 struct port_options {
-    const char *uris[PORTS_MAX]; /* at least one after parsing; a cloud has no more */
+    const char *uris[PORTS_MAX]; /* at least one after parsing, unless elsewhere; a cloud has no more */
     unsigned n;
+    bool elsewhere; /* none is needed: a registry has them */
 };
 extern const struct argp port_argp;
 

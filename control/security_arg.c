@@ -63,7 +63,7 @@ const struct argp security_argp = {option_list, parse, NULL, NULL, NULL, NULL, N
 
 static int complete(const struct security_options *o, bool cloud)
 {
-    if (o->identity && (o->n_peers || o->authorized))
+    if (o->identity && (o->n_peers || o->authorized || o->peers_elsewhere))
         return EXIT_OK;
     log_error("%s missing: --identity FILE (made by `isthmus keygen -o FILE`) and %s; or "
               "--insecure, between processes of one host",
@@ -124,8 +124,8 @@ int security_open(const struct security_options *o, bool cloud, struct security 
         log_error("--identity %s", err);
         return EXIT_USAGE;
     }
-    rc = open_peers(o, s);
-    if (rc == EXIT_OK && authorized_find(s->peers, identity_fingerprint(s->identity))) {
+    rc = o->n_peers || o->authorized ? open_peers(o, s) : EXIT_OK;
+    if (rc == EXIT_OK && s->peers && authorized_find(s->peers, identity_fingerprint(s->identity))) {
         log_error("--peer or --authorized names our own identity: edge and cloud have one each");
         rc = EXIT_USAGE;
     }

@@ -15,6 +15,7 @@ struct security_options {
     const char *identity; /* NULL: not given */
     const char *peers[PEERS_MAX];
     unsigned n_peers;
+    bool peers_elsewhere; /* none is needed: a registry may name them */
     const char *authorized; /* the cloud's own option */
     bool insecure;
     const char *user; /* privileges.h */
@@ -24,7 +25,7 @@ extern const struct argp security_argp;
 /* What they name, opened. */
 struct security {
     struct identity *identity; /* NULL: not encrypted */
-    struct authorized *peers;
+    struct authorized *peers; /* NULL: not given */
     bool insecure;
     const char *user; /* for privileges_drop */
 };

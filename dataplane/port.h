@@ -49,8 +49,11 @@ struct port_ops {
     void (*close)(struct port *p);
 };
 
+struct port_waiter; /* port/wait_any.h */
+
 struct port {
     const struct port_ops *ops;
+    const struct port_waiter *waiter; /* NULL: it can't be waited on together with others */
     struct port_caps caps;
     struct port_stats stats;
     struct pkt_pool *pool;        /* where port_rx's packets come from and senders' must */
@@ -115,6 +118,10 @@ static inline int port_wait(struct port *p, uint64_t deadline_ns)
     return p->ops->wait(p, deadline_ns);
 }
 
+/* As port_wait on one of n ports, 0 to 64: until something happens at any of them. One without a
+ * waiter is looked at every millisecond, which is said once. */
+int port_wait_any(struct port *const *ports, uint32_t n, uint64_t deadline_ns);
+
 /* 1 connected; 0 not yet; -EPIPE: it was there and died or left (seen at once: its socket closed).
  * What it had sent can still be received. memif: told once at least when asked within a second, and
  * 0 again when the port can take a new peer. */
@@ -122,6 +129,17 @@ static inline int port_alive(struct port *p)
 {
     return p->ops->alive(p);
 }
+
+/*
+ * What else ends the waits of this thread, on any port but loop: a descriptor, mostly an eventfd, that
+ * another thread or a signal's handler makes readable. Until it is emptied nothing sleeps. -1, at
+ * first: nothing.
+ */
+void port_wake_on(int fd);
+int port_wake_fd(void); /* for ports */
+
+/* Sleep until then, or until that: port_wait where there is no port. 0 or -EINTR. */
+int port_rest(uint64_t deadline_ns);
 
 static inline void port_close(struct port *p)
 {

@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `isthmus edge`: the front half, joined to an `isthmus cloud` that was started by itself. */
 #include "control/cmd.h"
+#include "control/config/config.h"
 #include "control/front.h"
+#include "control/service/serve.h"
 
-enum { OPT_CONNECT = OPT_OWN, OPT_RECONNECT, OPT_HISTORY };
+enum { OPT_CONNECT = OPT_OWN, OPT_RECONNECT, OPT_HISTORY, OPT_WORKERS, OPT_MAX_UPLINKS };
 
 struct edge_options {
     struct front_options front;
     struct port_options port;
     struct security_options security;
-    uint32_t connect_s, reconnect_s, history_mb;
+    struct serve_options serve;
+    const char *workers;
+    uint32_t connect_s, reconnect_s, history_mb, max_uplinks;
 };
 
 static const struct argp_option options[] = {
@@ -22,6 +26,12 @@ static const struct argp_option options[] = {
      "Most memory for what a new cloud is told then, the compressed activations of all sessions "
      "(default 64)",
      0},
+    {"workers", OPT_WORKERS, "WHERE", 0,
+     "Instead of --port: a registry of clouds to be joined, as they come and go: file:PATH, srv:NAME "
+     "or etcd:http://HOST:2379/PREFIX",
+     0},
+    {"max-uplinks", OPT_MAX_UPLINKS, "N", 0,
+     "Clouds of --workers that are joined at once (default 8)", 0},
     {0},
 };
 
@@ -33,6 +43,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         state->child_inputs[0] = &o->front;
         state->child_inputs[1] = &o->port;
         state->child_inputs[2] = &o->security;
+        state->child_inputs[3] = &o->serve;
         return 0;
     case OPT_CONNECT:
         o->connect_s = opt_u32(state, "--connect", arg, 1, 86400);
@@ -43,34 +54,72 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_HISTORY:
         o->history_mb = opt_u32(state, "--history", arg, 0, 1u << 20);
         return 0;
+    case OPT_WORKERS:
+        o->workers = arg;
+        o->port.elsewhere = o->security.peers_elsewhere = true;
+        return 0;
+    case OPT_MAX_UPLINKS:
+        o->max_uplinks = opt_u32(state, "--max-uplinks", arg, 1, FLEET_UPLINKS_MAX);
+        return 0;
+    case ARGP_KEY_END:
+        if (o->workers && !o->reconnect_s)
+            argp_error(state, "--workers come and go: --reconnect 0 does not go with them");
+        serve_check_options(state, &o->serve, &o->front);
+        return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
 }
 
 static const struct argp_child children[] = {
-    {&front_argp, 0, NULL, 0}, {&port_argp, 0, NULL, 0}, {&security_argp, 0, NULL, 0}, {0}};
-static const struct argp argp = {
+    {&front_argp, 0, NULL, 0},
+    {&port_argp, 0, NULL, 0},
+    {&security_argp, 0, NULL, 0},
+    {&serve_argp, 0, NULL, 0},
+    {0},
+};
+const struct argp cmd_edge_argp = {
     options,  parse,
     NULL,     "Generate text with the front layers here and the back layers in an `isthmus cloud`.",
     children, NULL,
     NULL,
 };
 
+/* What can be checked without loading a model or opening a port. */
+static int check(const struct edge_options *o)
+{
+    struct security security;
+    int rc = serve_check(&o->serve, &o->front.model);
+    if (rc == EXIT_OK) {
+        rc = security_open(&o->security, false, &security);
+        security_close(&security);
+    }
+    return rc == EXIT_OK ? config_say_good(&o->serve.daemon) : EXIT_USAGE;
+}
+
 int cmd_edge(int argc, char **argv)
 {
-    struct edge_options o = {.connect_s = 10, .reconnect_s = 60, .history_mb = 64};
-    argp_parse(&argp, argc, argv, 0, NULL, &o);
+    struct edge_options o = {.connect_s = 10, .reconnect_s = 60, .history_mb = 64, .max_uplinks = FLEET_UPLINKS};
+    config_parse("edge", argc, argv, &o);
+    if (o.serve.daemon.check_options)
+        return EXIT_OK;
     security_begin(&o.security);
+    if (o.serve.daemon.check_config)
+        return check(&o);
     const struct join_options join = {
         .at = o.port,
+        .workers = o.workers,
+        .max_uplinks = o.max_uplinks,
         .connect_ns = o.connect_s * UINT64_C(1000000000),
         .reconnect_ns = o.reconnect_s * UINT64_C(1000000000),
         .history_bytes = (size_t)o.history_mb * 1000000,
     };
 
     struct front f;
-    int rc = front_open(&f, &o.front);
+    int rc = o.serve.listen ? daemon_begin(&o.serve.daemon) : EXIT_OK;
+    if (rc != EXIT_OK)
+        return rc;
+    rc = front_open(&f, &o.front);
     if (rc == EXIT_OK)
         rc = security_open(&o.security, false, &f.security);
     if (rc == EXIT_OK)
@@ -78,7 +127,8 @@ int cmd_edge(int argc, char **argv)
     if (rc == EXIT_OK)
         rc = front_join(&f, &join, 1, 0);
     if (rc == EXIT_OK)
-        rc = front_answer(&f);
+        rc = o.serve.listen ? serve(&f, &o.serve) : front_answer(&f);
     front_close(&f);
+    daemon_end();
     return rc;
 }

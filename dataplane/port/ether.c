@@ -17,6 +17,7 @@
 #include "dataplane/port/echo.h"
 #include "dataplane/port/mbuf.h"
 #include "dataplane/port/rhythm.h"
+#include "dataplane/port/wait_any.h"
 
 #define POOL_PACKETS      4095u
 #define POOL_PACKETS_LONG 2047u /* longer than usual ones */
@@ -33,9 +34,10 @@ struct ether {
     struct arp arp;
     uint32_t peer, next_hop, gateway; /* peer and its next hop: 0 if any may come */
     uint32_t frame_max;
-    bool found;          /* the next hop was resolved once */
-    bool down;           /* the interface was found so, and it was said */
-    uint64_t arp_due_ns; /* 0: now */
+    bool found;             /* the next hop was resolved once */
+    bool down;              /* the interface was found so, and it was said */
+    uint64_t down_until_ns; /* its sockets are not slept on before */
+    uint64_t arp_due_ns;    /* 0: now */
     struct wire_path path;
     struct rhythm rhythm;
     struct pkt *stash[BURST]; /* received by port_wait while it looked for packets */
@@ -228,42 +230,56 @@ static int sleep_for(struct pollfd *fds, unsigned n, uint64_t ns)
     return k < 0 && errno == EINTR ? -EINTR : k;
 }
 
-/* A socket says that something is wrong: the interface went down, mostly. Don't spin on that. */
-static int when_down(struct ether *e, struct pollfd *fds, uint64_t ns)
+/* What to sleep on, and for how long at most. */
+static unsigned pollfds(const struct ether *e, struct pollfd *fds, uint64_t now, uint64_t *until)
 {
+    uint64_t most = e->dev.n_fds ? SLEEP_MAX_NS : STEP_NS;
+    unsigned n = now < e->down_until_ns ? 0 : e->dev.n_fds;
+    if (now < e->down_until_ns)
+        most = e->down_until_ns - now;
+    if (e->arp_due_ns < *until)
+        *until = e->arp_due_ns;
+    if (*until > now + most)
+        *until = now + most;
+    for (unsigned i = 0; i < n; i++)
+        fds[i] = (struct pollfd){.fd = e->dev.fds[i], .events = POLLIN};
+    return n;
+}
+
+/* fds: as polled. A socket may say that something is wrong: the interface went down, mostly. Don't
+ * spin on that. */
+static void stirred(struct ether *e, const struct pollfd *fds, unsigned n)
+{
+    bool came = false, wrong = false;
     int error = 0;
-    socklen_t len = sizeof(error);
-    for (unsigned i = 0; i < e->dev.n_fds; i++)
-        if (fds[i].revents & (POLLERR | POLLNVAL))
+    e->port.stats.sleeps++;
+    for (unsigned i = 0; i < n; i++) {
+        socklen_t len = sizeof(error);
+        came = came || fds[i].revents & POLLIN;
+        wrong = wrong || fds[i].revents & (POLLERR | POLLNVAL);
+        if (fds[i].revents & (POLLERR | POLLNVAL) && !(fds[i].revents & POLLIN))
             (void)getsockopt(fds[i].fd, SOL_SOCKET, SO_ERROR, &error, &len);
+    }
+    e->port.stats.wakeups += came;
+    e->down = e->down && !came;
+    if (came || !wrong)
+        return;
     if (!e->down && error)
         port_tell("port %s: %s: waiting for it to come back", e->port.caps.name, strerror(error));
     e->down = e->down || error;
-    int rc = sleep_for(NULL, 0, ns < DOWN_NS ? ns : DOWN_NS);
-    return rc < 0 ? rc : 0;
+    e->down_until_ns = port_now_ns() + DOWN_NS;
 }
 
 static int nap(void *arg, uint64_t now, uint64_t until)
 {
     struct ether *e = arg;
-    struct pollfd fds[ETHER_FDS];
-    if (e->arp_due_ns < until)
-        until = e->arp_due_ns;
-    uint64_t most = e->dev.n_fds ? SLEEP_MAX_NS : STEP_NS, ns = until > now ? until - now : 0;
-    if (ns > most)
-        ns = most;
-    for (unsigned i = 0; i < e->dev.n_fds; i++)
-        fds[i] = (struct pollfd){.fd = e->dev.fds[i], .events = POLLIN};
-    e->port.stats.sleeps++;
-    int k = sleep_for(fds, e->dev.n_fds, ns);
-    bool came = false, wrong = false;
-    for (unsigned i = 0; k > 0 && i < e->dev.n_fds; i++) {
-        came = came || fds[i].revents & POLLIN;
-        wrong = wrong || fds[i].revents & (POLLERR | POLLNVAL);
-    }
-    e->port.stats.wakeups += came;
-    e->down = e->down && !came;
-    return k < 0 ? k : wrong && !came ? when_down(e, fds, ns) : 0;
+    struct pollfd fds[ETHER_FDS + 1];
+    unsigned n = pollfds(e, fds, now, &until);
+    fds[n] = (struct pollfd){.fd = port_wake_fd(), .events = POLLIN};
+    int k = sleep_for(fds, n + 1, until > now ? until - now : 0);
+    if (k >= 0)
+        stirred(e, fds, n);
+    return k < 0 ? k : 0;
 }
 
 static const struct rhythm_ops rhythm_ops = {look, NULL, nap};
@@ -277,6 +293,36 @@ static int ether_wait(struct port *port, uint64_t deadline_ns)
         return 0;
     return rhythm_wait(&e->rhythm, &rhythm_ops, e, now, deadline_ns);
 }
+
+static bool ether_begin(struct port *port, uint64_t now)
+{
+    arp_work((struct ether *)port, now);
+    return look(port);
+}
+
+static bool ether_look(struct port *port)
+{
+    return look(port);
+}
+
+static const struct rhythm *ether_rhythm(struct port *port)
+{
+    return &((struct ether *)port)->rhythm;
+}
+
+static unsigned ether_doze(struct port *port, struct pollfd *fds, uint64_t now, uint64_t *until)
+{
+    return pollfds((struct ether *)port, fds, now, until);
+}
+
+static void ether_woken(struct port *port, const struct pollfd *fds, unsigned n)
+{
+    stirred((struct ether *)port, fds, n);
+}
+
+_Static_assert(ETHER_FDS <= PORT_DOZE_FDS, "port_wait_any has no room");
+static const struct port_waiter ether_waiter = {ether_begin,  ether_look, NULL,
+                                                ether_rhythm, ether_doze, ether_woken};
 
 static void drop_stash(struct ether *e)
 {
@@ -346,6 +392,7 @@ int ether_open(const struct port_uri *uri, enum port_role role, struct port **ou
         return -ENOMEM;
     }
     e->port.ops = &ether_ops;
+    e->port.waiter = &ether_waiter;
     e->frame_max = mtu + OUTER_ETHERNET_BYTES;
     e->port.caps = (struct port_caps){.mtu_bytes = mtu, .burst = BURST};
     rc = eal_start(uri->kind == URI_PCI ? uri->name : NULL, err);

@@ -33,6 +33,7 @@
 #include "dataplane/port/mbuf.h"
 #include "dataplane/port/rendezvous.h"
 #include "dataplane/port/rhythm.h"
+#include "dataplane/port/wait_any.h"
 
 #define MTU          1500u
 #define FRAME_MAX    (MTU + 14u)
@@ -386,10 +387,9 @@ static bool packets_wait(struct memif *m)
     return m->stash_at < m->n_stash;
 }
 
-/* Sleep until a descriptor stirs or `until`. 0 or -EINTR. */
-static int sleep_until(struct memif *m, uint64_t now, uint64_t until)
+/* What can stir while it sleeps; the bell first. *until: no later than there is work. */
+static unsigned pollfds(const struct memif *m, struct pollfd *fds, uint64_t now, uint64_t *until)
 {
-    struct pollfd fds[INTR_MAX + 3];
     unsigned n = 0;
     if (m->state == UP)
         fds[n++] = (struct pollfd){.fd = bell_fd(&m->bell), .events = POLLIN};
@@ -400,20 +400,35 @@ static int sleep_until(struct memif *m, uint64_t now, uint64_t until)
     if (m->listen_fd >= 0 && (m->state == ALONE || m->state == UP))
         fds[n++] = (struct pollfd){.fd = m->listen_fd, .events = POLLIN};
 
-    if (m->state != UP && m->next_ns > now && m->next_ns < until)
-        until = m->next_ns;
+    if (m->state != UP && m->next_ns > now && m->next_ns < *until)
+        *until = m->next_ns;
+    if (*until > now + SLEEP_MAX_NS)
+        *until = now + SLEEP_MAX_NS;
+    return n;
+}
+
+/* fds: as polled. */
+static void stirred(struct memif *m, const struct pollfd *fds, unsigned n)
+{
+    if (m->state != UP)
+        return;
+    m->port.stats.sleeps++;
+    m->port.stats.wakeups += fds[0].revents != 0;
+    for (unsigned i = 1; i < n; i++)
+        if (fds[i].revents && !fds[0].revents)
+            m->next_ns = 0; /* a socket: see what it is */
+}
+
+/* Sleep until a descriptor stirs or `until`. 0 or -EINTR. */
+static int sleep_until(struct memif *m, uint64_t now, uint64_t until)
+{
+    struct pollfd fds[PORT_DOZE_FDS + 1];
+    unsigned n = pollfds(m, fds, now, &until);
+    fds[n] = (struct pollfd){.fd = port_wake_fd(), .events = POLLIN};
     uint64_t ns = until > now ? until - now : 0;
-    if (ns > SLEEP_MAX_NS)
-        ns = SLEEP_MAX_NS;
     struct timespec t = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
-    int k = ppoll(fds, n, &t, NULL);
-    int rc = k < 0 && errno == EINTR ? -EINTR : 0;
-    if (m->state == UP) {
-        m->port.stats.sleeps++;
-        m->port.stats.wakeups += k > 0 && fds[0].revents != 0;
-        if (k > 0 && fds[0].revents == 0)
-            m->next_ns = 0; /* a socket stirred: see what it is */
-    }
+    int rc = ppoll(fds, n + 1, &t, NULL) < 0 && errno == EINTR ? -EINTR : 0;
+    stirred(m, fds, n);
     return rc;
 }
 
@@ -441,18 +456,25 @@ static bool may_spin(void *arg)
 
 static const struct rhythm_ops rhythm_ops = {look, may_spin, nap};
 
+static bool memif_begin(struct port *port, uint64_t now)
+{
+    struct memif *m = (struct memif *)port;
+    housekeeping(m, now);
+    if (packets_wait(m))
+        return true;
+    if (m->state != LOST || m->loss_woke)
+        return false;
+    m->loss_woke = true;
+    return true;
+}
+
 static int memif_wait(struct port *port, uint64_t deadline_ns)
 {
     struct memif *m = (struct memif *)port;
     int rc = 0;
     uint64_t now = port_now_ns();
-    housekeeping(m, now);
-    if (deadline_ns <= now || packets_wait(m))
+    if (memif_begin(port, now) || deadline_ns <= now)
         return 0;
-    if (m->state == LOST && !m->loss_woke) {
-        m->loss_woke = true;
-        return 0;
-    }
     if (m->state != UP) {
         rc = sleep_until(m, now, deadline_ns);
     } else {
@@ -461,6 +483,42 @@ static int memif_wait(struct port *port, uint64_t deadline_ns)
     housekeeping(m, port_now_ns());
     return rc;
 }
+
+static bool memif_look(struct port *port)
+{
+    return packets_wait((struct memif *)port);
+}
+
+static bool memif_may_spin(struct port *port)
+{
+    struct memif *m = (struct memif *)port;
+    return m->state != UP || may_spin(m);
+}
+
+static const struct rhythm *memif_rhythm(struct port *port)
+{
+    return &((struct memif *)port)->rhythm;
+}
+
+static unsigned memif_doze(struct port *port, struct pollfd *fds, uint64_t now, uint64_t *until)
+{
+    struct memif *m = (struct memif *)port;
+    if (m->state == UP)
+        bell_before_sleep(&m->bell);
+    return pollfds(m, fds, now, until);
+}
+
+static void memif_woken(struct port *port, const struct pollfd *fds, unsigned n)
+{
+    struct memif *m = (struct memif *)port;
+    stirred(m, fds, n);
+    if (m->state == UP)
+        bell_after_sleep(&m->bell);
+    housekeeping(m, port_now_ns());
+}
+
+static const struct port_waiter memif_waiter = {memif_begin,  memif_look, memif_may_spin,
+                                                memif_rhythm, memif_doze, memif_woken};
 
 static int memif_alive(struct port *port)
 {
@@ -516,6 +574,7 @@ int memif_open(const char *text, enum port_role role, struct port **out, char *e
         return -ENOMEM;
     }
     m->port.ops = &memif_ops;
+    m->port.waiter = &memif_waiter;
     m->port.caps = (struct port_caps){
         .name = "memif", .mtu_bytes = MTU, .burst = BURST, .tells_loss = true, .same_host = true};
     m->role = role;

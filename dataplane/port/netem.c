@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Netem around a port: what is sent goes through a line (dataplane/netem.h) first. */
 #include "dataplane/port.h"
+#include "dataplane/port/wait_any.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@ struct netem {
     struct port *inner;
     struct netem_line *line;
     bool timed;
+    uint64_t due_ns; /* of port_wait_any */
     uint64_t copied_bytes;
     uint32_t idle_calls;
 };
@@ -125,6 +127,57 @@ static int netem_wait(struct port *port, uint64_t deadline_ns)
     return rc;
 }
 
+static bool netem_begin(struct port *port, uint64_t now_ns)
+{
+    struct netem *e = (struct netem *)port;
+    const bool holding = is_holding(e); /* as netem_wait */
+    const bool free_way = idle_call(e);
+    const bool something = e->inner->waiter->begin(e->inner, now_ns);
+    e->due_ns = e->timed ? netem_line_next_ns(e->line) : holding ? 0 : UINT64_MAX;
+    if (!free_way)
+        e->due_ns = now_ns + REFUSED_NS;
+    return something || e->due_ns <= now_ns;
+}
+
+static bool netem_look(struct port *port)
+{
+    struct netem *e = (struct netem *)port;
+    return (e->due_ns != UINT64_MAX && port_now_ns() >= e->due_ns) ||
+           e->inner->waiter->look(e->inner);
+}
+
+static bool netem_may_spin(struct port *port)
+{
+    struct port *inner = ((struct netem *)port)->inner;
+    return !inner->waiter->may_spin || inner->waiter->may_spin(inner);
+}
+
+static const struct rhythm *netem_rhythm(struct port *port)
+{
+    struct port *inner = ((struct netem *)port)->inner;
+    return inner->waiter->rhythm(inner);
+}
+
+static unsigned netem_doze(struct port *port, struct pollfd *fds, uint64_t now_ns,
+                           uint64_t *until_ns)
+{
+    struct netem *e = (struct netem *)port;
+    if (e->due_ns < *until_ns)
+        *until_ns = e->due_ns;
+    return e->inner->waiter->doze(e->inner, fds, now_ns, until_ns);
+}
+
+static void netem_woken(struct port *port, const struct pollfd *fds, unsigned n)
+{
+    struct netem *e = (struct netem *)port;
+    e->inner->waiter->woken(e->inner, fds, n);
+    release(e, now(e));
+    mirror_stats(e);
+}
+
+static const struct port_waiter netem_waiter = {netem_begin,  netem_look, netem_may_spin,
+                                                netem_rhythm, netem_doze, netem_woken};
+
 static int netem_alive(struct port *port)
 {
     return port_alive(((struct netem *)port)->inner);
@@ -175,6 +228,7 @@ int port_netem(struct port *inner, const struct netem_params *p, struct port **o
     }
     e->port = (struct port){
         .ops = &netem_ops, .caps = inner->caps, .pool = inner->pool, .path = inner->path};
+    e->port.waiter = inner->waiter ? &netem_waiter : NULL;
     e->inner = inner;
     e->line = line;
     e->timed = netem_is_timed(p);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "dataplane/port/udp.h"
+#include "dataplane/port/wait_any.h"
 
 #include <errno.h>
 #include <netinet/udp.h>
@@ -282,6 +283,46 @@ static int udp_wait(struct port *port, uint64_t deadline_ns)
     return rhythm_wait(&u->rhythm, &rhythm_ops, u, now, deadline_ns);
 }
 
+static bool udp_begin(struct port *port, uint64_t now)
+{
+    struct udp *u = (struct udp *)port;
+    (void)now;
+    return next_received(u) || u->lost;
+}
+
+static bool udp_look(struct port *port)
+{
+    return next_received((struct udp *)port);
+}
+
+static const struct rhythm *udp_rhythm(struct port *port)
+{
+    return &((struct udp *)port)->rhythm;
+}
+
+static unsigned udp_doze(struct port *port, struct pollfd *fds, uint64_t now, uint64_t *until)
+{
+    struct udp *u = (struct udp *)port;
+    (void)now;
+    (void)until;
+    fds[0] = (struct pollfd){.fd = u->engine->pollable(u), .events = POLLIN};
+    return 1;
+}
+
+static void udp_woken(struct port *port, const struct pollfd *fds, unsigned n)
+{
+    struct udp *u = (struct udp *)port;
+    (void)n;
+    port->stats.sleeps++;
+    if (fds[0].revents & POLLERR && fds[0].fd == u->fd)
+        udp_read_errors(u);
+    if (fds[0].revents && next_received(u))
+        port->stats.wakeups++;
+}
+
+static const struct port_waiter udp_waiter = {udp_begin,  udp_look, NULL,
+                                              udp_rhythm, udp_doze, udp_woken};
+
 static int udp_alive(struct port *port)
 {
     struct udp *u = (struct udp *)port;
@@ -337,6 +378,7 @@ int udp_open(const struct port_uri *uri, enum port_role role, struct port **out,
         return -ENOMEM;
     }
     u->port.ops = &udp_ops;
+    u->port.waiter = &udp_waiter;
     u->port.caps = (struct port_caps){.name = "udp", .burst = BURST};
     u->fd = -1;
     int rc = udp_socket(u, uri, role, err);

@@ -66,6 +66,8 @@ struct udp_engine {
     int (*send)(struct udp *u, const struct udp_group *groups, int n);
     /* Sleep until something came, or until_ns. 0 or -EINTR. */
     int (*sleep)(struct udp *u, uint64_t now_ns, uint64_t until_ns);
+    /* Or what to poll for that; what is to be sent is on its way then. */
+    int (*pollable)(struct udp *u);
     void (*close)(struct udp *u);
 };
 

@@ -9,7 +9,7 @@ import tempfile
 
 import e2e
 
-COMMANDS = ("run", "edge", "cloud", "netem", "keygen", "tokenize", "score", "eval", "calibrate", "bench",
+COMMANDS = ("run", "edge", "cloud", "ctl", "top", "netem", "keygen", "tokenize", "score", "eval", "calibrate", "bench",
             "doctor")
 MEMBERS = {"bench": ("codec", "machine", "compute", "kernels", "transport")}  # of commands that are groups; they share a man page
 FIELDS = ("text", "prompt_ids", "ids", "ttft_ms", "prefill_tokens_per_s", "decode_tokens_per_s",

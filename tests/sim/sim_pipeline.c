@@ -2,9 +2,9 @@
 /*
  * Edge and cloud on fake stages over the simulated network, everything chosen by the seed:
  * sessions, prompts, chunks, guesses, cancellation, stage times, pools, windows, impairments,
- * encryption, the cloud's deaths and rebirths and what memory there is for histories. The tokens
- * must be those of an unsplit run, no session may hang, nothing may be left, no nonce of any key
- * may seal two different byte strings (ledger.h).
+ * encryption, how many clouds there are, their deaths, rebirths and drains, and what memory there
+ * is for histories. The tokens must be those of an unsplit run, no session may hang, nothing may be
+ * left, no nonce of any key may seal two different byte strings (ledger.h).
  *
  *   sim_pipeline [--seed N] [--runs R] [--requests M]
  */
@@ -68,7 +68,9 @@ static struct rig_params choose(struct dice *d)
     if (dice_chance(d, .3))
         p.cloud_stage.kv_budget_bytes = dice_between(d, 240, 1000) * FAKE_TOKEN_BYTES;
     p.network.delay_max_ns = dice_chance(d, .5) ? 20000 : 10 * RIG_MS;
-    if (dice_chance(d, .5)) {
+    if (dice_chance(d, .5))
+        p.more = (uint32_t)dice_between(d, 0, RIG_MORE);
+    if (p.more || dice_chance(d, .5)) {
         static const uint64_t budgets[] = {0, 20000, 1 << 24};
 
         p.rejoin.timeout_ns = 3600ull * 1000 * RIG_MS;
@@ -78,6 +80,10 @@ static struct rig_params choose(struct dice *d)
         p.down_max_ns = dice_below(d, 2000 * RIG_MS);
         p.tell_crash = dice_chance(d, .5);
     }
+    if (p.more && dice_chance(d, .5))
+        p.cloud_sessions = (uint32_t)dice_between(d, 1, p.sessions);
+    if (p.more && dice_chance(d, .5))
+        p.drain = .01;
     return p;
 }
 
@@ -131,11 +137,13 @@ static void run(void)
     if (stats.history_bytes && !stats.lingering)
         fail("a history is left", "");
     printf("seed %" PRIu64 ": drop %.2f, %s, %u sessions, chunk %u, width %u, pool %u: %" PRIu64
-           " tokens, %u cancelled, %" PRIu64 " packets, %" PRIu64 " again, %u crashes, %" PRIu64
-           " rows replayed, %" PRIu64 " shared, %.2f s\n",
+           " tokens, %u cancelled, %" PRIu64 " packets, %" PRIu64
+           " again, %u clouds, %u crashes, %" PRIu64 " moves, %" PRIu64 " rows replayed, %" PRIu64
+           " shared, %.2f s\n",
            seed, p.network.drop, stats.cipher, p.sessions, p.chunk_tokens, p.edge_stage.d_model,
            p.pool_packets, stats.tokens, cancelled, stats.link.tx_packets, stats.link.retransmits,
-           r.crashes, stats.replayed_rows, stats.shared_rows, (double)r.now_ns * 1e-9);
+           1 + p.more, r.crashes, stats.moved, stats.replayed_rows, stats.shared_rows,
+           (double)r.now_ns * 1e-9);
     rig_close(&r);
     ledger_clear();
 }

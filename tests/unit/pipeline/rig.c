@@ -16,11 +16,18 @@ static void die(const char *what, const char *why)
     abort();
 }
 
+static void set_now(struct rig *r)
+{
+    network_set_now(r->network, r->now_ns);
+    for (uint32_t i = 0; i < r->p.more; i++)
+        network_set_now(r->more[i].network, r->now_ns);
+}
+
 static uint64_t rig_clock(void *arg)
 {
     struct rig *r = arg;
 
-    network_set_now(r->network, r->now_ns);
+    set_now(r);
     return r->now_ns;
 }
 
@@ -79,6 +86,14 @@ void rig_open(struct rig *r, const struct rig_params *p)
     network_set_now(r->network, r->now_ns);
     r->edge_stage = fake_open(false, &r->p.edge_stage, &r->edge_info);
     r->cloud_stage = fake_open(true, &r->p.cloud_stage, &r->cloud_info);
+    for (uint32_t i = 0; i < p->more; i++) {
+        struct rig_cloud *c = &r->more[i];
+
+        c->network = network_open(p->seed + 1 + i, &p->network,
+                                  p->pool_packets ? p->pool_packets : 1024, p->mtu ? p->mtu : 1500);
+        network_set_now(c->network, r->now_ns);
+        c->stage = fake_open(true, &r->p.cloud_stage, &c->info);
+    }
 }
 
 static struct codec_params rig_codec(const struct rig *r)
@@ -94,7 +109,7 @@ static void say(void *arg, const char *line)
     snprintf(r->said, sizeof r->said, "%s", line);
 }
 
-static void start_edge(struct rig *r)
+void rig_start_edge(struct rig *r)
 {
     char err[PIPELINE_ERR] = "";
     struct edge_params ep = {
@@ -110,8 +125,13 @@ static void start_edge(struct rig *r)
         .no_prefix = r->p.no_prefix,
         .connect_timeout_ns = r->p.connect_timeout_ns,
         .rejoin = r->p.rejoin,
+        .name = r->p.more ? "c0" : NULL,
+        .place = r->p.place,
+        .place_arg = r->p.place_arg,
     };
 
+    if (r->p.late)
+        ep.port = NULL;
     ep.rejoin.say = say;
     ep.rejoin.arg = r;
     if (r->p.secure && !ep.security.identity)
@@ -120,56 +140,130 @@ static void start_edge(struct rig *r)
         die("edge_open", err);
     if (r->p.hook)
         edge_set_clock(r->edge, rig_clock, r);
+    if (r->p.late)
+        rig_add_uplink(r, "c0", network_port(r->network, 0));
+    for (uint32_t i = 0; i < r->p.more; i++) {
+        char name[16];
+
+        snprintf(name, sizeof name, "c%u", i + 1);
+        if (rig_add_uplink(r, name, network_port(r->more[i].network, 0)) != (int)i + 1)
+            die("edge_uplink_add", name);
+    }
 }
 
-void rig_start_cloud(struct rig *r)
+int rig_add_uplink(struct rig *r, const char *name, struct port *port)
 {
     char err[PIPELINE_ERR] = "";
+    struct edge_uplink_params p = {.name = name, .port = port, .security = r->p.edge_security};
+    int rc;
+
+    if (r->p.secure && !p.security.identity)
+        p.security = (struct pipeline_security){rig_identity(false), rig_peers(false)};
+    rc = edge_uplink_add(r->edge, &p, r->now_ns, err);
+    if (rc < 0)
+        die("edge_uplink_add", err);
+    return rc;
+}
+
+static void cloud_says(void *arg, const char *line)
+{
+    struct rig *r = arg;
+
+    snprintf(r->cloud_said, sizeof r->cloud_said, "%s", line);
+}
+
+static struct cloud *start_cloud(struct rig *r, struct stage *stage, struct network *network)
+{
+    struct cloud *cloud;
+    char err[PIPELINE_ERR] = "";
     struct cloud_params cp = {
-        .stage = r->cloud_stage,
-        .port = network_port(r->network, 1),
+        .stage = stage,
+        .port = network_port(network, 1),
         .codec = rig_codec(r),
         .link = r->p.link,
         .security = r->p.cloud_security,
-        .max_sessions = r->p.sessions,
+        .max_sessions = r->p.cloud_sessions ? r->p.cloud_sessions : r->p.sessions,
+        .max_edges = r->p.max_edges,
+        .say = cloud_says,
+        .say_arg = r,
     };
 
     if (r->p.secure && !cp.security.identity)
         cp.security = (struct pipeline_security){rig_identity(true), rig_peers(true)};
-    if (cloud_open(&cp, r->now_ns, &r->cloud, err))
+    if (cloud_open(&cp, r->now_ns, &cloud, err))
         die("cloud_open", err);
     if (r->p.hook)
-        cloud_set_clock(r->cloud, rig_clock, r);
+        cloud_set_clock(cloud, rig_clock, r);
+    return cloud;
+}
+
+void rig_start_cloud(struct rig *r)
+{
+    r->cloud = start_cloud(r, r->cloud_stage, r->network);
+}
+
+void rig_start_more(struct rig *r, struct rig_cloud *c)
+{
+    c->cloud = start_cloud(r, c->stage, c->network);
+}
+
+static void kill_cloud(struct rig *r, struct cloud **cloud, struct network *network)
+{
+    const struct network_params deaf = {.drop = 1};
+
+    network_set_params(network, &deaf);
+    cloud_close(*cloud);
+    network_set_params(network, &r->p.network);
+    *cloud = NULL;
+    r->crashes++;
+    if (r->p.tell_crash)
+        network_lose_peer(network, 0);
 }
 
 void rig_kill_cloud(struct rig *r)
 {
-    const struct network_params deaf = {.drop = 1};
+    kill_cloud(r, &r->cloud, r->network);
+}
 
-    network_set_params(r->network, &deaf);
-    cloud_close(r->cloud);
-    network_set_params(r->network, &r->p.network);
-    r->cloud = NULL;
-    r->crashes++;
-    if (r->p.tell_crash)
-        network_lose_peer(r->network, 0);
+void rig_kill_more(struct rig *r, struct rig_cloud *c)
+{
+    kill_cloud(r, &c->cloud, c->network);
 }
 
 void rig_start(struct rig *r)
 {
-    start_edge(r);
+    rig_start_edge(r);
     rig_start_cloud(r);
+    for (uint32_t i = 0; i < r->p.more; i++)
+        rig_start_more(r, &r->more[i]);
+}
+
+static void close_stage(struct stage *s)
+{
+    if (fake_counts(s)->open_seqs)
+        die("rig_close", "a sequence was left open");
+    stage_close(s);
 }
 
 void rig_close(struct rig *r)
 {
     edge_close(r->edge);
     cloud_close(r->cloud);
-    if (fake_counts(r->edge_stage)->open_seqs || fake_counts(r->cloud_stage)->open_seqs)
-        die("rig_close", "a sequence was left open");
-    stage_close(r->edge_stage);
-    stage_close(r->cloud_stage);
+    for (uint32_t i = 0; i < r->p.more; i++) /* all before a network: each sets the time of all */
+        cloud_close(r->more[i].cloud);
+    close_stage(r->edge_stage);
+    close_stage(r->cloud_stage);
     network_close(r->network);
+    for (uint32_t i = 0; i < r->p.more; i++) {
+        close_stage(r->more[i].stage);
+        network_close(r->more[i].network);
+    }
+}
+
+void rig_restart_cloud(struct rig *r)
+{
+    rig_kill_cloud(r);
+    rig_start_cloud(r);
 }
 
 /* An edge that never met a cloud takes a denial for an answer. */
@@ -181,11 +275,28 @@ static bool edge_met(const struct rig *r)
     return s.link.rx_messages || s.reconnections;
 }
 
-/* The cloud's death and rebirth. */
+static bool dies(struct rig *r)
+{
+    return (!r->p.crash_max || r->crashes < r->p.crash_max) && r->p.crash > 0 &&
+           dice_chance(&r->fate, r->p.crash) && edge_met(r);
+}
+
+static void play_fate_of(struct rig *r, struct rig_cloud *c)
+{
+    if (c->cloud && dies(r)) {
+        rig_kill_more(r, c);
+        c->back_ns = r->now_ns + 1 + dice_below(&r->fate, r->p.down_max_ns + 1);
+    }
+    if (!c->cloud && c->back_ns && r->now_ns >= c->back_ns) {
+        c->back_ns = 0;
+        rig_start_more(r, c);
+    }
+}
+
+/* The clouds' death and rebirth. */
 static void play_fate(struct rig *r)
 {
-    if (r->cloud && (!r->p.crash_max || r->crashes < r->p.crash_max) && r->p.crash > 0 &&
-        dice_chance(&r->fate, r->p.crash) && edge_met(r)) {
+    if (r->cloud && dies(r)) {
         rig_kill_cloud(r);
         r->back_ns = r->now_ns + 1 + dice_below(&r->fate, r->p.down_max_ns + 1);
     }
@@ -193,6 +304,34 @@ static void play_fate(struct rig *r)
         r->back_ns = 0;
         rig_start_cloud(r);
     }
+    for (uint32_t i = 0; i < r->p.more; i++)
+        play_fate_of(r, &r->more[i]);
+    if (r->p.drain > 0 && r->drains < 20 && dice_chance(&r->fate, r->p.drain)) {
+        uint64_t which = dice_below(&r->fate, r->p.more + 2u);
+
+        for (uint32_t i = 0; i <= r->p.more; i++)
+            (void)edge_uplink_drain(r->edge, i, i == which && ++r->drains < 20);
+    }
+}
+
+static uint64_t sooner(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Polls it: when something of it or its network comes next. */
+static uint64_t step_more(struct rig *r, struct rig_cloud *c)
+{
+    uint64_t at = UINT64_MAX;
+    bool there = c->cloud && !c->silent;
+
+    set_now(r);
+    if (there)
+        (void)cloud_poll(c->cloud, r->now_ns, &at);
+    at = sooner(at, network_next(c->network, 0));
+    if (there)
+        at = sooner(at, network_next(c->network, 1));
+    return !c->cloud && c->back_ns ? sooner(at, c->back_ns) : at;
 }
 
 void rig_step(struct rig *r)
@@ -200,14 +339,11 @@ void rig_step(struct rig *r)
     uint64_t edge_at, cloud_at = UINT64_MAX, next;
     bool cloud = r->cloud && !r->cloud_silent;
 
-    network_set_now(r->network, r->now_ns);
+    set_now(r);
     r->edge_rc = edge_poll(r->edge, r->now_ns, &edge_at);
-    network_set_now(r->network, r->now_ns);
-    if (cloud) {
+    set_now(r);
+    if (cloud)
         r->cloud_rc = cloud_poll(r->cloud, r->now_ns, &cloud_at);
-        if (r->p.rejoin.timeout_ns && r->cloud_rc == -EPIPE && cloud_reset(r->cloud, r->now_ns))
-            die("cloud_reset", "");
-    }
     next = edge_at < cloud_at ? edge_at : cloud_at;
     for (int side = 0; side < (cloud ? 2 : 1); side++) {
         if (network_next(r->network, side) < next)
@@ -215,6 +351,8 @@ void rig_step(struct rig *r)
     }
     if (!r->cloud && r->back_ns && r->back_ns < next)
         next = r->back_ns;
+    for (uint32_t i = 0; i < r->p.more; i++)
+        next = sooner(next, step_more(r, &r->more[i]));
     if (next == UINT64_MAX)
         next = r->now_ns + RIG_MS;
     r->now_ns = next > r->now_ns ? next : r->now_ns + 1000;

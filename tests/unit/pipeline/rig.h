@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* An edge and a cloud on fake stages, in one thread under a virtual clock, and requests to them. */
+/* An edge and a cloud, or several, on fake stages, in one thread under a virtual clock, and requests to them. */
 #ifndef ISTHMUS_TESTS_RIG_H
 #define ISTHMUS_TESTS_RIG_H
 
@@ -7,7 +7,8 @@
 #include "tests/sim/network.h"
 #include "tests/unit/pipeline/fake_stage.h"
 
-#define RIG_MS 1000000ull
+#define RIG_MS   1000000ull
+#define RIG_MORE 3u
 
 struct rig_params {
     struct network_params network;
@@ -17,6 +18,7 @@ struct rig_params {
     const struct codec_profile_curve *curve;
     struct codec_rate_target target; /* of all sessions */
     uint32_t sessions;       /* 0: 1 */
+    uint32_t max_edges;      /* 0: the cloud's default */
     uint32_t lingering;      /* sequences of the stages beyond those */
     bool no_prefix;
     uint32_t chunk_tokens;
@@ -32,6 +34,13 @@ struct rig_params {
     bool tell_crash;         /* the edge's port knows at once */
     bool secure;             /* encrypted, with identities that the rig makes */
     struct pipeline_security edge_security, cloud_security; /* instead of those */
+    uint32_t more;           /* clouds beside the first, each as it, by a network of its own: uplinks
+                              * 1 and so on. All have names: "c0" .. */
+    bool late;               /* the edge is opened without a port: the first comes as the others */
+    double drain;            /* chance of a step that another of the uplinks, or none, drains from it on */
+    uint32_t cloud_sessions; /* that a cloud takes; 0: all */
+    int (*place)(void *arg, const struct edge_uplink_view *views, uint32_t n, int64_t session);
+    void *place_arg;
     uint64_t seed;
 };
 
@@ -52,6 +61,15 @@ struct rig_request {
     uint32_t n_ids;
 };
 
+struct rig_cloud {
+    struct network *network;
+    struct stage *stage;
+    struct stage_info *info;
+    struct cloud *cloud;     /* NULL: dead */
+    bool silent;             /* it is not polled */
+    uint64_t back_ns;        /* dead: when it starts again; 0: never by itself */
+};
+
 struct rig {
     struct rig_params p;
     uint64_t now_ns;
@@ -63,10 +81,12 @@ struct rig {
     bool cloud_silent;       /* the cloud is not polled */
     int edge_rc, cloud_rc;   /* of the last poll */
     struct dice fate;        /* of the cloud */
-    uint32_t crashes;
+    uint32_t crashes, drains;
     uint64_t back_ns;        /* cloud NULL: when it starts again; 0: never by itself */
+    struct rig_cloud more[RIG_MORE];
     uint32_t n_said;
     char said[512];          /* the edge's last word */
+    char cloud_said[512];    /* and the cloud's */
 };
 
 /* The identities of a secure rig's halves, made once. */
@@ -79,10 +99,18 @@ void rig_random(uint64_t seed);
 /* The stages only: their info may be changed before rig_start. */
 void rig_open(struct rig *r, const struct rig_params *p);
 void rig_start(struct rig *r);
+void rig_start_edge(struct rig *r);
 void rig_close(struct rig *r);
 /* Without a word, as by kill -9; what is under way arrives. */
 void rig_kill_cloud(struct rig *r);
 void rig_start_cloud(struct rig *r);
+/* Its index; aborts where there is none. */
+int rig_add_uplink(struct rig *r, const char *name, struct port *port);
+/* Of those beside the first. */
+void rig_kill_more(struct rig *r, struct rig_cloud *c);
+void rig_start_more(struct rig *r, struct rig_cloud *c);
+/* One after the other: it knows nothing any more. */
+void rig_restart_cloud(struct rig *r);
 /* One poll of each side; virtual time goes on to what comes next. */
 void rig_step(struct rig *r);
 

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * SIGHUP: the configuration is read again, checked whole, and what may change while the process
+ * serves does, each said in a line: what changed, what needs a restart, what was refused. Where the
+ * whole is wrong nothing changes.
+ *
+ * The check is the command's own parser, in a process of its own: argp ends the one that it runs
+ * in. A thread waits for that, so that the serving thread does not.
+ */
+#ifndef ISTHMUS_CONTROL_CONFIG_RELOAD_H
+#define ISTHMUS_CONTROL_CONFIG_RELOAD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#define RELOAD_ERR 256
+
+struct reload_key {
+    const char *key;
+    /* The value, which the command's parser took; NULL: none, so the default. 0, or -errno with
+     * why in err (RELOAD_ERR bytes): the old one stays. In the serving thread. */
+    int (*apply)(void *arg, const char *value, char *err);
+    bool file; /* it names a file: applied each time while the name stays; another one needs a
+                  restart */
+};
+
+struct reload_params {
+    const struct reload_key *keys; /* borrowed, as arg */
+    size_t n_keys;
+    void (*wake)(void *arg); /* of another thread: reload_poll is due */
+    void *arg;               /* of apply and wake */
+};
+
+struct reload;
+
+/* After config_parse. 0 or -ENOMEM. */
+int reload_open(const struct reload_params *p, struct reload **out);
+void reload_close(struct reload *r);
+
+/* In the serving thread: SIGHUP came. */
+void reload_begin(struct reload *r);
+/* In the serving thread, in every turn of its loop: goes on once the check is done. True when a
+ * reload has ended just now, one way or the other. */
+bool reload_poll(struct reload *r);
+
+#endif

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/service/serve.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "control/cmd.h"
+#include "control/config/config.h"
+#include "control/config/reload.h"
+#include "control/gateway/gateway.h"
+#include "control/log.h"
+#include "control/quality_arg.h"
+
+#define MAX_WAITING     64
+#define DRAIN_TIMEOUT_S 30
+
+/* --- options ------------------------------------------------------------------------------------
+ */
+
+enum {
+    OPT_LISTEN = OPT_OWN + 0x200,
+    OPT_API_KEYS,
+    OPT_MAX_WAITING,
+    OPT_MAX_SESSIONS,
+    OPT_DRAIN_TIMEOUT
+};
+
+static const struct argp_option options[] = {
+    {"listen", OPT_LISTEN, "HOST:PORT", 0,
+     "Serve programs there, by OpenAI's HTTP interface, until a signal comes", 4},
+    {"api-keys", OPT_API_KEYS, "FILE", 0,
+     "Whom to serve: a key a line. Without it: everybody who can connect", 4},
+    {"max-sessions", OPT_MAX_SESSIONS, "N", 0, "Answers in the making at once (default 16)", 4},
+    {"max-waiting", OPT_MAX_WAITING, "N", 0,
+     "Requests that may wait for their turn; more are refused (default 64)", 4},
+    {"drain-timeout", OPT_DRAIN_TIMEOUT, "SECONDS", 0,
+     "After SIGTERM, how long answers may take to end (default 30; 0: no limit)", 4},
+    {0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct serve_options *o = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        *o = (struct serve_options){.max_waiting = MAX_WAITING, .drain_timeout_s = DRAIN_TIMEOUT_S};
+        state->child_inputs[0] = &o->daemon;
+        state->child_inputs[1] = &o->control;
+        return 0;
+    case OPT_LISTEN:
+        o->listen = arg;
+        return 0;
+    case OPT_API_KEYS:
+        o->api_keys = arg;
+        return 0;
+    case OPT_MAX_SESSIONS:
+        o->max_sessions = opt_u32(state, "--max-sessions", arg, 1, 256);
+        return 0;
+    case OPT_MAX_WAITING:
+        o->max_waiting = opt_u32(state, "--max-waiting", arg, 0, 1u << 20);
+        return 0;
+    case OPT_DRAIN_TIMEOUT:
+        o->drain_timeout_s = opt_u32(state, "--drain-timeout", arg, 0, 86400);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_child children[] = {
+    {&daemon_argp, 0, NULL, 0}, {&control_argp, 0, NULL, 0}, {0}};
+const struct argp serve_argp = {options, parse, NULL, NULL, children, NULL, NULL};
+
+void serve_check_options(struct argp_state *state, const struct serve_options *o,
+                         struct front_options *front)
+{
+    front->serves = o->listen;
+    if (!o->listen) {
+        const char *given = o->api_keys             ? "--api-keys"
+                            : o->max_sessions       ? "--max-sessions"
+                            : o->daemon.control     ? "--control"
+                            : o->daemon.runtime_dir ? "--runtime-dir"
+                                                    : NULL;
+        if (given)
+            argp_error(state, "%s is for a process that serves: --listen HOST:PORT is missing",
+                       given);
+        return;
+    }
+    if (front->prompt || front->requests)
+        argp_error(state, "--listen takes its requests there: leave out %s",
+                   front->prompt ? "-p" : "--requests");
+    front->parallel = o->max_sessions ? o->max_sessions : 16;
+}
+
+int serve_check(const struct serve_options *o, const struct model_options *model)
+{
+    const int rc = config_check_file("--model", model->path);
+    return rc == EXIT_OK && o->api_keys ? config_check_file("--api-keys", o->api_keys) : rc;
+}
+
+/* --- in the engine's thread ---------------------------------------------------------------------
+ */
+
+struct serving {
+    struct front *front;
+    struct service *service;
+    struct gateway *gateway;
+    struct reload *reload;
+    enum codec_rate_kind target; /* of answers that have none of their own */
+};
+
+/* Once a turn. */
+static uint64_t tick(void *arg, uint64_t now_ns)
+{
+    struct serving *v = arg;
+    const char *why;
+    const enum service_health health = service_health(v->service, &why);
+    daemon_status("%s", health == SERVICE_READY ? "ready" : why);
+    if (reload_poll(v->reload))
+        daemon_ready();
+    return daemon_tick(now_ns);
+}
+
+static void on_reload(void *arg)
+{
+    struct serving *v = arg;
+    daemon_reloading();
+    reload_begin(v->reload);
+}
+
+static void wake(void *arg)
+{
+    service_wake(((struct serving *)arg)->service);
+}
+
+/* --- what a reload changes ----------------------------------------------------------------------
+ */
+
+static int apply_log_level(void *arg, const char *value, char *err)
+{
+    (void)arg;
+    const int level = value ? log_parse_level(value) : LOG_LEVEL_INFO;
+    if (level < 0) {
+        snprintf(err, RELOAD_ERR, "no such level");
+        return -EINVAL;
+    }
+    log_set_level((enum log_level)level);
+    return 0;
+}
+
+static int apply_max_waiting(void *arg, const char *value, char *err)
+{
+    (void)err;
+    service_set_max_waiting(((struct serving *)arg)->service,
+                            value ? (uint32_t)strtoul(value, NULL, 10) : MAX_WAITING);
+    return 0;
+}
+
+static int apply_drain_timeout(void *arg, const char *value, char *err)
+{
+    (void)err;
+    const uint64_t s = value ? strtoul(value, NULL, 10) : DRAIN_TIMEOUT_S;
+    service_set_drain_timeout(((struct serving *)arg)->service, s * UINT64_C(1000000000));
+    return 0;
+}
+
+/* Of answers that begin from now on. */
+static int apply_target(struct serving *v, enum codec_rate_kind kind, const char *value, char *err)
+{
+    struct codec_rate_target target = {.kind = CODEC_RATE_NONE};
+    if (!value && v->target != kind)
+        return 0; /* the other one has taken its place */
+    if (!value && v->front->plan.target.kind) {
+        snprintf(err, RELOAD_ERR, "it began with a target: to have none it must be started anew");
+        return -EINVAL;
+    }
+    int rc = 0;
+    if (value)
+        rc = (kind == CODEC_RATE_KL ? quality_arg_parse : rate_arg_parse)(value, &target, err);
+    if (rc < 0)
+        return rc;
+    rc = service_set_target(v->service, target);
+    if (rc < 0)
+        snprintf(err, RELOAD_ERR, "the codec's mode has no curve to find it on");
+    else
+        v->target = target.kind;
+    return rc;
+}
+
+static int apply_quality(void *arg, const char *value, char *err)
+{
+    return apply_target(arg, CODEC_RATE_KL, value, err);
+}
+
+static int apply_rate(void *arg, const char *value, char *err)
+{
+    return apply_target(arg, CODEC_RATE_BYTES, value, err);
+}
+
+static int read_api_keys(void *arg, const char *value, char *err)
+{
+    (void)value; /* the gateway knows the file */
+    if (gateway_reload_keys(((struct serving *)arg)->gateway) == EXIT_OK)
+        return 0;
+    snprintf(err, RELOAD_ERR, "see above");
+    return -EINVAL;
+}
+
+static const struct reload_key keys[] = {
+    {"api-keys", read_api_keys, true},
+    {"log-level", apply_log_level, false},
+    {"max-waiting", apply_max_waiting, false},
+    {"drain-timeout", apply_drain_timeout, false},
+    {"quality", apply_quality, false},
+    {"rate", apply_rate, false},
+};
+
+/* --- serving ------------------------------------------------------------------------------------
+ */
+
+static int open_service(struct serving *v, const struct serve_options *o)
+{
+    const struct service_params params = {
+        .front = v->front,
+        .max_waiting = o->max_waiting,
+        .drain_timeout_ns = o->drain_timeout_s * UINT64_C(1000000000),
+    };
+    const struct reload_params reload = {
+        .keys = keys, .n_keys = sizeof keys / sizeof *keys, .wake = wake, .arg = v};
+    if (reload_open(&reload, &v->reload) < 0) {
+        log_error("out of memory");
+        return EXIT_FAILED;
+    }
+    const int rc = service_open(&params, &v->service);
+    if (rc == EXIT_OK) {
+        service_on_tick(v->service, tick, v);
+        service_on_reload(v->service, on_reload, v);
+    }
+    return rc;
+}
+
+int serve(struct front *f, const struct serve_options *o)
+{
+    struct serving v = {.front = f, .target = f->plan.target.kind};
+    int rc = open_service(&v, o);
+    if (rc == EXIT_OK)
+        rc = gateway_open(&(struct gateway_params){.service = v.service,
+                                                   .model = &f->model,
+                                                   .listen = o->listen,
+                                                   .keys_file = o->api_keys},
+                          &v.gateway);
+    struct control *control = NULL;
+    if (rc == EXIT_OK)
+        rc = control_open_edge(&o->control, daemon_control_path(&o->daemon), v.service, f,
+                               o->daemon.config || o->api_keys, &control);
+    if (rc == EXIT_OK) {
+        daemon_ready();
+        rc = service_run(v.service);
+        daemon_stopping();
+    }
+    control_close(control);
+    gateway_close(v.gateway);
+    reload_close(v.reload); /* its thread wakes the service */
+    service_close(v.service);
+    return rc;
+}
