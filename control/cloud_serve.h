@@ -4,6 +4,7 @@
 #define ISTHMUS_CONTROL_CLOUD_SERVE_H
 
 #include "control/config/config.h"
+#include "control/fleet/register.h"
 #include "control/security_arg.h"
 #include "dataplane/pipeline/pipeline.h"
 
@@ -14,6 +15,7 @@ struct cloud_serve {
     uint32_t drain_timeout_s;  /* 0: as long as it takes */
     const char *authorized;    /* the file, read again by SIGHUP; NULL: none */
     struct security *security; /* its peers are replaced then */
+    struct registration *registration; /* told of draining; NULL: none */
     int argc;                  /* the command's, for its configuration file, read again too */
     char **argv;
 };

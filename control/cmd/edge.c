@@ -27,7 +27,8 @@ static const struct argp_option options[] = {
      "(default 64)",
      0},
     {"workers", OPT_WORKERS, "WHERE", 0,
-     "Instead of --port: a registry of clouds to be joined, as they come and go: file:PATH, srv:NAME "
+     "Instead of --port: a registry of clouds to be joined, as they come and go: file:PATH, "
+     "srv:NAME "
      "or etcd:http://HOST:2379/PREFIX",
      0},
     {"max-uplinks", OPT_MAX_UPLINKS, "N", 0,
@@ -99,7 +100,8 @@ static int check(const struct edge_options *o)
 
 int cmd_edge(int argc, char **argv)
 {
-    struct edge_options o = {.connect_s = 10, .reconnect_s = 60, .history_mb = 64, .max_uplinks = FLEET_UPLINKS};
+    struct edge_options o = {
+        .connect_s = 10, .reconnect_s = 60, .history_mb = 64, .max_uplinks = FLEET_UPLINKS};
     config_parse("edge", argc, argv, &o);
     if (o.serve.daemon.check_options)
         return EXIT_OK;
