@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `isthmus cloud`: the back half. Serves one edge after the other until a signal comes. */
-#include <errno.h>
+/* `isthmus cloud`: the back half. Serves the edges that join until a signal comes. */
 #include <string.h>
 
 #include "control/child.h"
+#include "control/cloud_serve.h"
 #include "control/cmd.h"
 #include "control/config/config.h"
 #include "control/log.h"
@@ -13,13 +13,18 @@
 #include "control/privileges.h"
 #include "control/split_plan.h"
 #include "control/service/daemon.h"
-#include "control/signals.h"
 #include "dataplane/pipeline/pipeline.h"
 #include "dataplane/secure/aead.h"
 
-#define STEP_NS 200000000u /* how long a wait may last before signals are looked at */
-
-enum { OPT_AUTHORIZED = OPT_OWN, OPT_ONCE, OPT_MAX_SESSIONS, OPT_CHUNK, OPT_LEASE };
+enum {
+    OPT_AUTHORIZED = OPT_OWN,
+    OPT_ONCE,
+    OPT_MAX_SESSIONS,
+    OPT_MAX_EDGES,
+    OPT_CHUNK,
+    OPT_LEASE,
+    OPT_DRAIN_TIMEOUT
+};
 
 struct cloud_options {
     struct model_options model;
@@ -30,16 +35,18 @@ struct cloud_options {
     struct daemon_options daemon;
     const char *authorized;
     bool once;
-    uint32_t max_sessions, chunk_tokens, lease_s;
+    uint32_t max_sessions, max_edges, chunk_tokens, lease_s, drain_timeout_s;
     uint64_t kv_budget_bytes;
 };
 
 static const struct argp_option options[] = {
     {"authorized", OPT_AUTHORIZED, "FILE", 0,
-     "The edges admitted, instead of one --peer: lines of NAME FINGERPRINT [sessions=N] [tokens=N]",
+     "The edges admitted, instead of one --peer: lines of NAME FINGERPRINT [sessions=N] [tokens=N] "
+     "[kv=SIZE] [rate=SIZE/s|Nrows/s]. Read again by SIGHUP",
      0},
     {"once", OPT_ONCE, NULL, 0, "End when the first edge has left", 0},
-    {"max-sessions", OPT_MAX_SESSIONS, "N", 0, "Sessions at once (default 16)", 0},
+    {"max-sessions", OPT_MAX_SESSIONS, "N", 0, "Sessions at once, of all edges (default 16)", 0},
+    {"max-edges", OPT_MAX_EDGES, "N", 0, "Edges at once; more are turned away (default 64)", 0},
     {"kv-budget", OPT_KV_BUDGET, "SIZE", 0,
      "Most memory for the cache of keys and values: 64MB. Sessions that find no room wait "
      "(default: "
@@ -47,6 +54,8 @@ static const struct argp_option options[] = {
      0},
     {"lease", OPT_LEASE, "SECONDS", 0,
      "How long sessions are kept for an edge that is not heard (default 10)", 0},
+    {"drain-timeout", OPT_DRAIN_TIMEOUT, "SECONDS", 0,
+     "After SIGTERM, how long sessions may take to end or move (default 30; 0: no limit)", 0},
     {"chunk", OPT_CHUNK, "N", 0, "Most rows of prompts computed at once (default 128)", 2},
     {0},
 };
@@ -71,6 +80,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_MAX_SESSIONS:
         o->max_sessions = opt_u32(state, "--max-sessions", arg, 1, 256);
+        return 0;
+    case OPT_MAX_EDGES:
+        o->max_edges = opt_u32(state, "--max-edges", arg, 1, 256);
+        return 0;
+    case OPT_DRAIN_TIMEOUT:
+        o->drain_timeout_s =
+            opt_u32(state, "--drain-timeout", arg, 0, (uint32_t)DRAIN_TIMEOUT_MAX_S);
         return 0;
     case OPT_CHUNK:
         o->chunk_tokens = opt_u32(state, "--chunk", arg, 1, 1024);
@@ -116,65 +132,30 @@ static uint64_t cloud_clock(void *arg)
     return port_now_ns();
 }
 
-/* Whom we refused, a line a second at most. */
-struct refusals {
-    uint64_t said, said_ns;
-};
-
-static void say_refusals(const struct cloud *cloud, struct refusals *r)
-{
-    char text[FINGERPRINT_TEXT];
-    struct fingerprint last;
-    const uint64_t n = cloud_strangers(cloud, &last);
-    if (n == r->said)
-        return;
-    const uint64_t now_ns = port_now_ns();
-    if (r->said && now_ns - r->said_ns < 1000000000u)
-        return;
-    log_warn("an edge was refused, its identity %s is not admitted (%llu times since the last such "
-             "line)",
-             fingerprint_format(&last, text), (unsigned long long)(n - r->said));
-    *r = (struct refusals){n, now_ns};
-}
-
-/* Edges are somewhere else than before: a NAT on the way may do that at any time. */
-static void say_moves(const struct cloud *cloud, uint64_t *moves)
-{
-    struct cloud_stats s;
-    cloud_stats(cloud, &s);
-    if (s.link.moves > *moves)
-        log_info("an edge has another address than before (change %llu): followed",
-                 (unsigned long long)s.link.moves);
-    *moves = s.link.moves;
-}
-
 static void say(void *arg, const char *line)
 {
     if (!*(const bool *)arg) /* --once: whoever started us knows */
         log_info("%s", line);
 }
 
-static int serve(struct cloud *cloud, struct port *port, bool once)
+static void say_start(const struct cloud_options *o, const struct security *security,
+                      const struct split_plan *plan, const struct model *m, const struct team *team,
+                      const struct port *port)
 {
-    struct refusals refusals = {0};
-    uint64_t moves = 0, look_ns = 0;
-    while (!signals_caught()) {
-        uint64_t deadline_ns = 0;
-        (void)cloud_poll(cloud, port_now_ns(), &deadline_ns);
-        if (once && cloud_edges_left(cloud))
-            return EXIT_OK;
-        say_refusals(cloud, &refusals);
-        const uint64_t now_ns = port_now_ns();
-        if (now_ns >= look_ns) {
-            say_moves(cloud, &moves);
-            look_ns = now_ns + STEP_NS;
-        }
-        if (deadline_ns > now_ns + STEP_NS)
-            deadline_ns = now_ns + STEP_NS;
-        port_wait(port,
-                  deadline_ns); /* also when there is work: the port's peers come and go there */
-    }
-    return EXIT_OK;
+    char text[FINGERPRINT_TEXT];
+    if (security->identity)
+        log_info("identity %s; edges admitted: %zu; AES-128-GCM by %s",
+                 fingerprint_format(identity_fingerprint(security->identity), text),
+                 authorized_count(security->peers), aead_implementation());
+    log_info("layers %u to %u of %s at %s; %u threads%s%s", plan->split, m->n_layers - 1, m->path,
+             o->port.uris[0], team_size(team), *team_cpus(team) ? " on CPUs " : "",
+             team_cpus(team));
+    if (strcmp(port->caps.name, "memif") == 0)
+        log_info("up to %u sessions, of one edge at a time: memif has one peer, another waits at "
+                 "its socket",
+                 o->max_sessions);
+    else
+        log_info("up to %u sessions of %u edges at once", o->max_sessions, o->max_edges);
 }
 
 /* What can be checked without loading a model or opening a port. */
@@ -191,7 +172,11 @@ static int check(const struct cloud_options *o)
 
 int cmd_cloud(int argc, char **argv)
 {
-    struct cloud_options o = {.max_sessions = 16, .chunk_tokens = 128, .lease_s = 10};
+    struct cloud_options o = {.max_sessions = 16,
+                              .max_edges = 64,
+                              .chunk_tokens = 128,
+                              .lease_s = 10,
+                              .drain_timeout_s = 30};
     config_parse("cloud", argc, argv, &o);
     if (o.daemon.check_options)
         return EXIT_OK;
@@ -231,8 +216,11 @@ int cmd_cloud(int argc, char **argv)
         goto out;
     model_drop_file(&m);
 
-    signals_catch(); /* from here on the port leaves something to clean up */
-    rc = port_arg_open(o.port.uris[0], PORT_SERVER, &security, &o.netem, &port);
+    rc = daemon_begin(&o.daemon);
+    if (rc == EXIT_OK)
+        rc = cloud_serve_begin(); /* from here on the port leaves something to clean up */
+    if (rc == EXIT_OK)
+        rc = port_arg_open(o.port.uris[0], PORT_SERVER, &security, &o.netem, &port);
     if (rc == EXIT_OK)
         rc = privileges_drop(o.port.uris[0], security.user);
     if (rc != EXIT_OK)
@@ -247,6 +235,7 @@ int cmd_cloud(int argc, char **argv)
         .link = {.dead_after_ns = o.lease_s * UINT64_C(1000000000)},
         .security = security_of(&security),
         .max_sessions = o.max_sessions,
+        .max_edges = o.max_edges,
         .say = say,
         .say_arg = &o.once,
     };
@@ -256,20 +245,24 @@ int cmd_cloud(int argc, char **argv)
         goto out;
     }
     cloud_set_clock(cloud, cloud_clock, NULL);
-    if (!o.once && security.identity) {
-        char text[FINGERPRINT_TEXT];
-        log_info("identity %s; edges admitted: %zu; AES-128-GCM by %s",
-                 fingerprint_format(identity_fingerprint(security.identity), text),
-                 authorized_count(security.peers), aead_implementation());
-    }
     if (!o.once)
-        log_info("layers %u to %u of %s at %s; %u threads%s%s", plan.split, m.n_layers - 1, m.path,
-                 o.port.uris[0], team_size(team), *team_cpus(team) ? " on CPUs " : "",
-                 team_cpus(team));
-    rc = serve(cloud, port, o.once);
+        say_start(&o, &security, &plan, &m, team, port);
+    struct cloud_serve serve = {
+        .cloud = cloud,
+        .port = port,
+        .once = o.once,
+        .drain_timeout_s = o.drain_timeout_s,
+        .authorized = o.authorized,
+        .security = &security,
+        .argc = argc,
+        .argv = argv,
+    };
+    rc = cloud_serve(&serve);
 out:
     cloud_close(cloud);
     port_close(port);
+    cloud_serve_end();
+    daemon_end();
     security_close(&security);
     stage_close(stage);
     team_close(team);

@@ -61,7 +61,7 @@ def same(what, edge, expected, reconnections):
 def killed(model, port, asked, expected, *args, kills=1, codec="f32", sig=signal.SIGKILL):
     """At the same place, as often as wanted."""
     def serve():
-        cloud = halves.Cloud(model, port, *SPLIT, "--codec", codec, *CORE)
+        cloud = halves.Cloud(model, port, *SPLIT, "--codec", codec, *CORE, "--drain-timeout", "1")
         e2e.check(cloud.ready(), "the cloud serves: " + cloud.said())
         return cloud
 

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/cloud_serve.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "control/cmd.h"
+#include "control/log.h"
+#include "control/service/daemon.h"
+#include "control/signals.h"
+
+#define STEP_NS   UINT64_C(1000000000) /* how long a wait may last before things are looked at */
+#define SECOND_NS UINT64_C(1000000000)
+
+static int wake_fd = -1;
+
+int cloud_serve_begin(void)
+{
+    /* What was ignored stays so: a parent wanted that, or nohup. */
+    static const int kept[2] = {SIGINT, SIGHUP};
+    struct sigaction before[2];
+    wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (wake_fd < 0) {
+        log_error("%s", strerror(errno));
+        return EXIT_FAILED;
+    }
+    port_wake_on(wake_fd);
+    for (unsigned i = 0; i < 2; i++)
+        sigaction(kept[i], NULL, &before[i]);
+    signals_serve(wake_fd);
+    for (unsigned i = 0; i < 2; i++)
+        if (before[i].sa_handler == SIG_IGN)
+            sigaction(kept[i], &before[i], NULL);
+    return EXIT_OK;
+}
+
+void cloud_serve_end(void)
+{
+    if (wake_fd < 0)
+        return;
+    signals_serve_end();
+    port_wake_on(-1);
+    close(wake_fd);
+    wake_fd = -1;
+}
+
+/* After a sleep and before signals are looked at: each is counted before it rings. */
+static void quiet(void)
+{
+    uint64_t n;
+    if (read(wake_fd, &n, sizeof n) < 0) {
+        /* it was not rung */
+    }
+}
+
+/* --- what is said -------------------------------------------------------------------------------
+ */
+
+struct said {
+    uint64_t refusals, refusals_ns, moves, turned_away;
+};
+
+/* Whom we refused, a line a second at most. */
+static void say_refusals(const struct cloud *cloud, struct said *r, uint64_t now_ns)
+{
+    char text[FINGERPRINT_TEXT];
+    struct fingerprint last;
+    const uint64_t n = cloud_strangers(cloud, &last);
+    if (n == r->refusals || (r->refusals && now_ns - r->refusals_ns < SECOND_NS))
+        return;
+    log_warn("an edge was refused, its identity %s is not admitted (%llu times since the last such "
+             "line)",
+             fingerprint_format(&last, text), (unsigned long long)(n - r->refusals));
+    r->refusals = n;
+    r->refusals_ns = now_ns;
+}
+
+static void say_news(const struct cloud *cloud, struct said *r)
+{
+    struct cloud_stats s;
+    cloud_stats(cloud, &s);
+    if (s.link.moves > r->moves) /* a NAT on the way may do that at any time */
+        log_info("an edge has another address than before (change %llu): followed",
+                 (unsigned long long)s.link.moves);
+    if (s.turned_away > r->turned_away)
+        log_warn("%llu edges were turned away: --max-edges are here already",
+                 (unsigned long long)(s.turned_away - r->turned_away));
+    r->moves = s.link.moves;
+    r->turned_away = s.turned_away;
+    daemon_status("%s: %u edges, %u sessions", s.draining ? "draining" : "ready", s.edges,
+                  s.sessions);
+}
+
+/* --- reloading ----------------------------------------------------------------------------------
+ */
+
+static void say_line(void *arg, const char *line)
+{
+    (void)arg;
+    log_error("%s", line);
+}
+
+struct comparison {
+    const struct config *was, *is;
+};
+
+static bool same(const char *a, const char *b)
+{
+    return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+static void say_unchanged(void *arg, const struct argp_option *o)
+{
+    static const char *const reloads[] = {CLOUD_RELOADS};
+    const struct comparison *c = arg;
+    for (size_t i = 0; i < sizeof reloads / sizeof *reloads; i++)
+        if (strcmp(o->name, reloads[i]) == 0)
+            return;
+    if (!same(config_value(c->was, o->name), config_value(c->is, o->name)))
+        log_warn("reload: %s is another: that takes a new start", o->name);
+}
+
+static void reload_timeout(struct cloud_serve *s, const char *text)
+{
+    char *end;
+    const unsigned long v = strtoul(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end || v > DRAIN_TIMEOUT_MAX_S) {
+        log_error("reload: drain-timeout %s: must be from 0 to %u; it stays %u", text,
+                  DRAIN_TIMEOUT_MAX_S, s->drain_timeout_s);
+        return;
+    }
+    s->drain_timeout_s = (uint32_t)v;
+    log_info("reload: drain-timeout %u", s->drain_timeout_s);
+}
+
+static void reload_config(struct cloud_serve *s, struct config *now)
+{
+    struct config fresh;
+    if (config_gather(now->command, s->argc, s->argv, say_line, NULL, &fresh) < 0) {
+        log_error("reload: all stays as it was");
+        config_free(&fresh);
+        return;
+    }
+    struct comparison c = {now, &fresh};
+    config_each_option(now->command, say_unchanged, &c);
+    const char *level = config_value(&fresh, "log-level");
+    if (level && !same(level, config_value(now, "log-level")) && log_parse_level(level) >= 0) {
+        log_set_level((enum log_level)log_parse_level(level));
+        log_info("reload: log-level %s", level);
+    }
+    const char *timeout = config_value(&fresh, "drain-timeout");
+    if (timeout && !same(timeout, config_value(now, "drain-timeout")))
+        reload_timeout(s, timeout);
+    if (s->authorized && config_value(&fresh, "authorized"))
+        s->authorized = config_value(&fresh, "authorized");
+    config_free(now);
+    *now = fresh; /* s->authorized points into it */
+}
+
+static void reload_peers(struct cloud_serve *s)
+{
+    char err[IDENTITY_ERR] = "";
+    struct authorized *fresh;
+    if (!s->authorized)
+        return;
+    if (authorized_read(s->authorized, &fresh, err) < 0) {
+        log_error("reload: %s; those admitted stay as they were", err);
+        return;
+    }
+    cloud_set_peers(s->cloud, fresh);
+    authorized_close(s->security->peers);
+    s->security->peers = fresh;
+    log_info("reload: %s: %zu edges are admitted", s->authorized, authorized_count(fresh));
+}
+
+static void reload(struct cloud_serve *s, struct config *now)
+{
+    daemon_reloading();
+    if (now->file)
+        reload_config(s, now);
+    reload_peers(s);
+    if (!now->file && !s->authorized)
+        log_info("reload: there is nothing to read again: neither --config nor --authorized");
+    daemon_ready();
+}
+
+/* --- the loop -----------------------------------------------------------------------------------
+ */
+
+/* Whether it is to end, and how long it may wait for that; 0: it does not drain. */
+struct ending {
+    bool draining;
+    uint64_t until_ns; /* UINT64_MAX: as long as it takes */
+};
+
+static void drain(struct cloud_serve *s, struct ending *e, int sessions, uint64_t now_ns)
+{
+    e->draining = true;
+    e->until_ns = s->drain_timeout_s ? now_ns + s->drain_timeout_s * SECOND_NS : UINT64_MAX;
+    cloud_drain(s->cloud, true);
+    daemon_stopping();
+    if (sessions && s->drain_timeout_s)
+        log_info("draining: %d sessions may take up to %u s to end or move; another signal ends it "
+                 "at once",
+                 sessions, s->drain_timeout_s);
+    else if (sessions)
+        log_info("draining: %d sessions may end or move; another signal ends it at once", sessions);
+}
+
+/* Whether this was the last turn. */
+static bool is_over(struct cloud_serve *s, struct ending *e, int sessions, uint64_t now_ns)
+{
+    const int stops = signals_stops();
+    if (s->once)
+        return stops || cloud_edges_left(s->cloud);
+    if (stops && !e->draining)
+        drain(s, e, sessions, now_ns);
+    if (!e->draining)
+        return false;
+    if (sessions && stops < 2 && now_ns < e->until_ns)
+        return false;
+    if (sessions)
+        log_warn("%d sessions are cut off: their edges go on elsewhere, or here when it is back",
+                 sessions);
+    return true;
+}
+
+int cloud_serve(struct cloud_serve *s)
+{
+    const bool in_terminal = isatty(STDERR_FILENO);
+    struct ending ending = {.draining = false};
+    struct said said = {.refusals = 0};
+    uint64_t look_ns = 0;
+    struct config now;
+
+    if (config_gather(config_find_command("cloud"), s->argc, s->argv, say_line, NULL, &now) < 0)
+        log_warn("the configuration file can't be read again: SIGHUP will not change it");
+    daemon_ready();
+    for (bool slept = false;;) {
+        uint64_t deadline_ns = 0;
+        if (slept)
+            quiet();
+        const int sessions = cloud_poll(s->cloud, port_now_ns(), &deadline_ns);
+        const uint64_t now_ns = port_now_ns();
+        if (is_over(s, &ending, sessions, now_ns))
+            break;
+        if (signals_take_reloads()) {
+            if (in_terminal || s->once)
+                break;
+            reload(s, &now);
+        }
+        say_refusals(s->cloud, &said, now_ns);
+        if (now_ns >= look_ns) {
+            say_news(s->cloud, &said);
+            look_ns = now_ns + STEP_NS;
+        }
+        if (deadline_ns > now_ns + STEP_NS)
+            deadline_ns = now_ns + STEP_NS;
+        const uint64_t tick_ns = daemon_tick(now_ns);
+        slept = deadline_ns > now_ns;
+        port_wait(s->port, tick_ns < deadline_ns
+                               ? tick_ns
+                               : deadline_ns); /* also when there is
+                                                * work: the port's peers come and go there */
+    }
+    config_free(&now);
+    return EXIT_OK;
+}

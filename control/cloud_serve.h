@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The serving loop of `isthmus cloud`: signals, draining, reloading, what is said meanwhile. */
+#ifndef ISTHMUS_CONTROL_CLOUD_SERVE_H
+#define ISTHMUS_CONTROL_CLOUD_SERVE_H
+
+#include "control/config/config.h"
+#include "control/security_arg.h"
+#include "dataplane/pipeline/pipeline.h"
+
+struct cloud_serve {
+    struct cloud *cloud;
+    struct port *port;
+    bool once;                 /* end when the first edge has left, or at any signal */
+    uint32_t drain_timeout_s;  /* 0: as long as it takes */
+    const char *authorized;    /* the file, read again by SIGHUP; NULL: none */
+    struct security *security; /* its peers are replaced then */
+    int argc;                  /* the command's, for its configuration file, read again too */
+    char **argv;
+};
+
+#define DRAIN_TIMEOUT_MAX_S 86400u
+
+/* The options of `isthmus cloud` that a new configuration changes while it serves. */
+#define CLOUD_RELOADS "authorized", "drain-timeout", "log-level"
+
+/* From here on signals are looked at by cloud_serve, and what waits ends by one: before the port is
+ * opened, for from there on there is something to clean up. EXIT_OK, or an exit code, said. */
+int cloud_serve_begin(void);
+void cloud_serve_end(void);
+
+/*
+ * Serve until a signal: SIGTERM or SIGINT drains - no new sessions, which all edges are told -
+ * until no session is left or the time is up; a second one ends it at once. SIGHUP reads the list
+ * of edges and the configuration file again; in a terminal it ends, as that has gone. EXIT_OK.
+ */
+int cloud_serve(struct cloud_serve *s);
+
+#endif

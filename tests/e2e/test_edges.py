@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Three edges with keys of their own at one cloud at once, over kernel UDP: the ids of --local for each; one
+killed while the others notice nothing; what the list of edges allows; a list that is read again; strangers;
+draining."""
+import os
+import signal
+import tempfile
+import threading
+import time
+
+import e2e
+import halves
+
+CORE = ("--first-core", "1", "--threads", "1")
+SPLIT = ("--split", "10", "--codec", "f32")
+PROMPT = "Once upon a time"
+
+
+class Site:
+    """A cloud and its list of edges."""
+
+    def __init__(self, folder, model, limits, *args):
+        self.model = model
+        self.port = "udp:127.0.0.1:%d" % halves.free_port()
+        self.cloud_key, self.cloud_print = e2e.keygen("edges-cloud")
+        self.keys = {}
+        self.list = os.path.join(folder, "edges")
+        for name in ("one", "two", "three", "stranger"):
+            self.keys[name] = e2e.keygen("edges-" + name)
+        self.write(limits)
+        self.cloud = halves.Cloud(model, self.port, *SPLIT, *CORE, "--identity", self.cloud_key,
+                                  "--authorized", self.list, *args)
+        e2e.check(self.cloud.ready(), "the cloud serves: " + self.cloud.said())
+
+    def write(self, limits):
+        with open(self.list, "w", encoding="ascii") as f:
+            for name, text in limits.items():
+                f.write("%s %s %s\n" % (name, self.keys[name][1], text))
+
+    def of(self, name):
+        return ("--identity", self.keys[name][0], "--peer", self.cloud_print)
+
+    def ask(self, name, *args, n=8):
+        return halves.edge(self.model, self.port, *SPLIT, "-p", PROMPT, "-n", n, "--ignore-eos", "--json",
+                           *self.of(name), *args)
+
+    def begun(self, name, *args):
+        return halves.edge_started(self.model, self.port, *SPLIT, *self.of(name), *args)
+
+    def says(self, words):
+        e2e.check(e2e.wait_for(lambda: words in self.cloud.said(), 60),
+                  "the cloud says %r: %s" % (words, self.cloud.said()[-1500:]))
+
+
+def answers(site, names, asked):
+    """What each of these gets, all at once."""
+    results = {}
+
+    def answer(name):
+        done = halves.edge(site.model, site.port, *SPLIT, "--ignore-eos", "--parallel", "4", "--threads",
+                           "1", "--requests", "-", *site.of(name), text_in=e2e.lines_of(asked))
+        results[name] = [r["ids"] for r in e2e.json_lines(done, "edge " + name)]
+
+    threads = [threading.Thread(target=answer, args=(name,)) for name in names]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    return [results.get(name) for name in names]
+
+
+def together(site, asked, local):
+    """Three at once; then two, while the third is killed again and again."""
+    e2e.check(answers(site, ("one", "two", "three"), asked) == [local] * 3,
+              "three edges at once: the ids of --local")
+    site.says(": 3 edges")
+    stop, kills = threading.Event(), []
+
+    def kill():
+        while not stop.is_set():
+            site.begun("three", "--reconnect", "0").stop(signal.SIGKILL)
+            kills.append(time.monotonic())
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    same = answers(site, ("one", "two"), asked) == [local] * 2
+    stop.set()
+    killer.join()
+    e2e.check(same and kills, "the ids of --local beside one that is killed %d times" % len(kills))
+    e2e.say("two edges beside one that was killed %d times" % len(kills))
+    site.says("fell silent")
+
+
+def limits(folder, model):
+    """sessions=1, kv= and rate= of one edge; the others have none of it."""
+    site = Site(folder, model, {"one": "sessions=1 tokens=5000 kv=500MB", "two": "kv=2MB",
+                                "three": "rate=20rows/s"})
+    first = site.begun("one")
+    done = site.ask("one", "--connect", "3")
+    e2e.check(done.returncode == 1 and "one may have 1 sessions at once" in done.stderr,
+              "a second session of one: %d, %s" % (done.returncode, done.stderr[-300:]))
+    first.stop(signal.SIGKILL)
+    done = site.ask("one")  # its old self is not known to be dead yet
+    e2e.check(done.returncode == 0, "one, started again: %d, %s" % (done.returncode, done.stderr[-300:]))
+    done = site.ask("two", n=2000)
+    e2e.check(done.returncode == 1 and "two may have 2000000 bytes of cache" in done.stderr,
+              "more cache than two may have: %d, %s" % (done.returncode, done.stderr[-300:]))
+    e2e.check(site.ask("two").returncode == 0, "less than that")
+    start = time.monotonic()
+    done = site.ask("three", n=60)  # 20 at once, then 20 a second
+    took_s = time.monotonic() - start
+    e2e.check(done.returncode == 0 and took_s > 1.5, "60 rows at 20 a second took %.1f s" % took_s)
+    e2e.say("60 rows at 20 a second took %.1f s" % took_s)
+
+    done = site.ask("stranger")
+    e2e.check(done.returncode == 1 and "does not admit our identity" in done.stderr,
+              "a stranger: %d, %s" % (done.returncode, done.stderr[-300:]))
+    site.says(site.keys["stranger"][1])
+
+    # The list is read again: one is cut off in mid-answer, the stranger is none any more.
+    first = site.begun("one", "--reconnect", "0")
+    other = site.begun("three", "--reconnect", "0")
+    site.write({"three": "", "stranger": ""})
+    site.cloud.process.send_signal(signal.SIGHUP)
+    code = first.end()[0]
+    e2e.check(code == 1 and "closed the connection" in first.said(),
+              "who is taken off the list is cut off: %d, %s" % (code, first.said()[-300:]))
+    site.says("2 edges are admitted")
+    e2e.check(site.ask("stranger").returncode == 0, "who came onto it is served")
+    e2e.check(other.process.poll() is None and other.some() != b"", "the others go on")
+    with open(site.list, "w", encoding="ascii") as f:
+        f.write("nonsense\n")
+    site.cloud.process.send_signal(signal.SIGHUP)
+    site.says("those admitted stay as they were")
+    e2e.check(site.ask("stranger").returncode == 0, "a list that can't be read changes nothing")
+    other.stop()
+    e2e.check(site.cloud.stop() == 0, "the cloud ends well: " + site.cloud.said()[-300:])
+
+
+def drained(folder, model):
+    """What runs ends in peace; nothing new begins; a second signal, or the time, ends it."""
+    everybody = {"one": "", "two": ""}
+    site = Site(folder, model, everybody)
+    n = 60
+    local = e2e.isthmus("run", "-m", model, "--local", "-p", PROMPT, "-n", str(n), "--ignore-eos").stdout
+    edge = halves.Edge(model, site.port, *SPLIT, "-p", PROMPT, "-n", str(n), "--ignore-eos", *site.of("one"),
+                       stdin=halves.subprocess.DEVNULL)
+    said = edge.some()
+    e2e.check(said != b"", "an answer begins: " + edge.said()[-300:])
+    site.cloud.process.send_signal(signal.SIGTERM)
+    site.says("draining")
+    done = site.ask("two", "--connect", "3", "--reconnect", "0")
+    e2e.check(done.returncode == 1, "nothing new begins: %d, %s" % (done.returncode, done.stderr[-300:]))
+    code, rest = edge.end()
+    e2e.check(code == 0 and said.decode() + rest == local,
+              "what ran is whole: %d, %r" % (code, said.decode() + rest))
+    with halves.within("the cloud's end after draining"):
+        e2e.check(site.cloud.process.wait() == 0, "and the cloud ends: " + site.cloud.said()[-300:])
+
+    site = Site(folder, model, everybody)
+    site.begun("one", "--reconnect", "0")
+    site.cloud.process.send_signal(signal.SIGTERM)
+    site.says("draining")
+    e2e.check(site.cloud.stop() == 0 and "cut off" in site.cloud.said(),
+              "a second signal ends it at once: " + site.cloud.said()[-300:])
+
+    site = Site(folder, model, everybody, "--drain-timeout", "1")
+    site.begun("one", "--reconnect", "0")
+    start = time.monotonic()
+    e2e.check(site.cloud.stop() == 0 and "cut off" in site.cloud.said(),
+              "so does the time: " + site.cloud.said()[-300:])
+    e2e.say("--drain-timeout 1: ended after %.1f s" % (time.monotonic() - start))
+
+
+def main():
+    model = e2e.model("smollm2")
+    asked, local = halves.requests()
+    with tempfile.TemporaryDirectory() as folder:
+        site = Site(folder, model, {"one": "", "two": "", "three": ""})
+        together(site, asked, local)
+        e2e.check(site.cloud.stop() == 0, "the cloud ends well: " + site.cloud.said()[-300:])
+        limits(folder, model)
+        drained(folder, model)
+    e2e.finish()
+
+
+main()
