@@ -2,7 +2,9 @@
 /* `isthmus edge`: the front half, joined to an `isthmus cloud` that was started by itself. */
 #include "control/cmd.h"
 #include "control/config/config.h"
+#include "control/fleet/registry.h"
 #include "control/front.h"
+#include "control/log.h"
 #include "control/service/serve.h"
 
 enum { OPT_CONNECT = OPT_OWN, OPT_RECONNECT, OPT_HISTORY, OPT_WORKERS, OPT_MAX_UPLINKS };
@@ -95,6 +97,13 @@ static int check(const struct edge_options *o)
         rc = security_open(&o->security, false, &security);
         security_close(&security);
     }
+    char err[WORKERS_ERR];
+    struct registry *registry = NULL;
+    if (rc == EXIT_OK && o->workers && registry_open(o->workers, &registry, err) < 0) {
+        log_error("--workers: %s", err);
+        rc = EXIT_USAGE;
+    }
+    registry_close(registry);
     return rc == EXIT_OK ? config_say_good(&o->serve.daemon) : EXIT_USAGE;
 }
 
