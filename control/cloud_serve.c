@@ -210,6 +210,7 @@ static void drain(struct cloud_serve *s, struct ending *e, int sessions, uint64_
     e->draining = true;
     e->until_ns = s->drain_timeout_s ? now_ns + s->drain_timeout_s * SECOND_NS : UINT64_MAX;
     cloud_drain(s->cloud, true);
+    register_draining(s->registration, true);
     daemon_stopping();
     if (sessions && s->drain_timeout_s)
         log_info("draining: %d sessions may take up to %u s to end or move; another signal ends it "

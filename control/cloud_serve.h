@@ -5,6 +5,7 @@
 
 #include "control/config/config.h"
 #include "control/rpc/control.h"
+#include "control/fleet/register.h"
 #include "control/security_arg.h"
 #include "dataplane/pipeline/pipeline.h"
 
@@ -16,6 +17,7 @@ struct cloud_serve {
     const char *authorized;    /* the file, read again by SIGHUP; NULL: none */
     struct security *security; /* its peers are replaced then */
     struct control *control;   /* NULL: none */
+    struct registration *registration; /* told of draining; NULL: none */
     int argc;                  /* the command's, for its configuration file, read again too */
     char **argv;
 };

@@ -150,8 +150,8 @@ int engine_split(const struct edge_params *params, struct engine **out, char *er
     return 0;
 }
 
-void engine_split_each(struct engine *e, uint64_t (*each)(void *arg, struct edge *edge, uint64_t now_ns),
-                       void *arg)
+void engine_split_each(struct engine *e,
+                       uint64_t (*each)(void *arg, struct edge *edge, uint64_t now_ns), void *arg)
 {
     struct split *s = (struct split *)e;
     s->each = each;

@@ -13,6 +13,7 @@
 
 #define CONNECT_STEP_NS 20000000u
 #define ATTEMPT_NS      3000000000u /* for one of several addresses */
+#define OTHERS_NS       300000000u
 
 /* --- options -------------------------------------------------------------------------------------
  */
@@ -310,19 +311,28 @@ static int open_fleet(struct front *f)
     return fleet_open(&p, &f->fleet);
 }
 
-/* Until one of its workers is there. */
+/* Until one of its workers is there, and a moment more for the others that are to be joined:
+ * sessions stay where they are first placed. */
 static int await_fleet(struct front *f)
 {
     struct edge *edge = engine_edge(f->engine);
-    const uint64_t give_up_ns = port_now_ns() + f->join.connect_ns;
+    uint64_t give_up_ns = port_now_ns() + f->join.connect_ns;
     const bool stays = f->engine->stays;
     size_t known = 0;
     f->engine->stays = true; /* waits for packets though nobody asks */
+    uint32_t joined = 0;
     int rc = 0;
-    while (rc >= 0 && !fleet_joined(f->fleet, edge, &known) && port_now_ns() < give_up_ns)
+    while (rc >= 0 && port_now_ns() < give_up_ns) {
         rc = engine_step(f->engine, port_now_ns() + CONNECT_STEP_NS);
+        const uint32_t before = joined;
+        joined = fleet_joined(f->fleet, edge, &known);
+        if (joined && !before && give_up_ns > port_now_ns() + OTHERS_NS)
+            give_up_ns = port_now_ns() + OTHERS_NS;
+        if (joined && (joined == known || joined == f->join.max_uplinks))
+            break;
+    }
     f->engine->stays = stays;
-    if (rc >= 0 && fleet_joined(f->fleet, edge, &known))
+    if (rc >= 0 && joined)
         return EXIT_OK;
     if (rc < 0)
         log_error("%s", engine_error(f->engine));
@@ -330,8 +340,7 @@ static int await_fleet(struct front *f)
         log_error("%s: none of %zu worker%s could be joined within %.0f s", f->join.workers, known,
                   known == 1 ? "" : "s", (double)f->join.connect_ns / 1e9);
     else
-        log_error("%s: no worker within %.0f s", f->join.workers,
-                  (double)f->join.connect_ns / 1e9);
+        log_error("%s: no worker within %.0f s", f->join.workers, (double)f->join.connect_ns / 1e9);
     return EXIT_FAILED;
 }
 

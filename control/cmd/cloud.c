@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `isthmus cloud`: the back half. Serves the edges that join until a signal comes. */
+#include <stdio.h>
 #include <string.h>
 
 #include "control/child.h"
 #include "control/cloud_serve.h"
 #include "control/cmd.h"
 #include "control/config/config.h"
+#include "control/fleet/register.h"
 #include "control/log.h"
 #include "control/model.h"
 #include "control/options.h"
@@ -35,6 +37,7 @@ struct cloud_options {
     struct netem_options netem;
     struct daemon_options daemon;
     struct control_options control;
+    struct register_options registry;
     const char *authorized;
     bool once;
     uint32_t max_sessions, max_edges, chunk_tokens, lease_s, drain_timeout_s;
@@ -74,6 +77,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         state->child_inputs[4] = &o->security;
         state->child_inputs[5] = &o->daemon;
         state->child_inputs[6] = &o->control;
+        state->child_inputs[7] = &o->registry;
         return 0;
     case OPT_AUTHORIZED:
         o->authorized = arg;
@@ -123,6 +127,7 @@ static const struct argp_child children[] = {
     {&security_argp, 0, NULL, 0},
     {&daemon_argp, 0, NULL, 0},
     {&control_argp, 0, NULL, 0},
+    {&register_argp, 0, NULL, 0},
     {0},
 };
 const struct argp cmd_cloud_argp = {
@@ -172,6 +177,24 @@ static int check(const struct cloud_options *o)
         security_close(&security);
     }
     return rc == EXIT_OK ? config_say_good(&o->daemon) : EXIT_USAGE;
+}
+
+/* Its entry in a registry, if one is asked for. */
+static int be_found(const struct cloud_options *o, const struct security *security,
+                    const struct stage *stage, const struct split_plan *plan,
+                    struct registration **out)
+{
+    const struct stage_info *info = stage_info(stage);
+    struct worker self = {.split = plan->split,
+                          .codec_id = codec_params_id(&plan->codec),
+                          .numerics_id = info->numerics_id};
+    snprintf(self.port, sizeof self.port, "%s", o->port.uris[0]);
+    for (size_t i = 0; i < sizeof info->fingerprint; i++)
+        snprintf(self.model + 2 * i, 3, "%02x", info->fingerprint[i]);
+    self.has_peer = security->identity != NULL;
+    if (self.has_peer)
+        self.peer = *identity_fingerprint(security->identity);
+    return register_open(&o->registry, &self, out);
 }
 
 int cmd_cloud(int argc, char **argv)
@@ -277,7 +300,10 @@ int cmd_cloud(int argc, char **argv)
                             &control);
     serve.control = control;
     if (rc == EXIT_OK)
+        rc = be_found(&o, &security, stage, &plan, &serve.registration);
+    if (rc == EXIT_OK)
         rc = cloud_serve(&serve);
+    register_close(serve.registration);
 out:
     control_close(control);
     cloud_close(cloud);

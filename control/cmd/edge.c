@@ -2,7 +2,9 @@
 /* `isthmus edge`: the front half, joined to an `isthmus cloud` that was started by itself. */
 #include "control/cmd.h"
 #include "control/config/config.h"
+#include "control/fleet/registry.h"
 #include "control/front.h"
+#include "control/log.h"
 #include "control/service/serve.h"
 
 enum { OPT_CONNECT = OPT_OWN, OPT_RECONNECT, OPT_HISTORY, OPT_WORKERS, OPT_MAX_UPLINKS };
@@ -27,7 +29,8 @@ static const struct argp_option options[] = {
      "(default 64)",
      0},
     {"workers", OPT_WORKERS, "WHERE", 0,
-     "Instead of --port: a registry of clouds to be joined, as they come and go: file:PATH, srv:NAME "
+     "Instead of --port: a registry of clouds to be joined, as they come and go: file:PATH, "
+     "srv:NAME "
      "or etcd:http://HOST:2379/PREFIX",
      0},
     {"max-uplinks", OPT_MAX_UPLINKS, "N", 0,
@@ -94,12 +97,20 @@ static int check(const struct edge_options *o)
         rc = security_open(&o->security, false, &security);
         security_close(&security);
     }
+    char err[WORKERS_ERR];
+    struct registry *registry = NULL;
+    if (rc == EXIT_OK && o->workers && registry_open(o->workers, &registry, err) < 0) {
+        log_error("--workers: %s", err);
+        rc = EXIT_USAGE;
+    }
+    registry_close(registry);
     return rc == EXIT_OK ? config_say_good(&o->serve.daemon) : EXIT_USAGE;
 }
 
 int cmd_edge(int argc, char **argv)
 {
-    struct edge_options o = {.connect_s = 10, .reconnect_s = 60, .history_mb = 64, .max_uplinks = FLEET_UPLINKS};
+    struct edge_options o = {
+        .connect_s = 10, .reconnect_s = 60, .history_mb = 64, .max_uplinks = FLEET_UPLINKS};
     config_parse("edge", argc, argv, &o);
     if (o.serve.daemon.check_options)
         return EXIT_OK;

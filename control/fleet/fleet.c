@@ -10,7 +10,8 @@
 #include "control/log.h"
 #include "control/port_arg.h"
 
-#define LOOK_NS UINT64_C(50000000)
+#define LOOK_NS  UINT64_C(50000000)
+#define AGAIN_NS UINT64_C(1000000000)
 #define SILENT_NS                                                                                  \
     UINT64_C(10000000000) /* another is tried instead of one that is so long not there */
 #define AVOID_NS UINT64_C(60000000000) /* and for so long */
@@ -161,11 +162,11 @@ static size_t choose(struct fleet *f, uint64_t now_ns, uint32_t *chosen)
     return n;
 }
 
-static void avoid(struct fleet *f, const struct berth *b, uint64_t now_ns)
+static void avoid(struct fleet *f, const struct berth *b, uint64_t until_ns)
 {
     const size_t i = position(&f->list, b->worker.name);
     if (i < f->list.n)
-        f->notes[i].avoid_until_ns = now_ns + AVOID_NS;
+        f->notes[i].avoid_until_ns = until_ns;
     f->dirty = true;
 }
 
@@ -232,7 +233,9 @@ static void add(struct fleet *f, struct edge *e, size_t position_in_list, uint64
             log_error("%s: %s", b->worker.name, err);
     }
     if (rc < 0) {
-        avoid(f, b, now_ns);
+        /* Where there is no other it is tried again soon. */
+        const bool soon = rc == -EIO && f->list.n <= f->p.max_uplinks;
+        avoid(f, b, now_ns + (soon ? AGAIN_NS : AVOID_NS));
         empty(b);
         return;
     }
@@ -311,10 +314,10 @@ static void tend(struct fleet *f, struct edge *e, uint64_t now_ns)
         if (s.state == EDGE_UPLINK_UNFIT && !b->told_unfit) {
             log_error("%s does not fit: %s", b->worker.name, s.why);
             b->told_unfit = true;
-            avoid(f, b, now_ns);
+            avoid(f, b, now_ns + AVOID_NS);
         } else if (now_ns - b->heard_ns > SILENT_NS && f->list.n > f->p.max_uplinks &&
                    !b->leaving) {
-            avoid(f, b, now_ns);
+            avoid(f, b, now_ns + AVOID_NS);
             b->heard_ns = now_ns;
         }
     }
@@ -349,11 +352,6 @@ uint32_t fleet_joined(const struct fleet *f, const struct edge *e, size_t *known
     }
     *known = f->list.n;
     return n;
-}
-
-void fleet_refresh(struct fleet *f)
-{
-    registry_refresh(f->registry);
 }
 
 bool fleet_registry_up(const struct fleet *f)

@@ -28,12 +28,14 @@ static bool has_room(const struct fleet_view *v, uint64_t need_tokens)
     return !v->full && (!v->has_status || (v->free_sessions > 0 && v->free_tokens >= need_tokens));
 }
 
-static uint64_t cost_ns(const struct fleet_view *v)
+/* In nanoseconds times a factor of load; at most 2^63, as times are cut. */
+static uint64_t cost(const struct fleet_view *v)
 {
-    uint64_t ns = v->rtt_ns + (uint64_t)v->sessions * FLEET_STEP_NS;
-    if (v->has_status && v->free_sessions)
-        ns += FLEET_FULL_NS / v->free_sessions;
-    return ns;
+    const uint64_t rtt_ns = v->rtt_ns < FLEET_RTT_MAX_NS ? v->rtt_ns : FLEET_RTT_MAX_NS;
+    const uint64_t token_ns = (rtt_ns + FLEET_TOKEN_NS) * (v->sessions + UINT64_C(1));
+    if (!v->has_status || !v->free_sessions)
+        return token_ns;
+    return token_ns + token_ns * FLEET_SCARCE / v->free_sessions;
 }
 
 /* The i-th that has room. */
@@ -70,7 +72,7 @@ int fleet_choose(const struct fleet_view *views, uint32_t n, uint64_t need_token
         second += second >= first;
         b = nth(views, need_tokens, second);
     }
-    const uint32_t better = cost_ns(&views[b]) < cost_ns(&views[a]) ? b : a;
+    const uint32_t better = cost(&views[b]) < cost(&views[a]) ? b : a;
     if (has_known && views[known].sessions <= views[better].sessions + FLEET_LEAN)
         return (int)known;
     return (int)better;

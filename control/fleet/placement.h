@@ -33,15 +33,17 @@ struct fleet_view {
 
 /*
  * One of n views; -1: none has room, so that the session waits. need_tokens: what the session may
- * grow to, 0: not known. Of two drawn at random the one of lower cost, in nanoseconds: the round
- * trip, a step's share for each session of ours there, and so much more the less it has left. One
- * that has computed a good part of the session's beginning already is preferred to the two, as long
- * as it has no more sessions than they by FLEET_LEAN.
+ * grow to, 0: not known. Of two drawn at random the one of lower cost: what a token takes there
+ * (the round trip and FLEET_TOKEN_NS) for each session of ours with this one, and the more the
+ * fewer places it has left, twice as much with FLEET_SCARCE. So a farther worker gets fewer
+ * sessions, not none. One that has computed a good part of the session's beginning already is
+ * preferred to the two, as long as it has no more sessions than they by FLEET_LEAN.
  */
-#define FLEET_FULL_NS 20000000u /* cost of a worker with one place left, and halved by two, ... */
-#define FLEET_STEP_NS 200000u   /* what a session adds to the others' time for a token */
-#define FLEET_LEAN    4u
-#define FLEET_SHARED  32u /* tokens that are a good part */
+#define FLEET_TOKEN_NS   UINT64_C(5000000)
+#define FLEET_RTT_MAX_NS UINT64_C(10000000000)
+#define FLEET_SCARCE     16u
+#define FLEET_LEAN       4u
+#define FLEET_SHARED     32u /* tokens that are a good part */
 int fleet_choose(const struct fleet_view *views, uint32_t n, uint64_t need_tokens, uint64_t seed,
                  uint64_t counter);
 

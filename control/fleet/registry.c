@@ -215,11 +215,6 @@ bool registry_poll(struct registry *r, struct workers *out)
     return has;
 }
 
-void registry_refresh(struct registry *r)
-{
-    eventfd_write(r->wake_fd, 1);
-}
-
 bool registry_up(struct registry *r)
 {
     return atomic_load(&r->up);

@@ -20,15 +20,14 @@ struct registry;
 /* err: WORKERS_ERR bytes, one line. 0; -EINVAL: `where` is no registry; of a file also -errno and
  * what is wrong in it. The others are asked once it is open. */
 int registry_open(const char *where, struct registry **out, char *err);
-void registry_close(struct registry *r); /* some milliseconds; NULL: nothing */
+void registry_close(struct registry *r); /* NULL: nothing. Some milliseconds; while a name
+                                          * server does not answer, seconds */
 
 /* Readable while there is news. */
 int registry_fd(const struct registry *r);
 /* The newest list, if it was not taken yet: whole, in the order of names, the caller's to free. One
  * thread. */
 bool registry_poll(struct registry *r, struct workers *out);
-/* Ask again now (SIGHUP). */
-void registry_refresh(struct registry *r);
 /* The registry itself answers; false: what is known is the last list. Any thread. */
 bool registry_up(struct registry *r);
 

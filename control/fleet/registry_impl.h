@@ -27,7 +27,7 @@ __attribute__((format(printf, 2, 3))) void registry_failed(struct registry *r, c
 void registry_answered(struct registry *r);
 /* "etcd:http://...", for messages. */
 const char *registry_where(const struct registry *r);
-/* Readable when a wait should end: the registry closes, or is asked to look now. */
+/* Readable when a wait should end: the registry closes. */
 int registry_wake_fd(const struct registry *r);
 bool registry_closing(struct registry *r);
 

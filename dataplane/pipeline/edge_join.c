@@ -23,6 +23,7 @@
 #define RETRY_NS           100000000u   /* between two attempts */
 #define TURNED_AWAY_NS     1000000000u  /* and after one that somebody refused */
 #define PORT_RETRY_NS      20000000u    /* between two looks at a port that waits for its peer */
+#define SILENT_NS          3000000000u  /* means death sooner where others can go on */
 #define ATTEMPT_TIMEOUT_NS 10000000000u /* default */
 
 static const char *plural(uint32_t n)
@@ -68,12 +69,14 @@ int edge_join(struct edge_uplink *u, uint64_t now_ns)
 {
     struct edge *e = u->edge;
     uint32_t connection = e->ever_joined ? 0 : e->p.link.connection;
+    struct link_params link = e->p.link;
     int rc = connection ? 0 : pump_draw_connection(&connection);
 
     if (rc)
         return rc;
-    rc =
-        pump_open(&u->pump, u->port, &e->p.link, &u->security, &wire_path_edge, connection, now_ns);
+    if (u->asks && !link.dead_after_ns)
+        link.dead_after_ns = SILENT_NS;
+    rc = pump_open(&u->pump, u->port, &link, &u->security, &wire_path_edge, connection, now_ns);
     if (rc)
         return rc;
     u->pump.clock = e->clock;

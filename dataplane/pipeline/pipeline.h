@@ -52,7 +52,8 @@ struct edge;
  * from 0 on. One front stage computes for all of them, and rows of sessions at different clouds go
  * through it together. A session is at one uplink at a time, where `place` put it. It is moved, by
  * replaying its history elsewhere, when its uplink is lost, drains or is removed; its ids stay what
- * they would have been. Only where no uplink is left do sessions wait, as edge_rejoin says.
+ * they would have been. A cloud that is silent for 3 s, unless `link` says otherwise, counts as lost.
+ * Only where no uplink is left do sessions wait, as edge_rejoin says.
  */
 #define EDGE_UPLINKS_MAX 64u
 #define EDGE_UPLINK_NAME 64u /* bytes, with the zero */

@@ -148,8 +148,8 @@ class Cloud(Half):
 
     def ready(self):
         """It serves; False: it ended, or does not come to it."""
-        e2e.wait_for(lambda: " of " in self.said() or self.process.poll() is not None, LIMIT_S)
-        return " of " in self.said() and self.process.poll() is None
+        e2e.wait_for(lambda: "up to " in self.said() or self.process.poll() is not None, LIMIT_S)
+        return "up to " in self.said() and self.process.poll() is None
 
 
 class Edge(Half):

@@ -1,0 +1,311 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""An edge and its fleet of workers: found by a file, by DNS SRV and by etcd; killed, drained, upgraded one
+after the other under load. Every answer ends, with the ids of --local."""
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+
+import e2e
+import halves
+
+SPLIT = ("--split", "10", "--codec", "f32")
+ONE = ("--threads", "1", "--first-core", "-1")
+CLIENTS = 16
+IDS = 250 if e2e.QUICK else 600
+FOLDER = tempfile.mkdtemp(prefix="isthmus-fleet-")
+
+
+class Worker:
+    """A cloud with a key and a place of its own, started again and again."""
+
+    def __init__(self, model, name):
+        self.model, self.name = model, name
+        self.port = "udp:127.0.0.1:%d" % halves.free_port()
+        self.key, self.print = e2e.keygen("worker-" + name)
+        self.cloud = None
+
+    def start(self, *args):
+        self.cloud = halves.Cloud(self.model, self.port, *SPLIT, *ONE, "--identity", self.key, "--peer",
+                                  e2e.keygen("edge")[1], "--max-sessions", str(CLIENTS), *args)
+        e2e.check(self.cloud.ready(), self.name + " serves: " + self.cloud.said())
+        return self
+
+    def line(self, *more):
+        return " ".join((self.name, self.port, self.print) + more) + "\n"
+
+    def kill(self):
+        self.cloud.stop(signal.SIGKILL)
+
+
+class Edge(halves.Half):
+    """An edge with CLIENTS requests at once; its first result tells that it is under way."""
+
+    def __init__(self, model, where, asked, *args):
+        super().__init__("edge", "-m", model, "--workers", where, "--identity", e2e.keygen("edge")[0], *SPLIT,
+                         *ONE, "--ignore-eos", "--parallel", str(CLIENTS), "--json", "--requests", "-", *args,
+                         stdin=subprocess.PIPE)
+        self.write(e2e.lines_of(asked))
+        self.process.stdin.close()
+        self.first = self.line()
+
+    def hears(self, words, times=1, seconds=halves.LIMIT_S):
+        return e2e.wait_for(lambda: self.said().count(words) >= times or self.process.poll() is not None,
+                            seconds) and self.said().count(words) >= times
+
+    def expect(self, words, times=1):
+        e2e.check(self.hears(words, times), "the edge says %r: %s" % (words, self.said()[-1500:]))
+
+    def expect_joined(self, name, times):
+        def joined():
+            return sum("connected" in l and "port %s:" % name in l for l in self.said().splitlines())
+        e2e.wait_for(lambda: joined() >= times or self.process.poll() is not None, halves.LIMIT_S)
+        e2e.check(joined() >= times, "%s is joined %d times: %s" % (name, times, self.said()[-1500:]))
+
+    def same(self, what, expected):
+        code, rest = self.end(e2e.TIMEOUT_S)
+        results = [json.loads(line) for line in (self.first + rest).splitlines() if line.strip()]
+        totals = results.pop() if results and "requests" in results[-1] else {}
+        same = sum(r.get("ids") == want for r, want in zip(results, expected))
+        e2e.say("%-28s %d of %d the same, %s reconnections, %s bytes replayed"
+                % (what, same, len(expected), totals.get("reconnections"), totals.get("replayed_bytes")))
+        e2e.check(code == 0 and len(results) == len(expected) and same == len(expected),
+                  "%s: exit %d: %s" % (what, code, self.said()[-2000:]))
+        return totals
+
+
+def requests(n=CLIENTS + 1):
+    """The first is short, so that one knows when the others are on their way."""
+    model = e2e.model("smollm2")
+    asked = [{"prompt": "Number %d. %s" % (i, e2e.PROMPTS[i % 4]), "n_predict": IDS} for i in range(n)]
+    asked[0]["n_predict"] = 3
+    asked[5].update(temp=.9, top_k=40, repeat_penalty=1.2, seed=5)
+    local = e2e.run_requests(asked, "-m", model, "--local", "--ignore-eos", "--parallel", "16")
+    return asked, [r["ids"] for r in local]
+
+
+def path(name):
+    return os.path.join(FOLDER, name)
+
+
+def put(name, text):
+    """As a file of workers should be replaced: by another."""
+    with open(path(name + ".new"), "w", encoding="utf-8") as f:
+        f.write(text)
+    os.replace(path(name + ".new"), path(name))
+
+
+def moved(edge, name):
+    """How many answers went on elsewhere when the worker was lost, as the edge says it."""
+    for line in edge.said().splitlines():
+        if "port %s:" % name in line and "on the way go" in line:
+            return int(line.split(" answer")[0].split()[-1])
+    return 0
+
+
+def by_file(model, asked, expected):
+    """One is killed, one drained by its line, one by SIGTERM, all while 16 answers are made."""
+    workers = [Worker(model, "w%d" % i).start() for i in range(1, 4)]
+    w1, w2, w3 = workers
+    put("workers", "# the fleet\n" + "".join(w.line() for w in workers))
+    edge = Edge(model, "file:" + path("workers"), asked)
+    w1.kill()
+    edge.expect("the cloud is lost: its end of port w1")
+    n = moved(edge, "w1")
+    w1.start()
+    edge.expect_joined("w1", 2)
+    put("workers", w1.line() + w2.line("drain") + w3.line())
+    edge.expect("w2 drains")
+    gone = e2e.wait_for(lambda: "is gone" in w2.cloud.said(), halves.LIMIT_S)
+    e2e.check(gone and "0 sessions ended" in w2.cloud.said(), "w2 was emptied: " + w2.cloud.said()[-800:])
+    put("workers", "".join(w.line() for w in workers))
+    edge.expect_joined("w2", 2)
+    code = w3.cloud.stop()
+    e2e.check(code == 0, "w3 drains and ends: %d" % code)
+    put("workers", "w1 udp:nonsense\n")
+    edge.expect("the list before it stays")
+    totals = edge.same("a file of three", expected)
+    e2e.check(totals.get("replayed_bytes", 0) > 0, "sessions moved: %s" % totals)
+    e2e.say("  the killed worker had %d of %d answers" % (n, CLIENTS))
+    e2e.check(1 <= n <= CLIENTS // 2, "sessions are spread: %d of %d at the first: %s"
+              % (n, CLIENTS, edge.said()[:1500]))
+    for w in (w1, w2):
+        w.cloud.stop()
+
+
+class Etcd:
+    def __init__(self):
+        self.client, self.peer = halves.free_port(), halves.free_port()
+        self.url = "http://127.0.0.1:%d" % self.client
+        self.start()
+
+    def start(self):
+        peer = "http://127.0.0.1:%d" % self.peer
+        self.process = subprocess.Popen(
+            ["etcd", "--data-dir", path("etcd"), "--listen-client-urls", self.url, "--advertise-client-urls",
+             self.url, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+             "--initial-cluster", "default=" + peer],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        halves.others.append(self.process)
+        e2e.check(e2e.wait_for(self.answers, 60), "etcd serves")
+
+    def answers(self):
+        try:
+            with urllib.request.urlopen(self.url + "/health", timeout=1) as r:
+                return b"true" in r.read()
+        except OSError:
+            return False
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def by_etcd(model, asked, expected):
+    """A killed worker's lease ends; all are upgraded one after the other; etcd itself goes and comes."""
+    if not shutil.which("etcd"):
+        e2e.say("NOT TRIED HERE: etcd, for it is not installed")
+        return
+    etcd = Etcd()
+    where = "etcd:%s/isthmus/test" % etcd.url
+    workers = [Worker(model, "w%d" % i) for i in range(1, 4)]
+
+    def start(w):
+        w.start("--register", where, "--register-as", w.name)
+        e2e.check(e2e.wait_for(lambda: "registered as" in w.cloud.said(), 60),
+                  w.name + " is registered: " + w.cloud.said())
+
+    for w in workers:
+        start(w)
+    edge = Edge(model, where, asked)
+    begin = time.monotonic()
+    workers[0].kill()
+    edge.expect("w1 is not in the list any more")
+    e2e.say("  a killed worker is out of the list after %.1f s" % (time.monotonic() - begin))
+    start(workers[0])
+    edge.expect_joined("w1", 2)
+    etcd.kill()
+    edge.expect("are kept")
+    e2e.check(workers[1].cloud.process.poll() is None, "w2 serves without etcd")
+    time.sleep(1)
+    e2e.check(edge.said().count("are kept") == 1, "etcd's absence is said once: " + edge.said()[-1500:])
+    etcd.start()
+    edge.expect("answers again")
+    edge.same("etcd, killed and back", expected)
+
+    edge = Edge(model, where, asked)
+    for i, w in enumerate(workers, 1):
+        e2e.check(w.cloud.stop() == 0, "%s drains and ends: %s" % (w.name, w.cloud.said()[-800:]))
+        start(w)
+        edge.expect_joined(w.name, 2)
+        e2e.check(edge.process.poll() is None or i == 3, "the edge has work to the last: more ids are needed")
+    edge.same("all upgraded under load", expected)
+    for w in workers:
+        w.cloud.stop()
+    keys = urllib.request.urlopen(urllib.request.Request(
+        etcd.url + "/v3/kv/range", data=b'{"key":"AA==","range_end":"AA=="}'), timeout=10).read()
+    e2e.check("kvs" not in json.loads(keys), "those that end take their keys with them: %s" % keys[:300])
+    etcd.kill()
+
+
+class Dns(threading.Thread):
+    """A name server for one name: SRV, and the addresses of its targets along with them."""
+
+    def __init__(self, targets):
+        super().__init__(daemon=True)
+        self.targets = targets
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.asked = 0
+        self.start()
+
+    @staticmethod
+    def name(text):
+        return b"".join(bytes([len(p)]) + p.encode() for p in text.split(".")) + b"\0"
+
+    def run(self):
+        while True:
+            query, whom = self.socket.recvfrom(2048)
+            end = query.index(b"\0", 12) + 5
+            self.asked += 1
+            records = b""
+            for name, port in self.targets:
+                target = self.name(name + ".workers.test")
+                data = struct.pack(">3H", 0, 0, port) + target
+                records += b"\xc0\x0c" + struct.pack(">2HIH", 33, 1, 1, len(data)) + data
+            for name, _ in self.targets:
+                records += self.name(name + ".workers.test") + struct.pack(">2HIH", 1, 1, 1, 4) + bytes([127, 0, 0, 1])
+            n = len(self.targets)
+            head = query[:2] + struct.pack(">5H", 0x8580, 1, n, 0, n)
+            self.socket.sendto(head + query[12:end] + records, whom)
+
+
+def by_srv(model, asked, expected):
+    workers = [Worker(model, "w%d" % i).start() for i in range(1, 3)]
+    ports = [(w.name, int(w.port.rsplit(":", 1)[1])) for w in workers]
+    dns = Dns(ports)
+    where = "srv:_isthmus._udp.workers.test@127.0.0.1:%d" % dns.socket.getsockname()[1]
+    peers = [x for w in workers for x in ("--peer", w.print)]
+    edge = Edge(model, where, asked, *peers)
+    dns.targets = ports[1:]
+    edge.expect("w1 is not in the list any more")
+    dns.targets = []
+    edge.expect("are kept")
+    edge.same("DNS SRV", expected)
+    e2e.check(dns.asked > 2, "asked again by its TTL")
+    for w in workers:
+        w.cloud.stop()
+
+
+def wrong(model):
+    """What is refused, and what is left out."""
+    base = ("edge", "-m", model, "--identity", e2e.keygen("edge")[0], "-p", "x", "-n", "4", *SPLIT, *ONE)
+    put("bad", "w1 udp:127.0.0.1:1 splat\n")
+    for args, words in ((("--workers", "file:" + path("bad")), "bad:1: splat is nothing that a worker has"),
+                        (("--workers", "file:" + path("none")), "No such file"),
+                        (("--workers", "nis:x"), "no registry of workers"),
+                        (("--workers", "file:x", "--port", "udp:127.0.0.1:1"), "give one of them"),
+                        (("--workers", "file:x", "--reconnect", "0"), "does not go with them")):
+        done = e2e.isthmus(*base, *args)
+        e2e.check(done.returncode == 2 and words in done.stderr, "%s: %d %s" % (args, done.returncode, done.stderr))
+    good, other = Worker(model, "good").start(), Worker(model, "other")
+    other.cloud = halves.Cloud(model, other.port, "--split", "12", "--codec", "f32", *ONE, "--identity", other.key,
+                               "--peer", e2e.keygen("edge")[1])
+    e2e.check(other.cloud.ready(), "the other serves")
+    put("mixed", good.line() + other.line() + "stranger udp:127.0.0.1:9 %s\n" % e2e.keygen("nobody")[1] +
+        "elsewhere udp:127.0.0.1:9 split=11\n")
+    done = e2e.isthmus(*base, "--workers", "file:" + path("mixed"), "--peer", good.print, "--peer", other.print)
+    e2e.check(done.returncode == 0 and done.stdout.strip(), "one that fits serves: " + done.stderr)
+    e2e.check("a fingerprint that no --peer names" in done.stderr, "the stranger is left out: " + done.stderr)
+    for w in (good, other):
+        w.cloud.stop()
+    done = e2e.isthmus(*base, "--workers", "file:" + path("mixed"), "--connect", "2", "--peer", good.print)
+    e2e.check(done.returncode == 1 and "could be joined within 2 s" in done.stderr, "none is there: " + done.stderr)
+
+
+def main():
+    model = e2e.model("smollm2")
+    parts = sys.argv[1:] or ["wrong", "file", "srv", "etcd"]
+    if "wrong" in parts:
+        wrong(model)
+    if parts != ["wrong"]:
+        asked, expected = requests()
+    for part, run in (("file", by_file), ("srv", by_srv), ("etcd", by_etcd)):
+        if part in parts:
+            run(model, asked, expected)
+    halves.stop_all()
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    e2e.finish()
+
+
+if __name__ == "__main__":
+    main()
