@@ -1,8 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an operator has: the build installed into a folder that stands for a host's root."""
+import atexit
 import json
 import os
+import re
+import shlex
+import shutil
+import signal
+import socket
 import subprocess
+import tempfile
+import threading
 
 import e2e
 
@@ -53,8 +61,8 @@ def python():
     return path
 
 
-def unit(root, prefix_folder, name):
-    """A unit's [Service] section: {key: [values]}."""
+def unit(root, prefix_folder, name, instance=""):
+    """A unit's [Service] section, for an instance of it: {key: [values]}."""
     path = os.path.join(root, prefix_folder.lstrip("/"), "lib/systemd/system", name)
     found, section = {}, None
     with open(path, encoding="utf-8") as f:
@@ -64,5 +72,125 @@ def unit(root, prefix_folder, name):
                 section = line
             elif section == "[Service]" and "=" in line and not line.startswith("#"):
                 key, value = line.split("=", 1)
-                found.setdefault(key, []).append(value)
+                found.setdefault(key, []).append(value.replace("%i", instance))
     return found
+
+
+def metrics_named():
+    """Those of ours that the dashboard and the alert rules name."""
+    found = set()
+    for name in ("grafana/isthmus.json", "prometheus/isthmus.rules.yml"):
+        with open(os.path.join(e2e.ROOT, "packaging", name), encoding="utf-8") as f:
+            found.update(re.findall(r"\bisthmus_[a-z_]+", f.read()))
+    return found
+
+
+class Host:
+    """A folder that stands for a host: paths of the units and of the configuration are under it."""
+
+    def __init__(self, root):
+        self.root = root
+        self.prefix = prefix()
+        self.config = "/etc/isthmus" if self.prefix == "/usr" else self.prefix + "/etc/isthmus"
+        install(root)
+        for path in ("/run/isthmus", "/var/lib/isthmus"):  # as tmpfiles.d would
+            os.makedirs(self.path(path))
+
+    def path(self, path):
+        return os.path.join(self.root, path.lstrip("/"))
+
+    def moved(self, text):
+        """The text with its paths under the folder."""
+        return re.sub(r"(?<![\w/.-])/(etc|run|var/lib)/isthmus\b", lambda m: self.path(m[0]), text)
+
+    def configure(self, half, text):
+        path = self.path("%s/%s.ini" % (self.config, half))
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(self.moved(text))
+        return path
+
+
+class Unit:
+    """A unit run as systemd would: its ExecStart, NOTIFY_SOCKET, WATCHDOG_USEC, RUNTIME_DIRECTORY."""
+
+    def __init__(self, host, name, instance=""):
+        """instance: of a unit whose name ends in @."""
+        self.host, self.name = host, name + instance
+        self.keys = unit(host.root, host.prefix, name + ".service", instance)
+        self.environment = {"WATCHDOG_USEC": str(int(float(self.keys["WatchdogSec"][0]) * 1e6))}
+        self.process, self.log = None, tempfile.TemporaryFile()
+        self.notes, self.watchdogs, self.socket, self.thread = [], 0, None, None
+        self.said_from = 0
+
+    def argv(self):
+        words = shlex.split(self.keys["ExecStart"][0])
+        return [self.host.path(w) if w.startswith("/") else w for w in words]
+
+    def start(self, limit_s=120):
+        """True when it has said READY=1."""
+        runtime = self.host.path("/run/" + self.keys["RuntimeDirectory"][0])
+        os.makedirs(runtime, exist_ok=True)
+        folder = tempfile.mkdtemp(prefix="isthmus-test-notify-")
+        path = os.path.join(folder, "notify")
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(path)
+        self.notes, self.watchdogs = [], 0
+        self.said_from = os.fstat(self.log.fileno()).st_size
+        env = {k: v for k, v in os.environ.items() if not k.startswith("ISTHMUS")}
+        env.update(NOTIFY_SOCKET=path, RUNTIME_DIRECTORY=runtime, **self.environment)
+        self.process = subprocess.Popen(self.argv(), stdin=subprocess.DEVNULL, stdout=self.log,
+                                        stderr=self.log, env=env, cwd="/")
+        running.append(self)
+        self.thread = threading.Thread(target=self.listen, args=(self.socket,), daemon=True)
+        self.thread.start()
+        e2e.wait_for(lambda: "READY=1" in self.notes or self.process.poll() is not None, limit_s)
+        shutil.rmtree(folder)
+        return "READY=1" in self.notes and self.process.poll() is None
+
+    def listen(self, sock):
+        while True:
+            try:
+                data = sock.recv(4096)
+            except OSError:
+                return
+            if not data:
+                return
+            for line in data.decode().splitlines():
+                self.watchdogs += line == "WATCHDOG=1"
+                self.notes.append(line)
+
+    def said(self):
+        """Since it was last started."""
+        return os.pread(self.log.fileno(), 1 << 24, self.said_from).decode(errors="replace")
+
+    def reload(self):
+        """As ExecReload, to the RELOADING=1 or the line in its log that a caller waits for."""
+        self.process.send_signal(signal.SIGHUP)
+
+    def stop(self, sig=signal.SIGTERM, limit_s=120):
+        """Its exit code; None: it did not end."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        return self.wait(limit_s)
+
+    def wait(self, limit_s=120):
+        try:
+            rc = self.process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            e2e.check(False, self.name + " does not end: " + self.said()[-2000:])
+            self.process.kill()
+            self.process.wait()
+            rc = None
+        self.socket.close()
+        return rc
+
+
+running = []
+
+
+@atexit.register
+def kill_all():
+    for u in running:
+        if u.process.poll() is None:
+            u.process.kill()
+            u.process.wait()

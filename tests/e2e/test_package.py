@@ -138,6 +138,36 @@ def alerts():
     packaged.must("promtool", "test", "rules", os.path.join(folder, "isthmus.rules-test.yml"), cwd=folder)
 
 
+    with open(os.path.join(folder, "isthmus.rules.yml"), encoding="utf-8") as f:
+        names = re.findall(r"alert: (\w+)", f.read())
+    with open(os.path.join(folder, "isthmus.rules-test.yml"), encoding="utf-8") as f:
+        tested = f.read()
+    with open(os.path.join(e2e.ROOT, "docs/operations.md"), encoding="utf-8") as f:
+        explained = f.read()
+    for name in names:
+        e2e.check(name in tested, "%s is tested" % name)
+        e2e.check(name in explained, "docs/operations.md says what to do about " + name)
+
+
+def dashboard():
+    """That it has the shape that Grafana imports; that its metrics exist the operator's test sees."""
+    with open(os.path.join(e2e.ROOT, "packaging/grafana/isthmus.json"), encoding="utf-8") as f:
+        board = json.load(f)
+    ids = [p["id"] for p in board["panels"]]
+    e2e.check(board["uid"] and board["schemaVersion"] and len(set(ids)) == len(ids) >= 10, "the dashboard")
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            # promtool parses an expression as part of a rule; Grafana fills its variables in before.
+            expr = target["expr"].replace("$__rate_interval", "1m").replace("$instance", ".*")
+            rule = json.dumps({"groups": [{"name": "g", "rules": [{"record": "x", "expr": expr}]}]})
+            with tempfile.NamedTemporaryFile("w", suffix=".yml") as f:
+                f.write(rule)
+                f.flush()
+                done = packaged.run("promtool", "check", "rules", f.name)
+            e2e.check(done.returncode == 0, "panel %s: %s" % (panel["title"], done.stdout))
+    e2e.say("a dashboard of %d panels" % len(ids))
+
+
 def manifest():
     """By the schemas of a Kubernetes release: what is not in them is refused."""
     script = """
@@ -234,6 +264,7 @@ def main():
         units(root, prefix)
         completion()
         alerts()
+        dashboard()
         manifest()
         debian(folder, prefix)
     e2e.finish()

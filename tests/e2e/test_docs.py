@@ -1,0 +1,208 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of README.md and of the guides, as they stand there: each is run, begun, or left out for a
+reason that is said here.
+
+Commands are the lines indented by four spaces (in a block with "$ " lines those alone, the rest being what
+they print), run in order by bash, in a folder in which the repository's folders and the files that the text
+speaks of lie. What is neither in LEFT_OUT nor in BEGUN must end well within LIMIT_S. An entry that fits no
+command is an error, too.
+"""
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import e2e
+
+DOCS = ("README.md", "docs/operations.md", "docs/api.md", "docs/control.md")
+LIMIT_S = 420
+BEGUN_S = 10  # enough to refuse what is wrong
+
+# (document or None for any, pattern, reason)
+LEFT_OUT = [
+    (None, r"^sudo ", "root, and interfaces of a real host"),
+    ("README.md", r"^tools/check\b", "it is what runs this test"),
+    ("README.md", r"udp:cloud1:7300", "hosts of that name"),
+    ("README.md", r"^tests/bench/peer.py", "another engine, built by hand"),
+]
+
+# What takes minutes, or runs until it is told to end: it must take its options and its files, and go on.
+BEGUN = [
+    ("README.md", r"^build/isthmus bench (machine|compute|kernels)"),
+    ("README.md", r"^build/isthmus eval "),
+    ("README.md", r"^build/isthmus calibrate -m"),
+]
+
+# Servers: begun, and left running for the commands behind them, until the document ends.
+SERVERS = [
+    ("README.md", r"^build/isthmus cloud .*memif:"),
+]
+
+used = set()
+
+
+def listed(entries, name, doc, command):
+    for i, entry in enumerate(entries):
+        if entry[0] in (None, doc) and re.search(entry[1], command):
+            used.add((name, i))
+            return entry
+    return None
+
+
+def commands(text):
+    """The command lines, continuations joined."""
+    block, found, fenced = [], [], False
+
+    def flush():
+        shown = [l[2:] for l in block if l.startswith("$ ")]
+        joined = None
+        for line in shown or block:
+            joined = line if joined is None else joined + line
+            if joined.endswith("\\"):
+                joined = joined[:-1].rstrip() + " "
+                continue
+            if joined.strip() and not joined.startswith("#"):
+                found.append(re.sub(r"\s+", " ", joined.strip()) if "'" not in joined else joined.strip())
+            joined = None
+        block.clear()
+
+    before = ""
+    for line in text.split("\n") + [""]:
+        if line.startswith("```"):
+            fenced = not fenced
+        if line.startswith("    ") and not fenced and (block or not before.strip()):
+            block.append(line[4:].strip() if block and block[-1].endswith("\\") else line[4:].rstrip())
+        elif line.strip() or not block:
+            flush()
+        before = line
+    flush()
+    return found
+
+
+class Session:
+    """One document's commands, one after the other; variables that one sets are there for the next."""
+
+    def __init__(self, doc, folder):
+        self.doc, self.folder = doc, folder
+        self.state = os.path.join(folder, ".variables")
+        open(self.state, "w", encoding="utf-8").close()
+        self.servers = []
+
+    def start(self, command, out):
+        names = re.findall(r"(?:^|[ ;])([a-z_0-9]+)=\$\(", command)
+        keep = "".join("declare -p %s >>%s; " % (n, shlex.quote(self.state)) for n in names)
+        script = ". %s; %s\nrc=$?; %s exit $rc" % (shlex.quote(self.state), command, keep)
+        env = {**os.environ, "PATH": os.path.dirname(e2e.BINARY) + ":" + os.environ["PATH"]}
+        return subprocess.Popen(["bash", "-c", script], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out,
+                                stderr=subprocess.STDOUT, env=env, start_new_session=True)
+
+    def stop(self, process):
+        """It, and what it started."""
+        for sig, seconds in ((signal.SIGTERM, 20), (signal.SIGKILL, 20)):
+            try:
+                os.killpg(process.pid, sig)
+            except ProcessLookupError:
+                pass
+            try:
+                return process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                pass
+        return None
+
+    def run(self, command, limit_s, must_end):
+        began = time.monotonic()
+        with tempfile.TemporaryFile() as out:
+            process = self.start(command, out)
+            try:
+                rc = process.wait(limit_s)
+            except subprocess.TimeoutExpired:
+                rc = None
+                self.stop(process)
+            out.seek(0)
+            said = out.read().decode(errors="replace")
+        good = rc == 0 or (rc is None and not must_end)
+        e2e.check(good, "%s: `%s`: %s: %s" % (self.doc, command, "no end" if rc is None else "exit %d" % rc,
+                                              said[-2000:]))
+        e2e.say("%5.1f s %s %s" % (time.monotonic() - began, "ran  " if rc is not None else "begun", command))
+
+    def serve(self, command):
+        out = tempfile.TemporaryFile()
+        process = self.start(command, out)
+        self.servers.append((command, process, out))
+        e2e.say("        serves %s" % command)
+
+    def end(self):
+        for command, process, out in self.servers:
+            died = process.poll() is not None
+            if not died:
+                self.stop(process)
+            out.seek(0)
+            e2e.check(not died, "%s: `%s` ended: %s" % (self.doc, command, out.read().decode()[-2000:]))
+
+
+def workplace(folder):
+    """What stands beside a reader of the documents."""
+    for name in os.listdir(e2e.ROOT):
+        if not name.startswith(".") and name != "build":
+            os.symlink(os.path.join(e2e.ROOT, name), os.path.join(folder, name))
+    os.symlink(os.path.dirname(os.path.abspath(e2e.BINARY)), os.path.join(folder, "build"))
+    shutil.copy(e2e.shared("eval/wikitext2-valid.txt"), folder)
+    shutil.copy(e2e.shared("eval/hellaswag-dev.jsonl"), folder)
+    with open(os.path.join(folder, "requests.jsonl"), "w", encoding="utf-8") as f:
+        f.write(e2e.lines_of([{"prompt": p, "n_predict": 8} for p in e2e.PROMPTS[:4]]))
+    # README's takes minutes; of less text, it is one all the same.
+    done = e2e.isthmus("calibrate", "-m", e2e.model("smollm2"), "--split", "10", "--text",
+                       os.path.join(folder, "wikitext2-valid.txt"), "--chunks", "60-63", "--samples", "1",
+                       "-o", os.path.join(folder, "smollm2-10.profile"), timeout=1800)
+    e2e.check(done.returncode == 0, "a profile: " + done.stderr[-2000:])
+
+
+def document(doc, folder):
+    path = os.path.join(e2e.ROOT, doc)
+    if not os.path.exists(path):
+        return 0
+    with open(path, encoding="utf-8") as f:
+        found = commands(f.read())
+    session = Session(doc, folder)
+    try:
+        for command in found:
+            left = listed(LEFT_OUT, "LEFT_OUT", doc, command)
+            if left:
+                e2e.say("        left out (%s): %s" % (left[2], command))
+            elif listed(SERVERS, "SERVERS", doc, command):
+                session.serve(command)
+            elif listed(BEGUN, "BEGUN", doc, command):
+                session.run(command, BEGUN_S, False)
+            else:
+                session.run(command, LIMIT_S, True)
+    finally:
+        session.end()
+    return len(found)
+
+
+def main():
+    with tempfile.TemporaryDirectory(prefix="isthmus-test-") as folder:
+        if "--list" in sys.argv:
+            for doc in DOCS:
+                if os.path.exists(os.path.join(e2e.ROOT, doc)):
+                    with open(os.path.join(e2e.ROOT, doc), encoding="utf-8") as f:
+                        print("\n".join("%s: %s" % (doc, c) for c in commands(f.read())))
+            return
+        workplace(folder)
+        for doc in DOCS:
+            n = document(doc, folder)
+            e2e.check(n or doc != "README.md", doc + " has commands")
+            e2e.say("%s: %d commands" % (doc, n))
+    for name, entries in (("LEFT_OUT", LEFT_OUT), ("BEGUN", BEGUN), ("SERVERS", SERVERS)):
+        for i, entry in enumerate(entries):
+            e2e.check((name, i) in used, "%s: nothing fits %r" % (name, entry))
+    e2e.finish()
+
+
+main()
