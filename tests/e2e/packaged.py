@@ -103,11 +103,29 @@ class Host:
         """The text with its paths under the folder."""
         return re.sub(r"(?<![\w/.-])/(etc|run|var/lib)/isthmus\b", lambda m: self.path(m[0]), text)
 
+    def shipped(self, half, name=None, **changes):
+        """The installed example with some keys' values changed, those among them that it has as comments;
+        as the configuration of name. Its text."""
+        with open(os.path.join(e2e.ROOT, "packaging", half + ".ini"), encoding="utf-8") as f:
+            text = f.read()
+        for key, value in changes.items():
+            key = key.replace("_", "-")
+            text, n = re.subn(r"(?m)^(# ?)?%s = .*$" % re.escape(key), "%s = %s" % (key, value), text, count=1)
+            e2e.check(n == 1, "%s.ini shows %s" % (half, key))
+        self.configure(name or half, text)
+        return text
+
     def configure(self, half, text):
         path = self.path("%s/%s.ini" % (self.config, half))
         with open(path, "w", encoding="utf-8") as f:
             f.write(self.moved(text))
         return path
+
+
+def free_tcp():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 class Unit:

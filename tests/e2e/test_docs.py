@@ -19,6 +19,8 @@ import tempfile
 import time
 
 import e2e
+import halves
+import packaged
 
 DOCS = ("README.md", "docs/operations.md", "docs/api.md", "docs/control.md")
 LIMIT_S = 420
@@ -26,10 +28,14 @@ BEGUN_S = 10  # enough to refuse what is wrong
 
 # (document or None for any, pattern, reason)
 LEFT_OUT = [
-    (None, r"^sudo ", "root, and interfaces of a real host"),
+    ("README.md", r"^sudo ", "root, and interfaces of a real host"),
     ("README.md", r"^tools/check\b", "it is what runs this test"),
     ("README.md", r"udp:cloud1:7300", "hosts of that name"),
     ("README.md", r"^tests/bench/peer.py", "another engine, built by hand"),
+    ("docs/operations.md", r"^tools/build-deb", "test_package.py makes it"),
+    ("docs/operations.md", r"apt-get install", "test_package.py installs it"),
+    ("docs/operations.md", r"^(sudo )?meson ", "done for this test, into a folder"),
+    ("docs/operations.md", r"^sudo (systemd-sysusers|systemd-tmpfiles|chown) ?", "changes this host"),
 ]
 
 # What takes minutes, or runs until it is told to end: it must take its options and its files, and go on.
@@ -88,8 +94,8 @@ def commands(text):
 class Session:
     """One document's commands, one after the other; variables that one sets are there for the next."""
 
-    def __init__(self, doc, folder):
-        self.doc, self.folder = doc, folder
+    def __init__(self, doc, folder, host=None):
+        self.doc, self.folder, self.host = doc, folder, host
         self.state = os.path.join(folder, ".variables")
         open(self.state, "w", encoding="utf-8").close()
         self.servers = []
@@ -97,8 +103,11 @@ class Session:
     def start(self, command, out):
         names = re.findall(r"(?:^|[ ;])([a-z_0-9]+)=\$\(", command)
         keep = "".join("declare -p %s >>%s; " % (n, shlex.quote(self.state)) for n in names)
+        folder = os.path.dirname(e2e.BINARY)
+        if self.host:
+            command, folder = self.host.here(command), self.host.bin
         script = ". %s; %s\nrc=$?; %s exit $rc" % (shlex.quote(self.state), command, keep)
-        env = {**os.environ, "PATH": os.path.dirname(e2e.BINARY) + ":" + os.environ["PATH"]}
+        env = {**os.environ, "PATH": folder + ":" + os.environ["PATH"]}
         return subprocess.Popen(["bash", "-c", script], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out,
                                 stderr=subprocess.STDOUT, env=env, start_new_session=True)
 
@@ -116,6 +125,11 @@ class Session:
         return None
 
     def run(self, command, limit_s, must_end):
+        done = self.host and self.host.command(command)
+        if done is not None:
+            e2e.check(done == "", "%s: `%s`: %s" % (self.doc, command, done))
+            e2e.say("        as systemd would: " + command)
+            return
         began = time.monotonic()
         with tempfile.TemporaryFile() as out:
             process = self.start(command, out)
@@ -146,6 +160,54 @@ class Session:
             e2e.check(not died, "%s: `%s` ended: %s" % (self.doc, command, out.read().decode()[-2000:]))
 
 
+class Operated:
+    """The host of docs/operations.md: the build installed into a folder, where commands for /etc and /run
+    work; units are started as systemd would."""
+
+    def __init__(self, folder):
+        self.host = packaged.Host(os.path.join(folder, "host"))
+        self.bin = self.host.path(self.host.prefix + "/bin")
+        self.http, self.link = packaged.free_tcp(), halves.free_port()
+        os.symlink(e2e.model("smollm2"), self.host.path("/var/lib/isthmus/model.gguf"))
+        self.units = {}
+        self.edited = False
+
+    def here(self, command):
+        command = re.sub(r"\bsudo (-u isthmus )?", "", command)
+        return self.host.moved(command).replace("127.0.0.1:8080", "127.0.0.1:%d" % self.http)
+
+    def edit(self):
+        """What the text tells its reader to put into the two files."""
+        show = packaged.must(os.path.join(self.bin, "isthmus"), "keygen", "--show",
+                             self.host.path("/etc/isthmus/cloud.key")).strip().split("\n")[-1]
+        self.host.shipped("cloud", port="udp:127.0.0.1:%d" % self.link)
+        self.host.shipped("edge", port="udp:127.0.0.1:%d" % self.link, peer=show,
+                          listen="127.0.0.1:%d" % self.http)
+        self.edited = True
+
+    def command(self, command):
+        """None: for bash; else done here: "", or what went wrong."""
+        if "--check-config" in command and not self.edited:
+            self.edit()
+        found = re.fullmatch(r"sudo systemctl (enable --now|start|stop|reload) (\S+)", command)
+        if not found:
+            return None
+        verb, name = found.groups()
+        unit = self.units.setdefault(name, packaged.Unit(self.host, name))
+        if verb == "reload":
+            unit.reload()
+            return "" if e2e.wait_for(lambda: "RELOADING=1" in unit.notes, 30) else unit.said()
+        if verb == "stop":
+            rc = unit.stop()
+            return "" if rc == 0 else "exit %s: %s" % (rc, unit.said()[-2000:])
+        return "" if unit.start() else unit.said()[-2000:]
+
+    def end(self):
+        for name, unit in self.units.items():
+            rc = unit.stop()
+            e2e.check(rc == 0, "%s ends: exit %s: %s" % (name, rc, unit.said()[-2000:]))
+
+
 def workplace(folder):
     """What stands beside a reader of the documents."""
     for name in os.listdir(e2e.ROOT):
@@ -169,7 +231,8 @@ def document(doc, folder):
         return 0
     with open(path, encoding="utf-8") as f:
         found = commands(f.read())
-    session = Session(doc, folder)
+    host = Operated(folder) if found and doc != "README.md" else None
+    session = Session(doc, folder, host)
     try:
         for command in found:
             left = listed(LEFT_OUT, "LEFT_OUT", doc, command)
@@ -183,6 +246,8 @@ def document(doc, folder):
                 session.run(command, LIMIT_S, True)
     finally:
         session.end()
+        if host:
+            host.end()
     return len(found)
 
 
@@ -195,13 +260,14 @@ def main():
                         print("\n".join("%s: %s" % (doc, c) for c in commands(f.read())))
             return
         workplace(folder)
-        for doc in DOCS:
+        chosen = [a for a in sys.argv[1:] if a in DOCS] or DOCS
+        for doc in chosen:
             n = document(doc, folder)
             e2e.check(n or doc != "README.md", doc + " has commands")
             e2e.say("%s: %d commands" % (doc, n))
     for name, entries in (("LEFT_OUT", LEFT_OUT), ("BEGUN", BEGUN), ("SERVERS", SERVERS)):
         for i, entry in enumerate(entries):
-            e2e.check((name, i) in used, "%s: nothing fits %r" % (name, entry))
+            e2e.check((name, i) in used or entry[0] not in chosen, "%s: nothing fits %r" % (name, entry))
     e2e.finish()
 
 

@@ -30,7 +30,7 @@ class Site:
         self.binary = self.host.path(self.host.prefix + "/bin/isthmus")
         self.model = e2e.model("smollm2")
         os.symlink(self.model, self.host.path("/var/lib/isthmus/model.gguf"))
-        self.http, self.ports = self.free_tcp(), [halves.free_port(), halves.free_port()]
+        self.http, self.ports = packaged.free_tcp(), [halves.free_port(), halves.free_port()]
         keys = {name: self.keygen(name) for name in ("edge", "cloud")}
         with open(self.host.path("/etc/isthmus/authorized"), "w", encoding="utf-8") as f:
             f.write("edge-1 %s\n" % keys["edge"])
@@ -38,37 +38,21 @@ class Site:
             f.write(KEY + "\n")
         os.chmod(self.host.path("/etc/isthmus/api-keys"), 0o600)
         for instance, port in zip(("-1", "-2"), self.ports):
-            self.write("cloud" + instance, self.shipped("cloud", port="udp:127.0.0.1:%d" % port))
-        self.edge_text = self.shipped("edge", peer=keys["cloud"], listen="127.0.0.1:%d" % self.http,
-                                      port="udp:127.0.0.1:%d\nport = udp:127.0.0.1:%d" % tuple(self.ports),
-                                      **{"api-keys": "/etc/isthmus/api-keys"})
-        self.write("edge", self.edge_text)
+            self.host.shipped("cloud", "cloud" + instance, port="udp:127.0.0.1:%d" % port)
+        self.edge_text = self.host.shipped(
+            "edge", peer=keys["cloud"], listen="127.0.0.1:%d" % self.http, api_keys="/etc/isthmus/api-keys",
+            port="udp:127.0.0.1:%d\nport = udp:127.0.0.1:%d" % tuple(self.ports))
         self.clouds = [packaged.Unit(self.host, "isthmus-cloud@", str(i)) for i in (1, 2)]
         self.edge = packaged.Unit(self.host, "isthmus-edge")
         for u in (*self.clouds, self.edge):
             u.environment["WATCHDOG_USEC"] = "2000000"
 
-    @staticmethod
-    def free_tcp():
-        with halves.socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            return s.getsockname()[1]
-
     def keygen(self, name):
         path = self.host.path("/etc/isthmus/%s.key" % name)
         return packaged.must(self.binary, "keygen", "-o", path).strip().split("\n")[-1]
 
-    def shipped(self, half, **changes):
-        """The installed example, with some keys' values changed: also those that it has as comments."""
-        with open(os.path.join(e2e.ROOT, "packaging", half + ".ini"), encoding="utf-8") as f:
-            text = f.read()
-        for key, value in changes.items():
-            text, n = re.subn(r"(?m)^(# ?)?%s = .*$" % re.escape(key), "%s = %s" % (key, value), text, count=1)
-            e2e.check(n == 1, "%s.ini shows %s" % (half, key))
-        return text
-
     def write(self, name, text):
-        return self.host.configure(name, text)
+        self.host.configure(name, text)
 
     def check_config(self, half, name):
         return packaged.run(self.binary, half, "--config", self.host.path("/etc/isthmus/%s.ini" % name),

@@ -211,6 +211,17 @@ def database(root, package):
     return names
 
 
+def build_depends():
+    """What the build needs is in the package's Build-Depends, too."""
+    with open(os.path.join(e2e.ROOT, "tools/packages.txt"), encoding="utf-8") as f:
+        needed = {w for w in f.read().split() if w.endswith("-dev")}
+    with open(os.path.join(e2e.ROOT, "packaging/debian/control"), encoding="utf-8") as f:
+        given = set(re.findall(r"\blib[a-z0-9.+-]+-dev\b", f.read()))
+    tests = {"libcmocka-dev", "libsimde-dev", "libclang-rt-14-dev"}
+    e2e.check(needed - tests == given, "Build-Depends and tools/packages.txt differ: %s"
+              % sorted((needed - tests) ^ given))
+
+
 def debian(folder, prefix):
     from_build = ["--build", packaged.BUILD] if prefix == "/usr" else []
     if not from_build:
@@ -266,6 +277,7 @@ def main():
         alerts()
         dashboard()
         manifest()
+        build_depends()
         debian(folder, prefix)
     e2e.finish()
 
