@@ -21,16 +21,6 @@
 
 #define IDLE_MS 200 /* between two looks at the cloud while the user thinks */
 
-/* The cloud is lost: say what happened to it, as exactly as can be known. */
-static void say_lost(struct front *f)
-{
-    char fate[80];
-    if (f->cloud.pid && child_gone(&f->cloud, 500))
-        log_error("the cloud half %s", child_fate(&f->cloud, fate, sizeof fate));
-    else
-        log_error("%s", engine_error(f->engine));
-}
-
 /* Give up what is being answered: the engine tells every answer that it ended, so this comes before
  * they are freed. */
 static void abandon(struct front *f)
@@ -46,7 +36,7 @@ static int step(struct front *f)
     if (busy >= 0 && f->cloud.pid && child_gone(&f->cloud, 0))
         busy = -EPIPE;
     if (busy < 0) {
-        say_lost(f);
+        front_say_lost(f);
         return -1;
     }
     return busy;

@@ -10,6 +10,8 @@
 #ifndef ISTHMUS_CONTROL_CMD_H
 #define ISTHMUS_CONTROL_CMD_H
 
+#include <argp.h>
+
 enum {
     EXIT_OK = 0,
     EXIT_FAILED = 1,        /* something went wrong while running: peer lost, I/O, memory */
@@ -28,5 +30,10 @@ int cmd_eval(int argc, char **argv);
 int cmd_calibrate(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
+int cmd_config(int argc, char **argv);
+
+/* The options of commands that take a configuration file; the keys of their sections are made of these.
+ */
+extern const struct argp cmd_edge_argp, cmd_cloud_argp, cmd_run_argp;
 
 #endif

@@ -6,6 +6,7 @@
 #ifndef ISTHMUS_CONTROL_ENGINE_H
 #define ISTHMUS_CONTROL_ENGINE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "dataplane/pipeline/pipeline.h"
@@ -15,11 +16,20 @@ struct engine_stats {
     uint64_t tile_bytes_up, rows_up;
     struct codec_rate_range parameter; /* as the edge's */
     uint64_t link_rtt_ns_p50;
+    uint64_t packets_up, packets_down, retransmits;
     uint64_t reconnections, replayed_bytes; /* as the edge's */
     uint64_t copied_bytes, port_copied_bytes, kept_bytes; /* as the edge's */
     uint64_t eal_rss_bytes;
+    bool ready;         /* a cloud is there, or none is needed */
     const char *port;   /* "memif", "local" */
     const char *cipher; /* "AES-128-GCM", "none" */
+};
+
+struct engine_session {
+    uint32_t n_shared;
+    uint64_t tile_bytes_up, rows_up;
+    double parameter; /* of its codec now, under a target; else 0 */
+    char worker[64];  /* the cloud that it is at */
 };
 
 struct engine;
@@ -33,11 +43,15 @@ struct engine_ops {
     const char *(*error)(const struct engine *e);
     void (*stats)(const struct engine *e, struct engine_stats *s);
     void (*close)(struct engine *e);
+    /* May be NULL, where nothing is coded. How a session does; false: it has ended. */
+    bool (*session)(const struct engine *e, int64_t session, struct engine_session *out);
+    int (*retarget)(struct engine *e, int64_t session, struct codec_rate_target target);
 };
 
 struct engine {
     const struct engine_ops *ops;
     const struct stage_info *info; /* of the stage in this process */
+    bool stays; /* step waits though no session is busy, too: others bring them (port_wake_on) */
 };
 
 /* The stage must be whole; it is not owned. no_prefix: as edge_params'. 0 or -ENOMEM. */

@@ -332,7 +332,6 @@ static int local_step(struct engine *e, uint64_t until_ns)
 {
     struct local *l = (struct local *)e;
     int busy = 0;
-    (void)until_ns; /* nothing to wait for */
     for (uint32_t i = 0; i < l->n_places; i++) {
         struct session *s = &l->sessions[i];
         if (s->id && s->cancelled)
@@ -340,9 +339,11 @@ static int local_step(struct engine *e, uint64_t until_ns)
         busy += s->id != 0;
     }
     gather(l);
-    if (l->n_batch == 0)
+    if (l->n_batch == 0) {
+        if (e->stays && l->n_busy == 0)
+            port_rest(until_ns);
         return busy;
-
+    }
     const int rc = stage_run(l->stage, l->batch, l->n_batch, l->ids, NULL, NULL, l->logits);
     if (rc < 0) {
         snprintf(l->error, sizeof l->error, "the model cannot run: %s", strerror(-rc));
@@ -372,7 +373,7 @@ static const char *local_error(const struct engine *e)
 
 static void local_stats(const struct engine *e, struct engine_stats *s)
 {
-    *s = (struct engine_stats){.port = "local", .cipher = "none"};
+    *s = (struct engine_stats){.ready = true, .port = "local", .cipher = "none"};
 }
 
 static void local_close(struct engine *e)

@@ -2,9 +2,9 @@
 #include "control/engine.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct split {
     struct engine base;
@@ -30,12 +30,10 @@ static void split_cancel(struct engine *e, int64_t session)
 /* Ends early for a signal: the caller looks at its signals next. */
 static void wait_until(struct port *port, uint64_t deadline_ns)
 {
-    const struct timespec until = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
-                                   .tv_nsec = (long)(deadline_ns % 1000000000u)};
     if (port)
         port_wait(port, deadline_ns);
     else
-        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+        port_rest(deadline_ns);
 }
 
 static int split_step(struct engine *e, uint64_t until_ns)
@@ -47,7 +45,7 @@ static int split_step(struct engine *e, uint64_t until_ns)
         return busy;
     if (deadline_ns > until_ns)
         deadline_ns = until_ns;
-    if (busy > 0)
+    if (busy > 0 || e->stays)
         wait_until(edge_port(s->edge), deadline_ns);
     return busy;
 }
@@ -69,15 +67,42 @@ static void split_stats(const struct engine *e, struct engine_stats *st)
         .rows_up = es.rows_up,
         .parameter = es.parameter,
         .link_rtt_ns_p50 = es.link.rtt_p50_ns,
+        .packets_up = es.link.tx_packets,
+        .packets_down = es.link.rx_packets,
+        .retransmits = es.link.retransmits,
         .eal_rss_bytes = port_eal_rss_bytes(),
         .reconnections = es.reconnections,
         .replayed_bytes = es.replayed_bytes,
         .copied_bytes = es.copied_bytes,
         .port_copied_bytes = es.port_copied_bytes,
         .kept_bytes = es.kept_bytes,
+        .ready = es.connected,
         .port = es.port,
         .cipher = es.cipher,
     };
+}
+
+static bool split_session(const struct engine *e, int64_t session, struct engine_session *out)
+{
+    const struct edge *edge = ((const struct split *)e)->edge;
+    struct edge_result r;
+    float parameter;
+    if (edge_progress(edge, session, &r, &parameter) < 0)
+        return false;
+    *out = (struct engine_session){.n_shared = r.n_shared,
+                                   .tile_bytes_up = r.tile_bytes_up,
+                                   .rows_up = r.rows_up,
+                                   .parameter = (double)parameter};
+    const struct port *port = edge_port(edge);
+    if (port)
+        snprintf(out->worker, sizeof out->worker, "%s",
+                 port->caps.peer[0] ? port->caps.peer : port->caps.name);
+    return true;
+}
+
+static int split_retarget(struct engine *e, int64_t session, struct codec_rate_target target)
+{
+    return edge_retarget(((struct split *)e)->edge, session, target);
 }
 
 static void split_close(struct engine *e)
@@ -94,6 +119,8 @@ static const struct engine_ops split_ops = {
     .error = split_error,
     .stats = split_stats,
     .close = split_close,
+    .session = split_session,
+    .retarget = split_retarget,
 };
 
 int engine_split(const struct edge_params *params, struct engine **out, char *err)

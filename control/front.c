@@ -136,6 +136,8 @@ int front_open(struct front *f, const struct front_options *o)
     if (rc != EXIT_OK)
         return rc;
 
+    if (o->serves)
+        return EXIT_OK;
     if (o->requests)
         return requests_read(o->requests, &f->model, o->n_predict, &o->sampler, &f->requests);
     if (!o->prompt) {
@@ -298,6 +300,15 @@ int front_join(struct front *f, const struct join_options *j, unsigned threads, 
         return EXIT_FAILED;
     }
     return EXIT_OK;
+}
+
+void front_say_lost(struct front *f)
+{
+    char fate[80];
+    if (f->cloud.pid && child_gone(&f->cloud, 500))
+        log_error("the cloud half %s", child_fate(&f->cloud, fate, sizeof fate));
+    else
+        log_error("%s", engine_error(f->engine));
 }
 
 void front_close(struct front *f)

@@ -31,6 +31,7 @@ struct front_options {
     uint32_t chunk_tokens; /* of prefill */
     struct netem_options netem;
     bool json, ignore_eos;
+    bool serves; /* others bring requests: neither prompt, requests nor a chat */
     bool no_prefix; /* sessions share no cache */
     uint64_t kv_budget_bytes; /* 0: not given */
 };
@@ -75,6 +76,9 @@ int front_plan(struct front *f);
 /* Load layers [0, f->plan.split) and join a cloud, as f->security says; the names of j->at stay until
  * front_close. The threads and first core are those of the options, or else the ones given. */
 int front_join(struct front *f, const struct join_options *j, unsigned threads, int first_core);
+
+/* The engine has failed: say why, as exactly as can be known. */
+void front_say_lost(struct front *f);
 
 /* Answer the prompt, the requests or the chat. */
 int front_answer(struct front *f);

@@ -4,6 +4,7 @@
 
 #include "control/cmd.h"
 #include "control/dispatch.h"
+#include "control/log.h"
 #include "control/privileges.h"
 
 static const struct command commands[] = {
@@ -17,6 +18,7 @@ static const struct command commands[] = {
     {"eval", "what codecs cost: KL divergence, perplexity, accuracy, bytes", cmd_eval},
     {"calibrate", "a codec profile for a split of a model, from a text", cmd_calibrate},
     {"bench", "how fast the parts are", cmd_bench},
+    {"config", "what a configuration file and options come to", cmd_config},
     {"doctor", "what this machine offers and lacks", cmd_doctor},
     {NULL, NULL, NULL},
 };
@@ -36,6 +38,7 @@ __attribute__((visibility("default"))) const char *argp_program_version =
 int main(int argc, char **argv)
 {
     argp_err_exit_status = EXIT_USAGE;
+    log_begin();
     privileges_begin();
     return dispatch(&isthmus, argc, argv);
 }

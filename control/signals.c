@@ -1,14 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/signals.h"
 
+#include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <unistd.h>
 
 static volatile sig_atomic_t caught;
+static atomic_int wake_fd = -1, stops, reloads;
 
 static void on_signal(int sig)
 {
     caught = sig;
+}
+
+static void on_serving_signal(int sig)
+{
+    const int before = errno, fd = atomic_load(&wake_fd);
+    const uint64_t one = 1;
+    atomic_fetch_add(sig == SIGHUP ? &reloads : &stops, 1);
+    if (fd >= 0 && write(fd, &one, sizeof one) < 0) {
+        /* full: it is readable already */
+    }
+    errno = before;
 }
 
 void signals_catch(void)
@@ -32,4 +48,30 @@ int signals_caught(void)
 void signals_forget(void)
 {
     caught = 0;
+}
+
+void signals_serve(int fd)
+{
+    /* Waits of the engine's thread end by the descriptor, whichever thread a signal comes to. */
+    const struct sigaction action = {.sa_handler = on_serving_signal, .sa_flags = SA_RESTART};
+    atomic_store(&wake_fd, fd);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+void signals_serve_end(void)
+{
+    atomic_store(&wake_fd, -1);
+}
+
+int signals_stops(void)
+{
+    return atomic_load(&stops);
+}
+
+int signals_take_reloads(void)
+{
+    return atomic_exchange(&reloads, 0);
 }

@@ -12,4 +12,14 @@ void signals_catch(void);
 int signals_caught(void);
 void signals_forget(void);
 
+/*
+ * Of a process that serves: SIGINT and SIGTERM are counted, SIGHUP asks for another look at the
+ * configuration, and each makes fd readable, an eventfd that the serving loop sleeps on
+ * (port_wake_on). Before the fd is closed: signals_serve_end; signals are counted on.
+ */
+void signals_serve(int fd);
+void signals_serve_end(void);
+int signals_stops(void);        /* so far */
+int signals_take_reloads(void); /* since the last call */
+
 #endif

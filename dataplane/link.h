@@ -39,7 +39,8 @@ struct link_params {
     struct keys *keys;             /* what frames are sealed with: borrowed; until they are ready
                                     * nothing is sent or taken. NULL: frames are not encrypted */
     bool initiator;                /* the edge: chooses connection id and epoch */
-    uint32_t connection;           /* initiator: random, nonzero. Other side: 0, learnt */
+    uint32_t connection;           /* initiator: random, nonzero. Other side: the handshake's, or 0,
+                                    * learnt from the first message */
     uint16_t epoch;                /* without keys; with keys the epoch is the keys' */
     uint8_t hop;
     uint32_t window_packets;       /* most packets in flight; 0: 2,048 */
@@ -144,6 +145,8 @@ const struct wire_path *link_path(const struct link *l);
 const char *link_why_dead(const struct link *l);
 /* A valid frame of this connection was received. */
 bool link_heard(const struct link *l);
+/* How long ago, at the time of the latest call; or since it was opened. */
+uint64_t link_silent_ns(const struct link *l);
 /*
  * Another peer wants our place. Where the port does not tell that a peer is gone (idle_dead_after_ns is
  * not 0) ours is asked whether it is still there: true while that is open; then either link_tick says
@@ -158,6 +161,11 @@ bool link_has_output(const struct link *l);
 
 /* Packets the window still allows: for back-pressure. */
 uint32_t link_window_left(const struct link *l);
+/* Packets of messages given to link_send that are not acknowledged yet: held here. */
+uint32_t link_unacknowledged(const struct link *l);
+/* Another rx_budget_packets: several links share a pool, and their number has changed. What is held
+ * beyond it stays. */
+void link_set_budget(struct link *l, uint32_t rx_packets);
 /* Everything sent is acknowledged. */
 bool link_idle(const struct link *l);
 /* Say goodbye: queues a CLOSE frame; the link then reports -EPIPE. */

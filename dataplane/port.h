@@ -123,6 +123,17 @@ static inline int port_alive(struct port *p)
     return p->ops->alive(p);
 }
 
+/*
+ * What else ends the waits of this thread, on any port but loop: a descriptor, mostly an eventfd, that
+ * another thread or a signal's handler makes readable. Until it is emptied nothing sleeps. -1, at
+ * first: nothing.
+ */
+void port_wake_on(int fd);
+int port_wake_fd(void); /* for ports */
+
+/* Sleep until then, or until that: port_wait where there is no port. 0 or -EINTR. */
+int port_rest(uint64_t deadline_ns);
+
 static inline void port_close(struct port *p)
 {
     if (p)

@@ -12,23 +12,24 @@
 #include "control/port_arg.h"
 #include "control/privileges.h"
 #include "control/signals.h"
-#include "dataplane/pipeline/pump.h"
+#include "dataplane/pipeline/links.h"
 
 #define BURST       32
 #define STEP_NS     200000000u /* how long a wait may last before signals are looked at */
 #define BOUNCE_NS   1000000u   /* while packets without the link come, nothing else is looked at */
 #define BOUNCES_MAX 100000u    /* then signals are looked at, too */
+#define ASKERS_MAX  2u         /* one, and one that was killed and is not known to be */
 
 /*
  * A port that keeps packets without the link to itself. They are turned round where they arrive,
  * for as long as there are any: this is the floor, and the link's loop is no part of it. Only those
- * that come from where the link has its peer, which has proved who it is: this reflects nothing for
+ * that come from where a link has its peer, which has proved who it is: this reflects nothing for
  * others.
  */
 struct bounce {
     struct port port; /* first */
     struct port *inner;
-    const struct pump *pump;
+    const struct links *links;
     uint64_t sunk;
 };
 
@@ -38,10 +39,20 @@ static bool is_raw(const struct pkt *p)
            p->data[WIRE_L2L4_BYTES] == TRANSPORT_RAW_MARK;
 }
 
+static bool has_peer_at(const struct links *l, const struct wire_path *path)
+{
+    for (uint32_t i = 0; i < l->n_used; i++) {
+        const struct links_peer *p = &l->peers[i];
+
+        if (links_is_live(p) && p->heard && outer_same_path(path, link_path(p->pump.link)))
+            return true;
+    }
+    return false;
+}
+
 /* Counted, or made ready to go back: then true. */
 static bool turn_round(struct bounce *b, struct pkt *p)
 {
-    const struct link *link = b->pump->link;
     struct transport_head h;
     struct wire_path back;
     size_t bytes;
@@ -50,7 +61,7 @@ static bool turn_round(struct bounce *b, struct pkt *p)
         !outer_check(p->data, p->len, &bytes))
         return false;
     outer_way_back(p->data, &back);
-    if (!link || !link_heard(link) || !outer_same_path(&back, link_path(link)))
+    if (!has_peer_at(b->links, &back))
         return false;
     b->sunk += h.verb == TRANSPORT_SINK;
     outer_readdress(p->data, &back);
@@ -133,14 +144,20 @@ static const struct port_ops bounce_ops = {bounce_rx, bounce_tx, bounce_wait, bo
 /* --- answers -----------------------------------------------------------------------------------
  */
 
+/* An answer that finds no packets waits, and so does what came after it. */
+struct asker {
+    uint64_t serial; /* of its link */
+    struct link_message waiting;
+    bool is_waiting;
+};
+
 struct peer {
     struct bounce bounce;
-    struct pump pump;
+    struct links links;
+    struct asker askers[ASKERS_MAX + LINKS_AWAY];
     struct transport_told floors; /* counted by their threads */
     bool once;                    /* for one asker */
     uint64_t sunk;
-    struct link_message waiting; /* an answer that finds no packets */
-    bool is_waiting;
 };
 
 static uint64_t clock_ns(void *arg)
@@ -149,7 +166,7 @@ static uint64_t clock_ns(void *arg)
     return port_now_ns();
 }
 
-static void tell(struct peer *p, const struct link_message *m)
+static void tell(struct peer *p, struct pump *pump, const struct link_message *m)
 {
     uint8_t bytes[TRANSPORT_HEAD_BYTES + TRANSPORT_TOLD_BYTES];
     struct transport_told t = {
@@ -164,34 +181,34 @@ static void tell(struct peer *p, const struct link_message *m)
     transport_put_head(bytes,
                        &(struct transport_head){.verb = TRANSPORT_TOLD, .bytes = sizeof bytes});
     transport_put_told(bytes + TRANSPORT_HEAD_BYTES, &t);
-    pump_send(&p->pump, m->session, WIRE_DECODE, m->message, bytes, sizeof bytes);
+    pump_send(pump, m->session, WIRE_DECODE, m->message, bytes, sizeof bytes);
 }
 
 /* False: no packets for it now. */
-static bool send_back(struct peer *p, const struct link_message *m)
+static bool send_back(struct pump *pump, const struct link_message *m)
 {
     struct pkt *pkts[LINK_FRAGMENTS_MAX];
     uint16_t bytes[LINK_FRAGMENTS_MAX];
 
-    if (!pump_can_alloc(&p->pump, m->n_fragments))
+    if (!pump_can_alloc(pump, m->n_fragments))
         return false;
     for (uint16_t i = 0; i < m->n_fragments; i++) {
         size_t len;
         const uint8_t *from = link_message_payload(m, i, &len);
 
-        pkts[i] = pump_alloc(&p->pump);
-        bytes[i] = (uint16_t)smaller((uint32_t)len, transport_packet_bytes(p->pump.port));
+        pkts[i] = pump_alloc(pump);
+        bytes[i] = (uint16_t)smaller((uint32_t)len, transport_packet_bytes(pump->port));
         memcpy(pkts[i]->data + WIRE_PAYLOAD_AT + link_payload_offset(true, i), from, bytes[i]);
     }
     const int64_t rc =
-        link_send(p->pump.link, m->session, WIRE_DECODE, m->message, pkts, bytes, m->n_fragments);
+        link_send(pump->link, m->session, WIRE_DECODE, m->message, pkts, bytes, m->n_fragments);
     if (rc < 0 && rc != -ENOBUFS)
-        pump_link_ended(&p->pump);
+        pump_link_ended(pump);
     return rc != -ENOBUFS;
 }
 
 /* False: it has to wait. */
-static bool answer(struct peer *p, const struct link_message *m)
+static bool answer(struct peer *p, struct pump *pump, const struct link_message *m)
 {
     struct transport_head h;
     size_t len;
@@ -200,59 +217,73 @@ static bool answer(struct peer *p, const struct link_message *m)
     if (len < TRANSPORT_HEAD_BYTES || transport_get_head(payload, &h))
         return true; /* of no kind we know: nothing to answer */
     if (h.verb == TRANSPORT_ECHO)
-        return send_back(p, m);
+        return send_back(pump, m);
     if (h.verb == TRANSPORT_SINK)
         p->sunk++;
     else if (h.verb == TRANSPORT_ASK)
-        tell(p, m);
+        tell(p, pump, m);
     return true;
 }
 
-static void answer_all(struct peer *p)
+static void answer_all(struct peer *p, struct asker *a, struct pump *pump)
 {
-    while (!p->pump.dead) {
-        if (!p->is_waiting && !link_recv(p->pump.link, &p->waiting))
+    while (!pump->dead) {
+        if (!a->is_waiting && !link_recv(pump->link, &a->waiting))
             return;
-        p->is_waiting = !answer(p, &p->waiting);
-        if (p->is_waiting)
+        a->is_waiting = !answer(p, pump, &a->waiting);
+        if (a->is_waiting)
             return;
-        link_message_free(&p->waiting);
+        link_message_free(&a->waiting);
     }
 }
 
 /* --- loop --------------------------------------------------------------------------------------
  */
 
-static int next_asker(struct peer *p, const char *why)
+static void drop_waiting(struct asker *a)
 {
-    log_info("%s: waiting for the next", why);
-    if (p->is_waiting)
-        link_message_free(&p->waiting);
-    p->is_waiting = false;
-    const int rc = pump_renew(&p->pump, port_now_ns());
-    if (rc < 0)
-        log_error("%s", strerror(-rc));
-    else
-        link_set_idle(p->pump.link, true);
-    return rc;
+    if (a->is_waiting)
+        link_message_free(&a->waiting);
+    a->is_waiting = false;
+}
+
+/* One asker's turn. True: it had been heard, and is gone. */
+static bool serve_one(struct peer *p, uint32_t i, bool port_gone)
+{
+    struct links_peer *l = &p->links.peers[i];
+    struct asker *a = &p->askers[i];
+    const bool heard = l->heard;
+
+    if (a->serial != l->serial) {
+        drop_waiting(a);
+        a->serial = l->serial;
+        link_set_idle(l->pump.link, true); /* while it measures something else it is silent */
+    }
+    l->active = true;
+    answer_all(p, a, &l->pump);
+    if (port_gone && !l->pump.dead)
+        l->pump.dead = "the other end of the port is gone";
+    if (!l->pump.dead)
+        return false;
+    if (!p->once)
+        log_info("%s: waiting for the next", l->pump.dead);
+    drop_waiting(a);
+    links_end(&p->links, l);
+    return heard;
 }
 
 static int serve(struct peer *p)
 {
     struct port *port = &p->bounce.port;
 
-    link_set_idle(p->pump.link, true); /* while the asker measures something else it is silent */
     while (!signals_caught()) {
-        pump_in(&p->pump, port_now_ns());
-        answer_all(p);
-        const bool gone = port_alive(port) == -EPIPE && link_heard(p->pump.link);
-        if ((p->pump.dead || gone) && p->once)
-            return EXIT_OK; /* whoever started us knows more */
-        if ((p->pump.dead || gone) &&
-            next_asker(p, p->pump.dead ? p->pump.dead : "the other end of the port is gone") < 0)
-            return EXIT_FAILED;
-        pump_out(&p->pump);
-        uint64_t at = pump_deadline(&p->pump);
+        links_in(&p->links, port_now_ns());
+        const bool gone = port_alive(port) == -EPIPE;
+        for (uint32_t i = 0; i < p->links.n_used; i++)
+            if (links_is_live(&p->links.peers[i]) && serve_one(p, i, gone) && p->once)
+                return EXIT_OK; /* whoever started us knows more */
+        links_out(&p->links);
+        uint64_t at = links_deadline(&p->links);
         const uint64_t now_ns = port_now_ns();
         if (at > now_ns + STEP_NS)
             at = now_ns + STEP_NS;
@@ -265,8 +296,6 @@ int transport_peer(const char *uri, const struct security *security,
                    const struct netem_options *netem, bool floors)
 {
     static struct peer p; /* for the floors' threads, which outlive this call */
-    const struct link_params params = {.epoch = 0};
-    const struct pipeline_security s = security_of(security);
     struct port *port = NULL;
     int rc = 0;
 
@@ -288,23 +317,23 @@ int transport_peer(const char *uri, const struct security *security,
     p.bounce = (struct bounce){
         .port = {.ops = &bounce_ops, .caps = port->caps, .pool = port->pool, .path = port->path},
         .inner = port,
-        .pump = &p.pump};
-    rc = pump_open(&p.pump, &p.bounce.port, &params, &s, &wire_path_cloud, 0, port_now_ns());
+        .links = &p.links};
+    const struct links_params params = {
+        .port = &p.bounce.port, .security = security_of(security), .max = ASKERS_MAX};
+    rc = links_open(&p.links, &params, port_now_ns());
     if (rc < 0) {
         log_error("port %s: %s", uri, strerror(-rc));
         rc = EXIT_FAILED;
         goto out;
     }
-    p.pump.clock = clock_ns;
+    p.links.clock = clock_ns;
     p.once = floors;
     if (!floors)
         log_info("answering at %s", uri);
     rc = serve(&p);
-    link_shutdown(p.pump.link);
-    pump_out(&p.pump);
-    if (p.is_waiting)
-        link_message_free(&p.waiting);
-    pump_close(&p.pump);
+    for (uint32_t i = 0; i < p.links.n_used; i++)
+        drop_waiting(&p.askers[i]);
+    links_close(&p.links);
 out:
     port_close(port);
     return rc;

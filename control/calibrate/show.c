@@ -37,7 +37,7 @@ static json_t *curve_json(const struct codec_profile_curve *c, const char *param
     return points;
 }
 
-static int show_json(const struct codec_profile *p)
+json_t *calibrate_show_json(const struct codec_profile *p)
 {
     char model[33], hash[33];
     json_t *curves = json_object();
@@ -45,11 +45,15 @@ static int show_json(const struct codec_profile *p)
     for (unsigned i = 0; i < CODEC_PROFILE_CURVES; i++)
         json_object_set_new(curves, codec_mode_name(kinds[i].mode),
                             curve_json(&p->curves[i], kinds[i].parameter));
-    json_t *o =
-        json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:o, s:o}", "hash", profile_hex(p->hash, hash),
-                  "model", profile_hex(p->fingerprint, model), "split", (int)p->split, "cols",
-                  (int)p->cols, "blocks", (int)p->n_blocks, "classes", (int)p->n_classes,
-                  "ref_norm", json_real((double)p->ref_norm), "curves", curves);
+    return json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:o, s:o}", "hash", profile_hex(p->hash, hash),
+                     "model", profile_hex(p->fingerprint, model), "split", (int)p->split, "cols",
+                     (int)p->cols, "blocks", (int)p->n_blocks, "classes", (int)p->n_classes,
+                     "ref_norm", json_real((double)p->ref_norm), "curves", curves);
+}
+
+static int show_json(const struct codec_profile *p)
+{
+    json_t *o = calibrate_show_json(p);
     if (!o) {
         log_error("out of memory");
         return EXIT_FAILED;

@@ -5,12 +5,14 @@
 
 #include "control/child.h"
 #include "control/cmd.h"
+#include "control/config/config.h"
 #include "control/log.h"
 #include "control/model.h"
 #include "control/options.h"
 #include "control/port_arg.h"
 #include "control/privileges.h"
 #include "control/split_plan.h"
+#include "control/service/daemon.h"
 #include "control/signals.h"
 #include "dataplane/pipeline/pipeline.h"
 #include "dataplane/secure/aead.h"
@@ -25,6 +27,7 @@ struct cloud_options {
     struct port_options port;
     struct security_options security;
     struct netem_options netem;
+    struct daemon_options daemon;
     const char *authorized;
     bool once;
     uint32_t max_sessions, chunk_tokens, lease_s;
@@ -58,6 +61,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         state->child_inputs[2] = &o->port;
         state->child_inputs[3] = &o->netem;
         state->child_inputs[4] = &o->security;
+        state->child_inputs[5] = &o->daemon;
         return 0;
     case OPT_AUTHORIZED:
         o->authorized = arg;
@@ -93,10 +97,15 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_child children[] = {
-    {&model_argp, 0, NULL, 0}, {&split_argp, 0, NULL, 0},    {&port_argp, 0, NULL, 0},
-    {&netem_argp, 0, NULL, 0}, {&security_argp, 0, NULL, 0}, {0},
+    {&model_argp, 0, NULL, 0},
+    {&split_argp, 0, NULL, 0},
+    {&port_argp, 0, NULL, 0},
+    {&netem_argp, 0, NULL, 0},
+    {&security_argp, 0, NULL, 0},
+    {&daemon_argp, 0, NULL, 0},
+    {0},
 };
-static const struct argp argp = {
+const struct argp cmd_cloud_argp = {
     options,  parse, NULL, "Hold the back layers of a model and answer the edges that join.",
     children, NULL,  NULL,
 };
@@ -128,15 +137,21 @@ static void say_refusals(const struct cloud *cloud, struct refusals *r)
     *r = (struct refusals){n, now_ns};
 }
 
-/* The edge is somewhere else than before: a NAT on the way may do that at any time. */
+/* Edges are somewhere else than before: a NAT on the way may do that at any time. */
 static void say_moves(const struct cloud *cloud, uint64_t *moves)
 {
     struct cloud_stats s;
     cloud_stats(cloud, &s);
     if (s.link.moves > *moves)
-        log_info("the edge has another address than before (change %llu): followed",
+        log_info("an edge has another address than before (change %llu): followed",
                  (unsigned long long)s.link.moves);
     *moves = s.link.moves;
+}
+
+static void say(void *arg, const char *line)
+{
+    if (!*(const bool *)arg) /* --once: whoever started us knows */
+        log_info("%s", line);
 }
 
 static int serve(struct cloud *cloud, struct port *port, bool once)
@@ -145,17 +160,9 @@ static int serve(struct cloud *cloud, struct port *port, bool once)
     uint64_t moves = 0, look_ns = 0;
     while (!signals_caught()) {
         uint64_t deadline_ns = 0;
-        int rc = cloud_poll(cloud, port_now_ns(), &deadline_ns);
-        if (rc == -EPIPE) {
-            if (once)
-                return EXIT_OK;
-            log_info("%s: waiting for the next edge", cloud_error(cloud));
-            rc = cloud_reset(cloud, port_now_ns());
-        }
-        if (rc < 0) {
-            log_error("%s", cloud_error(cloud));
-            return EXIT_FAILED;
-        }
+        (void)cloud_poll(cloud, port_now_ns(), &deadline_ns);
+        if (once && cloud_edges_left(cloud))
+            return EXIT_OK;
         say_refusals(cloud, &refusals);
         const uint64_t now_ns = port_now_ns();
         if (now_ns >= look_ns) {
@@ -170,12 +177,26 @@ static int serve(struct cloud *cloud, struct port *port, bool once)
     return EXIT_OK;
 }
 
+/* What can be checked without loading a model or opening a port. */
+static int check(const struct cloud_options *o)
+{
+    struct security security;
+    int rc = config_check_file("--model", o->model.path);
+    if (rc == EXIT_OK) {
+        rc = security_open(&o->security, true, &security);
+        security_close(&security);
+    }
+    return rc == EXIT_OK ? config_say_good(&o->daemon) : EXIT_USAGE;
+}
+
 int cmd_cloud(int argc, char **argv)
 {
     struct cloud_options o = {.max_sessions = 16, .chunk_tokens = 128, .lease_s = 10};
-    argp_parse(&argp, argc, argv, 0, NULL, &o);
+    config_parse("cloud", argc, argv, &o);
     o.security.authorized = o.authorized;
     security_begin(&o.security);
+    if (o.daemon.check_config)
+        return check(&o);
     log_set_name("cloud: ");
 
     struct team *team = NULL;
@@ -224,6 +245,8 @@ int cmd_cloud(int argc, char **argv)
         .link = {.dead_after_ns = o.lease_s * UINT64_C(1000000000)},
         .security = security_of(&security),
         .max_sessions = o.max_sessions,
+        .say = say,
+        .say_arg = &o.once,
     };
     if (cloud_open(&params, port_now_ns(), &cloud, err) < 0) {
         log_error("%s", err);

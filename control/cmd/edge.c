@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `isthmus edge`: the front half, joined to an `isthmus cloud` that was started by itself. */
 #include "control/cmd.h"
+#include "control/config/config.h"
 #include "control/front.h"
+#include "control/service/serve.h"
 
 enum { OPT_CONNECT = OPT_OWN, OPT_RECONNECT, OPT_HISTORY };
 
@@ -9,6 +11,7 @@ struct edge_options {
     struct front_options front;
     struct port_options port;
     struct security_options security;
+    struct serve_options serve;
     uint32_t connect_s, reconnect_s, history_mb;
 };
 
@@ -33,6 +36,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         state->child_inputs[0] = &o->front;
         state->child_inputs[1] = &o->port;
         state->child_inputs[2] = &o->security;
+        state->child_inputs[3] = &o->serve;
         return 0;
     case OPT_CONNECT:
         o->connect_s = opt_u32(state, "--connect", arg, 1, 86400);
@@ -43,25 +47,47 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_HISTORY:
         o->history_mb = opt_u32(state, "--history", arg, 0, 1u << 20);
         return 0;
+    case ARGP_KEY_END:
+        serve_check_options(state, &o->serve, &o->front);
+        return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
 }
 
 static const struct argp_child children[] = {
-    {&front_argp, 0, NULL, 0}, {&port_argp, 0, NULL, 0}, {&security_argp, 0, NULL, 0}, {0}};
-static const struct argp argp = {
+    {&front_argp, 0, NULL, 0},
+    {&port_argp, 0, NULL, 0},
+    {&security_argp, 0, NULL, 0},
+    {&serve_argp, 0, NULL, 0},
+    {0},
+};
+const struct argp cmd_edge_argp = {
     options,  parse,
     NULL,     "Generate text with the front layers here and the back layers in an `isthmus cloud`.",
     children, NULL,
     NULL,
 };
 
+/* What can be checked without loading a model or opening a port. */
+static int check(const struct edge_options *o)
+{
+    struct security security;
+    int rc = serve_check(&o->serve, &o->front.model);
+    if (rc == EXIT_OK) {
+        rc = security_open(&o->security, false, &security);
+        security_close(&security);
+    }
+    return rc == EXIT_OK ? config_say_good(&o->serve.daemon) : EXIT_USAGE;
+}
+
 int cmd_edge(int argc, char **argv)
 {
     struct edge_options o = {.connect_s = 10, .reconnect_s = 60, .history_mb = 64};
-    argp_parse(&argp, argc, argv, 0, NULL, &o);
+    config_parse("edge", argc, argv, &o);
     security_begin(&o.security);
+    if (o.serve.daemon.check_config)
+        return check(&o);
     const struct join_options join = {
         .at = o.port,
         .connect_ns = o.connect_s * UINT64_C(1000000000),
@@ -70,7 +96,10 @@ int cmd_edge(int argc, char **argv)
     };
 
     struct front f;
-    int rc = front_open(&f, &o.front);
+    int rc = o.serve.listen ? daemon_begin(&o.serve.daemon) : EXIT_OK;
+    if (rc != EXIT_OK)
+        return rc;
+    rc = front_open(&f, &o.front);
     if (rc == EXIT_OK)
         rc = security_open(&o.security, false, &f.security);
     if (rc == EXIT_OK)
@@ -78,7 +107,8 @@ int cmd_edge(int argc, char **argv)
     if (rc == EXIT_OK)
         rc = front_join(&f, &join, 1, 0);
     if (rc == EXIT_OK)
-        rc = front_answer(&f);
+        rc = o.serve.listen ? serve(&f, &o.serve) : front_answer(&f);
     front_close(&f);
+    daemon_end();
     return rc;
 }

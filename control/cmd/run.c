@@ -12,8 +12,10 @@
 #include "compute/kernels/attend.h"
 #include "control/cmd.h"
 #include "control/codec_arg.h"
+#include "control/config/config.h"
 #include "control/front.h"
 #include "control/log.h"
+#include "control/service/serve.h"
 
 #define CONNECT_NS                                                                                 \
     120000000000u /* the child is watched: this only bounds a cloud that never answers */
@@ -24,6 +26,7 @@ enum { OPT_LOCAL = OPT_OWN };
 
 struct run_options {
     struct front_options front;
+    struct serve_options serve;
     bool local, insecure;
 };
 
@@ -40,6 +43,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->front;
+        state->child_inputs[1] = &o->serve;
         return 0;
     case OPT_LOCAL:
         o->local = true;
@@ -53,14 +57,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
                                o->insecure           ? "--insecure"
                                : o->front.netem.text ? "--netem"
                                                      : NULL);
+        serve_check_options(state, &o->serve, &o->front);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
 }
 
-static const struct argp_child children[] = {{&front_argp, 0, NULL, 0}, {0}};
-static const struct argp argp = {
+static const struct argp_child children[] = {
+    {&front_argp, 0, NULL, 0}, {&serve_argp, 0, NULL, 0}, {0}};
+const struct argp cmd_run_argp = {
     options,
     parse,
     NULL,
@@ -217,15 +223,22 @@ static int run_split(struct front *f, struct run_options *o, char uri[URI_BYTES]
 int cmd_run(int argc, char **argv)
 {
     struct run_options o = {.local = false};
-    argp_parse(&argp, argc, argv, 0, NULL, &o);
+    config_parse("run", argc, argv, &o);
+    if (o.serve.daemon.check_config)
+        return serve_check(&o.serve, &o.front.model) == EXIT_OK ? config_say_good(&o.serve.daemon)
+                                                                : EXIT_USAGE;
 
     char uri[URI_BYTES];
     struct front f;
-    int rc = front_open(&f, &o.front);
+    int rc = o.serve.listen ? daemon_begin(&o.serve.daemon) : EXIT_OK;
+    if (rc != EXIT_OK)
+        return rc;
+    rc = front_open(&f, &o.front);
     if (rc == EXIT_OK)
         rc = o.local ? front_local(&f) : run_split(&f, &o, uri);
     if (rc == EXIT_OK)
-        rc = front_answer(&f);
+        rc = o.serve.listen ? serve(&f, &o.serve) : front_answer(&f);
     front_close(&f);
+    daemon_end();
     return rc;
 }

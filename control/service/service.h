@@ -46,6 +46,10 @@ void service_close(struct service *s);
 /* What SIGHUP does, in the engine's thread. Before service_run. */
 void service_on_reload(struct service *s, void (*reload)(void *arg), void *arg);
 
+/* What else is due in the engine's thread, in every turn of its loop; returns when it must be called
+ * again at the latest. Before service_run. */
+void service_on_tick(struct service *s, uint64_t (*tick)(void *arg, uint64_t now_ns), void *arg);
+
 /* --- answers ------------------------------------------------------------------------------------ */
 
 struct service_request {
@@ -86,6 +90,16 @@ int service_call(struct service *s, void (*fn)(void *arg, struct front *f), void
 
 /* No new answers: service_submit says -ESHUTDOWN; those that run go on. False: again. */
 void service_drain(struct service *s, bool drain);
+
+/* What a reload may change; of requests from now on. */
+void service_set_max_waiting(struct service *s, uint32_t max_waiting);
+void service_set_drain_timeout(struct service *s, uint64_t timeout_ns);
+/* Of requests that have none of their own. 0, or -EINVAL: no curve for it. */
+int service_set_target(struct service *s, struct codec_rate_target target);
+
+/* Another target for a session that runs or waits. 0, -ENOENT, -EINVAL, or as service_call, whose
+ * rules are its own. */
+int service_retarget(struct service *s, uint64_t id, struct codec_rate_target target);
 
 /* --- what is going on --------------------------------------------------------------------------- */
 

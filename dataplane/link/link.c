@@ -32,7 +32,7 @@ int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
 {
     struct link *l;
 
-    if (!p->path || p->initiator != (p->connection != 0))
+    if (!p->path || (p->initiator && !p->connection))
         return -EINVAL;
     l = calloc(1, sizeof *l);
     if (!l)
@@ -95,6 +95,14 @@ const char *link_why_dead(const struct link *l)
     return why[l->end];
 }
 
+void link_set_budget(struct link *l, uint32_t rx_packets)
+{
+    if (rx_packets == l->p.rx_budget_packets)
+        return;
+    l->p.rx_budget_packets = rx_packets;
+    l->ack_now |= l->heard && l->end == LINK_ALIVE; /* tells the credit */
+}
+
 const struct wire_path *link_path(const struct link *l)
 {
     return &l->path;
@@ -103,6 +111,11 @@ const struct wire_path *link_path(const struct link *l)
 bool link_heard(const struct link *l)
 {
     return l->heard;
+}
+
+uint64_t link_silent_ns(const struct link *l)
+{
+    return l->now_ns - l->heard_ns;
 }
 
 /* --- arrival ---------------------------------------------------------------------------------- */

@@ -344,6 +344,11 @@ uint32_t link_window_left(const struct link *l)
     return used < all ? all - used : 0;
 }
 
+uint32_t link_unacknowledged(const struct link *l)
+{
+    return l->in_flight + l->n_queued;
+}
+
 bool link_idle(const struct link *l)
 {
     return l->tx_base == l->tx_next;

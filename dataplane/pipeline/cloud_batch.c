@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One stage run for what waits: the first message of each session, as far as mix.h lets them
- * together. Tiles are decoded from the packets into the stage's input panel.
+ * together; edges take turns, and each one's sessions. Tiles are decoded from the packets into the
+ * stage's input panel.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -23,6 +24,7 @@ static void drop_first(struct cloud *c, struct cloud_session *s)
     struct link_message *m = &s->queue[s->queue_head];
 
     c->held -= m->n_fragments;
+    c->edges[s->edge].held -= m->n_fragments;
     link_message_free(m);
     s->queue_head = (s->queue_head + 1) % CLOUD_QUEUE;
     s->queue_count--;
@@ -70,6 +72,18 @@ static int decode_rows(struct cloud *c, const struct link_message *m, const stru
     if (codec_decode_finish(c->codec))
         return -EBADMSG;
     return at.row == head->n_rows && at.col == 0 ? 0 : -EBADMSG;
+}
+
+static uint64_t bytes_of(const struct link_message *m)
+{
+    uint64_t bytes = 0;
+    size_t len;
+
+    for (uint16_t i = 0; i < m->n_fragments; i++) {
+        (void)link_message_payload(m, i, &len);
+        bytes += len;
+    }
+    return bytes;
 }
 
 static const char *check_rows(const struct cloud *c, const struct cloud_session *s,
@@ -131,6 +145,7 @@ static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_logits)
         cloud_break_session(c, s, PROTO_BAD_ROWS, "tiles that don't make up the rows");
         return true;
     }
+    cloud_rate_take(c, &c->edges[s->edge], bytes_of(m), item.head.n_rows);
     drop_first(c, s);
     if (item.head.position < s->n_kv && !forget_from(c, s, item.head.position))
         return true;
@@ -153,20 +168,40 @@ static bool decodes(const struct cloud_session *s)
     return s->id && !s->lingers && s->n_generated && (!m || rank(m) == MIX_DECODE);
 }
 
+/* The next session of the edge with something of this rank to compute, from `turn` on. */
+static struct cloud_session *next_of(struct cloud *c, const struct cloud_edge *e, enum mix_rank r)
+{
+    for (uint32_t i = 0; i < c->n_places; i++) {
+        struct cloud_session *s = &c->sessions[(e->turn[r] + i) % c->n_places];
+
+        if (s->may_run && !s->in_batch && &c->edges[s->edge] == e && waiting(s) &&
+            rank(waiting(s)) == r)
+            return s;
+    }
+    return NULL;
+}
+
+/* A session of each edge, then another of each, and so on. */
 static void gather_rank(struct cloud *c, enum mix_rank r, uint32_t *n_logits)
 {
-    uint32_t turn = c->turn[r];
+    const uint32_t n = c->links.n_used, turn = c->turn[r];
+    bool any = n;
 
-    for (uint32_t i = 0; i < c->n_places; i++) {
-        uint32_t at = (turn + i) % c->n_places;
-        struct cloud_session *s = &c->sessions[at];
-        const struct link_message *m = waiting(s);
+    while (any) {
+        any = false;
+        for (uint32_t i = 0; i < n; i++) {
+            const uint32_t at = (turn + i) % n;
+            struct cloud_edge *e = &c->edges[at];
+            struct cloud_session *s = e->n_sessions ? next_of(c, e, r) : NULL;
 
-        if (!m || s->in_batch || rank(m) != r)
-            continue;
-        if (!add(c, s, n_logits)) {
-            c->turn[r] = at; /* first next time */
-            break;
+            if (!s)
+                continue;
+            if (!add(c, s, n_logits)) { /* first next time */
+                c->turn[r] = at;
+                e->turn[r] = (uint32_t)(s - c->sessions);
+                return;
+            }
+            any = true;
         }
     }
 }
@@ -176,13 +211,15 @@ static void gather(struct cloud *c)
     bool any[MIX_RANKS] = {false}, decoding = false;
     uint32_t n_logits = 0;
 
+    c->rate_at_ns = UINT64_MAX;
     for (uint32_t i = 0; i < c->n_places; i++) {
         struct cloud_session *s = &c->sessions[i];
         const struct link_message *m = waiting(s);
 
         s->in_batch = false;
+        s->may_run = m && cloud_rate_lets(c, &c->edges[s->edge]);
         decoding |= decodes(s);
-        if (m)
+        if (s->may_run)
             any[rank(m)] = true;
     }
     c->n_items = 0;
@@ -216,6 +253,7 @@ static int sample(struct cloud *c, const struct cloud_item *item, struct proto_t
             break;
     }
     c->stats.tokens += out->n;
+    c->edges[s->edge].tokens += out->n;
     return 0;
 }
 
@@ -228,6 +266,7 @@ static void answer(struct cloud *c, const struct cloud_item *item)
 
     s->n_kv += item->head.n_rows;
     c->stats.rows += item->head.n_rows;
+    c->edges[s->edge].rows += item->head.n_rows;
     if (sample(c, item, &tokens)) {
         cloud_break_session(c, s, PROTO_FAILED,
                             "the model's logits are not finite: its file is damaged");
@@ -236,7 +275,8 @@ static void answer(struct cloud *c, const struct cloud_item *item)
     kept = tokens.n ? tokens.position + tokens.n - 1u : s->n_kv;
     if (kept < s->n_kv && !forget_from(c, s, kept))
         return;
-    pump_send(&c->pump, s->id, item->cls, item->message, bytes, proto_write_tokens(bytes, &tokens));
+    cloud_send(c, &c->edges[s->edge], s->id, item->cls, item->message, bytes,
+               proto_write_tokens(bytes, &tokens));
 }
 
 bool cloud_batch_step(struct cloud *c)
@@ -249,7 +289,7 @@ bool cloud_batch_step(struct cloud *c)
     if (!c->n_items)
         return c->n_sessions != n_sessions; /* broken off: others may have their turn */
     err = stage_run(c->p.stage, c->batch, c->n_items, NULL, c->panel, NULL, c->logits);
-    pump_now(&c->pump);
+    links_now(&c->links);
     for (uint32_t i = 0; i < c->n_items; i++) {
         if (!err) {
             answer(c, &c->items[i]);

@@ -1,28 +1,53 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The cloud's inside: cloud.c (sessions and messages), cloud_batch.c (compute, sample, answer). */
+/* The cloud's inside: cloud.c (life, sessions, messages), cloud_open.c (who gets a session), cloud_edge.c
+ * (edges that come and go, what each may use and is told), cloud_batch.c (compute, sample, answer). */
 #ifndef ISTHMUS_DATAPLANE_PIPELINE_CLOUD_IMPL_H
 #define ISTHMUS_DATAPLANE_PIPELINE_CLOUD_IMPL_H
 
+#include "dataplane/pipeline/links.h"
 #include "dataplane/pipeline/mix.h"
 #include "dataplane/pipeline/pipeline.h"
 #include "dataplane/pipeline/proto.h"
-#include "dataplane/pipeline/pump.h"
 
 #define CLOUD_QUEUE 8u /* ROWS messages of a session that wait; an edge sends fewer ahead */
 
 struct cloud_session {
     uint32_t id;   /* 0: free */
+    uint32_t edge; /* whose: several edges may count alike */
     int seq;       /* of the stage */
     bool lingers;  /* it has ended; seq stays for others to begin like */
     uint64_t used; /* of those that linger: when it was last of use, counted */
     struct sampler_params sampler;
     uint32_t max_tokens;
+    uint64_t kv_bytes;  /* that it may take of the cache, as if it shared nothing */
     uint32_t n_kv;      /* rows in the stage's cache */
     int32_t *generated; /* [max_tokens] */
     uint32_t n_generated;
     struct link_message queue[CLOUD_QUEUE];
     uint32_t queue_head, queue_count;
+    bool may_run; /* its edge's rate lets it */
     bool in_batch;
+};
+
+/* What an identity may still send, by its rate=. */
+struct cloud_bucket {
+    double level; /* bytes or rows; below 0: it waits */
+    uint64_t at_ns;
+};
+
+/* The edge of the link at the same place in links.peers. */
+struct cloud_edge {
+    uint64_t serial;     /* of that link; else it has another since, which we have not seen yet */
+    bool joined;         /* it was heard, which was said */
+    char name[AUTHORIZED_NAME];
+    uint32_t n_sessions; /* busy ones */
+    uint64_t kv_bytes, kv_lingering; /* of these, and of its others */
+    uint32_t held;       /* packets in its sessions' queues */
+    uint32_t turn[MIX_RANKS]; /* its sessions to look at first */
+    struct cloud_bucket bucket;
+    struct proto_status told; /* the latest */
+    uint64_t told_version, told_ns; /* 0: none yet */
+    uint64_t rows, tokens;
 };
 
 /* One message in the batch that is being computed. */
@@ -37,18 +62,24 @@ struct cloud_item {
 struct cloud {
     struct cloud_params p;
     const struct stage_info *info;
-    struct pump pump;
+    struct links links;
+    struct cloud_edge *edges; /* [links.n_places] */
+    struct link_stats past;   /* of links that ended */
+    bool draining;
+    uint64_t version;         /* of what STATUS tells, counted from 1 */
+    uint64_t tell_at_ns;      /* when somebody is due a STATUS again */
+    uint64_t rate_at_ns;      /* when one that waits by its rate= may go on; UINT64_MAX: none waits */
     struct codec *codec;
     struct sampler *sampler;
     struct cloud_session *sessions; /* [n_places] */
     uint32_t n_places;
     uint32_t n_sessions; /* busy ones */
+    uint64_t kv_bytes;   /* theirs */
     uint64_t uses;
     const struct cloud_session *like; /* not to be given up now */
     uint32_t message_rows; /* of one message at most: a run has room for decode rows beside it */
     uint32_t held;     /* packets in the sessions' queues */
     uint32_t held_max; /* above it no message is taken from the link */
-    char error[PIPELINE_ERR];
 
     float *panel;  /* [max_rows][d_model]: the stage's input */
     float *logits; /* [max_logits][n_vocab] */
@@ -57,16 +88,49 @@ struct cloud {
     struct cloud_item *items; /* [max_sessions] */
     uint32_t n_items;
     struct mix mix;
-    uint32_t turn[MIX_RANKS]; /* sessions to look at first */
+    uint32_t turn[MIX_RANKS]; /* edges to look at first */
+    uint32_t turn_in;         /* and to take messages from */
 
     struct cloud_stats stats;
 };
+
+static inline struct links_peer *cloud_peer(struct cloud *c, const struct cloud_edge *e)
+{
+    return &c->links.peers[e - c->edges];
+}
 
 /* cloud.c */
 void cloud_end_session(struct cloud *c, struct cloud_session *s);
 /* Tell the edge why, and end the session. */
 void cloud_break_session(struct cloud *c, struct cloud_session *s, enum proto_reason reason,
                          const char *text);
+/* A small message to an edge. */
+void cloud_send(struct cloud *c, const struct cloud_edge *e, uint32_t session, enum wire_class cls,
+                int64_t reply_to, const uint8_t *bytes, size_t n);
+/* Lingering ones too; NULL: none of this edge. */
+struct cloud_session *cloud_find(struct cloud *c, const struct cloud_edge *e, uint32_t id);
+/* Give up the one that lingers and was of no use for longest; of that edge, NULL: of any. */
+bool cloud_evict(struct cloud *c, const struct cloud_edge *of);
+
+/* cloud_open.c */
+void cloud_on_open(struct cloud *c, struct cloud_edge *e, uint32_t number, const uint8_t *p, size_t len);
+
+/* cloud_edge.c */
+/* Who came and who is gone since the last call. */
+void cloud_meet_edges(struct cloud *c);
+void cloud_lose_edges(struct cloud *c);
+/* What its identity has in all links; NULL who: what it has itself. */
+struct cloud_usage {
+    uint32_t sessions;
+    uint64_t kv_bytes, kv_lingering;
+};
+struct cloud_usage cloud_usage(struct cloud *c, const struct cloud_edge *e);
+/* Whether its rate lets it have rows computed now, and that it had some. */
+bool cloud_rate_lets(struct cloud *c, const struct cloud_edge *e);
+void cloud_rate_take(struct cloud *c, const struct cloud_edge *e, uint64_t bytes, uint32_t rows);
+/* STATUS to who is due one; tell_at_ns: when to look again. */
+void cloud_tell(struct cloud *c);
+void cloud_answer_ask(struct cloud *c, struct cloud_edge *e, uint32_t number);
 
 /* cloud_batch.c */
 /* Compute one batch of what waits, and answer. Whether anything was done. */

@@ -343,6 +343,20 @@ int edge_retarget(struct edge *e, int64_t session, struct codec_rate_target targ
     return 0;
 }
 
+int edge_progress(const struct edge *e, int64_t session, struct edge_result *r, float *parameter)
+{
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        const struct edge_session *s = &e->sessions[i];
+
+        if (!edge_is_busy(s) || s->id != session)
+            continue;
+        *r = s->result;
+        *parameter = s->rate.target.kind ? s->rate.parameter : 0;
+        return 0;
+    }
+    return -ENOENT;
+}
+
 static void end_cancelled(struct edge *e)
 {
     for (uint32_t i = 0; i < e->n_places; i++) {
@@ -593,6 +607,8 @@ void edge_stats(const struct edge *e, struct edge_stats *s)
     s->port = e->port_name;
     s->history_bytes = e->history_bytes;
     s->sessions = e->n_busy;
+    /* Before the first was heard a port that knows may say so. */
+    s->connected = e->met || (e->joined && !e->ever_met && e->p.port->caps.tells_loss);
     for (uint32_t i = 0; i < e->n_places; i++)
         s->lingering += e->sessions[i].state == EDGE_LINGERING;
 }

@@ -125,6 +125,7 @@ struct edge_stats {
     uint64_t shared_rows; /* that sessions began with, of others: neither computed nor sent */
     uint32_t sessions;    /* busy ones */
     uint32_t lingering;   /* that have ended, for others to begin like */
+    bool connected;       /* a cloud is there, as far as is known */
 };
 
 int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, char *err);
@@ -139,6 +140,10 @@ int edge_cancel(struct edge *e, int64_t session);
 /* Another target for a session from its next message on: the link has changed. A target of bytes
  * counts what tile_bytes_up counts. 0, -ENOENT, or -EINVAL as edge_submit. */
 int edge_retarget(struct edge *e, int64_t session, struct codec_rate_target target);
+
+/* Its result so far, and the step or delta of its last message under a target (else 0). 0 or
+ * -ENOENT. */
+int edge_progress(const struct edge *e, int64_t session, struct edge_result *r, float *parameter);
 
 /* Do what can be done now: packets, then at most one stage run. *deadline_ns: when to call again if
  * no packet comes (now_ns: at once, there is work). Returns the number of busy sessions, or -EPIPE
@@ -157,30 +162,60 @@ struct cloud;
 struct cloud_params {
     struct stage *stage;           /* layers [split, n); not owned */
     struct port *port;             /* not owned */
-    struct codec_params codec;     /* mode must agree with the edge's */
-    struct link_params link;
-    struct pipeline_security security;
-    uint32_t max_sessions;         /* 0: 1. What the stage has of sequences beyond these is for
-                                    * sessions that have ended, for others to begin like */
+    struct codec_params codec;     /* mode must agree with the edges' */
+    struct link_params link;       /* of each edge's link */
+    struct pipeline_security security; /* without: edges are known by their connection only */
+    uint32_t max_sessions;         /* of all edges; 0: 1. What the stage has of sequences beyond these
+                                    * is for sessions that have ended, for others to begin like */
+    uint32_t max_edges;            /* at once, to LINKS_MAX (256); 0: 64. Others are turned away */
+    /* What users should know, a line: who joined, who is gone and why. NULL: nobody wants to. */
+    void (*say)(void *arg, const char *line);
+    void *say_arg;
 };
 
 struct cloud_stats {
-    struct link_stats link;
+    struct link_stats link; /* of all links so far; no times and rates: cloud_links has them */
     uint64_t rows, tokens, refused;
     uint64_t shared; /* rows that sessions began with, of others */
     uint32_t sessions, lingering;
+    uint64_t kv_bytes; /* that busy sessions may take of the cache */
+    uint32_t edges;    /* joined now */
+    uint64_t edges_joined, edges_left, turned_away; /* so far; turned away: for want of max_edges */
+    bool draining;
+};
+
+/* An edge that has joined. */
+struct cloud_link {
+    bool encrypted;             /* else name and peer say nothing */
+    char name[AUTHORIZED_NAME]; /* as the list of those admitted has it */
+    struct fingerprint peer;
+    uint32_t connection;
+    struct wire_path path;      /* as frames to it are addressed */
+    uint64_t joined_ns, silent_ns;
+    uint32_t sessions, lingering;
+    uint64_t kv_bytes;
+    uint32_t held_packets;      /* of messages that wait to be computed */
+    uint64_t rows, tokens;
+    struct link_stats link;
 };
 
 int cloud_open(const struct cloud_params *p, uint64_t now_ns, struct cloud **out, char *err);
 void cloud_close(struct cloud *c);
 
-/* As edge_poll. Returns the number of open sessions, or -EPIPE when the peer left or died (all
- * sessions are freed; the cloud can go on with cloud_reset for a new peer). */
+/* As edge_poll. Returns the number of open sessions. An edge that leaves or dies takes its own
+ * sessions with it and nothing else. */
 int cloud_poll(struct cloud *c, uint64_t now_ns, uint64_t *deadline_ns);
-int cloud_reset(struct cloud *c, uint64_t now_ns);
-const char *cloud_error(const struct cloud *c);
+/* Draining: no new sessions, which all edges are told; who has another cloud moves there. */
+void cloud_drain(struct cloud *c, bool draining);
+/* Another list of edges admitted, with other limits, borrowed from now on; who is not on it is cut off
+ * by the next poll. Only with encryption. */
+void cloud_set_peers(struct cloud *c, const struct authorized *peers);
 void cloud_stats(const struct cloud *c, struct cloud_stats *s);
-/* Edges that were not admitted; if any, who was the last. Cheap, unlike cloud_stats. */
+/* The edges that have joined: how many were written to list, max at most. */
+uint32_t cloud_links(const struct cloud *c, struct cloud_link *list, uint32_t max);
+/* As stats.edges_left, but cheap. */
+uint64_t cloud_edges_left(const struct cloud *c);
+/* Edges that were not admitted; if any, who was the last. Cheap, too. */
 uint64_t cloud_strangers(const struct cloud *c, struct fingerprint *last);
 
 /* During a stage run the loops keep the link alive through stage_set_poll; `clock` gives them the

@@ -220,6 +220,51 @@ int proto_read_ids(const uint8_t *p, size_t len, struct proto_ids *m)
     return 0;
 }
 
+size_t proto_write_status(uint8_t *p, const struct proto_status *m)
+{
+    put_be32(p, (uint32_t)PROTO_STATUS << 24 | (uint32_t)m->draining << 16);
+    put_be32(p + 4, m->sessions_free);
+    put_be32(p + 8, m->tokens_free);
+    put_be32(p + 12, m->tokens_total);
+    put_be32(p + 16, m->tokens_max);
+    put_be32(p + 20, m->sessions_open);
+    put_be32(p + 24, m->split);
+    put_be32(p + 28, m->codec_id);
+    put_be32(p + 32, m->numerics_id);
+    memcpy(p + 36, m->fingerprint, 16);
+    memcpy(p + 52, m->profile, 16);
+    return PROTO_STATUS_BYTES;
+}
+
+int proto_read_status(const uint8_t *p, size_t len, struct proto_status *m)
+{
+    if (len != PROTO_STATUS_BYTES || p[0] != PROTO_STATUS || p[1] > 1 || get_be16(p + 2))
+        return -EBADMSG;
+    m->draining = p[1];
+    m->sessions_free = get_be32(p + 4);
+    m->tokens_free = get_be32(p + 8);
+    m->tokens_total = get_be32(p + 12);
+    m->tokens_max = get_be32(p + 16);
+    m->sessions_open = get_be32(p + 20);
+    m->split = get_be32(p + 24);
+    m->codec_id = get_be32(p + 28);
+    m->numerics_id = get_be32(p + 32);
+    memcpy(m->fingerprint, p + 36, 16);
+    memcpy(m->profile, p + 52, 16);
+    return m->tokens_free <= m->tokens_total ? 0 : -EBADMSG;
+}
+
+size_t proto_write_ask(uint8_t *p)
+{
+    put_be32(p, (uint32_t)PROTO_ASK << 24);
+    return PROTO_ASK_BYTES;
+}
+
+int proto_read_ask(const uint8_t *p, size_t len)
+{
+    return len == PROTO_ASK_BYTES && get_be32(p) == (uint32_t)PROTO_ASK << 24 ? 0 : -EBADMSG;
+}
+
 size_t proto_write_text(uint8_t *p, enum proto_kind kind, enum proto_reason reason,
                         const char *text)
 {

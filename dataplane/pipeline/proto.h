@@ -3,7 +3,8 @@
  * The messages between edge and cloud, version 4, big-endian. docs/wire.md has the byte tables.
  *
  * OPEN and CLOSE travel as the link's session 0, so that they keep their order among each other: a
- * place given up by a CLOSE is free when the next OPEN comes. All others travel as their session.
+ * place given up by a CLOSE is free when the next OPEN comes. So do STATUS and ASK, of no session.
+ * All others travel as their session.
  * Readers take any bytes: 0, or -EBADMSG for wrong length, reserved bits or values out of range.
  */
 #ifndef ISTHMUS_DATAPLANE_PIPELINE_PROTO_H
@@ -31,6 +32,8 @@
 #define PROTO_SMALL_MAX      256u /* any message but ROWS and IDS */
 #define PROTO_IDS_BYTES      8u   /* and 4 an id */
 #define PROTO_IDS_MAX        256u
+#define PROTO_STATUS_BYTES   68u
+#define PROTO_ASK_BYTES      4u
 
 /* What a packet with rows can carry of a tile beside the largest heads, so that a row is cut alike
  * in all messages; 0: nothing. payload_bytes: wire_payload_max. */
@@ -50,6 +53,8 @@ enum proto_kind {
     PROTO_CLOSE = 6,
     PROTO_ERROR = 7,
     PROTO_IDS = 8,
+    PROTO_STATUS = 9,
+    PROTO_ASK = 10,
 };
 
 /* Why a session was refused or broken off. */
@@ -109,6 +114,22 @@ struct proto_ids {
     int32_t ids[PROTO_IDS_MAX];
 };
 
+/*
+ * What a cloud is, and has left for this edge: when an edge has joined, when it changes, about every
+ * second while the edge has sessions, and as the answer to ASK. As session 0, so that an edge that
+ * does not know it takes it for one of a session that has ended, and ignores it.
+ */
+struct proto_status {
+    bool draining;          /* it takes no new sessions, and those that it has should move */
+    uint32_t sessions_free; /* that this edge may open now, as far as their number goes */
+    uint32_t tokens_free;   /* that find room in its cache now, in all */
+    uint32_t tokens_total;  /* of its cache */
+    uint32_t tokens_max;    /* of one session */
+    uint32_t sessions_open; /* of all edges */
+    uint32_t split, codec_id, numerics_id; /* as in OPEN: what it serves */
+    uint8_t fingerprint[16], profile[16];
+};
+
 struct proto_text { /* REFUSED, ERROR */
     uint8_t reason;
     char text[PROTO_TEXT_MAX + 1]; /* printable ASCII, 0-terminated */
@@ -133,6 +154,8 @@ size_t proto_write_rows(uint8_t *p, const struct proto_rows *m);
 size_t proto_write_tokens(uint8_t *p, const struct proto_tokens *m);
 size_t proto_write_close(uint8_t *p, uint32_t session, bool linger);
 size_t proto_write_ids(uint8_t *p, uint32_t first, const int32_t *ids, uint16_t n);
+size_t proto_write_status(uint8_t *p, const struct proto_status *m);
+size_t proto_write_ask(uint8_t *p);
 size_t proto_write_text(uint8_t *p, enum proto_kind kind, enum proto_reason reason,
                         const char *text);
 
@@ -145,6 +168,8 @@ int proto_read_tokens(const uint8_t *p, size_t len, struct proto_tokens *m);
 /* linger: its rows may be wanted by sessions that begin like it. */
 int proto_read_close(const uint8_t *p, size_t len, uint32_t *session, bool *linger);
 int proto_read_ids(const uint8_t *p, size_t len, struct proto_ids *m);
+int proto_read_status(const uint8_t *p, size_t len, struct proto_status *m);
+int proto_read_ask(const uint8_t *p, size_t len);
 int proto_read_text(const uint8_t *p, size_t len, struct proto_text *m);
 
 #endif

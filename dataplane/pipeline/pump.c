@@ -7,11 +7,10 @@
 #include <sys/random.h>
 
 #define BURST        32
-#define BURSTS_MAX   64           /* a flood must not keep the stage from running */
-#define PORT_FULL_NS 50000u       /* when to try a full port again */
-#define IDLE_PING_NS 5000000000u  /* often enough for what NATs remember */
-#define IDLE_DEAD_NS 15000000000u /* what an idle edge may be silent */
-#define POOL_MIN     128u
+#define BURSTS_MAX   64                /* a flood must not keep the stage from running */
+#define PORT_FULL_NS 50000u            /* when to try a full port again */
+#define IDLE_PING_NS 5000000000u       /* often enough for what NATs remember */
+#define IDLE_DEAD_NS 15000000000u      /* what an idle edge may be silent */
 #define SMALL_MAX    LINK_MESSAGES_MAX /* small messages that wait */
 #define SMALL_SHARE  8u /* they leave this part of the pool free: acknowledgements come by it */
 
@@ -36,34 +35,65 @@ int pump_draw_connection(uint32_t *connection)
     return 0;
 }
 
-int pump_open(struct pump *p, struct port *port, const struct link_params *params,
-              const struct pipeline_security *security, const struct wire_path *path,
-              uint32_t connection, uint64_t now_ns)
+/* What both kinds of pump have in common; p->params and the path are the caller's. */
+static int prepare(struct pump *p, struct port *port, const struct link_params *params,
+                   const struct wire_path *path, bool encrypted, uint64_t now_ns)
 {
-    int rc;
-    uint32_t share = port->pool->n_total / PUMP_POOL_SHARE;
+    const uint32_t share = port->pool->n_total / PUMP_POOL_SHARE;
 
-    *p = (struct pump){.port = port, .params = *params, .security = *security, .now_ns = now_ns};
+    *p =
+        (struct pump){.port = port, .params = *params, .now_ns = now_ns, .packets_max = UINT32_MAX};
     p->end = &p->first;
-    if (port->pool->n_total < POOL_MIN)
+    if (port->pool->n_total < PUMP_POOL_MIN)
         return -EINVAL;
     if (!p->params.path)
-        p->params.path = port->path ? port->path : path;
+        p->params.path = path;
     if (!port->caps.tells_loss && !p->params.idle_dead_after_ns) {
         p->params.idle_ping_ns = IDLE_PING_NS;
         p->params.idle_dead_after_ns = IDLE_DEAD_NS;
     }
-    p->params.initiator = connection != 0;
-    p->params.connection = connection;
     if (!p->params.rx_budget_packets)
         p->params.rx_budget_packets = smaller(2048, share);
     if (!p->params.window_packets)
         p->params.window_packets = smaller(2048, share);
-    rc = peer_keys(p, &p->params.keys);
+    p->params.keys = NULL;
+    return encrypted
+               ? keys_open(&(struct keys_params){.initiator = p->params.initiator}, &p->params.keys)
+               : 0;
+}
+
+int pump_open(struct pump *p, struct port *port, const struct link_params *params,
+              const struct pipeline_security *security, const struct wire_path *path,
+              uint32_t connection, uint64_t now_ns)
+{
+    struct link_params lp = *params;
+    int rc;
+
+    lp.initiator = true;
+    lp.connection = connection;
+    rc = prepare(p, port, &lp, port->path ? port->path : path, security->identity, now_ns);
+    p->security = *security;
     if (!rc && p->security.identity)
         rc = peer_open(p);
     if (!rc)
         rc = link_open(&p->params, now_ns, &p->link);
+    if (rc)
+        pump_close(p);
+    return rc;
+}
+
+int pump_open_met(struct pump *p, struct port *port, const struct link_params *params,
+                  struct handshake_result *met, const struct wire_path *path, uint64_t now_ns)
+{
+    int rc = prepare(p, port, params, path, met, now_ns);
+
+    if (!rc)
+        rc = link_open(&p->params, now_ns, &p->link);
+    if (!rc && met) {
+        link_met_at(p->link, &met->path);
+        peer_meet(p, met);
+        rc = p->dead ? -ENOMEM : 0;
+    }
     if (rc)
         pump_close(p);
     return rc;
@@ -90,36 +120,6 @@ void pump_close(struct pump *p)
     p->params.keys = NULL;
     handshake_close(p->handshake);
     p->handshake = NULL;
-    handshake_wipe(&p->next);
-    peer_close(p);
-}
-
-int pump_renew(struct pump *p, uint64_t now_ns)
-{
-    struct link_params params = p->params;
-    struct link *fresh = NULL;
-    int err = peer_keys(p, &params.keys);
-
-    if (!err)
-        err = link_open(&params, now_ns, &fresh);
-    if (err) {
-        keys_close(params.keys);
-        return err;
-    }
-    drop_small(p);
-    link_close(p->link);
-    keys_close(p->params.keys);
-    p->met = (struct handshake_result){0};
-    p->params = params;
-    p->link = fresh;
-    p->now_ns = now_ns;
-    p->dead = NULL;
-    p->port_full = false;
-    if (p->next.connection) {
-        peer_meet(p, &p->next);
-        handshake_wipe(&p->next);
-    }
-    return 0;
 }
 
 uint64_t pump_now(struct pump *p)
@@ -136,7 +136,6 @@ uint64_t pump_now(struct pump *p)
 void pump_in(struct pump *p, uint64_t now_ns)
 {
     struct pkt *pkts[BURST];
-    uint64_t deadline;
 
     if (now_ns > p->now_ns)
         p->now_ns = now_ns;
@@ -152,15 +151,30 @@ void pump_in(struct pump *p, uint64_t now_ns)
     }
     if (p->handshake)
         peer_tick(p);
+    pump_tick(p);
+}
+
+void pump_tick(struct pump *p)
+{
+    uint64_t deadline;
+
     if (link_tick(p->link, p->now_ns, &deadline))
         p->dead = link_why_dead(p->link);
+}
+
+/* What it sent and is not acknowledged takes all that it may: an acknowledgement will go on. */
+static bool is_full(const struct pump *p)
+{
+    return link_unacknowledged(p->link) >= p->packets_max;
 }
 
 static bool send_small(struct pump *p, const struct pump_small *s)
 {
     struct pkt_pool *pool = p->port->pool;
-    struct pkt *pkt = pool->n_free > pool->n_total / SMALL_SHARE ? pkt_alloc(pool) : NULL;
+    struct pkt *pkt = NULL;
 
+    if (!is_full(p) && pool->n_free > pool->n_total / SMALL_SHARE)
+        pkt = pkt_alloc(pool);
     if (!pkt)
         return false;
     memcpy(pkt->data + WIRE_PAYLOAD_AT + link_payload_offset(s->reply_to >= 0, 0), s->bytes, s->n);
@@ -221,7 +235,7 @@ uint64_t pump_deadline(const struct pump *p)
     uint64_t shake = p->handshake ? handshake_deadline(p->handshake) : UINT64_MAX;
 
     at = shake < at ? shake : at;
-    if (p->port_full || p->first || link_has_output(p->link) ||
+    if (p->port_full || (p->first && !is_full(p)) || link_has_output(p->link) ||
         (p->handshake && handshake_has_output(p->handshake))) {
         if (at > p->now_ns + PORT_FULL_NS)
             at = p->now_ns + PORT_FULL_NS;

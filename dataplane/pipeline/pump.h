@@ -16,27 +16,14 @@ static inline uint32_t smaller(uint32_t a, uint32_t b)
 
 struct pump_small;
 
-/* A peer that was turned away, for we have another: what it still says calls for telling it again. */
-struct pump_away {
-    struct keys *keys; /* NULL: free */
-    uint32_t connection;
-    struct wire_path path;
-    uint32_t n_told; /* the number of the latest CLOSE: none seals twice */
-    bool due;
-    uint64_t until_ns;
-};
-#define PUMP_AWAY_MAX 4u
-
 struct pump {
     struct port *port;
     struct link *link;
-    struct link_params params;       /* for the next link */
+    struct link_params params;
     struct pipeline_security security;
-    struct handshake *handshake;     /* NULL: frames are not encrypted */
+    struct handshake *handshake;     /* an edge's; NULL: not encrypted, or a cloud's (links.h) */
     struct handshake_result met;     /* who the keys are shared with; no secrets */
-    struct handshake_result next;    /* connection not 0: a peer for the next link */
-    struct pump_away away[PUMP_AWAY_MAX];
-    bool confirmed;                  /* it was heard */
+    uint32_t packets_max;            /* that its small messages take until they are acknowledged */
     uint64_t (*clock)(void *arg);    /* may be NULL: then nothing moves during a stage run */
     void *clock_arg;
     uint64_t now_ns;
@@ -48,41 +35,45 @@ struct pump {
 
 /* Received packets held by the link, and those of messages that wait to be computed, may each take
  * one share of the port's pool; packets to send leave half of it free. So neither direction can
- * starve the other. */
+ * starve the other. A cloud's links have these shares together. */
 #define PUMP_POOL_SHARE 4u
+#define PUMP_POOL_MIN   128u
 
 /* A number for an edge's connection: random, not 0. 0 or -errno. */
 int pump_draw_connection(uint32_t *connection);
 
-/* Fills in what p leaves to the pipeline. 0, -EINVAL (pool too small), -ENOMEM. */
+/* An edge's. Fills in what p leaves to the pipeline. 0, -EINVAL (pool too small), -ENOMEM. */
 int pump_open(struct pump *p, struct port *port, const struct link_params *params,
               const struct pipeline_security *security, const struct wire_path *path,
               uint32_t connection, uint64_t now_ns);
+/* A cloud's, with one edge: params.connection and, without keys, params.epoch are that edge's. met: by
+ * the handshake, wiped here; NULL: not encrypted. As pump_open. */
+int pump_open_met(struct pump *p, struct port *port, const struct link_params *params,
+                  struct handshake_result *met, const struct wire_path *path, uint64_t now_ns);
 void pump_close(struct pump *p);
-/* A new link, as pump_open made it, for the next peer. The old one stays when this fails. */
-int pump_renew(struct pump *p, uint64_t now_ns);
 
-void pump_in(struct pump *p, uint64_t now_ns);
+void pump_in(struct pump *p, uint64_t now_ns); /* an edge's: links_in receives for a cloud's */
 void pump_out(struct pump *p);
-/* For stage_set_poll; arg is the pump. */
+/* For stage_set_poll; arg is an edge's pump. */
 void pump_during_run(void *arg);
+/* Let the link's time pass. */
+void pump_tick(struct pump *p);
 /* The link said -EPIPE: nothing goes on. */
 void pump_link_ended(struct pump *p);
 /* The clock's time, or the latest given. */
 uint64_t pump_now(struct pump *p);
-/* peer.c, for pump.c: only where there is encryption. */
-int peer_keys(struct pump *p, struct keys **out); /* for the next link; NULL: not encrypted */
+/* peer.c: an edge's handshake; only where there is encryption. */
 int peer_open(struct pump *p);
-void peer_close(struct pump *p);
-void peer_meet(struct pump *p, struct handshake_result *r); /* wipes r */
+/* The link speaks with this peer from now on. Wipes r. */
+void peer_meet(struct pump *p, struct handshake_result *r);
 bool peer_input(struct pump *p, struct pkt *pkt); /* takes over the packet where it returns true */
 void peer_tick(struct pump *p);
 void peer_output(struct pump *p);
+/* A burst of a handshake's packets. What the port refuses is sent again in time. */
+void peer_send(struct handshake *h, struct port *port, uint64_t now_ns);
 
 /* Why an edge's handshake was given up; NULL: it was not. */
 const char *pump_refused(const struct pump *p);
-/* The peer as the list of those admitted has it; NULL: not met yet, or not encrypted. */
-const struct authorized_peer *pump_peer(const struct pump *p);
 
 /* When to call again if no packet comes. */
 uint64_t pump_deadline(const struct pump *p);

@@ -246,7 +246,7 @@ static int when_down(struct ether *e, struct pollfd *fds, uint64_t ns)
 static int nap(void *arg, uint64_t now, uint64_t until)
 {
     struct ether *e = arg;
-    struct pollfd fds[ETHER_FDS];
+    struct pollfd fds[ETHER_FDS + 1];
     if (e->arp_due_ns < until)
         until = e->arp_due_ns;
     uint64_t most = e->dev.n_fds ? SLEEP_MAX_NS : STEP_NS, ns = until > now ? until - now : 0;
@@ -254,8 +254,9 @@ static int nap(void *arg, uint64_t now, uint64_t until)
         ns = most;
     for (unsigned i = 0; i < e->dev.n_fds; i++)
         fds[i] = (struct pollfd){.fd = e->dev.fds[i], .events = POLLIN};
+    fds[e->dev.n_fds] = (struct pollfd){.fd = port_wake_fd(), .events = POLLIN};
     e->port.stats.sleeps++;
-    int k = sleep_for(fds, e->dev.n_fds, ns);
+    int k = sleep_for(fds, e->dev.n_fds + 1, ns);
     bool came = false, wrong = false;
     for (unsigned i = 0; k > 0 && i < e->dev.n_fds; i++) {
         came = came || fds[i].revents & POLLIN;

@@ -389,7 +389,7 @@ static bool packets_wait(struct memif *m)
 /* Sleep until a descriptor stirs or `until`. 0 or -EINTR. */
 static int sleep_until(struct memif *m, uint64_t now, uint64_t until)
 {
-    struct pollfd fds[INTR_MAX + 3];
+    struct pollfd fds[INTR_MAX + 4];
     unsigned n = 0;
     if (m->state == UP)
         fds[n++] = (struct pollfd){.fd = bell_fd(&m->bell), .events = POLLIN};
@@ -399,6 +399,9 @@ static int sleep_until(struct memif *m, uint64_t now, uint64_t until)
         fds[n++] = (struct pollfd){.fd = m->peer_fd, .events = POLLIN | POLLRDHUP};
     if (m->listen_fd >= 0 && (m->state == ALONE || m->state == UP))
         fds[n++] = (struct pollfd){.fd = m->listen_fd, .events = POLLIN};
+
+    const unsigned wake = n;
+    fds[n++] = (struct pollfd){.fd = port_wake_fd(), .events = POLLIN};
 
     if (m->state != UP && m->next_ns > now && m->next_ns < until)
         until = m->next_ns;
@@ -411,7 +414,7 @@ static int sleep_until(struct memif *m, uint64_t now, uint64_t until)
     if (m->state == UP) {
         m->port.stats.sleeps++;
         m->port.stats.wakeups += k > 0 && fds[0].revents != 0;
-        if (k > 0 && fds[0].revents == 0)
+        if (k > 0 && fds[0].revents == 0 && fds[wake].revents == 0)
             m->next_ns = 0; /* a socket stirred: see what it is */
     }
     return rc;

@@ -86,11 +86,12 @@ static int mmsg_send(struct udp *u, const struct udp_group *groups, int n)
 
 static int mmsg_sleep(struct udp *u, uint64_t now, uint64_t until)
 {
-    struct pollfd fd = {.fd = u->fd, .events = POLLIN};
+    struct pollfd fds[] = {{.fd = u->fd, .events = POLLIN},
+                           {.fd = port_wake_fd(), .events = POLLIN}};
     uint64_t ns = until > now ? until - now : 0;
     struct timespec t = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
-    int k = ppoll(&fd, 1, &t, NULL);
-    if (k > 0 && fd.revents & POLLERR)
+    int k = ppoll(fds, 2, &t, NULL);
+    if (k > 0 && fds[0].revents & POLLERR)
         udp_read_errors(u);
     return k < 0 && errno == EINTR ? -EINTR : 0;
 }

@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <liburing.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,8 +18,9 @@
 #define GROUP_ID     0
 #define SLOTS        64u /* sends under way */
 #define ENTRIES      128u
-#define RECEIVE      0u  /* user_data of the receive; a send's is its slot + 1 */
-#define NAME         32u /* room for an address, so that what follows is aligned */
+#define RECEIVE      0u           /* user_data of the receive; a send's is its slot + 1 */
+#define WAKE         (SLOTS + 1u) /* of the poll of port_wake_fd */
+#define NAME         32u          /* room for an address, so that what follows is aligned */
 #define CONTROL      CMSG_SPACE(sizeof(int))
 #define BUFFER_BYTES (UDP_DATAGRAM_MAX + sizeof(struct io_uring_recvmsg_out) + NAME + CONTROL)
 
@@ -40,6 +42,7 @@ struct uring {
     uint8_t *memory;  /* [BUFFERS][BUFFER_BYTES] */
     struct msghdr in; /* what a receive is to give beside the payload */
     bool armed;
+    bool wakes;   /* port_wake_fd is being polled */
     bool refused; /* the receive ended before it gave anything */
     struct arrival arrived[BUFFERS];
     unsigned first, n_arrived;
@@ -105,6 +108,8 @@ static void reap(struct udp *u, struct uring *x)
     while (io_uring_peek_cqe(&x->ring, &cqe) == 0) {
         if (cqe->user_data == RECEIVE)
             received(u, x, cqe);
+        else if (cqe->user_data == WAKE)
+            x->wakes = false;
         else
             sent(u, x, &x->slots[cqe->user_data - 1], cqe->res);
         io_uring_cqe_seen(&x->ring, cqe);
@@ -194,6 +199,12 @@ static int uring_sleep(struct udp *u, uint64_t now, uint64_t until)
     struct __kernel_timespec t = {.tv_sec = (long long)(ns / 1000000000u),
                                   .tv_nsec = (long long)(ns % 1000000000u)};
     struct io_uring_cqe *cqe;
+    struct io_uring_sqe *sqe = port_wake_fd() >= 0 && !x->wakes ? io_uring_get_sqe(&x->ring) : NULL;
+    if (sqe) {
+        io_uring_prep_poll_add(sqe, port_wake_fd(), POLLIN);
+        sqe->user_data = WAKE;
+        x->wakes = true;
+    }
     int rc = io_uring_submit_and_wait_timeout(&x->ring, &cqe, 1, &t, NULL);
     return rc == -EINTR ? -EINTR : 0;
 }

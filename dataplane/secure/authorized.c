@@ -95,6 +95,73 @@ static int limit(const struct parser *p, const char *text, size_t n, const char 
     return 0;
 }
 
+/* Of `text`, n bytes: 64MB, 1.5GB, 2000000. False: no size. */
+static bool read_size(const char *text, size_t n, uint64_t *out)
+{
+    static const struct {
+        const char *name;
+        double bytes;
+    } units[] = {{"", 1}, {"B", 1}, {"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}};
+    double v = 0, place = 0, bytes = 0;
+    size_t i = 0;
+
+    for (; i < n && ((text[i] >= '0' && text[i] <= '9') || (text[i] == '.' && i && !place)); i++) {
+        if (text[i] == '.') {
+            place = 1;
+            continue;
+        }
+        v = 10 * v + (text[i] - '0');
+        place *= 10;
+    }
+    if (!i)
+        return false;
+    for (size_t k = 0; k < sizeof units / sizeof units[0]; k++) {
+        if (strlen(units[k].name) == n - i && !memcmp(units[k].name, text + i, n - i))
+            bytes = (place > 0 ? v / place : v) * units[k].bytes;
+    }
+    if (!(bytes >= 1 && bytes <= 1e18))
+        return false;
+    *out = (uint64_t)bytes;
+    return true;
+}
+
+static int size_limit(const struct parser *p, const char *text, size_t n, uint64_t *out)
+{
+    if (*out)
+        return bad(p, "kv is given twice");
+    return read_size(text + 3, n - 3, out)
+               ? 0
+               : bad(p, "kv: must be a size such as 64MB, 1.5GB or 2000000");
+}
+
+static bool ends(const char *text, size_t n, const char *with)
+{
+    return n >= strlen(with) && !memcmp(text + n - strlen(with), with, strlen(with));
+}
+
+static int rate_limit(const struct parser *p, const char *text, size_t n,
+                      struct authorized_peer *peer)
+{
+    const char *v = text + 5;
+    bool ok = false;
+
+    n -= 5;
+    if (peer->rate_bytes || peer->rate_rows)
+        return bad(p, "rate is given twice");
+    if (ends(v, n, "rows/s")) {
+        uint64_t rows = 0;
+
+        for (size_t i = 0; i < n - 6 && rows <= UINT32_MAX; i++)
+            rows =
+                v[i] >= '0' && v[i] <= '9' ? 10 * rows + (uint64_t)(v[i] - '0') : UINT64_MAX / 16;
+        ok = rows && rows <= UINT32_MAX;
+        peer->rate_rows = ok ? rows : 0;
+    } else if (ends(v, n, "/s")) {
+        ok = read_size(v, n - 2, &peer->rate_bytes);
+    }
+    return ok ? 0 : bad(p, "rate: must be bytes or rows a second, such as 2MB/s or 100rows/s");
+}
+
 static bool begins(const char *text, size_t n, const char *with)
 {
     return n >= strlen(with) && !memcmp(text, with, strlen(with));
@@ -112,8 +179,15 @@ static int parse_limits(struct parser *p, struct authorized_peer *peer)
             rc = limit(p, text, n, "sessions=", &peer->sessions_max);
         else if (begins(text, n, "tokens="))
             rc = limit(p, text, n, "tokens=", &peer->tokens_max);
+        else if (begins(text, n, "kv="))
+            rc = size_limit(p, text, n, &peer->kv_max_bytes);
+        else if (begins(text, n, "rate="))
+            rc = rate_limit(p, text, n, peer);
         else
-            rc = bad(p, "%s is no limit that there is: sessions=N, tokens=N", show(text, n, shown));
+            rc = bad(p,
+                     "%s is no limit that there is: sessions=N, tokens=N, kv=SIZE, rate=SIZE/s, "
+                     "rate=Nrows/s",
+                     show(text, n, shown));
     }
     return rc;
 }

@@ -2,10 +2,11 @@
 /*
  * The edges a cloud admits: a text file, a line each,
  *
- *   NAME FINGERPRINT [sessions=N] [tokens=N]     # and comments
+ *   NAME FINGERPRINT [sessions=N] [tokens=N] [kv=SIZE] [rate=SIZE/s|Nrows/s]     # and comments
  *
- * NAME: 1 to 63 of A-Z a-z 0-9 . _ -, for people. sessions: most at once; tokens: longest session.
- * Names and fingerprints appear once.
+ * NAME: 1 to 63 of A-Z a-z 0-9 . _ -, for people. sessions: most at once; tokens: longest session; kv:
+ * cache that its sessions take together; rate: what it may send, bytes or rows a second. SIZE: 64MB,
+ * 1.5GB, 2000000. Names and fingerprints appear once.
  */
 #ifndef ISTHMUS_DATAPLANE_SECURE_AUTHORIZED_H
 #define ISTHMUS_DATAPLANE_SECURE_AUTHORIZED_H
@@ -22,6 +23,7 @@ struct authorized_peer {
     char name[AUTHORIZED_NAME];
     struct fingerprint fingerprint;
     uint32_t sessions_max, tokens_max; /* 0: no limit of its own */
+    uint64_t kv_max_bytes, rate_bytes, rate_rows; /* a second; one of the two rates at most */
 };
 
 struct authorized;

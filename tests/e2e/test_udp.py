@@ -105,7 +105,7 @@ def edge_first(model):
 
 
 def idle_chat(model):
-    """A user who thinks for longer than the cloud's lease still has a cloud, to himself."""
+    """A user who thinks for longer than the cloud's lease still has a cloud; others are served meanwhile."""
     port = "udp:127.0.0.1:%d" % halves.free_port()
     cloud = halves.Cloud(model, port, "--split", "10", *CORE)
     e2e.check(cloud.ready(), "the cloud serves")
@@ -113,8 +113,7 @@ def idle_chat(model):
     chat.write("Hello\n")
     e2e.check(chat.line() != "", "an answer: " + chat.said()[-300:])
     other = halves.edge(model, port, "--split", "10", "-p", "Hello", "-n", "4")
-    e2e.check(other.returncode == 1 and "closed the connection" in other.stderr,
-              "one edge at a time: %d, %s" % (other.returncode, other.stderr))
+    e2e.check(other.returncode == 0, "another edge beside: %d, %s" % (other.returncode, other.stderr))
     time.sleep(2 if e2e.QUICK else 20)
     chat.write("And now?\n")
     chat.process.stdin.close()

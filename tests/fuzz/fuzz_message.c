@@ -33,6 +33,7 @@ static void read_all(const uint8_t *p, size_t n)
     struct proto_tokens tokens;
     struct proto_text text;
     struct proto_ids ids;
+    struct proto_status status;
     uint32_t session;
     bool linger;
     size_t at;
@@ -45,6 +46,9 @@ static void read_all(const uint8_t *p, size_t n)
     (void)proto_read_close(p, n, &session, &linger);
     if (proto_read_ids(p, n, &ids) == 0 && ids.n > PROTO_IDS_MAX)
         abort();
+    if (proto_read_status(p, n, &status) == 0 && status.tokens_free > status.tokens_total)
+        abort();
+    (void)proto_read_ask(p, n);
     if (proto_read_text(p, n, &text) == 0 && strlen(text.text) > PROTO_TEXT_MAX)
         abort();
 }
@@ -55,7 +59,7 @@ static void send_any(struct link *l, struct port *port, struct script *s)
     struct pkt *pkts[4];
     uint16_t bytes[4], n = (uint16_t)(1 + next(s) % 4);
     uint32_t session = next(s) % 3;
-    uint8_t kind = next(s) % 9;
+    uint8_t kind = next(s) % 12;
 
     for (uint16_t i = 0; i < n; i++) {
         uint8_t *to;

@@ -310,6 +310,14 @@ void network_clear(struct network *n)
     }
 }
 
+void network_drain(struct network *n, int side)
+{
+    struct side *s = &n->sides[side];
+
+    while (s->n && s->heap[0]->at_ns <= n->now_ns)
+        free(pop(s));
+}
+
 void network_close(struct network *n)
 {
     network_clear(n);

@@ -45,6 +45,8 @@ uint64_t network_now(const struct network *n);
 uint64_t network_next(const struct network *n, int side);
 /* Frames a side may have waiting are thrown away, as when a host was down. */
 void network_clear(struct network *n);
+/* What has arrived at a side that nobody polls is thrown away. */
+void network_drain(struct network *n, int side);
 /* What was under way stays; a side's port says once that its peer is gone. */
 void network_lose_peer(struct network *n, int side);
 struct port *network_port(struct network *n, int side);

@@ -94,7 +94,7 @@ static void say(void *arg, const char *line)
     snprintf(r->said, sizeof r->said, "%s", line);
 }
 
-static void start_edge(struct rig *r)
+void rig_start_edge(struct rig *r)
 {
     char err[PIPELINE_ERR] = "";
     struct edge_params ep = {
@@ -122,6 +122,13 @@ static void start_edge(struct rig *r)
         edge_set_clock(r->edge, rig_clock, r);
 }
 
+static void cloud_says(void *arg, const char *line)
+{
+    struct rig *r = arg;
+
+    snprintf(r->cloud_said, sizeof r->cloud_said, "%s", line);
+}
+
 void rig_start_cloud(struct rig *r)
 {
     char err[PIPELINE_ERR] = "";
@@ -132,6 +139,9 @@ void rig_start_cloud(struct rig *r)
         .link = r->p.link,
         .security = r->p.cloud_security,
         .max_sessions = r->p.sessions,
+        .max_edges = r->p.max_edges,
+        .say = cloud_says,
+        .say_arg = r,
     };
 
     if (r->p.secure && !cp.security.identity)
@@ -157,7 +167,7 @@ void rig_kill_cloud(struct rig *r)
 
 void rig_start(struct rig *r)
 {
-    start_edge(r);
+    rig_start_edge(r);
     rig_start_cloud(r);
 }
 
@@ -170,6 +180,12 @@ void rig_close(struct rig *r)
     stage_close(r->edge_stage);
     stage_close(r->cloud_stage);
     network_close(r->network);
+}
+
+void rig_restart_cloud(struct rig *r)
+{
+    rig_kill_cloud(r);
+    rig_start_cloud(r);
 }
 
 /* An edge that never met a cloud takes a denial for an answer. */
@@ -203,11 +219,8 @@ void rig_step(struct rig *r)
     network_set_now(r->network, r->now_ns);
     r->edge_rc = edge_poll(r->edge, r->now_ns, &edge_at);
     network_set_now(r->network, r->now_ns);
-    if (cloud) {
+    if (cloud)
         r->cloud_rc = cloud_poll(r->cloud, r->now_ns, &cloud_at);
-        if (r->p.rejoin.timeout_ns && r->cloud_rc == -EPIPE && cloud_reset(r->cloud, r->now_ns))
-            die("cloud_reset", "");
-    }
     next = edge_at < cloud_at ? edge_at : cloud_at;
     for (int side = 0; side < (cloud ? 2 : 1); side++) {
         if (network_next(r->network, side) < next)

@@ -17,6 +17,7 @@ struct rig_params {
     const struct codec_profile_curve *curve;
     struct codec_rate_target target; /* of all sessions */
     uint32_t sessions;       /* 0: 1 */
+    uint32_t max_edges;      /* 0: the cloud's default */
     uint32_t lingering;      /* sequences of the stages beyond those */
     bool no_prefix;
     uint32_t chunk_tokens;
@@ -67,6 +68,7 @@ struct rig {
     uint64_t back_ns;        /* cloud NULL: when it starts again; 0: never by itself */
     uint32_t n_said;
     char said[512];          /* the edge's last word */
+    char cloud_said[512];    /* and the cloud's */
 };
 
 /* The identities of a secure rig's halves, made once. */
@@ -79,10 +81,13 @@ void rig_random(uint64_t seed);
 /* The stages only: their info may be changed before rig_start. */
 void rig_open(struct rig *r, const struct rig_params *p);
 void rig_start(struct rig *r);
+void rig_start_edge(struct rig *r);
 void rig_close(struct rig *r);
 /* Without a word, as by kill -9; what is under way arrives. */
 void rig_kill_cloud(struct rig *r);
 void rig_start_cloud(struct rig *r);
+/* One after the other: it knows nothing any more. */
+void rig_restart_cloud(struct rig *r);
 /* One poll of each side; virtual time goes on to what comes next. */
 void rig_step(struct rig *r);
 

@@ -196,12 +196,52 @@ static void test_ids(void **state)
     assert_int_equal(proto_read_ids(b, PROTO_IDS_BYTES, &out), -EBADMSG);
 }
 
+static void test_status(void **state)
+{
+    static struct proto_status in = {.draining = true,
+                                     .sessions_free = 3,
+                                     .tokens_free = 0x10000,
+                                     .tokens_total = 0x20000,
+                                     .tokens_max = 2048,
+                                     .sessions_open = 13,
+                                     .split = 10,
+                                     .codec_id = 0xabcdef01,
+                                     .numerics_id = 5,
+                                     .fingerprint = {1, [15] = 2},
+                                     .profile = {3, [15] = 4}};
+    static struct proto_status out;
+    size_t n = proto_write_status(b, &in);
+
+    assert_int_equal(n, PROTO_STATUS_BYTES);
+    for (size_t len = 0; len <= n + 1; len++)
+        assert_int_equal(proto_read_status(b, len, &out), len == n ? 0 : -EBADMSG);
+    assert_int_equal(proto_read_status(b, n, &out), 0);
+    assert_memory_equal(&out, &in, sizeof in);
+    b[1] = 2;
+    assert_int_equal(proto_read_status(b, n, &out), -EBADMSG);
+    b[1] = 0;
+    assert_int_equal(proto_read_status(b, n, &out), 0);
+    assert_false(out.draining);
+    b[3] = 1;
+    assert_int_equal(proto_read_status(b, n, &out), -EBADMSG);
+    in.tokens_free = in.tokens_total + 1; /* more than there are */
+    n = proto_write_status(b, &in);
+    assert_int_equal(proto_read_status(b, n, &out), -EBADMSG);
+
+    n = proto_write_ask(b);
+    for (size_t len = 0; len <= n + 1; len++)
+        assert_int_equal(proto_read_ask(b, len), len == n ? 0 : -EBADMSG);
+    b[1] = 1;
+    assert_int_equal(proto_read_ask(b, n), -EBADMSG);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_open), cmocka_unit_test(test_opened_and_close),
-        cmocka_unit_test(test_rows), cmocka_unit_test(test_tokens),
-        cmocka_unit_test(test_text), cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_open),   cmocka_unit_test(test_opened_and_close),
+        cmocka_unit_test(test_rows),   cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_text),   cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_status),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

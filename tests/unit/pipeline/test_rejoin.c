@@ -361,12 +361,16 @@ static void test_poison(void **state)
     rig_close(&r);
 }
 
-/* A cloud that has another edge says so: at first that is all; later it is asked again. */
+/* A cloud that has no place for one more edge says so: at first that is all; later it is asked
+ * again, until the other one has been silent for too long. */
 static void test_turned_away(void **state)
 {
     for (unsigned first = 0; first < 2; first++) {
-        struct rig_params p = {
-            .network = quiet, .rejoin = patient, .secure = true, .tell_crash = true};
+        struct rig_params p = {.network = quiet,
+                               .rejoin = patient,
+                               .secure = true,
+                               .tell_crash = true,
+                               .max_edges = 1};
         struct edge_params other = {.codec = codec_params_default(CODEC_F32)};
         struct edge_request er = {.n_prompt = 1,
                                   .n_predict = 1000,
@@ -381,7 +385,7 @@ static void test_turned_away(void **state)
 
         p.rejoin.timeout_ns = 5 * SECOND;
         start(&r, &p);
-        rig_request(&q, 1, 10, 500);
+        rig_request(&q, 1, 10, 100);
         if (!first) {
             assert_true(rig_submit(&r, &q) > 0);
             step_until_ids(&r, &q, 10);
@@ -392,7 +396,6 @@ static void test_turned_away(void **state)
         else
             rig_step(&r);
         network_clear(r.network);
-        r.p.rejoin.timeout_ns = 0; /* the cloud is not reset by the rig */
         rig_start_cloud(&r);
         stage = fake_open(false, &(struct fake_params){.max_seqs = 1}, NULL);
         other.stage = stage;
@@ -410,10 +413,15 @@ static void test_turned_away(void **state)
         if (first)
             assert_true(rig_submit(&r, &q) > 0);
         assert_true(finishes(&r, &q, 1, 20 * SECOND));
-        assert_int_equal(q.result.finish, EDGE_LOST);
         print_message("%.1f s: %s\n", (double)(r.now_ns - from) * 1e-9, q.result.error);
-        assert_non_null(strstr(q.result.error, "closed the connection"));
-        assert_true(first ? r.now_ns - from < SECOND : r.now_ns - from < 6 * SECOND);
+        if (first) {
+            assert_int_equal(q.result.finish, EDGE_LOST);
+            assert_non_null(strstr(q.result.error, "closed the connection"));
+            assert_true(r.now_ns - from < SECOND);
+        } else {
+            assert_right(&r, &q);
+            assert_in_range(r.now_ns - from, 2 * SECOND, 5 * SECOND);
+        }
         edge_close(e);
         stage_close(stage);
         rig_request_free(&q);
@@ -617,7 +625,7 @@ static void test_lease(void **state)
         network_clear(r.network); /* not a word of it arrives */
         assert_int_equal(fake_counts(r.cloud_stage)->open_seqs, 2);
         from = r.now_ns;
-        while ((r.cloud_rc = cloud_poll(r.cloud, r.now_ns, &deadline)) >= 0) {
+        while (cloud_poll(r.cloud, r.now_ns, &deadline)) {
             network_clear(r.network);
             r.now_ns += RIG_MS;
             assert_true(r.now_ns < from + 10 * SECOND);
@@ -667,7 +675,8 @@ static void bare_listen(struct bare *b)
         while (link_recv(b->l, &m)) {
             const uint8_t *p = link_message_payload(&m, 0, &len);
 
-            b->kind = proto_kind(p, len);
+            if (proto_kind(p, len) != PROTO_STATUS) /* that is of no session */
+                b->kind = proto_kind(p, len);
             (void)proto_read_text(p, len, &b->text);
             (void)proto_read_tokens(p, len, &b->tokens);
             link_message_free(&m);

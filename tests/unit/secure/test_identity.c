@@ -157,6 +157,20 @@ static void test_authorized(void **state)
     f.bytes[31] ^= 1;
     assert_null(authorized_find(a, &f));
     authorized_close(a);
+
+    a = parse("one " A " kv=1.5MB rate=2kB/s sessions=1\ntwo " B " rate=250rows/s kv=2000000", err);
+    assert_non_null(a);
+    assert_int_equal(fingerprint_parse(A, strlen(A), &f), 0);
+    p = authorized_find(a, &f);
+    assert_int_equal(p->kv_max_bytes, 1500000);
+    assert_int_equal(p->rate_bytes, 2000);
+    assert_int_equal(p->rate_rows, 0);
+    assert_int_equal(fingerprint_parse(B, strlen(B), &f), 0);
+    p = authorized_find(a, &f);
+    assert_int_equal(p->kv_max_bytes, 2000000);
+    assert_int_equal(p->rate_bytes, 0);
+    assert_int_equal(p->rate_rows, 250);
+    authorized_close(a);
     assert_int_equal(authorized_one(&f, &a), 0);
     assert_non_null(authorized_find(a, &f));
     authorized_close(a);
@@ -183,6 +197,21 @@ static void test_authorized_errors(void **state)
         {"one " A " sessions=99999999999999999999999", "sessions: must be"},
         {"one " A " tokens=1x", "tokens: must be"},
         {"one " A " tokens=1 tokens=2", "tokens is given twice"},
+        {"one " A " kv=", "kv: must be a size"},
+        {"one " A " kv=0", "kv: must be a size"},
+        {"one " A " kv=.5GB", "kv: must be a size"},
+        {"one " A " kv=1..5GB", "kv: must be a size"},
+        {"one " A " kv=5mb", "kv: must be a size"},
+        {"one " A " kv=1e9", "kv: must be a size"},
+        {"one " A " kv=99999999999999999999TB", "kv: must be a size"},
+        {"one " A " kv=1MB kv=1MB", "kv is given twice"},
+        {"one " A " rate=1MB", "rate: must be"},
+        {"one " A " rate=/s", "rate: must be"},
+        {"one " A " rate=rows/s", "rate: must be"},
+        {"one " A " rate=0rows/s", "rate: must be"},
+        {"one " A " rate=1.5rows/s", "rate: must be"},
+        {"one " A " rate=4294967296rows/s", "rate: must be"},
+        {"one " A " rate=1MB/s rate=1rows/s", "rate is given twice"},
         {"one " A " tokens=1 \x01\x80 what", "?? is no limit"},
         {A, "is no name"},
     };

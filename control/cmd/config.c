@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `isthmus config`: what a configuration file and options come to, and where each value is from. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "control/cmd.h"
+#include "control/config/config.h"
+#include "control/log.h"
+#include "control/options.h"
+
+const struct config_command config_commands[] = {
+    {"edge", &cmd_edge_argp},
+    {"cloud", &cmd_cloud_argp},
+    {"run", &cmd_run_argp},
+    {NULL, NULL},
+};
+
+/* --- showing -------------------------------------------------------------------------------------
+ */
+
+struct showing {
+    const struct config *config;
+    json_t *set, *unset; /* NULL: as INI */
+};
+
+/* What the option's text says of its default, or "". Static. */
+static const char *said_default(const struct argp_option *o)
+{
+    static char text[120];
+    const char *from = o->doc ? strstr(o->doc, "(default") : NULL;
+    text[0] = '\0';
+    if (!from)
+        return text;
+    from += strlen("(default");
+    from += strspn(from, ": ");
+    snprintf(text, sizeof text, "%.*s", (int)strcspn(from, ";)"), from);
+    return text;
+}
+
+static void source(const struct config *c, const struct config_entry *e, char *to, size_t room)
+{
+    if (e->line)
+        snprintf(to, room, "%s:%u", c->file, e->line);
+    else
+        snprintf(to, room, "command line");
+}
+
+static void show_set(struct showing *s, const struct config_entry *e)
+{
+    char from[300];
+    const char *value = e->value ? e->value : "yes";
+    source(s->config, e, from, sizeof from);
+    if (!s->set)
+        printf("%s = %s ; %s\n", e->option->name, value, from);
+    else
+        json_array_append_new(s->set, json_pack("{s:s, s:s, s:s}", "key", e->option->name, "value",
+                                                value, "from", from));
+}
+
+static void show_option(void *arg, const struct argp_option *o)
+{
+    struct showing *s = arg;
+    bool set = false;
+    for (size_t i = 0; i < s->config->n; i++) {
+        if (s->config->list[i].option != o)
+            continue;
+        set = true;
+        show_set(s, &s->config->list[i]);
+    }
+    if (set)
+        return;
+    const char *value = said_default(o);
+    if (!s->unset)
+        printf(";%s =%s%s\n", o->name, *value ? " " : "", value);
+    else
+        json_array_append_new(s->unset, json_pack("{s:s, s:s}", "key", o->name, "default", value));
+}
+
+static int show(const struct config *c, bool json)
+{
+    struct showing s = {.config = c};
+    if (json) {
+        s.set = json_array();
+        s.unset = json_array();
+    } else {
+        printf("[%s] ; lines that begin with ; are defaults\n", c->command->name);
+    }
+    config_each_option(c->command, show_option, &s);
+    if (json) {
+        json_t *all = json_pack("{s:s, s:s?, s:o, s:o}", "command", c->command->name, "file",
+                                c->file, "set", s.set, "default", s.unset);
+        if (!all || json_dumpf(all, stdout, JSON_INDENT(1)) < 0) {
+            log_error("out of memory for the configuration");
+            json_decref(all);
+            return EXIT_FAILED;
+        }
+        putchar('\n');
+        json_decref(all);
+    }
+    return EXIT_OK;
+}
+
+/* --- the command ---------------------------------------------------------------------------------
+ */
+
+enum { OPT_SHOW = OPT_OWN, OPT_JSON, OPT_CONFIG };
+
+struct config_options {
+    bool show, json;
+    const char *config;
+    const struct config_command *command;
+    int first; /* argv of what follows it */
+};
+
+static const struct argp_option options[] = {
+    {"show", OPT_SHOW, NULL, 0, "Print what they come to, as INI; where each is from", 0},
+    {"json", OPT_JSON, NULL, 0, "The same as a JSON object", 0},
+    {"config", OPT_CONFIG, "FILE", 0, "As of the command", 0},
+    {0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct config_options *o = state->input;
+    switch (key) {
+    case OPT_SHOW:
+        o->show = true;
+        return 0;
+    case OPT_JSON:
+        o->json = true;
+        return 0;
+    case OPT_CONFIG:
+        o->config = arg;
+        return 0;
+    case ARGP_KEY_ARG:
+        o->command = config_find_command(arg);
+        if (!o->command)
+            argp_error(state, "%s takes no configuration file: it is for edge, cloud and run", arg);
+        o->first = state->next;
+        state->next = state->argc; /* the rest is the command's */
+        return 0;
+    case ARGP_KEY_END:
+        if (!o->command)
+            argp_error(state, "for which command: edge, cloud or run?");
+        if (!o->show)
+            argp_error(state, "--show is missing: there is nothing else to do");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp argp = {
+    options,
+    parse,
+    "edge|cloud|run [OPTION...]",
+    "Print the configuration that a command would have with these options and this file.",
+    NULL,
+    NULL,
+    NULL,
+};
+
+static void say(void *arg, const char *line)
+{
+    (void)arg;
+    log_error("%s", line);
+}
+
+int cmd_config(int argc, char **argv)
+{
+    struct config_options o = {.show = false};
+    argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &o);
+
+    char name[32], file[] = "--config";
+    const char *given[3] = {name, file, o.config};
+    const int n_given = o.config ? 3 : 1, n_rest = argc - o.first;
+    char **all = calloc((size_t)(n_given + n_rest + 1), sizeof *all);
+    if (!all) {
+        log_error("out of memory for the configuration");
+        return EXIT_FAILED;
+    }
+    snprintf(name, sizeof name, "isthmus %s", o.command->name);
+    for (int i = 0; i < n_given; i++)
+        all[i] = (char *)given[i];
+    memcpy(all + n_given, argv + o.first, (size_t)n_rest * sizeof *all);
+
+    struct config c;
+    int rc =
+        config_gather(o.command, n_given + n_rest, all, say, NULL, &c) < 0 ? EXIT_USAGE : EXIT_OK;
+    if (rc == EXIT_OK && !c.complete) {
+        log_error("the options of %s are wrong: %s --check-config and they says how", name, name);
+        rc = EXIT_USAGE;
+    }
+    if (rc == EXIT_OK)
+        rc = show(&c, o.json);
+    config_free(&c);
+    free(all);
+    return rc;
+}

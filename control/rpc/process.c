@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/rpc/process.h"
+
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "control/calibrate/show.h"
+#include "control/codec_arg.h"
+#include "control/rpc/capture.h"
+#include "control/rpc/threads.h"
+
+#define THREADS_MAX 512u
+
+static json_t *version(struct rpc_call *c)
+{
+    const struct rpc_process *p = c->arg;
+    return json_pack("{s:s, s:s, s:i, s:s, s:f}", "version", ISTHMUS_VERSION, "what", p->what,
+                     "pid", (int)getpid(), "model", p->model, "uptime_s",
+                     (double)(port_now_ns() - p->started_ns) / 1e9);
+}
+
+static json_t *threads(struct rpc_call *c)
+{
+    static struct thread_info list[THREADS_MAX]; /* one thread serves */
+    const uint32_t n = threads_list(list, THREADS_MAX);
+    json_t *o = json_array();
+    for (uint32_t i = 0; i < n && i < THREADS_MAX; i++) {
+        const struct thread_info *t = &list[i];
+        const char state[2] = {t->state, '\0'};
+        json_array_append_new(o, json_pack("{s:i, s:s, s:s, s:i, s:f}", "tid", t->tid, "name",
+                                           t->name, "state", state, "cpu", t->cpu, "cpu_s",
+                                           (double)t->cpu_ns / 1e9));
+    }
+    return json_pack("{s:f, s:o}", "now_s", (double)port_now_ns() / 1e9, "threads", o);
+}
+
+/* --- memory -------------------------------------------------------------------------------------
+ */
+
+/* limit 0: none. Returns the bytes. */
+static uint64_t item(json_t *list, const char *what, uint64_t bytes, uint64_t limit)
+{
+    json_t *o = json_pack("{s:s, s:I}", "what", what, "bytes", (json_int_t)bytes);
+    json_object_set_new(o, "limit_bytes", limit ? rpc_count(limit) : json_null());
+    json_array_append_new(list, o);
+    return bytes;
+}
+
+static json_t *memory(struct rpc_call *c)
+{
+    const struct rpc_process *p = c->arg;
+    const struct stage_info *info = stage_info(p->stage);
+    const uint64_t rss = process_memory("VmRSS");
+    struct port *ports[CAPTURE_PORTS_MAX];
+    const uint32_t n = p->ports(p->arg, ports, CAPTURE_PORTS_MAX);
+    uint64_t packets = 0, packets_out = 0;
+    json_t *list = json_array();
+
+    uint64_t known = item(list, "weights", info->weights_bytes, 0);
+    known += item(list, "kv cache", info->kv_bytes, info->kv_budget_bytes);
+    known += item(list, "scratch", info->scratch_bytes, 0);
+    known += item(list, "histories", p->history_bytes ? p->history_bytes(p->arg) : 0, 0);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct pkt_pool *pool = ports[i] ? ports[i]->pool : NULL;
+        packets += pool ? (uint64_t)pool->n_total * pool->room : 0;
+        packets_out += pool ? (uint64_t)(pool->n_total - pool->n_free) * pool->room : 0;
+    }
+    /* EAL's account has the pools of DPDK's ports in it. */
+    const uint64_t eal = port_eal_rss_bytes();
+    known += item(list, "packets in use", eal ? 0 : packets_out, packets);
+    known += item(list, "DPDK with its packets", eal, 0);
+    item(list, "the rest", rss > known ? rss - known : 0, 0);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:s, s:o}", "rss_bytes", (json_int_t)rss,
+                     "peak_rss_bytes", (json_int_t)process_memory("VmHWM"), "locked_bytes",
+                     (json_int_t)process_memory("VmLck"), "kv_reserved_bytes",
+                     (json_int_t)info->kv_reserved_bytes, "kv_shared_bytes",
+                     (json_int_t)info->kv_shared_bytes, "kv_format",
+                     kv_format_name(info->kv_format), "items", list);
+}
+
+/* --- ports --------------------------------------------------------------------------------------
+ */
+
+static json_t *port_json(const struct port *p)
+{
+    const struct port_stats *s = &p->stats;
+    json_t *o = json_pack("{s:s, s:s, s:s, s:i}", "port", p->caps.name, "peer", p->caps.peer, "how",
+                          p->caps.how, "mtu_bytes", (int)p->caps.mtu_bytes);
+    const struct {
+        const char *name;
+        uint64_t n;
+    } counts[] = {
+        {"rx_packets", s->rx_packets},
+        {"rx_bytes", s->rx_bytes},
+        {"tx_packets", s->tx_packets},
+        {"tx_bytes", s->tx_bytes},
+        {"tx_refused", s->tx_refused},
+        {"tx_failed", s->tx_failed},
+        {"foreign", s->foreign},
+        {"peers_lost", s->peers_lost},
+        {"sleeps", s->sleeps},
+        {"wakeups", s->wakeups},
+        {"copied_bytes", s->copied_bytes},
+    };
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        json_object_set_new(o, counts[i].name, rpc_count(counts[i].n));
+    if (p->pool) {
+        json_object_set_new(o, "pool_packets", rpc_count(p->pool->n_total));
+        json_object_set_new(o, "pool_free", rpc_count(p->pool->n_free));
+    }
+    return o;
+}
+
+static json_t *port_stats(struct rpc_call *c)
+{
+    const struct rpc_process *p = c->arg;
+    struct port *ports[CAPTURE_PORTS_MAX];
+    const uint32_t n = p->ports(p->arg, ports, CAPTURE_PORTS_MAX);
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < n; i++)
+        if (ports[i])
+            json_array_append_new(list, port_json(ports[i]));
+    return list;
+}
+
+/* --- codec and configuration --------------------------------------------------------------------
+ */
+
+static json_t *profile_dump(struct rpc_call *c)
+{
+    const struct rpc_process *p = c->arg;
+    char text[CODEC_ARG_MAX];
+    if (!p->codec)
+        return rpc_fail(c, RPC_NOT_NOW, "the whole model is in this process: nothing is coded");
+    return json_pack("{s:s, s:o*}", "codec", codec_arg_format(p->codec, text), "profile",
+                     p->profile ? calibrate_show_json(p->profile) : NULL);
+}
+
+static json_t *config_reload(struct rpc_call *c)
+{
+    const struct rpc_process *p = c->arg;
+    if (!p->reloads)
+        return rpc_fail(c, RPC_NOT_NOW, "this process was given no configuration file to reload");
+    kill(getpid(), SIGHUP); /* the same path; what came of it is in the log */
+    return json_pack("{s:b}", "asked", 1);
+}
+
+const struct rpc_method process_methods[] = {
+    {"version", RPC_USER, "What serves here: version, process, model, since when", NULL, false,
+     version},
+    {"threads", RPC_USER, "Threads and the CPU time that each took", NULL, false, threads},
+    {"memory", RPC_USER, "Where this process's memory is: weights, cache, histories, packets", NULL,
+     true, memory},
+    {"port.stats", RPC_USER, "Packets and bytes of each port", NULL, true, port_stats},
+    {"profile.dump", RPC_USER, "The codec, and the profile in use with its curves", NULL, false,
+     profile_dump},
+    {"config.reload", RPC_ADMIN, "Read the configuration again, as SIGHUP does", NULL, false,
+     config_reload},
+    {NULL, RPC_NOBODY, NULL, NULL, false, NULL},
+};

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/service/daemon.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include "control/child.h"
+#include "control/cmd.h"
+#include "control/log.h"
+#include "control/options.h"
+#include "dataplane/port.h"
+
+#define LOCK_NAME "lock"
+
+/* --- options ------------------------------------------------------------------------------------
+ */
+
+enum {
+    OPT_CONFIG = OPT_OWN + 0x300,
+    OPT_CHECK_CONFIG,
+    OPT_LOG_LEVEL,
+    OPT_RUNTIME_DIR,
+    OPT_CONTROL
+};
+
+static const struct argp_option options[] = {
+    {"config", OPT_CONFIG, "FILE", 0,
+     "Read options from FILE, see isthmus.conf(5); those given here win", 5},
+    {"check-config", OPT_CHECK_CONFIG, NULL, 0,
+     "Only say whether the configuration is good; exit code 2: it is not", 5},
+    {"log-level", OPT_LOG_LEVEL, "error|warn|info|debug", 0,
+     "How much is said on stderr (default info)", 5},
+    {"runtime-dir", OPT_RUNTIME_DIR, "DIR", 0,
+     "Folder of this process alone while it serves (default: $RUNTIME_DIRECTORY, if it is set)", 5},
+    {"control", OPT_CONTROL, "PATH", 0,
+     "Control socket, while it serves (default: control.sock in the runtime folder, if there is "
+     "one)",
+     5},
+    {0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct daemon_options *o = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        *o = (struct daemon_options){.config = NULL};
+        return 0;
+    case OPT_CONFIG:
+        o->config = arg;
+        return 0;
+    case OPT_CHECK_CONFIG:
+        o->check_config = true;
+        return 0;
+    case OPT_LOG_LEVEL:
+        if (log_parse_level(arg) < 0)
+            argp_error(state, "--log-level %s: must be error, warn, info or debug", arg);
+        else
+            log_set_level((enum log_level)log_parse_level(arg));
+        return 0;
+    case OPT_RUNTIME_DIR:
+        o->runtime_dir = arg;
+        return 0;
+    case OPT_CONTROL:
+        o->control = arg;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+const struct argp daemon_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};
+
+/* --- the runtime folder -------------------------------------------------------------------------
+ */
+
+static struct {
+    char dir[200], control[220];
+    int lock_fd;
+    bool notifies;
+    uint64_t watchdog_ns, watched_ns; /* 0: none; when it was last told */
+    pthread_mutex_t status_lock;
+    char status[200];
+} self = {.lock_fd = -1, .status_lock = PTHREAD_MUTEX_INITIALIZER};
+
+static int lock_dir(void)
+{
+    char path[sizeof self.dir + sizeof "/" LOCK_NAME], holder[24] = "";
+    if (mkdir(self.dir, 0750) < 0 && errno != EEXIST) {
+        log_error("cannot make the runtime folder %s: %s", self.dir, strerror(errno));
+        return EXIT_FAILED;
+    }
+    snprintf(path, sizeof path, "%s/" LOCK_NAME, self.dir);
+    self.lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
+    if (self.lock_fd < 0) {
+        log_error("cannot lock the runtime folder: %s: %s", path, strerror(errno));
+        return EXIT_FAILED;
+    }
+    if (flock(self.lock_fd, LOCK_EX | LOCK_NB) < 0) {
+        const bool held = errno == EWOULDBLOCK;
+        const ssize_t n = held ? read(self.lock_fd, holder, sizeof holder - 1) : 0;
+        holder[n > 0 ? n : 0] = '\0';
+        holder[strcspn(holder, "\n")] = '\0';
+        log_error("%s is the runtime folder of another process%s%s that serves: give this one "
+                  "another --runtime-dir%s%s",
+                  self.dir, *holder ? ", " : "", holder, held ? "" : ": ",
+                  held ? "" : strerror(errno));
+        return EXIT_FAILED;
+    }
+    const int n = snprintf(holder, sizeof holder, "%d\n", (int)getpid());
+    if (ftruncate(self.lock_fd, 0) < 0 || pwrite(self.lock_fd, holder, (size_t)n, 0) != n) {
+        log_error("cannot write %s: %s", path, strerror(errno));
+        return EXIT_FAILED;
+    }
+    return EXIT_OK;
+}
+
+int daemon_begin(const struct daemon_options *o)
+{
+    const char *dir = o->runtime_dir ? o->runtime_dir : getenv("RUNTIME_DIRECTORY");
+    const size_t n = dir ? o->runtime_dir ? strlen(dir) : strcspn(dir, ":") : 0;
+    uint64_t watchdog_us = 0;
+    if (n >= sizeof self.dir) {
+        log_error("--runtime-dir %.40s...: longer than %zu bytes", dir, sizeof self.dir - 1);
+        return EXIT_USAGE;
+    }
+    snprintf(self.dir, sizeof self.dir, "%.*s", (int)n, dir ? dir : "");
+    /* A cloud half that `run` started is its parent's affair. */
+    self.notifies = getenv("NOTIFY_SOCKET") && !child_is();
+    if (self.notifies && sd_watchdog_enabled(0, &watchdog_us) > 0)
+        self.watchdog_ns = watchdog_us * 1000;
+    return n ? lock_dir() : EXIT_OK;
+}
+
+void daemon_end(void)
+{
+    /* The file stays: if it went, a process that waits at it and one that makes it anew would both
+     * have it. */
+    if (self.lock_fd >= 0)
+        close(self.lock_fd);
+    self.lock_fd = -1;
+}
+
+const char *daemon_runtime_dir(void)
+{
+    return *self.dir ? self.dir : NULL;
+}
+
+const char *daemon_control_path(const struct daemon_options *o)
+{
+    if (o->control || !*self.dir)
+        return o->control;
+    snprintf(self.control, sizeof self.control, "%s/control.sock", self.dir);
+    return self.control;
+}
+
+/* --- the service manager ------------------------------------------------------------------------
+ */
+
+static void notify(const char *state)
+{
+    if (self.notifies)
+        sd_notify(0, state);
+}
+
+void daemon_ready(void)
+{
+    notify("READY=1");
+}
+
+void daemon_reloading(void)
+{
+    char text[64];
+    snprintf(text, sizeof text, "RELOADING=1\nMONOTONIC_USEC=%llu",
+             (unsigned long long)(port_now_ns() / 1000));
+    notify(text);
+}
+
+void daemon_stopping(void)
+{
+    notify("STOPPING=1");
+}
+
+void daemon_status(const char *format, ...)
+{
+    char text[sizeof self.status], line[sizeof text + 8];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    pthread_mutex_lock(&self.status_lock);
+    const bool changed = strcmp(text, self.status) != 0;
+    strcpy(self.status, text);
+    pthread_mutex_unlock(&self.status_lock);
+    snprintf(line, sizeof line, "STATUS=%s", text);
+    if (changed)
+        notify(line);
+}
+
+uint64_t daemon_tick(uint64_t now_ns)
+{
+    if (!self.watchdog_ns)
+        return UINT64_MAX;
+    if (!self.watched_ns || now_ns - self.watched_ns >= self.watchdog_ns / 2) {
+        notify("WATCHDOG=1");
+        self.watched_ns = now_ns;
+    }
+    return self.watched_ns + self.watchdog_ns / 2;
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `--listen` and what goes with it: `edge` and `run` as a process that answers many. */
+#ifndef ISTHMUS_CONTROL_SERVICE_SERVE_H
+#define ISTHMUS_CONTROL_SERVICE_SERVE_H
+
+#include "control/front.h"
+#include "control/service/daemon.h"
+#include "control/service/service.h"
+
+struct serve_options {
+    struct daemon_options daemon;
+    const char *listen;   /* HOST:PORT; NULL: it does not serve */
+    const char *api_keys; /* file; NULL: nobody needs one */
+    uint32_t max_waiting, max_sessions, drain_timeout_s;
+};
+
+/* --listen, --api-keys, --max-waiting, --max-sessions, --drain-timeout and those of daemon.h. An argp
+ * child, as those of options.h, beside front_argp. */
+extern const struct argp serve_argp;
+
+/* In the parent's ARGP_KEY_END: what it means for the front, or what does not go together. */
+void serve_check_options(struct argp_state *state, const struct serve_options *o,
+                         struct front_options *front);
+
+/* For --check-config: what can be looked at without serving. EXIT_OK or EXIT_USAGE, said. */
+int serve_check(const struct serve_options *o, const struct model_options *model);
+
+/*
+ * Answer until a signal comes, f being joined or local: opens the service, the gateway and the control
+ * socket, runs them, closes them. daemon_begin has come before. EXIT_OK, or an exit code with the
+ * error said.
+ */
+int serve(struct front *f, const struct serve_options *o);
+
+#endif

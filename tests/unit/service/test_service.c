@@ -1,0 +1,675 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The service over an engine without a model, its callers in threads of their own. */
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "control/cmd.h"
+#include "control/service/service.h"
+#include "control/signals.h"
+#include "tests/unit/service/fake_engine.h"
+
+#define SECOND_NS UINT64_C(1000000000)
+
+/* --- what the tests stand on --------------------------------------------------------------------
+ */
+
+struct answer {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int32_t ids[FAKE_CTX];
+    uint32_t n;
+    unsigned done;
+    struct edge_result result;
+    uint64_t first_ns;
+};
+
+static void answer_init(struct answer *a)
+{
+    *a = (struct answer){.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+}
+
+static void on_token(void *arg, int32_t id, float logprob)
+{
+    struct answer *a = arg;
+    pthread_mutex_lock(&a->lock);
+    assert_true(logprob == -.5f);
+    assert_true(a->n < FAKE_CTX);
+    assert_int_equal(a->done, 0);
+    if (!a->n)
+        a->first_ns = port_now_ns();
+    a->ids[a->n++] = id;
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->lock);
+}
+
+static void on_done(void *arg, const struct edge_result *r)
+{
+    struct answer *a = arg;
+    pthread_mutex_lock(&a->lock);
+    a->result = *r;
+    a->done++;
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->lock);
+}
+
+static void await_tokens(struct answer *a, uint32_t n)
+{
+    pthread_mutex_lock(&a->lock);
+    while (a->n < n && !a->done)
+        pthread_cond_wait(&a->changed, &a->lock);
+    pthread_mutex_unlock(&a->lock);
+}
+
+static enum edge_finish await_done(struct answer *a)
+{
+    pthread_mutex_lock(&a->lock);
+    while (!a->done)
+        pthread_cond_wait(&a->changed, &a->lock);
+    assert_int_equal(a->done, 1);
+    const enum edge_finish f = a->result.finish;
+    pthread_mutex_unlock(&a->lock);
+    return f;
+}
+
+static int submit_as(struct service *s, struct answer *a, int32_t first, uint32_t n,
+                     const char *client, uint64_t *id)
+{
+    const struct service_request r = {.prompt_ids = &first,
+                                      .n_prompt = 1,
+                                      .n_predict = n,
+                                      .sampler = sampler_params_default(),
+                                      .client = client,
+                                      .on_token = on_token,
+                                      .on_done = on_done,
+                                      .arg = a};
+    return service_submit(s, &r, id);
+}
+
+static uint64_t submit(struct service *s, struct answer *a, int32_t first, uint32_t n)
+{
+    uint64_t id = 0;
+    answer_init(a);
+    assert_int_equal(submit_as(s, a, first, n, "", &id), 0);
+    assert_true(id > 0);
+    return id;
+}
+
+/* The engine's thread, which opens the service, too. */
+struct rig {
+    struct fake_engine engine;
+    struct service *service;
+    struct service_params params;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t opened;
+    int rc;
+    atomic_uint reloads;
+    uint64_t (*tick)(void *arg, uint64_t now_ns);
+    atomic_uint ticks;
+};
+
+static void reload(void *arg)
+{
+    atomic_fetch_add(&((struct rig *)arg)->reloads, 1);
+}
+
+static void *engine_thread(void *arg)
+{
+    struct rig *r = arg;
+    struct service *s;
+    assert_int_equal(service_open(&r->params, &s), EXIT_OK);
+    service_on_reload(s, reload, r);
+    if (r->tick)
+        service_on_tick(s, r->tick, r);
+    pthread_mutex_lock(&r->lock);
+    r->service = s;
+    pthread_cond_signal(&r->opened);
+    pthread_mutex_unlock(&r->lock);
+    r->rc = service_run(s);
+    return NULL;
+}
+
+static void rig_start(struct rig *r, uint32_t sessions, uint32_t max_waiting)
+{
+    fake_engine_open(&r->engine, sessions);
+    r->params.front = &r->engine.front;
+    r->params.max_waiting = max_waiting;
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_cond_init(&r->opened, NULL);
+    assert_int_equal(pthread_create(&r->thread, NULL, engine_thread, r), 0);
+    pthread_mutex_lock(&r->lock);
+    while (!r->service)
+        pthread_cond_wait(&r->opened, &r->lock);
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* Signals are counted by the process, which has run other tests: each has a child to itself. */
+static int rig_join(struct rig *r)
+{
+    pthread_join(r->thread, NULL);
+    service_close(r->service);
+    return r->rc;
+}
+
+static int rig_end(struct rig *r)
+{
+    kill(getpid(), SIGTERM);
+    return rig_join(r);
+}
+
+static void nap(uint64_t ns)
+{
+    nanosleep(
+        &(struct timespec){.tv_sec = (time_t)(ns / SECOND_NS), .tv_nsec = (long)(ns % SECOND_NS)},
+        NULL);
+}
+
+static struct service_stats stats(struct rig *r)
+{
+    struct service_stats s;
+    service_stats(r->service, &s);
+    return s;
+}
+
+static void await_running(struct rig *r, uint32_t running, uint32_t waiting)
+{
+    for (struct service_stats s = stats(r); s.running != running || s.waiting != waiting;
+         s = stats(r))
+        nap(100000);
+}
+
+static void nothing(void *arg, struct front *f)
+{
+    (void)f;
+    if (arg)
+        ++*(int *)arg;
+}
+
+/* --- tests --------------------------------------------------------------------------------------
+ */
+
+static void test_answers(struct rig *r)
+{
+    struct answer a;
+    rig_start(r, 4, 8);
+    submit(r->service, &a, 5, 6);
+    assert_int_equal(await_done(&a), EDGE_LENGTH);
+    assert_int_equal(a.n, 6);
+    for (int i = 0; i < 6; i++)
+        assert_int_equal(a.ids[i], 5 + 1 + i);
+    const struct service_stats s = stats(r);
+    assert_int_equal(s.requests, 1);
+    assert_int_equal(s.finished[EDGE_LENGTH], 1);
+    assert_int_equal(s.generated_tokens, 6);
+    assert_int_equal(s.ttft.n, 1);
+    assert_int_equal(s.inter_token.n, 5);
+    assert_int_equal(s.end_to_end.n, 1);
+    uint64_t n = 0;
+    for (unsigned i = 0; i <= SERVICE_BUCKETS; i++)
+        n += s.inter_token.counts[i];
+    assert_int_equal(n, 5);
+    assert_int_equal(s.health, SERVICE_READY);
+    assert_int_equal(rig_end(r), EXIT_OK);
+}
+
+static void test_refuses(struct rig *r)
+{
+    struct answer a;
+    uint64_t id = 0;
+    int32_t ids[FAKE_CTX] = {0};
+    rig_start(r, 1, 1);
+    answer_init(&a);
+    struct service_request q = {.prompt_ids = ids,
+                                .n_prompt = FAKE_CTX,
+                                .n_predict = 1,
+                                .sampler = sampler_params_default(),
+                                .on_done = on_done,
+                                .arg = &a};
+    assert_int_equal(service_submit(r->service, &q, &id), -ERANGE);
+    q.n_prompt = FAKE_CTX - 1; /* the cache's budget is four tokens short of that */
+    assert_int_equal(service_submit(r->service, &q, &id), -ENOSPC);
+    q.n_prompt = 0;
+    assert_int_equal(service_submit(r->service, &q, &id), -EINVAL);
+    q.n_prompt = 2;
+    ids[1] = FAKE_VOCAB;
+    assert_int_equal(service_submit(r->service, &q, &id), -EINVAL);
+    ids[1] = -1;
+    assert_int_equal(service_submit(r->service, &q, &id), -EINVAL);
+    ids[1] = 1;
+    q.sampler.top_p = 2;
+    assert_int_equal(service_submit(r->service, &q, &id), -EINVAL);
+    q.sampler.top_p = 1;
+    q.target = (struct codec_rate_target){CODEC_RATE_BYTES, 200};
+    assert_int_equal(service_submit(r->service, &q, &id), -EINVAL);
+    assert_int_equal(id, 0);
+    assert_int_equal(stats(r).rejected, 2);
+    assert_int_equal(stats(r).requests, 0);
+    assert_int_equal(rig_end(r), EXIT_OK);
+    assert_int_equal(a.done, 0);
+}
+
+static void test_waits_in_order(struct rig *r)
+{
+    struct answer a[5];
+    uint64_t id;
+    rig_start(r, 1, 3);
+    atomic_store(&r->engine.held, true);
+    for (int i = 0; i < 4; i++)
+        submit(r->service, &a[i], i, 2);
+    answer_init(&a[4]);
+    assert_int_equal(submit_as(r->service, &a[4], 4, 2, "", &id), -EAGAIN);
+    await_running(r, 1, 3);
+    assert_int_equal(submit_as(r->service, &a[4], 4, 2, "", &id), -EAGAIN);
+    struct service_session list[4];
+    assert_int_equal(service_sessions(r->service, list, 4), 4);
+    assert_true(list[0].running && !list[1].running && list[0].id < list[3].id);
+    assert_int_equal(service_sessions(r->service, list, 1), 4);
+    atomic_store(&r->engine.held, false);
+    assert_int_equal(service_call(r->service, nothing, NULL), 0); /* the engine looks again */
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(await_done(&a[i]), EDGE_LENGTH);
+    for (int i = 1; i < 4; i++)
+        assert_true(a[i - 1].first_ns <= a[i].first_ns);
+    assert_int_equal(r->engine.most_busy, 1);
+    assert_int_equal(stats(r).rejected, 2);
+    assert_int_equal(rig_end(r), EXIT_OK);
+}
+
+/* Who has fewer running goes first, though others wait longer. Both of the greedy one's end in one
+ * step; of the two places one is its next one's. */
+static void test_is_fair(struct rig *r)
+{
+    struct answer greedy[4], other;
+    uint64_t id;
+    rig_start(r, 2, 8);
+    atomic_store(&r->engine.held, true);
+    for (int i = 0; i < 4; i++) {
+        answer_init(&greedy[i]);
+        assert_int_equal(submit_as(r->service, &greedy[i], i, 3, "greedy", &id), 0);
+    }
+    await_running(r, 2, 2);
+    answer_init(&other);
+    assert_int_equal(submit_as(r->service, &other, 50, 3, "other", &id), 0);
+    await_running(r, 2, 3);
+    atomic_store(&r->engine.held, false);
+    service_call(r->service, nothing, NULL);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(await_done(&greedy[i]), EDGE_LENGTH);
+    assert_int_equal(await_done(&other), EDGE_LENGTH);
+    assert_true(other.first_ns <= greedy[3].first_ns);
+    assert_int_equal(rig_end(r), EXIT_OK);
+}
+
+/* The engine has no room for another, whatever the number of sessions says. */
+static void test_waits_for_room(struct rig *r)
+{
+    struct answer a[6];
+    rig_start(r, 4, 8);
+    atomic_store(&r->engine.no_room_above, 2);
+    for (int i = 0; i < 6; i++)
+        submit(r->service, &a[i], i, 4);
+    for (int i = 0; i < 6; i++)
+        assert_int_equal(await_done(&a[i]), EDGE_LENGTH);
+    assert_int_equal(r->engine.most_busy, 2);
+    assert_int_equal(rig_end(r), EXIT_OK);
+}
+
+static void test_cancels(struct rig *r)
+{
+    struct answer a, b;
+    rig_start(r, 1, 4);
+    atomic_store(&r->engine.held, true);
+    const uint64_t ida = submit(r->service, &a, 1, 20), idb = submit(r->service, &b, 2, 20);
+    await_running(r, 1, 1);
+    service_cancel(r->service, idb);
+    assert_int_equal(await_done(&b), EDGE_CANCELLED);
+    assert_int_equal(b.n, 0);
+    service_cancel(r->service, ida);
+    assert_int_equal(await_done(&a), EDGE_CANCELLED);
+    service_cancel(r->service, ida);
+    assert_int_equal(stats(r).finished[EDGE_CANCELLED], 2);
+    assert_int_equal(rig_end(r), EXIT_OK);
+}
+
+/* An idle engine sleeps, and wakes at once. */
+static void test_wakes(struct rig *r)
+{
+    struct answer a;
+    rig_start(r, 1, 4);
+    nap(SECOND_NS / 10);
+    int called = 0;
+    assert_int_equal(service_call(r->service, nothing, &called), 0);
+    const uint64_t before = atomic_load(&r->engine.steps);
+    nap(SECOND_NS / 2);
+    assert_int_equal(service_call(r->service, nothing, &called), 0);
+    assert_int_equal(called, 2);
+    assert_true(atomic_load(&r->engine.steps) - before <= 3);
+    uint64_t best_ns = UINT64_MAX;
+    for (int i = 0; i < 20; i++) {
+        nap(SECOND_NS / 100);
+        const uint64_t from_ns = port_now_ns();
+        submit(r->service, &a, 1, 1);
+        await_done(&a);
+        if (a.first_ns - from_ns < best_ns)
+            best_ns = a.first_ns - from_ns;
+    }
+    assert_true(best_ns < SECOND_NS / 100);
+    assert_int_equal(rig_end(r), EXIT_OK);
+}
+
+static void test_drains(struct rig *r)
+{
+    struct answer a, b;
+    uint64_t id;
+    const char *why;
+    rig_start(r, 1, 4);
+    atomic_store(&r->engine.held, true);
+    submit(r->service, &a, 1, 3);
+    submit(r->service, &b, 1, 3);
+    service_drain(r->service, true);
+    assert_int_equal(service_health(r->service, &why), SERVICE_DRAINING);
+    assert_non_null(strstr(why, "draining"));
+    assert_int_equal(submit_as(r->service, &b, 1, 3, "", &id), -ESHUTDOWN);
+    atomic_store(&r->engine.held, false);
+    service_call(r->service, nothing, NULL);
+    assert_int_equal(await_done(&a), EDGE_LENGTH);
+    assert_int_equal(await_done(&b), EDGE_LENGTH);
+    service_drain(r->service, false);
+    submit(r->service, &a, 1, 3);
+    assert_int_equal(await_done(&a), EDGE_LENGTH);
+    assert_int_equal(rig_end(r), EXIT_OK);
+}
+
+/* SIGTERM lets what was taken end, what waits too. */
+static void test_term_drains(struct rig *r)
+{
+    struct answer a, b;
+    uint64_t id;
+    rig_start(r, 1, 4);
+    atomic_store(&r->engine.held, true);
+    submit(r->service, &a, 1, 3);
+    submit(r->service, &b, 1, 3);
+    kill(getpid(), SIGTERM);
+    while (service_health(r->service, NULL) != SERVICE_DRAINING)
+        nap(100000);
+    assert_int_equal(submit_as(r->service, &b, 1, 3, "", &id), -ESHUTDOWN);
+    nap(SECOND_NS / 20);
+    assert_int_equal(a.done, 0);
+    atomic_store(&r->engine.held, false);
+    service_call(r->service, nothing, NULL);
+    assert_int_equal(await_done(&a), EDGE_LENGTH);
+    assert_int_equal(await_done(&b), EDGE_LENGTH);
+    assert_int_equal(rig_join(r), EXIT_OK);
+}
+
+static void test_second_signal_stops(struct rig *r)
+{
+    struct answer a, b;
+    rig_start(r, 1, 4);
+    atomic_store(&r->engine.held, true);
+    submit(r->service, &a, 1, 3);
+    submit(r->service, &b, 1, 3);
+    kill(getpid(), SIGTERM);
+    while (service_health(r->service, NULL) != SERVICE_DRAINING)
+        nap(100000);
+    kill(getpid(), SIGINT);
+    assert_int_equal(await_done(&a), EDGE_CANCELLED);
+    assert_int_equal(await_done(&b), EDGE_CANCELLED);
+    assert_int_equal(rig_join(r), EXIT_OK);
+}
+
+static void test_drain_timeout(struct rig *r)
+{
+    struct answer a;
+    r->params.drain_timeout_ns = SECOND_NS / 10;
+    rig_start(r, 1, 4);
+    atomic_store(&r->engine.held, true);
+    submit(r->service, &a, 1, 3);
+    kill(getpid(), SIGTERM);
+    assert_int_equal(await_done(&a), EDGE_CANCELLED);
+    assert_int_equal(rig_join(r), EXIT_OK);
+}
+
+static void test_reloads(struct rig *r)
+{
+    rig_start(r, 1, 4);
+    for (unsigned i = 1; i <= 3; i++) {
+        kill(getpid(), SIGHUP);
+        while (atomic_load(&r->reloads) < i)
+            nap(100000);
+    }
+    assert_int_equal(rig_end(r), EXIT_OK);
+    assert_int_equal(atomic_load(&r->reloads), 3);
+}
+
+static uint64_t tick(void *arg, uint64_t now_ns)
+{
+    atomic_fetch_add(&((struct rig *)arg)->ticks, 1);
+    return now_ns + SECOND_NS / 50;
+}
+
+static void test_ticks(struct rig *r)
+{
+    r->tick = tick;
+    rig_start(r, 1, 4);
+    while (atomic_load(&r->ticks) < 5)
+        nap(1000000);
+    assert_int_equal(rig_end(r), EXIT_OK);
+}
+
+/* The engine fails: all are told, and nothing is taken any more. */
+static void test_engine_fails(struct rig *r)
+{
+    struct answer a, b;
+    uint64_t id;
+    rig_start(r, 1, 4);
+    atomic_store(&r->engine.held, true);
+    submit(r->service, &a, 1, 3);
+    submit(r->service, &b, 1, 3);
+    await_running(r, 1, 1);
+    atomic_store(&r->engine.fails, true);
+    service_call(r->service, nothing, NULL);
+    assert_int_equal(await_done(&a), EDGE_LOST);
+    assert_int_equal(await_done(&b), EDGE_LOST);
+    assert_string_equal(b.result.error, "the cloud is lost");
+    pthread_join(r->thread, NULL);
+    assert_int_equal(r->rc, EXIT_FAILED);
+    assert_int_equal(submit_as(r->service, &a, 1, 1, "", &id), -ESHUTDOWN);
+    assert_int_equal(service_call(r->service, nothing, NULL), -ESHUTDOWN);
+    service_close(r->service);
+}
+
+static void test_health(struct rig *r)
+{
+    const char *why;
+    rig_start(r, 1, 4);
+    while (service_health(r->service, &why) != SERVICE_READY)
+        nap(100000);
+    assert_string_equal(why, "");
+    atomic_store(&r->engine.apart, true);
+    service_call(r->service, nothing, NULL); /* a step */
+    while (service_health(r->service, &why) != SERVICE_CLOUD_LOST)
+        nap(100000);
+    atomic_store(&r->engine.apart, false);
+    service_call(r->service, nothing, NULL);
+    while (service_health(r->service, &why) != SERVICE_READY)
+        nap(100000);
+    assert_int_equal(rig_end(r), EXIT_OK);
+}
+
+/* Opened and closed without having run: whoever asked is told. */
+static void test_never_ran(struct rig *r)
+{
+    struct answer a;
+    fake_engine_open(&r->engine, 1);
+    r->params.front = &r->engine.front;
+    r->params.max_waiting = 2;
+    assert_int_equal(service_open(&r->params, &r->service), EXIT_OK);
+    assert_int_equal(service_health(r->service, NULL), SERVICE_CLOUD_LOST);
+    submit(r->service, &a, 1, 3);
+    service_close(r->service);
+    assert_int_equal(await_done(&a), EDGE_CANCELLED);
+}
+
+/* --- many at once -------------------------------------------------------------------------------
+ */
+
+#define THREADS 8
+#define ROUNDS  300
+
+struct worker {
+    struct rig *rig;
+    unsigned number;
+    unsigned answered, cancelled, refused;
+};
+
+static void *work(void *arg)
+{
+    struct worker *w = arg;
+    struct service *s = w->rig->service;
+    unsigned random = 12345 + w->number;
+    char name[16];
+    snprintf(name, sizeof name, "client %u", w->number % 3);
+    for (int i = 0; i < ROUNDS; i++) {
+        struct answer a;
+        uint64_t id;
+        const int32_t first = rand_r(&random) % (int)FAKE_VOCAB;
+        const uint32_t n = 1 + (uint32_t)rand_r(&random) % 20;
+        answer_init(&a);
+        const int rc = submit_as(s, &a, first, n, name, &id);
+        if (rc == -EAGAIN) {
+            w->refused++;
+            continue;
+        }
+        assert_int_equal(rc, 0);
+        const int what = rand_r(&random) % 4;
+        if (what == 0)
+            await_tokens(&a, n / 2);
+        if (what <= 1)
+            service_cancel(s, id);
+        if (what == 2) {
+            struct service_session list[4];
+            struct service_stats st;
+            int called = 0;
+            service_sessions(s, list, 4);
+            service_stats(s, &st);
+            assert_true(st.running <= 3);
+            assert_int_equal(service_call(s, nothing, &called), 0);
+            assert_int_equal(called, 1);
+        }
+        const enum edge_finish how = await_done(&a);
+        assert_true(how == EDGE_LENGTH || (how == EDGE_CANCELLED && what <= 1));
+        assert_true(how == EDGE_CANCELLED || a.n == n);
+        for (uint32_t k = 0; k < a.n; k++)
+            assert_int_equal(a.ids[k], (first + 1 + (int32_t)k) % (int32_t)FAKE_VOCAB);
+        how == EDGE_LENGTH ? w->answered++ : w->cancelled++;
+    }
+    return NULL;
+}
+
+static void test_many(struct rig *r)
+{
+    struct worker w[THREADS];
+    pthread_t threads[THREADS];
+    unsigned answered = 0, cancelled = 0, refused = 0;
+    rig_start(r, 3, 3);
+    for (unsigned i = 0; i < THREADS; i++) {
+        w[i] = (struct worker){.rig = r, .number = i};
+        assert_int_equal(pthread_create(&threads[i], NULL, work, &w[i]), 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        answered += w[i].answered;
+        cancelled += w[i].cancelled;
+        refused += w[i].refused;
+    }
+    const struct service_stats s = stats(r);
+    assert_int_equal(s.finished[EDGE_LENGTH], answered);
+    assert_int_equal(s.finished[EDGE_CANCELLED], cancelled);
+    assert_int_equal(s.rejected, refused);
+    assert_int_equal(s.requests, answered + cancelled);
+    assert_int_equal(s.running + s.waiting, 0);
+    assert_true(answered > 0 && cancelled > 0 && refused > 0);
+    assert_int_equal(rig_end(r), EXIT_OK);
+    assert_int_equal(r->engine.most_busy, 3);
+}
+
+/* --- each in a process of its own ----------------------------------------------------------------
+ */
+
+static void in_child(void (*test)(struct rig *r))
+{
+    fflush(NULL);
+    const pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        static struct rig rig;
+        alarm(120);
+        test(&rig);
+        exit(0);
+    }
+    int status = 0;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+#define IN_CHILD(name)                                                                             \
+    static void name##_child(void **state)                                                         \
+    {                                                                                              \
+        (void)state;                                                                               \
+        in_child(name);                                                                            \
+    }
+IN_CHILD(test_answers)
+IN_CHILD(test_refuses)
+IN_CHILD(test_waits_in_order)
+IN_CHILD(test_is_fair)
+IN_CHILD(test_waits_for_room)
+IN_CHILD(test_cancels)
+IN_CHILD(test_wakes)
+IN_CHILD(test_drains)
+IN_CHILD(test_term_drains)
+IN_CHILD(test_second_signal_stops)
+IN_CHILD(test_drain_timeout)
+IN_CHILD(test_reloads)
+IN_CHILD(test_ticks)
+IN_CHILD(test_engine_fails)
+IN_CHILD(test_health)
+IN_CHILD(test_never_ran)
+IN_CHILD(test_many)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_answers_child),
+        cmocka_unit_test(test_refuses_child),
+        cmocka_unit_test(test_waits_in_order_child),
+        cmocka_unit_test(test_is_fair_child),
+        cmocka_unit_test(test_waits_for_room_child),
+        cmocka_unit_test(test_cancels_child),
+        cmocka_unit_test(test_wakes_child),
+        cmocka_unit_test(test_drains_child),
+        cmocka_unit_test(test_term_drains_child),
+        cmocka_unit_test(test_second_signal_stops_child),
+        cmocka_unit_test(test_drain_timeout_child),
+        cmocka_unit_test(test_reloads_child),
+        cmocka_unit_test(test_ticks_child),
+        cmocka_unit_test(test_engine_fails_child),
+        cmocka_unit_test(test_health_child),
+        cmocka_unit_test(test_never_ran_child),
+        cmocka_unit_test(test_many_child),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
