@@ -105,6 +105,11 @@ static int split_retarget(struct engine *e, int64_t session, struct codec_rate_t
     return edge_retarget(((struct split *)e)->edge, session, target);
 }
 
+static const struct edge *split_edge(const struct engine *e)
+{
+    return ((const struct split *)e)->edge;
+}
+
 static void split_close(struct engine *e)
 {
     struct split *s = (struct split *)e;
@@ -121,6 +126,7 @@ static const struct engine_ops split_ops = {
     .close = split_close,
     .session = split_session,
     .retarget = split_retarget,
+    .edge = split_edge,
 };
 
 int engine_split(const struct edge_params *params, struct engine **out, char *err)

@@ -11,6 +11,7 @@
 #include "control/options.h"
 #include "control/port_arg.h"
 #include "control/privileges.h"
+#include "control/rpc/control.h"
 #include "control/split_plan.h"
 #include "control/service/daemon.h"
 #include "control/signals.h"
@@ -28,6 +29,7 @@ struct cloud_options {
     struct security_options security;
     struct netem_options netem;
     struct daemon_options daemon;
+    struct control_options control;
     const char *authorized;
     bool once;
     uint32_t max_sessions, chunk_tokens, lease_s;
@@ -62,6 +64,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         state->child_inputs[3] = &o->netem;
         state->child_inputs[4] = &o->security;
         state->child_inputs[5] = &o->daemon;
+        state->child_inputs[6] = &o->control;
         return 0;
     case OPT_AUTHORIZED:
         o->authorized = arg;
@@ -103,6 +106,7 @@ static const struct argp_child children[] = {
     {&netem_argp, 0, NULL, 0},
     {&security_argp, 0, NULL, 0},
     {&daemon_argp, 0, NULL, 0},
+    {&control_argp, 0, NULL, 0},
     {0},
 };
 const struct argp cmd_cloud_argp = {
@@ -154,7 +158,7 @@ static void say(void *arg, const char *line)
         log_info("%s", line);
 }
 
-static int serve(struct cloud *cloud, struct port *port, bool once)
+static int serve(struct cloud *cloud, struct port *port, struct control *control, bool once)
 {
     struct refusals refusals = {0};
     uint64_t moves = 0, look_ns = 0;
@@ -173,6 +177,7 @@ static int serve(struct cloud *cloud, struct port *port, bool once)
             deadline_ns = now_ns + STEP_NS;
         port_wait(port,
                   deadline_ns); /* also when there is work: the port's peers come and go there */
+        control_run_pending(control);
     }
     return EXIT_OK;
 }
@@ -203,6 +208,7 @@ int cmd_cloud(int argc, char **argv)
     struct stage *stage = NULL;
     struct port *port = NULL;
     struct cloud *cloud = NULL;
+    struct control *control = NULL;
     struct security security;
     struct split_plan plan = {0};
     struct model m;
@@ -264,8 +270,21 @@ int cmd_cloud(int argc, char **argv)
         log_info("layers %u to %u of %s at %s; %u threads%s%s", plan.split, m.n_layers - 1, m.path,
                  o.port.uris[0], team_size(team), *team_cpus(team) ? " on CPUs " : "",
                  team_cpus(team));
-    rc = serve(cloud, port, o.once);
+    const struct control_cloud asked = {
+        .cloud = cloud,
+        .port = port,
+        .stage = stage,
+        .plan = &plan,
+        .model = m.path,
+        .cipher = pipeline_cipher(&params.security),
+        .max_sessions = o.max_sessions,
+    };
+    rc = control_open_cloud(&o.control, o.once ? NULL : daemon_control_path(&o.daemon), &asked,
+                            &control);
+    if (rc == EXIT_OK)
+        rc = serve(cloud, port, control, o.once);
 out:
+    control_close(control);
     cloud_close(cloud);
     port_close(port);
     security_close(&security);
