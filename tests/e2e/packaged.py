@@ -137,7 +137,7 @@ class Unit:
         self.keys = unit(host.root, host.prefix, name + ".service", instance)
         self.environment = {"WATCHDOG_USEC": str(int(float(self.keys["WatchdogSec"][0]) * 1e6))}
         self.process, self.log = None, tempfile.TemporaryFile()
-        self.notes, self.watchdogs, self.socket, self.thread = [], 0, None, None
+        self.notes, self.watchdogs, self.socket, self.notify, self.thread = [], 0, None, None, None
         self.said_from = 0
 
     def argv(self):
@@ -148,8 +148,7 @@ class Unit:
         """True when it has said READY=1."""
         runtime = self.host.path("/run/" + self.keys["RuntimeDirectory"][0])
         os.makedirs(runtime, exist_ok=True)
-        folder = tempfile.mkdtemp(prefix="isthmus-test-notify-")
-        path = os.path.join(folder, "notify")
+        path = self.notify = os.path.join(tempfile.mkdtemp(prefix="isthmus-test-notify-"), "socket")
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(path)
         self.notes, self.watchdogs = [], 0
@@ -162,15 +161,11 @@ class Unit:
         self.thread = threading.Thread(target=self.listen, args=(self.socket,), daemon=True)
         self.thread.start()
         e2e.wait_for(lambda: "READY=1" in self.notes or self.process.poll() is not None, limit_s)
-        shutil.rmtree(folder)
         return "READY=1" in self.notes and self.process.poll() is None
 
     def listen(self, sock):
         while True:
-            try:
-                data = sock.recv(4096)
-            except OSError:
-                return
+            data = sock.recv(4096)
             if not data:
                 return
             for line in data.decode().splitlines():
@@ -199,7 +194,12 @@ class Unit:
             self.process.kill()
             self.process.wait()
             rc = None
+        # All that it sent comes before this, which ends listen().
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+            s.sendto(b"", self.notify)
+        self.thread.join()
         self.socket.close()
+        shutil.rmtree(os.path.dirname(self.notify))
         return rc
 
 

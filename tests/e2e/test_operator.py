@@ -35,7 +35,7 @@ class Site:
         with open(self.host.path("/etc/isthmus/authorized"), "w", encoding="utf-8") as f:
             f.write("edge-1 %s\n" % keys["edge"])
         with open(self.host.path("/etc/isthmus/api-keys"), "w", encoding="utf-8") as f:
-            f.write(KEY + "\n")
+            f.write("programs " + KEY + "\n")
         os.chmod(self.host.path("/etc/isthmus/api-keys"), 0o600)
         for instance, port in zip(("-1", "-2"), self.ports):
             self.host.shipped("cloud", "cloud" + instance, port="udp:127.0.0.1:%d" % port,
@@ -78,6 +78,16 @@ class Site:
         process.stdin.write(e2e.lines_of(questions))
         process.stdin.close()
         return process
+
+    def metric(self, name):
+        found = re.search(r"(?m)^%s (\S+)$" % re.escape(name), self.curl("/metrics")[1])
+        return float(found[1]) if found else None
+
+    def answering(self, process):
+        """All that it asks are being answered."""
+        e2e.check(e2e.wait_for(lambda: self.metric("isthmus_requests_running") == CLIENTS
+                               or process.poll() is not None, 60) and process.poll() is None,
+                  "%d answers run" % CLIENTS)
 
     def answers(self, process, what):
         said = process.stdout.read()
@@ -181,10 +191,10 @@ def control(site):
 
 def killed(site, calm):
     """The cloud that serves is killed under all clients: the other one goes on."""
-    asked = [dict(q, max_tokens=96) for q in ASKED]
+    asked = [dict(q, max_tokens=160) for q in ASKED]
     wanted = [a["text"] for a in site.answers(site.client(asked), "undisturbed")]
     process = site.client(asked)
-    time.sleep(1.5)
+    site.answering(process)
     site.clouds[0].process.send_signal(signal.SIGKILL)
     site.clouds[0].wait()
     same(site.answers(process, "kill -9"), wanted, "kill -9 of a cloud under %d clients" % CLIENTS)
@@ -196,7 +206,7 @@ def upgraded(site, asked, wanted):
     """One cloud after the other is drained, replaced and started, under load."""
     for u in site.clouds:
         process = site.client(asked)
-        time.sleep(1)
+        site.answering(process)
         begun = time.monotonic()
         rc = u.stop()
         e2e.check(rc == 0, "%s drains: exit %s: %s" % (u.name, rc, u.said()[-500:]))
@@ -209,7 +219,7 @@ def upgraded(site, asked, wanted):
 def drained(site, asked, wanted):
     """The edge's own: what runs ends, nothing new is taken, and it goes."""
     process = site.client(asked)
-    time.sleep(1.5)
+    site.answering(process)
     site.edge.process.send_signal(signal.SIGTERM)
     e2e.check(e2e.wait_for(lambda: site.curl("/readyz")[0] in ("503", "000"), 20), "/readyz while it drains")
     same(site.answers(process, "drain"), wanted, "the edge drains")
