@@ -153,7 +153,18 @@ def serving(site):
     chat = site.answers(site.client([{"messages": [{"role": "user", "content": "What is the capital of France?"}],
                                       "max_tokens": 24, "temperature": 0}]), "a chat")
     e2e.check(chat and "Paris" in chat[0]["text"], "a chat: %s" % chat)
-    return [a["text"] for a in calm] * (CLIENTS // 4)
+
+
+def metrics(site):
+    """Prometheus finds nothing to complain about, and whatever dashboard and alerts name is there."""
+    status, page = site.curl("/metrics")
+    done = packaged.run("promtool", "check", "metrics", text_in=page + "\n")
+    e2e.check(status == "200" and done.returncode == 0 and not done.stdout.strip(),
+              "promtool check metrics: %s" % done.stdout[-1000:])
+    there = set(re.findall(r"(?m)^(isthmus_\w+)", page))
+    missing = packaged.metrics_named() - there
+    e2e.check(not missing, "the dashboard or the alerts name what is not there: %s" % sorted(missing))
+    e2e.say("%d metrics" % len(there))
 
 
 def second_daemon(site):
@@ -189,7 +200,7 @@ def control(site):
     e2e.check(done.returncode == 0, "ctl sessions: %s" % done.stdout)
 
 
-def killed(site, calm):
+def killed(site):
     """The cloud that serves is killed under all clients: the other one goes on."""
     asked = [dict(q, max_tokens=160) for q in ASKED]
     wanted = [a["text"] for a in site.answers(site.client(asked), "undisturbed")]
@@ -237,12 +248,13 @@ def main():
         site = Site(folder)
         configuration(site)
         started(site)
-        calm = serving(site)
+        serving(site)
+        metrics(site)
         second_daemon(site)
         watchdog(site)
         reload(site)
         control(site)
-        asked, wanted = killed(site, calm)
+        asked, wanted = killed(site)
         upgraded(site, asked, wanted)
         drained(site, asked, wanted)
         packaged.kill_all()

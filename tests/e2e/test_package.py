@@ -29,10 +29,10 @@ def commands():
 
 
 def manual(installed, prefix):
-    pages = {os.path.basename(p) for p in glob.glob(os.path.join(e2e.ROOT, "docs/man/*.1"))}
+    pages = {os.path.basename(p) for p in glob.glob(os.path.join(e2e.ROOT, "docs/man/*.[1-9]"))}
     wanted = {"isthmus.1"} | {"isthmus-%s.1" % c for c in commands()}
     e2e.check(wanted <= pages, "commands without a page: %s" % sorted(wanted - pages))
-    there = {os.path.basename(p) for p in installed if p.startswith(prefix + "/share/man/man1/")}
+    there = {os.path.basename(p) for p in installed if p.startswith(prefix + "/share/man/man")}
     e2e.check(there == pages, "pages not installed: %s" % sorted(pages ^ there))
     with open(os.path.join(e2e.ROOT, "docs/man/isthmus.1"), encoding="utf-8") as f:
         top = f.read()
