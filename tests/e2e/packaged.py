@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 
@@ -120,6 +121,18 @@ class Host:
         with open(path, "w", encoding="utf-8") as f:
             f.write(self.moved(text))
         return path
+
+
+def private_network():
+    """The rest of the program runs in a network namespace of its own, where this user may make one."""
+    if os.environ.get("ISTHMUS_TEST_NETWORK"):
+        must("ip", "link", "set", "lo", "up")
+    elif run("unshare", "--net", "true").returncode == 0:
+        os.environ["ISTHMUS_TEST_NETWORK"] = "private"
+        sys.stdout.flush()
+        os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv])
+    else:
+        e2e.say("NOT TRIED HERE: a network namespace; on this host's loopback instead")
 
 
 def free_tcp():

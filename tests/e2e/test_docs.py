@@ -252,6 +252,8 @@ def document(doc, folder):
 
 
 def main():
+    if "--list" not in sys.argv:
+        packaged.private_network()
     with tempfile.TemporaryDirectory(prefix="isthmus-test-") as folder:
         if "--list" in sys.argv:
             for doc in DOCS:

@@ -3,7 +3,7 @@
 """An operator's day: install, configure, check, start, serve, reload, drain, kill, upgrade.
 
 The build is installed into a folder that stands for a host's root, and the units' ExecStart lines are run as
-systemd would (packaged.Unit). Programs ask by curl and by the official OpenAI client.
+systemd would (packaged.Unit), in a network namespace. Programs ask by curl and by the official OpenAI client.
 """
 import json
 import os
@@ -152,7 +152,8 @@ def serving(site):
               "the OpenAI client streams: %s" % calm)
     chat = site.answers(site.client([{"messages": [{"role": "user", "content": "What is the capital of France?"}],
                                       "max_tokens": 24, "temperature": 0}]), "a chat")
-    e2e.check(chat and "Paris" in chat[0]["text"], "a chat: %s" % chat)
+    e2e.check(len(chat) == 1 and chat[0].get("finish") in ("stop", "length") and "France" in chat[0]["text"],
+              "a chat: %s" % chat)
 
 
 def metrics(site):
@@ -244,6 +245,7 @@ def drained(site, asked, wanted):
 
 def main():
     packaged.python()
+    packaged.private_network()
     with tempfile.TemporaryDirectory(prefix="isthmus-test-") as folder:
         site = Site(folder)
         configuration(site)
