@@ -173,7 +173,8 @@ class Operated:
         self.edited = False
 
     def here(self, command):
-        command = re.sub(r"\bsudo (-u isthmus )?", "", command)
+        command = re.sub(r"\bsudo (-u isthmus )?", "", command).replace(
+            "--socket edge", "--socket " + self.host.path("/run/isthmus/edge.sock"))
         return self.host.moved(command).replace("127.0.0.1:8080", "127.0.0.1:%d" % self.http)
 
     def edit(self):
