@@ -165,7 +165,7 @@ class Operated:
     work; units are started as systemd would."""
 
     def __init__(self, folder):
-        self.host = packaged.Host(os.path.join(folder, "host"))
+        self.host = packaged.Host(tempfile.mkdtemp(prefix="host-", dir=folder))
         self.bin = self.host.path(self.host.prefix + "/bin")
         self.http, self.link = packaged.free_tcp(), halves.free_port()
         os.symlink(e2e.model("smollm2"), self.host.path("/var/lib/isthmus/model.gguf"))
@@ -174,7 +174,7 @@ class Operated:
 
     def here(self, command):
         command = re.sub(r"\bsudo (-u isthmus )?", "", command).replace(
-            "--socket edge", "--socket " + self.host.path("/run/isthmus/edge.sock"))
+            "--socket edge", "--socket " + self.host.path("/run/isthmus/edge/control.sock"))
         return self.host.moved(command).replace("127.0.0.1:8080", "127.0.0.1:%d" % self.http)
 
     def edit(self):
@@ -185,6 +185,17 @@ class Operated:
         self.host.shipped("edge", port="udp:127.0.0.1:%d" % self.link, peer=show,
                           listen="127.0.0.1:%d" % self.http)
         self.edited = True
+
+    def serve(self):
+        """What docs/operations.md comes to: a cloud and an edge that serve."""
+        isthmus = os.path.join(self.bin, "isthmus")
+        for half in ("cloud", "edge"):
+            said = packaged.must(isthmus, "keygen", "-o", self.host.path("/etc/isthmus/%s.key" % half))
+        with open(self.host.path("/etc/isthmus/authorized"), "w", encoding="utf-8") as f:
+            f.write("edge-1 %s\n" % said.strip().split("\n")[-1])
+        self.edit()
+        for name in ("isthmus-cloud", "isthmus-edge"):
+            e2e.check(self.command("sudo systemctl start " + name) == "", name + " starts")
 
     def command(self, command):
         """None: for bash; else done here: "", or what went wrong."""
@@ -233,6 +244,8 @@ def document(doc, folder):
     with open(path, encoding="utf-8") as f:
         found = commands(f.read())
     host = Operated(folder) if found and doc != "README.md" else None
+    if host and doc != "docs/operations.md":
+        host.serve()
     session = Session(doc, folder, host)
     try:
         for command in found:

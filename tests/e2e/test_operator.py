@@ -38,8 +38,7 @@ class Site:
             f.write("programs " + KEY + "\n")
         os.chmod(self.host.path("/etc/isthmus/api-keys"), 0o600)
         for instance, port in zip(("-1", "-2"), self.ports):
-            self.host.shipped("cloud", "cloud" + instance, port="udp:127.0.0.1:%d" % port,
-                              control="/run/isthmus/cloud%s.sock" % instance)
+            self.host.shipped("cloud", "cloud" + instance, port="udp:127.0.0.1:%d" % port)
         self.edge_text = self.host.shipped(
             "edge", peer=keys["cloud"], listen="127.0.0.1:%d" % self.http, api_keys="/etc/isthmus/api-keys",
             port="udp:127.0.0.1:%d\nport = udp:127.0.0.1:%d" % tuple(self.ports))
@@ -99,7 +98,7 @@ class Site:
             return []
 
     def ctl(self, *args):
-        sock = self.host.path("/run/isthmus/edge.sock")
+        sock = self.host.path("/run/isthmus/edge/control.sock")
         return packaged.run(self.binary, "ctl", "--socket", sock, *args)
 
 
