@@ -98,6 +98,9 @@ class Host:
             os.makedirs(self.path(path))
 
     def path(self, path):
+        """The host's path, as it is named for the prefix /usr."""
+        if path.startswith("/etc/isthmus"):
+            path = self.config + path[len("/etc/isthmus"):]
         return os.path.join(self.root, path.lstrip("/"))
 
     def moved(self, text):
@@ -117,7 +120,7 @@ class Host:
         return text
 
     def configure(self, half, text):
-        path = self.path("%s/%s.ini" % (self.config, half))
+        path = self.path("/etc/isthmus/%s.ini" % half)
         with open(path, "w", encoding="utf-8") as f:
             f.write(self.moved(text))
         return path
