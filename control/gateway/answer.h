@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "compute/tokenizer.h"
-#include "control/gateway/bell.h"
+#include "control/gateway/chime.h"
 #include "control/gateway/text.h"
 #include "control/service/service.h"
 
@@ -29,7 +29,7 @@ enum answer_state {
 struct answer {
     void *owner; /* the gateway's */
     const struct tokenizer *tok;
-    struct bell *bell;
+    struct chime *chime;
 
     /* written by the engine's thread */
     struct answer_token *tokens; /* [max_tokens] */

@@ -132,7 +132,7 @@ static int make_answers(struct completion *m, void *owner)
             return no_memory(m);
         a->owner = owner;
         a->tok = m->c->model->tok;
-        a->bell = m->c->bell;
+        a->chime = m->c->chime;
         a->text.stops = r->stops;
         a->text.n_stops = r->n_stops;
         m->answers[m->n_made] = a;

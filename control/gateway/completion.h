@@ -19,7 +19,7 @@ struct completion_context {
     const struct model *model;
     const char *model_id;
     uint32_t answer_tokens; /* of a chat that gives no max_tokens */
-    struct bell *bell;
+    struct chime *chime;
 };
 
 struct completion_prompt {

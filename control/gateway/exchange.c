@@ -192,7 +192,7 @@ static void advance(struct exchange *x)
 void exchange_take_rungs(struct gateway *g)
 {
     struct exchange *rung = NULL, *x;
-    for (struct rung *r = bell_take(&g->bell), *next; r; r = next) {
+    for (struct rung *r = chime_take(&g->chime), *next; r; r = next) {
         next = r->next; /* it may ring again at once */
         x = answer_rung(r, g->context.service)->owner;
         if (!x->rung) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The gateway's life, and its thread: one epoll over MHD's, the bell, and clients that may leave. */
+/* The gateway's life, and its thread: one epoll over MHD's, the chime, and clients that may leave. */
 #include "control/gateway/gateway.h"
 
 #include <errno.h>
@@ -72,7 +72,7 @@ static void turn(struct gateway *g, int timeout_ms)
     const int n = epoll_wait(g->epoll, events, EVENTS, timeout_ms);
     /* Clients first: what rings may free an exchange that one of the events is of. */
     for (int i = 0; i < n; i++)
-        if (events[i].data.ptr != &g->bell && events[i].data.ptr != g)
+        if (events[i].data.ptr != &g->chime && events[i].data.ptr != g)
             exchange_gone(events[i].data.ptr);
     exchange_take_rungs(g);
     const uint64_t now_ns = port_now_ns();
@@ -192,8 +192,8 @@ static int start_daemon(struct gateway *g)
         MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_END);
     const union MHD_DaemonInfo *info =
         g->daemon ? MHD_get_daemon_info(g->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
-    if (g->epoll < 0 || bell_open(&g->bell) < 0 || !info || add(g, info->epoll_fd, g) < 0 ||
-        add(g, g->bell.fd, &g->bell) < 0) {
+    if (g->epoll < 0 || chime_open(&g->chime) < 0 || !info || add(g, info->epoll_fd, g) < 0 ||
+        add(g, g->chime.fd, &g->chime) < 0) {
         log_error("cannot start the gateway: %s", strerror(errno));
         return EXIT_FAILED;
     }
@@ -231,7 +231,7 @@ int gateway_open(const struct gateway_params *p, struct gateway **out)
         return EXIT_FAILED;
     }
     pthread_mutex_init(&g->keys_lock, NULL);
-    g->listener = g->epoll = g->bell.fd = -1;
+    g->listener = g->epoll = g->chime.fd = -1;
     g->created_s = time(NULL);
     take_limits(g, &p->limits);
     take_model_id(g, p->model_id, p->model->path);
@@ -240,7 +240,7 @@ int gateway_open(const struct gateway_params *p, struct gateway **out)
         .model = p->model,
         .model_id = g->model_id,
         .answer_tokens = g->limits.answer_tokens,
-        .bell = &g->bell,
+        .chime = &g->chime,
     };
     int rc = EXIT_OK;
     if (p->keys_file) {
@@ -295,7 +295,7 @@ void gateway_close(struct gateway *g)
         return;
     atomic_store(&g->stopping, true);
     if (g->started) {
-        if (write(g->bell.fd, &one, sizeof one) < 0) {
+        if (write(g->chime.fd, &one, sizeof one) < 0) {
             /* full: it is readable already */
         }
         pthread_join(g->thread, NULL);
@@ -305,7 +305,7 @@ void gateway_close(struct gateway *g)
         close(g->listener);
     }
     exchange_free_all(g);
-    bell_close(&g->bell);
+    chime_close(&g->chime);
     if (g->epoll >= 0)
         close(g->epoll);
     api_keys_free(g->keys);

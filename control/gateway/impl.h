@@ -80,7 +80,7 @@ struct exchange {
 
 struct gateway {
     struct completion_context context; /* first members: what completions need */
-    struct bell bell;
+    struct chime chime;
     char model_id[128];
     int64_t created_s;
     char *keys_file;

@@ -3,8 +3,8 @@
  * From the engine's thread to the gateway's, without a lock: rungs are pushed by the one and taken
  * all at once by the other, which is woken by an eventfd when there was none before.
  */
-#ifndef ISTHMUS_CONTROL_GATEWAY_BELL_H
-#define ISTHMUS_CONTROL_GATEWAY_BELL_H
+#ifndef ISTHMUS_CONTROL_GATEWAY_CHIME_H
+#define ISTHMUS_CONTROL_GATEWAY_CHIME_H
 
 #include <stdatomic.h>
 
@@ -13,18 +13,18 @@ struct rung {
     void *what;
 };
 
-struct bell {
+struct chime {
     _Atomic(struct rung *) top;
     int fd;
 };
 
-int bell_open(struct bell *b); /* 0 or -errno */
-void bell_close(struct bell *b);
+int chime_open(struct chime *b); /* 0 or -errno */
+void chime_close(struct chime *b);
 
 /* A rung may be pushed again only once it was taken. */
-void bell_ring(struct bell *b, struct rung *r);
+void chime_ring(struct chime *b, struct rung *r);
 
 /* All rungs there are, the last one pushed first. */
-struct rung *bell_take(struct bell *b);
+struct rung *chime_take(struct chime *b);
 
 #endif

@@ -1,26 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "control/gateway/bell.h"
+#include "control/gateway/chime.h"
 
 #include <errno.h>
 #include <stdint.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-int bell_open(struct bell *b)
+int chime_open(struct chime *b)
 {
     atomic_init(&b->top, NULL);
     b->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return b->fd < 0 ? -errno : 0;
 }
 
-void bell_close(struct bell *b)
+void chime_close(struct chime *b)
 {
     if (b->fd >= 0)
         close(b->fd);
     b->fd = -1;
 }
 
-void bell_ring(struct bell *b, struct rung *r)
+void chime_ring(struct chime *b, struct rung *r)
 {
     const uint64_t one = 1;
     struct rung *top = atomic_load(&b->top);
@@ -32,7 +32,7 @@ void bell_ring(struct bell *b, struct rung *r)
     }
 }
 
-struct rung *bell_take(struct bell *b)
+struct rung *chime_take(struct chime *b)
 {
     uint64_t n;
     if (read(b->fd, &n, sizeof n) < 0 && errno != EAGAIN)
