@@ -82,6 +82,13 @@ def units(root, prefix):
         e2e.check("perhaps" in verify(unit).stdout, "verify finds what is wrong with " + unit)
         with open(path, "w", encoding="utf-8") as f:
             f.write(good)
+    for name in ("packet.conf", "xdp.conf", "pci.conf"):
+        folder = os.path.join(ours, UNITS[0] + ".d")
+        os.mkdir(folder)
+        shutil.copy(os.path.join(e2e.ROOT, "packaging/systemd", name), folder)
+        done = verify(UNITS[0])
+        e2e.check(done.returncode == 0 and not done.stdout.strip(), "verify with %s: %s" % (name, done.stdout))
+        shutil.rmtree(folder)
     for unit in UNITS[:2]:
         done = packaged.run("systemd-analyze", "--root=" + root, "security", "--offline=true", "--no-pager",
                             unit)
