@@ -221,7 +221,7 @@ class Operated:
             e2e.check(rc == 0, "%s ends: exit %s: %s" % (name, rc, unit.said()[-2000:]))
 
 
-def workplace(folder):
+def workplace(folder, readme):
     """What stands beside a reader of the documents."""
     for name in os.listdir(e2e.ROOT):
         if not name.startswith(".") and name != "build":
@@ -231,7 +231,9 @@ def workplace(folder):
     shutil.copy(e2e.shared("eval/hellaswag-dev.jsonl"), folder)
     with open(os.path.join(folder, "requests.jsonl"), "w", encoding="utf-8") as f:
         f.write(e2e.lines_of([{"prompt": p, "n_predict": 8} for p in e2e.PROMPTS[:4]]))
-    # README's takes minutes; of less text, it is one all the same.
+    if not readme:
+        return
+    # README's profile takes minutes; of less text, it is one all the same.
     done = e2e.isthmus("calibrate", "-m", e2e.model("smollm2"), "--split", "10", "--text",
                        os.path.join(folder, "wikitext2-valid.txt"), "--chunks", "60-63", "--samples", "1",
                        "-o", os.path.join(folder, "smollm2-10.profile"), timeout=1800)
@@ -276,8 +278,8 @@ def main():
                     with open(os.path.join(e2e.ROOT, doc), encoding="utf-8") as f:
                         print("\n".join("%s: %s" % (doc, c) for c in commands(f.read())))
             return
-        workplace(folder)
         chosen = [d for d in DOCS if d in (sys.argv[1:] or DOCS) and os.path.exists(os.path.join(e2e.ROOT, d))]
+        workplace(folder, "README.md" in chosen)
         for doc in chosen:
             n = document(doc, folder)
             e2e.check(n or doc != "README.md", doc + " has commands")
