@@ -1,0 +1,293 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of README.md and of the guides, as they stand there: each is run, begun, or left out for a
+reason that is said here.
+
+Commands are the lines indented by four spaces (in a block with "$ " lines those alone, the rest being what
+they print), run in order by bash, in a folder in which the repository's folders and the files that the text
+speaks of lie. What is neither in LEFT_OUT nor in BEGUN must end well within LIMIT_S. An entry that fits no
+command is an error, too.
+"""
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import e2e
+import halves
+import packaged
+
+DOCS = ("README.md", "docs/operations.md", "docs/api.md", "docs/control.md")
+LIMIT_S = 420
+BEGUN_S = 10  # enough to refuse what is wrong
+
+# (document or None for any, pattern, reason)
+LEFT_OUT = [
+    ("README.md", r"^sudo ", "root, and interfaces of a real host"),
+    ("README.md", r"^tools/check\b", "it is what runs this test"),
+    ("README.md", r"udp:cloud1:7300", "hosts of that name"),
+    ("README.md", r"^tests/bench/peer.py", "another engine, built by hand"),
+    ("docs/control.md", r"\| socat ", "socat is not among the packages of the tests"),
+    ("docs/operations.md", r"^tools/build-deb", "test_package.py makes it"),
+    ("docs/operations.md", r"apt-get install", "test_package.py installs it"),
+    ("docs/operations.md", r"^(sudo )?meson ", "done for this test, into a folder"),
+    ("docs/operations.md", r"^sudo (systemd-sysusers|systemd-tmpfiles|chown) ?", "changes this host"),
+]
+
+# What takes minutes, or runs until it is told to end: it must take its options and its files, and go on.
+BEGUN = [
+    ("README.md", r"^build/isthmus bench (machine|compute|kernels)"),
+    ("README.md", r"^build/isthmus eval "),
+    ("README.md", r"^build/isthmus calibrate -m"),
+]
+
+# Servers: begun, and left running for the commands behind them, until the document ends.
+SERVERS = [
+    ("README.md", r"^build/isthmus cloud .*memif:"),
+]
+
+used = set()
+
+
+def listed(entries, name, doc, command):
+    for i, entry in enumerate(entries):
+        if entry[0] in (None, doc) and re.search(entry[1], command):
+            used.add((name, i))
+            return entry
+    return None
+
+
+def commands(text):
+    """The command lines, continuations joined."""
+    block, found, fenced = [], [], False
+
+    def flush():
+        shown = [l[2:] for l in block if l.startswith("$ ")]
+        joined = None
+        for line in shown or block:
+            joined = line if joined is None else joined + line
+            if joined.endswith("\\"):
+                joined = joined[:-1].rstrip() + " "
+                continue
+            if joined.strip() and not joined.startswith("#"):
+                found.append(re.sub(r"\s+", " ", joined.strip()) if "'" not in joined else joined.strip())
+            joined = None
+        block.clear()
+
+    before = ""
+    for line in text.split("\n") + [""]:
+        if line.startswith("```"):
+            fenced = not fenced
+        if line.startswith("    ") and not fenced and (block or not before.strip()):
+            block.append(line[4:].strip() if block and block[-1].endswith("\\") else line[4:].rstrip())
+        elif line.strip() or not block:
+            flush()
+        before = line
+    flush()
+    return found
+
+
+class Session:
+    """One document's commands, one after the other; variables that one sets are there for the next."""
+
+    def __init__(self, doc, folder, host=None):
+        self.doc, self.folder, self.host = doc, folder, host
+        self.state = os.path.join(folder, ".variables")
+        open(self.state, "w", encoding="utf-8").close()
+        self.servers = []
+
+    def start(self, command, out):
+        names = re.findall(r"(?:^|[ ;])([a-z_0-9]+)=\$\(", command)
+        keep = "".join("declare -p %s >>%s; " % (n, shlex.quote(self.state)) for n in names)
+        folder = os.path.dirname(e2e.BINARY)
+        if self.host:
+            command, folder = self.host.here(command), self.host.bin
+        script = ". %s; %s\nrc=$?; %s exit $rc" % (shlex.quote(self.state), command, keep)
+        env = {**os.environ, "PATH": folder + ":" + os.environ["PATH"]}
+        return subprocess.Popen(["bash", "-c", script], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out,
+                                stderr=subprocess.STDOUT, env=env, start_new_session=True)
+
+    def stop(self, process):
+        """It, and what it started."""
+        for sig, seconds in ((signal.SIGTERM, 20), (signal.SIGKILL, 20)):
+            try:
+                os.killpg(process.pid, sig)
+            except ProcessLookupError:
+                pass
+            try:
+                return process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                pass
+        return None
+
+    def run(self, command, limit_s, must_end):
+        done = self.host and self.host.command(command)
+        if done is not None:
+            e2e.check(done == "", "%s: `%s`: %s" % (self.doc, command, done))
+            e2e.say("        as systemd would: " + command)
+            return
+        began = time.monotonic()
+        with tempfile.TemporaryFile() as out:
+            process = self.start(command, out)
+            try:
+                rc = process.wait(limit_s)
+            except subprocess.TimeoutExpired:
+                rc = None
+                self.stop(process)
+            out.seek(0)
+            said = out.read().decode(errors="replace")
+        good = rc == 0 or (rc is None and not must_end)
+        e2e.check(good, "%s: `%s`: %s: %s" % (self.doc, command, "no end" if rc is None else "exit %d" % rc,
+                                              said[-2000:]))
+        e2e.say("%5.1f s %s %s" % (time.monotonic() - began, "ran  " if rc is not None else "begun", command))
+
+    def serve(self, command):
+        out = tempfile.TemporaryFile()
+        process = self.start(command, out)
+        self.servers.append((command, process, out))
+        e2e.say("        serves %s" % command)
+
+    def end(self):
+        for command, process, out in self.servers:
+            died = process.poll() is not None
+            if not died:
+                self.stop(process)
+            out.seek(0)
+            e2e.check(not died, "%s: `%s` ended: %s" % (self.doc, command, out.read().decode()[-2000:]))
+
+
+class Operated:
+    """The host of docs/operations.md: the build installed into a folder, where commands for /etc and /run
+    work; units are started as systemd would."""
+
+    def __init__(self, folder):
+        self.host = packaged.Host(tempfile.mkdtemp(prefix="host-", dir=folder))
+        self.bin = self.host.path(self.host.prefix + "/bin")
+        self.http, self.link = packaged.free_tcp(), halves.free_port()
+        os.symlink(e2e.model("smollm2"), self.host.path("/var/lib/isthmus/model.gguf"))
+        self.units = {}
+        self.edited = False
+
+    def here(self, command):
+        command = re.sub(r"\bsudo (-u isthmus )?", "", command).replace(
+            "--socket edge", "--socket " + self.host.path("/run/isthmus/edge/control.sock"))
+        return self.host.moved(command).replace("127.0.0.1:8080", "127.0.0.1:%d" % self.http)
+
+    def edit(self):
+        """What the text tells its reader to put into the two files."""
+        show = packaged.must(os.path.join(self.bin, "isthmus"), "keygen", "--show",
+                             self.host.path("/etc/isthmus/cloud.key")).strip().split("\n")[-1]
+        self.host.shipped("cloud", port="udp:127.0.0.1:%d" % self.link)
+        self.host.shipped("edge", port="udp:127.0.0.1:%d" % self.link, peer=show,
+                          listen="127.0.0.1:%d" % self.http)
+        self.edited = True
+
+    def serve(self):
+        """What docs/operations.md comes to: a cloud and an edge that serve."""
+        isthmus = os.path.join(self.bin, "isthmus")
+        for half in ("cloud", "edge"):
+            said = packaged.must(isthmus, "keygen", "-o", self.host.path("/etc/isthmus/%s.key" % half))
+        with open(self.host.path("/etc/isthmus/authorized"), "w", encoding="utf-8") as f:
+            f.write("edge-1 %s\n" % said.strip().split("\n")[-1])
+        self.edit()
+        for name in ("isthmus-cloud", "isthmus-edge"):
+            e2e.check(self.command("sudo systemctl start " + name) == "", name + " starts")
+
+    def command(self, command):
+        """None: for bash; else done here: "", or what went wrong."""
+        if "--check-config" in command and not self.edited:
+            self.edit()
+        found = re.fullmatch(r"sudo systemctl (enable --now|start|stop|reload) (\S+)", command)
+        if not found:
+            return None
+        verb, name = found.groups()
+        unit = self.units.setdefault(name, packaged.Unit(self.host, name))
+        if verb == "reload":
+            unit.reload()
+            return "" if e2e.wait_for(lambda: "RELOADING=1" in unit.notes, 30) else unit.said()
+        if verb == "stop":
+            rc = unit.stop()
+            return "" if rc == 0 else "exit %s: %s" % (rc, unit.said()[-2000:])
+        return "" if unit.start() else unit.said()[-2000:]
+
+    def end(self):
+        for name, unit in self.units.items():
+            rc = unit.stop()
+            e2e.check(rc == 0, "%s ends: exit %s: %s" % (name, rc, unit.said()[-2000:]))
+
+
+def workplace(folder, readme):
+    """What stands beside a reader of the documents."""
+    for name in os.listdir(e2e.ROOT):
+        if not name.startswith(".") and name != "build":
+            os.symlink(os.path.join(e2e.ROOT, name), os.path.join(folder, name))
+    os.symlink(os.path.dirname(os.path.abspath(e2e.BINARY)), os.path.join(folder, "build"))
+    shutil.copy(e2e.shared("eval/wikitext2-valid.txt"), folder)
+    shutil.copy(e2e.shared("eval/hellaswag-dev.jsonl"), folder)
+    with open(os.path.join(folder, "requests.jsonl"), "w", encoding="utf-8") as f:
+        f.write(e2e.lines_of([{"prompt": p, "n_predict": 8} for p in e2e.PROMPTS[:4]]))
+    if not readme:
+        return
+    # README's profile takes minutes; of less text, it is one all the same.
+    done = e2e.isthmus("calibrate", "-m", e2e.model("smollm2"), "--split", "10", "--text",
+                       os.path.join(folder, "wikitext2-valid.txt"), "--chunks", "60-63", "--samples", "1",
+                       "-o", os.path.join(folder, "smollm2-10.profile"), timeout=1800)
+    e2e.check(done.returncode == 0, "a profile: " + done.stderr[-2000:])
+
+
+def document(doc, folder):
+    path = os.path.join(e2e.ROOT, doc)
+    if not os.path.exists(path):
+        return 0
+    with open(path, encoding="utf-8") as f:
+        found = commands(f.read())
+    host = Operated(folder) if found and doc != "README.md" else None
+    if host and doc != "docs/operations.md":
+        host.serve()
+    session = Session(doc, folder, host)
+    try:
+        for command in found:
+            left = listed(LEFT_OUT, "LEFT_OUT", doc, command)
+            if left:
+                e2e.say("        left out (%s): %s" % (left[2], command))
+            elif listed(SERVERS, "SERVERS", doc, command):
+                session.serve(command)
+            elif listed(BEGUN, "BEGUN", doc, command):
+                session.run(command, BEGUN_S, False)
+            else:
+                session.run(command, LIMIT_S, True)
+    finally:
+        session.end()
+        if host:
+            host.end()
+    return len(found)
+
+
+def main():
+    if "--list" not in sys.argv:
+        packaged.private_network()
+    with tempfile.TemporaryDirectory(prefix="isthmus-test-") as folder:
+        if "--list" in sys.argv:
+            for doc in DOCS:
+                if os.path.exists(os.path.join(e2e.ROOT, doc)):
+                    with open(os.path.join(e2e.ROOT, doc), encoding="utf-8") as f:
+                        print("\n".join("%s: %s" % (doc, c) for c in commands(f.read())))
+            return
+        chosen = [d for d in DOCS if d in (sys.argv[1:] or DOCS) and os.path.exists(os.path.join(e2e.ROOT, d))]
+        workplace(folder, "README.md" in chosen)
+        for doc in chosen:
+            n = document(doc, folder)
+            e2e.check(n or doc != "README.md", doc + " has commands")
+            e2e.say("%s: %d commands" % (doc, n))
+    for name, entries in (("LEFT_OUT", LEFT_OUT), ("BEGUN", BEGUN), ("SERVERS", SERVERS)):
+        for i, entry in enumerate(entries):
+            e2e.check((name, i) in used or entry[0] not in chosen, "%s: nothing fits %r" % (name, entry))
+    e2e.finish()
+
+
+main()
