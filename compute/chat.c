@@ -1,28 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Chat templates. The file holds a Jinja program; instead of running it we recognise what it writes
- * by its text. ChatML: <|im_start|>ROLE\nCONTENT<|im_end|>\n for each message, and often a system
- * message when the conversation has none.
+ * Which chat template a model has. The file holds a Jinja program; instead of running it we
+ * recognise by its text what it writes (chat_turns.c), and the system message that ChatML's often
+ * have for a conversation without one.
  */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "compute/tokenizer_impl.h"
 
-#define START  "<|im_start|>"
-#define END    "<|im_end|>"
-#define SYSTEM START "system"
+#define SYSTEM CHATML_START "system"
+/* Llama 3.1 and later open every conversation with a system turn that says so. */
+#define DATED "Cutting Knowledge Date"
+
+#define MARKERS 3
+static const struct kind {
+    const char *name;
+    const char
+        *markers[MARKERS]; /* control tokens that it writes: in the template and the vocabulary */
+    const char *never;     /* a cousin with another layout has this */
+} kinds[] = {
+    [CHAT_CHATML] = {"chatml", {CHATML_START, CHATML_END}, "<|im_sep|>"},
+    [CHAT_LLAMA3] = {"llama3", {LLAMA3_START, LLAMA3_END_ROLE, LLAMA3_END}, NULL},
+    [CHAT_GEMMA] = {"gemma", {GEMMA_START, GEMMA_END}, NULL},
+};
+#define KINDS (sizeof kinds / sizeof *kinds)
 
 static const char *find(const char *text, const char *end, const char *what)
 {
     return memmem(text, (size_t)(end - text), what, strlen(what));
-}
-
-static bool has_special(const struct tokenizer *t, const char *text)
-{
-    int32_t id = tok_find_special(t, text, strlen(text), true);
-    return id >= 0 && t->offset[id + 1] - t->offset[id] == strlen(text);
 }
 
 /*
@@ -39,7 +45,7 @@ static bool literal_message(const char *from, const char *end, char quote, const
         from++;
     else
         return false;
-    const char *stop = find(from, end, END);
+    const char *stop = find(from, end, CHATML_END);
     if (!stop || stop == from)
         return false;
     for (const char *c = from; c < stop; c++) {
@@ -89,48 +95,79 @@ static int load_default_system(struct tokenizer *t, const char *template, const 
     return 0;
 }
 
+/* The id of a special token of just this text; -1: none. */
+static int32_t marker_id(const struct tokenizer *t, const char *text)
+{
+    const size_t len = strlen(text);
+    const int32_t id = tok_find_special(t, text, len, true);
+    return id >= 0 && t->offset[id + 1] - t->offset[id] == len ? id : -1;
+}
+
+static bool has_markers(const struct tokenizer *t, const struct kind *k)
+{
+    for (size_t i = 0; i < MARKERS && k->markers[i]; i++)
+        if (marker_id(t, k->markers[i]) < 0)
+            return false;
+    return true;
+}
+
+static bool writes(const struct kind *k, const char *template, const char *end)
+{
+    for (size_t i = 0; i < MARKERS && k->markers[i]; i++)
+        if (!find(template, end, k->markers[i]))
+            return false;
+    return !k->never || !find(template, end, k->never);
+}
+
+/* Some files call their markers user-defined; what a user types must not be one. */
+static void take(struct tokenizer *t, enum chat_kind kind)
+{
+    const struct kind *k = &kinds[kind];
+    t->chat = kind;
+    for (size_t i = 0; i < MARKERS && k->markers[i]; i++)
+        t->type[marker_id(t, k->markers[i])] = TOKEN_CONTROL;
+}
+
 int tok_chat_load(struct tokenizer *t, const struct gguf *g)
 {
     struct gguf_str s;
     if (gguf_str(g, "tokenizer.chat_template", &s))
         return 0;
     const char *end = s.ptr + s.len;
-    /* <|im_sep|> marks a cousin of ChatML with another layout. */
-    t->chatml = find(s.ptr, end, START) && find(s.ptr, end, END) &&
-                !find(s.ptr, end, "<|im_sep|>") && has_special(t, START) && has_special(t, END);
-    return t->chatml ? load_default_system(t, s.ptr, end) : 0;
+    enum chat_kind found = CHAT_NONE;
+    for (enum chat_kind k = CHAT_CHATML; k < KINDS; k++) {
+        if (!writes(&kinds[k], s.ptr, end) || !has_markers(t, &kinds[k]))
+            continue;
+        if (found != CHAT_NONE)
+            return 0; /* two at once: neither is certain */
+        found = k;
+    }
+    if (found == CHAT_NONE)
+        return 0;
+    take(t, found);
+    t->chat_dated = found == CHAT_LLAMA3 && find(s.ptr, end, DATED);
+    return found == CHAT_CHATML ? load_default_system(t, s.ptr, end) : 0;
+}
+
+int tok_chat_use(struct tokenizer *t, const char *name)
+{
+    for (enum chat_kind k = CHAT_CHATML; k < KINDS; k++) {
+        if (strcmp(name, kinds[k].name) != 0)
+            continue;
+        if (!has_markers(t, &kinds[k]))
+            return -ENOTSUP;
+        if (k == t->chat)
+            return 0;
+        free(t->chat_system); /* of the one recognised */
+        t->chat_system = NULL;
+        t->chat_dated = false;
+        take(t, k);
+        return 0;
+    }
+    return -EINVAL;
 }
 
 const char *tok_chat_template(const struct tokenizer *t)
 {
-    return t->chatml ? "chatml" : NULL;
-}
-
-static void write_turn(FILE *f, const char *role, const char *content)
-{
-    fprintf(f, START "%s\n%s" END "\n", role, content);
-}
-
-int tok_chat_render(const struct tokenizer *t, const struct chat_message *m, size_t n,
-                    bool add_assistant, char **text)
-{
-    size_t len;
-    if (!t->chatml)
-        return -ENOTSUP;
-    *text = NULL;
-    FILE *f = open_memstream(text, &len);
-    if (!f)
-        return -ENOMEM;
-    if (t->chat_system && (n == 0 || strcmp(m[0].role, "system") != 0))
-        write_turn(f, "system", t->chat_system);
-    for (size_t i = 0; i < n; i++)
-        write_turn(f, m[i].role, m[i].content);
-    if (add_assistant)
-        fputs(START "assistant\n", f);
-    bool failed = ferror(f);
-    if (fclose(f) || failed) {
-        free(*text);
-        return -ENOMEM;
-    }
-    return 0;
+    return t->chat == CHAT_NONE ? NULL : kinds[t->chat].name;
 }

@@ -53,13 +53,35 @@ struct chat_message {
     const char *content;
 };
 
-/* "chatml" when the GGUF's tokenizer.chat_template is one we recognise by its text; NULL when there
- * is none or it is another. */
+#define CHAT_TEMPLATES "chatml, llama3, gemma" /* those that are known, for messages to people */
+
+/* "chatml", "llama3" or "gemma", as the GGUF's tokenizer.chat_template was recognised by the control
+ * tokens in its text, or as tok_chat_use said; NULL when there is none or it is another. */
 const char *tok_chat_template(const struct tokenizer *t);
 
-/* Render messages for the model, with its default system message if the first is not "system", and
- * the opening of the assistant's turn when add_assistant. The result is malloc'd text for
- * tok_encode(parse_special = true). 0, -ENOTSUP (no recognised template), -ENOMEM. */
+/* Use this one, whatever was recognised; before the tokenizer is shared between threads. 0, -EINVAL
+ * (no such name), -ENOTSUP (the vocabulary lacks its control tokens). */
+int tok_chat_use(struct tokenizer *t, const char *name);
+
+/*
+ * Render messages for the model, with its default system message if the first is not "system", and
+ * the opening of the assistant's turn when generation. emit gets it piece by piece: a control token
+ * of the template (is_control, for tok_encode(parse_special = true)), or all text between two of them
+ * (for parse_special = false, so that a control token which somebody typed does not act). The text is
+ * emit's only during the call. No BOS. 0, -ENOTSUP (no template), -ENOMEM, or what emit returned that
+ * was not 0, which ends it. Thread safe.
+ */
+int tok_chat_pieces(const struct tokenizer *t, const struct chat_message *messages, size_t n,
+                    bool generation,
+                    int (*emit)(void *arg, const char *text, size_t len, bool is_control),
+                    void *arg);
+
+/* Ids of that, malloc'd, BOS first when the model wants one. 0, or as above. */
+int tok_chat_encode(const struct tokenizer *t, const struct chat_message *messages, size_t n,
+                    bool generation, int32_t **ids, size_t *n_ids);
+
+/* All pieces as one malloc'd text, to look at: in tok_encode(parse_special = true), control tokens in
+ * the messages would act. 0, or as above. */
 int tok_chat_render(const struct tokenizer *t, const struct chat_message *m, size_t n,
                     bool add_assistant, char **text);
 

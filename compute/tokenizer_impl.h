@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Inside of the tokenizer: vocab.c builds it, bpe.c merges words, tokenizer.c and chat.c use it. */
+/* Inside of the tokenizer: vocab.c builds it, bpe.c merges words, tokenizer.c, chat.c and
+ * chat_turns.c use it. */
 #ifndef ISTHMUS_COMPUTE_TOKENIZER_IMPL_H
 #define ISTHMUS_COMPUTE_TOKENIZER_IMPL_H
 
@@ -19,6 +20,17 @@ enum token_type {
     TOKEN_UNUSED = 5,
     TOKEN_BYTE = 6,
 };
+
+enum chat_kind { CHAT_NONE, CHAT_CHATML, CHAT_LLAMA3, CHAT_GEMMA };
+
+/* Their control tokens. */
+#define CHATML_START    "<|im_start|>"
+#define CHATML_END      "<|im_end|>"
+#define LLAMA3_START    "<|start_header_id|>"
+#define LLAMA3_END_ROLE "<|end_header_id|>"
+#define LLAMA3_END      "<|eot_id|>"
+#define GEMMA_START     "<start_of_turn>"
+#define GEMMA_END       "<end_of_turn>"
 
 struct merge {
     int32_t left, right, result;
@@ -48,8 +60,9 @@ struct tokenizer {
     int32_t bos, eos, eog[MAX_EOG];
     uint32_t n_eog;
     bool add_bos;
-    bool chatml;
-    char *chat_system; /* default system message; NULL: none */
+    enum chat_kind chat;
+    bool chat_dated;   /* Llama 3.1's: a system turn with dates comes first */
+    char *chat_system; /* ChatML's default system message; NULL: none */
 };
 
 static inline const char *tok_bytes(const struct tokenizer *t, int32_t id, size_t *len)

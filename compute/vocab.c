@@ -331,8 +331,8 @@ static void add_eog(struct tokenizer *t, int32_t id)
 
 static int load_special_ids(struct tokenizer *t, const struct gguf *g, char *err)
 {
-    static const char *const ends[] = {"<|im_end|>", "<|endoftext|>", "<|eot_id|>",
-                                       "<|end_of_text|>"};
+    static const char *const ends[] = {"<|im_end|>", "<|endoftext|>",   "<|eot_id|>",
+                                       "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>"};
     int32_t eot;
     int rc;
     if ((rc = load_id(t, g, "tokenizer.ggml.bos_token_id", &t->bos, err)) ||

@@ -301,9 +301,11 @@ static void chat_forget(struct chat *c, size_t n)
 /* Answer the conversation so far; the answer joins it. */
 static int chat_turn(struct front *f, struct chat *c)
 {
-    char *text = NULL;
-    if (tok_chat_render(f->model.tok, c->messages, c->n, true, &text) < 0) {
-        log_error("out of memory for the conversation");
+    int32_t *ids;
+    size_t n_ids;
+    const int err = tok_chat_encode(f->model.tok, c->messages, c->n, true, &ids, &n_ids);
+    if (err < 0) {
+        log_error("cannot tokenize the conversation: %s", strerror(-err));
         return EXIT_FAILED;
     }
     struct generation g = {
@@ -311,12 +313,9 @@ static int chat_turn(struct front *f, struct chat *c)
         .stream = stdout,
         .n_predict = f->o->n_predict,
         .sampler = f->o->sampler,
+        .prompt_ids = ids,
+        .n_prompt = (uint32_t)n_ids,
     };
-    int32_t *ids = model_encode_prompt(&f->model, text, strlen(text), &g.n_prompt);
-    free(text);
-    if (!ids)
-        return EXIT_FAILED;
-    g.prompt_ids = ids;
 
     int rc = EXIT_OK;
     if (g.n_prompt >= f->engine->info->n_ctx) {

@@ -48,6 +48,11 @@ void cloud_serve_end(void)
     wake_fd = -1;
 }
 
+int cloud_serve_wake_fd(void)
+{
+    return wake_fd;
+}
+
 /* After a sleep and before signals are looked at: each is counted before it rings. */
 static void quiet(void)
 {
@@ -244,6 +249,7 @@ int cloud_serve(struct cloud_serve *s)
         uint64_t deadline_ns = 0;
         if (slept)
             quiet();
+        control_run_pending(s->control);
         const int sessions = cloud_poll(s->cloud, port_now_ns(), &deadline_ns);
         const uint64_t now_ns = port_now_ns();
         if (is_over(s, &ending, sessions, now_ns))

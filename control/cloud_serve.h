@@ -4,12 +4,14 @@
 #define ISTHMUS_CONTROL_CLOUD_SERVE_H
 
 #include "control/config/config.h"
+#include "control/rpc/control.h"
 #include "control/security_arg.h"
 #include "dataplane/pipeline/pipeline.h"
 
 struct cloud_serve {
     struct cloud *cloud;
     struct port *port;
+    struct control *control;   /* NULL: none */
     bool once;                 /* end when the first edge has left, or at any signal */
     uint32_t drain_timeout_s;  /* 0: as long as it takes */
     const char *authorized;    /* the file, read again by SIGHUP; NULL: none */
@@ -27,6 +29,7 @@ struct cloud_serve {
  * opened, for from there on there is something to clean up. EXIT_OK, or an exit code, said. */
 int cloud_serve_begin(void);
 void cloud_serve_end(void);
+int cloud_serve_wake_fd(void); /* an eventfd that ends the loop's waits, for others to ring, too */
 
 /*
  * Serve until a signal: SIGTERM or SIGINT drains - no new sessions, which all edges are told -

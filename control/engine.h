@@ -46,6 +46,8 @@ struct engine_ops {
     /* May be NULL, where nothing is coded. How a session does; false: it has ended. */
     bool (*session)(const struct engine *e, int64_t session, struct engine_session *out);
     int (*retarget)(struct engine *e, int64_t session, struct codec_rate_target target);
+    /* May be NULL: it has none. For what only the pipeline knows, in the engine's thread. */
+    struct edge *(*edge)(const struct engine *e);
 };
 
 struct engine {
@@ -86,6 +88,12 @@ static inline const char *engine_error(const struct engine *e)
 static inline void engine_stats(const struct engine *e, struct engine_stats *s)
 {
     e->ops->stats(e, s);
+}
+
+/* NULL: the whole model is in this process. */
+static inline struct edge *engine_edge(const struct engine *e)
+{
+    return e->ops->edge ? e->ops->edge(e) : NULL;
 }
 
 static inline void engine_close(struct engine *e)

@@ -28,9 +28,10 @@ static void split_cancel(struct engine *e, int64_t session)
 }
 
 /* Ends early for a signal: the caller looks at its signals next. */
-static void wait_until(struct port *port, uint64_t deadline_ns)
+static void wait_until(const struct edge *edge, uint64_t deadline_ns)
 {
-    if (port)
+    struct port *port = NULL;
+    if (edge_ports(edge, &port, 1))
         port_wait(port, deadline_ns);
     else
         port_rest(deadline_ns);
@@ -46,7 +47,7 @@ static int split_step(struct engine *e, uint64_t until_ns)
     if (deadline_ns > until_ns)
         deadline_ns = until_ns;
     if (busy > 0 || e->stays)
-        wait_until(edge_port(s->edge), deadline_ns);
+        wait_until(s->edge, deadline_ns);
     return busy;
 }
 
@@ -93,8 +94,8 @@ static bool split_session(const struct engine *e, int64_t session, struct engine
                                    .tile_bytes_up = r.tile_bytes_up,
                                    .rows_up = r.rows_up,
                                    .parameter = (double)parameter};
-    const struct port *port = edge_port(edge);
-    if (port)
+    struct port *port = NULL;
+    if (edge_ports(edge, &port, 1))
         snprintf(out->worker, sizeof out->worker, "%s",
                  port->caps.peer[0] ? port->caps.peer : port->caps.name);
     return true;
@@ -103,6 +104,11 @@ static bool split_session(const struct engine *e, int64_t session, struct engine
 static int split_retarget(struct engine *e, int64_t session, struct codec_rate_target target)
 {
     return edge_retarget(((struct split *)e)->edge, session, target);
+}
+
+static struct edge *split_edge(const struct engine *e)
+{
+    return ((const struct split *)e)->edge;
 }
 
 static void split_close(struct engine *e)
@@ -121,6 +127,7 @@ static const struct engine_ops split_ops = {
     .close = split_close,
     .session = split_session,
     .retarget = split_retarget,
+    .edge = split_edge,
 };
 
 int engine_split(const struct edge_params *params, struct engine **out, char *err)

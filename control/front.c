@@ -22,7 +22,8 @@ enum {
     OPT_CHUNK,
     OPT_JSON,
     OPT_IGNORE_EOS,
-    OPT_NO_PREFIX
+    OPT_NO_PREFIX,
+    OPT_CHAT_TEMPLATE
 };
 
 static const struct argp_option options[] = {
@@ -36,6 +37,10 @@ static const struct argp_option options[] = {
     {"parallel", OPT_PARALLEL, "N", 0, "Sessions at once with --requests (default 1)", 0},
     {"json", OPT_JSON, NULL, 0, "Print one JSON object with text, ids and figures", 0},
     {"ignore-eos", OPT_IGNORE_EOS, NULL, 0, "Go on after the model has ended its answer", 0},
+    {"chat-template", OPT_CHAT_TEMPLATE, "NAME", 0,
+     "How a chat is written for the model, where its file does not say so in a way that is "
+     "recognised: chatml, llama3 or gemma",
+     0},
     {"kv-budget", OPT_KV_BUDGET, "SIZE", 0,
      "Most memory for the cache of keys and values, of each half if split: 64MB. Sessions that "
      "find "
@@ -81,6 +86,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_NO_PREFIX:
         o->no_prefix = true;
+        return 0;
+    case OPT_CHAT_TEMPLATE:
+        o->chat_template = arg;
         return 0;
     case OPT_CHUNK:
         o->chunk_tokens = opt_u32(state, "--chunk", arg, 1, 1024);
@@ -129,10 +137,23 @@ static int read_stdin(char **text, size_t *n)
     return EXIT_OK;
 }
 
+static int use_chat_template(struct front *f)
+{
+    const char *name = f->o->chat_template;
+    const int rc = name ? tok_chat_use(f->model.tok, name) : 0;
+    if (rc == -EINVAL)
+        log_error("--chat-template %s: must be one of " CHAT_TEMPLATES, name);
+    else if (rc < 0)
+        log_error("--chat-template %s: %s has no such control tokens", name, f->o->model.path);
+    return rc < 0 ? EXIT_USAGE : EXIT_OK;
+}
+
 int front_open(struct front *f, const struct front_options *o)
 {
     *f = (struct front){.o = o, .cloud.report_fd = -1};
     int rc = model_open(o->model.path, true, &f->model);
+    if (rc == EXIT_OK)
+        rc = use_chat_template(f);
     if (rc != EXIT_OK)
         return rc;
 
@@ -143,7 +164,8 @@ int front_open(struct front *f, const struct front_options *o)
     if (!o->prompt) {
         if (tok_chat_template(f->model.tok))
             return EXIT_OK;
-        log_error("%s has no chat template that isthmus knows (chatml): give a prompt with -p",
+        log_error("%s has no chat template that is recognised: --chat-template names one "
+                  "(" CHAT_TEMPLATES "), or give a prompt with -p",
                   o->model.path);
         return EXIT_USAGE;
     }

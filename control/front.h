@@ -26,6 +26,7 @@ struct front_options {
     struct sampler_params sampler;
     const char *prompt;   /* NULL: a chat */
     const char *requests; /* file of requests, or NULL */
+    const char *chat_template; /* NULL: the one that the file's is recognised as */
     uint32_t parallel;    /* sessions at once */
     uint32_t n_predict;
     uint32_t chunk_tokens; /* of prefill */

@@ -11,6 +11,8 @@ static const struct command commands[] = {
     {"run", "generate text, split over two processes of this machine", cmd_run},
     {"edge", "the front half, joined to a cloud started by itself", cmd_edge},
     {"cloud", "the back half: answers the edges that join", cmd_cloud},
+    {"ctl", "what a serving process does, and telling it to do something", cmd_ctl},
+    {"top", "a serving process on one page, live", cmd_top},
     {"netem", "a slow, lossy path between two interfaces, for measuring", cmd_netem},
     {"keygen", "the identity of an edge or a cloud, and its fingerprint", cmd_keygen},
     {"tokenize", "text to token ids, and back", cmd_tokenize},

@@ -11,6 +11,7 @@
 #include "control/options.h"
 #include "control/port_arg.h"
 #include "control/privileges.h"
+#include "control/rpc/control.h"
 #include "control/split_plan.h"
 #include "control/service/daemon.h"
 #include "dataplane/pipeline/pipeline.h"
@@ -33,6 +34,7 @@ struct cloud_options {
     struct security_options security;
     struct netem_options netem;
     struct daemon_options daemon;
+    struct control_options control;
     const char *authorized;
     bool once;
     uint32_t max_sessions, max_edges, chunk_tokens, lease_s, drain_timeout_s;
@@ -71,6 +73,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         state->child_inputs[3] = &o->netem;
         state->child_inputs[4] = &o->security;
         state->child_inputs[5] = &o->daemon;
+        state->child_inputs[6] = &o->control;
         return 0;
     case OPT_AUTHORIZED:
         o->authorized = arg;
@@ -113,13 +116,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_child children[] = {
-    {&model_argp, 0, NULL, 0},
-    {&split_argp, 0, NULL, 0},
-    {&port_argp, 0, NULL, 0},
-    {&netem_argp, 0, NULL, 0},
-    {&security_argp, 0, NULL, 0},
-    {&daemon_argp, 0, NULL, 0},
-    {0},
+    {&model_argp, 0, NULL, 0},    {&split_argp, 0, NULL, 0},
+    {&port_argp, 0, NULL, 0},     {&netem_argp, 0, NULL, 0},
+    {&security_argp, 0, NULL, 0}, {&daemon_argp, 0, NULL, 0},
+    {&control_argp, 0, NULL, 0},  {0},
 };
 const struct argp cmd_cloud_argp = {
     options,  parse, NULL, "Hold the back layers of a model and answer the edges that join.",
@@ -188,6 +188,7 @@ int cmd_cloud(int argc, char **argv)
     struct stage *stage = NULL;
     struct port *port = NULL;
     struct cloud *cloud = NULL;
+    struct control *control = NULL;
     struct security security;
     struct split_plan plan = {0};
     struct model m;
@@ -245,9 +246,25 @@ int cmd_cloud(int argc, char **argv)
     cloud_set_clock(cloud, cloud_clock, NULL);
     if (!o.once)
         say_start(&o, &security, &plan, &m, team, port);
+    const struct control_cloud asked = {
+        .cloud = cloud,
+        .port = port,
+        .stage = stage,
+        .plan = &plan,
+        .model = m.path,
+        .cipher = pipeline_cipher(&params.security),
+        .max_sessions = o.max_sessions,
+        .wake_fd = cloud_serve_wake_fd(),
+        .reloads = o.authorized || o.daemon.config,
+    };
+    rc = control_open_cloud(&o.control, o.once ? NULL : daemon_control_path(&o.daemon), &asked,
+                            &control);
+    if (rc != EXIT_OK)
+        goto out;
     struct cloud_serve serve = {
         .cloud = cloud,
         .port = port,
+        .control = control,
         .once = o.once,
         .drain_timeout_s = o.drain_timeout_s,
         .authorized = o.authorized,
@@ -257,6 +274,7 @@ int cmd_cloud(int argc, char **argv)
     };
     rc = cloud_serve(&serve);
 out:
+    control_close(control);
     cloud_close(cloud);
     port_close(port);
     cloud_serve_end();

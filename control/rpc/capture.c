@@ -30,7 +30,6 @@ struct watched {
 
 struct capture {
     struct capture_params p;
-    char folder[PATH_BYTES];
 
     /* The socket's thread. */
     int fd; /* -1: nothing runs */
@@ -240,10 +239,12 @@ static void default_path(const struct capture *c, char path[PATH_BYTES])
 {
     char when[32];
     struct tm tm;
+    const char *slash = strrchr(c->p.beside, '/');
     const time_t now = time(NULL);
     gmtime_r(&now, &tm);
     strftime(when, sizeof when, "%Y%m%d-%H%M%S", &tm);
-    snprintf(path, PATH_BYTES, "%.180s/capture-%s.pcapng", c->folder, when);
+    snprintf(path, PATH_BYTES, "%.*scapture-%s.pcapng", slash ? (int)(slash - c->p.beside) + 1 : 0,
+             c->p.beside, when);
 }
 
 /* A new file only: nothing is overwritten, and no link followed. 0 or -errno. */
@@ -369,7 +370,6 @@ int capture_open(const struct capture_params *p, struct capture **out)
     if (!c)
         return -ENOMEM;
     c->p = *p;
-    snprintf(c->folder, sizeof c->folder, "%s", p->folder);
     c->fd = -1;
     *out = c;
     return 0;

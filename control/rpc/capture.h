@@ -16,7 +16,7 @@ struct capture_params {
     /* The ports there are now: up to max, their number. In the engine's thread. */
     uint32_t (*ports)(void *arg, struct port **ports, uint32_t max);
     void *arg;
-    const char *folder; /* where files are made that are given no path; copied */
+    const char *beside; /* a path: files that are given none are made in its folder */
 };
 
 struct capture;

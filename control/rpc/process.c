@@ -7,6 +7,7 @@
 
 #include "control/calibrate/show.h"
 #include "control/codec_arg.h"
+#include "control/log.h"
 #include "control/rpc/capture.h"
 #include "control/rpc/threads.h"
 
@@ -146,6 +147,26 @@ static json_t *config_reload(struct rpc_call *c)
     return json_pack("{s:b}", "asked", 1);
 }
 
+static json_t *log_level(struct rpc_call *c)
+{
+    const char *level = rpc_text(c, "level", NULL);
+    if (level && c->who.role < RPC_OPERATOR)
+        return rpc_fail(c, RPC_NOT_ALLOWED, "to set the level needs the role operator: you are %s",
+                        rpc_role_name(c->who.role));
+    if (level) {
+        log_set_level((enum log_level)log_parse_level(level));
+        log_info("log level %s, by uid %u", level, (unsigned)c->who.uid);
+    }
+    return json_pack("{s:s}", "level", log_level_name(log_get_level()));
+}
+
+static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
+static const struct rpc_param log_params[] = {
+    {"level", "what is said from now on, and what is worse (operator); without it: as it is",
+     RPC_TEXT, false, 0, 0, levels},
+    {NULL, NULL, RPC_TEXT, false, 0, 0, NULL},
+};
+
 const struct rpc_method process_methods[] = {
     {"version", RPC_USER, "What serves here: version, process, model, since when", NULL, false,
      version},
@@ -155,6 +176,7 @@ const struct rpc_method process_methods[] = {
     {"port.stats", RPC_USER, "Packets and bytes of each port", NULL, true, port_stats},
     {"profile.dump", RPC_USER, "The codec, and the profile in use with its curves", NULL, false,
      profile_dump},
+    {"log.level", RPC_USER, "How much is logged, or another level", log_params, false, log_level},
     {"config.reload", RPC_ADMIN, "Read the configuration again, as SIGHUP does", NULL, false,
      config_reload},
     {NULL, RPC_NOBODY, NULL, NULL, false, NULL},

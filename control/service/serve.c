@@ -5,6 +5,7 @@
 
 #include "control/cmd.h"
 #include "control/config/config.h"
+#include "control/gateway/gateway.h"
 #include "control/log.h"
 
 /* --- options ------------------------------------------------------------------------------------
@@ -38,6 +39,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_INIT:
         *o = (struct serve_options){.max_waiting = 64, .drain_timeout_s = 30};
         state->child_inputs[0] = &o->daemon;
+        state->child_inputs[1] = &o->control;
         return 0;
     case OPT_LISTEN:
         o->listen = arg;
@@ -59,7 +61,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-static const struct argp_child children[] = {{&daemon_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {
+    {&daemon_argp, 0, NULL, 0}, {&control_argp, 0, NULL, 0}, {0}};
 const struct argp serve_argp = {options, parse, NULL, NULL, children, NULL, NULL};
 
 void serve_check_options(struct argp_state *state, const struct serve_options *o,
@@ -114,16 +117,23 @@ int serve(struct front *f, const struct serve_options *o)
         return rc;
     service_on_tick(s, tick, s);
 
-    /* The gateway: gateway_open(&(struct gateway_params){.service = s, ...}, &gateway) belongs
-     * here. */
-    /* The control socket: rpc_open(&(struct rpc_params){.service = s, ...}, &rpc) belongs here. */
-
+    struct gateway *gateway = NULL;
+    rc = gateway_open(&(struct gateway_params){.service = s,
+                                               .model = &f->model,
+                                               .listen = o->listen,
+                                               .keys_file = o->api_keys},
+                      &gateway);
+    struct control *control = NULL;
+    if (rc == EXIT_OK)
+        rc = control_open_edge(&o->control, daemon_control_path(&o->daemon), s, f,
+                               o->daemon.config, &control);
     if (rc == EXIT_OK) {
         daemon_ready();
         rc = service_run(s);
         daemon_stopping();
     }
-    /* Here rpc_close(rpc), then gateway_close(gateway). */
+    control_close(control);
+    gateway_close(gateway);
     service_close(s);
     return rc;
 }

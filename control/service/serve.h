@@ -4,11 +4,13 @@
 #define ISTHMUS_CONTROL_SERVICE_SERVE_H
 
 #include "control/front.h"
+#include "control/rpc/control.h"
 #include "control/service/daemon.h"
 #include "control/service/service.h"
 
 struct serve_options {
     struct daemon_options daemon;
+    struct control_options control;
     const char *listen;   /* HOST:PORT; NULL: it does not serve */
     const char *api_keys; /* file; NULL: nobody needs one */
     uint32_t max_waiting, max_sessions, drain_timeout_s;

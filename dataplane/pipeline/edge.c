@@ -32,8 +32,7 @@ static bool target_fits(const struct edge_params *p, struct codec_rate_target ta
     return true;
 }
 
-static int check_params(const struct edge_params *p, const struct stage_info *info,
-                        size_t tile_capacity, char *err)
+static int check_params(const struct edge_params *p, const struct stage_info *info, char *err)
 {
     if (info->first_layer != 0 || info->end_layer >= info->n_layers) {
         snprintf(err, PIPELINE_ERR,
@@ -49,10 +48,8 @@ static int check_params(const struct edge_params *p, const struct stage_info *in
         snprintf(err, PIPELINE_ERR, "the codec's mode has no curve to find the target on");
         return -EINVAL;
     }
-    if (tile_capacity < codec_min_capacity(&p->codec, info->d_model)) {
-        snprintf(err, PIPELINE_ERR,
-                 "the port's MTU of %u bytes is too small for rows of %u values: raise it",
-                 p->port->caps.mtu_bytes, info->d_model);
+    if (!p->port && !p->rejoin.timeout_ns) {
+        snprintf(err, PIPELINE_ERR, "an edge without a port needs histories for its uplinks");
         return -EINVAL;
     }
     return 0;
@@ -65,6 +62,23 @@ size_t edge_tile_capacity(const struct port *port)
     if (payload > port->pool->room - WIRE_OVERHEAD)
         payload = port->pool->room - WIRE_OVERHEAD;
     return proto_tile_capacity(payload);
+}
+
+int edge_pack_for(struct edge *e, const struct port *port, char *err)
+{
+    size_t capacity = edge_tile_capacity(port);
+
+    if (e->tile_capacity)
+        return 0;
+    if (capacity < codec_min_capacity(&e->p.codec, e->info->d_model)) {
+        snprintf(err, PIPELINE_ERR,
+                 "the port's MTU of %u bytes is too small for rows of %u values: raise it",
+                 port->caps.mtu_bytes, e->info->d_model);
+        return -EINVAL;
+    }
+    e->tile_capacity = capacity;
+    edge_packing(e);
+    return 0;
 }
 
 static int allocate(struct edge *e)
@@ -83,8 +97,8 @@ static int allocate(struct edge *e)
 
 static void destroy(struct edge *e)
 {
-    if (e->joined)
-        pump_close(&e->pump);
+    while (e->n_uplinks)
+        edge_uplink_free(edge_next_uplink(e, 0));
     codec_close(e->codec);
     free(e->sessions);
     free(e->items);
@@ -95,11 +109,46 @@ static void destroy(struct edge *e)
     free(e);
 }
 
+/* Links live on during stage runs. */
+static void during_run(void *arg)
+{
+    struct edge *e = arg;
+
+    if (!e->clock)
+        return;
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) {
+        if (u->joined)
+            pump_during_run(&u->pump);
+    }
+}
+
+static int open_first_uplink(struct edge *e, uint64_t now_ns, char *err)
+{
+    const struct edge_uplink_params p = {
+        .name = e->p.name,
+        .port = e->p.port,
+        .security = e->p.security,
+        .next_port = e->p.rejoin.next_port,
+        .arg = e->p.rejoin.arg,
+    };
+    struct edge_uplink *u;
+    int rc = edge_pack_for(e, e->p.port, err);
+
+    if (rc)
+        return rc;
+    u = edge_uplink_new(e, &p);
+    if (!u)
+        return -ENOMEM;
+    u->goes_on = e->p.rejoin.several;
+    return edge_join(u, now_ns);
+}
+
 int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, char *err)
 {
     struct edge *e = calloc(1, sizeof *e);
     int rc = -ENOMEM;
 
+    err[0] = 0;
     if (!e)
         goto fail;
     e->p = *p;
@@ -110,27 +159,23 @@ int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, c
     if (!e->p.link.first_word_ns) /* we say it, and better */
         e->p.link.first_word_ns = 2 * e->p.connect_timeout_ns;
     e->info = stage_info(p->stage);
-    e->tile_capacity = edge_tile_capacity(p->port);
-    rc = check_params(&e->p, e->info, e->tile_capacity, err);
-    if (rc)
-        goto fail_said;
-    rc = codec_open(&p->codec, e->info->d_model, &e->codec);
-    if (rc)
-        goto fail;
-    edge_packing(e);
-    rc = allocate(e);
-    if (rc)
-        goto fail;
-    rc = edge_join(e, now_ns);
+    e->now_ns = now_ns;
+    rc = check_params(&e->p, e->info, err);
+    if (!rc)
+        rc = codec_open(&p->codec, e->info->d_model, &e->codec);
+    if (!rc)
+        rc = allocate(e);
+    if (!rc && p->port)
+        rc = open_first_uplink(e, now_ns, err);
     if (rc)
         goto fail;
-    stage_set_poll(p->stage, pump_during_run, &e->pump);
+    stage_set_poll(p->stage, during_run, e);
     *out = e;
     return 0;
 
 fail:
-    snprintf(err, PIPELINE_ERR, "the edge can't start: %s", strerror(-rc));
-fail_said:
+    if (!err[0])
+        snprintf(err, PIPELINE_ERR, "the edge can't start: %s", strerror(-rc));
     if (e)
         destroy(e);
     return rc;
@@ -141,20 +186,57 @@ void edge_close(struct edge *e)
     if (!e)
         return;
     e->lost = true; /* callbacks can't submit any more */
-    edge_evict_all(e);
+    edge_evict_all(e, NULL);
     for (uint32_t i = 0; i < e->n_places; i++) {
         if (edge_is_busy(&e->sessions[i]))
             edge_end_session(e, &e->sessions[i], EDGE_CANCELLED, NULL);
     }
-    if (e->joined) {
-        link_shutdown(e->pump.link);
-        pump_out(&e->pump);
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) {
+        if (u->joined) {
+            link_shutdown(u->pump.link);
+            pump_out(&u->pump);
+        }
     }
     stage_set_poll(e->p.stage, NULL, NULL);
     destroy(e);
 }
 
+uint64_t edge_now(struct edge *e)
+{
+    uint64_t now_ns = e->clock ? e->clock(e->clock_arg) : 0;
+
+    if (now_ns > e->now_ns)
+        e->now_ns = now_ns;
+    return e->now_ns;
+}
+
+void edge_say(struct edge *e, const char *format, ...)
+{
+    char line[PIPELINE_ERR + 128];
+    va_list args;
+
+    if (!e->p.rejoin.say)
+        return;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    e->p.rejoin.say(e->p.rejoin.arg, line);
+}
+
 /* --- sessions --------------------------------------------------------------------------------- */
+
+/* By the number that it has at the uplink. */
+static struct edge_session *find_at(const struct edge_uplink *u, uint32_t number)
+{
+    struct edge *e = u->edge;
+
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        if (edge_is_busy(&e->sessions[i]) && e->sessions[i].uplink == u &&
+            e->sessions[i].number == number)
+            return &e->sessions[i];
+    }
+    return NULL;
+}
 
 static struct edge_session *find(struct edge *e, int64_t id)
 {
@@ -181,13 +263,14 @@ void edge_end_session(struct edge *e, struct edge_session *s, enum edge_finish f
     bool linger = edge_lingers(e, s, finish);
     struct edge_result result = s->result;
     struct edge_request r = s->r;
-    uint8_t bytes[PROTO_CLOSE_BYTES];
 
     result.finish = finish;
     if (error)
         snprintf(result.error, sizeof result.error, "%s", error);
-    if (finish != EDGE_REFUSED && !e->lost && e->joined)
-        pump_send(&e->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_close(bytes, s->id, linger));
+    if (finish != EDGE_REFUSED)
+        edge_send_close(e, s, linger);
+    if (s->uplink)
+        s->uplink->n_sessions--;
     if (linger) {
         s->state = EDGE_LINGERING;
         s->used = ++e->uses;
@@ -220,12 +303,21 @@ static int check_request(const struct edge *e, const struct edge_request *r)
     return 0;
 }
 
+void edge_send_close(struct edge *e, const struct edge_session *s, bool linger)
+{
+    uint8_t bytes[PROTO_CLOSE_BYTES];
+
+    if (!e->lost && s->uplink && s->uplink->joined)
+        pump_send(&s->uplink->pump, 0, WIRE_CONTROL, -1, bytes,
+                  proto_write_close(bytes, s->number, linger));
+}
+
 void edge_send_open(struct edge *e, const struct edge_session *s)
 {
     uint8_t bytes[PROTO_OPEN_BYTES];
     struct proto_open m = {
         .version = PROTO_VERSION,
-        .session = s->id,
+        .session = s->number,
         .split = e->info->end_layer,
         .n_layers = e->info->n_layers,
         .d_model = e->info->d_model,
@@ -238,9 +330,11 @@ void edge_send_open(struct edge *e, const struct edge_session *s)
         .n_like = s->n_like,
     };
 
+    if (!s->uplink || !s->uplink->joined)
+        return;
     memcpy(m.fingerprint, e->info->fingerprint, sizeof m.fingerprint);
     codec_params_profile(&e->p.codec, m.profile);
-    pump_send(&e->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_open(bytes, &m));
+    pump_send(&s->uplink->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_open(bytes, &m));
 }
 
 /* The target has been proved. */
@@ -278,6 +372,8 @@ int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_n
         return err;
     if (e->lost)
         return -EPIPE;
+    if (now_ns > e->now_ns)
+        e->now_ns = now_ns;
     if (stage_seq_bytes(e->p.stage, r->n_prompt + r->n_predict) > e->info->kv_budget_bytes)
         return -ENOSPC;
     s = e->n_busy < e->p.max_sessions ? free_place(e) : NULL;
@@ -309,12 +405,13 @@ int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_n
     e->last_id = s->id;
     if (!e->n_busy++) {
         e->connect_by_ns = 0;
-        if (!e->met)
-            edge_await(e, now_ns);
+        if (!edge_any_met(e))
+            edge_await(e);
     }
     return s->id;
 
 fail:
+    edge_unplace(s);
     free(s->ids);
     free(s->drafts);
     *s = (struct edge_session){.state = EDGE_FREE};
@@ -369,13 +466,14 @@ static void end_cancelled(struct edge *e)
 
 static const char *on_opened(struct edge *e, struct edge_session *s, const uint8_t *p, size_t len)
 {
+    struct edge_uplink *u = s->uplink;
     struct proto_opened m;
 
     if (s->state != EDGE_OPENING || proto_read_opened(p, len, &m))
         return "the cloud sent a malformed OPENED";
-    e->chunk_rows = edge_chunk_rows(e, m.max_rows, m.max_fragments);
-    e->cloud_rows = m.max_rows;
-    e->cloud_fragments = smaller(m.max_fragments, pump_max_fragments(&e->pump));
+    u->chunk_rows = edge_chunk_rows(u, m.max_rows, m.max_fragments);
+    u->cloud_rows = m.max_rows;
+    u->cloud_fragments = smaller(m.max_fragments, pump_max_fragments(&u->pump));
     if (m.n_like && m.n_like != s->n_like)
         return "the cloud began the session with other rows than it was asked to";
     s->state = EDGE_RUNNING;
@@ -397,6 +495,26 @@ static const char *on_opened(struct edge *e, struct edge_session *s, const uint8
     return edge_batch_opened(e, s) ? "the edge's stage can't take back rows" : NULL;
 }
 
+/* A cloud of another kind than the others: none of its sessions has to end for that. */
+static bool goes_elsewhere(struct edge *e, struct edge_session *s, const struct proto_text *m)
+{
+    struct edge_uplink *u = s->uplink;
+    bool others = false;
+
+    if (s->state != EDGE_OPENING || m->reason < PROTO_BAD_VERSION || m->reason > PROTO_BAD_NUMERICS)
+        return false;
+    for (struct edge_uplink *o = edge_next_uplink(e, 0); o; o = edge_next_uplink(e, o->index + 1))
+        others |= o != u && !o->unfit;
+    if (!others)
+        return false;
+    if (!u->unfit)
+        edge_say(e, "the cloud is left out: %s (port %s)", m->text, u->where);
+    u->unfit = true;
+    snprintf(u->lost_why, sizeof u->lost_why, "%s", m->text);
+    edge_leave(e, s, m->text);
+    return true;
+}
+
 static void on_text(struct edge *e, struct edge_session *s, const uint8_t *p, size_t len)
 {
     struct proto_text m = {0};
@@ -407,6 +525,8 @@ static void on_text(struct edge *e, struct edge_session *s, const uint8_t *p, si
                  "the cloud broke the session off without a readable reason");
     if (refused && m.reason == PROTO_BUSY && edge_share_busy(e, s))
         return;
+    if (refused && goes_elsewhere(e, s, &m))
+        return;
     edge_end_session(e, s, refused ? EDGE_REFUSED : EDGE_LOST, m.text);
 }
 
@@ -415,7 +535,7 @@ static bool on_id(struct edge *e, struct edge_session *s, int32_t id, float logp
 {
     e->connect_by_ns = 0;
     s->ids[s->n_ids++] = id;
-    s->result.last_token_ns = pump_now(&e->pump);
+    s->result.last_token_ns = edge_now(e);
     if (!s->result.n_generated++)
         s->result.first_token_ns = s->result.last_token_ns;
     e->stats.tokens++;
@@ -481,13 +601,16 @@ static const char *on_tokens(struct edge *e, struct edge_session *s, const uint8
     return NULL;
 }
 
-static void on_message(struct edge *e, const struct link_message *m)
+static void on_message(struct edge_uplink *u, const struct link_message *m)
 {
-    struct edge_session *s = find(e, m->session);
+    struct edge *e = u->edge;
+    struct edge_session *s = find_at(u, m->session);
     const char *error = NULL;
     size_t len;
     const uint8_t *p = link_message_payload(m, 0, &len);
 
+    if (proto_kind(p, len) == PROTO_STATUS)
+        edge_on_status(u, p, len);
     if (!s || s->cancelled)
         return; /* it has ended here, and the cloud doesn't know yet */
     switch (proto_kind(p, len)) {
@@ -518,61 +641,84 @@ void edge_lose(struct edge *e, const char *format, ...)
     va_start(args, format);
     vsnprintf(e->error, sizeof e->error, format, args);
     va_end(args);
-    e->lost = true;
-    edge_evict_all(e);
+    e->lost = !e->p.rejoin.endless;
+    e->connect_by_ns = 0;
+    edge_evict_all(e, NULL);
     for (uint32_t i = 0; i < e->n_places; i++) {
         if (edge_is_busy(&e->sessions[i]))
             edge_end_session(e, &e->sessions[i], EDGE_LOST, e->error);
     }
 }
 
-/* Rows are computed but not sent for lack of packets. */
-static bool packets_short(const struct edge *e)
+static uint64_t uplink_deadline(const struct edge *e, const struct edge_uplink *u)
 {
-    return e->next_item < e->n_items && e->items[e->next_item].session->state != EDGE_OPENING;
+    uint64_t at = edge_join_deadline(u), pump_at = u->joined ? pump_deadline(&u->pump) : at;
+
+    at = pump_at < at ? pump_at : at;
+    if (u->joined && u->packets_short && at > e->now_ns + RETRY_NS)
+        at = e->now_ns + RETRY_NS;
+    return at;
 }
 
 static uint64_t next_deadline(const struct edge *e, bool worked)
 {
-    uint64_t at = pump_deadline(&e->pump);
+    uint64_t at = edge_share_deadline(e);
 
     if (worked)
-        return e->pump.now_ns;
-    if ((packets_short(e) || e->replay_short) && at > e->pump.now_ns + RETRY_NS)
-        at = e->pump.now_ns + RETRY_NS;
-    if (edge_share_deadline(e) < at)
-        at = edge_share_deadline(e);
-    return edge_join_deadline(e) < at ? edge_join_deadline(e) : at;
+        return e->now_ns;
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) {
+        uint64_t then = uplink_deadline(e, u);
+
+        at = then < at ? then : at;
+    }
+    if (e->place_ns && e->place_ns < at)
+        at = e->place_ns;
+    return e->n_busy && e->connect_by_ns && e->connect_by_ns < at && !edge_any_met(e)
+               ? e->connect_by_ns
+               : at;
+}
+
+static void poll_uplink(struct edge_uplink *u)
+{
+    struct link_message m;
+
+    if (!u->joined) {
+        edge_poll_apart(u);
+        return;
+    }
+    link_set_idle(u->pump.link, !u->n_sessions);
+    pump_in(&u->pump, u->edge->now_ns);
+    (void)edge_now(u->edge);
+    while (link_recv(u->pump.link, &m)) {
+        on_message(u, &m);
+        link_message_free(&m);
+    }
+    edge_check_peer(u);
 }
 
 int edge_poll(struct edge *e, uint64_t now_ns, uint64_t *deadline_ns)
 {
-    struct link_message m;
     bool worked;
 
     *deadline_ns = UINT64_MAX;
     if (e->lost)
         return -EPIPE;
-    if (!e->joined) {
-        end_cancelled(e);
-        edge_poll_apart(e, now_ns, deadline_ns);
-        return e->lost ? -EPIPE : (int)e->n_busy;
-    }
-    link_set_idle(e->pump.link, !e->n_busy);
-    pump_in(&e->pump, now_ns);
-    while (link_recv(e->pump.link, &m)) {
-        on_message(e, &m);
-        link_message_free(&m);
-    }
-    edge_check_peer(e);
-    if (!e->joined && !e->lost)
-        *deadline_ns = e->pump.now_ns;
-    if (e->lost || !e->joined)
-        return e->lost ? -EPIPE : (int)e->n_busy;
+    if (now_ns > e->now_ns)
+        e->now_ns = now_ns;
+    edge_check_wait(e);
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u && !e->lost;
+         u = edge_next_uplink(e, u->index + 1))
+        poll_uplink(u);
+    if (e->lost)
+        return -EPIPE;
     end_cancelled(e);
+    edge_place_step(e);
     edge_share_step(e);
     worked = edge_batch_step(e);
-    pump_out(&e->pump);
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) {
+        if (u->joined)
+            pump_out(&u->pump);
+    }
     *deadline_ns = next_deadline(e, worked);
     return (int)e->n_busy;
 }
@@ -582,39 +728,48 @@ const char *edge_error(const struct edge *e)
     return e->error;
 }
 
-struct port *edge_port(const struct edge *e)
+/* Before the first was heard a port that knows may say so. */
+static bool is_there(const struct edge_uplink *u)
 {
-    return e->p.port;
+    return u->met || (u->joined && !u->ever_met && u->port->caps.tells_loss);
 }
 
 void edge_stats(const struct edge *e, struct edge_stats *s)
 {
+    const struct edge_uplink *first = edge_next_uplink(e, 0);
+    struct link_stats past = e->past, now;
+
     *s = e->stats;
-    if (e->joined)
-        link_stats(e->pump.link, &s->link);
-    s->link.tx_packets += e->past.tx_packets;
-    s->link.tx_bytes += e->past.tx_bytes;
-    s->link.tx_messages += e->past.tx_messages;
-    s->link.retransmits += e->past.retransmits;
-    s->link.rx_packets += e->past.rx_packets;
-    s->link.rx_bytes += e->past.rx_bytes;
-    s->link.rx_messages += e->past.rx_messages;
-    s->copied_bytes = s->link.copied_bytes[WIRE_DECODE] + s->link.copied_bytes[WIRE_PREFILL] +
-                      e->past.copied_bytes[WIRE_DECODE] + e->past.copied_bytes[WIRE_PREFILL];
-    if (e->joined)
-        s->port_copied_bytes += e->p.port->stats.copied_bytes - e->port_copied_before;
-    s->cipher = pipeline_cipher(&e->p.security);
-    s->port = e->port_name;
+    if (first && first->joined)
+        link_stats(first->pump.link, &s->link);
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) {
+        s->uplinks++;
+        s->uplinks_joined += u->met;
+        s->connected |= is_there(u);
+        if (!u->joined)
+            continue;
+        s->port_copied_bytes += u->port->stats.copied_bytes - u->port_copied_before;
+        if (u == first)
+            continue;
+        link_stats(u->pump.link, &now);
+        edge_add_link_stats(&past, &now);
+    }
+    edge_add_link_stats(&s->link, &past);
+    s->copied_bytes = s->link.copied_bytes[WIRE_DECODE] + s->link.copied_bytes[WIRE_PREFILL];
+    s->cipher = pipeline_cipher(first ? &first->security : &e->p.security);
+    s->port = first ? first->port_name : "none";
     s->history_bytes = e->history_bytes;
     s->sessions = e->n_busy;
-    /* Before the first was heard a port that knows may say so. */
-    s->connected = e->met || (e->joined && !e->ever_met && e->p.port->caps.tells_loss);
     for (uint32_t i = 0; i < e->n_places; i++)
         s->lingering += e->sessions[i].state == EDGE_LINGERING;
 }
 
 void edge_set_clock(struct edge *e, uint64_t (*clock)(void *arg), void *arg)
 {
-    e->clock = e->pump.clock = clock;
-    e->clock_arg = e->pump.clock_arg = arg;
+    e->clock = clock;
+    e->clock_arg = arg;
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) {
+        u->pump.clock = clock;
+        u->pump.clock_arg = arg;
+    }
 }

@@ -37,9 +37,10 @@ static uint32_t rows_in(const struct edge *e, uint32_t fragments)
     return packets ? packets * e->packet_rows : 1;
 }
 
-uint32_t edge_chunk_rows(const struct edge *e, uint32_t max_rows, uint32_t max_fragments)
+uint32_t edge_chunk_rows(const struct edge_uplink *u, uint32_t max_rows, uint32_t max_fragments)
 {
-    uint32_t fragments = smaller(max_fragments, pump_max_fragments(&e->pump));
+    const struct edge *e = u->edge;
+    uint32_t fragments = smaller(max_fragments, pump_max_fragments(&u->pump));
 
     return smaller(smaller(e->p.chunk_tokens, e->info->max_rows),
                    smaller(max_rows, rows_in(e, fragments)));
@@ -60,7 +61,7 @@ static void add_item(struct edge *e, struct edge_session *s, uint32_t n, uint32_
 
     *item = (struct edge_item){
         .session = s,
-        .id = s->id,
+        .number = s->number,
         .first = first,
         .cls = in_prefill(s) ? WIRE_PREFILL : WIRE_DECODE,
         .head = {.position = s->computed,
@@ -75,7 +76,7 @@ static void add_item(struct edge *e, struct edge_session *s, uint32_t n, uint32_
         e->batch_ids[first + known + i] = item->head.drafts[i];
     }
     e->batch[e->n_items++] = (struct stage_rows){.seq = s->seq, .pos = s->computed, .n = n};
-    e->packets += packets_of(e, n);
+    s->uplink->packets += packets_of(e, n);
     mix_add(&e->mix, in_prefill(s) ? MIX_PREFILL : MIX_DECODE, n);
 }
 
@@ -88,7 +89,12 @@ static uint32_t drafts_now(const struct edge *e, const struct edge_session *s)
         return 0;
     n = smaller(s->r.draft_len, s->r.n_drafts - generated);
     n = smaller(n, s->r.n_predict - generated - 1);
-    return smaller(n, e->chunk_rows - 1);
+    return smaller(n, s->uplink->chunk_rows - 1);
+}
+
+static bool has_packets(const struct edge *e, const struct edge_uplink *u, uint32_t n_rows)
+{
+    return pump_can_alloc(&u->pump, u->packets + packets_of(e, n_rows));
 }
 
 static bool decode_ready(const struct edge_session *s)
@@ -98,8 +104,11 @@ static bool decode_ready(const struct edge_session *s)
 
 static bool prefill_ready(const struct edge_session *s)
 {
-    return s->state == EDGE_RUNNING && !s->replaying && in_prefill(s) &&
-           s->unanswered < EDGE_CHUNKS_AHEAD;
+    if (s->state != EDGE_RUNNING || s->replaying || !in_prefill(s) ||
+        s->unanswered >= EDGE_CHUNKS_AHEAD)
+        return false;
+    /* Nothing is gained by computing ahead of a link that is full. */
+    return link_window_left(s->uplink->pump.link) || link_idle(s->uplink->pump.link);
 }
 
 static struct edge_session *by_turn(struct edge *e, uint32_t turn, uint32_t i)
@@ -118,6 +127,10 @@ static void pick_decode(struct edge *e)
         if (!decode_ready(s))
             continue;
         n = 1 + drafts_now(e, s);
+        if (!has_packets(e, s->uplink, n)) {
+            s->uplink->packets_short = true;
+            continue;
+        }
         if (!mix_fits(&e->mix, MIX_DECODE, n)) {
             e->turn_decode = (turn + i) % e->n_places; /* first next time */
             break;
@@ -134,7 +147,8 @@ static struct edge_session *early_bird(struct edge *e)
     for (uint32_t i = 0; i < e->n_places; i++) {
         if (e->sessions[i].state == EDGE_RUNNING)
             return NULL;
-        if (!s && e->sessions[i].state == EDGE_OPENING && !e->sessions[i].computed)
+        if (!s && e->sessions[i].state == EDGE_OPENING && !e->sessions[i].computed &&
+            e->sessions[i].uplink && e->sessions[i].uplink->joined)
             s = &e->sessions[i];
     }
     return s;
@@ -145,17 +159,26 @@ static void pick_early(struct edge *e)
     struct edge_session *s = early_bird(e);
 
     if (s)
-        add_item(e, s, smaller(s->r.n_prompt, edge_chunk_rows(e, UINT32_MAX, UINT32_MAX)), 0);
+        add_item(e, s, smaller(s->r.n_prompt, edge_chunk_rows(s->uplink, UINT32_MAX, UINT32_MAX)),
+                 0);
+}
+
+static struct edge_item *item_of(struct edge *e, const struct edge_session *s)
+{
+    struct edge_item *item = &e->items[e->next_item];
+
+    return e->next_item < e->n_items && item->session == s && item->number == s->number ? item
+                                                                                        : NULL;
 }
 
 int edge_batch_opened(struct edge *e, struct edge_session *s)
 {
-    struct proto_rows *early = &e->items[e->next_item].head;
+    struct edge_item *item = item_of(e, s);
+    struct proto_rows *early = item ? &item->head : NULL;
 
-    if (e->next_item == e->n_items || e->items[e->next_item].session != s ||
-        s->computed <= e->chunk_rows)
+    if (!item || s->computed <= s->uplink->chunk_rows)
         return 0;
-    s->computed = e->chunk_rows;
+    s->computed = s->uplink->chunk_rows;
     early->n_rows = (uint16_t)s->computed;
     early->n_logits = 0;
     s->wants_id = false;
@@ -164,7 +187,7 @@ int edge_batch_opened(struct edge *e, struct edge_session *s)
 
 int edge_batch_unpick(struct edge *e, struct edge_session *s)
 {
-    if (e->next_item == e->n_items || e->items[e->next_item].session != s)
+    if (!item_of(e, s))
         return 0;
     e->n_items = e->next_item = 0; /* it is the only one: else its session would not be open */
     s->computed = s->unanswered = 0;
@@ -174,20 +197,34 @@ int edge_batch_unpick(struct edge *e, struct edge_session *s)
 
 /* Rows of a prompt to compute next: what is left or a chunk. A long prompt begins with half a
  * chunk, since nothing of the cloud's work overlaps with the first. */
-static uint32_t next_part(const struct edge *e, const struct edge_session *s)
+static uint32_t next_part(const struct edge_session *s)
 {
-    uint32_t left = s->prefill_end - s->computed;
+    uint32_t left = s->prefill_end - s->computed, chunk = s->uplink->chunk_rows;
 
-    if (left <= e->chunk_rows)
+    if (left <= chunk)
         return left;
-    return s->computed || e->chunk_rows < 2 ? e->chunk_rows : e->chunk_rows / 2;
+    return s->computed || chunk < 2 ? chunk : chunk / 2;
+}
+
+/* Of the sessions that could send one now. */
+static uint32_t largest_chunk(const struct edge *e)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        const struct edge_session *s = &e->sessions[i];
+
+        if (prefill_ready(s) && s->uplink->chunk_rows > n)
+            n = s->uplink->chunk_rows;
+    }
+    return n;
 }
 
 /* One chunk's worth of prompt rows at most, of the first session whose turn it is and of further
  * ones when it leaves room. */
 static void pick_prefill(struct edge *e)
 {
-    uint32_t turn = e->turn_prefill, left = e->chunk_rows;
+    uint32_t turn = e->turn_prefill, left = largest_chunk(e);
 
     for (uint32_t i = 0; i < e->n_places; i++) {
         struct edge_session *s = by_turn(e, turn, i);
@@ -197,22 +234,21 @@ static void pick_prefill(struct edge *e)
             break;
         if (!prefill_ready(s))
             continue;
-        n = smaller(next_part(e, s), n);
-        if (!pump_can_alloc(&e->pump, e->packets + packets_of(e, n)))
-            break;
+        n = smaller(next_part(s), n);
+        if (!has_packets(e, s->uplink, n))
+            continue;
         add_item(e, s, n, 0);
         left -= n;
         e->turn_prefill = (turn + i + 1) % e->n_places;
     }
 }
 
-/* Whether a session waits for its next id, or for its turn to ask for it. */
-bool edge_decoding(const struct edge *e)
+bool edge_decoding(const struct edge *e, const struct edge_uplink *at)
 {
     for (uint32_t i = 0; i < e->n_places; i++) {
         const struct edge_session *s = &e->sessions[i];
 
-        if (s->state == EDGE_RUNNING && !s->replaying && !in_prefill(s))
+        if (s->state == EDGE_RUNNING && !s->replaying && !in_prefill(s) && (!at || s->uplink == at))
             return true;
     }
     return false;
@@ -226,10 +262,10 @@ static void pick(struct edge *e)
         waiting[MIX_DECODE] |= decode_ready(&e->sessions[i]);
         waiting[MIX_PREFILL] |= prefill_ready(&e->sessions[i]);
     }
-    /* Nothing is gained by computing ahead of a link that is full. */
-    waiting[MIX_PREFILL] &= link_window_left(e->pump.link) || link_idle(e->pump.link);
-    e->n_items = e->next_item = e->packets = 0;
-    mix_begin(&e->mix, waiting, edge_decoding(e), e->info->max_rows);
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1))
+        u->packets = 0;
+    e->n_items = e->next_item = 0;
+    mix_begin(&e->mix, waiting, edge_decoding(e, NULL), e->info->max_rows);
     for (unsigned i = 0; i < MIX_RANKS; i++) {
         if (e->mix.order[i] == MIX_DECODE && waiting[MIX_DECODE])
             pick_decode(e);
@@ -247,7 +283,7 @@ static void compute(struct edge *e)
 {
     int err = stage_run(e->p.stage, e->batch, e->n_items, e->batch_ids, NULL, e->panel, NULL);
 
-    pump_now(&e->pump);
+    (void)edge_now(e);
     for (uint32_t i = 0; i < e->n_items; i++) {
         struct edge_item *item = &e->items[i];
         struct edge_session *s = item->session;
@@ -281,13 +317,14 @@ static void tune(struct edge *e, const struct edge_session *s)
 static int encode(struct edge *e, const struct edge_item *item, bool reply, uint16_t *payload_bytes,
                   struct codec_stats *stats)
 {
+    struct pump *pump = &item->session->uplink->pump;
     uint32_t d = e->info->d_model, n_rows = item->head.n_rows;
     struct codec_cursor at = {0, 0};
     int n = 0, bytes = -EAGAIN;
 
     tune(e, item->session);
     while (at.row < n_rows) {
-        struct pkt *p = n < (int)LINK_FRAGMENTS_MAX ? pump_alloc(&e->pump) : NULL;
+        struct pkt *p = n < (int)LINK_FRAGMENTS_MAX ? pump_alloc(pump) : NULL;
         size_t head = 0;
         uint8_t *to;
 
@@ -327,19 +364,22 @@ static void count_sent(struct edge *e, struct edge_session *s, const struct code
 static bool send_item(struct edge *e, const struct edge_item *item)
 {
     struct edge_session *s = item->session;
+    struct edge_uplink *u = s->uplink;
     uint16_t payload_bytes[LINK_FRAGMENTS_MAX];
     struct codec_stats stats = {0};
     char why[PIPELINE_ERR];
     int64_t number;
     int n;
 
-    if (!edge_is_busy(s) || s->id != item->id)
-        return true; /* it ended after its rows were computed */
+    if (!edge_is_busy(s) || s->number != item->number)
+        return true; /* it ended, or moved, after its rows were computed */
     if (s->state == EDGE_OPENING)
         return false;
     n = encode(e, item, s->to_answer >= 0, payload_bytes, &stats);
-    if (n == -EAGAIN)
+    if (n == -EAGAIN) {
+        u->packets_short = true;
         return false;
+    }
     if (n < 0) {
         snprintf(
             why, sizeof why,
@@ -350,12 +390,12 @@ static bool send_item(struct edge *e, const struct edge_item *item)
         return true;
     }
     edge_history_keep(e, s, &item->head, s->to_answer >= 0, n, payload_bytes);
-    number = link_send(e->pump.link, s->id, item->cls, s->to_answer, e->pkts, payload_bytes,
+    number = link_send(u->pump.link, s->number, item->cls, s->to_answer, e->pkts, payload_bytes,
                        (uint16_t)n);
     if (number < 0)
         edge_history_unkeep(s);
     if (number == -EPIPE) { /* it ended during the stage's run: edge_check_peer sees to that */
-        pump_link_ended(&e->pump);
+        pump_link_ended(&u->pump);
         return false;
     }
     if (number < 0) {
@@ -370,19 +410,51 @@ static bool send_item(struct edge *e, const struct edge_item *item)
     return true;
 }
 
+static bool any_ready(const struct edge *e)
+{
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        if (decode_ready(&e->sessions[i]) || prefill_ready(&e->sessions[i]))
+            return true;
+    }
+    return false;
+}
+
+/* What was computed ahead of an OPENED must not keep others from the panel. */
+static void make_way(struct edge *e)
+{
+    struct edge_session *s = e->items[e->next_item].session;
+
+    if (s->state == EDGE_OPENING && any_ready(e) && edge_batch_unpick(e, s))
+        edge_end_session(e, s, EDGE_LOST, "the edge's stage can't take back rows");
+}
+
+static void say_opens(struct edge *e)
+{
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) {
+        if (u->joined)
+            pump_out(&u->pump);
+    }
+}
+
 bool edge_batch_step(struct edge *e)
 {
     bool sent = false;
 
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1))
+        u->packets_short = false;
     for (; e->next_item < e->n_items; e->next_item++, sent = true) {
-        if (!send_item(e, &e->items[e->next_item]))
+        if (send_item(e, &e->items[e->next_item]))
+            continue;
+        make_way(e);
+        if (e->next_item < e->n_items)
             return sent; /* the panel is not free yet */
+        break;
     }
     sent |= edge_replay_step(e);
     pick(e);
     if (!e->n_items)
         return sent;
-    pump_out(&e->pump); /* an OPEN need not wait for the stage */
+    say_opens(e); /* an OPEN need not wait for the stage */
     compute(e);
     for (; e->next_item < e->n_items; e->next_item++) {
         if (!send_item(e, &e->items[e->next_item]))

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The edge's inside: edge.c (sessions and messages), edge_batch.c (what to compute, and sending it). */
+/*
+ * The edge's inside: edge.c (sessions and messages), edge_uplink.c (its clouds), edge_place.c (which
+ * session is at which), edge_join.c (a cloud's connection), edge_batch.c (what to compute, and
+ * sending it), edge_replay.c, edge_share.c.
+ */
 #ifndef ISTHMUS_DATAPLANE_PIPELINE_EDGE_IMPL_H
 #define ISTHMUS_DATAPLANE_PIPELINE_EDGE_IMPL_H
 
@@ -23,7 +27,8 @@ struct edge_history {
 enum edge_state {
     EDGE_FREE,
     EDGE_LINGERING, /* it has ended; others may begin like it */
-    EDGE_WAITING,   /* for another to compute what they have in common, or for room: seq -1 */
+    EDGE_WAITING,   /* for another to compute what they have in common, for a cloud, or for room: seq
+                     * -1 */
     EDGE_OPENING,   /* the cloud is asked, or will be */
     EDGE_RUNNING,
 };
@@ -31,6 +36,9 @@ enum edge_state {
 struct edge_session {
     enum edge_state state;
     uint32_t id;
+    struct edge_uplink *uplink; /* where it is, or will be; NULL: nowhere yet */
+    const struct edge_uplink *last_uplink; /* where it was before: to compare only */
+    uint32_t number;          /* that it has there; no other ever has. 0: nowhere */
     int seq;                  /* of the stage */
     struct edge_request r;    /* prompt_ids points at ids, drafts at a copy */
     int32_t *ids;             /* prompt, then what was generated */
@@ -39,10 +47,10 @@ struct edge_session {
     uint32_t computed;        /* rows in the stage's cache */
     uint32_t sent;            /* of these, rows that the cloud was sent */
     uint32_t confirmed;       /* of these, rows that it has for good, as its answers say */
-    bool reviving;            /* not at this connection's cloud: its replay is under way */
+    bool reviving;            /* its cloud doesn't have what was sent: a replay is due or under way */
     bool plain;               /* it never had a target: its rows are coded as any session's */
     bool alone;               /* the cloud could not begin it like another: not asked again */
-    uint32_t like, n_like;    /* session that it asks to begin like, and tokens of it */
+    uint32_t like, n_like;    /* number of the session that it asks to begin like, and tokens of it */
     uint64_t used;            /* lingering: when it was last of use, counted */
     uint64_t retry_ns;        /* opening: when to ask the cloud again that had no room; 0: not */
     uint64_t give_up_ns;      /* and until when */
@@ -54,6 +62,7 @@ struct edge_session {
     struct edge_history history;
     size_t replayed;          /* bytes of it that this connection's cloud was given */
     bool replaying;           /* it has not all of it yet */
+    bool replay_begun;        /* its turn has come */
     int64_t to_answer;        /* TOKENS message that the next ROWS acknowledges, or -1 */
     bool cancelled;
     struct codec_rate rate; /* no target: the edge's codec parameters */
@@ -63,40 +72,41 @@ struct edge_session {
 /* Rows of one session computed together: they travel as one message. */
 struct edge_item {
     struct edge_session *session;
-    uint32_t id; /* of the session then: it may have ended meanwhile */
+    uint32_t number; /* of the session then: it may have ended meanwhile, or moved */
     uint32_t first; /* row of the panel */
     struct proto_rows head;
     enum wire_class cls;
 };
 
-struct edge {
-    struct edge_params p;       /* port: the present one, or NULL */
-    const struct stage_info *info;
+/* One of the clouds, and the connection to it. */
+struct edge_uplink {
+    struct edge *edge;
+    uint32_t index;
+    char name[EDGE_UPLINK_NAME]; /* "": it has none */
+    struct port *port;           /* the present one, or NULL */
+    struct pipeline_security security;
+    struct port *(*next_port)(void *arg);
+    void *next_arg;
+    bool goes_on;                /* though its cloud was never met and turns us away */
     struct pump pump;
-    struct codec *codec;
-    size_t tile_capacity;
-    uint32_t row_cuts;           /* column ranges a row is cut into */
-    uint32_t packet_rows;        /* rows that surely fit one packet; 1 when cut */
+    uint32_t n_sessions;         /* placed here, and busy */
     uint32_t chunk_rows;         /* rows of a prefill message at most; known when opened */
     uint32_t cloud_rows, cloud_fragments; /* what the cloud takes in a message */
-    struct edge_session *sessions; /* [n_places] */
-    uint32_t n_places;
-    uint32_t n_busy, last_id;
-    uint64_t uses;
-    const struct edge_session *like; /* not to be given up now */
-    bool news;                   /* something happened that sessions may wait for */
-    bool busy_said;
-    bool lost;                   /* for good */
-    char error[PIPELINE_ERR];
+    uint32_t packets;            /* that the rows being put together take at most */
+    bool packets_short;          /* rows or a replay wait for packets */
+    bool draining;               /* as asked for */
+    bool unfit;                  /* its cloud is of another kind */
+    uint64_t full_until_ns;      /* its cloud had no room */
+    struct proto_status status;  /* as this connection's cloud said last */
+    bool has_status;
 
     /* edge_join.c */
     bool joined;                 /* the pump is open: there is a connection, or one in the making */
     bool met;                    /* and the cloud was heard on it */
-    bool ever_joined, ever_met;
+    bool ever_met;
     const char *port_name;
     char port_text[96];          /* and the address that it tries */
-    uint64_t connect_by_ns;      /* not met by then: lost. Until an id came: a cloud that is there for
-                                  * a moment, again and again, is none. 0: nobody waits */
+    char where[EDGE_UPLINK_NAME + 98]; /* for people: the name, too */
     uint64_t attempt_ns;         /* when this connection, or the wait for its port, began */
     uint64_t retry_ns;           /* not joined: when to go on */
     bool narrow_said;            /* that a port is too narrow was said */
@@ -105,9 +115,37 @@ struct edge {
     char refused_why[PIPELINE_ERR]; /* by one that was tried since; "": none did */
     struct link_stats past;      /* of connections before */
     uint64_t port_copied_before; /* by this port, before this connection */
+
+    uint64_t reconnections, replayed_bytes, replayed_rows, moved;
+};
+
+struct edge {
+    struct edge_params p;        /* port: not used */
+    const struct stage_info *info;
+    struct edge_uplink *uplinks[EDGE_UPLINKS_MAX]; /* NULL: none of this index */
+    uint32_t n_uplinks;          /* of them */
+    uint32_t end_uplinks;        /* all indices are below */
+    struct codec *codec;
+    size_t tile_capacity;        /* 0: no port yet that would say */
+    uint32_t row_cuts;           /* column ranges a row is cut into */
+    uint32_t packet_rows;        /* rows that surely fit one packet; 1 when cut */
+    struct edge_session *sessions; /* [n_places] */
+    uint32_t n_places;
+    uint32_t n_busy, last_id, last_number;
+    uint64_t uses;
+    const struct edge_session *like; /* not to be given up now */
+    bool news;                   /* something happened that sessions may wait for */
+    uint64_t place_ns;           /* when to look for a place again; 0: none has none */
+    bool busy_said;
+    bool lost;                   /* for good */
+    bool ever_joined, ever_met;
+    uint64_t connect_by_ns;      /* none met by then: lost. Until an id came: a cloud that is there for
+                                  * a moment, again and again, is none. 0: nobody waits */
+    char error[PIPELINE_ERR];
+    struct link_stats past;      /* of all connections before */
     size_t history_bytes;        /* of all sessions */
-    bool replay_short;           /* a replay waits for packets */
     bool history_full;           /* that it is was said */
+    uint64_t now_ns;
     uint64_t (*clock)(void *arg);
     void *clock_arg;
 
@@ -117,12 +155,19 @@ struct edge {
     struct edge_item *items;     /* [max_sessions], those from next_item on not sent yet */
     struct pkt **pkts;           /* [LINK_FRAGMENTS_MAX] */
     uint32_t n_items, next_item;
-    uint32_t packets;            /* that they take at most */
     struct mix mix;
     uint32_t turn_decode, turn_prefill; /* sessions to look at first */
 
     struct edge_stats stats;
 };
+
+/* for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) */
+static inline struct edge_uplink *edge_next_uplink(const struct edge *e, uint32_t from)
+{
+    while (from < e->end_uplinks && !e->uplinks[from])
+        from++;
+    return from < e->end_uplinks ? e->uplinks[from] : NULL;
+}
 
 static inline bool edge_is_busy(const struct edge_session *s)
 {
@@ -130,35 +175,73 @@ static inline bool edge_is_busy(const struct edge_session *s)
 }
 
 /* edge.c */
+/* The clock's time, or the latest given. */
+uint64_t edge_now(struct edge *e);
+/* For people, a line. */
+void edge_say(struct edge *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The place is free for another; nobody is told. */
 void edge_free_session(struct edge *e, struct edge_session *s);
 void edge_end_session(struct edge *e, struct edge_session *s, enum edge_finish finish,
                       const char *error);
-
+/* Where it is placed, once there is a connection; before, nothing. */
 void edge_send_open(struct edge *e, const struct edge_session *s);
-/* Every session ends, and no other can begin. */
+void edge_send_close(struct edge *e, const struct edge_session *s, bool linger);
+/* Every session ends; no other can begin, unless the edge is to go on forever. */
 void edge_lose(struct edge *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The port says how much goes into a packet, unless another did. 0, or -EINVAL with err. */
+int edge_pack_for(struct edge *e, const struct port *port, char *err);
 size_t edge_tile_capacity(const struct port *port);
 
+/* edge_uplink.c: the clouds. */
+/* As edge_uplink_add does; rejoin's fields for the first. NULL: no memory, or no index. */
+struct edge_uplink *edge_uplink_new(struct edge *e, const struct edge_uplink_params *p);
+void edge_uplink_name_port(struct edge_uplink *u);
+void edge_uplink_free(struct edge_uplink *u); /* no session is there */
+bool edge_any_met(const struct edge *e);
+/* It may take sessions: met, fit, not draining; the only one may in any case, unless told to drain. */
+bool edge_uplink_open(const struct edge_uplink *u);
+void edge_on_status(struct edge_uplink *u, const uint8_t *p, size_t len);
+void edge_add_link_stats(struct link_stats *to, const struct link_stats *s);
+
+/* edge_place.c: which session is at which cloud. */
+#define EDGE_REPLAYS 4u /* sessions that are replayed at once to a cloud */
+/* The uplink that takes the session, or NULL: none now. */
+struct edge_uplink *edge_choose(struct edge *e, struct edge_session *s);
+bool edge_uplink_full(const struct edge_uplink *u);
+void edge_place(struct edge *e, struct edge_session *s, struct edge_uplink *u);
+void edge_unplace(struct edge_session *s);
+/* The session is to go on elsewhere, or at a new connection: back to what was sent, at no uplink.
+ * Ends it with `why` where it can't. */
+void edge_leave(struct edge *e, struct edge_session *s, const char *why);
+/* Place those that are nowhere, move those whose uplink drains. */
+void edge_place_step(struct edge *e);
+
 /* edge_join.c: the connection, and the next one. */
-int edge_join(struct edge *e, uint64_t now_ns); /* on p.port, with a new connection number */
+int edge_join(struct edge_uplink *u, uint64_t now_ns); /* on its port, by a new connection number */
 /* Is it still there? Else: what follows from that. */
-void edge_check_peer(struct edge *e);
-/* The part of edge_poll while there is no connection. */
-void edge_poll_apart(struct edge *e, uint64_t now_ns, uint64_t *deadline_ns);
-uint64_t edge_join_deadline(const struct edge *e); /* while there is */
+void edge_check_peer(struct edge_uplink *u);
+/* Ends it; its sessions are at no uplink then. */
+void edge_part(struct edge_uplink *u, const char *why);
+/* While there is none: a step to the next. */
+void edge_poll_apart(struct edge_uplink *u);
+uint64_t edge_join_deadline(const struct edge_uplink *u);
 /* Somebody waits from now on. */
-void edge_await(struct edge *e, uint64_t now_ns);
+void edge_await(struct edge *e);
+/* Has waited for too long: then it is over. */
+void edge_check_wait(struct edge *e);
 
 /* edge_share.c: sessions that begin alike, and those that wait for room. */
 /* Give up the session that lingers and was of no use for longest, but e->like. False: there is none.
  * arg: the edge. */
 bool edge_evict(void *arg);
-void edge_evict_all(struct edge *e);
+/* All, or those that are at an uplink. */
+void edge_evict_all(struct edge *e, const struct edge_uplink *at);
+/* Tokens of the session's beginning that other sessions at the uplink have, or will have. */
+uint32_t edge_shared_at(struct edge *e, const struct edge_session *s, const struct edge_uplink *at);
 /* Whether a session that ends so is worth keeping. */
 bool edge_lingers(const struct edge *e, const struct edge_session *s, enum edge_finish finish);
-/* A new session: a sequence, and what it can begin like; the cloud is asked if there is one. 0, or
- * as stage_seq_open. */
+/* A new session: a cloud, a sequence, and what it can begin like; the cloud is asked if there is
+ * one. 0, or as stage_seq_open. */
 int edge_share_begin(struct edge *e, struct edge_session *s);
 /* The cloud could not: all rows are computed and sent. */
 void edge_share_undo(struct edge *e, struct edge_session *s);
@@ -180,9 +263,9 @@ void edge_history_unkeep(struct edge_session *s);
 void edge_history_copy(struct edge *e, struct edge_session *s, const struct edge_session *from,
                        uint32_t n_rows);
 void edge_history_free(struct edge *e, struct edge_session *s);
-/* The connection is gone: back to what was sent, or to nothing. False: the session can't go on. */
+/* Another cloud is to go on: back to what was sent, or to nothing. False: the session can't. */
 bool edge_rewind(struct edge *e, struct edge_session *s);
-/* The session is open at a cloud: begin. */
+/* The session is open at a cloud, which is to be told what it was: now, or when it has its turn. */
 void edge_replay_begin(struct edge *e, struct edge_session *s);
 /* Send what may be sent now. Whether anything was. */
 bool edge_replay_step(struct edge *e);
@@ -191,9 +274,10 @@ bool edge_replay_step(struct edge *e);
 #define EDGE_CHUNKS_AHEAD 4u /* ROWS messages of a prompt that the cloud has not answered */
 void edge_packing(struct edge *e); /* sets row_cuts and packet_rows */
 /* Rows of a prefill message, for a cloud that takes so many rows and packets in one. */
-uint32_t edge_chunk_rows(const struct edge *e, uint32_t max_rows, uint32_t max_fragments);
-/* Whether some session waits for its next id, or for its turn to ask for it. */
-bool edge_decoding(const struct edge *e);
+uint32_t edge_chunk_rows(const struct edge_uplink *u, uint32_t max_rows, uint32_t max_fragments);
+/* Whether some session, at this uplink if not NULL, waits for its next id, or for its turn to ask
+ * for it. */
+bool edge_decoding(const struct edge *e, const struct edge_uplink *at);
 /* The session is open: what was computed ahead is cut to chunk_rows. 0, or stage_seq_truncate's. */
 int edge_batch_opened(struct edge *e, struct edge_session *s);
 /* What was computed ahead is given up: others need the room. 0, or stage_seq_truncate's. */

@@ -30,12 +30,10 @@ static void drop(struct edge *e, struct edge_session *s)
 {
     s->history.dropped = true;
     edge_history_free(e, s);
-    if (e->history_full || !e->p.rejoin.say)
-        return;
-    e->history_full = true;
-    e->p.rejoin.say(e->p.rejoin.arg,
-                    "no more memory is allowed for histories: answers that find none are computed "
+    if (!e->history_full)
+        edge_say(e, "no more memory is allowed for histories: answers that find none are computed "
                     "again from their beginning if the cloud is lost");
+    e->history_full = true;
 }
 
 /* Room for so many bytes more: twice as much as before, or what the budget still has. */
@@ -138,6 +136,7 @@ bool edge_rewind(struct edge *e, struct edge_session *s)
     s->like = s->n_like = 0; /* another cloud is told all of it */
     s->confirmed = 0;
     s->reviving = true;
+    s->replaying = false;
     s->retry_ns = s->give_up_ns = 0;
     if (s->state == EDGE_WAITING)
         return true;
@@ -162,7 +161,6 @@ bool edge_rewind(struct edge *e, struct edge_session *s)
     s->unanswered = 0;
     s->wants_id = false;
     s->to_answer = -1;
-    s->replaying = false;
     s->replayed = 0;
     return true;
 }
@@ -212,8 +210,9 @@ static bool next_group(const struct edge *e, const struct edge_session *s, size_
 /* As many groups as follow one another and go into a message. False: the first does not. */
 static bool next_message(const struct edge *e, const struct edge_session *s, struct group *m)
 {
-    uint32_t rows = edge_decoding(e) ? smaller(e->chunk_rows, MIX_BULK_ROWS) : e->chunk_rows;
-    uint32_t fragments = smaller(e->cloud_fragments, rows * e->row_cuts);
+    const struct edge_uplink *u = s->uplink;
+    uint32_t rows = edge_decoding(e, u) ? smaller(u->chunk_rows, MIX_BULK_ROWS) : u->chunk_rows;
+    uint32_t fragments = smaller(u->cloud_fragments, rows * e->row_cuts);
     struct group g;
 
     if (!next_group(e, s, s->replayed, m))
@@ -224,19 +223,28 @@ static bool next_message(const struct edge *e, const struct edge_session *s, str
         m->n_tiles += g.n_tiles;
         m->end = g.end;
     }
-    return m->n_rows <= e->cloud_rows && m->n_tiles <= e->cloud_fragments;
+    return m->n_rows <= u->cloud_rows && m->n_tiles <= u->cloud_fragments;
+}
+
+static void count_replayed(struct edge *e, struct edge_uplink *u, uint32_t rows, size_t bytes)
+{
+    e->stats.replayed_rows += rows;
+    e->stats.replayed_bytes += bytes;
+    u->replayed_rows += rows;
+    u->replayed_bytes += bytes;
 }
 
 /* 0, or the link's error. */
 static int send_message(struct edge *e, struct edge_session *s, const struct group *m)
 {
     const struct proto_rows head = {.position = m->position, .n_rows = (uint16_t)m->n_rows};
+    struct edge_uplink *u = s->uplink;
     uint16_t payload_bytes[LINK_FRAGMENTS_MAX];
     uint16_t n = 0;
     int64_t number;
 
     for (size_t at = s->replayed; at < m->end; n++) {
-        struct pkt *p = pkt_alloc(e->p.port->pool);
+        struct pkt *p = pkt_alloc(u->port->pool);
         uint8_t *to;
         size_t head_bytes = 0, bytes = get_be16(s->history.bytes + at);
 
@@ -253,22 +261,22 @@ static int send_message(struct edge *e, struct edge_session *s, const struct gro
         payload_bytes[n] = (uint16_t)(head_bytes + bytes);
         at += LENGTH_BYTES + bytes;
     }
-    number = link_send(e->pump.link, s->id, WIRE_REPLAY, -1, e->pkts, payload_bytes, n);
+    number = link_send(u->pump.link, s->number, WIRE_REPLAY, -1, e->pkts, payload_bytes, n);
     if (number < 0)
         return (int)number;
     s->unanswered++;
     s->wants_id = false;
-    e->stats.replayed_bytes += m->end - s->replayed - LENGTH_BYTES * m->n_tiles;
+    count_replayed(e, u, m->n_rows, m->end - s->replayed - LENGTH_BYTES * m->n_tiles);
     s->replayed = m->end;
     s->replaying = m->end < s->history.n;
-    e->stats.replayed_rows += m->n_rows;
     return 0;
 }
 
 /* True when a message was sent. */
 static bool replay_one(struct edge *e, struct edge_session *s)
 {
-    const uint32_t spare = e->p.port->pool->n_total / POOL_LEFT;
+    struct edge_uplink *u = s->uplink;
+    const uint32_t spare = u->port->pool->n_total / POOL_LEFT;
     char why[PIPELINE_ERR];
     struct group m;
     int rc;
@@ -277,17 +285,17 @@ static bool replay_one(struct edge *e, struct edge_session *s)
         snprintf(why, sizeof why,
                  "the session can't go on at this cloud: it takes %u rows and %u packets at once, "
                  "and was sent more before",
-                 e->cloud_rows, e->cloud_fragments);
+                 u->cloud_rows, u->cloud_fragments);
         edge_end_session(e, s, EDGE_LOST, why);
         return false;
     }
-    if (!pump_can_alloc(&e->pump, m.n_tiles + spare)) {
-        e->replay_short = true;
+    if (!pump_can_alloc(&u->pump, m.n_tiles + spare)) {
+        u->packets_short = true;
         return false;
     }
     rc = send_message(e, s, &m);
     if (rc == -EPIPE) {
-        pump_link_ended(&e->pump);
+        pump_link_ended(&u->pump);
     } else if (rc && rc != -EAGAIN && rc != -ENOBUFS) {
         snprintf(why, sizeof why, "the link refused a message of %u packets: error %d", m.n_tiles,
                  -rc);
@@ -296,7 +304,8 @@ static bool replay_one(struct edge *e, struct edge_session *s)
     return !rc;
 }
 
-void edge_replay_begin(struct edge *e, struct edge_session *s)
+/* The ids that it was given, for the sampler. */
+static void send_ids(struct edge *e, struct edge_session *s)
 {
     uint32_t n = s->result.n_generated, first = s->n_ids - n;
     uint32_t most = smaller(PROTO_IDS_MAX, (uint32_t)e->tile_capacity / 4);
@@ -305,23 +314,49 @@ void edge_replay_begin(struct edge *e, struct edge_session *s)
     for (uint32_t i = 0; i < n; i += most) {
         uint16_t part = (uint16_t)smaller(most, n - i);
 
-        pump_send(&e->pump, s->id, WIRE_REPLAY, -1, bytes,
+        pump_send(&s->uplink->pump, s->number, WIRE_REPLAY, -1, bytes,
                   proto_write_ids(bytes, i, s->ids + first + i, part));
     }
+}
+
+void edge_replay_begin(struct edge *e, struct edge_session *s)
+{
     s->replayed = 0;
+    s->replay_begun = false;
     s->replaying = s->history.n > 0;
+    if (!s->replaying)
+        send_ids(e, s);
+}
+
+/* Whether it is the session's turn: a cloud is told of a few at once. */
+static bool has_turn(struct edge *e, struct edge_session *s)
+{
+    uint32_t others = 0;
+
+    if (s->replay_begun)
+        return true;
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        const struct edge_session *o = &e->sessions[i];
+
+        others +=
+            o->state == EDGE_RUNNING && o->uplink == s->uplink && o->replaying && o->replay_begun;
+    }
+    if (others >= EDGE_REPLAYS)
+        return false;
+    s->replay_begun = true;
+    send_ids(e, s);
+    return true;
 }
 
 bool edge_replay_step(struct edge *e)
 {
     bool sent = false;
 
-    e->replay_short = false;
     for (uint32_t i = 0; i < e->n_places; i++) {
         struct edge_session *s = &e->sessions[i];
 
         while (s->state == EDGE_RUNNING && s->replaying && s->unanswered < EDGE_CHUNKS_AHEAD &&
-               replay_one(e, s))
+               has_turn(e, s) && replay_one(e, s))
             sent = true;
     }
     return sent;

@@ -22,10 +22,7 @@
 
 static void forget(struct edge *e, struct edge_session *s)
 {
-    uint8_t bytes[PROTO_CLOSE_BYTES];
-
-    if (!e->lost && e->joined)
-        pump_send(&e->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_close(bytes, s->id, false));
+    edge_send_close(e, s, false);
     edge_free_session(e, s);
 }
 
@@ -45,34 +42,45 @@ bool edge_evict(void *arg)
     return oldest;
 }
 
-void edge_evict_all(struct edge *e)
+void edge_evict_all(struct edge *e, const struct edge_uplink *at)
 {
     e->like = NULL;
-    while (edge_evict(e))
-        ;
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        struct edge_session *s = &e->sessions[i];
+
+        if (s->state == EDGE_LINGERING && (!at || s->uplink == at))
+            forget(e, s);
+    }
 }
 
 bool edge_lingers(const struct edge *e, const struct edge_session *s, enum edge_finish finish)
 {
-    return !e->p.no_prefix && !e->lost && e->joined && s->state == EDGE_RUNNING && s->plain &&
-           !s->reviving && s->confirmed >= PREFIX_MIN &&
+    return !e->p.no_prefix && !e->lost && s->uplink && s->uplink->joined &&
+           s->state == EDGE_RUNNING && s->plain && !s->reviving && s->confirmed >= PREFIX_MIN &&
            (finish == EDGE_LENGTH || finish == EDGE_STOP || finish == EDGE_CANCELLED);
 }
 
 /* --- whom to begin like ----------------------------------------------------------------------- */
 
-static struct prefix_search search(struct edge *e, const struct edge_session *s)
+static bool may_share(const struct edge *e, const struct edge_session *s)
+{
+    /* One that has ids already had its beginning, at a cloud that is gone. */
+    return !e->p.no_prefix && s->plain && !s->alone && s->n_ids == s->r.n_prompt;
+}
+
+/* Among the sessions of an uplink. */
+static struct prefix_search search(struct edge *e, const struct edge_session *s,
+                                   const struct edge_uplink *at)
 {
     struct prefix_search p = {.prompt = s->ids, .n_prompt = s->r.n_prompt};
 
-    /* One that has ids already had its beginning, at a cloud that is gone. */
-    if (e->p.no_prefix || !s->plain || s->alone || s->n_ids > s->r.n_prompt)
+    if (!at || !may_share(e, s))
         return p;
     for (uint32_t i = 0; i < e->n_places; i++) {
         struct edge_session *o = &e->sessions[i];
         uint32_t there = o->reviving ? 0 : o->confirmed;
 
-        if (o == s || !o->plain || o->state == EDGE_FREE || o->cancelled)
+        if (o == s || !o->plain || o->state == EDGE_FREE || o->cancelled || o->uplink != at)
             continue;
         if (o->state == EDGE_LINGERING)
             prefix_consider(&p, o, o->ids, there, there, false);
@@ -82,49 +90,108 @@ static struct prefix_search search(struct edge *e, const struct edge_session *s)
     return p;
 }
 
-/* s takes the first n rows of `like`, 0: none, and the sequence for them. 0 or -errno: s has none.
+/* At the other uplinks: what these were sent can be replayed to this one, and need not be computed.
  */
-static int take(struct edge *e, struct edge_session *s, struct edge_session *like, uint32_t n)
+static struct prefix_search search_elsewhere(struct edge *e, const struct edge_session *s)
 {
-    const uint32_t max_tokens = s->r.n_prompt + s->r.n_predict;
+    struct prefix_search p = {.prompt = s->ids, .n_prompt = s->r.n_prompt};
+
+    for (uint32_t i = 0; i < e->n_places && e->n_uplinks > 1 && may_share(e, s); i++) {
+        struct edge_session *o = &e->sessions[i];
+
+        if (o != s && o->plain && o->state != EDGE_FREE && o->uplink != s->uplink &&
+            !o->history.dropped)
+            prefix_consider(&p, o, o->ids, o->confirmed, o->confirmed, false);
+    }
+    return p;
+}
+
+uint32_t edge_shared_at(struct edge *e, const struct edge_session *s, const struct edge_uplink *at)
+{
+    struct prefix_search p = search(e, s, at);
+
+    return p.n_now > p.n_later ? p.n_now : p.n_later;
+}
+
+/* s takes the first n rows of `like`, which is at its uplink. */
+static void fork_here(struct edge *e, struct edge_session *s, struct edge_session *like, uint32_t n)
+{
+    s->seq = prefix_open(e->p.stage, like->seq, n, s->r.n_prompt + s->r.n_predict, edge_evict, e);
+    if (s->seq < 0)
+        return;
+    s->like = like->number;
+    s->n_like = s->computed = s->sent = s->result.n_shared = n;
+    edge_history_copy(e, s, like, n);
+}
+
+/* Or at another: its own cloud gets them as a replay. */
+static void fork_elsewhere(struct edge *e, struct edge_session *s, struct edge_session *like,
+                           uint32_t n)
+{
+    s->seq = prefix_open(e->p.stage, like->seq, n, s->r.n_prompt + s->r.n_predict, edge_evict, e);
+    if (s->seq < 0)
+        return;
+    edge_history_copy(e, s, like, n);
+    if (s->history.dropped) {
+        stage_seq_close(e->p.stage, s->seq);
+        s->seq = -1;
+        s->history.dropped = false;
+        return;
+    }
+    s->computed = s->sent = s->result.n_shared = n;
+    s->reviving = true;
+}
+
+/* An empty sequence for s. 0 or -errno: it has none. */
+static int take_plain(struct edge *e, struct edge_session *s)
+{
+    s->seq = prefix_open(e->p.stage, -1, 0, s->r.n_prompt + s->r.n_predict, edge_evict, e);
+    return s->seq < 0 ? s->seq : 0;
+}
+
+/* Or one that begins as p has found. */
+static int take(struct edge *e, struct edge_session *s, const struct prefix_search *p)
+{
+    struct prefix_search there = p->n_now ? *p : search_elsewhere(e, s);
+    struct edge_session *like = there.now;
 
     s->seq = -1;
-    if (n) {
+    if (like) {
         like->used = ++e->uses;
         e->like = like;
-        s->seq = prefix_open(e->p.stage, like->seq, n, max_tokens, edge_evict, e);
-        if (s->seq >= 0) {
-            s->like = like->id;
-            s->n_like = s->computed = s->sent = s->result.n_shared = n;
-            edge_history_copy(e, s, like, n);
-        }
+        if (p->n_now)
+            fork_here(e, s, like, there.n_now);
+        else
+            fork_elsewhere(e, s, like, there.n_now);
         e->like = NULL;
     }
-    if (s->seq < 0)
-        s->seq = prefix_open(e->p.stage, -1, 0, max_tokens, edge_evict, e);
-    return s->seq < 0 ? s->seq : 0;
+    return s->seq < 0 ? take_plain(e, s) : 0;
 }
 
 int edge_share_begin(struct edge *e, struct edge_session *s)
 {
-    struct prefix_search p = search(e, s);
-    bool wait = prefix_waits(&p);
-    int err = take(e, s, p.now, wait ? 0 : p.n_now);
+    struct edge_uplink *u = edge_choose(e, s);
+    struct prefix_search p = search(e, s, u);
+    bool wait = !u || prefix_waits(&p);
+    int err;
 
+    if (u)
+        edge_place(e, s, u);
+    err = wait ? take_plain(e, s) : take(e, s, &p);
     if (err)
         return err;
     s->state = wait ? EDGE_WAITING : EDGE_OPENING;
-    if (!wait && e->joined)
+    if (!u)
+        e->place_ns = e->now_ns;
+    if (!wait)
         edge_send_open(e, s);
     return 0;
 }
 
 void edge_share_undo(struct edge *e, struct edge_session *s)
 {
-    uint8_t bytes[PROTO_CLOSE_BYTES];
-
     for (uint32_t i = 0; i < e->n_places; i++) { /* the cloud gave it up */
-        if (e->sessions[i].state == EDGE_LINGERING && e->sessions[i].id == s->like)
+        if (e->sessions[i].state == EDGE_LINGERING && e->sessions[i].number == s->like)
             forget(e, &e->sessions[i]);
     }
     s->alone = true;
@@ -134,7 +201,7 @@ void edge_share_undo(struct edge *e, struct edge_session *s)
     if (!stage_seq_truncate(e->p.stage, s->seq, 0))
         return;
     /* What it shared is now to be its own, and there is no room for that: it waits for some. */
-    pump_send(&e->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_close(bytes, s->id, false));
+    edge_send_close(e, s, false);
     edge_share_wait(e, s);
 }
 
@@ -157,12 +224,33 @@ static bool others_there(const struct edge *e, const struct edge_session *s)
     return false;
 }
 
+/* Another cloud may have room. */
+static bool go_elsewhere(struct edge *e, struct edge_session *s)
+{
+    struct edge_uplink *to = edge_choose(e, s);
+    uint64_t give_up_ns = s->give_up_ns;
+
+    if (!to || to == s->uplink || edge_uplink_full(to))
+        return false;
+    edge_leave(e, s, "the cloud has no room, and the session can't go on at another");
+    if (!edge_is_busy(s))
+        return true;
+    s->give_up_ns = give_up_ns;
+    edge_place(e, s, to);
+    if (s->state == EDGE_OPENING)
+        edge_send_open(e, s);
+    return true;
+}
+
 bool edge_share_busy(struct edge *e, struct edge_session *s)
 {
-    uint64_t now_ns = e->pump.now_ns;
+    uint64_t now_ns = e->now_ns;
 
     if (s->state != EDGE_OPENING)
         return false;
+    s->uplink->full_until_ns = now_ns + BUSY_RETRY_NS;
+    if (e->n_uplinks > 1 && go_elsewhere(e, s))
+        return true;
     e->news |= !s->give_up_ns; /* who waits for its rows need not any more */
     if (!s->give_up_ns || others_there(e, s))
         s->give_up_ns = now_ns + BUSY_MAX_NS;
@@ -171,9 +259,8 @@ bool edge_share_busy(struct edge *e, struct edge_session *s)
     if (edge_batch_unpick(e, s))
         return false;
     s->retry_ns = now_ns + BUSY_RETRY_NS;
-    if (!e->busy_said && e->p.rejoin.say)
-        e->p.rejoin.say(e->p.rejoin.arg,
-                        "the cloud has no room for all answers at once: some wait for their turn");
+    if (!e->busy_said)
+        edge_say(e, "the cloud has no room for all answers at once: some wait for their turn");
     e->busy_said = true;
     return true;
 }
@@ -181,21 +268,21 @@ bool edge_share_busy(struct edge *e, struct edge_session *s)
 /* Whether what it waits for is there, or will not be. */
 static void go_on(struct edge *e, struct edge_session *s)
 {
-    struct prefix_search p = search(e, s);
+    struct prefix_search p = search(e, s, s->uplink);
     uint32_t busy = e->n_busy;
     int err;
 
-    if (prefix_waits(&p))
+    if (!s->uplink || !s->uplink->joined || prefix_waits(&p))
         return;
     if (s->seq >= 0) {
-        if (!p.n_now) {
+        if (!p.n_now && !search_elsewhere(e, s).n_now) {
             s->state = EDGE_OPENING;
             edge_send_open(e, s);
             return;
         }
         stage_seq_close(e->p.stage, s->seq); /* what it had reserved is enough */
     }
-    err = take(e, s, p.now, p.n_now);
+    err = take(e, s, &p);
     if (err == -ENOSPC && busy > 1)
         return; /* others will end */
     if (err) {
@@ -213,7 +300,7 @@ void edge_share_step(struct edge *e)
 
         if (s->state == EDGE_WAITING && e->news)
             go_on(e, s);
-        if (s->state == EDGE_OPENING && s->retry_ns && e->pump.now_ns >= s->retry_ns) {
+        if (s->state == EDGE_OPENING && s->retry_ns && e->now_ns >= s->retry_ns) {
             s->retry_ns = 0;
             edge_send_open(e, s);
         }
@@ -231,7 +318,7 @@ uint64_t edge_share_deadline(const struct edge *e)
         if (s->state == EDGE_OPENING && s->retry_ns && s->retry_ns < at)
             at = s->retry_ns;
         if (s->state == EDGE_WAITING && e->news)
-            at = e->pump.now_ns;
+            at = e->now_ns;
     }
     return at;
 }

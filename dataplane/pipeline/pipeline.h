@@ -48,6 +48,64 @@ static inline const char *pipeline_cipher(const struct pipeline_security *s)
 struct edge;
 
 /*
+ * An edge may be joined to several clouds at once: each connection is an uplink, known by its index
+ * from 0 on. One front stage computes for all of them, and rows of sessions at different clouds go
+ * through it together. A session is at one uplink at a time, where `place` put it. It is moved, by
+ * replaying its history elsewhere, when its uplink is lost, drains or is removed; its ids stay what
+ * they would have been. Only where no uplink is left do sessions wait, as edge_rejoin says.
+ */
+#define EDGE_UPLINKS_MAX 64u
+#define EDGE_UPLINK_NAME 64u /* bytes, with the zero */
+
+/* An uplink that could take a session now: its cloud was heard, fits, and does not drain. */
+struct edge_uplink_view {
+    uint32_t index;
+    const char *name;
+    uint32_t sessions; /* of ours there */
+    uint32_t shared;   /* tokens of the session's beginning that this cloud has or will have */
+    uint64_t rtt_ns;   /* median; 0: not known yet */
+    bool full;         /* it had no room a moment ago */
+    bool has_status;   /* the cloud said the following, lately */
+    uint32_t free_sessions;
+    uint64_t free_tokens; /* of its KV budget */
+};
+
+struct edge_uplink_params {
+    const char *name;                  /* for people; copied; NULL: the port's name */
+    struct port *port;                 /* not owned; NULL: next_port gives it */
+    struct pipeline_security security; /* borrowed, as edge_params' */
+    /* As edge_rejoin's, for this uplink. NULL function: always `port`. */
+    struct port *(*next_port)(void *arg);
+    void *arg;
+};
+
+enum edge_uplink_state {
+    EDGE_UPLINK_APART,   /* no connection; the next is tried soon */
+    EDGE_UPLINK_JOINING, /* the cloud was not heard yet */
+    EDGE_UPLINK_JOINED,
+    EDGE_UPLINK_UNFIT, /* joined, but another model, split, codec or arithmetic: `why` */
+};
+
+struct edge_uplink_stats {
+    char name[EDGE_UPLINK_NAME];
+    char port[96]; /* and the address it tries */
+    enum edge_uplink_state state;
+    bool draining;     /* asked for by edge_uplink_drain */
+    bool drains;       /* the cloud said that it does */
+    uint32_t sessions; /* placed there, replaying ones too */
+    uint32_t replaying;
+    uint64_t rtt_ns; /* median of this connection; 0: not known */
+    uint64_t reconnections, replayed_bytes, replayed_rows;
+    uint64_t moved;         /* sessions that were at another uplink before */
+    struct link_stats link; /* as edge_stats' */
+    const char *cipher;
+    bool has_status; /* the cloud said: */
+    uint32_t free_sessions;
+    uint64_t free_tokens;
+    char why[PIPELINE_ERR]; /* why it was last lost, or is unfit; "": it never was */
+};
+
+/*
  * How an edge goes on when its cloud is lost: it connects again, to the same cloud or another, and
  * gives it each session's compressed history, the very tiles that were sent, so that the ids that
  * follow are those that would have. All zero: it doesn't go on, and every session ends EDGE_LOST.
@@ -59,6 +117,7 @@ struct edge_rejoin {
                                     * is tried where one does not answer in attempt_timeout_ns */
     size_t history_bytes;          /* memory for histories. A session that finds no room has none: it
                                     * is computed again from its ids, or, with a target of bytes, ends */
+    bool endless;                  /* sessions that waited in vain end, but the edge goes on looking */
     /* The port of the next address to try, or the same one again; whichever it gave before is not
      * used any more. NULL: none can be opened just now. NULL function: always edge_params' port. */
     struct port *(*next_port)(void *arg);
@@ -69,7 +128,8 @@ struct edge_rejoin {
 
 struct edge_params {
     struct stage *stage;           /* layers [0, split); not owned */
-    struct port *port;             /* not owned */
+    struct port *port;             /* uplink 0's, not owned. NULL: uplinks come by edge_uplink_add */
+    const char *name;              /* uplink 0's, for people; NULL: the port's name */
     struct codec_params codec;
     const struct codec_profile_curve *curve; /* of codec's mode, borrowed; NULL: no targets */
     struct codec_rate_target target; /* of every session, kept by its own controller from `codec`'s
@@ -80,7 +140,15 @@ struct edge_params {
     uint32_t max_sessions;         /* 0: 1 */
     bool no_prefix;                /* sessions share nothing, and none lingers to be begun like */
     uint64_t connect_timeout_ns;   /* no peer by then: error; 0: 10 s */
-    struct edge_rejoin rejoin;
+    struct edge_rejoin rejoin;     /* next_port and several: of uplink 0 */
+    /*
+     * Which of n >= 1 uplinks takes the session: a position in views, or -1: it waits and is asked
+     * for again when something changed, or after a tenth of a second. Not asked where the edge has
+     * one uplink. NULL: one that has its beginning, unless it has far more sessions than another;
+     * else the one with the fewest. Must not call the edge.
+     */
+    int (*place)(void *arg, const struct edge_uplink_view *views, uint32_t n, int64_t session);
+    void *place_arg;
 };
 
 enum edge_finish { EDGE_LENGTH, EDGE_STOP, EDGE_CANCELLED, EDGE_REFUSED, EDGE_LOST };
@@ -111,9 +179,10 @@ struct edge_request {
 };
 
 struct edge_stats {
-    struct link_stats link; /* packets and bytes: of all connections; the rest: of the last */
-    const char *cipher; /* see pipeline_cipher */
-    const char *port;   /* caps.name of the last one */
+    struct link_stats link; /* packets and bytes: of all connections; the rest: of the last of the
+                             * first uplink */
+    const char *cipher; /* see pipeline_cipher; of the first uplink */
+    const char *port;   /* caps.name of its last one */
     uint64_t reconnections, replayed_rows, replayed_bytes; /* bytes of tiles */
     uint64_t history_bytes; /* memory that histories take now */
     uint64_t kept_bytes;    /* of tiles copied into histories, so far */
@@ -123,6 +192,8 @@ struct edge_stats {
     struct codec_rate_range parameter; /* the step or delta of messages under a target */
     struct codec_stats codec;
     uint64_t shared_rows; /* that sessions began with, of others: neither computed nor sent */
+    uint32_t uplinks, uplinks_joined; /* all; those whose cloud was heard on this connection */
+    uint64_t moved;       /* times that a session went on at another uplink */
     uint32_t sessions;    /* busy ones */
     uint32_t lingering;   /* that have ended, for others to begin like */
     bool connected;       /* a cloud is there, as far as is known */
@@ -151,9 +222,29 @@ int edge_progress(const struct edge *e, int64_t session, struct edge_result *r, 
  * inside. */
 int edge_poll(struct edge *e, uint64_t now_ns, uint64_t *deadline_ns);
 const char *edge_error(const struct edge *e);
-/* The port to wait on; NULL: there is none just now (edge_rejoin). */
-struct port *edge_port(const struct edge *e);
+/* The ports to wait on (port_wait_any): up to max are written; how many there are. 0: none just now
+ * (edge_rejoin). */
+uint32_t edge_ports(const struct edge *e, struct port **ports, uint32_t max);
 void edge_stats(const struct edge *e, struct edge_stats *s);
+
+/*
+ * One uplink more, from any moment on, except in a callback. Needs edge_params.rejoin.timeout_ns:
+ * sessions must have histories to be moved. The first of all, if edge_params had no port, needs a
+ * port, which says how much goes into a packet: later ones that carry less are left out, and that
+ * is said. Returns its index; that of a removed one may come again. -EINVAL, -ENOSPC
+ * (EDGE_UPLINKS_MAX), -ENOMEM; err: PIPELINE_ERR bytes.
+ */
+int edge_uplink_add(struct edge *e, const struct edge_uplink_params *p, uint64_t now_ns, char *err);
+/* No new sessions there, and those it has move, a few at a time, as others can take them; while
+ * none can they stay. False: as any other again. 0 or -ENOENT. */
+int edge_uplink_drain(struct edge *e, uint32_t index, bool drain);
+/* Goodbye is said; its sessions go on elsewhere, or wait. Its port is not used any more. Not in a
+ * callback. 0 or -ENOENT. */
+int edge_uplink_remove(struct edge *e, uint32_t index, uint64_t now_ns);
+/* 0, or -ENOENT: there is none of this index; all are below EDGE_UPLINKS_MAX. */
+int edge_uplink_stats(const struct edge *e, uint32_t index, struct edge_uplink_stats *s);
+/* Where a busy session is: an index, or -ENOENT: nowhere just now. */
+int edge_session_uplink(const struct edge *e, int64_t session);
 
 /* --- cloud -------------------------------------------------------------------------------------- */
 

@@ -172,6 +172,8 @@ def usage(model):
     refused("CPUs that are no list", run + ["-p", "x", "--cpus", "1-"], 2, "like 0-3,8")
     refused("a node that is not there", run + ["-p", "x", "--numa", "900"], 2, "no NUMA node 900")
     refused("pinned and not", run + ["-p", "x", "--cpus", "0", "--first-core", "-1"], 2, "leave out --cpus")
+    refused("unknown chat template", run + ["--chat-template", "jinja"], 2, "--chat-template jinja", "chatml, llama3, gemma")
+    refused("another model's chat template", run + ["--chat-template", "gemma"], 2, "no such control tokens")
     refused("a zero byte in the prompt", run + ["-p", "-"], 2, "zero byte", text_in="a\0b")
     refused("unknown option", run + ["-p", "x", "--frobnicate"], 2, "frobnicate")
     refused("unknown command", ["frobnicate"], 2, "frobnicate")

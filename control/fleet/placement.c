@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/fleet/placement.h"
+
+#include <string.h>
+
+uint64_t placement_hash(uint64_t a, uint64_t b)
+{
+    uint64_t z = a + UINT64_C(0x9e3779b97f4a7c15) * (b + 1);
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return z ^ z >> 31;
+}
+
+bool placement_fits(const struct worker *w, const struct placement_need *need)
+{
+    return !(w->model[0] && need->model[0] && strcmp(w->model, need->model) != 0) &&
+           !(w->split && need->split && w->split != need->split) &&
+           !(w->codec_id && need->codec_id && w->codec_id != need->codec_id) &&
+           !(w->numerics_id && need->numerics_id && w->numerics_id != need->numerics_id);
+}
+
+/* --- of a session
+ * ---------------------------------------------------------------------------------
+ */
+
+static bool has_room(const struct placement_view *v, uint64_t need_tokens)
+{
+    return !v->full && (!v->has_status || (v->free_sessions > 0 && v->free_tokens >= need_tokens));
+}
+
+static uint64_t cost_ns(const struct placement_view *v)
+{
+    uint64_t ns = v->rtt_ns + (uint64_t)v->sessions * PLACEMENT_STEP_NS;
+    if (v->has_status && v->free_sessions)
+        ns += PLACEMENT_FULL_NS / v->free_sessions;
+    return ns;
+}
+
+/* The i-th that has room. */
+static uint32_t nth(const struct placement_view *views, uint64_t need_tokens, uint32_t i)
+{
+    uint32_t at = 0;
+    for (;; at++)
+        if (has_room(&views[at], need_tokens) && i-- == 0)
+            return at;
+}
+
+int placement_choose(const struct placement_view *views, uint32_t n, uint64_t need_tokens,
+                     uint64_t seed, uint64_t counter)
+{
+    uint32_t usable = 0, known = 0; /* known: the one that has most of its beginning */
+    bool has_known = false;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!has_room(&views[i], need_tokens))
+            continue;
+        usable++;
+        if (views[i].shared_tokens >= PLACEMENT_SHARED &&
+            (!has_known || views[i].shared_tokens > views[known].shared_tokens)) {
+            known = i;
+            has_known = true;
+        }
+    }
+    if (usable == 0)
+        return -1;
+    const uint64_t draw = placement_hash(seed, counter);
+    const uint32_t first = (uint32_t)((draw >> 32) * usable >> 32);
+    uint32_t a = nth(views, need_tokens, first), b = a;
+    if (usable > 1) {
+        uint32_t second = (uint32_t)((draw & UINT32_MAX) * (usable - 1) >> 32);
+        second += second >= first;
+        b = nth(views, need_tokens, second);
+    }
+    const uint32_t better = cost_ns(&views[b]) < cost_ns(&views[a]) ? b : a;
+    if (has_known && views[known].sessions <= views[better].sessions + PLACEMENT_LEAN)
+        return (int)known;
+    return (int)better;
+}
+
+/* --- of workers
+ * -----------------------------------------------------------------------------------
+ */
+
+static uint64_t name_hash(const char *name)
+{
+    uint64_t h = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
+    for (; *name; name++)
+        h = (h ^ (unsigned char)*name) * UINT64_C(0x100000001b3);
+    return h;
+}
+
+size_t placement_join(const struct workers *w, const struct placement_need *need, uint64_t seed,
+                      size_t max, uint32_t *chosen)
+{
+    size_t n = 0;
+    for (uint32_t i = 0; i < w->n && max > 0; i++) {
+        if (w->list[i].draining || !placement_fits(&w->list[i], need))
+            continue;
+        const uint64_t weight = placement_hash(seed, name_hash(w->list[i].name));
+        size_t least = 0;
+        for (size_t k = 1; n == max && k < n; k++)
+            if (placement_hash(seed, name_hash(w->list[chosen[k]].name)) <
+                placement_hash(seed, name_hash(w->list[chosen[least]].name)))
+                least = k;
+        if (n < max)
+            chosen[n++] = i;
+        else if (weight > placement_hash(seed, name_hash(w->list[chosen[least]].name))) {
+            memmove(chosen + least, chosen + least + 1, (n - least - 1) * sizeof *chosen);
+            chosen[n - 1] = i; /* i is beyond all others: ascending */
+        }
+    }
+    return n;
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a method answered, for people. */
+#ifndef ISTHMUS_CONTROL_RPC_SHOW_H
+#define ISTHMUS_CONTROL_RPC_SHOW_H
+
+#include <jansson.h>
+#include <stdio.h>
+
+/* A list of objects as a table; an object as lines of name and value, the lists in it as tables
+ * after them. */
+void rpc_show(FILE *f, const json_t *result);
+
+/* A value as a cell: bytes with their unit when the name ends in _bytes, "-" for null. Returns buf.
+ */
+#define SHOW_CELL 256
+char *rpc_show_cell(const char *name, const json_t *v, char buf[SHOW_CELL]);
+
+/* "12.3 MB". */
+char *rpc_show_bytes(double bytes, char buf[SHOW_CELL]);
+
+#endif

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which session is at which cloud. A session stays where it was placed until that cloud is lost,
+ * drains or has no room; then it goes on at another by its history (edge_replay.c), a few sessions
+ * at a time, so that a cloud which takes over many is not kept from its own.
+ */
+#include <stdio.h>
+
+#include "dataplane/pipeline/edge_impl.h"
+#include "dataplane/pipeline/prefix.h"
+
+#define PLACE_RETRY_NS 100000000u
+
+/* --- where to --------------------------------------------------------------------------------- */
+
+bool edge_uplink_full(const struct edge_uplink *u)
+{
+    return u->edge->now_ns < u->full_until_ns || (u->has_status && !u->status.sessions_free);
+}
+
+static uint64_t rtt_of(const struct edge_uplink *u)
+{
+    struct link_stats s;
+
+    link_stats(u->pump.link, &s);
+    return s.rtt_p50_ns;
+}
+
+static bool lighter(const struct edge_uplink_view *a, const struct edge_uplink_view *b)
+{
+    if (a->full != b->full)
+        return b->full;
+    if (a->sessions != b->sessions)
+        return a->sessions < b->sessions;
+    return a->rtt_ns && a->rtt_ns < b->rtt_ns;
+}
+
+/* The one with the fewest sessions; or one that has the beginning, where that is no great burden.
+ */
+static int place_default(const struct edge_uplink_view *views, uint32_t n)
+{
+    uint32_t best = 0, like = 0;
+
+    for (uint32_t i = 1; i < n; i++) {
+        if (lighter(&views[i], &views[best]))
+            best = i;
+        if (views[i].shared > views[like].shared)
+            like = i;
+    }
+    if (views[like].shared >= PREFIX_MIN && !views[like].full &&
+        views[like].sessions <= 2 * views[best].sessions + 4)
+        best = like;
+    return (int)best;
+}
+
+struct edge_uplink *edge_choose(struct edge *e, struct edge_session *s)
+{
+    struct edge_uplink_view views[EDGE_UPLINKS_MAX];
+    uint32_t n = 0;
+    int k;
+
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) {
+        if (!edge_uplink_open(u))
+            continue;
+        if (e->n_uplinks == 1)
+            return u;
+        views[n++] = (struct edge_uplink_view){
+            .index = u->index,
+            .name = u->name[0] ? u->name : u->port_name,
+            .sessions = u->n_sessions,
+            .shared = edge_shared_at(e, s, u),
+            .rtt_ns = rtt_of(u),
+            .full = edge_uplink_full(u),
+            .has_status = u->has_status,
+            .free_sessions = u->status.sessions_free,
+            .free_tokens = u->status.tokens_free,
+        };
+    }
+    if (!n)
+        return NULL;
+    k = e->p.place ? e->p.place(e->p.place_arg, views, n, s->id) : place_default(views, n);
+    return k >= 0 && (uint32_t)k < n ? e->uplinks[views[k].index] : NULL;
+}
+
+/* --- to and fro ------------------------------------------------------------------------------- */
+
+void edge_place(struct edge *e, struct edge_session *s, struct edge_uplink *u)
+{
+    s->uplink = u;
+    s->number = ++e->last_number;
+    u->n_sessions++;
+    if (s->last_uplink && s->last_uplink != u) {
+        u->moved++;
+        e->stats.moved++;
+    }
+    s->last_uplink = u;
+}
+
+void edge_unplace(struct edge_session *s)
+{
+    if (s->uplink)
+        s->uplink->n_sessions--;
+    s->uplink = NULL;
+    s->number = 0;
+}
+
+void edge_leave(struct edge *e, struct edge_session *s, const char *why)
+{
+    edge_send_close(e, s, false);
+    edge_unplace(s);
+    e->news = true;
+    if (!edge_rewind(e, s))
+        edge_end_session(e, s, EDGE_LOST, why);
+}
+
+/* --- in time ---------------------------------------------------------------------------------- */
+
+static void place_those_nowhere(struct edge *e)
+{
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        struct edge_session *s = &e->sessions[i];
+        struct edge_uplink *u = edge_is_busy(s) && !s->uplink ? edge_choose(e, s) : NULL;
+
+        if (!u)
+            continue;
+        edge_place(e, s, u);
+        if (s->state == EDGE_OPENING)
+            edge_send_open(e, s);
+        e->news = true;
+    }
+}
+
+static bool to_be_left(const struct edge_uplink *u)
+{
+    return u && (u->draining || (u->has_status && u->status.draining));
+}
+
+/* Whether nothing of it is under way. */
+static bool may_leave(const struct edge_session *s)
+{
+    if (s->history.dropped && s->rate.target.kind == CODEC_RATE_BYTES)
+        return false; /* it could not go on */
+    return s->state != EDGE_RUNNING || !s->unanswered;
+}
+
+/* Sessions that an uplink has yet to be told of. */
+static uint32_t newcomers(const struct edge *e, const struct edge_uplink *u)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        const struct edge_session *s = &e->sessions[i];
+
+        n += s->uplink == u && s->reviving && s->state >= EDGE_OPENING;
+    }
+    return n;
+}
+
+static bool takes_more(const struct edge *e, const struct edge_uplink *u)
+{
+    return edge_uplink_open(u) && !edge_uplink_full(u) && newcomers(e, u) < EDGE_REPLAYS;
+}
+
+static bool any_takes_more(const struct edge *e)
+{
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) {
+        if (takes_more(e, u))
+            return true;
+    }
+    return false;
+}
+
+static void move_those_that_drain(struct edge *e)
+{
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        struct edge_session *s = &e->sessions[i];
+        struct edge_uplink *to;
+
+        if (!edge_is_busy(s) || !to_be_left(s->uplink) || !may_leave(s) || !any_takes_more(e))
+            continue;
+        to = edge_choose(e, s);
+        if (!to || !takes_more(e, to))
+            continue;
+        edge_leave(e, s, "the cloud drains, and the session can't go on at another");
+        if (!edge_is_busy(s))
+            continue;
+        edge_place(e, s, to);
+        if (s->state == EDGE_OPENING)
+            edge_send_open(e, s);
+    }
+}
+
+void edge_place_step(struct edge *e)
+{
+    bool nowhere = false;
+
+    if (!e->news && (!e->place_ns || e->now_ns < e->place_ns))
+        return;
+    place_those_nowhere(e);
+    if (e->n_uplinks > 1)
+        move_those_that_drain(e);
+    for (uint32_t i = 0; i < e->n_places; i++)
+        nowhere |= edge_is_busy(&e->sessions[i]) && !e->sessions[i].uplink;
+    e->place_ns = nowhere ? e->now_ns + PLACE_RETRY_NS : 0;
+}

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The clouds that an edge is joined to: their coming and going, and what is known of them. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dataplane/pipeline/edge_impl.h"
+
+/* --- coming and going ------------------------------------------------------------------------- */
+
+struct edge_uplink *edge_uplink_new(struct edge *e, const struct edge_uplink_params *p)
+{
+    struct edge_uplink *u = calloc(1, sizeof *u);
+    uint32_t i = 0;
+
+    while (i < EDGE_UPLINKS_MAX && e->uplinks[i])
+        i++;
+    if (!u || i == EDGE_UPLINKS_MAX) {
+        free(u);
+        return NULL;
+    }
+    *u = (struct edge_uplink){
+        .edge = e,
+        .index = i,
+        .port = p->port,
+        .security = p->security,
+        .next_port = p->next_port,
+        .next_arg = p->arg,
+        .goes_on = true,
+        .port_name = "none",
+    };
+    if (p->name)
+        snprintf(u->name, sizeof u->name, "%s", p->name);
+    if (p->port)
+        edge_uplink_name_port(u);
+    e->uplinks[i] = u;
+    e->n_uplinks++;
+    if (e->end_uplinks <= i)
+        e->end_uplinks = i + 1;
+    return u;
+}
+
+void edge_uplink_name_port(struct edge_uplink *u)
+{
+    const struct port_caps *c = &u->port->caps;
+
+    u->port_name = c->name;
+    snprintf(u->port_text, sizeof u->port_text, "%.16s%s%s", c->name, c->peer[0] ? " at " : "",
+             c->peer);
+    snprintf(u->where, sizeof u->where, "%s%s%s", u->name, u->name[0] ? ": " : "", u->port_text);
+}
+
+void edge_uplink_free(struct edge_uplink *u)
+{
+    struct edge *e = u->edge;
+
+    if (u->joined)
+        pump_close(&u->pump);
+    e->uplinks[u->index] = NULL;
+    e->n_uplinks--;
+    while (e->end_uplinks && !e->uplinks[e->end_uplinks - 1])
+        e->end_uplinks--;
+    free(u);
+}
+
+int edge_uplink_add(struct edge *e, const struct edge_uplink_params *p, uint64_t now_ns, char *err)
+{
+    struct edge_uplink *u;
+    int rc = -EINVAL;
+
+    if (!e->p.rejoin.timeout_ns || (!p->port && (!p->next_port || !e->tile_capacity))) {
+        snprintf(err, PIPELINE_ERR,
+                 "an edge of several clouds needs histories, and a port to begin with");
+        return -EINVAL;
+    }
+    if (p->port)
+        rc = edge_pack_for(e, p->port, err);
+    if (p->port && rc)
+        return rc;
+    u = edge_uplink_new(e, p);
+    if (!u) {
+        rc = e->n_uplinks == EDGE_UPLINKS_MAX ? -ENOSPC : -ENOMEM;
+        snprintf(err, PIPELINE_ERR, "%s",
+                 rc == -ENOSPC ? "an edge has no more uplinks than this" : strerror(ENOMEM));
+        return rc;
+    }
+    u->attempt_ns = p->port ? now_ns : 0;
+    u->retry_ns = now_ns;
+    e->news = true;
+    return (int)u->index;
+}
+
+static struct edge_uplink *uplink_at(const struct edge *e, uint32_t index)
+{
+    return index < e->end_uplinks ? e->uplinks[index] : NULL;
+}
+
+int edge_uplink_drain(struct edge *e, uint32_t index, bool drain)
+{
+    struct edge_uplink *u = uplink_at(e, index);
+
+    if (!u)
+        return -ENOENT;
+    u->draining = drain;
+    e->news = true;
+    return 0;
+}
+
+int edge_uplink_remove(struct edge *e, uint32_t index, uint64_t now_ns)
+{
+    struct edge_uplink *u = uplink_at(e, index);
+
+    if (!u)
+        return -ENOENT;
+    if (now_ns > e->now_ns)
+        e->now_ns = now_ns;
+    if (u->joined) {
+        link_shutdown(u->pump.link);
+        pump_out(&u->pump);
+    }
+    edge_part(u, "the cloud was taken out, and no memory was left for this session's history");
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        if (e->sessions[i].last_uplink == u)
+            e->sessions[i].last_uplink = NULL;
+    }
+    edge_uplink_free(u);
+    if (e->n_busy && !edge_any_met(e) && !e->connect_by_ns)
+        edge_await(e);
+    return 0;
+}
+
+/* --- what is known ---------------------------------------------------------------------------- */
+
+bool edge_any_met(const struct edge *e)
+{
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) {
+        if (u->met)
+            return true;
+    }
+    return false;
+}
+
+bool edge_uplink_open(const struct edge_uplink *u)
+{
+    if (u->edge->n_uplinks == 1)
+        return !u->draining;
+    return u->met && !u->draining && !u->unfit && !(u->has_status && u->status.draining);
+}
+
+void edge_on_status(struct edge_uplink *u, const uint8_t *p, size_t len)
+{
+    struct proto_status m;
+
+    if (proto_read_status(p, len, &m))
+        return; /* news, no more */
+    if (m.draining && !(u->has_status && u->status.draining) && u->edge->n_uplinks > 1)
+        edge_say(u->edge, "the cloud drains (port %s): its %u answers go on at others", u->where,
+                 u->n_sessions);
+    u->status = m;
+    u->has_status = true;
+    u->edge->news = true;
+}
+
+void edge_add_link_stats(struct link_stats *to, const struct link_stats *s)
+{
+    to->tx_packets += s->tx_packets;
+    to->tx_bytes += s->tx_bytes;
+    to->tx_messages += s->tx_messages;
+    to->retransmits += s->retransmits;
+    to->rx_packets += s->rx_packets;
+    to->rx_bytes += s->rx_bytes;
+    to->rx_messages += s->rx_messages;
+    for (unsigned c = 0; c < sizeof s->copied_bytes / sizeof s->copied_bytes[0]; c++)
+        to->copied_bytes[c] += s->copied_bytes[c];
+}
+
+static enum edge_uplink_state state_of(const struct edge_uplink *u)
+{
+    if (!u->joined)
+        return EDGE_UPLINK_APART;
+    if (!u->met)
+        return EDGE_UPLINK_JOINING;
+    return u->unfit ? EDGE_UPLINK_UNFIT : EDGE_UPLINK_JOINED;
+}
+
+int edge_uplink_stats(const struct edge *e, uint32_t index, struct edge_uplink_stats *s)
+{
+    const struct edge_uplink *u = uplink_at(e, index);
+
+    if (!u)
+        return -ENOENT;
+    *s = (struct edge_uplink_stats){
+        .state = state_of(u),
+        .draining = u->draining,
+        .drains = u->has_status && u->status.draining,
+        .sessions = u->n_sessions,
+        .reconnections = u->reconnections,
+        .replayed_bytes = u->replayed_bytes,
+        .replayed_rows = u->replayed_rows,
+        .moved = u->moved,
+        .cipher = pipeline_cipher(&u->security),
+        .has_status = u->has_status,
+        .free_sessions = u->status.sessions_free,
+        .free_tokens = u->status.tokens_free,
+    };
+    if (u->joined)
+        link_stats(u->pump.link, &s->link);
+    s->rtt_ns = s->link.rtt_p50_ns;
+    edge_add_link_stats(&s->link, &u->past);
+    snprintf(s->name, sizeof s->name, "%s", u->name[0] ? u->name : u->port_name);
+    snprintf(s->port, sizeof s->port, "%s", u->port_text);
+    snprintf(s->why, sizeof s->why, "%s", u->lost_why);
+    for (uint32_t i = 0; i < e->n_places; i++)
+        s->replaying +=
+            e->sessions[i].uplink == u && edge_is_busy(&e->sessions[i]) && e->sessions[i].reviving;
+    return 0;
+}
+
+int edge_session_uplink(const struct edge *e, int64_t session)
+{
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        const struct edge_session *s = &e->sessions[i];
+
+        if (edge_is_busy(s) && s->id == session)
+            return s->uplink ? (int)s->uplink->index : -ENOENT;
+    }
+    return -ENOENT;
+}
+
+uint32_t edge_ports(const struct edge *e, struct port **ports, uint32_t max)
+{
+    uint32_t n = 0;
+
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) {
+        if (u->port && n < max)
+            ports[n] = u->port;
+        n += u->port != NULL;
+    }
+    return n;
+}

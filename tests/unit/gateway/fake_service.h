@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A service that answers each prompt with its own ids, again and again, in a thread of its own. */
+#ifndef ISTHMUS_TESTS_FAKE_SERVICE_H
+#define ISTHMUS_TESTS_FAKE_SERVICE_H
+
+#include "control/service/service.h"
+
+#define FAKE_JOBS     256u
+#define FAKE_CONTEXT  512u
+#define FAKE_REFUSED  7 /* a prompt that begins with this id is refused while it runs */
+#define FAKE_SHARED   3u
+
+struct fake_job {
+    uint64_t id;
+    int32_t *ids;
+    uint32_t n_prompt, n_predict, n_generated;
+    struct service_request r;
+    bool cancelled;
+};
+
+struct fake_service_params {
+    uint32_t max_jobs; /* beyond: -EAGAIN */
+    uint32_t token_us; /* a step's time */
+};
+
+struct service *fake_open(const struct fake_service_params *p);
+void fake_close(struct service *s);
+
+void fake_set_health(struct service *s, enum service_health h); /* draining: -ESHUTDOWN */
+uint32_t fake_running(struct service *s);
+uint64_t fake_submitted(struct service *s);
+uint64_t fake_cancelled(struct service *s);
+/* Of the last submitted ones: their seeds, newest last. */
+void fake_seeds(struct service *s, uint64_t *seeds, uint32_t n);
+/* Whose the last one was. */
+const char *fake_client(struct service *s);
+const struct sampler_params *fake_sampler(struct service *s);
+
+#endif
