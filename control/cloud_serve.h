@@ -12,6 +12,7 @@
 struct cloud_serve {
     struct cloud *cloud;
     struct port *port;
+    struct control *control;   /* NULL: none */
     bool once;                 /* end when the first edge has left, or at any signal */
     uint32_t drain_timeout_s;  /* 0: as long as it takes */
     const char *authorized;    /* the file, read again by SIGHUP; NULL: none */

@@ -278,6 +278,7 @@ int cmd_cloud(int argc, char **argv)
     struct cloud_serve serve = {
         .cloud = cloud,
         .port = port,
+        .control = control,
         .once = o.once,
         .drain_timeout_s = o.drain_timeout_s,
         .authorized = o.authorized,
