@@ -130,9 +130,10 @@ static void place_those_nowhere(struct edge *e)
     }
 }
 
+/* One that drains; or that was the only one, and is not there. */
 static bool to_be_left(const struct edge_uplink *u)
 {
-    return u && (u->draining || (u->has_status && u->status.draining));
+    return u && (u->draining || !u->met || (u->has_status && u->status.draining));
 }
 
 /* Whether nothing of it is under way. */

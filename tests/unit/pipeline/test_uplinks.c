@@ -448,6 +448,23 @@ static void test_come_and_go(void **state)
     rig_close(&r);
 }
 
+/* Who waits for the only cloud need not, once there is another. */
+static void test_second(void **state)
+{
+    struct rig_params p = clouds(2);
+
+    p.late = true;
+    start(&p);
+    r.cloud_silent = true;
+    assert_int_equal(edge_uplink_remove(r.edge, 1, r.now_ns), 0);
+    submit(0, 6, 60, 50);
+    run_for(100 * RIG_MS);
+    assert_int_equal(at(0).sessions, 6);
+    assert_int_equal(rig_add_uplink(&r, "second", network_port(r.more[0].network, 0)), 1);
+    finish(0, 6, SECOND);
+    rig_close(&r);
+}
+
 /* A cloud of another kind takes nobody down with it. */
 static void test_unfit(void **state)
 {
@@ -490,8 +507,8 @@ int main(void)
         cmocka_unit_test(test_throttle),    cmocka_unit_test(test_all_dead),
         cmocka_unit_test(test_in_vain),     cmocka_unit_test(test_drain),
         cmocka_unit_test(test_drain_last),  cmocka_unit_test(test_full),
-        cmocka_unit_test(test_come_and_go), cmocka_unit_test(test_unfit),
-        cmocka_unit_test(test_wrong_calls),
+        cmocka_unit_test(test_come_and_go), cmocka_unit_test(test_second),
+        cmocka_unit_test(test_unfit),       cmocka_unit_test(test_wrong_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
