@@ -22,6 +22,7 @@
 #define SWEEPS       8u   /* in the shortest of the limits of time */
 #define SWEEP_MAX_MS 500u
 #define RETRY_MS     20u
+#define HOLD_NS      500000 /* after the first token of a step, for those of the other answers */
 #define LAST_NS      1000000000u /* for what is whole to be sent when the gateway closes */
 #define MEMORY_BYTES 16384u      /* of a connection, its head and its buffers */
 #define OTHER_FILES  256u
@@ -66,13 +67,24 @@ static int wait_ms(struct gateway *g)
     return ms;
 }
 
+/* The engine's step tells its answers' tokens one after the other. To sleep and be woken for each
+ * costs more than all else that is done for it, so those of a step are sent together. */
+static void hold(const struct gateway *g)
+{
+    static const struct timespec a_moment = {.tv_nsec = HOLD_NS};
+    if (g->n_answering > 1)
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &a_moment, NULL);
+}
+
 static void turn(struct gateway *g, int timeout_ms)
 {
     struct epoll_event events[EVENTS];
     const int n = epoll_wait(g->epoll, events, EVENTS, timeout_ms);
     /* Clients first: what rings may free an exchange that one of the events is of. */
     for (int i = 0; i < n; i++)
-        if (events[i].data.ptr != &g->chime && events[i].data.ptr != g)
+        if (events[i].data.ptr == &g->chime)
+            hold(g);
+        else if (events[i].data.ptr != g)
             exchange_gone(events[i].data.ptr);
     exchange_take_rungs(g);
     const uint64_t now_ns = port_now_ns();
