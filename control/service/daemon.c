@@ -5,12 +5,14 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
-#include <systemd/sd-daemon.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "control/child.h"
@@ -98,6 +100,8 @@ static struct {
     char status[200];
 } self = {.lock_fd = -1, .status_lock = PTHREAD_MUTEX_INITIALIZER};
 
+static uint64_t watchdog_ns(void);
+
 static int lock_dir(void)
 {
     char path[sizeof self.dir + sizeof "/" LOCK_NAME], holder[24] = "";
@@ -134,7 +138,6 @@ int daemon_begin(const struct daemon_options *o)
 {
     const char *dir = o->runtime_dir ? o->runtime_dir : getenv("RUNTIME_DIRECTORY");
     const size_t n = dir ? o->runtime_dir ? strlen(dir) : strcspn(dir, ":") : 0;
-    uint64_t watchdog_us = 0;
     if (n >= sizeof self.dir) {
         log_error("--runtime-dir %.40s...: longer than %zu bytes", dir, sizeof self.dir - 1);
         return EXIT_USAGE;
@@ -142,8 +145,7 @@ int daemon_begin(const struct daemon_options *o)
     snprintf(self.dir, sizeof self.dir, "%.*s", (int)n, dir ? dir : "");
     /* A cloud half that `run` started is its parent's affair. */
     self.notifies = getenv("NOTIFY_SOCKET") && !child_is();
-    if (self.notifies && sd_watchdog_enabled(0, &watchdog_us) > 0)
-        self.watchdog_ns = watchdog_us * 1000;
+    self.watchdog_ns = self.notifies ? watchdog_ns() : 0;
     return n ? lock_dir() : EXIT_OK;
 }
 
@@ -172,15 +174,45 @@ const char *daemon_control_path(const struct daemon_options *o)
 /* --- the service manager ------------------------------------------------------------------------
  */
 
-static void notify(const char *state)
+/*
+ * sd_notify(3)'s protocol, a datagram to a socket. Its own function sleeps where the manager is
+ * slow to read, and the loop that runs the engine may not: what is said often is left out then. For
+ * the rest there is a second.
+ */
+static bool notify(const char *state, bool may_wait)
 {
-    if (self.notifies)
-        sd_notify(0, state);
+    const char *path = self.notifies ? getenv("NOTIFY_SOCKET") : NULL;
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    const size_t n = path ? strlen(path) : 0;
+    const int fd = n && n < sizeof to.sun_path && (*path == '/' || *path == '@')
+                       ? socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)
+                       : -1;
+    const struct timeval second = {.tv_sec = 1};
+    if (fd < 0)
+        return false;
+    memcpy(to.sun_path, path, n);
+    if (*path == '@')
+        to.sun_path[0] = '\0';
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &second, sizeof second);
+    const ssize_t sent = sendto(
+        fd, state, strlen(state), MSG_NOSIGNAL | (may_wait ? 0 : MSG_DONTWAIT),
+        (const struct sockaddr *)&to, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n));
+    close(fd);
+    return sent >= 0;
+}
+
+/* As sd_watchdog_enabled(3); 0: none. */
+static uint64_t watchdog_ns(void)
+{
+    const char *us = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
+    if (!us || (pid && strtoll(pid, NULL, 10) != getpid()))
+        return 0;
+    return strtoull(us, NULL, 10) * 1000;
 }
 
 void daemon_ready(void)
 {
-    notify("READY=1");
+    notify("READY=1", true);
 }
 
 void daemon_reloading(void)
@@ -188,12 +220,12 @@ void daemon_reloading(void)
     char text[64];
     snprintf(text, sizeof text, "RELOADING=1\nMONOTONIC_USEC=%llu",
              (unsigned long long)(port_now_ns() / 1000));
-    notify(text);
+    notify(text, true);
 }
 
 void daemon_stopping(void)
 {
-    notify("STOPPING=1");
+    notify("STOPPING=1", true);
 }
 
 void daemon_status(const char *format, ...)
@@ -203,13 +235,11 @@ void daemon_status(const char *format, ...)
     va_start(ap, format);
     vsnprintf(text, sizeof text, format, ap);
     va_end(ap);
-    pthread_mutex_lock(&self.status_lock);
-    const bool changed = strcmp(text, self.status) != 0;
-    strcpy(self.status, text);
-    pthread_mutex_unlock(&self.status_lock);
     snprintf(line, sizeof line, "STATUS=%s", text);
-    if (changed)
-        notify(line);
+    pthread_mutex_lock(&self.status_lock);
+    if (self.notifies && strcmp(text, self.status) != 0 && notify(line, false))
+        strcpy(self.status, text);
+    pthread_mutex_unlock(&self.status_lock);
 }
 
 uint64_t daemon_tick(uint64_t now_ns)
@@ -217,7 +247,7 @@ uint64_t daemon_tick(uint64_t now_ns)
     if (!self.watchdog_ns)
         return UINT64_MAX;
     if (!self.watched_ns || now_ns - self.watched_ns >= self.watchdog_ns / 2) {
-        notify("WATCHDOG=1");
+        notify("WATCHDOG=1", false);
         self.watched_ns = now_ns;
     }
     return self.watched_ns + self.watchdog_ns / 2;

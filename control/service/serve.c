@@ -9,6 +9,7 @@
 #include "control/config/config.h"
 #include "control/config/reload.h"
 #include "control/gateway/gateway.h"
+#include "control/gateway/keys.h"
 #include "control/log.h"
 #include "control/quality_arg.h"
 
@@ -95,8 +96,15 @@ void serve_check_options(struct argp_state *state, const struct serve_options *o
 
 int serve_check(const struct serve_options *o, const struct model_options *model)
 {
+    struct api_keys *read = NULL;
+    char err[API_KEYS_ERR];
     const int rc = config_check_file("--model", model->path);
-    return rc == EXIT_OK && o->api_keys ? config_check_file("--api-keys", o->api_keys) : rc;
+    if (rc == EXIT_OK && o->api_keys && api_keys_read(o->api_keys, &read, err) < 0) {
+        log_error("--api-keys: %s", err);
+        return EXIT_USAGE;
+    }
+    api_keys_free(read);
+    return rc;
 }
 
 /* --- in the engine's thread ---------------------------------------------------------------------
@@ -208,12 +216,9 @@ static int read_api_keys(void *arg, const char *value, char *err)
 }
 
 static const struct reload_key keys[] = {
-    {"api-keys", read_api_keys, true},
-    {"log-level", apply_log_level, false},
-    {"max-waiting", apply_max_waiting, false},
-    {"drain-timeout", apply_drain_timeout, false},
-    {"quality", apply_quality, false},
-    {"rate", apply_rate, false},
+    {"api-keys", read_api_keys, true},         {"log-level", apply_log_level, false},
+    {"max-waiting", apply_max_waiting, false}, {"drain-timeout", apply_drain_timeout, false},
+    {"quality", apply_quality, false},         {"rate", apply_rate, false},
 };
 
 /* --- serving ------------------------------------------------------------------------------------
