@@ -10,6 +10,7 @@
 #include "control/bench/serve_report.h"
 #include "control/cmd.h"
 #include "control/gnuplot.h"
+#include "control/libcurl.h"
 #include "control/log.h"
 #include "control/options.h"
 #include "control/signals.h"
@@ -326,7 +327,12 @@ int bench_serve(int argc, char **argv)
     char *key = NULL, *model = NULL;
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     signals_catch();
+    const char *why;
     int rc = o.plot ? gnuplot_check(o.plot) : EXIT_OK;
+    if (rc == EXIT_OK && libcurl_load(&why) < 0) {
+        log_error("%s", why);
+        rc = EXIT_FAILED;
+    }
     if (rc == EXIT_OK && o.prompts)
         rc = prompts_read(o.prompts, &prompts);
     if (rc == EXIT_OK && o.key_file)

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/bench/serve_client.h"
 
-#include <curl/curl.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "control/bench/serve_stream.h"
+#include "control/libcurl.h"
 #include "dataplane/port.h"
 
 #define MODELS_MAX   262144u /* bytes of a list of models */
@@ -83,13 +83,9 @@ static int add_headers(struct client *c)
 
 int client_open(const struct client_params *p, struct client **out)
 {
-    if (curl_global_init(CURL_GLOBAL_DEFAULT))
-        return -ENOMEM;
     struct client *c = calloc(1, sizeof *c);
-    if (!c) {
-        curl_global_cleanup();
+    if (!c)
         return -ENOMEM;
-    }
     c->p = *p;
     c->multi = curl_multi_init();
     if (!c->multi || add_headers(c) < 0) {
@@ -130,7 +126,6 @@ void client_close(struct client *c)
     curl_multi_cleanup(c->multi);
     curl_slist_free_all(c->headers);
     free(c);
-    curl_global_cleanup();
 }
 
 /* --- what comes

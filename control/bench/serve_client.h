@@ -46,7 +46,7 @@ struct client_params {
 
 struct client;
 
-/* p's strings stay the caller's, until client_close. 0 or -ENOMEM. */
+/* After libcurl_load. p's strings stay the caller's, until client_close. 0 or -ENOMEM. */
 int client_open(const struct client_params *p, struct client **out);
 void client_close(struct client *c); /* what runs is given up, without on_end */
 
