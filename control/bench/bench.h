@@ -9,5 +9,6 @@ int bench_compute(int argc, char **argv);
 int bench_kernels(int argc, char **argv);
 int bench_codec(int argc, char **argv);
 int bench_transport(int argc, char **argv);
+int bench_serve(int argc, char **argv);
 
 #endif

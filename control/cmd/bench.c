@@ -14,6 +14,8 @@ static const struct command benchmarks[] = {
      bench_codec},
     {"transport", "round trips and streams between two processes, beside the port alone, UDP and TCP",
      bench_transport},
+    {"serve", "an OpenAI server under load: time to first token, token to token, goodput, errors",
+     bench_serve},
     {0},
 };
 

@@ -16,6 +16,7 @@
 #include "control/eval/suite.h"
 #include "control/eval/text.h"
 #include "control/eval/trial.h"
+#include "control/gnuplot.h"
 #include "control/log.h"
 #include "control/model.h"
 #include "control/options.h"
@@ -418,7 +419,7 @@ static int prepare(struct command_state *c)
 
     int rc = plan_splits(o, &c->model);
     if (rc == EXIT_OK && o->plot)
-        rc = eval_plot_check(o->plot);
+        rc = gnuplot_check(o->plot);
     if (rc == EXIT_OK && o->text.path)
         rc = eval_text_read(&c->model, &o->text, &c->text);
     if (rc == EXIT_OK && o->suite)

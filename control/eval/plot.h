@@ -8,11 +8,8 @@
 
 #include "control/eval/result.h"
 
-/* Can it be drawn later: is there a gnuplot, and can the file be written? EXIT_OK or an exit code,
- * the error said; here and below. */
-int eval_plot_check(const char *path);
-
-/* Draw all points whose KL is above zero. The file comes into being whole or not at all. */
+/* Draw all points whose KL is above zero, after gnuplot_check. The file comes into being whole or not
+ * at all. EXIT_OK or an exit code, the error said. */
 int eval_plot(const char *path, const struct eval_result *results, size_t n);
 
 #endif

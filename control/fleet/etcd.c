@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/fleet/etcd.h"
 
+
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -10,7 +11,8 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#include <curl/curl.h>
+#include "control/libcurl.h"
+
 
 #define ENDPOINTS_MAX 8u
 #define ANSWER_BYTES  (8u << 20)
@@ -157,10 +159,14 @@ static CURL *new_handle(struct etcd *e, curl_write_callback on_data, char *err)
 
 int etcd_open(const char *what, struct etcd **out, char *err)
 {
+    const char *why;
+    if (libcurl_load(&why) < 0) {
+        snprintf(err, WORKERS_ERR, "etcd: %s", why);
+        return -ENOENT;
+    }
     struct etcd *e = calloc(1, sizeof *e);
     int rc = e ? read_what(e, what) : -ENOMEM;
     if (rc == 0) {
-        curl_global_init(CURL_GLOBAL_DEFAULT);
         e->answer.most = ANSWER_BYTES;
         e->line.most = WATCH_BYTES;
         e->multi = curl_multi_init();

@@ -13,7 +13,8 @@
 
 struct etcd;
 
-/* what: "http://HOST:PORT[,URL...]/PREFIX". err: WORKERS_ERR bytes. 0, -EINVAL, -ENOMEM. */
+/* what: "http://HOST:PORT[,URL...]/PREFIX". err: WORKERS_ERR bytes. 0, -EINVAL,
+ * -ENOENT (libcurl), -ENOMEM. */
 int etcd_open(const char *what, struct etcd **out, char *err);
 void etcd_close(struct etcd *e);
 const char *etcd_prefix(const struct etcd *e); /* with a '/' at its end */

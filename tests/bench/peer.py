@@ -233,4 +233,5 @@ def main():
     return 0 if met or o.only_try else 1
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The load of `bench serve`: when what is asked, and what comes of it. */
+#ifndef ISTHMUS_CONTROL_BENCH_SERVE_LOAD_H
+#define ISTHMUS_CONTROL_BENCH_SERVE_LOAD_H
+
+#include "control/bench/histogram.h"
+#include "control/bench/serve_client.h"
+#include "control/bench/serve_prompts.h"
+
+/* Whose requests: the load's, the long prompts' beside it, those that only warm the server. */
+enum load_kind { LOAD_MAIN, LOAD_INTRUDER, LOAD_WARM, LOAD_KINDS };
+
+struct load_params {
+    double rate_per_s;       /* open loop: mean of Poisson arrivals; 0: closed loop */
+    uint32_t concurrency;    /* closed loop: clients, each asking again when its answer has ended */
+    uint64_t requests;       /* 0: no such limit */
+    double duration_s;       /* after which nothing more is asked; 0: no such limit */
+    uint32_t warmup;         /* requests before, not counted */
+    double intruder_every_s; /* 0: none */
+    double slo_ttft_s, slo_tpot_s; /* 0: not wanted */
+    const struct prompts *prompts; /* NULL: made up */
+    struct prompts_ask ask, intruder;
+    const char *url, *key;
+    double timeout_s;
+};
+
+struct load_figures {
+    uint64_t requests, outcomes[CALL_OUTCOMES]; /* fewer outcomes: the rest had not ended */
+    char why[CALL_OUTCOMES][160];                    /* of the first of each */
+    uint64_t tokens, prompt_tokens, prompts_counted; /* of those that went well */
+    uint64_t good;                                   /* within the SLO */
+    uint64_t first_due_ns, last_end_ns;
+    /* Of those that went well: from when it was due to the first text and to the end, from text to
+     * text, and the mean of that of each request. */
+    struct histogram ttft, end_to_end, gap, tpot;
+};
+
+/*
+ * Run it. figures[LOAD_KINDS], all zero before. EXIT_OK, EXIT_INTERRUPTED (figures are those so
+ * far), or EXIT_FAILED, said. Progress on stderr.
+ */
+int load_run(const struct load_params *p, struct load_figures *figures);
+
+#endif
