@@ -4,15 +4,14 @@
 #define ISTHMUS_CONTROL_CLOUD_SERVE_H
 
 #include "control/config/config.h"
-#include "control/rpc/control.h"
 #include "control/fleet/register.h"
+#include "control/rpc/control.h"
 #include "control/security_arg.h"
 #include "dataplane/pipeline/pipeline.h"
 
 struct cloud_serve {
     struct cloud *cloud;
     struct port *port;
-    struct control *control;   /* NULL: none */
     bool once;                 /* end when the first edge has left, or at any signal */
     uint32_t drain_timeout_s;  /* 0: as long as it takes */
     const char *authorized;    /* the file, read again by SIGHUP; NULL: none */
