@@ -607,8 +607,10 @@ void edge_stats(const struct edge *e, struct edge_stats *s)
     s->port = e->port_name;
     s->history_bytes = e->history_bytes;
     s->sessions = e->n_busy;
-    /* Before the first was heard a port that knows may say so. */
-    s->connected = e->met || (e->joined && !e->ever_met && e->p.port->caps.tells_loss);
+    /* Who keeps still is there all the same: the handshake was answered, or the port knows. */
+    s->connected =
+        e->met || (e->joined && (e->p.port->caps.tells_loss ||
+                                 (e->pump.params.keys && keys_ready(e->pump.params.keys))));
     for (uint32_t i = 0; i < e->n_places; i++)
         s->lingering += e->sessions[i].state == EDGE_LINGERING;
 }
