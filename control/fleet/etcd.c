@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/fleet/etcd.h"
 
-
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -12,7 +11,6 @@
 #include <time.h>
 
 #include "control/libcurl.h"
-
 
 #define ENDPOINTS_MAX 8u
 #define ANSWER_BYTES  (8u << 20)

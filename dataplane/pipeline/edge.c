@@ -731,7 +731,10 @@ const char *edge_error(const struct edge *e)
 /* Before the first was heard a port that knows may say so. */
 static bool is_there(const struct edge_uplink *u)
 {
-    return u->met || (u->joined && !u->ever_met && u->port->caps.tells_loss);
+    const struct keys *keys = u->pump.params.keys;
+
+    /* Who keeps still is there all the same: the handshake was answered, or the port knows. */
+    return u->met || (u->joined && (u->port->caps.tells_loss || (keys && keys_ready(keys))));
 }
 
 void edge_stats(const struct edge *e, struct edge_stats *s)
