@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The edge's inside: edge.c (sessions and messages), edge_uplink.c (its clouds), edge_place.c (which
- * session is at which), edge_join.c (a cloud's connection), edge_batch.c (what to compute, and
- * sending it), edge_replay.c, edge_share.c.
+ * The edge's inside: edge.c (sessions, and the loop), edge_message.c (what clouds say),
+ * edge_uplink.c (its clouds), edge_place.c (which session is at which), edge_join.c (a cloud's
+ * connection), edge_batch.c (what to compute, and sending it), edge_replay.c, edge_share.c.
  */
 #ifndef ISTHMUS_DATAPLANE_PIPELINE_EDGE_IMPL_H
 #define ISTHMUS_DATAPLANE_PIPELINE_EDGE_IMPL_H
@@ -192,6 +192,9 @@ void edge_lose(struct edge *e, const char *format, ...) __attribute__((format(pr
 /* The port says how much goes into a packet, unless another did. 0, or -EINVAL with err. */
 int edge_pack_for(struct edge *e, const struct port *port, char *err);
 size_t edge_tile_capacity(const struct port *port);
+
+/* edge_message.c: what a cloud says. */
+void edge_on_message(struct edge_uplink *u, const struct link_message *m);
 
 /* edge_uplink.c: the clouds. */
 /* As edge_uplink_add does; rejoin's fields for the first. NULL: no memory, or no index. */

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What clouds say to an edge: OPENED, REFUSED, TOKENS, ERROR, STATUS. */
+#include <stdio.h>
+
+#include "dataplane/pipeline/edge_impl.h"
+
+/* By the number that it has at the uplink. */
+static struct edge_session *find_at(const struct edge_uplink *u, uint32_t number)
+{
+    struct edge *e = u->edge;
+
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        if (edge_is_busy(&e->sessions[i]) && e->sessions[i].uplink == u &&
+            e->sessions[i].number == number)
+            return &e->sessions[i];
+    }
+    return NULL;
+}
+
+static const char *on_opened(struct edge *e, struct edge_session *s, const uint8_t *p, size_t len)
+{
+    struct edge_uplink *u = s->uplink;
+    struct proto_opened m;
+
+    if (s->state != EDGE_OPENING || proto_read_opened(p, len, &m))
+        return "the cloud sent a malformed OPENED";
+    u->chunk_rows = edge_chunk_rows(u, m.max_rows, m.max_fragments);
+    u->cloud_rows = m.max_rows;
+    u->cloud_fragments = smaller(m.max_fragments, pump_max_fragments(&u->pump));
+    if (m.n_like && m.n_like != s->n_like)
+        return "the cloud began the session with other rows than it was asked to";
+    s->state = EDGE_RUNNING;
+    s->retry_ns = s->give_up_ns = 0;
+    if (m.n_like) {
+        e->stats.shared_rows += m.n_like;
+        s->confirmed = m.n_like;
+        s->reviving = false;
+        s->replayed = s->history.n; /* it has what these bring */
+        e->news = true;
+        return NULL;
+    }
+    if (s->n_like)
+        edge_share_undo(e, s);
+    if (s->state != EDGE_RUNNING)
+        return NULL;
+    edge_replay_begin(e, s);
+    s->reviving = s->replaying;
+    return edge_batch_opened(e, s) ? "the edge's stage can't take back rows" : NULL;
+}
+
+/* A cloud of another kind than the others: none of its sessions has to end for that. */
+static bool goes_elsewhere(struct edge *e, struct edge_session *s, const struct proto_text *m)
+{
+    struct edge_uplink *u = s->uplink;
+    bool others = false;
+
+    if (s->state != EDGE_OPENING || m->reason < PROTO_BAD_VERSION || m->reason > PROTO_BAD_NUMERICS)
+        return false;
+    for (struct edge_uplink *o = edge_next_uplink(e, 0); o; o = edge_next_uplink(e, o->index + 1))
+        others |= o != u && !o->unfit;
+    if (!others)
+        return false;
+    if (!u->unfit)
+        edge_say(e, "the cloud is left out: %s (port %s)", m->text, u->where);
+    u->unfit = true;
+    snprintf(u->lost_why, sizeof u->lost_why, "%s", m->text);
+    edge_leave(e, s, m->text);
+    return true;
+}
+
+static void on_text(struct edge *e, struct edge_session *s, const uint8_t *p, size_t len)
+{
+    struct proto_text m = {0};
+    bool refused = proto_kind(p, len) == PROTO_REFUSED;
+
+    if (proto_read_text(p, len, &m))
+        snprintf(m.text, sizeof m.text,
+                 "the cloud broke the session off without a readable reason");
+    if (refused && m.reason == PROTO_BUSY && edge_share_busy(e, s))
+        return;
+    if (refused && goes_elsewhere(e, s, &m))
+        return;
+    edge_end_session(e, s, refused ? EDGE_REFUSED : EDGE_LOST, m.text);
+}
+
+/* One generated id: true when the session ended by it. */
+static bool on_id(struct edge *e, struct edge_session *s, int32_t id, float logprob)
+{
+    e->connect_by_ns = 0;
+    s->ids[s->n_ids++] = id;
+    s->result.last_token_ns = edge_now(e);
+    if (!s->result.n_generated++)
+        s->result.first_token_ns = s->result.last_token_ns;
+    e->stats.tokens++;
+    if (s->r.on_token)
+        s->r.on_token(s->r.arg, id, logprob);
+    if (s->cancelled)
+        return true;
+    if (s->r.is_stop && s->r.is_stop(s->r.arg, id)) {
+        edge_end_session(e, s, EDGE_STOP, NULL);
+        return true;
+    }
+    if (s->result.n_generated == s->r.n_predict) {
+        edge_end_session(e, s, EDGE_LENGTH, NULL);
+        return true;
+    }
+    return false;
+}
+
+static bool tokens_fit(const struct edge *e, const struct edge_session *s,
+                       const struct proto_tokens *m)
+{
+    for (unsigned i = 0; i < m->n; i++) {
+        if ((uint32_t)m->ids[i] >= e->info->n_vocab)
+            return false;
+    }
+    if (s->state != EDGE_RUNNING || !s->unanswered)
+        return false;
+    if (!m->n) /* rows were taken, guesses that a replay brings again among them; no id was due */
+        return m->position <= s->r.n_prompt + s->r.n_predict && (s->unanswered > 1 || !s->wants_id);
+    return s->unanswered == 1 && s->wants_id && m->position == s->n_ids &&
+           s->computed >= s->n_ids && m->n <= s->drafted + 1;
+}
+
+static const char *on_tokens(struct edge *e, struct edge_session *s, const uint8_t *p, size_t len,
+                             uint32_t number)
+{
+    struct proto_tokens m;
+    uint32_t kept;
+
+    if (proto_read_tokens(p, len, &m) || !tokens_fit(e, s, &m))
+        return "the cloud sent tokens that don't fit what was asked";
+    s->unanswered--;
+    s->to_answer = number;
+    if (s->reviving && !s->replaying && !s->unanswered)
+        s->reviving = false; /* what follows is taken for good */
+    else if (!s->reviving)
+        s->confirmed = smaller(m.n ? m.position + m.n - 1u : m.position, s->sent);
+    e->news = true;
+    if (!m.n)
+        return NULL;
+    /* Guesses that were not accepted leave the cache. */
+    kept = m.position + m.n - 1;
+    if (s->computed > kept) {
+        if (stage_seq_truncate(e->p.stage, s->seq, kept))
+            return "the edge's stage can't take back rejected guesses";
+        s->computed = s->sent = kept;
+    }
+    s->drafted = 0;
+    for (unsigned i = 0; i < m.n; i++) {
+        if (on_id(e, s, m.ids[i], m.logprobs[i]))
+            break;
+    }
+    return NULL;
+}
+
+void edge_on_message(struct edge_uplink *u, const struct link_message *m)
+{
+    struct edge *e = u->edge;
+    struct edge_session *s = find_at(u, m->session);
+    const char *error = NULL;
+    size_t len;
+    const uint8_t *p = link_message_payload(m, 0, &len);
+
+    if (proto_kind(p, len) == PROTO_STATUS)
+        edge_on_status(u, p, len);
+    if (!s || s->cancelled)
+        return; /* it has ended here, and the cloud doesn't know yet */
+    switch (proto_kind(p, len)) {
+    case PROTO_OPENED:
+        error = on_opened(e, s, p, len);
+        break;
+    case PROTO_TOKENS:
+        error = on_tokens(e, s, p, len, m->message);
+        break;
+    case PROTO_REFUSED:
+    case PROTO_ERROR:
+        on_text(e, s, p, len);
+        break;
+    default:
+        error = "the cloud sent a message of unknown kind";
+        break;
+    }
+    if (error)
+        edge_end_session(e, s, EDGE_LOST, error);
+}
