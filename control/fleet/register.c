@@ -209,7 +209,8 @@ static int complete(struct worker *self, const struct register_options *o)
     snprintf(self->name, sizeof self->name, "%s", o->as ? o->as : host);
     if (o->port)
         snprintf(self->port, sizeof self->port, "%s", o->port);
-    if (worker_parse(worker_format(self, line), strlen(line),
+    worker_format(self, line);
+    if (worker_parse(line, strlen(line),
                      o->port ? "--register-port"
                              : "--port (with --register, unless --register-port "
                                "says how edges see it)",

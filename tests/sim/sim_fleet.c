@@ -430,21 +430,21 @@ static uint64_t simulate(struct sim s)
     for (uint32_t i = 0; i < tenth; i++)
         s.workers[i].since_ms = 0;
     run(&s, 20000);
-    report(&s, "a start", 2.2, 20000, CAPACITY);
+    report(&s, "a start", 2.6, 20000, CAPACITY);
     for (uint32_t i = 0; i < tenth; i++)
         become(&s, i, UP);
     run(&s, 30000);
-    report(&s, "a tenth joins", 2.2, 6000, 20);
+    report(&s, "a tenth joins", 2.6, 6000, 20);
     for (uint32_t i = 0; i < tenth / 2; i++)
         become(&s, (uint32_t)draw(&s, s.n_workers), DOWN);
     run(&s, 20000);
-    report(&s, "a twentieth dies", 2.3, 10000, 20);
+    report(&s, "a twentieth dies", 2.6, 10000, 20);
     for (uint32_t i = 0; i < s.n_workers; i += 3)
         become(&s, i, DOWN);
     run(&s, 20000);
-    report(&s, "a third dies", 2.3, 15000, 36);
+    report(&s, "a third dies", 2.6, 15000, 36);
     upgrade(&s, 5);
-    report(&s, "all are upgraded", 2.3, 12000, 36);
+    report(&s, "all are upgraded", 2.6, 12000, 36);
     const uint64_t hash = s.hash;
     printf("%" PRIu64 " answers, %" PRIu64 " refusals, hash %016" PRIx64 "\n", s.finished,
            s.refused, hash);
