@@ -227,12 +227,12 @@ def workplace(folder, readme):
         if not name.startswith(".") and name != "build":
             os.symlink(os.path.join(e2e.ROOT, name), os.path.join(folder, name))
     os.symlink(os.path.dirname(os.path.abspath(e2e.BINARY)), os.path.join(folder, "build"))
-    shutil.copy(e2e.shared("eval/wikitext2-valid.txt"), folder)
-    shutil.copy(e2e.shared("eval/hellaswag-dev.jsonl"), folder)
     with open(os.path.join(folder, "requests.jsonl"), "w", encoding="utf-8") as f:
         f.write(e2e.lines_of([{"prompt": p, "n_predict": 8} for p in e2e.PROMPTS[:4]]))
     if not readme:
         return
+    shutil.copy(e2e.shared("eval/wikitext2-valid.txt"), folder)
+    shutil.copy(e2e.shared("eval/hellaswag-dev.jsonl"), folder)
     # README's profile takes minutes; of less text, it is one all the same.
     done = e2e.isthmus("calibrate", "-m", e2e.model("smollm2"), "--split", "10", "--text",
                        os.path.join(folder, "wikitext2-valid.txt"), "--chunks", "60-63", "--samples", "1",
