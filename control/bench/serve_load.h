@@ -25,7 +25,7 @@ struct load_params {
 };
 
 struct load_figures {
-    uint64_t requests, outcomes[CALL_OUTCOMES]; /* fewer outcomes: the rest had not ended */
+    uint64_t requests, outcomes[CALL_OUTCOMES];      /* fewer outcomes: the rest had not ended */
     char why[CALL_OUTCOMES][160];                    /* of the first of each */
     uint64_t tokens, prompt_tokens, prompts_counted; /* of those that went well */
     uint64_t good;                                   /* within the SLO */
