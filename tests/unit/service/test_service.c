@@ -529,7 +529,7 @@ static void test_never_ran(struct rig *r)
 #define THREADS 8
 #define ROUNDS  300
 
-struct worker {
+struct asker {
     struct rig *rig;
     unsigned number;
     unsigned answered, cancelled, refused;
@@ -537,7 +537,7 @@ struct worker {
 
 static void *work(void *arg)
 {
-    struct worker *w = arg;
+    struct asker *w = arg;
     struct service *s = w->rig->service;
     unsigned random = 12345 + w->number;
     char name[16];
@@ -581,12 +581,12 @@ static void *work(void *arg)
 
 static void test_many(struct rig *r)
 {
-    struct worker w[THREADS];
+    struct asker w[THREADS];
     pthread_t threads[THREADS];
     unsigned answered = 0, cancelled = 0, refused = 0;
     rig_start(r, 3, 3);
     for (unsigned i = 0; i < THREADS; i++) {
-        w[i] = (struct worker){.rig = r, .number = i};
+        w[i] = (struct asker){.rig = r, .number = i};
         assert_int_equal(pthread_create(&threads[i], NULL, work, &w[i]), 0);
     }
     for (unsigned i = 0; i < THREADS; i++) {
