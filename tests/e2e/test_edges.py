@@ -209,6 +209,7 @@ def drained(folder, model):
 
 
 def main():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # else what is started here has it ignored, too
     model = e2e.model("smollm2")
     asked, local = halves.requests()
     with tempfile.TemporaryDirectory() as folder:
