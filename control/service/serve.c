@@ -31,7 +31,7 @@ static const struct argp_option options[] = {
     {"listen", OPT_LISTEN, "HOST:PORT", 0,
      "Serve programs there, by OpenAI's HTTP interface, until a signal comes", 4},
     {"api-keys", OPT_API_KEYS, "FILE", 0,
-     "Whom to serve: a key a line. Without it: everybody who can connect", 4},
+     "Whom to serve: NAME KEY a line. Without it: everybody who can connect", 4},
     {"max-sessions", OPT_MAX_SESSIONS, "N", 0, "Answers in the making at once (default 16)", 4},
     {"max-waiting", OPT_MAX_WAITING, "N", 0,
      "Requests that may wait for their turn; more are refused (default 64)", 4},
