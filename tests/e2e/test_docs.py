@@ -118,7 +118,7 @@ class Session:
         script = ". %s; %s\nrc=$?; %s exit $rc" % (shlex.quote(self.state), command, keep)
         env = {**os.environ, "PATH": folder + ":" + os.environ["PATH"]}
         if self.host and serves:  # as a unit would
-            env["RUNTIME_DIRECTORY"] = self.host.path("/run/isthmus/edge")
+            env["RUNTIME_DIRECTORY"] = self.host.host.path("/run/isthmus/edge")
         return subprocess.Popen(["bash", "-c", script], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out,
                                 stderr=subprocess.STDOUT, env=env, start_new_session=True)
 
