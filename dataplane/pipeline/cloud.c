@@ -8,6 +8,7 @@
 #include "dataplane/pipeline/cloud_impl.h"
 
 #define MAX_EDGES 64u /* unless told otherwise */
+#define HELD_SLOW 16u /* this part of what may wait here is for one that waits by its rate */
 
 /* --- life ------------------------------------------------------------------------------------- */
 
@@ -312,15 +313,28 @@ static void on_message(struct cloud *c, struct cloud_edge *e, struct link_messag
 
 /* --- loop ------------------------------------------------------------------------------------- */
 
-/* Of one edge no more than its share of what may wait here. */
+/*
+ * Of one edge no more than its share of what may wait here, and little while its rate lets nothing
+ * be computed. Who has nothing here is heard as long as there are packets: what the others have
+ * here may stay for long.
+ */
+static bool may_take(struct cloud *c, const struct cloud_edge *e)
+{
+    const struct pkt_pool *pool = c->p.port->pool;
+
+    if (!e->held)
+        return c->held < c->held_max || pool->n_free > pool->n_total / PUMP_POOL_SHARE;
+    return c->held < c->held_max &&
+           e->held < links_share(&c->links, cloud_peer(c, e), c->held_max) &&
+           (e->held < c->held_max / HELD_SLOW || cloud_rate_lets(c, e));
+}
+
 static void take_messages(struct cloud *c, struct cloud_edge *e)
 {
     const struct links_peer *p = cloud_peer(c, e);
-    const uint32_t most = links_share(&c->links, p, c->held_max);
     struct link_message m;
 
-    while (links_is_live(p) && e->held < most && c->held < c->held_max &&
-           link_recv(p->pump.link, &m))
+    while (links_is_live(p) && may_take(c, e) && link_recv(p->pump.link, &m))
         on_message(c, e, &m);
 }
 

@@ -79,7 +79,7 @@ struct cloud {
     const struct cloud_session *like; /* not to be given up now */
     uint32_t message_rows; /* of one message at most: a run has room for decode rows beside it */
     uint32_t held;     /* packets in the sessions' queues */
-    uint32_t held_max; /* above it no message is taken from the link */
+    uint32_t held_max; /* above it messages are taken only from who has none there */
 
     float *panel;  /* [max_rows][d_model]: the stage's input */
     float *logits; /* [max_logits][n_vocab] */

@@ -128,6 +128,7 @@ int edge_uplink_remove(struct edge *e, uint32_t index, uint64_t now_ns)
         return -ENOENT;
     if (now_ns > e->now_ns)
         e->now_ns = now_ns;
+    u->draining = true; /* who is told that it ends may submit again: not to this one */
     if (u->joined) {
         link_shutdown(u->pump.link);
         pump_out(&u->pump);

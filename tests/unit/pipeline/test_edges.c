@@ -345,6 +345,37 @@ static void test_rate_limit(void **state)
     }
 }
 
+/* What waits by one's rate does not keep others' messages from being taken. */
+static void test_rate_holds_nobody_up(void **state)
+{
+    struct crowd_params p = plain(2, true);
+    struct rig_request q[5];
+    struct cloud_link l[2];
+    struct crowd c;
+
+    p.limits[0] = "rate=20rows/s";
+    p.pool_packets = 512; /* 128 of them for messages that wait */
+    p.edge.sessions = 4;
+    p.cloud_sessions = 8;
+    crowd_open(&c, &p);
+    for (uint32_t i = 0; i < 4; i++)
+        ask(&c, 0, &q[i], i, 600, 2);
+    crowd_run_for(&c, SECOND);
+    assert_int_equal(cloud_links(c.cloud, l, 2), 2);
+    print_message("%u packets wait\n", l[0].held_packets);
+    ask(&c, 1, &q[4], 9, 600, 100);
+    finish(&c, q + 4, 1, SECOND);
+    expect_right(&c, 1, &q[4]);
+    for (uint32_t i = 0; i < 4; i++) {
+        assert_false(q[i].done);
+        assert_int_equal(edge_cancel(c.edges[0].edge, q[i].session), 0);
+    }
+    finish(&c, q, 4, SECOND);
+    for (uint32_t i = 0; i < 4; i++)
+        rig_request_free(&q[i]);
+    crowd_close(&c);
+}
+
 /* Another list: who is not on it is cut off at once, others have their new limits. */
 static void test_other_list(void **state)
 {
@@ -540,22 +571,30 @@ static void test_drain(void **state)
     crowd_close(&c);
 }
 
-/* A frame that makes the cloud speak: rows of no session are answered by an ERROR each. */
-static void flood(struct port *port, uint32_t number)
+/* One fragment of a message of connection 7: with rows of no session. */
+static void send_part(struct port *port, uint32_t number, uint16_t fragment, uint16_t n)
 {
+    const uint16_t head = (uint16_t)link_payload_offset(false, fragment);
     const struct wire_header h = {.flags = WIRE_FLAG_INITIATOR,
                                   .connection = 7,
                                   .message = number,
-                                  .n_fragments = 1,
+                                  .fragment = fragment,
+                                  .n_fragments = n,
                                   .session = 5,
-                                  .payload_bytes = LINK_PREFIX_BYTES + 1};
+                                  .payload_bytes = (uint16_t)(head + 1)};
     struct pkt *pkt = pkt_alloc(port->pool);
 
-    memset(pkt->data + WIRE_PAYLOAD_AT, 0, LINK_PREFIX_BYTES);
-    pkt->data[WIRE_PAYLOAD_AT + LINK_PREFIX_BYTES] = PROTO_ROWS;
+    memset(pkt->data + WIRE_PAYLOAD_AT, 0, head);
+    pkt->data[WIRE_PAYLOAD_AT + head] = PROTO_ROWS;
     assert_int_equal(wire_seal(NULL, pkt, port->path, &h), 0);
     assert_int_equal(port_tx(port, &pkt, 1), 1);
     pkt_unref(pkt);
+}
+
+/* It makes the cloud speak: rows of no session are answered by an ERROR each. */
+static void flood(struct port *port, uint32_t number)
+{
+    send_part(port, number, 0, 1);
 }
 
 /* One that asks much and acknowledges nothing takes neither the packets nor the others' time, and
@@ -591,23 +630,16 @@ static void test_one_never_acknowledges(void **state)
         expect_right(&c, 1 + i, &q[i]);
     crowd_close(&c);
 }
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_together),
-        cmocka_unit_test(test_one_dies),
-        cmocka_unit_test(test_one_leaves),
-        cmocka_unit_test(test_one_restarts),
-        cmocka_unit_test(test_shared_identity),
-        cmocka_unit_test(test_same_connection),
-        cmocka_unit_test(test_turns),
-        cmocka_unit_test(test_cache_limit),
-        cmocka_unit_test(test_rate_limit),
-        cmocka_unit_test(test_other_list),
-        cmocka_unit_test(test_status),
-        cmocka_unit_test(test_drain),
-        cmocka_unit_test(test_one_never_acknowledges),
+        cmocka_unit_test(test_together),        cmocka_unit_test(test_one_dies),
+        cmocka_unit_test(test_one_leaves),      cmocka_unit_test(test_one_restarts),
+        cmocka_unit_test(test_shared_identity), cmocka_unit_test(test_same_connection),
+        cmocka_unit_test(test_turns),           cmocka_unit_test(test_cache_limit),
+        cmocka_unit_test(test_rate_limit),      cmocka_unit_test(test_rate_holds_nobody_up),
+        cmocka_unit_test(test_other_list),      cmocka_unit_test(test_status),
+        cmocka_unit_test(test_drain),           cmocka_unit_test(test_one_never_acknowledges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
