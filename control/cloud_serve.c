@@ -3,12 +3,14 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "control/cmd.h"
+#include "control/config/reload.h"
 #include "control/log.h"
 #include "control/service/daemon.h"
 #include "control/signals.h"
@@ -106,94 +108,40 @@ static void say_news(const struct cloud *cloud, struct said *r)
 /* --- reloading ----------------------------------------------------------------------------------
  */
 
-static void say_line(void *arg, const char *line)
+static int apply_drain_timeout(void *arg, const char *value, char *err)
 {
-    (void)arg;
-    log_error("%s", line);
+    (void)err;
+    ((struct cloud_serve *)arg)->drain_timeout_s =
+        value ? (uint32_t)strtoul(value, NULL, 10) : DRAIN_TIMEOUT_S;
+    return 0;
 }
 
-struct comparison {
-    const struct config *was, *is;
-};
-
-static bool same(const char *a, const char *b)
+static int read_authorized(void *arg, const char *value, char *err)
 {
-    return a == b || (a && b && strcmp(a, b) == 0);
-}
-
-static void say_unchanged(void *arg, const struct argp_option *o)
-{
-    static const char *const reloads[] = {CLOUD_RELOADS};
-    const struct comparison *c = arg;
-    for (size_t i = 0; i < sizeof reloads / sizeof *reloads; i++)
-        if (strcmp(o->name, reloads[i]) == 0)
-            return;
-    if (!same(config_value(c->was, o->name), config_value(c->is, o->name)))
-        log_warn("reload: %s is another: that takes a new start", o->name);
-}
-
-static void reload_timeout(struct cloud_serve *s, const char *text)
-{
-    char *end;
-    const unsigned long v = strtoul(text, &end, 10);
-    if (*text < '0' || *text > '9' || *end || v > DRAIN_TIMEOUT_MAX_S) {
-        log_error("reload: drain-timeout %s: must be from 0 to %u; it stays %u", text,
-                  DRAIN_TIMEOUT_MAX_S, s->drain_timeout_s);
-        return;
-    }
-    s->drain_timeout_s = (uint32_t)v;
-    log_info("reload: drain-timeout %u", s->drain_timeout_s);
-}
-
-static void reload_config(struct cloud_serve *s, struct config *now)
-{
-    struct config fresh;
-    if (config_gather(now->command, s->argc, s->argv, say_line, NULL, &fresh) < 0) {
-        log_error("reload: all stays as it was");
-        config_free(&fresh);
-        return;
-    }
-    struct comparison c = {now, &fresh};
-    config_each_option(now->command, say_unchanged, &c);
-    const char *level = config_value(&fresh, "log-level");
-    if (level && !same(level, config_value(now, "log-level")) && log_parse_level(level) >= 0) {
-        log_set_level((enum log_level)log_parse_level(level));
-        log_info("reload: log-level %s", level);
-    }
-    const char *timeout = config_value(&fresh, "drain-timeout");
-    if (timeout && !same(timeout, config_value(now, "drain-timeout")))
-        reload_timeout(s, timeout);
-    if (s->authorized && config_value(&fresh, "authorized"))
-        s->authorized = config_value(&fresh, "authorized");
-    config_free(now);
-    *now = fresh; /* s->authorized points into it */
-}
-
-static void reload_peers(struct cloud_serve *s)
-{
-    char err[IDENTITY_ERR] = "";
+    struct cloud_serve *s = arg;
+    char why[IDENTITY_ERR] = "";
     struct authorized *fresh;
-    if (!s->authorized)
-        return;
-    if (authorized_read(s->authorized, &fresh, err) < 0) {
-        log_error("reload: %s; those admitted stay as they were", err);
-        return;
+    if (authorized_read(value, &fresh, why) < 0) {
+        snprintf(err, RELOAD_ERR, "%.*s", (int)RELOAD_ERR - 1, why);
+        return -EINVAL;
     }
     cloud_set_peers(s->cloud, fresh);
     authorized_close(s->security->peers);
     s->security->peers = fresh;
-    log_info("reload: %s: %zu edges are admitted", s->authorized, authorized_count(fresh));
+    log_info("%s: %zu edges are admitted", value, authorized_count(fresh));
+    return 0;
 }
 
-static void reload(struct cloud_serve *s, struct config *now)
+static const struct reload_key keys[] = {
+    {"authorized", read_authorized, true},
+    {"drain-timeout", apply_drain_timeout, false},
+    {"log-level", reload_log_level, false},
+};
+
+static void wake(void *arg)
 {
-    daemon_reloading();
-    if (now->file)
-        reload_config(s, now);
-    reload_peers(s);
-    if (!now->file && !s->authorized)
-        log_info("reload: there is nothing to read again: neither --config nor --authorized");
-    daemon_ready();
+    (void)arg;
+    cloud_serve_wake();
 }
 
 /* --- the loop -----------------------------------------------------------------------------------
@@ -244,10 +192,14 @@ int cloud_serve(struct cloud_serve *s)
     struct ending ending = {.draining = false};
     struct said said = {.refusals = 0};
     uint64_t look_ns = 0;
-    struct config now;
+    const struct reload_params params = {
+        .keys = keys, .n_keys = sizeof keys / sizeof *keys, .wake = wake, .arg = s};
+    struct reload *reload;
 
-    if (config_gather(config_find_command("cloud"), s->argc, s->argv, say_line, NULL, &now) < 0)
-        log_warn("the configuration file can't be read again: SIGHUP will not change it");
+    if (reload_open(&params, &reload) < 0) {
+        log_error("out of memory");
+        return EXIT_FAILED;
+    }
     daemon_ready();
     for (bool slept = false;;) {
         uint64_t deadline_ns = 0;
@@ -261,8 +213,11 @@ int cloud_serve(struct cloud_serve *s)
         if (signals_take_reloads()) {
             if (in_terminal || s->once)
                 break;
-            reload(s, &now);
+            daemon_reloading();
+            reload_begin(reload);
         }
+        if (reload_poll(reload))
+            daemon_ready();
         say_refusals(s->cloud, &said, now_ns);
         if (now_ns >= look_ns) {
             say_news(s->cloud, &said);
@@ -277,6 +232,6 @@ int cloud_serve(struct cloud_serve *s)
                                : deadline_ns); /* also when there is
                                                 * work: the port's peers come and go there */
     }
-    config_free(&now);
+    reload_close(reload);
     return EXIT_OK;
 }

@@ -3,7 +3,6 @@
 #ifndef ISTHMUS_CONTROL_CLOUD_SERVE_H
 #define ISTHMUS_CONTROL_CLOUD_SERVE_H
 
-#include "control/config/config.h"
 #include "control/fleet/register.h"
 #include "control/rpc/control.h"
 #include "control/security_arg.h"
@@ -14,18 +13,13 @@ struct cloud_serve {
     struct port *port;
     bool once;                 /* end when the first edge has left, or at any signal */
     uint32_t drain_timeout_s;  /* 0: as long as it takes */
-    const char *authorized;    /* the file, read again by SIGHUP; NULL: none */
-    struct security *security; /* its peers are replaced then */
+    struct security *security; /* its peers are replaced when SIGHUP reads --authorized again */
     struct control *control;   /* NULL: none */
     struct registration *registration; /* told of draining; NULL: none */
-    int argc;                  /* the command's, for its configuration file, read again too */
-    char **argv;
 };
 
+#define DRAIN_TIMEOUT_S     30u
 #define DRAIN_TIMEOUT_MAX_S 86400u
-
-/* The options of `isthmus cloud` that a new configuration changes while it serves. */
-#define CLOUD_RELOADS "authorized", "drain-timeout", "log-level"
 
 /* From here on signals are looked at by cloud_serve, and what waits ends by one: before the port is
  * opened, for from there on there is something to clean up. EXIT_OK, or an exit code, said. */
@@ -37,7 +31,8 @@ void cloud_serve_wake(void);
 /*
  * Serve until a signal: SIGTERM or SIGINT drains - no new sessions, which all edges are told -
  * until no session is left or the time is up; a second one ends it at once. SIGHUP reads the list
- * of edges and the configuration file again; in a terminal it ends, as that has gone. EXIT_OK.
+ * of edges and the configuration again (reload.h); in a terminal it ends, as that has gone.
+ * EXIT_OK, or EXIT_FAILED, said.
  */
 int cloud_serve(struct cloud_serve *s);
 

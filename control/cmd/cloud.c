@@ -120,15 +120,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_child children[] = {
-    {&model_argp, 0, NULL, 0},
-    {&split_argp, 0, NULL, 0},
-    {&port_argp, 0, NULL, 0},
-    {&netem_argp, 0, NULL, 0},
-    {&security_argp, 0, NULL, 0},
-    {&daemon_argp, 0, NULL, 0},
-    {&control_argp, 0, NULL, 0},
-    {&register_argp, 0, NULL, 0},
-    {0},
+    {&model_argp, 0, NULL, 0},   {&split_argp, 0, NULL, 0},    {&port_argp, 0, NULL, 0},
+    {&netem_argp, 0, NULL, 0},   {&security_argp, 0, NULL, 0}, {&daemon_argp, 0, NULL, 0},
+    {&control_argp, 0, NULL, 0}, {&register_argp, 0, NULL, 0}, {0},
 };
 const struct argp cmd_cloud_argp = {
     options,  parse, NULL, "Hold the back layers of a model and answer the edges that join.",
@@ -203,7 +197,7 @@ int cmd_cloud(int argc, char **argv)
                               .max_edges = 64,
                               .chunk_tokens = 128,
                               .lease_s = 10,
-                              .drain_timeout_s = 30};
+                              .drain_timeout_s = DRAIN_TIMEOUT_S};
     config_parse("cloud", argc, argv, &o);
     if (o.daemon.check_options)
         return EXIT_OK;
@@ -221,9 +215,14 @@ int cmd_cloud(int argc, char **argv)
     struct security security;
     struct split_plan plan = {0};
     struct model m;
-    int rc = model_open(o.model.path, false, &m);
-    if (rc != EXIT_OK)
+    /* Before the model takes its memory: another process may serve in this folder. */
+    int rc = daemon_begin(&o.daemon);
+    if (rc == EXIT_OK)
+        rc = model_open(o.model.path, false, &m);
+    if (rc != EXIT_OK) {
+        daemon_end();
         return rc;
+    }
     rc = security_open(&o.security, true, &security);
     if (rc == EXIT_OK)
         rc = split_plan(&o.split, &m, &plan);
@@ -244,9 +243,7 @@ int cmd_cloud(int argc, char **argv)
         goto out;
     model_drop_file(&m);
 
-    rc = daemon_begin(&o.daemon);
-    if (rc == EXIT_OK)
-        rc = cloud_serve_begin(); /* from here on the port leaves something to clean up */
+    rc = cloud_serve_begin(); /* from here on the port leaves something to clean up */
     if (rc == EXIT_OK)
         rc = port_arg_open(o.port.uris[0], PORT_SERVER, &security, &o.netem, &port);
     if (rc == EXIT_OK)
@@ -281,10 +278,7 @@ int cmd_cloud(int argc, char **argv)
         .control = control,
         .once = o.once,
         .drain_timeout_s = o.drain_timeout_s,
-        .authorized = o.authorized,
         .security = &security,
-        .argc = argc,
-        .argv = argv,
     };
     const struct control_cloud asked = {
         .cloud = cloud,

@@ -280,24 +280,28 @@ static json_t *ask_threads(struct rpc_client *c)
     return answer;
 }
 
+/* An answer without a result. */
+static int say_refusal(const struct rpc_client *c, const json_t *answer)
+{
+    const json_t *error = json_object_get(answer, "error");
+    const char *message = json_string_value(json_object_get(error, "message"));
+    if (!error)
+        log_error("%s: neither a result nor an error", rpc_client_path(c));
+    else
+        log_error("%s", message ? message : "it failed");
+    return exit_code(json_integer_value(json_object_get(error, "code")));
+}
+
 static int once(const struct ctl_options *o, struct rpc_client *c, const char *method,
                 const json_t *params)
 {
     json_t *answer = !o->json && strcmp(method, "threads") == 0
                          ? ask_threads(c)
                          : rpc_client_ask(c, rpc_client_request(1, method, json_deep_copy(params)));
-    const json_t *result = json_object_get(answer, "result"),
-                 *error = json_object_get(answer, "error");
-    int rc = EXIT_FAILED;
-    if (result) {
-        rc = print(o, method, result);
-    } else if (error) {
-        const char *message = json_string_value(json_object_get(error, "message"));
-        log_error("%s", message ? message : "it failed");
-        rc = exit_code(json_integer_value(json_object_get(error, "code")));
-    } else if (answer) {
-        log_error("%s: neither a result nor an error", rpc_client_path(c));
-    }
+    const json_t *result = json_object_get(answer, "result");
+    const int rc = result   ? print(o, method, result)
+                   : answer ? say_refusal(c, answer)
+                            : EXIT_FAILED;
     json_decref(answer);
     return rc;
 }
@@ -334,12 +338,15 @@ int cmd_ctl(int argc, char **argv)
     if (rc != EXIT_OK)
         return rc;
     json_t *methods = rpc_client_ask(c, rpc_client_request(0, "methods.list", NULL));
-    const json_t *properties =
-        properties_of(json_object_get(json_object_get(methods, "result"), "methods"), method);
-    json_t *params = methods ? params_of(properties, o.words + 1, o.n_words - 1, method) : NULL;
+    const json_t *list = json_object_get(json_object_get(methods, "result"), "methods");
+    const json_t *properties = properties_of(list, method);
+    /* Of a method that is not there the process says so, and which one may be meant. */
+    json_t *params = properties ? params_of(properties, o.words + 1, o.n_words - 1, method) : NULL;
     if (!methods)
         rc = EXIT_FAILED;
-    else if (!params)
+    else if (!list)
+        rc = say_refusal(c, methods);
+    else if (properties && !params)
         rc = EXIT_USAGE;
     else
         rc = o.watch_s > 0 ? repeat(&o, c, method, params) : once(&o, c, method, params);

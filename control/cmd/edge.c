@@ -128,8 +128,10 @@ int cmd_edge(int argc, char **argv)
 
     struct front f;
     int rc = o.serve.listen ? daemon_begin(&o.serve.daemon) : EXIT_OK;
-    if (rc != EXIT_OK)
+    if (rc != EXIT_OK) {
+        daemon_end();
         return rc;
+    }
     rc = front_open(&f, &o.front);
     if (rc == EXIT_OK)
         rc = security_open(&o.security, false, &f.security);

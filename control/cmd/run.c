@@ -233,8 +233,10 @@ int cmd_run(int argc, char **argv)
     char uri[URI_BYTES];
     struct front f;
     int rc = o.serve.listen ? daemon_begin(&o.serve.daemon) : EXIT_OK;
-    if (rc != EXIT_OK)
+    if (rc != EXIT_OK) {
+        daemon_end();
         return rc;
+    }
     rc = front_open(&f, &o.front);
     if (rc == EXIT_OK)
         rc = o.local ? front_local(&f) : run_split(&f, &o, uri);

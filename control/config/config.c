@@ -275,7 +275,8 @@ static int put_file_first(struct config *c)
     struct config_entry *list = malloc((c->n + 1) * sizeof *list);
     if (!list)
         return -ENOMEM;
-    memcpy(list, c->list + n_given, c->n_file * sizeof *list);
+    if (c->n_file)
+        memcpy(list, c->list + n_given, c->n_file * sizeof *list);
     if (n_given)
         memcpy(list + c->n_file, c->list, n_given * sizeof *list);
     free(c->list);

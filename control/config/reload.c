@@ -29,6 +29,7 @@ struct reload {
     struct in_force *list;
     size_t n;
     bool running, again;
+    bool failed; /* the thread could not be begun, which reload_poll is to tell */
     pthread_t thread;
 
     /* the thread's, until `done` */
@@ -193,8 +194,9 @@ void reload_begin(struct reload *r)
     atomic_store(&r->done, false);
     const int rc = pthread_create(&r->thread, NULL, look, r);
     r->running = rc == 0;
+    r->failed = rc;
     if (rc)
-        log_error("reload: cannot be checked: %s", strerror(rc));
+        log_error("reload: cannot be checked: %s; all values stay", strerror(rc));
 }
 
 /* --- what comes of it, in the serving thread
@@ -243,6 +245,18 @@ static bool apply(struct reload *r, struct in_force *f, char *value)
     return true;
 }
 
+int reload_log_level(void *arg, const char *value, char *err)
+{
+    (void)arg;
+    const int level = value ? log_parse_level(value) : LOG_LEVEL_INFO;
+    if (level < 0) {
+        snprintf(err, RELOAD_ERR, "no such level");
+        return -EINVAL;
+    }
+    log_set_level((enum log_level)level);
+    return 0;
+}
+
 static void apply_all(struct reload *r)
 {
     bool any = false;
@@ -272,6 +286,10 @@ static void refuse(struct reload *r)
 
 bool reload_poll(struct reload *r)
 {
+    if (r->failed) {
+        r->failed = false;
+        return true;
+    }
     if (!r->running || !atomic_load(&r->done))
         return false;
     pthread_join(r->thread, NULL);
@@ -283,5 +301,5 @@ bool reload_poll(struct reload *r)
     config_free(&r->config);
     if (r->again)
         reload_begin(r);
-    return !r->running;
+    return !r->running && !r->failed; /* else at the next look */
 }

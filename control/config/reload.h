@@ -24,6 +24,9 @@ struct reload_key {
                   restart */
 };
 
+/* The apply of log-level, which is every process's; arg is not looked at. */
+int reload_log_level(void *arg, const char *value, char *err);
+
 struct reload_params {
     const struct reload_key *keys; /* borrowed, as arg */
     size_t n_keys;

@@ -6,10 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "control/config/nearest.h"
 #include "control/rpc/params.h"
 #include "control/rpc/rpc.h"
-
-#define NAME_MAX_BYTES 64u /* of a method's name, as far as likeness is looked for */
 
 const char *rpc_role_name(enum rpc_role role)
 {
@@ -109,38 +108,13 @@ static json_t *list_methods(struct rpc_call *c)
     return json_pack("{s:s, s:o}", "role", rpc_role_name(c->who.role), "methods", list);
 }
 
-/* Letters to add, take away or change, one row of the table at a time. */
-static size_t distance(const char *a, const char *b)
-{
-    const size_t n = strnlen(b, NAME_MAX_BYTES);
-    size_t row[NAME_MAX_BYTES + 1];
-    for (size_t j = 0; j <= n; j++)
-        row[j] = j;
-    for (size_t i = 0; a[i] && i < NAME_MAX_BYTES; i++) {
-        size_t corner = row[0];
-        row[0] = i + 1;
-        for (size_t j = 0; j < n; j++) {
-            size_t best = corner + (a[i] != b[j]);
-            corner = row[j + 1];
-            best = row[j] + 1 < best ? row[j] + 1 : best;
-            row[j + 1] = corner + 1 < best ? corner + 1 : best;
-        }
-    }
-    return row[n];
-}
-
 const char *rpc_nearest(const struct rpc_table *t, const char *name)
 {
-    const char *nearest = NULL;
-    size_t least = strnlen(name, NAME_MAX_BYTES) / 2 + 1;
-    for (struct walk w = {0}; next(t, &w);) {
-        const size_t d = distance(name, w.m->name);
-        if (d < least) {
-            least = d;
-            nearest = w.m->name;
-        }
-    }
-    return nearest;
+    struct nearest near;
+    nearest_begin(&near, name);
+    for (struct walk w = {0}; next(t, &w);)
+        nearest_consider(&near, w.m->name);
+    return nearest_name(&near);
 }
 
 /* --- one request --------------------------------------------------------------------------------

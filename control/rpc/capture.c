@@ -280,6 +280,11 @@ static json_t *capture_start(struct rpc_call *call)
     if (whole && call->who.role < RPC_ADMIN)
         return rpc_fail(call, RPC_NOT_ALLOWED, "whole frames need the role admin: you are %s",
                         rpc_role_name(call->who.role));
+    if (asked && call->who.role < RPC_ADMIN)
+        return rpc_fail(call, RPC_NOT_ALLOWED,
+                        "a path needs the role admin: you are %s; without one the file is beside "
+                        "the socket",
+                        rpc_role_name(call->who.role));
     if (asked && (*asked != '/' || strlen(asked) >= PATH_BYTES))
         return rpc_fail(call, RPC_INVALID_PARAMS,
                         "path must begin at / and be shorter than 256 bytes");
@@ -341,8 +346,8 @@ static json_t *capture_status(struct rpc_call *call)
 }
 
 static const struct rpc_param start_params[] = {
-    {"path", "a file to make (default: capture-DATE-TIME.pcapng beside the socket)", RPC_TEXT,
-     false, 0, 0, NULL},
+    {"path", "a file to make (admin; default: capture-DATE-TIME.pcapng beside the socket)",
+     RPC_TEXT, false, 0, 0, NULL},
     {"bytes", "end when the file has so many (default 64000000)", RPC_WHOLE, false, 1000, 1e11,
      NULL},
     {"packets", "end after so many (default 1000000)", RPC_WHOLE, false, 1, 1e9, NULL},

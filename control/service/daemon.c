@@ -136,14 +136,16 @@ static int lock_dir(void)
 
 int daemon_begin(const struct daemon_options *o)
 {
-    const char *dir = o->runtime_dir ? o->runtime_dir : getenv("RUNTIME_DIRECTORY");
+    /* A cloud half that `run` started is its parent's affair, and so are the manager's folder and
+     * its socket. */
+    const char *of_manager = child_is() ? NULL : getenv("RUNTIME_DIRECTORY");
+    const char *dir = o->runtime_dir ? o->runtime_dir : of_manager;
     const size_t n = dir ? o->runtime_dir ? strlen(dir) : strcspn(dir, ":") : 0;
     if (n >= sizeof self.dir) {
         log_error("--runtime-dir %.40s...: longer than %zu bytes", dir, sizeof self.dir - 1);
         return EXIT_USAGE;
     }
     snprintf(self.dir, sizeof self.dir, "%.*s", (int)n, dir ? dir : "");
-    /* A cloud half that `run` started is its parent's affair. */
     self.notifies = getenv("NOTIFY_SOCKET") && !child_is();
     self.watchdog_ns = self.notifies ? watchdog_ns() : 0;
     return n ? lock_dir() : EXIT_OK;

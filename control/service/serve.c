@@ -31,7 +31,7 @@ static const struct argp_option options[] = {
     {"listen", OPT_LISTEN, "HOST:PORT", 0,
      "Serve programs there, by OpenAI's HTTP interface, until a signal comes", 4},
     {"api-keys", OPT_API_KEYS, "FILE", 0,
-     "Whom to serve: a key a line. Without it: everybody who can connect", 4},
+     "Whom to serve: NAME KEY a line. Without it: everybody who can connect", 4},
     {"max-sessions", OPT_MAX_SESSIONS, "N", 0, "Answers in the making at once (default 16)", 4},
     {"max-waiting", OPT_MAX_WAITING, "N", 0,
      "Requests that may wait for their turn; more are refused (default 64)", 4},
@@ -145,18 +145,6 @@ static void wake(void *arg)
 /* --- what a reload changes ----------------------------------------------------------------------
  */
 
-static int apply_log_level(void *arg, const char *value, char *err)
-{
-    (void)arg;
-    const int level = value ? log_parse_level(value) : LOG_LEVEL_INFO;
-    if (level < 0) {
-        snprintf(err, RELOAD_ERR, "no such level");
-        return -EINVAL;
-    }
-    log_set_level((enum log_level)level);
-    return 0;
-}
-
 static int apply_max_waiting(void *arg, const char *value, char *err)
 {
     (void)err;
@@ -216,7 +204,7 @@ static int read_api_keys(void *arg, const char *value, char *err)
 }
 
 static const struct reload_key keys[] = {
-    {"api-keys", read_api_keys, true},         {"log-level", apply_log_level, false},
+    {"api-keys", read_api_keys, true},         {"log-level", reload_log_level, false},
     {"max-waiting", apply_max_waiting, false}, {"drain-timeout", apply_drain_timeout, false},
     {"quality", apply_quality, false},         {"rate", apply_rate, false},
 };

@@ -545,13 +545,15 @@ const char *edge_error(const struct edge *e)
     return e->error;
 }
 
-/* Before the first was heard a port that knows may say so. */
+/* Who keeps still is there all the same: the handshake was answered or, before the first was heard,
+ * the port knows. */
 static bool is_there(const struct edge_uplink *u)
 {
     const struct keys *keys = u->pump.params.keys;
 
-    /* Who keeps still is there all the same: the handshake was answered, or the port knows. */
-    return u->met || (u->joined && (u->port->caps.tells_loss || (keys && keys_ready(keys))));
+    if (u->met || !u->joined)
+        return u->met;
+    return (keys && keys_ready(keys)) || (!u->ever_met && u->port->caps.tells_loss);
 }
 
 void edge_stats(const struct edge *e, struct edge_stats *s)

@@ -10,12 +10,13 @@ import tempfile
 import e2e
 
 COMMANDS = ("run", "edge", "cloud", "ctl", "top", "netem", "keygen", "tokenize", "score", "eval", "calibrate", "bench",
-            "doctor")
-MEMBERS = {"bench": ("codec", "machine", "compute", "kernels", "transport", "serve")}  # of commands that are groups; they share a man page
+            "config", "doctor")
+# Of commands that are groups; they share a man page.
+MEMBERS = {"bench": ("codec", "machine", "compute", "kernels", "transport", "serve")}
 FIELDS = ("text", "prompt_ids", "ids", "ttft_ms", "prefill_tokens_per_s", "decode_tokens_per_s",
           "wire_bytes_up", "wire_bytes_down", "copied_bytes", "port_copied_bytes",
-          "history_copied_bytes", "bytes_per_token", "wire_bytes_per_token", "bits_per_value", "link_rtt_us_p50", "port", "cipher", "split", "codec",
-          "edge_rss_bytes", "cloud_rss_bytes")
+          "history_copied_bytes", "bytes_per_token", "wire_bytes_per_token", "bits_per_value",
+          "link_rtt_us_p50", "port", "cipher", "split", "codec", "edge_rss_bytes", "cloud_rss_bytes")
 PROMPT = "The capital of France is"
 
 

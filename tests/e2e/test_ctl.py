@@ -112,8 +112,8 @@ def sessions(path, model):
     e2e.check(control.result("health")["ready"], "it is ready")
 
     first, second = Answer(port), Answer(port)
-    e2e.check(e2e.wait_for(lambda: sum(s["generated_tokens"] > 2 for s in
-                                       control.result("sessions.list")) == 2, 60),
+    e2e.check(e2e.wait_for(lambda: sum(s["generated_tokens"] > 2 and s["bytes_per_token"] is not None
+                                       for s in control.result("sessions.list")) == 2, 60),
               "two sessions run: %s %s" % (first.body, second.body))
     listed = control.result("sessions.list")
     e2e.check(all(s["state"] == "running" and s["prompt_tokens"] > 2 and s["most_tokens"] == LONG

@@ -22,9 +22,9 @@ import e2e
 import halves
 import packaged
 
-DOCS = ("README.md", "docs/operations.md", "docs/api.md", "docs/control.md")
+DOCS = ("README.md", "docs/operations.md", "docs/api.md", "docs/control.md", "docs/fleet.md")
 LIMIT_S = 420
-BEGUN_S = 10  # enough to refuse what is wrong
+BEGUN_S = 3 if e2e.QUICK else 10  # enough to refuse what is wrong
 
 # (document or None for any, pattern, reason)
 LEFT_OUT = [
@@ -33,11 +33,15 @@ LEFT_OUT = [
     ("README.md", r"udp:cloud1:7300", "hosts of that name"),
     ("README.md", r"^tests/bench/peer.py", "another engine, built by hand"),
     ("docs/control.md", r"\| socat ", "socat is not among the packages of the tests"),
+    ("docs/fleet.md", r"etcd:http://etcd:", "an etcd of that name; test_fleet.py has one"),
     ("docs/operations.md", r"^tools/build-deb", "test_package.py makes it"),
     ("docs/operations.md", r"apt-get install", "test_package.py installs it"),
     ("docs/operations.md", r"^(sudo )?meson ", "done for this test, into a folder"),
     ("docs/operations.md", r"^sudo (systemd-sysusers|systemd-tmpfiles|chown) ?", "changes this host"),
 ]
+
+if e2e.QUICK:
+    LEFT_OUT.append(("README.md", r"--(show|profile) smollm2-10\.profile", "quick: no profile is calibrated"))
 
 # What takes minutes, or runs until it is told to end: it must take its options and its files, and go on.
 BEGUN = [
@@ -46,9 +50,11 @@ BEGUN = [
     ("README.md", r"^build/isthmus calibrate -m"),
 ]
 
-# Servers: begun, and left running for the commands behind them, until the document ends.
+# (document, pattern, what it says when it serves). Left running for the commands behind, to the document's end.
 SERVERS = [
-    ("README.md", r"^build/isthmus cloud .*memif:"),
+    ("README.md", r"^build/isthmus cloud .*memif:", "up to "),
+    ("README.md", r"^build/isthmus run .*--listen", "listening at "),
+    ("docs/fleet.md", r"^isthmus edge .*--workers file:", "listening at "),
 ]
 
 used = set()
@@ -97,18 +103,22 @@ class Session:
 
     def __init__(self, doc, folder, host=None):
         self.doc, self.folder, self.host = doc, folder, host
+        self.http = host.http if host else packaged.free_tcp()
         self.state = os.path.join(folder, ".variables")
         open(self.state, "w", encoding="utf-8").close()
         self.servers = []
 
-    def start(self, command, out):
+    def start(self, command, out, serves=False):
         names = re.findall(r"(?:^|[ ;])([a-z_0-9]+)=\$\(", command)
         keep = "".join("declare -p %s >>%s; " % (n, shlex.quote(self.state)) for n in names)
         folder = os.path.dirname(e2e.BINARY)
         if self.host:
             command, folder = self.host.here(command), self.host.bin
+        command = command.replace("127.0.0.1:8080", "127.0.0.1:%d" % self.http)
         script = ". %s; %s\nrc=$?; %s exit $rc" % (shlex.quote(self.state), command, keep)
         env = {**os.environ, "PATH": folder + ":" + os.environ["PATH"]}
+        if self.host and serves:  # as a unit would
+            env["RUNTIME_DIRECTORY"] = self.host.host.path("/run/isthmus/edge")
         return subprocess.Popen(["bash", "-c", script], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out,
                                 stderr=subprocess.STDOUT, env=env, start_new_session=True)
 
@@ -146,10 +156,16 @@ class Session:
                                               said[-2000:]))
         e2e.say("%5.1f s %s %s" % (time.monotonic() - began, "ran  " if rc is not None else "begun", command))
 
-    def serve(self, command):
+    def serve(self, command, sign):
         out = tempfile.TemporaryFile()
-        process = self.start(command, out)
+        process = self.start(command, out, serves=True)
         self.servers.append((command, process, out))
+
+        def said():
+            return os.pread(out.fileno(), 1 << 20, 0).decode(errors="replace")
+
+        e2e.check(e2e.wait_for(lambda: sign in said() or process.poll() is not None, 60) and sign in said(),
+                  "%s: `%s` does not serve: %s" % (self.doc, command, said()[-2000:]))
         e2e.say("        serves %s" % command)
 
     def end(self):
@@ -176,7 +192,7 @@ class Operated:
     def here(self, command):
         command = re.sub(r"\bsudo (-u isthmus )?", "", command).replace(
             "--socket edge", "--socket " + self.host.path("/run/isthmus/edge/control.sock"))
-        return self.host.moved(command).replace("127.0.0.1:8080", "127.0.0.1:%d" % self.http)
+        return self.host.moved(command)
 
     def edit(self):
         """What the text tells its reader to put into the two files."""
@@ -187,15 +203,16 @@ class Operated:
                           listen="127.0.0.1:%d" % self.http)
         self.edited = True
 
-    def serve(self):
-        """What docs/operations.md comes to: a cloud and an edge that serve."""
+    def serve(self, units):
+        """What docs/operations.md comes to: a cloud, in a file of workers too, and an edge that serve."""
         isthmus = os.path.join(self.bin, "isthmus")
-        for half in ("cloud", "edge"):
+        for half, file, entry in (("cloud", "workers", "w1 udp:127.0.0.1:%d %%s\n" % self.link),
+                                  ("edge", "authorized", "edge-1 %s\n")):
             said = packaged.must(isthmus, "keygen", "-o", self.host.path("/etc/isthmus/%s.key" % half))
-        with open(self.host.path("/etc/isthmus/authorized"), "w", encoding="utf-8") as f:
-            f.write("edge-1 %s\n" % said.strip().split("\n")[-1])
+            with open(self.host.path("/etc/isthmus/" + file), "w", encoding="utf-8") as f:
+                f.write(entry % said.strip().split("\n")[-1])
         self.edit()
-        for name in ("isthmus-cloud", "isthmus-edge"):
+        for name in units:
             e2e.check(self.command("sudo systemctl start " + name) == "", name + " starts")
 
     def command(self, command):
@@ -233,6 +250,8 @@ def workplace(folder, readme):
         return
     shutil.copy(e2e.shared("eval/wikitext2-valid.txt"), folder)
     shutil.copy(e2e.shared("eval/hellaswag-dev.jsonl"), folder)
+    if e2e.QUICK:
+        return
     # README's profile takes minutes; of less text, it is one all the same.
     done = e2e.isthmus("calibrate", "-m", e2e.model("smollm2"), "--split", "10", "--text",
                        os.path.join(folder, "wikitext2-valid.txt"), "--chunks", "60-63", "--samples", "1",
@@ -248,15 +267,17 @@ def document(doc, folder):
         found = commands(f.read())
     host = Operated(folder) if found and doc != "README.md" else None
     if host and doc != "docs/operations.md":
-        host.serve()
+        # docs/fleet.md has the command for the edge.
+        host.serve(("isthmus-cloud",) if doc == "docs/fleet.md" else ("isthmus-cloud", "isthmus-edge"))
     session = Session(doc, folder, host)
     try:
         for command in found:
             left = listed(LEFT_OUT, "LEFT_OUT", doc, command)
+            server = listed(SERVERS, "SERVERS", doc, command)
             if left:
                 e2e.say("        left out (%s): %s" % (left[2], command))
-            elif listed(SERVERS, "SERVERS", doc, command):
-                session.serve(command)
+            elif server:
+                session.serve(command, server[2])
             elif listed(BEGUN, "BEGUN", doc, command):
                 session.run(command, BEGUN_S, False)
             else:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Three edges with keys of their own at one cloud at once, over kernel UDP: the ids of --local for each; one
-killed while the others notice nothing; what the list of edges allows; a list that is read again; strangers;
-draining."""
+killed while the others notice nothing; what the list of edges allows; a list and a configuration that are read
+again; strangers; draining."""
 import os
 import signal
 import tempfile
@@ -20,7 +20,7 @@ PROMPT = "Once upon a time"
 class Site:
     """A cloud and its list of edges."""
 
-    def __init__(self, folder, model, limits, *args):
+    def __init__(self, folder, model, limits, *args, listed=True):
         self.model = model
         self.port = "udp:127.0.0.1:%d" % halves.free_port()
         self.cloud_key, self.cloud_print = e2e.keygen("edges-cloud")
@@ -30,7 +30,7 @@ class Site:
             self.keys[name] = e2e.keygen("edges-" + name)
         self.write(limits)
         self.cloud = halves.Cloud(model, self.port, *SPLIT, *CORE, "--identity", self.cloud_key,
-                                  "--authorized", self.list, *args)
+                                  *(("--authorized", self.list) if listed else ()), *args)
         e2e.check(self.cloud.ready(), "the cloud serves: " + self.cloud.said())
 
     def write(self, limits):
@@ -132,10 +132,45 @@ def limits(folder, model):
     with open(site.list, "w", encoding="ascii") as f:
         f.write("nonsense\n")
     site.cloud.process.send_signal(signal.SIGHUP)
-    site.says("those admitted stay as they were")
+    site.says("the old one stays")
     e2e.check(site.ask("stranger").returncode == 0, "a list that can't be read changes nothing")
     other.stop()
     e2e.check(site.cloud.stop() == 0, "the cloud ends well: " + site.cloud.said()[-300:])
+
+
+def configured(folder, model):
+    """A configuration file that is read again: what changes, what needs a restart, what is wrong, and a
+    list of edges that goes and comes back."""
+    config, edges = os.path.join(folder, "cloud.ini"), os.path.join(folder, "edges")
+
+    def write(*lines):
+        with open(config, "w", encoding="ascii") as f:
+            f.write("[cloud]\n" + "".join(line + "\n" for line in lines))
+
+    def hang_up(words):
+        site.cloud.process.send_signal(signal.SIGHUP)
+        site.says(words)
+
+    listed = "authorized = " + edges
+    write(listed, "drain-timeout = 60")
+    site = Site(folder, model, {"one": ""}, "--config", config, listed=False)
+    write(listed, "drain-timeout = 1", "log-level = debug", "max-edges = 3")
+    hang_up("reload: max-edges: (default) -> 3 needs a restart")
+    site.says("reload: drain-timeout: 60 -> 1")
+    site.says("reload: log-level: (default) -> debug")
+    site.says("1 edges are admitted")
+    write(listed, "drain-timeout = soon")
+    hang_up("reload: refused: all values stay")
+    write("drain-timeout = 1")
+    hang_up("reload: authorized: %s -> (default) needs a restart" % edges)
+    site.write({"one": "", "two": ""})
+    write(listed, "drain-timeout = 1")
+    hang_up("2 edges are admitted")
+    e2e.check(site.ask("two").returncode == 0, "who came onto the list is served")
+    site.begun("one", "--reconnect", "0")
+    start = time.monotonic()
+    e2e.check(site.cloud.stop() == 0 and "cut off" in site.cloud.said() and time.monotonic() - start < 20,
+              "the time to drain is the new one: " + site.cloud.said()[-300:])
 
 
 def drained(folder, model):
@@ -174,6 +209,7 @@ def drained(folder, model):
 
 
 def main():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # else what is started here has it ignored, too
     model = e2e.model("smollm2")
     asked, local = halves.requests()
     with tempfile.TemporaryDirectory() as folder:
@@ -181,6 +217,7 @@ def main():
         together(site, asked, local)
         e2e.check(site.cloud.stop() == 0, "the cloud ends well: " + site.cloud.said()[-300:])
         limits(folder, model)
+        configured(folder, model)
         drained(folder, model)
     e2e.finish()
 

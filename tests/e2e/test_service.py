@@ -32,6 +32,9 @@ def write(name, text):
     return path_of(name)
 
 
+MANAGERS = tuple("notify%d" % i for i in range(20)) + ("deaf",)
+
+
 class Manager(threading.Thread):
     """What is told to NOTIFY_SOCKET."""
 
@@ -66,10 +69,10 @@ class DeafManager:
 class Daemon(halves.Half):
     """A command that serves, by its configuration file; up when it said so to its manager."""
 
-    def __init__(self, command, config, *options, manager=None, watchdog_us=400000):
+    def __init__(self, command, config, *options, manager=None, watchdog_us=400000, **env):
         self.manager = manager or Manager("notify%d" % len(halves.started))
         super().__init__(command, "--config", config, *options, stdout=subprocess.DEVNULL,
-                         env={"NOTIFY_SOCKET": self.manager.path, "WATCHDOG_USEC": str(watchdog_us)})
+                         env={"NOTIFY_SOCKET": self.manager.path, "WATCHDOG_USEC": str(watchdog_us), **env})
         if not manager and not self.manager.hears("READY=1", process=self.process):
             halves.hung(self.what + ": READY=1")
 
@@ -276,6 +279,17 @@ def test_journal(model):
         e2e.check(d.wait(halves.LIMIT_S) == 0, said())
 
 
+def test_both_halves(model):
+    """run, split, in a folder that its manager gave it: the cloud half does not want it, too."""
+    folder = path_of("given")
+    d = Daemon("run", write("halves.conf", "[run]\nmodel = %s\nlisten = 127.0.0.1:0\n" % model),
+               RUNTIME_DIRECTORY=folder)
+    e2e.check(d.complete(4)[0] == 200, "run in $RUNTIME_DIRECTORY: " + d.said())
+    e2e.check(sorted(os.listdir(folder)) == ["control.sock", "lock"], "what is in its folder: %s"
+              % os.listdir(folder))
+    e2e.check(d.stop() == 0, "stopped while idle: " + d.said())
+
+
 def test_edge_and_cloud(model):
     """Two daemons of one file; the edge says when its cloud is gone, and that it is back."""
     edge, cloud = e2e.keygen("edge"), e2e.keygen("cloud")
@@ -315,8 +329,11 @@ def main():
     test_second_signal(model)
     test_deaf_manager(model)
     test_journal(model)
+    test_both_halves(model)
     test_edge_and_cloud(model)
-    e2e.check_nothing_left(before)
+    # The managers are this process's own, and end with it.
+    e2e.check_nothing_left(before | {s for s in e2e.leftovers() if s.startswith("socket " + path_of(""))
+                                     and s.endswith(MANAGERS)})
     e2e.finish()
 
 

@@ -190,18 +190,20 @@ static void who_may(void **state)
     open_rig(&r);
     assert_code(call_as(&r, RPC_USER, "capture.start", "{}"), RPC_NOT_ALLOWED);
     assert_code(call_as(&r, RPC_OPERATOR, "capture.start", "{\"whole\":true}"), RPC_NOT_ALLOWED);
-    assert_code(call_as(&r, RPC_OPERATOR, "capture.start", "{\"path\":\"here\"}"),
-                RPC_INVALID_PARAMS);
+    /* Files anywhere where the process may write are not an operator's to make. */
+    assert_code(call_as(&r, RPC_OPERATOR, "capture.start", "{\"path\":\"/tmp/here\"}"),
+                RPC_NOT_ALLOWED);
+    assert_code(call_as(&r, RPC_ADMIN, "capture.start", "{\"path\":\"here\"}"), RPC_INVALID_PARAMS);
     assert_code(call_as(&r, RPC_OPERATOR, "capture.stop", "{}"), RPC_NOT_NOW);
 
     /* What is there stays, and is not followed. */
     FILE *f = fopen(file, "w");
     fclose(f);
     snprintf(params, sizeof params, "{\"path\":\"%s\"}", file);
-    assert_code(call_as(&r, RPC_OPERATOR, "capture.start", params), RPC_INVALID_PARAMS);
+    assert_code(call_as(&r, RPC_ADMIN, "capture.start", params), RPC_INVALID_PARAMS);
     unlink(file);
     assert_int_equal(symlink("/dev/null", file), 0);
-    assert_code(call_as(&r, RPC_OPERATOR, "capture.start", params), RPC_INVALID_PARAMS);
+    assert_code(call_as(&r, RPC_ADMIN, "capture.start", params), RPC_INVALID_PARAMS);
     unlink(file);
     close_rig(&r);
 }
@@ -216,7 +218,7 @@ static void limits(void **state)
         char params[160];
         open_rig(&r);
         snprintf(params, sizeof params, "{\"path\":\"%s\",%s}", file, limit[i]);
-        json_decref(call_as(&r, RPC_OPERATOR, "capture.start", params));
+        json_decref(call_as(&r, RPC_ADMIN, "capture.start", params));
         traffic(&r, 10);
         usleep(2000);
         assert_true(capture_tick(r.capture, &here) == UINT64_MAX);
@@ -245,7 +247,7 @@ static void ports_come_and_go(void **state)
     char params[128];
     open_rig(&r);
     snprintf(params, sizeof params, "{\"path\":\"%s\"}", file);
-    json_decref(call_as(&r, RPC_OPERATOR, "capture.start", params));
+    json_decref(call_as(&r, RPC_ADMIN, "capture.start", params));
     traffic(&r, 2);
     port_close(r.a);
     port_close(r.b);
