@@ -354,11 +354,6 @@ uint32_t fleet_joined(const struct fleet *f, const struct edge *e, size_t *known
     return n;
 }
 
-bool fleet_registry_up(const struct fleet *f)
-{
-    return registry_up(f->registry);
-}
-
 size_t fleet_list(const struct fleet *f, const struct edge *e, struct fleet_worker *list,
                   size_t max)
 {

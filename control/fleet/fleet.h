@@ -39,8 +39,6 @@ int fleet_place(void *arg, const struct edge_uplink_view *views, uint32_t n, int
 uint64_t fleet_step(void *arg, struct edge *e, uint64_t now_ns);
 /* Uplinks with a cloud now; *known: workers of the list. */
 uint32_t fleet_joined(const struct fleet *f, const struct edge *e, size_t *known);
-/* The registry answers; false: the last list serves. */
-bool fleet_registry_up(const struct fleet *f);
 
 struct fleet_worker {
     struct worker worker; /* draining: as the registry says */

@@ -214,8 +214,3 @@ bool registry_poll(struct registry *r, struct workers *out)
     pthread_mutex_unlock(&r->lock);
     return has;
 }
-
-bool registry_up(struct registry *r)
-{
-    return atomic_load(&r->up);
-}

@@ -28,7 +28,5 @@ int registry_fd(const struct registry *r);
 /* The newest list, if it was not taken yet: whole, in the order of names, the caller's to free. One
  * thread. */
 bool registry_poll(struct registry *r, struct workers *out);
-/* The registry itself answers; false: what is known is the last list. Any thread. */
-bool registry_up(struct registry *r);
 
 #endif

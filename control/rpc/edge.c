@@ -2,6 +2,7 @@
 #include "control/rpc/edge.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -338,10 +339,10 @@ static const char *uplink_state(const struct edge_uplink_stats *u)
                                                                         : names[u->state];
 }
 
-static json_t *worker_json(const struct edge_uplink_stats *u)
+static json_t *worker_json(const struct edge_uplink_stats *u, const char *state)
 {
     json_t *o = json_pack("{s:s, s:s, s:s, s:i, s:o}", "name", u->name, "port", u->port, "state",
-                          uplink_state(u), "sessions", (int)u->sessions, "rtt_ms",
+                          state, "sessions", (int)u->sessions, "rtt_ms",
                           u->rtt_ns ? rpc_ms(u->rtt_ns) : json_null());
     const struct {
         const char *name;
@@ -359,30 +360,72 @@ static json_t *worker_json(const struct edge_uplink_stats *u)
     return o;
 }
 
-static json_t *workers_list(struct rpc_call *c)
+/* A worker of the registry, joined or not. */
+static json_t *member_json(const struct fleet_worker *w)
+{
+    const bool leaves = w->drained || w->worker.draining || !w->in_list;
+    if (w->joined)
+        return worker_json(&w->uplink, leaves ? "draining" : uplink_state(&w->uplink));
+    struct edge_uplink_stats none = {.sessions = 0};
+    snprintf(none.name, sizeof none.name, "%s", w->worker.name);
+    snprintf(none.port, sizeof none.port, "%.*s", (int)sizeof none.port - 1, w->worker.port);
+    return worker_json(&none, leaves ? "drained" : "known");
+}
+
+/* All that there are, or those of that name. */
+static json_t *workers_called(const struct rpc_call *c, const char *name)
 {
     const struct edge *edge = edge_of(c);
+    const struct fleet *fleet = ((const struct rpc_edge *)c->arg)->front->fleet;
     json_t *list = json_array();
     struct edge_uplink_stats u;
-    for (uint32_t i = 0; edge && i < EDGE_UPLINKS_MAX; i++)
-        if (edge_uplink_stats(edge, i, &u) == 0)
-            json_array_append_new(list, worker_json(&u));
+    for (uint32_t i = 0; edge && !fleet && i < EDGE_UPLINKS_MAX; i++)
+        if (edge_uplink_stats(edge, i, &u) == 0 && (!name || strcmp(u.name, name) == 0))
+            json_array_append_new(list, worker_json(&u, uplink_state(&u)));
+    const size_t n = edge && fleet ? fleet_list(fleet, edge, NULL, 0) : 0;
+    struct fleet_worker *all = n ? calloc(n, sizeof *all) : NULL;
+    if (n && !all) {
+        json_decref(list);
+        return NULL;
+    }
+    if (n)
+        fleet_list(fleet, edge, all, n);
+    for (size_t i = 0; i < n; i++)
+        if (!name || strcmp(all[i].worker.name, name) == 0)
+            json_array_append_new(list, member_json(&all[i]));
+    free(all);
     return list;
+}
+
+static json_t *workers_list(struct rpc_call *c)
+{
+    return workers_called(c, NULL);
+}
+
+/* By the fleet where there is one: it knows that a drain outlasts an uplink. */
+static bool set_draining(const struct rpc_call *c, const char *name, bool draining)
+{
+    struct edge *edge = edge_of(c);
+    struct fleet *fleet = ((const struct rpc_edge *)c->arg)->front->fleet;
+    if (edge && fleet)
+        return fleet_drain(fleet, name, draining) == 0;
+    struct edge_uplink_stats u;
+    for (uint32_t i = 0; edge && i < EDGE_UPLINKS_MAX; i++)
+        if (edge_uplink_stats(edge, i, &u) == 0 && strcmp(u.name, name) == 0)
+            return edge_uplink_drain(edge, i, draining) == 0;
+    return false;
 }
 
 static json_t *drain_worker(struct rpc_call *c, bool draining)
 {
-    struct edge *edge = edge_of(c);
     const char *name = rpc_text(c, "name", "");
-    struct edge_uplink_stats u;
-    for (uint32_t i = 0; edge && i < EDGE_UPLINKS_MAX; i++) {
-        if (edge_uplink_stats(edge, i, &u) < 0 || strcmp(u.name, name) != 0)
-            continue;
-        edge_uplink_drain(edge, i, draining);
-        edge_uplink_stats(edge, i, &u);
-        return worker_json(&u);
-    }
-    return rpc_fail(c, RPC_NOT_FOUND, "there is no worker %.64s: workers.list names them", name);
+    if (!set_draining(c, name, draining))
+        return rpc_fail(c, RPC_NOT_FOUND, "there is no worker %.64s: workers.list names them",
+                        name);
+    json_t *list = workers_called(c, name);
+    json_t *first = json_incref(json_array_get(list, 0));
+    json_decref(list);
+    return first;
 }
 
 static json_t *workers_drain(struct rpc_call *c)
@@ -445,7 +488,8 @@ const struct rpc_method edge_methods[] = {
      codec_get},
     {"codec.set", RPC_OPERATOR, "Another target of quality or bytes, from the next message on",
      set_params, false, codec_set},
-    {"workers.list", RPC_USER, "The clouds that this edge is joined to", NULL, true, workers_list},
+    {"workers.list", RPC_USER, "The clouds of this edge, and all that its registry knows", NULL,
+     true, workers_list},
     {"workers.drain", RPC_OPERATOR, "No new sessions there; those it has move to the others",
      worker_params, true, workers_drain},
     {"workers.undrain", RPC_OPERATOR, "Sessions there again", worker_params, true, workers_undrain},

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """An edge and its fleet of workers: found by a file, by DNS SRV and by etcd; killed, drained, upgraded one
-after the other under load. Every answer ends, with the ids of --local."""
+after the other under load; emptied by hand. Every answer ends, with the ids of --local."""
 import json
 import os
 import shutil
@@ -190,7 +190,9 @@ def by_etcd(model, asked, expected):
     begin = time.monotonic()
     workers[0].kill()
     edge.expect("w1 is not in the list any more")
-    e2e.say("  a killed worker is out of the list after %.1f s" % (time.monotonic() - begin))
+    took = time.monotonic() - begin
+    e2e.say("  a killed worker is out of the list after %.1f s" % took)
+    e2e.check(took < 6, "a lease of 2 s ends, and the edge hears of it: %.1f s" % took)
     start(workers[0])
     edge.expect_joined("w1", 2)
     etcd.kill()
@@ -292,12 +294,90 @@ def wrong(model):
     e2e.check(done.returncode == 1 and "could be joined within 2 s" in done.stderr, "none is there: " + done.stderr)
 
 
+class Texts:
+    """n answers at once by HTTP, to the same prompt."""
+
+    def __init__(self, port, n, tokens):
+        self.tokens, self.texts, self.url = tokens, [], "http://127.0.0.1:%s/v1/" % port
+        with urllib.request.urlopen(self.url + "models", timeout=60) as r:
+            self.model = json.load(r)["data"][0]["id"]
+        self.threads = [threading.Thread(target=self.ask, daemon=True) for _ in range(n)]
+        for t in self.threads:
+            t.start()
+
+    def ask(self):
+        body = {"model": self.model, "prompt": e2e.PROMPTS[1], "max_tokens": self.tokens, "ignore_eos": True,
+                "temperature": 0}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(
+                    self.url + "completions", json.dumps(body).encode(), {"Content-Type": "application/json"}),
+                    timeout=halves.LIMIT_S) as r:
+                self.texts.append(json.load(r)["choices"][0]["text"])
+        except OSError as error:
+            self.texts.append(repr(error))
+
+    def wait(self):
+        for t in self.threads:
+            t.join(halves.LIMIT_S)
+        return self.texts
+
+
+def by_hand(model):
+    """An edge that serves: `isthmus ctl` shows its workers, empties one, and lets it work again."""
+    workers = [Worker(model, "w%d" % i).start() for i in range(1, 3)]
+    put("by-hand", "".join(w.line() for w in workers))
+    at = path("control.sock")
+    edge = halves.Half("edge", "-m", model, "--workers", "file:" + path("by-hand"), "--identity",
+                       e2e.keygen("edge")[0], *SPLIT, *ONE, "--listen", "127.0.0.1:0", "--control", at)
+
+    def ctl(*args):
+        return e2e.isthmus("ctl", "--socket", at, *args)
+
+    def seen():
+        done = ctl("--json", "workers")
+        return {w["name"]: (w["state"], w["sessions"]) for w in json.loads(done.stdout)} if not done.returncode else {}
+
+    def expect(what, right):
+        e2e.check(e2e.wait_for(lambda: edge.process.poll() is not None or right(seen()), 60) and right(seen()),
+                  "%s: %s %s" % (what, seen(), edge.said()[-1500:]))
+
+    expect("both are joined", lambda w: w == {"w1": ("joined", 0), "w2": ("joined", 0)})
+    e2e.check(e2e.wait_for(lambda: "listening at http" in edge.said(), 60), "it listens: " + edge.said())
+    port = edge.said().split("listening at http://127.0.0.1:")[1].split("/")[0]
+    expected = Texts(port, 1, 150).wait()
+    answers = Texts(port, 4, 150)
+    expect("the answers are spread", lambda w: w["w1"][1] and w["w2"][1])
+    done = ctl("drain", "w1")
+    e2e.check(done.returncode == 0, "drain w1: " + done.stderr)
+    expect("w1 is emptied", lambda w: w["w1"] == ("drained", 0))
+    put("by-hand", "# read again\n" + "".join(w.line() for w in workers))
+    e2e.check(answers.wait() == 4 * expected, "the answers go on: %s, not %s" % (answers.texts, expected))
+    answers = Texts(port, 4, 40)
+    expect("all are at w2", lambda w: w["w2"][1] == 4 and w["w1"] == ("drained", 0))
+    e2e.check(len(set(answers.wait())) == 1 and expected[0].startswith(answers.texts[0]),
+              "w2 alone: %s" % answers.texts)
+    e2e.check(ctl("undrain", "w1").returncode == 0, "undrain w1")
+    expect("w1 is back", lambda w: w["w1"][0] == "joined")
+    answers = Texts(port, 4, 100)
+    expect("it works again", lambda w: w["w1"][1])
+    e2e.check(len(set(answers.wait())) == 1 and expected[0].startswith(answers.texts[0]),
+              "both again: %s" % answers.texts)
+    table = ctl("workers")
+    e2e.check("w1" in table.stdout and "joined" in table.stdout, "a table: " + table.stdout + table.stderr)
+    nobody = ctl("drain", "w3")
+    e2e.check(nobody.returncode == 1 and "there is no worker w3" in nobody.stderr, "w3: " + nobody.stderr)
+    e2e.say("ctl workers, drain, undrain     an emptied worker's 4 answers went on with the same text")
+    for half in (edge, *(w.cloud for w in workers)):
+        e2e.check(half.stop() == 0, "%s ends: %s" % (half.what, half.said()[-800:]))
+
+
 def main():
     model = e2e.model("smollm2")
-    parts = sys.argv[1:] or ["wrong", "file", "srv", "etcd"]
-    if "wrong" in parts:
-        wrong(model)
-    if parts != ["wrong"]:
+    parts = sys.argv[1:] or ["wrong", "ctl", "file", "srv", "etcd"]
+    for part, run in (("wrong", wrong), ("ctl", by_hand)):
+        if part in parts:
+            run(model)
+    if set(parts) & {"file", "srv", "etcd"}:
         asked, expected = requests()
     for part, run in (("file", by_file), ("srv", by_srv), ("etcd", by_etcd)):
         if part in parts:

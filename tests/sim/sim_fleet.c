@@ -333,30 +333,43 @@ static void audit(const struct sim *s)
     }
 }
 
-static void report(struct sim *s, const char *what, double most_over_mean, uint64_t stall_ms,
+/* The load of a worker that a part of those that are up don't exceed. */
+static uint32_t load_of(const struct sim *s, double part, uint32_t *up)
+{
+    uint32_t with[CAPACITY + 1] = {0}, below = 0, load = 0;
+    *up = 0;
+    for (uint32_t i = 0; i < s->n_workers; i++)
+        if (s->workers[i].state == UP) {
+            with[s->workers[i].sessions]++;
+            (*up)++;
+        }
+    for (below = with[0]; below < part * *up; below += with[load])
+        load++;
+    return load;
+}
+
+/* A worker is full at 2.4 times the mean, so that the busiest tells little; that 19 of 20 stay
+ * below 1.9 times it does: with one random choice instead of the better of two they don't. */
+static void report(struct sim *s, const char *what, double p95_over_mean, uint64_t stall_ms,
                    uint32_t replays)
 {
-    uint32_t most = 0, up = 0, placed = 0;
+    uint32_t up, placed = 0;
     audit(s);
-    for (uint32_t i = 0; i < s->n_workers; i++) {
-        up += s->workers[i].state == UP;
-        if (s->workers[i].sessions > most)
-            most = s->workers[i].sessions;
-    }
+    const uint32_t p95 = load_of(s, .95, &up), most = load_of(s, 1, &up);
     for (uint32_t i = 0; i < s->n_sessions; i++) {
         const struct session *c = &s->sessions[i];
         placed += c->uplink >= 0;
         if (s->now_ms - c->progress_ms > s->longest_stall_ms)
             s->longest_stall_ms = s->now_ms - c->progress_ms;
     }
-    const double mean = (double)placed / up, ratio = most / mean;
-    printf("%-26s %4u up, %5u placed, load mean %4.1f most %2u (%.2f x), %6" PRIu64
+    const double mean = (double)placed / up, ratio = p95 / mean;
+    printf("%-17s %4u up, %5u placed, load mean %4.1f p95 %2u (%.2f x) most %2u, %5" PRIu64
            " moved, longest pause %5.2f s, replays at one worker <= %2u\n",
-           what, up, placed, mean, most, ratio, s->moved, (double)s->longest_stall_ms / 1e3,
+           what, up, placed, mean, p95, ratio, most, s->moved, (double)s->longest_stall_ms / 1e3,
            s->most_replays);
     if (placed < s->n_sessions - s->n_sessions / 100)
         fail("sessions wait");
-    if (ratio > most_over_mean)
+    if (ratio > p95_over_mean)
         fail("the load is uneven");
     if (s->longest_stall_ms > stall_ms)
         fail("a session stood still for too long");
@@ -430,21 +443,21 @@ static uint64_t simulate(struct sim s)
     for (uint32_t i = 0; i < tenth; i++)
         s.workers[i].since_ms = 0;
     run(&s, 20000);
-    report(&s, "a start", 2.6, 20000, CAPACITY);
+    report(&s, "a start", 1.7, 6000, CAPACITY);
     for (uint32_t i = 0; i < tenth; i++)
         become(&s, i, UP);
     run(&s, 30000);
-    report(&s, "a tenth joins", 2.6, 6000, 20);
+    report(&s, "a tenth joins", 1.9, 6000, 20);
     for (uint32_t i = 0; i < tenth / 2; i++)
         become(&s, (uint32_t)draw(&s, s.n_workers), DOWN);
     run(&s, 20000);
-    report(&s, "a twentieth dies", 2.6, 10000, 20);
+    report(&s, "a twentieth dies", 1.9, 7000, 16);
     for (uint32_t i = 0; i < s.n_workers; i += 3)
         become(&s, i, DOWN);
     run(&s, 20000);
-    report(&s, "a third dies", 2.6, 15000, 36);
+    report(&s, "a third dies", 1.9, 15000, 36);
     upgrade(&s, 5);
-    report(&s, "all are upgraded", 2.6, 12000, 36);
+    report(&s, "all are upgraded", 1.9, 10000, 36);
     const uint64_t hash = s.hash;
     printf("%" PRIu64 " answers, %" PRIu64 " refusals, hash %016" PRIx64 "\n", s.finished,
            s.refused, hash);
