@@ -189,7 +189,7 @@ def clients_isthmus(o):
 
 def intruded(o, url, what):
     """p99 in ms of those that decode; said: all of it, and what became of the long prompts."""
-    rows = load(url, "--concurrency", 8, "--duration", o.long_s, "--prompt-tokens", 32, "--max-tokens", 32,
+    rows = load(url, "--concurrency", 8, "--duration", o.long_s, "--prompt-tokens", 32, "--max-tokens", 16,
                 "--intruder-tokens", 2000, "--intruder-every", 4)
     row, long_row = rows["load"], rows.get("intruder")
     e2e.say("  %s: token to token p50 %.1f p90 %.1f p99 %.1f max %.0f ms, %.1f tokens/s; long prompts: %s"
@@ -300,7 +300,7 @@ def main():
     o = parser.parse_args()
     o.model = e2e.model("smollm2")
     o.ubatches = [int(n) for n in o.ubatch.split(",")]
-    o.tokens, o.long_s = (8, 6) if o.only_try else (64, 16)
+    o.tokens, o.long_s = (8, 6) if o.only_try else (64, 12)
     met = True
     table = ["| what | llama.cpp | Isthmus | ratio | goal | |", "|---|---:|---:|---:|---:|---|"]
     for name, theirs, ours, better, want in cases(o):
