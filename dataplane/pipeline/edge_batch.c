@@ -383,9 +383,9 @@ static bool send_item(struct edge *e, const struct edge_item *item)
     if (n < 0) {
         snprintf(
             why, sizeof why,
-            "the codec can't carry the hidden state of position %u: it holds a NaN, an infinity "
-            "or a value out of range (error %d)",
-            stats.bad_token, -n);
+            "the codec can't carry the hidden state of position %u: its channel %u is a NaN, an "
+            "infinity or out of range (error %d)",
+            stats.bad_token, stats.bad_col, -n);
         edge_end_session(e, s, EDGE_LOST, why);
         return true;
     }
