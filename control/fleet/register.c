@@ -206,7 +206,12 @@ static int complete(struct worker *self, const struct register_options *o)
         log_error("--register: this host's name is none for a worker: give --register-as NAME");
         return EXIT_USAGE;
     }
-    snprintf(self->name, sizeof self->name, "%s", o->as ? o->as : host);
+    if (snprintf(self->name, sizeof self->name, "%s", o->as ? o->as : host) >=
+        (int)sizeof self->name) {
+        log_error("--register: a worker's name has up to %u bytes: give a shorter --register-as",
+                  WORKER_NAME - 1);
+        return EXIT_USAGE;
+    }
     if (o->port)
         snprintf(self->port, sizeof self->port, "%s", o->port);
     worker_format(self, line);
