@@ -103,17 +103,22 @@ static void sift_down(struct cand *heap, size_t n)
     }
 }
 
+/* A descending sort has its worst last; reversed it is a heap with the worst on top. */
+static void make_heap(struct cand *c, size_t n)
+{
+    qsort(c, n, sizeof(*c), by_rank);
+    for (size_t i = 0; i < n / 2; i++) {
+        struct cand t = c[i];
+        c[i] = c[n - 1 - i];
+        c[n - 1 - i] = t;
+    }
+}
+
 /* Move the k best of c[0, n) to its front, best first. The rest stays behind in any order. */
 static void select_best(struct cand *c, size_t n, size_t k)
 {
     if (k < n && k > 0) {
-        /* A descending sort has its worst last; reversed it is a heap with the worst on top. */
-        qsort(c, k, sizeof(*c), by_rank);
-        for (size_t i = 0; i < k / 2; i++) {
-            struct cand t = c[i];
-            c[i] = c[k - 1 - i];
-            c[k - 1 - i] = t;
-        }
+        make_heap(c, k);
         for (size_t i = k; i < n; i++) {
             if (!better(c[i], c[0]))
                 continue;
@@ -266,19 +271,29 @@ int32_t sampler_pick(struct sampler *s, const struct sampler_params *p, const fl
 size_t sampler_top_logprobs(struct sampler *s, const float *logits, struct sampler_top *top,
                             size_t k)
 {
+    struct cand *heap = s->cand;
     float max;
     double sum;
 
+    if (!k)
+        return 0;
     kernels_get()->logsumexp(logits, s->n_vocab, &max, &sum);
     if (k > s->n_vocab)
         k = s->n_vocab;
-    for (uint32_t i = 0; i < s->n_vocab; i++)
-        s->cand[i] = (struct cand){logits[i], (int32_t)i};
-    select_best(s->cand, s->n_vocab, k);
+    for (uint32_t i = 0; i < k; i++)
+        heap[i] = (struct cand){logits[i], (int32_t)i};
+    make_heap(heap, k);
+    for (uint32_t i = (uint32_t)k; i < s->n_vocab; i++) {
+        if (!(logits[i] > heap[0].x)) /* alike: those before have smaller ids */
+            continue;
+        heap[0] = (struct cand){logits[i], (int32_t)i};
+        sift_down(heap, k);
+    }
+    qsort(heap, k, sizeof(*heap), by_rank);
     for (size_t i = 0; i < k; i++)
         top[i] = (struct sampler_top){
-            .id = s->cand[i].id,
-            .logprob = (float)((double)s->cand[i].x - max - log(sum)),
+            .id = heap[i].id,
+            .logprob = (float)((double)heap[i].x - max - log(sum)),
         };
     return k;
 }

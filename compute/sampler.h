@@ -40,13 +40,25 @@ int32_t sampler_pick(struct sampler *s, const struct sampler_params *p, const fl
                      const int32_t *generated, size_t n_generated, uint64_t position,
                      float *logprob);
 
+#define SAMPLER_TOP_MAX 20u /* alternatives that a session may want of each id */
+
 struct sampler_top {
     int32_t id;
     float logprob;
 };
 
-/* The k best of the log-softmax of logits, best first, ties by smaller id. A NaN or +infinity
- * among the logits makes every logprob a NaN. Returns the count. */
+/* An id that was picked, as it is told on. */
+struct token_sample {
+    int32_t id;
+    float logprob;
+    uint32_t n_top;                /* as many as the session wanted */
+    const struct sampler_top *top; /* [n_top], as sampler_top_logprobs gives them: the id is not
+                                    * always among them. Borrowed for the call that tells it */
+};
+
+/* The k best of the log-softmax of logits, best first, ties by smaller id: the same values that
+ * sampler_pick gives. A NaN or +infinity among the logits makes every logprob a NaN. Returns the
+ * count: k, or n_vocab where that is less. k 0 costs nothing. */
 size_t sampler_top_logprobs(struct sampler *s, const float *logits, struct sampler_top *top,
                             size_t k);
 

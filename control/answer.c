@@ -115,6 +115,7 @@ static int answer_prompt(struct front *f)
         .ignore_eos = o->ignore_eos,
         .n_predict = o->n_predict,
         .sampler = o->sampler,
+        .n_top = o->top_logprobs,
     };
     int32_t *ids = model_encode_prompt(&f->model, f->prompt, f->prompt_bytes, &g.n_prompt);
     if (!ids)
@@ -248,6 +249,7 @@ static int answer_requests(struct front *f)
             .n_prompt = r->n_prompt,
             .n_predict = r->n_predict,
             .sampler = r->sampler,
+            .n_top = o->top_logprobs,
         };
     }
 

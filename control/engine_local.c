@@ -112,7 +112,7 @@ static int open_seq(struct local *l, struct session *s, struct session *like, ui
 
 static int check_request(const struct stage_info *info, const struct edge_request *r)
 {
-    if (r->n_prompt == 0 || r->n_predict == 0)
+    if (r->n_prompt == 0 || r->n_predict == 0 || r->n_top > SAMPLER_TOP_MAX)
         return -EINVAL;
     if (r->n_prompt > info->n_ctx || r->n_predict > info->n_ctx - r->n_prompt)
         return -ERANGE;
@@ -222,23 +222,25 @@ static void finish(struct local *l, struct session *s, enum edge_finish how)
 static void sample(struct local *l, struct session *s, const float *logits)
 {
     const uint32_t n_prompt = s->result.n_prompt;
-    float logprob;
-    const int32_t id = sampler_pick(l->sampler, &s->req.sampler, logits, s->ids + n_prompt,
-                                    s->n_ids - n_prompt, s->n_ids, &logprob);
-    if (id < 0) {
+    struct sampler_top top[SAMPLER_TOP_MAX];
+    struct token_sample t = {.top = top};
+    t.id = sampler_pick(l->sampler, &s->req.sampler, logits, s->ids + n_prompt, s->n_ids - n_prompt,
+                        s->n_ids, &t.logprob);
+    if (t.id < 0) {
         snprintf(s->result.error, sizeof s->result.error,
                  "the model's logits at position %u are not finite: its file is damaged", s->n_ids);
         finish(l, s, EDGE_LOST);
         return;
     }
-    s->ids[s->n_ids++] = id;
+    t.n_top = (uint32_t)sampler_top_logprobs(l->sampler, logits, top, s->req.n_top);
+    s->ids[s->n_ids++] = t.id;
     s->result.n_generated++;
     s->result.last_token_ns = port_now_ns();
     if (s->result.n_generated == 1)
         s->result.first_token_ns = s->result.last_token_ns;
     if (s->req.on_token)
-        s->req.on_token(s->req.arg, id, logprob);
-    if (s->req.is_stop && s->req.is_stop(s->req.arg, id))
+        s->req.on_token(s->req.arg, &t);
+    if (s->req.is_stop && s->req.is_stop(s->req.arg, t.id))
         finish(l, s, EDGE_STOP);
     else if (s->result.n_generated == s->req.n_predict)
         finish(l, s, EDGE_LENGTH);

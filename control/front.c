@@ -24,6 +24,7 @@ enum {
     OPT_CHUNK,
     OPT_JSON,
     OPT_IGNORE_EOS,
+    OPT_TOP_LOGPROBS,
     OPT_NO_PREFIX,
     OPT_CHAT_TEMPLATE
 };
@@ -38,6 +39,10 @@ static const struct argp_option options[] = {
      0},
     {"parallel", OPT_PARALLEL, "N", 0, "Sessions at once with --requests (default 1)", 0},
     {"json", OPT_JSON, NULL, 0, "Print one JSON object with text, ids and figures", 0},
+    {"top-logprobs", OPT_TOP_LOGPROBS, "N", 0,
+     "With --json or --requests: show every id's log-probability, and the N likeliest ids (1 to "
+     "20)",
+     0},
     {"ignore-eos", OPT_IGNORE_EOS, NULL, 0, "Go on after the model has ended its answer", 0},
     {"chat-template", OPT_CHAT_TEMPLATE, "NAME", 0,
      "How a chat is written for the model, where its file does not say so in a way that is "
@@ -80,6 +85,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_JSON:
         o->json = true;
         return 0;
+    case OPT_TOP_LOGPROBS:
+        o->top_logprobs = opt_u32(state, "--top-logprobs", arg, 1, SAMPLER_TOP_MAX);
+        return 0;
     case OPT_IGNORE_EOS:
         o->ignore_eos = true;
         return 0;
@@ -102,6 +110,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "--parallel is for --requests");
         if ((o->json || o->ignore_eos) && !o->prompt && !o->requests)
             argp_error(state, "%s needs -p or --requests", o->json ? "--json" : "--ignore-eos");
+        if (o->top_logprobs && !o->json && !o->requests)
+            argp_error(state, "--top-logprobs needs --json or --requests");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

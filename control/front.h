@@ -30,6 +30,7 @@ struct front_options {
     const char *chat_template; /* NULL: the one that the file's is recognised as */
     uint32_t parallel;    /* sessions at once */
     uint32_t n_predict;
+    uint32_t top_logprobs; /* alternatives of each id that --json and --requests show; 0: none */
     uint32_t chunk_tokens; /* of prefill */
     struct netem_options netem;
     bool json, ignore_eos;

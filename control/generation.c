@@ -37,17 +37,27 @@ static void append_piece(struct generation *g, int32_t id)
     g->n_text += (size_t)n;
 }
 
-static void on_token(void *arg, int32_t id, float logprob)
+static void keep_top(struct generation *g, const struct token_sample *t)
+{
+    struct sampler_top *to = g->top + (size_t)g->n_ids * g->n_top;
+    g->logprobs[g->n_ids] = t->logprob;
+    for (uint32_t k = 0; k < g->n_top; k++)
+        to[k] = k < t->n_top ? t->top[k] : (struct sampler_top){.id = -1};
+}
+
+static void on_token(void *arg, const struct token_sample *t)
 {
     struct generation *g = arg;
     const uint64_t now_ns = port_now_ns();
-    (void)logprob;
     if (g->n_ids && g->n_ids < g->n_predict)
         g->gaps_ns[g->n_ids - 1] = now_ns - g->last_ns;
     g->last_ns = now_ns;
-    if (g->n_ids < g->n_predict)
-        g->ids[g->n_ids++] = id;
-    append_piece(g, id);
+    if (g->n_ids < g->n_predict) {
+        if (g->n_top)
+            keep_top(g, t);
+        g->ids[g->n_ids++] = t->id;
+    }
+    append_piece(g, t->id);
     show(g, false);
 }
 
@@ -79,13 +89,18 @@ int generation_start(struct generation *g, struct engine *e)
         g->ids = malloc(g->n_predict * sizeof *g->ids);
     if (!g->gaps_ns)
         g->gaps_ns = malloc(g->n_predict * sizeof *g->gaps_ns);
-    if (!g->ids || !g->gaps_ns)
+    if (g->n_top && !g->logprobs)
+        g->logprobs = malloc(g->n_predict * sizeof *g->logprobs);
+    if (g->n_top && !g->top)
+        g->top = malloc((size_t)g->n_predict * g->n_top * sizeof *g->top);
+    if (!g->ids || !g->gaps_ns || (g->n_top && (!g->logprobs || !g->top)))
         return -ENOMEM;
     const struct edge_request request = {
         .prompt_ids = g->prompt_ids,
         .n_prompt = g->n_prompt,
         .n_predict = g->n_predict,
         .sampler = g->sampler,
+        .n_top = g->n_top,
         .is_stop = g->ignore_eos ? NULL : is_stop,
         .on_token = on_token,
         .on_done = on_done,
@@ -102,9 +117,13 @@ void generation_free(struct generation *g)
 {
     free(g->ids);
     free(g->gaps_ns);
+    free(g->logprobs);
+    free(g->top);
     free(g->text);
     g->ids = NULL;
     g->gaps_ns = NULL;
+    g->logprobs = NULL;
+    g->top = NULL;
     g->text = NULL;
 }
 

@@ -18,11 +18,14 @@ struct generation {
     const int32_t *prompt_ids;
     uint32_t n_prompt, n_predict; /* n_predict: cut to what the context leaves */
     struct sampler_params sampler;
+    uint32_t n_top; /* alternatives to keep with each id */
 
     /* filled in */
     int64_t session;
     int32_t *ids; /* generated, the end-of-generation id included */
     uint32_t n_ids;
+    float *logprobs;         /* [n_ids], of ids; NULL: n_top is 0 */
+    struct sampler_top *top; /* [n_ids][n_top]; id -1: the vocabulary has no more */
     uint64_t *gaps_ns; /* [n_ids - 1] between one id and the next */
     uint64_t last_ns;
     char *text; /* their bytes, control tokens left out; may hold invalid UTF-8 */

@@ -65,11 +65,40 @@ static double bits_per_value(const struct front *f, const struct engine_stats *s
     return 8 * ratio(s->tile_bytes_up, s->rows_up * f->engine->info->d_model);
 }
 
+/* JSON has no infinity: a logit that is one gives null. */
+static json_t *logprob_json(float v)
+{
+    return isfinite(v) ? real((double)v) : json_null();
+}
+
+/* [{"id", "logprob", "top": [[id, logprob], ...]}, ...] */
+static json_t *logprobs_json(const struct generation *g)
+{
+    json_t *a = json_array();
+    for (uint32_t i = 0; i < g->n_ids; i++) {
+        const struct sampler_top *t = g->top + (size_t)i * g->n_top;
+        json_t *one = json_object(), *top = json_array();
+        for (uint32_t k = 0; k < g->n_top && t[k].id >= 0; k++) {
+            json_t *pair = json_array();
+            json_array_append_new(pair, json_integer(t[k].id));
+            json_array_append_new(pair, logprob_json(t[k].logprob));
+            json_array_append_new(top, pair);
+        }
+        set(one, "id", json_integer(g->ids[i]));
+        set(one, "logprob", logprob_json(g->logprobs[i]));
+        set(one, "top", top);
+        json_array_append_new(a, one);
+    }
+    return a;
+}
+
 static void set_answer(json_t *o, const struct generation *g)
 {
     set(o, "text", text_json(g->text, g->n_text));
     set(o, "prompt_ids", ids_json(g->prompt_ids, g->n_prompt));
     set(o, "ids", ids_json(g->ids, g->n_ids));
+    if (g->n_top)
+        set(o, "logprobs", logprobs_json(g));
     set(o, "shared_tokens", json_integer(g->result.n_shared));
     set(o, "finish", json_string(generation_finish_name(g)));
     set(o, "ttft_ms", real(generation_ttft_ms(g)));

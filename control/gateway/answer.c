@@ -5,17 +5,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct answer *answer_new(uint32_t max_tokens, bool with_ends)
+struct answer *answer_new(uint32_t max_tokens, bool with_ends, uint32_t n_top)
 {
     struct answer *a = calloc(1, sizeof *a);
     if (!a)
         return NULL;
     a->max_tokens = max_tokens;
+    a->n_top = n_top;
     a->tokens = malloc(max_tokens * sizeof *a->tokens);
     a->ends = with_ends ? malloc(max_tokens * sizeof *a->ends) : NULL;
+    a->top = n_top ? malloc((size_t)max_tokens * n_top * sizeof *a->top) : NULL;
     a->news.what = a;
     a->end.what = a;
-    if (a->tokens && (a->ends || !with_ends))
+    if (a->tokens && (a->ends || !with_ends) && (a->top || !n_top))
         return a;
     answer_free(a);
     return NULL;
@@ -28,19 +30,29 @@ void answer_free(struct answer *a)
     text_free(&a->text);
     free(a->tokens);
     free(a->ends);
+    free(a->top);
     free(a);
 }
 
 /* --- the engine's thread -------------------------------------------------------------------------
  */
 
-static void on_token(void *arg, int32_t id, float logprob)
+static void keep_top(struct answer *a, uint32_t at, const struct token_sample *t)
+{
+    struct sampler_top *to = a->top + (size_t)at * a->n_top;
+    for (uint32_t k = 0; k < a->n_top; k++)
+        to[k] = k < t->n_top ? t->top[k] : (struct sampler_top){.id = -1};
+}
+
+static void on_token(void *arg, const struct token_sample *t)
 {
     struct answer *a = arg;
     const uint32_t n = atomic_load_explicit(&a->n_tokens, memory_order_relaxed);
     if (a->orphan || n == a->max_tokens)
         return;
-    a->tokens[n] = (struct answer_token){id, logprob};
+    a->tokens[n] = (struct answer_token){t->id, t->logprob};
+    if (a->n_top)
+        keep_top(a, n, t);
     atomic_store(&a->n_tokens, n + 1);
     if (!atomic_exchange(&a->rung, true))
         chime_ring(a->chime, &a->news);
@@ -64,6 +76,7 @@ static void on_done(void *arg, const struct edge_result *r)
 int answer_submit(struct answer *a, struct service *s, struct service_request *r)
 {
     r->n_predict = a->max_tokens;
+    r->n_top = a->n_top;
     r->on_token = on_token;
     r->on_done = on_done;
     r->arg = a;

@@ -33,7 +33,8 @@ struct answer {
 
     /* written by the engine's thread */
     struct answer_token *tokens; /* [max_tokens] */
-    uint32_t max_tokens;
+    struct sampler_top *top;     /* [max_tokens][n_top]; id -1: the vocabulary has no more */
+    uint32_t max_tokens, n_top;
     _Atomic uint32_t n_tokens;
     atomic_bool rung; /* `news` is on its way */
     struct rung news, end;
@@ -54,8 +55,9 @@ struct answer {
     int error;             /* -errno of service_submit */
 };
 
-/* max_tokens as the context leaves; with_ends for log-probabilities. NULL: out of memory. */
-struct answer *answer_new(uint32_t max_tokens, bool with_ends);
+/* max_tokens as the context leaves; with_ends for log-probabilities, n_top alternatives with each.
+ * NULL: out of memory. */
+struct answer *answer_new(uint32_t max_tokens, bool with_ends, uint32_t n_top);
 void answer_free(struct answer *a);
 
 /* 0: running. -errno as service_submit. r's callbacks and n_predict are filled in. */

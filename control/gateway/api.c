@@ -154,24 +154,54 @@ static int get_stops(struct api_request *r, struct api_error *e)
 
 /* --- log-probabilities -------------------------------------------------------------------------- */
 
-#define ONLY_CHOSEN                                                                                \
-    "the model's back half sends the chosen token's log-probability, not those of others"
+#define CHAT_TOP_MAX       20
+#define COMPLETION_TOP_MAX 5
+
+static int invalid(struct api_error *e, const char *param, const char *message)
+{
+    api_fail(e, 400, INVALID, "invalid_value", param, "%s", message);
+    return -1;
+}
+
+/* How many alternatives; out of bounds in OpenAI's words, which programs look for. */
+static int get_top(struct api_request *r, const char *name, json_int_t max, struct api_error *e)
+{
+    const json_t *v = field(r, name);
+    const json_int_t i = json_integer_value(v);
+    char why[160];
+    if (!v)
+        return 0;
+    if (!json_is_integer(v))
+        return bad(e, name, "must be a whole number from 0 to %lld", (long long)max);
+    if (i < 0) {
+        snprintf(why, sizeof why,
+                 "Invalid '%s': integer below minimum value. Expected a value >= 0, but got %lld "
+                 "instead.",
+                 name, (long long)i);
+        return invalid(e, name, why);
+    }
+    if (i > max) {
+        snprintf(why, sizeof why, "Invalid value for '%s': must be less than or equal to %lld.",
+                 name, (long long)max);
+        return invalid(e, name, why);
+    }
+    r->top_logprobs = (uint32_t)i;
+    return 0;
+}
 
 static int get_logprobs(struct api_request *r, struct api_error *e)
 {
-    uint32_t others = 0;
-    if (r->kind == API_CHAT) {
-        if (get_bool(r, "logprobs", &r->logprobs, e) < 0 ||
-            get_whole(r, "top_logprobs", 0, 20, &others, e) < 0)
-            return -1;
-        if (field(r, "top_logprobs") && !r->logprobs)
-            return bad(e, "top_logprobs", "needs logprobs: true");
-        return others ? unsupported(e, "top_logprobs", ONLY_CHOSEN) : 0;
+    if (r->kind == API_COMPLETION) {
+        r->logprobs = field(r, "logprobs");
+        return get_top(r, "logprobs", COMPLETION_TOP_MAX, e);
     }
-    if (get_whole(r, "logprobs", 0, 5, &others, e) < 0)
+    if (get_bool(r, "logprobs", &r->logprobs, e) < 0 ||
+        get_top(r, "top_logprobs", CHAT_TOP_MAX, e) < 0)
         return -1;
-    r->logprobs = field(r, "logprobs");
-    return others > 1 ? unsupported(e, "logprobs above 1", ONLY_CHOSEN) : 0;
+    if (field(r, "top_logprobs") && !r->logprobs)
+        return invalid(e, "top_logprobs",
+                       "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.");
+    return 0;
 }
 
 /* --- what we don't have ------------------------------------------------------------------------- */

@@ -53,6 +53,7 @@ struct api_request {
 
     uint32_t n;          /* answers to each prompt */
     uint32_t max_tokens; /* 0: not given */
+    uint32_t top_logprobs; /* alternatives with each token's log-probability */
     struct sampler_params sampler;
     bool has_seed, ignore_eos, logprobs, stream, include_usage;
     struct text_stop stops[API_STOPS];

@@ -127,7 +127,7 @@ static int make_answers(struct completion *m, void *owner)
         return no_memory(m);
     for (; m->n_made < m->n_answers; m->n_made++) {
         const uint32_t room = context - m->prompts[m->n_made / r->n].n;
-        struct answer *a = answer_new(wanted < room ? wanted : room, r->logprobs);
+        struct answer *a = answer_new(wanted < room ? wanted : room, r->logprobs, r->top_logprobs);
         if (!a)
             return no_memory(m);
         a->owner = owner;

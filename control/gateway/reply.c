@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "control/gateway/completion.h"
+#include "control/utf8.h"
 
 static void string_or_null(struct out *o, const char *text)
 {
@@ -28,33 +29,55 @@ void reply_error(struct out *o, const struct api_error *e)
 
 /* --- log-probabilities -------------------------------------------------------------------------- */
 
-/* The token's bytes, malloc'd; NULL: out of memory. */
-static char *piece(const struct answer *a, uint32_t i, size_t *n)
+/* A token's bytes. Control tokens, which are no part of the text, have their names here. */
+struct piece {
+    char *bytes; /* malloc'd; NULL: out of memory */
+    size_t n;
+};
+
+static struct piece piece(const struct answer *a, int32_t id)
 {
-    const int64_t len = tok_piece(a->tok, a->tokens[i].id, false, NULL, 0);
-    char *bytes = malloc(len > 0 ? (size_t)len : 1);
-    *n = len > 0 && bytes ? (size_t)tok_piece(a->tok, a->tokens[i].id, false, bytes, (size_t)len)
-                          : 0;
-    return bytes;
+    const int64_t len = tok_piece(a->tok, id, true, NULL, 0);
+    struct piece p = {malloc(len > 0 ? (size_t)len : 1), 0};
+    if (len > 0 && p.bytes)
+        p.n = (size_t)tok_piece(a->tok, id, true, p.bytes, (size_t)len);
+    return p;
 }
 
-static void chat_logprob(struct out *o, const struct answer *a, uint32_t i)
+static const struct sampler_top *tops(const struct answer *a, uint32_t i)
 {
-    size_t n;
-    char *bytes = piece(a, i, &n);
-    if (!bytes) {
+    return a->top + (size_t)i * a->n_top;
+}
+
+static void chat_token(struct out *o, const struct answer *a, int32_t id, float logprob)
+{
+    const struct piece p = piece(a, id);
+    if (!p.bytes) {
         o->failed = true;
         return;
     }
     out_text(o, "{\"token\":");
-    out_string(o, bytes, n);
+    out_string(o, p.bytes, p.n);
     out_text(o, ",\"logprob\":");
-    out_real(o, (double)a->tokens[i].logprob, -9999);
+    out_real(o, (double)logprob, -9999);
     out_text(o, ",\"bytes\":[");
-    for (size_t b = 0; b < n; b++)
-        out_format(o, b ? ",%u" : "%u", (unsigned char)bytes[b]);
-    out_text(o, "],\"top_logprobs\":[]}");
-    free(bytes);
+    for (size_t b = 0; b < p.n; b++)
+        out_format(o, b ? ",%u" : "%u", (unsigned char)p.bytes[b]);
+    out_text(o, "]");
+    free(p.bytes);
+}
+
+static void chat_logprob(struct out *o, const struct answer *a, uint32_t i)
+{
+    chat_token(o, a, a->tokens[i].id, a->tokens[i].logprob);
+    out_text(o, ",\"top_logprobs\":[");
+    for (uint32_t k = 0; k < a->n_top && tops(a, i)[k].id >= 0; k++) {
+        if (k > 0)
+            out_text(o, ",");
+        chat_token(o, a, tops(a, i)[k].id, tops(a, i)[k].logprob);
+        out_text(o, "}");
+    }
+    out_text(o, "]}");
 }
 
 static void chat_logprobs(struct out *o, const struct answer *a, uint32_t from, uint32_t to)
@@ -68,19 +91,84 @@ static void chat_logprobs(struct out *o, const struct answer *a, uint32_t from, 
     out_text(o, "],\"refusal\":null}");
 }
 
+static bool is_utf8(struct out *o, const struct piece *p)
+{
+    size_t n, i = 0;
+    while (i < p->n && (unsigned char)p->bytes[i] < 0x80)
+        i++;
+    if (i == p->n)
+        return true;
+    char *clean = utf8_clean(p->bytes, p->n, &n);
+    const bool same = clean && n == p->n && memcmp(clean, p->bytes, n) == 0;
+    o->failed |= !clean;
+    free(clean);
+    return same;
+}
+
+/* As the older interface writes them: a part of a character as bytes:\xe2\x80, so that each has its
+ * own name. */
+static void text_token(struct out *o, const struct piece *p)
+{
+    if (!p->bytes) {
+        o->failed = true;
+        return;
+    }
+    if (is_utf8(o, p)) {
+        out_string(o, p->bytes, p->n);
+        return;
+    }
+    out_text(o, "\"bytes:");
+    for (size_t i = 0; i < p->n; i++)
+        out_format(o, "\\\\x%02x", (unsigned char)p->bytes[i]);
+    out_text(o, "\"");
+}
+
 static void token_texts(struct out *o, const struct answer *a, uint32_t from, uint32_t to)
 {
     for (uint32_t i = from; i < to; i++) {
-        size_t n;
-        char *bytes = piece(a, i, &n);
+        const struct piece p = piece(a, a->tokens[i].id);
         if (i > from)
             out_text(o, ",");
-        if (bytes)
-            out_string(o, bytes, n);
-        else
-            o->failed = true;
-        free(bytes);
+        text_token(o, &p);
+        free(p.bytes);
     }
+}
+
+/* An object's members, by name: of two ids that have the same text the likelier one. */
+struct members {
+    struct piece names[SAMPLER_TOP_MAX + 1];
+    uint32_t n;
+};
+
+static void add_member(struct out *o, const struct answer *a, struct members *m, int32_t id,
+                       float logprob)
+{
+    const struct piece p = piece(a, id);
+    for (uint32_t k = 0; p.bytes && k < m->n; k++)
+        if (m->names[k].n == p.n && memcmp(m->names[k].bytes, p.bytes, p.n) == 0) {
+            free(p.bytes);
+            return;
+        }
+    if (m->n > 0)
+        out_text(o, ",");
+    text_token(o, &p);
+    out_text(o, ":");
+    out_real(o, (double)logprob, -9999);
+    if (p.bytes)
+        m->names[m->n++] = p;
+}
+
+/* {text: log-probability} of the likeliest, and of the chosen one in any case. */
+static void text_tops(struct out *o, const struct answer *a, uint32_t i)
+{
+    struct members m = {.n = 0};
+    out_text(o, "{");
+    for (uint32_t k = 0; k < a->n_top && tops(a, i)[k].id >= 0; k++)
+        add_member(o, a, &m, tops(a, i)[k].id, tops(a, i)[k].logprob);
+    add_member(o, a, &m, a->tokens[i].id, a->tokens[i].logprob);
+    out_text(o, "}");
+    while (m.n > 0)
+        free(m.names[--m.n].bytes);
 }
 
 static void text_logprobs(struct out *o, const struct answer *a, uint32_t from, uint32_t to)
@@ -93,7 +181,13 @@ static void text_logprobs(struct out *o, const struct answer *a, uint32_t from, 
             out_text(o, ",");
         out_real(o, (double)a->tokens[i].logprob, -9999);
     }
-    out_text(o, "],\"top_logprobs\":null,\"text_offset\":[");
+    out_text(o, a->n_top ? "],\"top_logprobs\":[" : "],\"top_logprobs\":null");
+    for (uint32_t i = from; a->n_top && i < to; i++) {
+        if (i > from)
+            out_text(o, ",");
+        text_tops(o, a, i);
+    }
+    out_text(o, a->n_top ? "],\"text_offset\":[" : ",\"text_offset\":[");
     for (uint32_t i = from; i < to; i++)
         out_format(o, i > from ? ",%u" : "%u", i ? a->ends[i - 1] : 0);
     out_text(o, "]}");
@@ -228,11 +322,15 @@ static void text_event(struct out *o, const struct completion *m, uint32_t i)
 
 static void last_event(struct out *o, const struct completion *m, uint32_t i)
 {
+    struct answer *a = m->answers[i];
     begin_event(o, m);
     begin_choice(o, m, i);
-    out_text(o, m->request.kind == API_CHAT ? "{},\"logprobs\":null"
-                                            : "\"text\":\"\",\"logprobs\":null");
-    finish(o, m->answers[i]);
+    out_text(o, m->request.kind == API_CHAT ? "{},\"logprobs\":" : "\"text\":\"\",\"logprobs\":");
+    if (m->request.logprobs && answer_tokens_until(a, a->text.n) > a->n_sent_tokens)
+        logprobs(o, m, a, a->text.n); /* tokens at the end that have no text */
+    else
+        out_text(o, "null");
+    finish(o, a);
     end_event(o, m);
 }
 

@@ -40,7 +40,8 @@ static int check_target(const struct service *s, struct codec_rate_target target
 
 static int check(const struct service *s, const struct service_request *r)
 {
-    if (r->n_prompt == 0 || r->n_predict == 0 || sampler_params_check(&r->sampler) < 0)
+    if (r->n_prompt == 0 || r->n_predict == 0 || r->n_top > SAMPLER_TOP_MAX ||
+        sampler_params_check(&r->sampler) < 0)
         return -EINVAL;
     for (uint32_t i = 0; i < r->n_prompt; i++)
         if (r->prompt_ids[i] < 0 || (uint32_t)r->prompt_ids[i] >= s->info->n_vocab)
@@ -203,7 +204,7 @@ static bool is_stop(void *arg, int32_t id)
     return tok_is_eog(j->service->front->model.tok, id);
 }
 
-static void on_token(void *arg, int32_t id, float logprob)
+static void on_token(void *arg, const struct token_sample *t)
 {
     struct service_job *j = arg;
     struct service *s = j->service;
@@ -215,7 +216,7 @@ static void on_token(void *arg, int32_t id, float logprob)
     j->shown.last_token_ns = now_ns;
     pthread_mutex_unlock(&s->lock);
     if (j->r.on_token)
-        j->r.on_token(j->r.arg, id, logprob);
+        j->r.on_token(j->r.arg, t);
 }
 
 /* The last of a job. */
@@ -346,6 +347,7 @@ static bool begin_one(struct service *s)
         .n_prompt = j->r.n_prompt,
         .n_predict = j->r.n_predict,
         .sampler = j->r.sampler,
+        .n_top = j->r.n_top,
         .is_stop = j->r.ignore_eos || !s->front->model.tok ? NULL : is_stop,
         .on_token = on_token,
         .on_done = on_done,

@@ -56,10 +56,11 @@ struct service_request {
     const int32_t *prompt_ids; /* copied */
     uint32_t n_prompt, n_predict;
     struct sampler_params sampler;
+    uint32_t n_top;                  /* alternatives with each id: as edge_request's */
     bool ignore_eos;                 /* go on after an end-of-generation id */
     struct codec_rate_target target; /* CODEC_RATE_NONE: the service's */
     const char *client;              /* who asks, for lists and logs; copied, cut to SERVICE_CLIENT */
-    void (*on_token)(void *arg, int32_t id, float logprob);
+    void (*on_token)(void *arg, const struct token_sample *t);
     void (*on_done)(void *arg, const struct edge_result *r); /* once, the last */
     void *arg;
 };
@@ -68,12 +69,10 @@ struct service_request {
  * Queue a request. 0 with *id > 0 (in lists, for service_cancel), or
  *   -ERANGE     the prompt leaves no room in the context (service_context_tokens)
  *   -ENOSPC     more cache than the budget has, even alone
- *   -EINVAL     no prompt, an id outside the vocabulary, a sampler out of range, no curve for target
- *   -EAGAIN     max_waiting wait already
- *   -ESHUTDOWN  draining, or closed
- *   -ENOMEM
- * n_predict is cut to what the context leaves. No callback is called before this returns, nor at all
- * where it fails.
+ *   -EINVAL     no prompt, an id outside the vocabulary, a sampler or n_top out of range, no curve
+ * for target -EAGAIN     max_waiting wait already -ESHUTDOWN  draining, or closed -ENOMEM n_predict
+ * is cut to what the context leaves. No callback is called before this returns, nor at all where it
+ * fails.
  */
 int service_submit(struct service *s, const struct service_request *r, uint64_t *id);
 

@@ -231,23 +231,27 @@ static void gather(struct cloud *c)
 
 /* --- answer ----------------------------------------------------------------------------------- */
 
-/* Sample after the last row that was not guessed, and go on while the sample is what was guessed.
- */
+/* Sample after the last row that was not guessed, and go on while the sample is what was guessed
+ * and the answer, with its alternatives, still fits a packet. */
 static int sample(struct cloud *c, const struct cloud_item *item, struct proto_tokens *out)
 {
     struct cloud_session *s = item->session;
     const float *logits = c->logits + (size_t)item->first_logits * c->info->n_vocab;
+    const uint32_t fit =
+        proto_tokens_that_fit(wire_payload_max(c->p.port->caps.mtu_bytes), s->n_top);
 
     out->n = 0;
+    out->n_top = item->head.n_logits ? s->n_top : 0;
     out->position = item->head.position + item->head.n_rows - item->head.n_drafts;
-    while (out->n < item->head.n_logits) {
-        unsigned i = out->n++;
+    while (out->n < item->head.n_logits && out->n < fit) {
+        const unsigned i = out->n++;
+        const float *x = logits + (size_t)i * c->info->n_vocab;
 
-        out->ids[i] =
-            sampler_pick(c->sampler, &s->sampler, logits + (size_t)i * c->info->n_vocab,
-                         s->generated, s->n_generated, out->position + i, &out->logprobs[i]);
+        out->ids[i] = sampler_pick(c->sampler, &s->sampler, x, s->generated, s->n_generated,
+                                   out->position + i, &out->logprobs[i]);
         if (out->ids[i] < 0)
             return out->ids[i];
+        (void)sampler_top_logprobs(c->sampler, x, out->top[i], out->n_top);
         s->generated[s->n_generated++] = out->ids[i];
         if (i == item->head.n_drafts || out->ids[i] != item->head.drafts[i])
             break;
@@ -261,7 +265,7 @@ static void answer(struct cloud *c, const struct cloud_item *item)
 {
     struct cloud_session *s = item->session;
     struct proto_tokens tokens;
-    uint8_t bytes[PROTO_SMALL_MAX];
+    uint8_t bytes[PROTO_TOKENS_MAX];
     uint32_t kept;
 
     s->n_kv += item->head.n_rows;

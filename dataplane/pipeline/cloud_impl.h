@@ -18,6 +18,7 @@ struct cloud_session {
     bool lingers;  /* it has ended; seq stays for others to begin like */
     uint64_t used; /* of those that linger: when it was last of use, counted */
     struct sampler_params sampler;
+    uint8_t n_top; /* alternatives of each id that it wants */
     uint32_t max_tokens;
     uint64_t kv_bytes;  /* that it may take of the cache, as if it shared nothing */
     uint32_t n_kv;      /* rows in the stage's cache */

@@ -113,7 +113,7 @@ static enum proto_reason check_open(struct cloud *c, struct cloud_edge *e,
     size_t bytes = stage_seq_bytes(c->p.stage, m->max_tokens);
 
     if (sampler_params_check(&m->sampler) || !m->max_tokens || !m->session ||
-        cloud_find(c, e, m->session)) {
+        m->n_top > c->info->n_vocab || cloud_find(c, e, m->session)) {
         snprintf(text, room, "bad request: sampler parameters, length or session number");
         return PROTO_BAD_REQUEST;
     }
@@ -229,6 +229,7 @@ static enum proto_reason admit(struct cloud *c, struct cloud_edge *e, const stru
                                 .edge = (uint32_t)(e - c->edges),
                                 .seq = seq,
                                 .sampler = m->sampler,
+                                .n_top = m->n_top,
                                 .max_tokens = m->max_tokens,
                                 .kv_bytes = stage_seq_bytes(c->p.stage, m->max_tokens),
                                 .n_kv = *n_like};

@@ -272,8 +272,8 @@ void edge_end_session(struct edge *e, struct edge_session *s, enum edge_finish f
 
 static int check_request(const struct edge *e, const struct edge_request *r)
 {
-    if (!r->n_prompt || !r->n_predict || sampler_params_check(&r->sampler) ||
-        r->draft_len > PROTO_DRAFTS_MAX)
+    if (!r->n_prompt || !r->n_predict || r->n_top > SAMPLER_TOP_MAX ||
+        sampler_params_check(&r->sampler) || r->draft_len > PROTO_DRAFTS_MAX)
         return -EINVAL;
     if (r->target.kind && !target_fits(&e->p, r->target))
         return -EINVAL;
@@ -304,6 +304,7 @@ void edge_send_open(struct edge *e, const struct edge_session *s)
     uint8_t bytes[PROTO_OPEN_BYTES];
     struct proto_open m = {
         .version = PROTO_VERSION,
+        .n_top = (uint8_t)s->r.n_top,
         .session = s->number,
         .split = e->info->end_layer,
         .n_layers = e->info->n_layers,
@@ -374,6 +375,7 @@ int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_n
                                .plain = true};
     set_target(e, s, r->target.kind ? r->target : e->p.target);
     s->n_ids = r->n_prompt;
+    s->r.n_top = smaller(r->n_top, e->info->n_vocab);
     s->ids = malloc(((size_t)r->n_prompt + r->n_predict) * sizeof s->ids[0]);
     s->drafts = drafts ? malloc(r->n_drafts * sizeof s->drafts[0]) : NULL;
     err = -ENOMEM;

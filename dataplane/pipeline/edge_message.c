@@ -84,19 +84,19 @@ static void on_text(struct edge *e, struct edge_session *s, const uint8_t *p, si
 }
 
 /* One generated id: true when the session ended by it. */
-static bool on_id(struct edge *e, struct edge_session *s, int32_t id, float logprob)
+static bool on_id(struct edge *e, struct edge_session *s, const struct token_sample *t)
 {
     e->connect_by_ns = 0;
-    s->ids[s->n_ids++] = id;
+    s->ids[s->n_ids++] = t->id;
     s->result.last_token_ns = edge_now(e);
     if (!s->result.n_generated++)
         s->result.first_token_ns = s->result.last_token_ns;
     e->stats.tokens++;
     if (s->r.on_token)
-        s->r.on_token(s->r.arg, id, logprob);
+        s->r.on_token(s->r.arg, t);
     if (s->cancelled)
         return true;
-    if (s->r.is_stop && s->r.is_stop(s->r.arg, id)) {
+    if (s->r.is_stop && s->r.is_stop(s->r.arg, t->id)) {
         edge_end_session(e, s, EDGE_STOP, NULL);
         return true;
     }
@@ -113,13 +113,17 @@ static bool tokens_fit(const struct edge *e, const struct edge_session *s,
     for (unsigned i = 0; i < m->n; i++) {
         if ((uint32_t)m->ids[i] >= e->info->n_vocab)
             return false;
+        for (unsigned k = 0; k < m->n_top; k++) {
+            if ((uint32_t)m->top[i][k].id >= e->info->n_vocab)
+                return false;
+        }
     }
     if (s->state != EDGE_RUNNING || !s->unanswered)
         return false;
     if (!m->n) /* rows were taken, guesses that a replay brings again among them; no id was due */
         return m->position <= s->r.n_prompt + s->r.n_predict && (s->unanswered > 1 || !s->wants_id);
     return s->unanswered == 1 && s->wants_id && m->position == s->n_ids &&
-           s->computed >= s->n_ids && m->n <= s->drafted + 1;
+           s->computed >= s->n_ids && m->n <= s->drafted + 1 && m->n_top == s->r.n_top;
 }
 
 static const char *on_tokens(struct edge *e, struct edge_session *s, const uint8_t *p, size_t len,
@@ -148,7 +152,7 @@ static const char *on_tokens(struct edge *e, struct edge_session *s, const uint8
     }
     s->drafted = 0;
     for (unsigned i = 0; i < m.n; i++) {
-        if (on_id(e, s, m.ids[i], m.logprobs[i]))
+        if (on_id(e, s, &(struct token_sample){m.ids[i], m.logprobs[i], m.n_top, m.top[i]}))
             break;
     }
     return NULL;

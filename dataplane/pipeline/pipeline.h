@@ -170,9 +170,11 @@ struct edge_request {
     uint32_t n_prompt;
     uint32_t n_predict;            /* most ids to generate, >= 1 */
     struct sampler_params sampler;
+    uint32_t n_top; /* alternatives that on_token is given with each id; the vocabulary
+                     * may have fewer */
     bool (*is_stop)(void *arg, int32_t id); /* end-of-generation ids; NULL: none. The stop id is
                                              * reported by on_token */
-    void (*on_token)(void *arg, int32_t id, float logprob);
+    void (*on_token)(void *arg, const struct token_sample *t);
     void (*on_done)(void *arg, const struct edge_result *r);
     void *arg;
     struct codec_rate_target target; /* of this session; CODEC_RATE_NONE: the edge's */
@@ -205,8 +207,8 @@ int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, c
 void edge_close(struct edge *e); /* CLOSE is sent as well as one burst can; sessions end CANCELLED */
 
 /* Queue a request: session id > 0; -EAGAIN when max_sessions are busy, -ERANGE when
- * n_prompt + n_predict exceeds the stage's context, -EINVAL for an id outside the vocabulary or a
- * target without a curve. */
+ * n_prompt + n_predict exceeds the stage's context, -EINVAL for an id outside the vocabulary, a
+ * target without a curve, or more alternatives than SAMPLER_TOP_MAX. */
 int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_ns);
 int edge_cancel(struct edge *e, int64_t session);
 

@@ -47,7 +47,8 @@ size_t proto_write_open(uint8_t *p, const struct proto_open *m)
 {
     p[0] = PROTO_OPEN;
     p[1] = m->version;
-    put_be16(p + 2, 0);
+    p[2] = m->n_top;
+    p[3] = 0;
     put_be32(p + 4, m->session);
     memcpy(p + 8, m->fingerprint, 16);
     put_be32(p + 24, m->split);
@@ -78,7 +79,8 @@ int proto_read_open(const uint8_t *p, size_t len, struct proto_open *m)
     m->session = get_be32(p + 4);
     if (m->version != PROTO_VERSION)
         return 0;
-    if (len != PROTO_OPEN_BYTES || get_be16(p + 2))
+    m->n_top = p[2];
+    if (len != PROTO_OPEN_BYTES || m->n_top > SAMPLER_TOP_MAX || p[3])
         return -EBADMSG;
     memcpy(m->fingerprint, p + 8, 16);
     m->split = get_be32(p + 24);
@@ -152,30 +154,53 @@ int proto_read_rows(const uint8_t *p, size_t len, struct proto_rows *m, size_t *
     return 0;
 }
 
+static uint8_t *put_token(uint8_t *p, int32_t id, float logprob)
+{
+    put_be32(p, (uint32_t)id);
+    put_f32(p + 4, logprob);
+    return p + 8;
+}
+
 size_t proto_write_tokens(uint8_t *p, const struct proto_tokens *m)
 {
+    uint8_t *to = p + PROTO_TOKENS_BYTES;
+
     p[0] = PROTO_TOKENS;
     p[1] = m->n;
-    put_be16(p + 2, 0);
+    p[2] = m->n_top;
+    p[3] = 0;
     put_be32(p + 4, m->position);
     for (unsigned i = 0; i < m->n; i++) {
-        put_be32(p + PROTO_TOKENS_BYTES + 8 * i, (uint32_t)m->ids[i]);
-        put_f32(p + PROTO_TOKENS_BYTES + 8 * i + 4, m->logprobs[i]);
+        to = put_token(to, m->ids[i], m->logprobs[i]);
+        for (unsigned k = 0; k < m->n_top; k++)
+            to = put_token(to, m->top[i][k].id, m->top[i][k].logprob);
     }
-    return PROTO_TOKENS_BYTES + 8u * m->n;
+    return (size_t)(to - p);
+}
+
+static const uint8_t *get_token(const uint8_t *p, int32_t *id, float *logprob)
+{
+    *id = (int32_t)get_be32(p);
+    *logprob = get_f32(p + 4);
+    return p + 8;
 }
 
 int proto_read_tokens(const uint8_t *p, size_t len, struct proto_tokens *m)
 {
-    if (len < PROTO_TOKENS_BYTES || p[0] != PROTO_TOKENS || get_be16(p + 2))
+    const uint8_t *from = p + PROTO_TOKENS_BYTES;
+
+    if (len < PROTO_TOKENS_BYTES || p[0] != PROTO_TOKENS || p[3])
         return -EBADMSG;
     m->n = p[1];
+    m->n_top = p[2];
     m->position = get_be32(p + 4);
-    if (m->n > PROTO_DRAFTS_MAX + 1 || len != PROTO_TOKENS_BYTES + 8u * m->n)
+    if (m->n > PROTO_DRAFTS_MAX + 1 || m->n_top > (m->n ? SAMPLER_TOP_MAX : 0) ||
+        len != PROTO_TOKENS_BYTES + m->n * proto_token_bytes(m->n_top))
         return -EBADMSG;
     for (unsigned i = 0; i < m->n; i++) {
-        m->ids[i] = (int32_t)get_be32(p + PROTO_TOKENS_BYTES + 8 * i);
-        m->logprobs[i] = get_f32(p + PROTO_TOKENS_BYTES + 8 * i + 4);
+        from = get_token(from, &m->ids[i], &m->logprobs[i]);
+        for (unsigned k = 0; k < m->n_top; k++)
+            from = get_token(from, &m->top[i][k].id, &m->top[i][k].logprob);
     }
     return 0;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The messages between edge and cloud, version 4, big-endian. docs/wire.md has the byte tables.
+ * The messages between edge and cloud, version 5, big-endian. docs/wire.md has the byte tables.
  *
  * OPEN and CLOSE travel as the link's session 0, so that they keep their order among each other: a
  * place given up by a CLOSE is free when the next OPEN comes. So do STATUS and ASK, of no session.
@@ -18,18 +18,20 @@
 #include "compute/sampler.h"
 #include "dataplane/link.h"
 
-#define PROTO_VERSION        4u
+#define PROTO_VERSION        5u
 #define PROTO_DRAFTS_MAX     15u
 #define PROTO_TEXT_MAX       224u
 #define PROTO_OPEN_BYTES     104u
 #define PROTO_OPENED_BYTES   16u
 #define PROTO_ROWS_BYTES     12u /* and 4 a draft, and the tile */
 #define PROTO_ROWS_BYTES_MAX (PROTO_ROWS_BYTES + 4u * PROTO_DRAFTS_MAX)
-#define PROTO_TOKENS_BYTES   8u /* and 8 a token */
+#define PROTO_TOKENS_BYTES   8u /* and proto_token_bytes each */
 #define PROTO_CLOSE_BYTES    8u
 #define PROTO_TEXT_BYTES     4u /* REFUSED and ERROR: and the text */
 #define PROTO_CODEC_TEXT_MAX 48u
-#define PROTO_SMALL_MAX      256u /* any message but ROWS and IDS */
+#define PROTO_SMALL_MAX      256u /* any message but ROWS, IDS, and TOKENS with alternatives */
+#define PROTO_TOKENS_MAX                                                                           \
+    (PROTO_TOKENS_BYTES + (PROTO_DRAFTS_MAX + 1u) * 8u * (1u + SAMPLER_TOP_MAX))
 #define PROTO_IDS_BYTES      8u   /* and 4 an id */
 #define PROTO_IDS_MAX        256u
 #define PROTO_STATUS_BYTES   68u
@@ -42,6 +44,22 @@ static inline size_t proto_tile_capacity(size_t payload_bytes)
     const size_t heads = LINK_REPLY_PREFIX_BYTES + PROTO_ROWS_BYTES_MAX;
 
     return payload_bytes > heads ? payload_bytes - heads : 0;
+}
+
+/* What an id takes of a TOKENS message, with so many alternatives. */
+static inline size_t proto_token_bytes(uint32_t n_top)
+{
+    return 8u * (1u + (size_t)n_top);
+}
+
+/* Ids that find room, with so many alternatives each, in a TOKENS message that one packet carries:
+ * at least one. payload_bytes: wire_payload_max, with room for small messages. */
+static inline uint32_t proto_tokens_that_fit(size_t payload_bytes, uint32_t n_top)
+{
+    const size_t n =
+        (payload_bytes - LINK_REPLY_PREFIX_BYTES - PROTO_TOKENS_BYTES) / proto_token_bytes(n_top);
+
+    return n > PROTO_DRAFTS_MAX ? PROTO_DRAFTS_MAX + 1u : n ? (uint32_t)n : 1u;
 }
 
 enum proto_kind {
@@ -73,6 +91,7 @@ enum proto_reason {
 
 struct proto_open {
     uint8_t version;
+    uint8_t n_top; /* alternatives that are wanted of each id: to SAMPLER_TOP_MAX */
     uint32_t session;
     uint8_t fingerprint[16];
     uint32_t split, n_layers, d_model, n_vocab;
@@ -102,9 +121,10 @@ struct proto_rows {
 /* ids[i] has position + i. The last of them is in no cache yet. */
 struct proto_tokens {
     uint32_t position;
-    uint8_t n;
+    uint8_t n, n_top; /* n_top: alternatives of each, what the session wants; n 0: 0 */
     int32_t ids[PROTO_DRAFTS_MAX + 1];
     float logprobs[PROTO_DRAFTS_MAX + 1];
+    struct sampler_top top[PROTO_DRAFTS_MAX + 1][SAMPLER_TOP_MAX];
 };
 
 /* Ids that an earlier connection gave the session, for the sampler to know. */
@@ -146,8 +166,8 @@ static inline uint8_t proto_kind(const uint8_t *p, size_t len)
     return len ? p[0] : 0;
 }
 
-/* Writers return the bytes written: at most PROTO_SMALL_MAX, or PROTO_ROWS_BYTES_MAX for rows, or
- * PROTO_IDS_BYTES + 4 an id. */
+/* Writers return the bytes written: at most PROTO_SMALL_MAX, or PROTO_ROWS_BYTES_MAX for rows,
+ * PROTO_IDS_BYTES + 4 an id, PROTO_TOKENS_MAX for tokens. */
 size_t proto_write_open(uint8_t *p, const struct proto_open *m);
 size_t proto_write_opened(uint8_t *p, const struct proto_opened *m);
 size_t proto_write_rows(uint8_t *p, const struct proto_rows *m);

@@ -84,7 +84,7 @@ bool pump_can_alloc(const struct pump *p, uint32_t n);
 /* Packets of one message at most, by this side's pool. */
 uint32_t pump_max_fragments(const struct pump *p);
 
-/* Send a copy of a message of up to PROTO_SMALL_MAX bytes; it waits here while packets are short.
+/* Send a copy of a small message, which fits a packet; it waits here while packets are short.
  * Where it can't wait, for lack of memory or because the peer takes none, the pump is dead. */
 void pump_send(struct pump *p, uint32_t session, enum wire_class cls, int64_t reply_to,
                const uint8_t *bytes, size_t n);

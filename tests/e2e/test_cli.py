@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands as a user meets them: help, one prompt, JSON fields, chat, requests, two terminals."""
 import json
+import math
 import os
 import re
 import subprocess
@@ -70,6 +71,37 @@ def one_prompt(model):
     e2e.check(1152 <= f16["bytes_per_token"] < 1200, "f16: %.1f bytes" % f16["bytes_per_token"])
 
 
+def top_logprobs(model):
+    """Alternatives: the same whether the model is split or not, whatever else is answered, best first."""
+    asked = [{"prompt": PROMPT, "n_predict": 9}, {"prompt": "Water boils at", "n_predict": 7, "temp": 1, "seed": 3},
+             {"prompt": "The cat", "n_predict": 5, "temp": .8, "repeat_penalty": 1.3}]
+
+    def ask(*args):
+        return [r["logprobs"] for r in e2e.run_requests(asked, "-m", model, "--ignore-eos", *args)]
+
+    whole = ask("--local", "--top-logprobs", "20")
+    e2e.check(ask("--codec", "f32", "--parallel", "3", "--top-logprobs", "20") == whole, "alternatives of a split model")
+    fewer = ask("--codec", "f32", "--top-logprobs", "3")
+    e2e.check(fewer == [[{**t, "top": t["top"][:3]} for t in answer] for answer in whole], "fewer alternatives")
+    for answer, request in zip(whole, asked):
+        e2e.check(len(answer) == request["n_predict"], "alternatives of every id")
+        for token in answer:
+            ids, logprobs = zip(*token["top"])
+            e2e.check(len(set(ids)) == 20 and sorted(logprobs, reverse=True) == list(logprobs), str(token))
+            e2e.check(sum(math.exp(p) for p in logprobs) < 1.0001, "more than certain: %s" % token)
+            e2e.check(dict(token["top"]).get(token["id"], token["logprob"]) == token["logprob"], str(token))
+            e2e.check("temp" in request or token["id"] == ids[0], "greedy: %s" % token)
+    e2e.check(any(t["id"] != t["top"][0][0] for t in whole[1]), "nothing was sampled")
+    forced = {"prompt_ids": e2e.run_requests(asked[:1], "-m", model, "--local")[0]["prompt_ids"],
+              "forced_ids": [t["id"] for t in whole[0]]}
+    scored = json.loads(e2e.isthmus("score", "-m", model, "--local", text_in=json.dumps(forced) + "\n").stdout)["top20"]
+    for token, top in zip(whole[0], scored):
+        e2e.check([i for i, _ in token["top"]] == [i for i, _ in top]
+                  and all(abs(a[1] - b[1]) < 1e-5 for a, b in zip(token["top"], top)), "score: %s, %s" % (token, top))
+    done = e2e.isthmus("run", "-m", model, "-p", PROMPT, "-n", "2", "--local", "--json")
+    e2e.check("logprobs" not in json.loads(done.stdout), "alternatives that nobody asked for")
+
+
 def utf8(model):
     """Text streams in whole characters: what comes is valid UTF-8 even if the last one is cut."""
     done = e2e.isthmus("run", "-m", model, "-p", "Emoji: 😀 😃 😄", "-n", "24", "--ignore-eos", "--json")
@@ -131,6 +163,7 @@ def main():
     model = e2e.model("smollm2")
     helps()
     one_prompt(model)
+    top_logprobs(model)
     utf8(model)
     chat(model)
     unwritable(model)

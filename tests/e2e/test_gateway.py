@@ -131,6 +131,9 @@ def parts(server):
     log = complete(server, prompt=PROMPT, max_tokens=4, logprobs=1)["choices"][0]["logprobs"]
     e2e.check("".join(log["tokens"]) == whole[:len("".join(log["tokens"]))] and len(log["token_logprobs"]) == 4
               and all(-20 < p <= 0 for p in log["token_logprobs"]), "log-probabilities: %s" % log)
+    log = complete(server, prompt=PROMPT, max_tokens=4, temperature=0, logprobs=5)["choices"][0]["logprobs"]
+    for token, p, top in zip(log["tokens"], log["token_logprobs"], log["top_logprobs"]):
+        e2e.check(len(top) == 5 and top[token] == p == max(top.values()), "alternatives: %s" % log)
     long = "One two three four five six seven eight nine ten. " * 20
     complete(server, prompt=long, max_tokens=2)
     usage = complete(server, prompt=long + "Eleven", max_tokens=2)["usage"]
@@ -143,7 +146,7 @@ def bad_input(server):
     refused(server, 400, "invalid_json", b'{"model":"\xff\xfe"}')
     refused(server, 400, "invalid_value", {**ok, "max_tokens": "a"})
     refused(server, 400, "invalid_value", {**ok, "temperature": 3})
-    refused(server, 400, "unsupported", {**ok, "logprobs": 3})
+    refused(server, 400, "invalid_value", {**ok, "logprobs": 6})
     refused(server, 400, "unsupported", {**ok, "echo": True})
     refused(server, 400, "invalid_value", {**ok, "prompt": [999999]})
     refused(server, 404, "model_not_found", {**ok, "model": "gpt-4"})
@@ -252,6 +255,22 @@ assert "".join(e.choices[0].text for e in s) == a.choices[0].text and a.usage.co
 ask = dict(model=m, messages=[{"role": "user", "content": "Hi"}], max_tokens=8, temperature=0)
 b = c.chat.completions.create(logprobs=True, **ask)
 assert len(b.choices[0].logprobs.content) == b.usage.completion_tokens - (b.choices[0].finish_reason == "stop")
+b = c.chat.completions.create(logprobs=True, top_logprobs=20, seed=3, **{**ask, "temperature": 1.5})
+for t in b.choices[0].logprobs.content:
+    p = [x.logprob for x in t.top_logprobs]
+    assert len(p) == 20 and p == sorted(p, reverse=True), p
+    assert all(bytes(x.bytes).decode(errors="replace") == x.token for x in t.top_logprobs)
+    assert {bytes(x.bytes): x.logprob for x in t.top_logprobs}.get(bytes(t.bytes), t.logprob) == t.logprob
+streamed = [t for e in c.chat.completions.create(logprobs=True, top_logprobs=20, seed=3, stream=True,
+                                                 **{**ask, "temperature": 1.5})
+            for x in e.choices if x.logprobs for t in x.logprobs.content]
+assert [t.model_dump() for t in streamed] == [t.model_dump() for t in b.choices[0].logprobs.content]
+try:
+    c.chat.completions.create(logprobs=True, top_logprobs=21, **ask)
+    raise SystemExit("21 alternatives are given")
+except openai.BadRequestError as e:
+    assert e.param == "top_logprobs" and "less than or equal to 20" in e.message, e
+b = c.chat.completions.create(logprobs=True, **ask)
 s = list(c.chat.completions.create(stream=True, stream_options={"include_usage": True}, **ask))
 assert s[-1].usage.completion_tokens == b.usage.completion_tokens
 assert "".join(e.choices[0].delta.content or "" for e in s if e.choices) == b.choices[0].message.content

@@ -42,7 +42,12 @@ static void read_all(const uint8_t *p, size_t n)
     (void)proto_read_opened(p, n, &opened);
     if (proto_read_rows(p, n, &rows, &at) == 0 && at > n)
         abort();
-    (void)proto_read_tokens(p, n, &tokens);
+    if (proto_read_tokens(p, n, &tokens) == 0) { /* and there is one way to write them */
+        uint8_t again[PROTO_TOKENS_MAX];
+
+        if (proto_write_tokens(again, &tokens) != n || memcmp(again, p, n))
+            abort();
+    }
     (void)proto_read_close(p, n, &session, &linger);
     if (proto_read_ids(p, n, &ids) == 0 && ids.n > PROTO_IDS_MAX)
         abort();
@@ -208,7 +213,10 @@ static void against_edge(struct script s)
     struct link *l;
     uint64_t deadline;
 
-    if (next(&s) & 1) /* the history and its replay, too */
+    const uint8_t how = next(&s);
+    if (how & 2)
+        r.n_top = 2;
+    if (how & 1) /* the history and its replay, too */
         ep.rejoin = (struct edge_rejoin){.timeout_ns = 30000000, .history_bytes = 2000};
     if (edge_open(&ep, 0, &e, err) || link_open(&lp, 0, &l) || edge_submit(e, &r, 0) != 1 ||
         edge_submit(e, &r, 0) != 2)

@@ -106,9 +106,11 @@ static void run(void)
             q[i].sampler.temp = .8f;
             q[i].sampler.seed = dice_next(&d);
         }
+        if (dice_chance(&d, .3))
+            q[i].n_top = (uint32_t)dice_between(&d, 1, SAMPLER_TOP_MAX);
         if (dice_chance(&d, .3)) {
             fake_reference(q[i].prompt, q[i].n_prompt, q[i].n_predict, &q[i].sampler, -1,
-                           p.edge_stage.d_model, guesses[i]);
+                           p.edge_stage.d_model, guesses[i], NULL, 0);
             for (uint32_t k = 0; k < q[i].n_predict; k++) {
                 if (dice_chance(&d, .3))
                     guesses[i][k] = (int32_t)dice_below(&d, FAKE_VOCAB);

@@ -34,8 +34,12 @@ static bool step(struct fake_job *j)
     } else if (j->n_generated == j->n_predict) {
         r.finish = EDGE_LENGTH;
     } else {
-        j->r.on_token(j->r.arg, j->ids[j->n_generated % j->n_prompt],
-                      -.5f * (float)(j->n_generated + 1));
+        const struct sampler_top top[FAKE_TOP] = FAKE_TOPS;
+        j->r.on_token(j->r.arg,
+                      &(struct token_sample){.id = j->ids[j->n_generated % j->n_prompt],
+                                             .logprob = -.5f * (float)(j->n_generated + 1),
+                                             .n_top = j->r.n_top < FAKE_TOP ? j->r.n_top : FAKE_TOP,
+                                             .top = top});
         j->n_generated++;
         return true;
     }

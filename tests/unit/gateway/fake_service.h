@@ -3,12 +3,24 @@
 #ifndef ISTHMUS_TESTS_FAKE_SERVICE_H
 #define ISTHMUS_TESTS_FAKE_SERVICE_H
 
+#include <math.h>
+
 #include "control/service/service.h"
 
 #define FAKE_JOBS     256u
 #define FAKE_CONTEXT  512u
 #define FAKE_REFUSED  7 /* a prompt that begins with this id is refused while it runs */
 #define FAKE_SHARED   3u
+/* The likeliest ids at every place; a vocabulary of so many. 256 and 257 are control tokens, 0xc3
+ * and 0xe2 bytes that begin a character. */
+#define FAKE_TOP 6u
+#define FAKE_TOPS                                                                                  \
+    {                                                                                              \
+        {'a', -.5f}, {'b', -1}, {257, -2}, {0xc3, -3}, {'"', -4},                                  \
+        {                                                                                          \
+            0xe2, -INFINITY                                                                        \
+        }                                                                                          \
+    }
 
 struct fake_job {
     uint64_t id;

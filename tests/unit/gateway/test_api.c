@@ -83,13 +83,25 @@ static void test_fields(void **state)
     assert_int_equal(r.n_stops, 2);
     assert_int_equal(r.stops[1].n, 2);
     assert_true(r.logprobs && r.stream && r.include_usage && r.ignore_eos);
+    assert_int_equal(r.top_logprobs, 0);
     api_free(&r);
-    good(API_CHAT, CHAT(",\"max_tokens\":7,\"max_completion_tokens\":9,\"stop\":\"x\",\"logprobs\":true,"
-                        "\"top_logprobs\":0"),
+    good(API_CHAT,
+         CHAT(",\"max_tokens\":7,\"max_completion_tokens\":9,\"stop\":\"x\",\"logprobs\":true,"
+              "\"top_logprobs\":20"),
          &r);
     assert_int_equal(r.max_tokens, 9);
     assert_int_equal(r.n_stops, 1);
     assert_true(r.logprobs);
+    assert_int_equal(r.top_logprobs, 20);
+    api_free(&r);
+    good(API_CHAT, CHAT(",\"logprobs\":true,\"top_logprobs\":0"), &r);
+    assert_true(r.logprobs && r.top_logprobs == 0);
+    api_free(&r);
+    good(API_CHAT, CHAT(",\"logprobs\":false,\"top_logprobs\":null"), &r);
+    assert_true(!r.logprobs && r.top_logprobs == 0);
+    api_free(&r);
+    good(API_COMPLETION, TEXT(",\"logprobs\":5,\"top_logprobs\":9"), &r); /* not a field there */
+    assert_true(r.logprobs && r.top_logprobs == 5);
     api_free(&r);
 }
 
@@ -178,9 +190,19 @@ static void test_refused(void **state)
     bad(API_COMPLETION, TEXT(",\"stream_options\":{}"), "stream_options", "stream: true");
     bad(API_COMPLETION, TEXT(",\"stream\":true,\"stream_options\":7"), "stream_options", "object");
     bad(API_COMPLETION, TEXT(",\"logprobs\":true"), "logprobs", "whole number");
-    bad(API_COMPLETION, TEXT(",\"logprobs\":2"), "logprobs above 1", "chosen token's");
-    bad(API_CHAT, CHAT(",\"logprobs\":true,\"top_logprobs\":1"), "top_logprobs", "chosen token's");
-    bad(API_CHAT, CHAT(",\"top_logprobs\":1"), "top_logprobs", "logprobs: true");
+    bad(API_COMPLETION, TEXT(",\"logprobs\":6"), "logprobs",
+        "Invalid value for 'logprobs': must be less than or equal to 5.");
+    bad(API_COMPLETION, TEXT(",\"logprobs\":-1"), "logprobs", "Expected a value >= 0, but got -1");
+    bad(API_CHAT, CHAT(",\"logprobs\":1"), "logprobs", "true or false");
+    bad(API_CHAT, CHAT(",\"logprobs\":true,\"top_logprobs\":21"), "top_logprobs",
+        "Invalid value for 'top_logprobs': must be less than or equal to 20.");
+    bad(API_CHAT, CHAT(",\"logprobs\":true,\"top_logprobs\":-9223372036854775808"), "top_logprobs",
+        "Expected a value >= 0");
+    bad(API_CHAT, CHAT(",\"logprobs\":true,\"top_logprobs\":true"), "top_logprobs", "whole number");
+    bad(API_CHAT, CHAT(",\"logprobs\":true,\"top_logprobs\":2.0"), "top_logprobs", "whole number");
+    bad(API_CHAT, CHAT(",\"top_logprobs\":1"), "top_logprobs", "when 'logprobs' is enabled");
+    bad(API_CHAT, CHAT(",\"logprobs\":false,\"top_logprobs\":0"), "top_logprobs",
+        "when 'logprobs' is enabled");
     bad(API_COMPLETION, TEXT(",\"presence_penalty\":0.5"), "presence_penalty", "repeat_penalty");
     bad(API_COMPLETION, TEXT(",\"echo\":true"), "echo", "not supported");
     bad(API_COMPLETION, TEXT(",\"suffix\":\"s\""), "suffix", "not supported");

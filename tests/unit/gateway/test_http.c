@@ -274,7 +274,7 @@ static long long number_at(const json_t *o, const char *key)
 struct stream {
     char text[8][4096], finish[8][16];
     unsigned events, roles;
-    size_t n_logprobs;
+    size_t n_logprobs, n_top; /* n_top: alternatives of all tokens */
     json_t *usage;
 };
 
@@ -297,6 +297,12 @@ static void take_event(struct stream *s, const json_t *o)
         strcpy(s->finish[i], json_string_value(finish));
     const json_t *l = json_object_get(c, "logprobs");
     s->n_logprobs += json_array_size(json_object_get(l, delta ? "content" : "tokens"));
+    const json_t *content = json_object_get(l, "content"),
+                 *tops = json_object_get(l, "top_logprobs");
+    for (size_t k = 0; k < json_array_size(content); k++)
+        s->n_top += json_array_size(json_object_get(json_array_get(content, k), "top_logprobs"));
+    for (size_t k = 0; k < json_array_size(tops); k++)
+        s->n_top += json_object_size(json_array_get(tops, k));
 }
 
 static void read_stream(struct stream *s)
@@ -473,7 +479,7 @@ static void test_logprobs(void **state)
 {
     struct stream s;
     (void)state;
-    post(COMPLETIONS, TEXT("\"ab\"", ",\"max_tokens\":3,\"logprobs\":1"));
+    post(COMPLETIONS, TEXT("\"ab\"", ",\"max_tokens\":3,\"logprobs\":0"));
     json_t *o = json_of_body();
     const json_t *l = json_object_get(choice(o, 0), "logprobs");
     char *dumped = json_dumps(l, JSON_COMPACT | JSON_SORT_KEYS);
@@ -492,6 +498,72 @@ static void test_logprobs(void **state)
     post(CHAT, SAY("\"\\u00e9\"", ",\"max_tokens\":8,\"logprobs\":true,\"stream\":true"));
     read_stream(&s);
     assert_int_equal(s.n_logprobs, 8);
+}
+
+/* A completion's: the likeliest by their text, best first, and the chosen one in any case. */
+static void test_top_logprobs_of_text(void **state)
+{
+    static const char first[] = "{\"a\":-0.5,\"b\":-1,\"<|im_end|>\":-2,\"bytes:\\\\xc3\":-3,"
+                                "\"\\\"\":-4";
+    char want[300];
+    struct stream s;
+    (void)state;
+    post(COMPLETIONS, TEXT("\"az\\u00e9\"", ",\"max_tokens\":4,\"logprobs\":5"));
+    json_t *o = json_of_body();
+    const json_t *l = json_object_get(choice(o, 0), "logprobs");
+    char *dumped = json_dumps(json_object_get(l, "top_logprobs"), JSON_COMPACT);
+    snprintf(want, sizeof want, "[%s},%s,\"z\":-1},%s},%s,\"bytes:\\\\xa9\":-2}]", first, first,
+             first, first);
+    assert_string_equal(dumped, want);
+    free(dumped);
+    dumped = json_dumps(json_object_get(l, "tokens"), JSON_COMPACT);
+    assert_string_equal(dumped, "[\"a\",\"z\",\"bytes:\\\\xc3\",\"bytes:\\\\xa9\"]");
+    free(dumped);
+    json_decref(o);
+    post(COMPLETIONS, TEXT("\"ab\"", ",\"max_tokens\":40,\"n\":2,\"logprobs\":2,\"stream\":true"));
+    read_stream(&s);
+    assert_int_equal(s.n_logprobs, 80);
+    assert_int_equal(s.n_top, 160);
+    post(COMPLETIONS, TEXT("\"cd\"", ",\"max_tokens\":40,\"logprobs\":2,\"stream\":true"));
+    read_stream(&s);
+    assert_int_equal(s.n_top, 120);
+}
+
+/* A chat's: text, value and bytes of each; a vocabulary may have fewer. */
+static void test_top_logprobs_of_chat(void **state)
+{
+    static const struct {
+        const char *token;
+        double logprob;
+        unsigned n_bytes;
+        int first_byte;
+    } want[FAKE_TOP] = {{"a", -.5, 1, 'a'},          {"b", -1, 1, 'b'},
+                        {"<|im_end|>", -2, 10, '<'}, {"\xef\xbf\xbd", -3, 1, 0xc3},
+                        {"\"", -4, 1, '"'},          {"\xef\xbf\xbd", -9999, 1, 0xe2}};
+    struct stream s;
+    (void)state;
+    post(CHAT, SAY("\"hi\"", ",\"max_tokens\":9,\"logprobs\":true,\"top_logprobs\":20"));
+    json_t *o = json_of_body();
+    const json_t *l = json_object_get(json_object_get(choice(o, 0), "logprobs"), "content");
+    assert_int_equal(json_array_size(l), 9);
+    for (size_t i = 0; i < 9; i++) {
+        const json_t *top = json_object_get(json_array_get(l, i), "top_logprobs");
+        assert_int_equal(json_array_size(top), FAKE_TOP);
+        for (unsigned k = 0; k < FAKE_TOP; k++) {
+            const json_t *t = json_array_get(top, k), *bytes = json_object_get(t, "bytes");
+            assert_int_equal(json_object_size(t), 3);
+            assert_string_equal(string_at(t, "token"), want[k].token);
+            assert_true(json_number_value(json_object_get(t, "logprob")) == want[k].logprob);
+            assert_int_equal(json_array_size(bytes), want[k].n_bytes);
+            assert_int_equal(json_integer_value(json_array_get(bytes, 0)), want[k].first_byte);
+        }
+    }
+    json_decref(o);
+    post(CHAT,
+         SAY("\"hi\"", ",\"max_tokens\":9,\"logprobs\":true,\"top_logprobs\":3,\"stream\":true"));
+    read_stream(&s);
+    assert_int_equal(s.n_logprobs, 9);
+    assert_int_equal(s.n_top, 27);
 }
 
 static void test_refused(void **state)
@@ -769,10 +841,24 @@ static void test_bad_address(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_pages),    TEST(test_completion), TEST(test_chat),       TEST(test_stop),
-        TEST(test_several),  TEST(test_logprobs),   TEST(test_refused),    TEST(test_full),
-        TEST(test_disconnect), TEST(test_keep_alive), TEST(test_slow),     TEST(test_stalled),
-        TEST(test_many_idle), TEST(test_keys),      TEST(test_close),      TEST(test_bad_address),
+        TEST(test_pages),
+        TEST(test_completion),
+        TEST(test_chat),
+        TEST(test_stop),
+        TEST(test_several),
+        TEST(test_logprobs),
+        TEST(test_top_logprobs_of_text),
+        TEST(test_top_logprobs_of_chat),
+        TEST(test_refused),
+        TEST(test_full),
+        TEST(test_disconnect),
+        TEST(test_keep_alive),
+        TEST(test_slow),
+        TEST(test_stalled),
+        TEST(test_many_idle),
+        TEST(test_keys),
+        TEST(test_close),
+        TEST(test_bad_address),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }

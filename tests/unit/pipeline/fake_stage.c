@@ -253,7 +253,7 @@ const struct fake_counts *fake_counts(const struct stage *s)
 
 uint32_t fake_reference(const int32_t *prompt, uint32_t n_prompt, uint32_t n_predict,
                         const struct sampler_params *sampler, int32_t stop, uint32_t d_model,
-                        int32_t *ids)
+                        int32_t *ids, struct sampler_top *top, uint32_t n_top)
 {
     struct fake_params p = {.d_model = d_model, .max_rows = FAKE_CTX};
     struct stage *edge = fake_open(false, &p, NULL), *cloud = fake_open(true, &p, NULL);
@@ -275,6 +275,8 @@ uint32_t fake_reference(const int32_t *prompt, uint32_t n_prompt, uint32_t n_pre
         if (pos + 1 < n_prompt)
             continue;
         ids[n] = sampler_pick(s, sampler, logits, ids, n, pos + 1, NULL);
+        if (top)
+            sampler_top_logprobs(s, logits, top + n * n_top, n_top);
         if (ids[n++] == stop)
             break;
     }

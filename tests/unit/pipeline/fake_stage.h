@@ -36,9 +36,9 @@ struct stage *fake_open(bool cloud, const struct fake_params *p, struct stage_in
 const struct fake_counts *fake_counts(const struct stage *s);
 
 /* What an unsplit run gives: n_predict ids (fewer when `stop` is sampled; -1: none). Returns how
- * many. */
+ * many. top: NULL, or room for n_top alternatives of each. */
 uint32_t fake_reference(const int32_t *prompt, uint32_t n_prompt, uint32_t n_predict,
                         const struct sampler_params *sampler, int32_t stop, uint32_t d_model,
-                        int32_t *ids);
+                        int32_t *ids, struct sampler_top *top, uint32_t n_top);
 
 #endif

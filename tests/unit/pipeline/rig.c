@@ -366,13 +366,20 @@ static bool is_stop(void *arg, int32_t id)
     return id == ((struct rig_request *)arg)->stop;
 }
 
-static void on_token(void *arg, int32_t id, float logprob)
+static void on_token(void *arg, const struct token_sample *t)
 {
     struct rig_request *q = arg;
 
-    if (q->done || !(logprob <= 0))
-        die("on_token", "after the end, or with a log-probability above 0");
-    q->ids[q->n_ids++] = id;
+    if (q->done || !(t->logprob <= 0) || t->n_top != q->n_top)
+        die("on_token",
+            "after the end, a log-probability above 0, or other alternatives than asked");
+    for (uint32_t k = 0; k < t->n_top; k++) {
+        if (t->top[k].id == t->id && t->top[k].logprob != t->logprob)
+            die("on_token", "two log-probabilities of one id");
+    }
+    if (q->n_top)
+        memcpy(q->top + q->n_ids * q->n_top, t->top, q->n_top * sizeof *q->top);
+    q->ids[q->n_ids++] = t->id;
     if (q->cancel_at && q->n_ids == q->cancel_at)
         edge_cancel(q->rig->edge, q->session);
 }
@@ -417,6 +424,7 @@ int64_t rig_submit(struct rig *r, struct rig_request *q)
         .n_prompt = q->n_prompt,
         .n_predict = q->n_predict,
         .sampler = q->sampler,
+        .n_top = q->n_top,
         .is_stop = is_stop,
         .on_token = on_token,
         .on_done = on_done,
@@ -429,6 +437,8 @@ int64_t rig_submit(struct rig *r, struct rig_request *q)
     int64_t session;
 
     q->rig = r;
+    if (q->n_top && !q->top)
+        q->top = malloc((size_t)q->n_predict * q->n_top * sizeof *q->top);
     session = edge_submit(r->edge, &er, r->now_ns);
     if (session > 0)
         q->session = session;
@@ -461,14 +471,22 @@ bool rig_run(struct rig *r, struct rig_request *q, uint32_t n, uint64_t limit_ns
 bool rig_right(const struct rig *r, const struct rig_request *q)
 {
     int32_t ids[FAKE_CTX];
+    const size_t top_bytes = (size_t)q->n_top * sizeof(struct sampler_top);
+    struct sampler_top *top = q->n_top ? malloc(q->n_predict * top_bytes) : NULL;
     uint32_t n = fake_reference(q->prompt, q->n_prompt, q->n_predict, &q->sampler, q->stop,
-                                r->p.edge_stage.d_model, ids);
+                                r->p.edge_stage.d_model, ids, top, q->n_top);
+    bool right = n == q->n_ids && !memcmp(ids, q->ids, n * sizeof ids[0]);
 
-    return n == q->n_ids && !memcmp(ids, q->ids, n * sizeof ids[0]);
+    if (top)
+        right = right && !memcmp(top, q->top, n * top_bytes);
+    free(top);
+    return right;
 }
 
 void rig_request_free(struct rig_request *q)
 {
     free(q->prompt);
+    free(q->top);
     q->prompt = NULL;
+    q->top = NULL;
 }

@@ -59,6 +59,8 @@ struct rig_request {
     struct edge_result result;
     int32_t ids[FAKE_CTX];
     uint32_t n_ids;
+    uint32_t n_top;          /* alternatives of each */
+    struct sampler_top *top; /* [n_predict][n_top]; NULL: none */
 };
 
 struct rig_cloud {

@@ -23,12 +23,12 @@ struct heard {
     struct edge_result result;
 };
 
-static void on_token(void *arg, int32_t id, float logprob)
+static void on_token(void *arg, const struct token_sample *t)
 {
     struct heard *h = arg;
 
     assert_true(h->n < N_PREDICT);
-    h->ids[h->n++] = id;
+    h->ids[h->n++] = t->id;
 }
 
 static void on_done(void *arg, const struct edge_result *result)
@@ -92,8 +92,9 @@ static void run(double drop, uint64_t seed, uint32_t lose_cloud_at)
         assert_non_null(strstr(edge_error(e), "the cloud is lost"));
     } else {
         assert_int_equal(heard.result.finish, EDGE_LENGTH);
-        assert_int_equal(fake_reference(prompt, N_PROMPT, N_PREDICT, &greedy, -1, 64, right),
-                         N_PREDICT);
+        assert_int_equal(
+            fake_reference(prompt, N_PROMPT, N_PREDICT, &greedy, -1, 64, right, NULL, 0),
+            N_PREDICT);
         assert_memory_equal(heard.ids, right, sizeof right);
     }
     edge_close(e);

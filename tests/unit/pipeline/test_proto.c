@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -26,6 +27,7 @@ static void test_open(void **state)
                             .profile = {[0] = 9, [15] = 7},
                             .max_tokens = 99,
                             .sampler = {.8f, 40, .9f, .05f, 1.1f, 0x123456789abcdef0u},
+                            .n_top = SAMPLER_TOP_MAX,
                             .like = 3,
                             .n_like = 98};
     struct proto_open out;
@@ -49,6 +51,7 @@ static void test_open(void **state)
     assert_true(out.sampler.min_p == .05f && out.sampler.repeat_penalty == 1.1f);
     assert_int_equal(out.sampler.top_k, 40);
     assert_true(out.sampler.seed == 0x123456789abcdef0u);
+    assert_int_equal(out.n_top, SAMPLER_TOP_MAX);
     assert_int_equal(out.like, 3);
     assert_int_equal(out.n_like, 98);
     for (size_t len = 0; len <= n + 1; len++)
@@ -61,7 +64,10 @@ static void test_open(void **state)
             assert_int_equal(proto_read_open(b, n, &out), !like && !tokens ? 0 : -EBADMSG);
         }
     }
-    b[2] = 1;
+    b[2] = SAMPLER_TOP_MAX + 1;
+    assert_int_equal(proto_read_open(b, n, &out), -EBADMSG);
+    b[2] = 0;
+    b[3] = 1;
     assert_int_equal(proto_read_open(b, n, &out), -EBADMSG);
     b[1] = 9; /* another version: nothing else is understood */
     assert_int_equal(proto_read_open(b, 8, &out), 0);
@@ -144,8 +150,59 @@ static void test_tokens(void **state)
     assert_int_equal(out.position, 9);
     assert_int_equal(out.ids[1], 6);
     assert_true(out.logprobs[1] == -.5f);
+    b[3] = 1;
+    assert_int_equal(proto_read_tokens(b, n, &out), -EBADMSG);
+    b[3] = 0;
     b[1] = PROTO_DRAFTS_MAX + 2;
     assert_int_equal(proto_read_tokens(b, PROTO_TOKENS_BYTES + 8 * 17, &out), -EBADMSG);
+}
+
+static void test_alternatives(void **state)
+{
+    static uint8_t bytes[PROTO_TOKENS_MAX + 200];
+    static struct proto_tokens in = {.position = 9, .n = PROTO_DRAFTS_MAX + 1}, out;
+    size_t n;
+
+    for (int i = 0; i < in.n; i++) {
+        in.ids[i] = 1000 + i;
+        in.logprobs[i] = -.25f * (float)i;
+        for (int k = 0; k < (int)SAMPLER_TOP_MAX; k++)
+            in.top[i][k] = (struct sampler_top){100 * i + k, k ? -.5f * (float)k : -INFINITY};
+    }
+    for (in.n_top = 0; in.n_top <= SAMPLER_TOP_MAX; in.n_top++) {
+        memset(&out, 0xee, sizeof out);
+        n = proto_write_tokens(bytes, &in);
+        assert_int_equal(n, PROTO_TOKENS_BYTES + in.n * proto_token_bytes(in.n_top));
+        assert_true(n <= PROTO_TOKENS_MAX);
+        for (size_t len = 0; len <= n + 1; len++)
+            assert_int_equal(proto_read_tokens(bytes, len, &out), len == n ? 0 : -EBADMSG);
+        assert_int_equal(proto_read_tokens(bytes, n, &out), 0);
+        assert_int_equal(out.n_top, in.n_top);
+        assert_memory_equal(out.ids, in.ids, sizeof in.ids);
+        assert_memory_equal(out.logprobs, in.logprobs, sizeof in.logprobs);
+        for (int i = 0; i < in.n; i++)
+            assert_memory_equal(out.top[i], in.top[i], in.n_top * sizeof in.top[i][0]);
+    }
+    assert_int_equal(n, PROTO_TOKENS_MAX);
+    n = proto_write_tokens(bytes, &in); /* 21 */
+    assert_int_equal(proto_read_tokens(bytes, n, &out), -EBADMSG);
+    in.n = 0; /* alternatives of nothing */
+    in.n_top = 1;
+    n = proto_write_tokens(bytes, &in);
+    assert_int_equal(proto_read_tokens(bytes, n, &out), -EBADMSG);
+
+    /* What fits a packet is at least one, and never more than that. */
+    for (uint32_t n_top = 0; n_top <= SAMPLER_TOP_MAX; n_top++) {
+        for (size_t room = PROTO_SMALL_MAX + LINK_REPLY_PREFIX_BYTES; room < 9000; room++) {
+            const uint32_t fit = proto_tokens_that_fit(room, n_top);
+            const size_t of_one = proto_token_bytes(n_top);
+
+            assert_in_range(fit, 1, PROTO_DRAFTS_MAX + 1);
+            assert_true(LINK_REPLY_PREFIX_BYTES + PROTO_TOKENS_BYTES + fit * of_one <= room);
+            assert_true(fit == PROTO_DRAFTS_MAX + 1 ||
+                        LINK_REPLY_PREFIX_BYTES + PROTO_TOKENS_BYTES + (fit + 1) * of_one > room);
+        }
+    }
 }
 
 static void test_text(void **state)
@@ -238,10 +295,10 @@ static void test_status(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_open),   cmocka_unit_test(test_opened_and_close),
-        cmocka_unit_test(test_rows),   cmocka_unit_test(test_tokens),
-        cmocka_unit_test(test_text),   cmocka_unit_test(test_ids),
-        cmocka_unit_test(test_status),
+        cmocka_unit_test(test_open),         cmocka_unit_test(test_opened_and_close),
+        cmocka_unit_test(test_rows),         cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_alternatives), cmocka_unit_test(test_text),
+        cmocka_unit_test(test_ids),          cmocka_unit_test(test_status),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

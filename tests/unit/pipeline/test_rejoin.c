@@ -141,10 +141,11 @@ static void test_again_and_again(void **state)
             rig_request(&q[i], seed * 100 + i, 1 + i * 37 % 150, 1 + i * 11 % 60);
             q[i].sampler.temp = i % 2 ? .8f : 0;
             q[i].sampler.repeat_penalty = 1.2f;
+            q[i].n_top = i % 4 * 5;
             if (i % 3)
                 continue;
             fake_reference(q[i].prompt, q[i].n_prompt, q[i].n_predict, &q[i].sampler, -1, 64,
-                           guesses[i]);
+                           guesses[i], NULL, 0);
             for (unsigned k = 0; k < q[i].n_predict; k++) {
                 if (dice_chance(&d, .3))
                     guesses[i][k] = (int32_t)dice_below(&d, FAKE_VOCAB);

@@ -135,7 +135,7 @@ static void test_stop(void **state)
     int32_t ids[20];
 
     rig_request(&q, 5, 40, 20);
-    fake_reference(q.prompt, 40, 20, &greedy, -1, 64, ids);
+    fake_reference(q.prompt, 40, 20, &greedy, -1, 64, ids, NULL, 0);
     q.stop = ids[7];
     run_all(&p, &q, 1);
     rig_request_free(&q);
@@ -154,7 +154,7 @@ static void test_drafts(void **state)
         rig_request(&q, 77, 20, 50);
         q.sampler.temp = .7f;
         q.sampler.seed = 3;
-        fake_reference(q.prompt, 20, 50, &q.sampler, -1, 64, right);
+        fake_reference(q.prompt, 20, 50, &q.sampler, -1, 64, right, NULL, 0);
         for (unsigned i = 0; i < 50; i++)
             guess[i] = kind == 1 || (kind == 3 && i % 3) ? right[i] : (right[i] + 1) % 257;
         q.drafts = kind ? guess : NULL;
@@ -175,6 +175,45 @@ static void test_drafts(void **state)
         }
         rig_close(&r);
         rig_request_free(&q);
+    }
+}
+
+/* Alternatives are those of an unsplit run, however many, sampled or not; guesses that are right
+ * come as many at a time as their alternatives leave room for in a packet. */
+static void test_alternatives(void **state)
+{
+    static const uint32_t tops[] = {1, 5, SAMPLER_TOP_MAX}, mtus[] = {600, 1500, 9000};
+    int32_t right[64];
+
+    for (unsigned i = 0; i < 18; i++) {
+        struct rig_params p = {
+            .network = quiet, .hook = true, .mtu = mtus[i / 3 % 3], .sessions = 2};
+        struct rig_request q[2];
+        struct rig r;
+
+        for (unsigned k = 0; k < 2; k++) {
+            rig_request(&q[k], 77 + k, 20, 50);
+            q[k].sampler.temp = k ? .7f : 0;
+            q[k].sampler.seed = 3;
+        }
+        q[0].n_top = tops[i % 3]; /* beside one that wants none */
+        if (i >= 9) {
+            fake_reference(q[0].prompt, 20, 50, &q[0].sampler, -1, 64, right, NULL, 0);
+            q[0].drafts = right;
+            q[0].n_drafts = 50;
+            q[0].draft_len = PROTO_DRAFTS_MAX;
+        }
+        rig_open(&r, &p);
+        rig_start(&r);
+        assert_true(rig_run(&r, q, 2, 60 * SECOND));
+        for (unsigned k = 0; k < 2; k++) {
+            assert_true(rig_right(&r, &q[k]));
+            rig_request_free(&q[k]);
+        }
+        if (i >= 9) /* 16 fit, or they don't and rows are taken back */
+            assert_int_equal(fake_counts(r.cloud_stage)->truncated == 0,
+                             proto_tokens_that_fit(wire_payload_max(p.mtu), q[0].n_top) == 16);
+        rig_close(&r);
     }
 }
 
@@ -292,6 +331,9 @@ static void test_bad_requests(void **state)
     q.draft_len = 16;
     assert_int_equal(rig_submit(&r, &q), -EINVAL);
     q.draft_len = 1;
+    q.n_top = SAMPLER_TOP_MAX + 1;
+    assert_int_equal(rig_submit(&r, &q), -EINVAL);
+    q.n_top = 0;
     q.drafts = &huge;
     q.n_drafts = 1;
     assert_int_equal(rig_submit(&r, &q), -EINVAL);
@@ -1030,6 +1072,7 @@ int main(void)
         cmocka_unit_test(test_sampling_is_by_position),
         cmocka_unit_test(test_stop),
         cmocka_unit_test(test_drafts),
+        cmocka_unit_test(test_alternatives),
         cmocka_unit_test(test_mismatch),
         cmocka_unit_test(test_codec_mismatch),
         cmocka_unit_test(test_profile_mismatch),

@@ -301,7 +301,7 @@ static void run_family(uint64_t seed, bool shares, uint64_t kill_ns, size_t hist
             struct dice d = {seed + i};
 
             fake_reference(q[i].prompt, q[i].n_prompt, q[i].n_predict, &q[i].sampler, -1, 64,
-                           guesses[i]);
+                           guesses[i], NULL, 0);
             for (unsigned k = 0; k < 30; k += 2)
                 guesses[i][k] = (int32_t)dice_below(&d, FAKE_VOCAB);
             q[i].drafts = guesses[i];

@@ -79,7 +79,9 @@ static int step(struct engine *e, uint64_t until_ns)
             const struct edge_request r = f->sessions[i].r;
             const uint32_t n = ++f->sessions[i].n;
             any = true;
-            r.on_token(r.arg, (f->sessions[i].first + (int32_t)n) % (int32_t)FAKE_VOCAB, -.5f);
+            static const struct sampler_top tops[SAMPLER_TOP_MAX];
+            const int32_t id = (f->sessions[i].first + (int32_t)n) % (int32_t)FAKE_VOCAB;
+            r.on_token(r.arg, &(struct token_sample){id, -.5f, r.n_top, tops});
             if (n == r.n_predict)
                 finish(f, i, EDGE_LENGTH);
         }

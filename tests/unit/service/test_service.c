@@ -21,6 +21,7 @@
 #include "tests/unit/service/fake_engine.h"
 
 #define SECOND_NS UINT64_C(1000000000)
+#define N_TOP     3u
 
 /* --- what the tests stand on --------------------------------------------------------------------
  */
@@ -40,16 +41,16 @@ static void answer_init(struct answer *a)
     *a = (struct answer){.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 }
 
-static void on_token(void *arg, int32_t id, float logprob)
+static void on_token(void *arg, const struct token_sample *t)
 {
     struct answer *a = arg;
     pthread_mutex_lock(&a->lock);
-    assert_true(logprob == -.5f);
+    assert_true(t->logprob == -.5f && t->n_top == N_TOP);
     assert_true(a->n < FAKE_CTX);
     assert_int_equal(a->done, 0);
     if (!a->n)
         a->first_ns = port_now_ns();
-    a->ids[a->n++] = id;
+    a->ids[a->n++] = t->id;
     pthread_cond_broadcast(&a->changed);
     pthread_mutex_unlock(&a->lock);
 }
@@ -90,6 +91,7 @@ static int submit_as(struct service *s, struct answer *a, int32_t first, uint32_
                                       .n_prompt = 1,
                                       .n_predict = n,
                                       .sampler = sampler_params_default(),
+                                      .n_top = N_TOP,
                                       .client = client,
                                       .on_token = on_token,
                                       .on_done = on_done,

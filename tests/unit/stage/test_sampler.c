@@ -277,6 +277,55 @@ static void top_logprobs_are_ordered(void **state)
     sampler_close(s);
 }
 
+struct ranked {
+    float x;
+    int32_t id;
+};
+
+static int by_logit(const void *a, const void *b)
+{
+    const struct ranked *p = a, *q = b;
+
+    return p->x != q->x ? (p->x < q->x ? 1 : -1) : p->id - q->id;
+}
+
+/* Against a sort of all, in a vocabulary as large as models have, with many logits alike; and the
+ * same float as the one that is told of an id when it is picked. */
+static void top_logprobs_are_a_sorts(void **state)
+{
+    enum { n = 50001 };
+    static float x[n];
+    static struct ranked all[n];
+    struct sampler_top top[SAMPLER_TOP_MAX];
+    struct sampler *s;
+
+    assert_int_equal(sampler_open(n, &s), 0);
+    for (unsigned round = 0; round < 12; round++) {
+        const struct sampler_params greedy = sampler_params_default();
+        float logprob;
+
+        for (int32_t i = 0; i < n; i++) { /* at random, alike, rising, falling */
+            const double u = sampler_uniform(round, (uint64_t)i);
+
+            x[i] = round % 4 == 0   ? (float)(u * 20)
+                   : round % 4 == 1 ? floorf((float)(u * 9))
+                   : round % 4 == 2 ? (float)i
+                                    : (float)-i;
+            all[i] = (struct ranked){x[i], i};
+        }
+        qsort(all, n, sizeof *all, by_logit);
+        for (size_t k = 0; k <= SAMPLER_TOP_MAX; k += 5 - k / 5) {
+            memset(top, 0, sizeof top);
+            assert_int_equal(sampler_top_logprobs(s, x, top, k), k);
+            for (size_t i = 0; i < k; i++)
+                assert_int_equal(top[i].id, all[i].id);
+        }
+        assert_int_equal(sampler_pick(s, &greedy, x, NULL, 0, 0, &logprob), all[0].id);
+        assert_true(sampler_top_logprobs(s, x, top, 1) == 1 && top[0].logprob == logprob);
+    }
+    sampler_close(s);
+}
+
 /* Logits over the least temperature are past any float: the best must still win. */
 static void no_token_of_a_nan(void **state)
 {
@@ -340,6 +389,7 @@ int main(void)
         cmocka_unit_test(same_seed_and_position_same_id),
         cmocka_unit_test(wide_top_p),
         cmocka_unit_test(top_logprobs_are_ordered),
+        cmocka_unit_test(top_logprobs_are_a_sorts),
         cmocka_unit_test(no_token_of_a_nan),
         cmocka_unit_test(tiny_temperature_is_greedy),
         cmocka_unit_test(a_nan_shows_in_all_logprobs),
