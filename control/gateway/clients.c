@@ -142,7 +142,7 @@ static void sweep_busy(struct gateway *g, struct client *c, uint64_t now_ns)
 {
     uint64_t received, acknowledged;
     count_bytes(c->fd, &received, &acknowledged);
-    if (acknowledged != c->bytes || (c->exchange && c->exchange->suspended)) {
+    if (acknowledged != c->bytes || (c->exchange && c->exchange->suspended && !c->exchange->blocked)) {
         c->bytes = acknowledged;
         c->since_ns = now_ns;
     } else if (now_ns - c->since_ns > ns(g->limits.write_ms)) {
