@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -57,10 +58,25 @@ static bool any_retry(const struct gateway *g)
 /* How long nothing may happen; -1: for ever. */
 static int wait_ms(const struct gateway *g)
 {
-    const int ms = g->clients ? sweep_ms(g) : -1;
-    if (g->mhd_due)
-        return 0;
-    return g->retries && (ms < 0 || ms > (int)RETRY_MS) ? (int)RETRY_MS : ms;
+    return g->mhd_due ? 0 : g->retries ? (int)RETRY_MS : -1;
+}
+
+/* While there are clients, a timer tells to look at them: with a limit of its own, each sleep until
+ * the next token would set one and end it. */
+static void set_timer(struct gateway *g)
+{
+    const long ms = g->clients ? sweep_ms(g) : 0;
+    const struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+    const struct itimerspec every = {.it_interval = t, .it_value = t};
+    timerfd_settime(g->timer, 0, &every, NULL);
+    g->sweeping = g->clients;
+}
+
+static void sweep(struct gateway *g)
+{
+    uint64_t times;
+    if (read(g->timer, &times, sizeof times) == sizeof times)
+        clients_sweep(g, port_now_ns());
 }
 
 /* It has no limits of time of its own: what is not due at once comes with an event. */
@@ -74,25 +90,27 @@ static void run_mhd(struct gateway *g)
 static void turn(struct gateway *g, int timeout_ms)
 {
     struct epoll_event events[EVENTS];
+    bool sweeps = false;
     const int n = epoll_wait(g->epoll, events, EVENTS, timeout_ms);
     /* Clients first: what rings may free an exchange that one of the events is of. */
     for (int i = 0; i < n; i++)
         if (events[i].data.ptr == g)
             g->mhd_due = true;
+        else if (events[i].data.ptr == &g->timer)
+            sweeps = true;
         else if (events[i].data.ptr != &g->chime)
             exchange_event(events[i].data.ptr, events[i].events);
     exchange_take_rungs(g);
-    const uint64_t now_ns = port_now_ns();
-    if (now_ns - g->swept_ns >= (uint64_t)sweep_ms(g) * 1000000u) {
-        g->swept_ns = now_ns;
-        clients_sweep(g, now_ns);
-    }
+    if (sweeps)
+        sweep(g);
     if (g->retries) {
         exchange_retry(g);
         g->retries = any_retry(g);
     }
     if (g->mhd_due)
         run_mhd(g);
+    if (g->sweeping != (g->clients != NULL))
+        set_timer(g);
 }
 
 /* No new connections; what is whole is sent, the rest cut off. */
@@ -194,6 +212,7 @@ static int add(struct gateway *g, int fd, uint32_t events, void *what)
 static int start_daemon(struct gateway *g)
 {
     g->epoll = epoll_create1(EPOLL_CLOEXEC);
+    g->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     g->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, http_on_request, g,
         MHD_OPTION_LISTEN_SOCKET, g->listener, MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, g,
@@ -202,7 +221,8 @@ static int start_daemon(struct gateway *g)
         MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_END);
     const union MHD_DaemonInfo *info =
         g->daemon ? MHD_get_daemon_info(g->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
-    if (g->epoll < 0 || chime_open(&g->chime) < 0 || !info || add(g, info->epoll_fd, EPOLLIN, g) < 0 ||
+    if (g->epoll < 0 || g->timer < 0 || chime_open(&g->chime) < 0 || !info ||
+        add(g, info->epoll_fd, EPOLLIN, g) < 0 || add(g, g->timer, EPOLLIN, &g->timer) < 0 ||
         add(g, g->chime.fd, EPOLLIN | EPOLLET, &g->chime) < 0) {
         log_error("cannot start the gateway: %s", strerror(errno));
         return EXIT_FAILED;
@@ -246,7 +266,7 @@ int gateway_open(const struct gateway_params *p, struct gateway **out)
         return EXIT_FAILED;
     }
     pthread_mutex_init(&g->keys_lock, NULL);
-    g->listener = g->epoll = g->chime.fd = -1;
+    g->listener = g->epoll = g->timer = g->chime.fd = -1;
     g->created_s = time(NULL);
     take_limits(g, &p->limits);
     take_model_id(g, p->model_id, p->model->path);
@@ -323,6 +343,8 @@ void gateway_close(struct gateway *g)
     chime_close(&g->chime);
     if (g->epoll >= 0)
         close(g->epoll);
+    if (g->timer >= 0)
+        close(g->timer);
     api_keys_free(g->keys);
     free(g->keys_file);
     pthread_mutex_destroy(&g->keys_lock);

@@ -92,7 +92,7 @@ struct gateway {
     struct gateway_limits limits;
 
     struct MHD_Daemon *daemon;
-    int epoll, listener;
+    int epoll, timer, listener;
     unsigned port;
     pthread_t thread;
     bool started;
@@ -103,7 +103,7 @@ struct gateway {
     struct exchange *exchanges;
     bool retries; /* some want exchange_retry */
     bool mhd_due; /* MHD has something to do at once */
-    uint64_t swept_ns;
+    bool sweeping; /* the timer runs */
     struct gateway_counts counts;
 };
 
@@ -117,7 +117,7 @@ void client_enter(struct client *c, enum client_state state, uint64_t now_ns);
 /* A reply that MHD cannot give in the middle of a head or a body; the connection ends. */
 void client_refuse(struct gateway *g, struct client *c, unsigned status, const char *code,
                    const char *message);
-/* Once a while: those that are too slow. */
+/* Every sweep_ms: those that are too slow. */
 void clients_sweep(struct gateway *g, uint64_t now_ns);
 
 /* http.c: MHD's callbacks. */
