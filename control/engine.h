@@ -53,6 +53,8 @@ struct engine {
     const struct engine_ops *ops;
     const struct stage_info *info; /* of the stage in this process */
     bool stays; /* step waits though no session is busy, too: others bring them (port_wake_on) */
+    void (*told)(void *arg); /* may be NULL: when callbacks were called, before what takes long */
+    void *told_arg;
 };
 
 /* The stage must be whole; it is not owned. no_prefix: as edge_params'. 0 or -ENOMEM. */
@@ -84,6 +86,13 @@ static inline void engine_cancel(struct engine *e, int64_t session)
 static inline int engine_step(struct engine *e, uint64_t until_ns)
 {
     return e->ops->step(e, until_ns);
+}
+
+/* What of a step was told by callbacks has been told. */
+static inline void engine_told(struct engine *e)
+{
+    if (e->told)
+        e->told(e->told_arg);
 }
 
 static inline const char *engine_error(const struct engine *e)

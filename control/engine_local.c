@@ -340,6 +340,7 @@ static int local_step(struct engine *e, uint64_t until_ns)
             finish(l, s, EDGE_CANCELLED);
         busy += s->id != 0;
     }
+    engine_told(e);
     gather(l);
     if (l->n_batch == 0) {
         if (e->stays && l->n_busy == 0)
@@ -365,6 +366,7 @@ static int local_step(struct engine *e, uint64_t until_ns)
             logits += e->info->n_vocab;
         }
     }
+    engine_told(e);
     return busy;
 }
 

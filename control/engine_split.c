@@ -19,6 +19,11 @@ static uint64_t split_clock(void *arg)
     return port_now_ns();
 }
 
+static void split_told(void *arg)
+{
+    engine_told(arg);
+}
+
 static int64_t split_submit(struct engine *e, const struct edge_request *r)
 {
     return edge_submit(((struct split *)e)->edge, r, port_now_ns());
@@ -40,6 +45,7 @@ static int split_step(struct engine *e, uint64_t until_ns)
         until_ns = again_ns < until_ns ? again_ns : until_ns;
     }
     const int busy = edge_poll(s->edge, port_now_ns(), &deadline_ns);
+    engine_told(e); /* of sessions that ended as rows were chosen */
     if (busy < 0)
         return busy;
     if (deadline_ns > until_ns)
@@ -146,6 +152,7 @@ int engine_split(const struct edge_params *params, struct engine **out, char *er
         return rc;
     }
     edge_set_clock(s->edge, split_clock, NULL);
+    edge_on_told(s->edge, split_told, &s->base);
     *out = &s->base;
     return 0;
 }

@@ -55,7 +55,7 @@ static void on_token(void *arg, const struct token_sample *t)
         keep_top(a, n, t);
     atomic_store(&a->n_tokens, n + 1);
     if (!atomic_exchange(&a->rung, true))
-        chime_ring(a->chime, &a->news);
+        chime_put(a->chime, &a->news);
 }
 
 /* The answer is the gateway's alone once this has rung. */
@@ -67,7 +67,7 @@ static void on_done(void *arg, const struct edge_result *r)
         return;
     }
     a->result = *r;
-    chime_ring(a->chime, &a->end);
+    chime_put(a->chime, &a->end);
 }
 
 /* --- the gateway's thread ------------------------------------------------------------------------

@@ -9,6 +9,7 @@
 int chime_open(struct chime *b)
 {
     atomic_init(&b->top, NULL);
+    b->due = false;
     b->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return b->fd < 0 ? -errno : 0;
 }
@@ -20,22 +21,34 @@ void chime_close(struct chime *b)
     b->fd = -1;
 }
 
-void chime_ring(struct chime *b, struct rung *r)
+void chime_put(struct chime *b, struct rung *r)
 {
-    const uint64_t one = 1;
     struct rung *top = atomic_load(&b->top);
     do
         r->next = top;
     while (!atomic_compare_exchange_weak(&b->top, &top, r));
-    if (!top && write(b->fd, &one, sizeof one) < 0) {
-        /* full: it is readable already */
+    if (!top)
+        b->due = true;
+}
+
+void chime_ring(struct chime *b)
+{
+    if (!b->due)
+        return;
+    b->due = false;
+    chime_wake(b);
+}
+
+void chime_wake(struct chime *b)
+{
+    const uint64_t one = 1;
+    if (write(b->fd, &one, sizeof one) < 0) {
+        /* full, after 2^64 times */
     }
 }
 
 struct rung *chime_take(struct chime *b)
 {
-    uint64_t n;
-    if (read(b->fd, &n, sizeof n) < 0 && errno != EAGAIN)
-        return NULL;
-    return atomic_exchange(&b->top, NULL);
+    return atomic_load_explicit(&b->top, memory_order_relaxed) ? atomic_exchange(&b->top, NULL)
+                                                                : NULL;
 }

@@ -13,7 +13,6 @@
 #include "control/gateway/impl.h"
 #include "dataplane/port.h"
 
-#define SEND_BYTES 65536 /* what the kernel may hold (twice) of what a client does not take */
 #define LINGER_NS 1000000000u /* for a refused client to read why */
 
 static uint64_t ns(uint32_t ms)
@@ -30,16 +29,6 @@ static void count_bytes(int fd, uint64_t *received, uint64_t *acknowledged)
         info = (struct tcp_info){0};
     *received = info.tcpi_bytes_received;
     *acknowledged = info.tcpi_bytes_acked;
-}
-
-static void stay_in_touch(int fd)
-{
-    const int yes = 1, idle_s = 30, every_s = 10, times = 3, send_bytes = SEND_BYTES;
-    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof send_bytes);
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof yes);
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every_s, sizeof every_s);
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &times, sizeof times);
 }
 
 void clients_on_connection(void *arg, struct MHD_Connection *mc, void **socket_context,
@@ -59,7 +48,6 @@ void clients_on_connection(void *arg, struct MHD_Connection *mc, void **socket_c
         g->clients = c;
         g->n_clients++;
         g->counts.connections++;
-        stay_in_touch(c->fd);
     } else if (c) {
         if (c->next)
             c->next->prev = c->prev;
@@ -142,7 +130,7 @@ static void sweep_busy(struct gateway *g, struct client *c, uint64_t now_ns)
 {
     uint64_t received, acknowledged;
     count_bytes(c->fd, &received, &acknowledged);
-    if (acknowledged != c->bytes || (c->exchange && c->exchange->suspended)) {
+    if (acknowledged != c->bytes || (c->exchange && c->exchange->suspended && !c->exchange->blocked)) {
         c->bytes = acknowledged;
         c->since_ns = now_ns;
     } else if (now_ns - c->since_ns > ns(g->limits.write_ms)) {

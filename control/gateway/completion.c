@@ -282,6 +282,7 @@ void completion_free(struct completion *m)
         answer_free(m->answers[i]);
     for (uint32_t i = 0; i < m->n_prompts; i++)
         free(m->prompts[i].ids);
+    out_free(&m->head);
     free(m->answers);
     free(m->prompts);
     api_free(&m->request);

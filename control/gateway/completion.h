@@ -37,6 +37,7 @@ struct completion {
     char id[40];        /* "chatcmpl-..." */
     int64_t created_s;
     char client[SERVICE_CLIENT];
+    struct out head;  /* of a stream: what each of its events begins with */
     bool failed;      /* *error says why; no answer is wanted any more */
     struct api_error error;
     bool began;       /* a stream: its first bytes are made */

@@ -7,8 +7,6 @@
 #include "control/gateway/impl.h"
 #include "dataplane/port.h"
 
-#define BLOCK_BYTES 8192u
-
 struct exchange *exchange_new(struct gateway *g, struct MHD_Connection *c, struct client *client)
 {
     struct exchange *x = calloc(1, sizeof *x);
@@ -45,11 +43,12 @@ static void unlink_and_free(struct exchange *x)
 /* --- suspended ---------------------------------------------------------------------------------- */
 
 /* A suspended connection is not read: that its client leaves is seen by the gateway's own epoll. */
-static void watch(struct exchange *x)
+void exchange_watch(struct exchange *x, bool room)
 {
-    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET, .data.ptr = x};
-    if (!x->watched)
-        x->watched = epoll_ctl(x->g->epoll, EPOLL_CTL_ADD, x->client->fd, &event) == 0;
+    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET | (room ? EPOLLOUT : 0),
+                                .data.ptr = x};
+    x->watched = epoll_ctl(x->g->epoll, x->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, x->client->fd,
+                           &event) == 0;
 }
 
 static void unwatch(struct exchange *x)
@@ -59,7 +58,7 @@ static void unwatch(struct exchange *x)
     x->watched = false;
 }
 
-static void suspend(struct exchange *x)
+void exchange_suspend(struct exchange *x)
 {
     x->suspended = true;
     MHD_suspend_connection(x->connection);
@@ -71,53 +70,24 @@ static bool has_something(const struct exchange *x)
     return m->request.stream ? completion_has_news(m) : completion_is_whole(m);
 }
 
-static void wake(struct exchange *x)
+static void resume(struct exchange *x)
 {
-    if (!x->suspended || !(x->gone || has_something(x)))
-        return;
-    x->suspended = false;
+    x->suspended = x->direct = x->blocked = false;
+    x->g->mhd_due = true;
     MHD_resume_connection(x->connection);
 }
 
+void exchange_wake(struct exchange *x)
+{
+    if (!x->suspended || !(x->gone || has_something(x)))
+        return;
+    if (x->gone || !x->direct)
+        resume(x);
+    else if (!stream_push(x))
+        completion_is_whole(&x->completion) || x->out.failed ? resume(x) : exchange_gone(x);
+}
+
 /* --- replies ------------------------------------------------------------------------------------ */
-
-static ssize_t send_events(void *arg, uint64_t pos, char *to, size_t max)
-{
-    struct exchange *x = arg;
-    (void)pos;
-    if (x->gone || x->out.failed)
-        return MHD_CONTENT_READER_END_WITH_ERROR;
-    if (x->n_out == x->out.n) {
-        x->n_out = x->out.n = 0;
-        reply_events(&x->out, &x->completion);
-    }
-    const size_t left = x->out.n - x->n_out, n = left < max ? left : max;
-    if (n > 0) {
-        memcpy(to, x->out.bytes + x->n_out, n);
-        x->n_out += n;
-        return (ssize_t)n;
-    }
-    if (x->out.failed)
-        return MHD_CONTENT_READER_END_WITH_ERROR;
-    if (x->completion.ended)
-        return MHD_CONTENT_READER_END_OF_STREAM;
-    suspend(x);
-    return 0;
-}
-
-static enum MHD_Result reply_stream(struct exchange *x)
-{
-    struct MHD_Response *r =
-        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, send_events, x, NULL);
-    if (!r)
-        return MHD_NO;
-    MHD_add_response_header(r, "Content-Type", "text/event-stream");
-    MHD_add_response_header(r, "Cache-Control", "no-cache");
-    x->status = 200;
-    const enum MHD_Result rc = MHD_queue_response(x->connection, 200, r);
-    MHD_destroy_response(r);
-    return rc;
-}
 
 static enum MHD_Result reply(struct exchange *x)
 {
@@ -125,7 +95,7 @@ static enum MHD_Result reply(struct exchange *x)
     if (m->failed)
         return http_reply_error(x, &m->error);
     if (m->request.stream)
-        return reply_stream(x);
+        return stream_reply(x);
     reply_whole(&x->out, m);
     return http_reply(x, 200, &x->out);
 }
@@ -146,8 +116,8 @@ enum MHD_Result exchange_answer(struct exchange *x)
     out_free(&x->body);
     if (rc < 0)
         return reply(x);
-    watch(x);
-    suspend(x);
+    exchange_watch(x, false);
+    exchange_suspend(x);
     return MHD_YES;
 }
 
@@ -175,7 +145,15 @@ void exchange_gone(struct exchange *x)
 {
     x->gone = true;
     completion_cancel(&x->completion);
-    wake(x);
+    exchange_wake(x);
+}
+
+void exchange_event(struct exchange *x, uint32_t events)
+{
+    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR) || !stream_go_on(x))
+        exchange_gone(x);
+    else
+        exchange_wake(x);
 }
 
 /* After its answers have rung. */
@@ -184,7 +162,7 @@ static void advance(struct exchange *x)
     x->retry = completion_advance(&x->completion);
     x->g->retries |= x->retry;
     if (x->connection)
-        wake(x);
+        exchange_wake(x);
     else if (!completion_runs(&x->completion))
         unlink_and_free(x);
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,7 +23,6 @@
 #define SWEEPS       8u   /* in the shortest of the limits of time */
 #define SWEEP_MAX_MS 500u
 #define RETRY_MS     20u
-#define HOLD_NS      500000 /* after the first token of a step, for those of the other answers */
 #define LAST_NS      1000000000u /* for what is whole to be sent when the gateway closes */
 #define MEMORY_BYTES 16384u      /* of a connection, its head and its buffers */
 #define OTHER_FILES  256u
@@ -56,47 +56,61 @@ static bool any_retry(const struct gateway *g)
 }
 
 /* How long nothing may happen; -1: for ever. */
-static int wait_ms(struct gateway *g)
+static int wait_ms(const struct gateway *g)
 {
-    MHD_UNSIGNED_LONG_LONG mhd_ms;
-    int ms = g->clients ? sweep_ms(g) : -1;
-    if (g->retries && (ms < 0 || ms > (int)RETRY_MS))
-        ms = RETRY_MS;
-    if (MHD_get_timeout(g->daemon, &mhd_ms) == MHD_YES && (ms < 0 || mhd_ms < (unsigned)ms))
-        ms = (int)mhd_ms;
-    return ms;
+    return g->mhd_due ? 0 : g->retries ? (int)RETRY_MS : -1;
 }
 
-/* The engine's step tells its answers' tokens one after the other. To sleep and be woken for each
- * costs more than all else that is done for it, so those of a step are sent together. */
-static void hold(const struct gateway *g)
+/* While there are clients, a timer tells to look at them: with a limit of its own, each sleep until
+ * the next token would set one and end it. */
+static void set_timer(struct gateway *g)
 {
-    static const struct timespec a_moment = {.tv_nsec = HOLD_NS};
-    if (g->n_answering > 1)
-        clock_nanosleep(CLOCK_MONOTONIC, 0, &a_moment, NULL);
+    const long ms = g->clients ? sweep_ms(g) : 0;
+    const struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+    const struct itimerspec every = {.it_interval = t, .it_value = t};
+    timerfd_settime(g->timer, 0, &every, NULL);
+    g->sweeping = g->clients;
+}
+
+static void sweep(struct gateway *g)
+{
+    uint64_t times;
+    if (read(g->timer, &times, sizeof times) == sizeof times)
+        clients_sweep(g, port_now_ns());
+}
+
+/* It has no limits of time of its own: what is not due at once comes with an event. */
+static void run_mhd(struct gateway *g)
+{
+    MHD_UNSIGNED_LONG_LONG ms;
+    MHD_run(g->daemon);
+    g->mhd_due = MHD_get_timeout(g->daemon, &ms) == MHD_YES && ms == 0;
 }
 
 static void turn(struct gateway *g, int timeout_ms)
 {
     struct epoll_event events[EVENTS];
+    bool sweeps = false;
     const int n = epoll_wait(g->epoll, events, EVENTS, timeout_ms);
     /* Clients first: what rings may free an exchange that one of the events is of. */
     for (int i = 0; i < n; i++)
-        if (events[i].data.ptr == &g->chime)
-            hold(g);
-        else if (events[i].data.ptr != g)
-            exchange_gone(events[i].data.ptr);
+        if (events[i].data.ptr == g)
+            g->mhd_due = true;
+        else if (events[i].data.ptr == &g->timer)
+            sweeps = true;
+        else if (events[i].data.ptr != &g->chime)
+            exchange_event(events[i].data.ptr, events[i].events);
     exchange_take_rungs(g);
-    const uint64_t now_ns = port_now_ns();
-    if (now_ns - g->swept_ns >= (uint64_t)sweep_ms(g) * 1000000u) {
-        g->swept_ns = now_ns;
-        clients_sweep(g, now_ns);
-    }
+    if (sweeps)
+        sweep(g);
     if (g->retries) {
         exchange_retry(g);
         g->retries = any_retry(g);
     }
-    MHD_run(g->daemon);
+    if (g->mhd_due)
+        run_mhd(g);
+    if (g->sweeping != (g->clients != NULL))
+        set_timer(g);
 }
 
 /* No new connections; what is whole is sent, the rest cut off. */
@@ -106,6 +120,7 @@ static void wind_up(struct gateway *g)
     const MHD_socket listener = MHD_quiesce_daemon(g->daemon);
     if (listener != MHD_INVALID_SOCKET)
         close(listener);
+    g->mhd_due = true;
     while (exchange_any_sending(g) && port_now_ns() < end_ns)
         turn(g, 10);
     exchange_drop_all(g);
@@ -116,6 +131,7 @@ static void wind_up(struct gateway *g)
 static void *run(void *arg)
 {
     struct gateway *g = arg;
+    g->mhd_due = true;
     while (!atomic_load(&g->stopping))
         turn(g, wait_ms(g));
     wind_up(g);
@@ -187,15 +203,16 @@ static void take_model_id(struct gateway *g, const char *id, const char *path)
         *end = '\0';
 }
 
-static int add(struct gateway *g, int fd, void *what)
+static int add(struct gateway *g, int fd, uint32_t events, void *what)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = what};
+    struct epoll_event event = {.events = events, .data.ptr = what};
     return epoll_ctl(g->epoll, EPOLL_CTL_ADD, fd, &event);
 }
 
 static int start_daemon(struct gateway *g)
 {
     g->epoll = epoll_create1(EPOLL_CLOEXEC);
+    g->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     g->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, http_on_request, g,
         MHD_OPTION_LISTEN_SOCKET, g->listener, MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, g,
@@ -204,8 +221,9 @@ static int start_daemon(struct gateway *g)
         MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_END);
     const union MHD_DaemonInfo *info =
         g->daemon ? MHD_get_daemon_info(g->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
-    if (g->epoll < 0 || chime_open(&g->chime) < 0 || !info || add(g, info->epoll_fd, g) < 0 ||
-        add(g, g->chime.fd, &g->chime) < 0) {
+    if (g->epoll < 0 || g->timer < 0 || chime_open(&g->chime) < 0 || !info ||
+        add(g, info->epoll_fd, EPOLLIN, g) < 0 || add(g, g->timer, EPOLLIN, &g->timer) < 0 ||
+        add(g, g->chime.fd, EPOLLIN | EPOLLET, &g->chime) < 0) {
         log_error("cannot start the gateway: %s", strerror(errno));
         return EXIT_FAILED;
     }
@@ -235,6 +253,11 @@ static void say_where(const struct gateway *g, const char *address)
                  host ? host : 4, host ? address : "[::]", g->port);
 }
 
+static void ring(void *arg)
+{
+    chime_ring(&((struct gateway *)arg)->chime);
+}
+
 int gateway_open(const struct gateway_params *p, struct gateway **out)
 {
     struct gateway *g = calloc(1, sizeof *g);
@@ -243,7 +266,7 @@ int gateway_open(const struct gateway_params *p, struct gateway **out)
         return EXIT_FAILED;
     }
     pthread_mutex_init(&g->keys_lock, NULL);
-    g->listener = g->epoll = g->chime.fd = -1;
+    g->listener = g->epoll = g->timer = g->chime.fd = -1;
     g->created_s = time(NULL);
     take_limits(g, &p->limits);
     take_model_id(g, p->model_id, p->model->path);
@@ -267,6 +290,8 @@ int gateway_open(const struct gateway_params *p, struct gateway **out)
     }
     if (rc == EXIT_OK)
         rc = start_thread(g);
+    if (rc == EXIT_OK)
+        service_on_told(p->service, ring, g);
     if (rc != EXIT_OK) {
         gateway_close(g);
         return rc;
@@ -302,14 +327,12 @@ int gateway_reload_keys(struct gateway *g)
 
 void gateway_close(struct gateway *g)
 {
-    const uint64_t one = 1;
     if (!g)
         return;
+    service_on_told(g->context.service, NULL, NULL);
     atomic_store(&g->stopping, true);
     if (g->started) {
-        if (write(g->chime.fd, &one, sizeof one) < 0) {
-            /* full: it is readable already */
-        }
+        chime_wake(&g->chime);
         pthread_join(g->thread, NULL);
     } else if (g->daemon) {
         MHD_stop_daemon(g->daemon);
@@ -320,6 +343,8 @@ void gateway_close(struct gateway *g)
     chime_close(&g->chime);
     if (g->epoll >= 0)
         close(g->epoll);
+    if (g->timer >= 0)
+        close(g->timer);
     api_keys_free(g->keys);
     free(g->keys_file);
     pthread_mutex_destroy(&g->keys_lock);

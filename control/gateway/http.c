@@ -229,7 +229,7 @@ static void take_body(struct exchange *x, const char *upload, size_t n)
 
 /* The head has come. */
 static enum MHD_Result begin(struct gateway *g, struct MHD_Connection *c, const char *url,
-                             const char *method, void **exchange)
+                             const char *method, const char *version, void **exchange)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
@@ -238,6 +238,7 @@ static enum MHD_Result begin(struct gateway *g, struct MHD_Connection *c, const 
     if (!x)
         return MHD_NO;
     *exchange = x;
+    x->chunked = strcmp(version, "HTTP/1.1") == 0;
     client_enter(client, CLIENT_BODY, port_now_ns());
     admit(x, url, method);
     if (!is_enormous(x))
@@ -253,9 +254,8 @@ enum MHD_Result http_on_request(void *arg, struct MHD_Connection *c, const char 
                                 size_t *n_upload, void **exchange)
 {
     struct exchange *x = *exchange;
-    (void)version;
     if (!x)
-        return begin(arg, c, url, method, exchange);
+        return begin(arg, c, url, method, version, exchange);
     if (*n_upload > 0) {
         take_body(x, upload, *n_upload);
         *n_upload = 0;

@@ -62,8 +62,11 @@ struct exchange {
     struct client *client;
     enum endpoint at;
     unsigned status; /* 0: not yet replied */
-    bool head_read, suspended, gone;
+    bool suspended, gone;
     bool watched;  /* by the gateway's epoll, for a client that leaves */
+    bool chunked;  /* a stream would be sent in chunks */
+    bool direct;   /* a stream whose head is sent: stream.c sends what is new */
+    bool blocked;  /* and waits for room in the socket, for the rest of `out` */
     char name[SERVICE_CLIENT];
     struct out body, out;
     size_t n_out;  /* bytes of out that are sent */
@@ -89,7 +92,7 @@ struct gateway {
     struct gateway_limits limits;
 
     struct MHD_Daemon *daemon;
-    int epoll, listener;
+    int epoll, timer, listener;
     unsigned port;
     pthread_t thread;
     bool started;
@@ -99,7 +102,8 @@ struct gateway {
     uint32_t n_clients, n_answering;
     struct exchange *exchanges;
     bool retries; /* some want exchange_retry */
-    uint64_t swept_ns;
+    bool mhd_due; /* MHD has something to do at once */
+    bool sweeping; /* the timer runs */
     struct gateway_counts counts;
 };
 
@@ -113,7 +117,7 @@ void client_enter(struct client *c, enum client_state state, uint64_t now_ns);
 /* A reply that MHD cannot give in the middle of a head or a body; the connection ends. */
 void client_refuse(struct gateway *g, struct client *c, unsigned status, const char *code,
                    const char *message);
-/* Once a while: those that are too slow. */
+/* Every sweep_ms: those that are too slow. */
 void clients_sweep(struct gateway *g, uint64_t now_ns);
 
 /* http.c: MHD's callbacks. */
@@ -133,7 +137,8 @@ enum MHD_Result exchange_resumed(struct exchange *x);
 void exchange_over(struct exchange *x);
 /* All that rang. */
 void exchange_take_rungs(struct gateway *g);
-/* Its client has left. */
+/* Its client has left, or its socket has room. */
+void exchange_event(struct exchange *x, uint32_t events);
 void exchange_gone(struct exchange *x);
 /* Answers that the service was too full for. */
 void exchange_retry(struct gateway *g);
@@ -142,6 +147,19 @@ bool exchange_any_sending(const struct gateway *g);
 void exchange_drop_all(struct gateway *g);
 /* The gateway's thread is no more, nor are connections: the engine frees what it still calls for. */
 void exchange_free_all(struct gateway *g);
+
+/* Not read on, until exchange_wake has a reason to. */
+void exchange_suspend(struct exchange *x);
+void exchange_wake(struct exchange *x);
+/* The gateway's epoll tells when its client leaves; with `room`, when the socket takes more, too. */
+void exchange_watch(struct exchange *x, bool room);
+
+/* stream.c: the reply of one that streams. */
+enum MHD_Result stream_reply(struct exchange *x);
+/* One that is direct: what is new goes out. False: MHD has to go on, it ends. */
+bool stream_push(struct exchange *x);
+/* Its socket has room again. False: the client has left. */
+bool stream_go_on(struct exchange *x);
 
 /* Reply with JSON, which is freed. */
 enum MHD_Result http_reply(struct exchange *x, unsigned status, struct out *json);

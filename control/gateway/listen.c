@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,8 @@
 
 #include "control/gateway/impl.h"
 
-#define ERR 200
+#define ERR        200
+#define SEND_BYTES 65536 /* what the kernel may hold (twice) of what a client does not take */
 
 /* "HOST:PORT", "[HOST]:PORT" or ":PORT" into its two parts. */
 static int cut(const char *address, char host[256], char port[8])
@@ -34,13 +36,27 @@ static int cut(const char *address, char host[256], char port[8])
     return 0;
 }
 
+/* What accepted sockets inherit: a bound on what waits in the kernel, probes of clients that keep
+ * still, and no waiting to send a token with the next one. */
+static void set_options(int fd)
+{
+    const int yes = 1, idle_s = 30, every_s = 10, times = 3, send_bytes = SEND_BYTES;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof send_bytes);
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof yes);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every_s, sizeof every_s);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &times, sizeof times);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+}
+
 static int listen_at(const struct addrinfo *a, int backlog)
 {
-    const int yes = 1, no = 0;
+    const int no = 0;
     const int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return -errno;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    set_options(fd);
     if (a->ai_family == AF_INET6) /* [::] is everywhere */
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof no);
     if (bind(fd, a->ai_addr, a->ai_addrlen) == 0 && listen(fd, backlog) == 0)

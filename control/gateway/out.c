@@ -58,6 +58,15 @@ void out_format(struct out *o, const char *fmt, ...)
         out_bytes(o, text, (size_t)n);
 }
 
+void out_number(struct out *o, unsigned long long v)
+{
+    char digits[20], *at = digits + sizeof digits;
+    do
+        *--at = (char)('0' + v % 10);
+    while (v /= 10);
+    out_bytes(o, at, (size_t)(digits + sizeof digits - at));
+}
+
 /* Of one byte: its letter behind a backslash, 'u' for those written as \u00XX, 0: as it is. */
 static char escape(unsigned char c)
 {

@@ -17,6 +17,8 @@ void out_bytes(struct out *o, const char *bytes, size_t n);
 void out_text(struct out *o, const char *text);
 void out_format(struct out *o, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+void out_number(struct out *o, unsigned long long v);
+
 /* A JSON string of text[0,n), quotes included; bytes that are no UTF-8 become U+FFFD. */
 void out_string(struct out *o, const char *text, size_t n);
 

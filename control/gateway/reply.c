@@ -281,8 +281,8 @@ void reply_whole(struct out *o, const struct completion *m)
 
 static void begin_event(struct out *o, const struct completion *m)
 {
-    out_text(o, "data: ");
-    head(o, m);
+    o->failed |= m->head.failed;
+    out_bytes(o, m->head.bytes, m->head.n);
 }
 
 static void end_event(struct out *o, const struct completion *m)
@@ -292,7 +292,9 @@ static void end_event(struct out *o, const struct completion *m)
 
 static void begin_choice(struct out *o, const struct completion *m, uint32_t i)
 {
-    out_format(o, m->request.kind == API_CHAT ? "{\"index\":%u,\"delta\":" : "{\"index\":%u,", i);
+    out_text(o, "{\"index\":");
+    out_number(o, i);
+    out_text(o, m->request.kind == API_CHAT ? ",\"delta\":" : ",");
 }
 
 /* A chat says first whose turn it is. */
@@ -365,6 +367,10 @@ void reply_events(struct out *o, struct completion *m)
 {
     if (m->ended)
         return;
+    if (!m->began) {
+        out_text(&m->head, "data: ");
+        head(&m->head, m);
+    }
     m->began = true;
     if (m->failed) {
         out_text(o, "data: ");

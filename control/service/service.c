@@ -68,6 +68,14 @@ void service_on_tick(struct service *s, uint64_t (*tick)(void *arg, uint64_t now
     s->tick_arg = arg;
 }
 
+void service_on_told(struct service *s, void (*told)(void *arg), void *arg)
+{
+    if (!s->front->engine)
+        return;
+    s->front->engine->told = told;
+    s->front->engine->told_arg = arg;
+}
+
 static uint32_t jobs(struct service *s)
 {
     pthread_mutex_lock(&s->lock);
@@ -245,6 +253,7 @@ int service_run(struct service *s)
         answer_calls(s);
         service_pass_cancels(s);
         service_begin_waiting(s);
+        engine_told(s->front->engine); /* of those that were cancelled, or refused */
         if (has_ended(s)) {
             close_doors(s);
             return EXIT_OK;

@@ -50,6 +50,10 @@ void service_on_reload(struct service *s, void (*reload)(void *arg), void *arg);
  * again at the latest. Before service_run. */
 void service_on_tick(struct service *s, uint64_t (*tick)(void *arg, uint64_t now_ns), void *arg);
 
+/* What is called when the callbacks of a step's answers were called, in the engine's thread: so that
+ * what they have to tell is told at once for all. NULL: nothing. In the engine's thread. */
+void service_on_told(struct service *s, void (*told)(void *arg), void *arg);
+
 /* --- answers ------------------------------------------------------------------------------------ */
 
 struct service_request {

@@ -531,6 +531,8 @@ int edge_poll(struct edge *e, uint64_t now_ns, uint64_t *deadline_ns)
     if (e->lost)
         return -EPIPE;
     end_cancelled(e);
+    if (e->told)
+        e->told(e->told_arg);
     edge_place_step(e);
     edge_share_step(e);
     worked = edge_batch_step(e);
@@ -596,4 +598,10 @@ void edge_set_clock(struct edge *e, uint64_t (*clock)(void *arg), void *arg)
         u->pump.clock = clock;
         u->pump.clock_arg = arg;
     }
+}
+
+void edge_on_told(struct edge *e, void (*told)(void *arg), void *arg)
+{
+    e->told = told;
+    e->told_arg = arg;
 }

@@ -149,6 +149,8 @@ struct edge {
     uint64_t now_ns;
     uint64_t (*clock)(void *arg);
     void *clock_arg;
+    void (*told)(void *arg);
+    void *told_arg;
 
     float *panel;                /* [max_rows][d_model]: the stage's output */
     int32_t *batch_ids;          /* [max_rows] */

@@ -318,4 +318,8 @@ uint64_t cloud_strangers(const struct cloud *c, struct fingerprint *last);
 void edge_set_clock(struct edge *e, uint64_t (*clock)(void *arg), void *arg);
 void cloud_set_clock(struct cloud *c, uint64_t (*clock)(void *arg), void *arg);
 
+/* `told` is called in edge_poll when callbacks of requests may have been called, and before rows are
+ * computed: what they collected is to go on. */
+void edge_on_told(struct edge *e, void (*told)(void *arg), void *arg);
+
 #endif

@@ -13,6 +13,8 @@ struct service {
     pthread_mutex_t lock;
     pthread_t thread;
     bool ending;
+    void (*told)(void *arg);
+    void *told_arg;
     enum service_health health;
     struct fake_job jobs[FAKE_JOBS];
     uint32_t n_jobs;
@@ -65,6 +67,8 @@ static void *run(void *arg)
                 s->jobs[i--] = s->jobs[--s->n_jobs];
             }
         }
+        if (s->told)
+            s->told(s->told_arg);
         pthread_mutex_unlock(&s->lock);
         usleep(s->p.token_us);
         pthread_mutex_lock(&s->lock);
@@ -181,6 +185,14 @@ void service_cancel(struct service *s, uint64_t id)
             s->jobs[i].cancelled = true;
             s->cancelled++;
         }
+    pthread_mutex_unlock(&s->lock);
+}
+
+void service_on_told(struct service *s, void (*told)(void *arg), void *arg)
+{
+    pthread_mutex_lock(&s->lock);
+    s->told = told;
+    s->told_arg = arg;
     pthread_mutex_unlock(&s->lock);
 }
 
