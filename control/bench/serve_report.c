@@ -46,6 +46,7 @@ static const struct table_column columns[] = {
     {"errors_cut", NULL, TABLE_COUNT},
     {"errors_malformed", NULL, TABLE_COUNT},
     {"errors_timeout", NULL, TABLE_COUNT},
+    {"begun", NULL, TABLE_COUNT},
     {"ttft_open", NULL, TABLE_COUNT},
     {"itl_open", NULL, TABLE_COUNT},
     {"loop", NULL, TABLE_TEXT},
@@ -120,6 +121,7 @@ static void put_results(struct row *r, const struct load_params *p, const struct
     put(r, (double)f->outcomes[CALL_UNDER_WAY]);
     for (unsigned o = CALL_CONNECT; o < CALL_OUTCOMES; o++)
         put(r, (double)f->outcomes[o]);
+    put(r, (double)(f->ttft.n - f->ttft_open));
     put(r, (double)f->ttft_open);
     put(r, (double)f->gap_open);
 }

@@ -191,13 +191,13 @@ def cut_off():
               and not any(row["errors_" + k] for k in ERRORS) and "failed" not in said, "two cut off: %s" % row)
     # Three pieces each at .1, .2 and .3 s; the fourth has been awaited ever since.
     e2e.check(row["itl_open"] == 2 and row["itl_max_ms"] >= 1700 - SLACK_MS, "what stands still shows: %s" % row)
-    e2e.check(row["ttft_open"] == 0 and row["e2e_p50_ms"] is None and row["tpot_p50_ms"] is None,
+    e2e.check(row["begun"] == 2 and row["ttft_open"] == 0 and row["e2e_p50_ms"] is None and row["tpot_p50_ms"] is None,
               "nothing of whole answers: %s" % row)
     e2e.check(abs(row["tokens_per_s"] - 6 / row["duration_s"]) < .01, "tokens that came: %s" % row)
 
     rows, said = serve(fake_openai.Fake(lambda n, body: [("head", 200), ("wait", 5), ("end",)]), "--duration", 1,
                        "--concurrency", 2, code=1)
-    e2e.check(rows[0]["ttft_open"] == 2 and rows[0]["ttft_p50_ms"] >= 990 and "no request went well" in said,
+    e2e.check(rows[0]["begun"] == 0 and rows[0]["ttft_open"] == 2 and rows[0]["ttft_p50_ms"] >= 990 and "no request went well" in said,
               "no text at all: %s" % rows)
 
     # Of a server that answers steadily, what is open is younger than what it does, and does not count.
