@@ -64,7 +64,7 @@ static const struct argp_option option_list[] = {
      "times count from when a request was due",
      2},
     {"requests", OPT_REQUEST_COUNT, "N", 0, "Ask N times (default 100 without --duration)", 2},
-    {"duration", OPT_DURATION, "S", 0, "Ask for S seconds; what is under way then may end", 2},
+    {"duration", OPT_DURATION, "S", 0, "Measure for S seconds; what is under way then is cut off", 2},
     {"warmup", OPT_WARMUP, "N", 0, "Requests before that are not counted (default 0)", 2},
     {"seed", OPT_LOAD_SEED, "N", 0, "Of arrivals and made-up prompts (default 1)", 2},
     {"timeout", OPT_TIMEOUT, "S", 0, "Most seconds for an answer (default 600)", 2},
@@ -308,7 +308,7 @@ static int measure(const struct options *o, struct load_params *p)
     int rc = run == EXIT_FAILED ? run : serve_report(o->format, p, figures);
     if (rc == EXIT_OK && run == EXIT_OK && o->plot)
         rc = serve_plot(o->plot, figures);
-    if (rc == EXIT_OK && run == EXIT_OK && !figures[LOAD_MAIN].outcomes[CALL_OK]) {
+    if (rc == EXIT_OK && run == EXIT_OK && !figures[LOAD_MAIN].tokens) {
         log_error("no request went well");
         rc = EXIT_FAILED;
     }

@@ -214,12 +214,10 @@ static enum call_outcome outcome(struct call *call, CURLcode code, char *why, si
     return outcome_of_stream(rc);
 }
 
-static void finish(struct call *call, CURLcode code)
+/* Tell of it, and forget it. */
+static void report(struct call *call, enum call_outcome o, const char *why)
 {
-    char why[STREAM_ERROR + 40];
     struct client *c = call->client;
-    curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &call->status);
-    const enum call_outcome o = outcome(call, code, why, sizeof why);
     const struct stream *s = &call->stream;
     const struct call_result r = {
         .outcome = o,
@@ -236,6 +234,14 @@ static void finish(struct call *call, CURLcode code)
     };
     c->p.on_end(c->p.arg, &r);
     call_free(call);
+}
+
+static void finish(struct call *call, CURLcode code)
+{
+    char why[STREAM_ERROR + 40];
+    curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &call->status);
+    const enum call_outcome o = outcome(call, code, why, sizeof why);
+    report(call, o, why);
 }
 
 /* --- asking
@@ -322,6 +328,17 @@ int client_step(struct client *c, uint64_t until_ns)
     if (curl_multi_perform(c->multi, &running) != CURLM_OK)
         return -EIO;
     take_ended(c);
+    return 0;
+}
+
+int client_cut_off(struct client *c)
+{
+    int running;
+    if (curl_multi_perform(c->multi, &running) != CURLM_OK)
+        return -EIO;
+    take_ended(c);
+    while (c->calls)
+        report(c->calls, CALL_UNDER_WAY, "");
     return 0;
 }
 

@@ -10,6 +10,7 @@
 
 enum call_outcome {
     CALL_OK,
+    CALL_UNDER_WAY, /* cut off by client_cut_off */
     CALL_CONNECT,   /* no connection, or lost before the answer began */
     CALL_BUSY,      /* HTTP 429 or 503 */
     CALL_REFUSED,   /* another HTTP status than 200 */
@@ -20,7 +21,8 @@ enum call_outcome {
     CALL_OUTCOMES
 };
 
-/* As results name it: "errors_connect". NULL for CALL_OK. */
+/* Those from CALL_CONNECT on are errors, which results name: "errors_connect". NULL for the others.
+ */
 const char *call_outcome_name(enum call_outcome o);
 
 /* Times are port_now_ns. */
@@ -33,14 +35,14 @@ struct call_result {
     uint64_t tokens;                    /* what usage says, else the pieces that came */
     const uint64_t *gaps_ns;            /* between pieces; the caller's during the call */
     size_t n_gaps;
-    const char *why; /* for people, when not CALL_OK */
+    const char *why; /* of an error, for people */
 };
 
 struct client_params {
     const char *url;  /* http://HOST:PORT, without what follows */
     const char *key;  /* NULL: none */
     double timeout_s; /* of each request */
-    void (*on_end)(void *arg, const struct call_result *r); /* in client_step */
+    void (*on_end)(void *arg, const struct call_result *r); /* in client_step and client_cut_off */
     void *arg;
 };
 
@@ -55,6 +57,9 @@ int client_ask(struct client *c, unsigned kind, uint64_t due_ns, bool chat, char
 
 /* Let answers come until some ended, a signal came or until_ns. 0 or -EIO. */
 int client_step(struct client *c, uint64_t until_ns);
+
+/* What came until now is taken in, then all that is under way ends as CALL_UNDER_WAY. 0 or -EIO. */
+int client_cut_off(struct client *c);
 
 /* Requests under way. */
 unsigned client_busy(const struct client *c);

@@ -18,6 +18,13 @@
 #define INTRUDE     0x696e7472756465u
 #define TELL_STEP_S .5
 
+/* A time that was not over when all was. */
+struct open_time {
+    unsigned kind;
+    bool gap; /* else until the first text */
+    uint64_t age_ns;
+};
+
 struct load {
     const struct load_params *p;
     struct load_figures *figures;
@@ -28,6 +35,8 @@ struct load {
     uint64_t asked[LOAD_KINDS];
     uint64_t due_ns, intruder_due_ns; /* of the next, in an open loop; of the next intruder */
     unsigned running[LOAD_KINDS];
+    struct open_time *open; /* room for what is under way, one each */
+    size_t n_open;
     bool failed; /* no memory */
 };
 
@@ -41,22 +50,30 @@ static bool within(const struct load_params *p, const struct call_result *r, dou
            (p->slo_tpot_s == 0 || isnan(tpot_s) || tpot_s <= p->slo_tpot_s);
 }
 
-static void take_times(const struct load_params *p, struct load_figures *f,
+/* Of what came so far. */
+static void take_texts(struct load_figures *f, const struct call_result *r)
+{
+    f->tokens += r->tokens;
+    if (r->first_ns)
+        histogram_add(&f->ttft, r->first_ns - r->due_ns);
+    for (size_t i = 0; i < r->n_gaps; i++)
+        histogram_add(&f->gap, r->gaps_ns[i]);
+}
+
+static void take_whole(const struct load_params *p, struct load_figures *f,
                        const struct call_result *r)
 {
-    double tpot_s = NAN, ttft_s = NAN;
+    double tpot_s = NAN, ttft_s = (double)(r->first_ns - r->due_ns) * 1e-9;
     histogram_add(&f->end_to_end, r->end_ns - r->due_ns);
-    if (r->first_ns) {
-        histogram_add(&f->ttft, r->first_ns - r->due_ns);
-        ttft_s = (double)(r->first_ns - r->due_ns) * 1e-9;
+    if (r->prompt_tokens >= 0) {
+        f->prompt_tokens += (uint64_t)r->prompt_tokens;
+        f->prompts_counted++;
     }
     if (r->first_ns && r->tokens > 1) {
         const double ns = (double)(r->last_ns - r->first_ns) / (double)(r->tokens - 1);
         histogram_add(&f->tpot, (uint64_t)ns);
         tpot_s = ns * 1e-9;
     }
-    for (size_t i = 0; i < r->n_gaps; i++)
-        histogram_add(&f->gap, r->gaps_ns[i]);
     f->good += within(p, r, ttft_s, tpot_s);
 }
 
@@ -65,18 +82,55 @@ static void ended(void *arg, const struct call_result *r)
     struct load *l = arg;
     struct load_figures *f = &l->figures[r->kind];
     l->running[r->kind]--;
-    if (!f->outcomes[r->outcome]++ && r->outcome != CALL_OK)
+    if (!f->outcomes[r->outcome]++ && r->outcome >= CALL_CONNECT)
         snprintf(f->why[r->outcome], sizeof f->why[0], "%s", r->why);
     if (r->end_ns > f->last_end_ns)
         f->last_end_ns = r->end_ns;
-    if (r->outcome != CALL_OK)
+    if (r->outcome > CALL_UNDER_WAY)
         return;
-    f->tokens += r->tokens;
-    if (r->prompt_tokens >= 0) {
-        f->prompt_tokens += (uint64_t)r->prompt_tokens;
-        f->prompts_counted++;
+    take_texts(f, r);
+    if (r->outcome == CALL_OK)
+        take_whole(l->p, f, r);
+    else
+        l->open[l->n_open++] =
+            (struct open_time){.kind = r->kind,
+                               .gap = r->first_ns,
+                               .age_ns = r->end_ns - (r->first_ns ? r->last_ns : r->due_ns)};
+}
+
+/* A server that stands still makes no gaps that end: what is open counts as its age. One that is
+ * younger than most gaps says nothing, and would only make them look shorter. */
+static void take_open(struct load *l)
+{
+    double median[LOAD_KINDS][2];
+    for (unsigned k = 0; k < LOAD_KINDS; k++) {
+        median[k][false] = histogram_at(&l->figures[k].ttft, .5);
+        median[k][true] = histogram_at(&l->figures[k].gap, .5);
     }
-    take_times(l->p, f, r);
+    for (size_t i = 0; i < l->n_open; i++) {
+        const struct open_time *o = &l->open[i];
+        struct load_figures *f = &l->figures[o->kind];
+        if ((double)o->age_ns < median[o->kind][o->gap]) /* never, when it is NAN */
+            continue;
+        histogram_add(o->gap ? &f->gap : &f->ttft, o->age_ns);
+        *(o->gap ? &f->gap_open : &f->ttft_open) += 1;
+    }
+}
+
+/* All is over. */
+static int cut_off(struct load *l)
+{
+    l->open = calloc(client_busy(l->client) + 1, sizeof *l->open);
+    if (!l->open) {
+        log_error("out of memory for what is under way");
+        return EXIT_FAILED;
+    }
+    const int rc = client_cut_off(l->client);
+    take_open(l);
+    free(l->open);
+    if (rc < 0)
+        log_error("libcurl failed");
+    return rc < 0 ? EXIT_FAILED : EXIT_OK;
 }
 
 /* --- asking
@@ -101,11 +155,14 @@ static void ask(struct load *l, enum load_kind kind, uint64_t due_ns)
     l->running[kind]++;
 }
 
-static bool all_asked(const struct load *l, uint64_t now_ns)
+static uint64_t end_ns(const struct load *l)
 {
-    return (l->p->requests && l->asked[LOAD_MAIN] >= l->p->requests) ||
-           (l->p->duration_s > 0 &&
-            (l->p->rate_per_s > 0 ? l->due_ns : now_ns) - l->start_ns >= l->p->duration_s * 1e9);
+    return l->start_ns + (l->p->duration_s > 0 ? (uint64_t)(l->p->duration_s * 1e9) : FAR_NS);
+}
+
+static bool all_asked(const struct load *l)
+{
+    return l->p->requests && l->asked[LOAD_MAIN] >= l->p->requests;
 }
 
 /* Exponentially distributed, so that arrivals are Poisson's. */
@@ -118,22 +175,22 @@ static uint64_t gap_ns(const struct load *l, uint64_t n)
 static uint64_t ask_due(struct load *l, uint64_t now_ns)
 {
     if (l->p->rate_per_s == 0) {
-        while (!l->failed && l->running[LOAD_MAIN] < l->p->concurrency && !all_asked(l, now_ns))
+        while (!l->failed && l->running[LOAD_MAIN] < l->p->concurrency && !all_asked(l))
             ask(l, LOAD_MAIN, now_ns);
         return now_ns + FAR_NS;
     }
-    while (!l->failed && l->due_ns <= now_ns && !all_asked(l, now_ns)) {
+    while (!l->failed && l->due_ns <= now_ns && l->due_ns < end_ns(l) && !all_asked(l)) {
         ask(l, LOAD_MAIN, l->due_ns);
         l->due_ns += gap_ns(l, l->asked[LOAD_MAIN]);
     }
-    return all_asked(l, now_ns) ? now_ns + FAR_NS : l->due_ns;
+    return all_asked(l) ? now_ns + FAR_NS : l->due_ns;
 }
 
 static uint64_t intrude(struct load *l, uint64_t now_ns)
 {
-    if (l->p->intruder_every_s == 0 || (all_asked(l, now_ns) && !l->running[LOAD_MAIN]))
+    if (l->p->intruder_every_s == 0 || (all_asked(l) && !l->running[LOAD_MAIN]))
         return now_ns + FAR_NS;
-    while (!l->failed && l->intruder_due_ns <= now_ns) {
+    while (!l->failed && l->intruder_due_ns <= now_ns && l->intruder_due_ns < end_ns(l)) {
         ask(l, LOAD_INTRUDER, l->intruder_due_ns);
         l->intruder_due_ns += (uint64_t)(l->p->intruder_every_s * 1e9);
     }
@@ -152,7 +209,7 @@ static void tell(struct load *l, uint64_t now_ns)
     l->told_s = s;
     uint64_t done = l->asked[LOAD_MAIN] - l->running[LOAD_MAIN];
     if (!l->p->requests)
-        done = (uint64_t)(fmin(s, l->p->duration_s) * 1e3);
+        done = (uint64_t)(s * 1e3);
     if (done < l->progress.total)
         progress_add(&l->progress, done - l->progress.done);
 }
@@ -195,14 +252,19 @@ static int run(struct load *l)
                    l->p->requests ? l->p->requests : (uint64_t)(l->p->duration_s * 1e3));
     while (rc == EXIT_OK) {
         const uint64_t now_ns = port_now_ns();
+        if (now_ns >= end_ns(l))
+            break;
+        uint64_t until_ns = end_ns(l);
         const uint64_t due_ns = ask_due(l, now_ns), intruder_ns = intrude(l, now_ns);
-        if (all_asked(l, now_ns) && !l->running[LOAD_MAIN])
-            break; /* intruders that are still there are given up */
+        if (all_asked(l) && !l->running[LOAD_MAIN])
+            break; /* intruders that are still there are cut off */
         tell(l, now_ns);
-        rc = step(l, due_ns < intruder_ns ? due_ns : intruder_ns);
+        until_ns = due_ns < until_ns ? due_ns : until_ns;
+        rc = step(l, intruder_ns < until_ns ? intruder_ns : until_ns);
     }
     progress_clear(&l->progress);
-    return rc;
+    const int over = rc == EXIT_FAILED ? rc : cut_off(l);
+    return over == EXIT_OK ? rc : over;
 }
 
 int load_run(const struct load_params *p, struct load_figures *figures)

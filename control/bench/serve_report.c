@@ -38,7 +38,7 @@ static const struct table_column columns[] = {
     {"duration_s", NULL, 3},
     {"tokens", NULL, TABLE_COUNT},
     {"prompt_tokens_mean", NULL, 1},
-    {"unfinished", NULL, TABLE_COUNT},
+    {"unfinished", "cut off", TABLE_COUNT},
     {"errors_connect", NULL, TABLE_COUNT},
     {"errors_busy", NULL, TABLE_COUNT},
     {"errors_http", NULL, TABLE_COUNT},
@@ -46,6 +46,9 @@ static const struct table_column columns[] = {
     {"errors_cut", NULL, TABLE_COUNT},
     {"errors_malformed", NULL, TABLE_COUNT},
     {"errors_timeout", NULL, TABLE_COUNT},
+    {"begun", NULL, TABLE_COUNT},
+    {"ttft_open", NULL, TABLE_COUNT},
+    {"itl_open", NULL, TABLE_COUNT},
     {"loop", NULL, TABLE_TEXT},
     {"rate_per_s", NULL, TABLE_REAL},
     {"concurrency", NULL, TABLE_COUNT},
@@ -95,14 +98,6 @@ static double or_none(double value)
     return value > 0 ? value : NAN;
 }
 
-static uint64_t unfinished(const struct load_figures *f)
-{
-    uint64_t n = f->requests;
-    for (unsigned o = 0; o < CALL_OUTCOMES; o++)
-        n -= f->outcomes[o];
-    return n;
-}
-
 static void put_results(struct row *r, const struct load_params *p, const struct load_figures *f,
                         enum load_kind kind)
 {
@@ -123,9 +118,12 @@ static void put_results(struct row *r, const struct load_params *p, const struct
     put(r, s);
     put(r, (double)f->tokens);
     put(r, (double)f->prompt_tokens / (double)f->prompts_counted);
-    put(r, (double)unfinished(f));
-    for (unsigned o = CALL_OK + 1; o < CALL_OUTCOMES; o++)
+    put(r, (double)f->outcomes[CALL_UNDER_WAY]);
+    for (unsigned o = CALL_CONNECT; o < CALL_OUTCOMES; o++)
         put(r, (double)f->outcomes[o]);
+    put(r, (double)(f->ttft.n - f->ttft_open));
+    put(r, (double)f->ttft_open);
+    put(r, (double)f->gap_open);
 }
 
 static void put_settings(struct row *r, const struct load_params *p, enum load_kind kind)
@@ -148,7 +146,7 @@ static void put_settings(struct row *r, const struct load_params *p, enum load_k
 
 static void say_errors(const char *whose, const struct load_figures *f)
 {
-    for (enum call_outcome o = CALL_OK + 1; o < CALL_OUTCOMES; o++)
+    for (enum call_outcome o = CALL_CONNECT; o < CALL_OUTCOMES; o++)
         if (f->outcomes[o])
             log_warn("%s: %llu of %llu requests failed (%s), the first: %s", whose,
                      (unsigned long long)f->outcomes[o], (unsigned long long)f->requests,
@@ -220,8 +218,8 @@ int serve_plot(const char *path, const struct load_figures *figures)
                                    {"whole answer", &f->end_to_end},
                                    {"intruder's first token", &figures[LOAD_INTRUDER].ttft}};
     const size_t n = sizeof curves / sizeof *curves;
-    if (!f->end_to_end.n) {
-        log_error("--plot %s: nothing to draw: no answer came to its end", path);
+    if (!f->ttft.n) {
+        log_error("--plot %s: nothing to draw: no text came", path);
         return EXIT_FAILED;
     }
     FILE *script = gnuplot_script(path);

@@ -175,6 +175,46 @@ def intruders(folder):
         e2e.check(f.read(8) == b"\x89PNG\r\n\x1a\n", "a picture")
 
 
+def cut_off():
+    """At --duration's end all is over: what came counts, and so does how long the next text is overdue."""
+    def stalled(n, body):
+        return answer(3, .1, .1)[:-4] + [("wait", 6), ("end",)]
+
+    begin = time.monotonic()
+    rows, said = serve(fake_openai.Fake(stalled), "--duration", 2, "--concurrency", 2)
+    took, row = time.monotonic() - begin, rows[0]
+    e2e.check(took < 5, "it ends at its time: %.1f s" % took)
+    near(row, "ttft_p50_ms", 100)
+    near(row, "itl_p50_ms", 100)
+    e2e.check(2 <= row["duration_s"] < 2 + SLACK_MS / 1e3, "its time: %s" % row["duration_s"])
+    e2e.check(row["requests"] == 2 and row["unfinished"] == 2 and row["ok"] == 0 and row["tokens"] == 6
+              and not any(row["errors_" + k] for k in ERRORS) and "failed" not in said, "two cut off: %s" % row)
+    # Three pieces each at .1, .2 and .3 s; the fourth has been awaited ever since.
+    e2e.check(row["itl_open"] == 2 and row["itl_max_ms"] >= 1700 - SLACK_MS, "what stands still shows: %s" % row)
+    e2e.check(row["begun"] == 2 and row["ttft_open"] == 0 and row["e2e_p50_ms"] is None and row["tpot_p50_ms"] is None,
+              "nothing of whole answers: %s" % row)
+    e2e.check(abs(row["tokens_per_s"] - 6 / row["duration_s"]) < .01, "tokens that came: %s" % row)
+
+    rows, said = serve(fake_openai.Fake(lambda n, body: [("head", 200), ("wait", 5), ("end",)]), "--duration", 1,
+                       "--concurrency", 2, code=1)
+    e2e.check(rows[0]["begun"] == 0 and rows[0]["ttft_open"] == 2 and rows[0]["ttft_p50_ms"] >= 990 and "no request went well" in said,
+              "no text at all: %s" % rows)
+
+    # Of a server that answers steadily, what is open is younger than what it does, and does not count.
+    rows, _ = serve(fake_openai.Fake(lambda n, body: answer(100, .0, .6)), "--duration", 1.5)
+    row = rows[0]
+    near(row, "itl_p50_ms", 600)
+    e2e.check(row["unfinished"] == 1 and row["tokens"] == 3 and row["itl_open"] == 0, "steady: %s" % row)
+
+    fake = fake_openai.Fake(lambda n, body: answer(2, .1, .1) if n % 2 else stalled(n, body))
+    rows, _ = serve(fake, "--duration", 1, "--rate", 20, "--intruder-tokens", 500, "--intruder-every", .4)
+    load, intruder = rows
+    for row in rows:
+        e2e.check(row["ok"] + row["unfinished"] == row["requests"], "each is one or the other: %s" % row)
+    e2e.check(load["unfinished"] >= 1 and intruder["requests"] == 2 and max(a[0] for a in fake.asked) < 2,
+              "arrivals end, too: %s" % rows)
+
+
 def formats():
     fake = fake_openai.Fake(lambda n, body: answer(2, 0, 0))
     done = e2e.isthmus("bench", "serve", "--url", fake.url + "/v1/", "--requests", 2)
@@ -223,6 +263,7 @@ def main():
         failures()
         prompts(folder)
         intruders(folder)
+        cut_off()
         formats()
         usage(folder)
     e2e.finish()
