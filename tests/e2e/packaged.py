@@ -155,9 +155,9 @@ def locked_down():
 class Unit:
     """A unit run as systemd would: its ExecStart, NOTIFY_SOCKET, WATCHDOG_USEC, RUNTIME_DIRECTORY."""
 
-    def __init__(self, host, name, instance=""):
-        """instance: of a unit whose name ends in @."""
-        self.host, self.name = host, name + instance
+    def __init__(self, host, name, instance="", inside=()):
+        """instance: of a unit whose name ends in @. inside: what its command begins with."""
+        self.host, self.name, self.inside = host, name + instance, inside
         self.keys = unit(host.root, host.prefix, name + ".service", instance)
         self.environment = {"WATCHDOG_USEC": str(int(float(self.keys["WatchdogSec"][0]) * 1e6))}
         self.process, self.log = None, tempfile.TemporaryFile()
@@ -166,7 +166,7 @@ class Unit:
 
     def argv(self):
         words = shlex.split(self.keys["ExecStart"][0])
-        return [self.host.path(w) if w.startswith("/") else w for w in words]
+        return [*self.inside, *(self.host.path(w) if w.startswith("/") else w for w in words)]
 
     def start(self, limit_s=120):
         """True when it has said READY=1."""

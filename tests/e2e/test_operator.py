@@ -3,7 +3,8 @@
 """An operator's day: install, configure, check, start, serve, reload, drain, kill, upgrade.
 
 The build is installed into a folder that stands for a host's root, and the units' ExecStart lines are run as
-systemd would (packaged.Unit), in a network namespace. Programs ask by curl and by the official OpenAI client.
+systemd would (packaged.Unit), in network namespaces: the edge's host, one for each of two clouds, and one for
+the programs that ask, by curl and by the official OpenAI client; a router between them.
 """
 import json
 import os
@@ -15,6 +16,7 @@ import time
 
 import e2e
 import halves
+import namespaces
 import packaged
 
 KEY = "sk-operators-own"
@@ -23,14 +25,16 @@ ASKED = [{"prompt": p, "max_tokens": 24, "temperature": 0} for p in e2e.PROMPTS[
 
 
 class Site:
-    """Two clouds and an edge on one host, configured from the files that are installed."""
+    """Two clouds and an edge, a host each, configured from the files that are installed."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, net):
+        self.net = net
         self.host = packaged.Host(os.path.join(folder, "host"))
         self.binary = self.host.path(self.host.prefix + "/bin/isthmus")
         self.model = e2e.model("smollm2")
         os.symlink(self.model, self.host.path("/var/lib/isthmus/model.gguf"))
-        self.http, self.ports = packaged.free_tcp(), [halves.free_port(), halves.free_port()]
+        self.http = "%s:%d" % (net.address("edge"), packaged.free_tcp())
+        self.ports = ["%s:%d" % (net.address(host), halves.free_port()) for host in ("cloud-1", "cloud-2")]
         keys = {name: self.keygen(name) for name in ("edge", "cloud")}
         with open(self.host.path("/etc/isthmus/authorized"), "w", encoding="utf-8") as f:
             f.write("edge-1 %s\n" % keys["edge"])
@@ -38,12 +42,12 @@ class Site:
             f.write("programs " + KEY + "\n")
         os.chmod(self.host.path("/etc/isthmus/api-keys"), 0o600)
         for instance, port in zip(("-1", "-2"), self.ports):
-            self.host.shipped("cloud", "cloud" + instance, port="udp:127.0.0.1:%d" % port)
+            self.host.shipped("cloud", "cloud" + instance, port="udp:" + port)
         self.edge_text = self.host.shipped(
-            "edge", peer=keys["cloud"], listen="127.0.0.1:%d" % self.http, api_keys="/etc/isthmus/api-keys",
-            port="udp:127.0.0.1:%d\nport = udp:127.0.0.1:%d" % tuple(self.ports))
-        self.clouds = [packaged.Unit(self.host, "isthmus-cloud@", str(i)) for i in (1, 2)]
-        self.edge = packaged.Unit(self.host, "isthmus-edge")
+            "edge", peer=keys["cloud"], listen=self.http, api_keys="/etc/isthmus/api-keys",
+            port="udp:%s\nport = udp:%s" % tuple(self.ports))
+        self.clouds = [packaged.Unit(self.host, "isthmus-cloud@", str(i), net.inside("cloud-%d" % i)) for i in (1, 2)]
+        self.edge = packaged.Unit(self.host, "isthmus-edge", inside=net.inside("edge"))
         for u in (*self.clouds, self.edge):
             u.environment["WATCHDOG_USEC"] = "2000000"
 
@@ -61,7 +65,7 @@ class Site:
     def curl(self, path, *args):
         """Status and body."""
         done = packaged.run("curl", "-sS", "-m", "60", "-w", "\n%{http_code}", *args,
-                            "http://127.0.0.1:%d%s" % (self.http, path))
+                            "http://%s%s" % (self.http, path))
         body, _, status = done.stdout.rpartition("\n")
         return status, body
 
@@ -71,7 +75,7 @@ class Site:
     def client(self, questions):
         """A program beside us, that asks all of them at once."""
         process = subprocess.Popen([packaged.python(), os.path.join(e2e.ROOT, "tests/e2e/openai_client.py"),
-                                    "http://127.0.0.1:%d/v1" % self.http, KEY], text=True,
+                                    "http://%s/v1" % self.http, KEY], text=True,
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         halves.others.append(process)
         process.stdin.write(e2e.lines_of(questions))
@@ -168,7 +172,7 @@ def metrics(site):
 
 
 def second_daemon(site):
-    other = packaged.Unit(site.host, "isthmus-edge")
+    other = packaged.Unit(site.host, "isthmus-edge", inside=site.net.inside("edge"))
     e2e.check(not other.start() and other.wait() in (1, 2), "a second edge on one runtime folder is refused: "
               + other.said()[-500:])
     e2e.say("a second edge: %s" % other.said().strip().split("\n")[-1])
@@ -213,6 +217,20 @@ def killed(site):
     return asked, wanted
 
 
+def cut_off(site, asked, wanted):
+    """The network of the cloud that serves is gone: it goes on at the other, and both are there in the end."""
+    if not site.net.real:
+        return
+    process = site.client(asked)
+    site.answering(process)
+    begun = time.monotonic()
+    site.net.cut("cloud-2")
+    same(site.answers(process, "cut off"), wanted, "a cloud cut off under %d clients" % CLIENTS)
+    e2e.check("going on with" in site.edge.said(), "it went on elsewhere: " + site.edge.said()[-1000:])
+    e2e.say("all done %.1f s after the cut" % (time.monotonic() - begun))
+    site.net.cut("cloud-2", False)
+
+
 def upgraded(site, asked, wanted):
     """One cloud after the other is drained, replaced and started, under load."""
     for u in site.clouds:
@@ -244,9 +262,10 @@ def drained(site, asked, wanted):
 
 def main():
     packaged.python()
-    packaged.private_network()
+    net = namespaces.Network("edge", "cloud-1", "cloud-2", "programs")
+    net.become("programs")
     with tempfile.TemporaryDirectory(prefix="isthmus-test-") as folder:
-        site = Site(folder)
+        site = Site(folder, net)
         configuration(site)
         started(site)
         serving(site)
@@ -256,6 +275,7 @@ def main():
         reload(site)
         control(site)
         asked, wanted = killed(site)
+        cut_off(site, asked, wanted)
         upgraded(site, asked, wanted)
         drained(site, asked, wanted)
         packaged.kill_all()

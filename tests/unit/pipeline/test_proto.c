@@ -184,7 +184,9 @@ static void test_alternatives(void **state)
             assert_memory_equal(out.top[i], in.top[i], in.n_top * sizeof in.top[i][0]);
     }
     assert_int_equal(n, PROTO_TOKENS_MAX);
-    n = proto_write_tokens(bytes, &in); /* 21 */
+    bytes[2] = SAMPLER_TOP_MAX + 1;
+    n = PROTO_TOKENS_BYTES + in.n * proto_token_bytes(SAMPLER_TOP_MAX + 1);
+    assert_true(n <= sizeof bytes);
     assert_int_equal(proto_read_tokens(bytes, n, &out), -EBADMSG);
     in.n = 0; /* alternatives of nothing */
     in.n_top = 1;
