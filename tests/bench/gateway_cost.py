@@ -5,22 +5,25 @@
 Starts `isthmus run --listen` unsplit and split, and lets clients in another process read streams from it by
 plain sockets. The time is that of the thread named gateway (/proc/PID/task/TID/schedstat) from before the
 requests to after the last byte, requests included; the tokens are those that the usage of each stream counts.
-`wakes` are how often it went to sleep, per token.
+`wakes` are how often it went to sleep, per token. With --floor (`ninja -C build tests/bench/bench_wake`) also: what a thread
+costs here that does nothing but wake and send as many bytes, for as many clients.
 
 usage: tests/bench/gateway_cost.py [--model FILE] [--clients N[,N]...] [--tokens N] [--threads N]
-                                   [--only local|split] [--json]
+                                   [--only local|split] [--floor] [--json]
 """
 import argparse
 import json
 import os
 import selectors
 import socket
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
 import e2e  # noqa: E402
 import halves  # noqa: E402
 
+FLOOR = os.path.join(e2e.ROOT, "build", "tests", "bench", "bench_wake")
 CASES = {"local": ["--local"], "split": ["--split", "10"]}
 READY_S = 60
 
@@ -107,6 +110,12 @@ def measure(o, case):
     half.stop()
 
 
+def floor(n):
+    done = subprocess.run([FLOOR, str(n), "500"], stdout=subprocess.PIPE, text=True, check=True)
+    return {"case": "floor", "clients": n, "tokens": 500 * n, "us_per_token": float(done.stdout.split()[-4]),
+            "wakes_per_token": 1 / n}
+
+
 def main():
     p = argparse.ArgumentParser(usage=__doc__.split("usage: ")[1])
     p.add_argument("--model")
@@ -114,10 +123,11 @@ def main():
     p.add_argument("--tokens", type=int, default=128)
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--only", choices=list(CASES))
+    p.add_argument("--floor", action="store_true")
     p.add_argument("--json", action="store_true")
     o = p.parse_args()
-    for case in [o.only] if o.only else CASES:
-        for found in measure(o, case):
+    for case in ([o.only] if o.only else list(CASES)) + ["floor"] * o.floor:
+        for found in map(floor, o.clients) if case == "floor" else measure(o, case):
             if o.json:
                 print(json.dumps(found))
             else:

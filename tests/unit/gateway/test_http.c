@@ -172,6 +172,18 @@ static const char *reply_of(int fd)
     return text;
 }
 
+/* A stream of a connection that stays open, and what comes after it in the same breath. */
+static const char *stream_of(int fd)
+{
+    size_t n = 0, got;
+    do {
+        got = some(fd, text + n, sizeof text - 1 - n);
+        n += got;
+        text[n] = '\0';
+    } while (got && !strstr(text, "data: [DONE]\n\n\r\n0\r\n\r\n"));
+    return text;
+}
+
 static const char *extra = ""; /* headers */
 
 static const char *get(const char *method, const char *path)
@@ -683,6 +695,69 @@ static void test_keep_alive(void **state)
     close(fd);
 }
 
+/* What is sent past the HTTP library leaves the connection as it would have been. */
+static void test_streams(void **state)
+{
+    static const char body[] = TEXT("\"ab\"", ",\"max_tokens\":60,\"stream\":true");
+    struct stream s;
+    char head[256], want[61] = "";
+    (void)state;
+    for (unsigned i = 0; i < 30; i++)
+        strcat(want, "ab");
+    const int fd = dial();
+    for (unsigned i = 0; i < 3; i++) {
+        post_on(fd, COMPLETIONS, body, strlen(body), "");
+        stream_of(fd);
+        read_stream(&s);
+        assert_string_equal(s.text[0], want);
+        assert_true(s.events > 3);
+    }
+    /* The next request comes while the first is answered. */
+    post_on(fd, COMPLETIONS, body, strlen(body), "");
+    post_on(fd, COMPLETIONS, body, strlen(body), "Connection: close\r\n");
+    rest(fd);
+    char *second = strstr(text, "0\r\n\r\nHTTP/1.1 200");
+    assert_non_null(second);
+    memmove(text, second + 5, strlen(second + 5) + 1);
+    read_stream(&s);
+    assert_string_equal(s.text[0], want);
+    /* HTTP/1.0 knows no chunks. */
+    const int old = dial();
+    snprintf(head, sizeof head, "POST %s HTTP/1.0\r\nContent-Length: %zu\r\n\r\n", COMPLETIONS,
+             strlen(body));
+    send_text(old, head);
+    send_text(old, body);
+    rest(old);
+    assert_null(strstr(text, "chunked"));
+    read_stream(&s);
+    assert_string_equal(s.text[0], want);
+}
+
+/* Who reads late gets everything: what the socket has no room for waits. */
+static void test_late_reader(void **state)
+{
+    const char *body = TEXT("\"abcdefg\"", ",\"max_tokens\":490,\"n\":8,\"logprobs\":1,\"stream\":true");
+    struct stream s;
+    (void)state;
+    stop();
+    fake.token_us = 100;
+    start();
+    const int fd = dial_with(2048);
+    post_on(fd, COMPLETIONS, body, strlen(body), "Connection: close\r\n");
+    while (!fake_running(service))
+        usleep(1000);
+    wait_until_idle();
+    usleep(50000);
+    rest(fd);
+    read_stream(&s);
+    assert_int_equal(s.n_logprobs, 8 * 490);
+    for (unsigned i = 0; i < 8; i++) {
+        assert_int_equal(strlen(s.text[i]), 490);
+        for (unsigned k = 0; k < 490; k++)
+            assert_true(s.text[i][k] == "abcdefg"[k % 7]);
+    }
+}
+
 static void test_slow(void **state)
 {
     (void)state;
@@ -855,6 +930,8 @@ int main(void)
         TEST(test_keep_alive),
         TEST(test_slow),
         TEST(test_stalled),
+        TEST(test_streams),
+        TEST(test_late_reader),
         TEST(test_many_idle),
         TEST(test_keys),
         TEST(test_close),
