@@ -253,7 +253,7 @@ static void add_rows(struct local *l, struct session *s, enum mix_rank rank, uin
     l->batch_sessions[l->n_batch] = s;
     l->batch[l->n_batch++] = (struct stage_rows){
         .seq = s->seq, .pos = s->n_run, .n = n, .n_logits = s->n_run + n == s->n_ids};
-    mix_add(&l->mix, rank, n);
+    mix_add(&l->mix, rank, s->n_run, n);
 }
 
 static bool decodes(const struct session *s)
@@ -273,7 +273,7 @@ static void add_decode(struct local *l)
         struct session *s = &l->sessions[(turn + i) % l->n_places];
         if (!decodes(s))
             continue;
-        if (!mix_room(&l->mix, MIX_DECODE)) {
+        if (!mix_room(&l->mix, MIX_DECODE, 0)) {
             l->turn_decode = (turn + i) % l->n_places;
             break;
         }
@@ -297,7 +297,7 @@ static void add_prompts(struct local *l)
 {
     uint32_t left = l->chunk_tokens;
     int64_t id = 0;
-    while (left && mix_room(&l->mix, MIX_PREFILL)) {
+    while (left && mix_room(&l->mix, MIX_PREFILL, 0)) {
         struct session *s = next_prompt(l, id);
         if (!s)
             break;
@@ -306,7 +306,10 @@ static void add_prompts(struct local *l)
             continue;
         uint32_t n = s->n_ids - s->n_run;
         n = n < left ? n : left;
-        n = n < mix_room(&l->mix, MIX_PREFILL) ? n : mix_room(&l->mix, MIX_PREFILL);
+        const uint32_t room = mix_room(&l->mix, MIX_PREFILL, s->n_run);
+        n = n < room ? n : room;
+        if (!n)
+            break;
         add_rows(l, s, MIX_PREFILL, n);
         left -= n;
     }
@@ -315,12 +318,14 @@ static void add_prompts(struct local *l)
 static void gather(struct local *l)
 {
     bool waiting[MIX_RANKS] = {false};
+    uint32_t n_decoding = 0;
     for (uint32_t i = 0; i < l->n_places; i++) {
-        waiting[MIX_DECODE] |= decodes(&l->sessions[i]);
+        n_decoding += decodes(&l->sessions[i]);
         waiting[MIX_PREFILL] |= has_prompt(&l->sessions[i]);
     }
+    waiting[MIX_DECODE] = n_decoding;
     l->n_batch = 0;
-    mix_begin(&l->mix, waiting, waiting[MIX_DECODE], l->base.info->max_rows);
+    mix_begin(&l->mix, waiting, n_decoding, l->base.info->max_rows);
     for (unsigned i = 0; i < MIX_RANKS; i++) {
         if (l->mix.order[i] == MIX_DECODE)
             add_decode(l);
@@ -347,7 +352,9 @@ static int local_step(struct engine *e, uint64_t until_ns)
             port_rest(until_ns);
         return busy;
     }
+    const uint64_t begin_ns = port_now_ns();
     const int rc = stage_run(l->stage, l->batch, l->n_batch, l->ids, NULL, NULL, l->logits);
+    mix_ran(&l->mix, port_now_ns() - begin_ns);
     if (rc < 0) {
         snprintf(l->error, sizeof l->error, "the model cannot run: %s", strerror(-rc));
         for (uint32_t i = 0; i < l->n_places; i++)

@@ -40,7 +40,9 @@ static int allocate(struct cloud *c)
     c->batch = calloc(n, sizeof c->batch[0]);
     c->panel = malloc((size_t)rows * c->info->d_model * sizeof c->panel[0]);
     c->logits = malloc((size_t)c->max_logits * c->info->n_vocab * sizeof c->logits[0]);
-    return c->sessions && c->items && c->batch && c->panel && c->logits ? 0 : -ENOMEM;
+    c->cut.rows = malloc((size_t)rows * c->info->d_model * sizeof c->cut.rows[0]);
+    return c->sessions && c->items && c->batch && c->panel && c->logits && c->cut.rows ? 0
+                                                                                       : -ENOMEM;
 }
 
 static void destroy(struct cloud *c)
@@ -54,6 +56,7 @@ static void destroy(struct cloud *c)
     free(c->items);
     free(c->batch);
     free(c->panel);
+    free(c->cut.rows);
     free(c->logits);
     free(c);
 }
@@ -151,6 +154,8 @@ static void drop_queue(struct cloud *c, struct cloud_session *s)
         link_message_free(m);
     }
     s->queue_count = 0;
+    if (c->cut.session == s)
+        c->cut.session = NULL;
 }
 
 /* It counts as busy no more. */

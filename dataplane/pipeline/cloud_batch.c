@@ -2,10 +2,12 @@
 /*
  * One stage run for what waits: the first message of each session, as far as mix.h lets them
  * together; edges take turns, and each one's sessions. Tiles are decoded from the packets into the
- * stage's input panel.
+ * stage's input panel. Of a prompt's, or a replay's, message for which there is not enough room a
+ * part goes, the rest with the next runs, before any other such message.
  */
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "dataplane/pipeline/cloud_impl.h"
 
@@ -14,9 +16,9 @@ static const struct link_message *waiting(const struct cloud_session *s)
     return s->id && s->queue_count ? &s->queue[s->queue_head] : NULL;
 }
 
-static enum mix_rank rank(const struct link_message *m)
+static enum mix_rank rank(enum wire_class cls)
 {
-    return m->cls == WIRE_DECODE ? MIX_DECODE : m->cls == WIRE_REPLAY ? MIX_REPLAY : MIX_PREFILL;
+    return cls == WIRE_DECODE ? MIX_DECODE : cls == WIRE_REPLAY ? MIX_REPLAY : MIX_PREFILL;
 }
 
 static void drop_first(struct cloud *c, struct cloud_session *s)
@@ -117,15 +119,55 @@ static bool forget_from(struct cloud *c, struct cloud_session *s, uint32_t posit
     return true;
 }
 
-/* Put the session's first message into the batch: false when there is no room left. A message that
- * makes no sense ends its session. */
+/* Rows of a message, at the panel's end already, join the batch. */
+static void add_item(struct cloud *c, struct cloud_item item, uint32_t done, uint32_t *n_logits)
+{
+    const uint32_t position = item.head.position + done, n = item.last ? item.head.n_logits : 0;
+
+    item.first_logits = *n_logits;
+    c->batch[c->n_items] = (struct stage_rows){
+        .seq = item.session->seq, .pos = position, .n = item.n_rows, .n_logits = n};
+    c->items[c->n_items++] = item;
+    item.session->in_batch = true;
+    mix_add(&c->mix, rank(item.cls), position, item.n_rows);
+    *n_logits += n;
+}
+
+/* The next part of the message that is computed in parts, as far as there is room. */
+static void add_part(struct cloud *c, uint32_t *n_logits)
+{
+    struct cloud_cut *cut = &c->cut;
+    const uint32_t d = c->info->d_model, done = cut->done, left = cut->head.n_rows - done;
+    const uint32_t room = mix_room(&c->mix, rank(cut->cls), cut->head.position + done);
+    struct cloud_item item = {
+        .session = cut->session, .message = cut->message, .cls = cut->cls, .head = cut->head};
+
+    item.n_rows = left <= room ? left : room;
+    item.last = left == item.n_rows;
+    if (room && !item.last && left - item.n_rows < item.head.n_logits) { /* these stay together */
+        item.last = left <= item.head.n_logits;
+        item.n_rows = item.last ? left : left - item.head.n_logits;
+    }
+    if (!item.n_rows || item.n_rows > mix_room(&c->mix, MIX_DECODE, 0) ||
+        (item.last && *n_logits + item.head.n_logits > c->max_logits))
+        return;
+    memcpy(c->panel + (size_t)c->mix.n_rows * d, cut->rows + (size_t)done * d,
+           (size_t)item.n_rows * d * sizeof cut->rows[0]);
+    cut->done += item.n_rows;
+    if (item.last)
+        cut->session = NULL;
+    add_item(c, item, done, n_logits);
+}
+
+/* Put the session's first message into the batch, or a part of it: false when there is no room left.
+ * A message that makes no sense ends its session. */
 static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_logits)
 {
     const struct link_message *m = waiting(s);
-    const enum mix_rank r = rank(m);
-    const uint32_t first = c->mix.n_rows;
-    struct cloud_item item = {
-        .session = s, .message = m->message, .cls = m->cls, .first_logits = *n_logits};
+    const enum mix_rank r = rank(m->cls);
+    struct cloud_item item = {.session = s, .message = m->message, .cls = m->cls, .last = true};
+    float *rows = c->panel + (size_t)c->mix.n_rows * c->info->d_model;
+    uint32_t room;
     const char *error;
     size_t len, tile_at;
     const uint8_t *p = link_message_payload(m, 0, &len);
@@ -139,9 +181,12 @@ static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_logits)
         cloud_break_session(c, s, PROTO_BAD_ROWS, error);
         return true;
     }
-    if (!mix_fits(&c->mix, r, item.head.n_rows) || *n_logits + item.head.n_logits > c->max_logits)
+    item.n_rows = item.head.n_rows;
+    room = mix_room(&c->mix, r, item.head.position);
+    if (!room || (item.n_rows > room && (r == MIX_DECODE || c->cut.session)) ||
+        *n_logits + item.head.n_logits > c->max_logits)
         return false;
-    if (decode_rows(c, m, &item.head, tile_at, c->panel + (size_t)first * c->info->d_model)) {
+    if (decode_rows(c, m, &item.head, tile_at, item.n_rows > room ? c->cut.rows : rows)) {
         cloud_break_session(c, s, PROTO_BAD_ROWS, "tiles that don't make up the rows");
         return true;
     }
@@ -149,15 +194,17 @@ static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_logits)
     drop_first(c, s);
     if (item.head.position < s->n_kv && !forget_from(c, s, item.head.position))
         return true;
-    c->batch[c->n_items] = (struct stage_rows){.seq = s->seq,
-                                               .pos = item.head.position,
-                                               .n = item.head.n_rows,
-                                               .n_logits = item.head.n_logits};
-    c->items[c->n_items++] = item;
-    s->in_batch = true;
-    mix_add(&c->mix, r, item.head.n_rows);
-    *n_logits += item.head.n_logits;
-    return true;
+    if (item.n_rows <= room) {
+        add_item(c, item, 0, n_logits);
+        return true;
+    }
+    c->cut.session = s;
+    c->cut.message = item.message;
+    c->cut.cls = item.cls;
+    c->cut.head = item.head;
+    c->cut.done = 0;
+    add_part(c, n_logits);
+    return false;
 }
 
 /* Whether it gets ids one after the other: its next row is here, or to be expected soon. */
@@ -165,7 +212,7 @@ static bool decodes(const struct cloud_session *s)
 {
     const struct link_message *m = waiting(s);
 
-    return s->id && !s->lingers && s->n_generated && (!m || rank(m) == MIX_DECODE);
+    return s->id && !s->lingers && s->n_generated && (!m || rank(m->cls) == MIX_DECODE);
 }
 
 /* The next session of the edge with something of this rank to compute, from `turn` on. */
@@ -175,7 +222,7 @@ static struct cloud_session *next_of(struct cloud *c, const struct cloud_edge *e
         struct cloud_session *s = &c->sessions[(e->turn[r] + i) % c->n_places];
 
         if (s->may_run && !s->in_batch && &c->edges[s->edge] == e && waiting(s) &&
-            rank(waiting(s)) == r)
+            rank(waiting(s)->cls) == r && s != c->cut.session)
             return s;
     }
     return NULL;
@@ -196,9 +243,11 @@ static void gather_rank(struct cloud *c, enum mix_rank r, uint32_t *n_logits)
 
             if (!s)
                 continue;
-            if (!add(c, s, n_logits)) { /* first next time */
-                c->turn[r] = at;
-                e->turn[r] = (uint32_t)(s - c->sessions);
+            if (!add(c, s, n_logits)) { /* first next time, unless a part of it went */
+                const bool went = c->cut.session == s;
+
+                c->turn[r] = (at + went) % n;
+                e->turn[r] = ((uint32_t)(s - c->sessions) + went) % c->n_places;
                 return;
             }
             any = true;
@@ -208,8 +257,8 @@ static void gather_rank(struct cloud *c, enum mix_rank r, uint32_t *n_logits)
 
 static void gather(struct cloud *c)
 {
-    bool any[MIX_RANKS] = {false}, decoding = false;
-    uint32_t n_logits = 0;
+    bool any[MIX_RANKS] = {false};
+    uint32_t n_logits = 0, n_decoding = 0;
 
     c->rate_at_ns = UINT64_MAX;
     for (uint32_t i = 0; i < c->n_places; i++) {
@@ -218,14 +267,19 @@ static void gather(struct cloud *c)
 
         s->in_batch = false;
         s->may_run = m && cloud_rate_lets(c, &c->edges[s->edge]);
-        decoding |= decodes(s);
+        n_decoding += decodes(s);
         if (s->may_run)
-            any[rank(m)] = true;
+            any[rank(m->cls)] = true;
     }
+    if (c->cut.session)
+        any[rank(c->cut.cls)] = true;
     c->n_items = 0;
-    mix_begin(&c->mix, any, decoding, c->info->max_rows);
-    for (unsigned i = 0; i < MIX_RANKS; i++)
+    mix_begin(&c->mix, any, n_decoding, c->info->max_rows);
+    for (unsigned i = 0; i < MIX_RANKS; i++) {
+        if (c->cut.session && !c->cut.session->in_batch && c->mix.order[i] != MIX_DECODE)
+            add_part(c, &n_logits);
         gather_rank(c, c->mix.order[i], &n_logits);
+    }
     mix_end(&c->mix);
 }
 
@@ -268,9 +322,11 @@ static void answer(struct cloud *c, const struct cloud_item *item)
     uint8_t bytes[PROTO_TOKENS_MAX];
     uint32_t kept;
 
-    s->n_kv += item->head.n_rows;
-    c->stats.rows += item->head.n_rows;
-    c->edges[s->edge].rows += item->head.n_rows;
+    s->n_kv += item->n_rows;
+    c->stats.rows += item->n_rows;
+    c->edges[s->edge].rows += item->n_rows;
+    if (!item->last)
+        return;
     if (sample(c, item, &tokens)) {
         cloud_break_session(c, s, PROTO_FAILED,
                             "the model's logits are not finite: its file is damaged");
@@ -287,13 +343,15 @@ bool cloud_batch_step(struct cloud *c)
 {
     char text[PROTO_TEXT_MAX];
     uint32_t n_sessions = c->n_sessions;
+    uint64_t begin_ns;
     int err;
 
     gather(c);
     if (!c->n_items)
         return c->n_sessions != n_sessions; /* broken off: others may have their turn */
+    begin_ns = links_now(&c->links);
     err = stage_run(c->p.stage, c->batch, c->n_items, NULL, c->panel, NULL, c->logits);
-    links_now(&c->links);
+    mix_ran(&c->mix, links_now(&c->links) - begin_ns);
     for (uint32_t i = 0; i < c->n_items; i++) {
         if (!err) {
             answer(c, &c->items[i]);

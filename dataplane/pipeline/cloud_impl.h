@@ -57,7 +57,19 @@ struct cloud_item {
     uint32_t message; /* to answer */
     enum wire_class cls;
     struct proto_rows head;
+    uint32_t n_rows;       /* of its rows: all, or a part */
+    bool last;             /* they are its last: it is answered */
     uint32_t first_logits; /* row of the logits */
+};
+
+/* A message that is computed in parts, for others decode. One at a time. */
+struct cloud_cut {
+    struct cloud_session *session; /* NULL: there is none */
+    uint32_t message;
+    enum wire_class cls;
+    struct proto_rows head;
+    uint32_t done; /* rows that were computed, or are in the batch */
+    float *rows;   /* [max_rows][d_model] */
 };
 
 struct cloud {
@@ -88,6 +100,7 @@ struct cloud {
     struct stage_rows *batch; /* [max_sessions] */
     struct cloud_item *items; /* [max_sessions] */
     uint32_t n_items;
+    struct cloud_cut cut;
     struct mix mix;
     uint32_t turn[MIX_RANKS]; /* edges to look at first */
     uint32_t turn_in;         /* and to take messages from */

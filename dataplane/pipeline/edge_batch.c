@@ -77,7 +77,7 @@ static void add_item(struct edge *e, struct edge_session *s, uint32_t n, uint32_
     }
     e->batch[e->n_items++] = (struct stage_rows){.seq = s->seq, .pos = s->computed, .n = n};
     s->uplink->packets += packets_of(e, n);
-    mix_add(&e->mix, in_prefill(s) ? MIX_PREFILL : MIX_DECODE, n);
+    mix_add(&e->mix, in_prefill(s) ? MIX_PREFILL : MIX_DECODE, s->computed, n);
 }
 
 /* Guesses to send behind the next id: as many as the request has and can still use. */
@@ -131,7 +131,7 @@ static void pick_decode(struct edge *e)
             s->uplink->packets_short = true;
             continue;
         }
-        if (!mix_fits(&e->mix, MIX_DECODE, n)) {
+        if (n > mix_room(&e->mix, MIX_DECODE, 0)) {
             e->turn_decode = (turn + i) % e->n_places; /* first next time */
             break;
         }
@@ -228,14 +228,14 @@ static void pick_prefill(struct edge *e)
 
     for (uint32_t i = 0; i < e->n_places; i++) {
         struct edge_session *s = by_turn(e, turn, i);
-        uint32_t n = smaller(left, mix_room(&e->mix, MIX_PREFILL));
+        uint32_t n;
 
-        if (!n)
+        if (!left)
             break;
         if (!prefill_ready(s))
             continue;
-        n = smaller(next_part(s), n);
-        if (!has_packets(e, s->uplink, n))
+        n = smaller(smaller(next_part(s), left), mix_room(&e->mix, MIX_PREFILL, s->computed));
+        if (!n || !has_packets(e, s->uplink, n))
             continue;
         add_item(e, s, n, 0);
         left -= n;
@@ -243,15 +243,17 @@ static void pick_prefill(struct edge *e)
     }
 }
 
-bool edge_decoding(const struct edge *e, const struct edge_uplink *at)
+uint32_t edge_decoding(const struct edge *e, const struct edge_uplink *at)
 {
+    uint32_t n = 0;
+
     for (uint32_t i = 0; i < e->n_places; i++) {
         const struct edge_session *s = &e->sessions[i];
 
         if (s->state == EDGE_RUNNING && !s->replaying && !in_prefill(s) && (!at || s->uplink == at))
-            return true;
+            n++;
     }
-    return false;
+    return n;
 }
 
 static void pick(struct edge *e)
@@ -281,9 +283,10 @@ static void pick(struct edge *e)
 
 static void compute(struct edge *e)
 {
+    const uint64_t begin_ns = edge_now(e);
     int err = stage_run(e->p.stage, e->batch, e->n_items, e->batch_ids, NULL, e->panel, NULL);
 
-    (void)edge_now(e);
+    mix_ran(&e->mix, edge_now(e) - begin_ns);
     for (uint32_t i = 0; i < e->n_items; i++) {
         struct edge_item *item = &e->items[i];
         struct edge_session *s = item->session;

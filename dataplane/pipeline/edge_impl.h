@@ -283,9 +283,9 @@ bool edge_replay_step(struct edge *e);
 void edge_packing(struct edge *e); /* sets row_cuts and packet_rows */
 /* Rows of a prefill message, for a cloud that takes so many rows and packets in one. */
 uint32_t edge_chunk_rows(const struct edge_uplink *u, uint32_t max_rows, uint32_t max_fragments);
-/* Whether some session, at this uplink if not NULL, waits for its next id, or for its turn to ask
- * for it. */
-bool edge_decoding(const struct edge *e, const struct edge_uplink *at);
+/* Sessions, at this uplink if not NULL, that wait for their next id, or for their turn to ask for
+ * it. */
+uint32_t edge_decoding(const struct edge *e, const struct edge_uplink *at);
 /* The session is open: what was computed ahead is cut to chunk_rows. 0, or stage_seq_truncate's. */
 int edge_batch_opened(struct edge *e, struct edge_session *s);
 /* What was computed ahead is given up: others need the room. 0, or stage_seq_truncate's. */

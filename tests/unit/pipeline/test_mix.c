@@ -16,30 +16,28 @@
         true, true, true                                                                           \
     }
 
-/* One run in which every rank adds what it may of what it has, whole pieces of `piece` rows. */
-static void run(struct mix *m, const uint32_t have[MIX_RANKS], uint32_t piece, bool decoding,
+/* One run in which every rank adds what it may of what it has, at position 0. */
+static void run(struct mix *m, const uint32_t have[MIX_RANKS], uint32_t n_decoding,
                 uint32_t max_rows, uint32_t took[MIX_RANKS])
 {
     bool waiting[MIX_RANKS];
 
-    for (unsigned r = 0; r < MIX_RANKS; r++) {
+    for (unsigned r = 0; r < MIX_RANKS; r++)
         waiting[r] = have[r] > 0;
-        took[r] = 0;
-    }
-    mix_begin(m, waiting, decoding, max_rows);
+    mix_begin(m, waiting, n_decoding, max_rows);
     for (unsigned i = 0; i < MIX_RANKS; i++) {
         enum mix_rank r = m->order[i];
-        uint32_t n = r == MIX_DECODE ? 1 : piece;
+        uint32_t room = mix_room(m, r, 0);
 
-        while (took[r] + n <= have[r] && mix_fits(m, r, n)) {
-            mix_add(m, r, n);
-            took[r] += n;
-        }
+        took[r] = have[r] < room ? have[r] : room;
+        if (took[r])
+            mix_add(m, r, 0, took[r]);
     }
     assert_true(took[0] + took[1] + took[2] <= max_rows);
     mix_end(m);
 }
 
+/* Before anything is known of times. */
 static void test_together(void **state)
 {
     const uint32_t have[MIX_RANKS] = {8, 1000, 0}, alone[MIX_RANKS] = {0, 1000, 1000};
@@ -47,21 +45,107 @@ static void test_together(void **state)
     uint32_t took[MIX_RANKS];
 
     for (int i = 0; i < 10; i++) {
-        run(&m, have, 4, true, 128, took);
+        run(&m, have, 8, 128, took);
         assert_int_equal(took[MIX_DECODE], 8);
         assert_int_equal(took[MIX_PREFILL], MIX_BULK_ROWS);
     }
-    run(&m, have, 64, true, 128, took); /* too large a piece goes, but one alone */
-    assert_int_equal(took[MIX_DECODE], 8);
-    assert_int_equal(took[MIX_PREFILL], 64);
-    run(&m, alone, 4, false, 128, took); /* nobody decodes: no bound */
+    run(&m, alone, 0, 128, took); /* nobody decodes: no bound */
     assert_int_equal(took[MIX_PREFILL], 128);
-    mix_begin(&m, (bool[MIX_RANKS])ALL, true, 20);
-    mix_add(&m, MIX_DECODE, 10);
-    assert_int_equal(mix_room(&m, MIX_PREFILL), 10);
-    assert_int_equal(mix_room(&m, MIX_DECODE), 10);
-    mix_add(&m, MIX_PREFILL, 10);
-    assert_int_equal(mix_room(&m, MIX_REPLAY), 0);
+    mix_begin(&m, (bool[MIX_RANKS])ALL, 8, 20);
+    m.bulk_alone = false;
+    mix_add(&m, MIX_DECODE, 0, 10);
+    assert_int_equal(mix_room(&m, MIX_PREFILL, 0), 10);
+    assert_int_equal(mix_room(&m, MIX_DECODE, 0), 10);
+    mix_add(&m, MIX_PREFILL, 0, 10);
+    assert_int_equal(mix_room(&m, MIX_REPLAY, 0), 0);
+}
+
+/* Who decodes waits for others once between two of its rows, not twice. */
+static void test_turns(void **state)
+{
+    const uint32_t have[MIX_RANKS] = {8, 1000, 0}, alone[MIX_RANKS] = {0, 1000, 0};
+    struct mix m = {0};
+    uint32_t took[MIX_RANKS];
+
+    for (int i = 0; i < 3; i++) {
+        run(&m, alone, 8, 128, took); /* their rows are still under way */
+        assert_int_equal(took[MIX_PREFILL], MIX_BULK_ROWS);
+    }
+    run(&m, have, 8, 128, took);
+    assert_int_equal(took[MIX_DECODE], 8);
+    assert_int_equal(took[MIX_PREFILL], 0);
+    run(&m, have, 8, 128, took); /* and they don't get all */
+    assert_int_equal(took[MIX_PREFILL], MIX_BULK_ROWS);
+}
+
+/* Runs of n rows of decode and of others, at a position, at so many ns a row. */
+static void teach(struct mix *m, uint32_t n_decode, uint32_t n_bulk, uint32_t position,
+                  uint64_t ns)
+{
+    for (int i = 0; i < 60; i++) {
+        mix_begin(m, (bool[MIX_RANKS])ALL, n_decode, 128);
+        mix_add(m, MIX_DECODE, 0, n_decode);
+        if (n_bulk)
+            mix_add(m, MIX_PREFILL, position, n_bulk);
+        mix_end(m);
+        mix_ran(m, ns);
+    }
+}
+
+static uint32_t room_beside(struct mix *m, uint32_t n_decode, uint32_t n_decoding,
+                            uint32_t position)
+{
+    mix_begin(m, (bool[MIX_RANKS])ALL, n_decoding, 128);
+    if (n_decode)
+        mix_add(m, MIX_DECODE, 0, n_decode);
+    return mix_room(m, MIX_PREFILL, position);
+}
+
+/* The others get as much time as those that decode, or MIX_BULK_NS; what a row takes is learned. */
+static void test_time(void **state)
+{
+    const uint32_t ms = 1000000, floor_rows = MIX_BULK_NS / ms;
+    struct mix m = {0};
+
+    teach(&m, 10, 0, 0, 20 * ms);
+    teach(&m, 10, 8, 0, 28 * ms + ms / 100); /* 1 ms a row, and a little */
+    assert_int_equal(room_beside(&m, 10, 10, 0), 19);
+    assert_int_equal(room_beside(&m, 10, 10, MIX_DEEP), 9); /* deep ones take longer */
+    assert_int_equal(room_beside(&m, 5, 10, 0), 9); /* half of them here: their share */
+    assert_int_equal(room_beside(&m, 1, 1, 0), floor_rows - 1); /* one alone: the least time */
+    assert_int_equal(room_beside(&m, 0, 0, 0), 128);            /* nobody decodes */
+    mix_add(&m, MIX_PREFILL, 0, 64);
+    assert_int_equal(room_beside(&m, 10, 10, 0), 19);
+    mix_add(&m, MIX_PREFILL, 0, 19);
+    assert_int_equal(mix_room(&m, MIX_REPLAY, 0), 0); /* all others together */
+
+    /* What it learned at depth holds for the beginning, and vice versa. */
+    teach(&m, 10, 8, MIX_DEEP, 36 * ms + ms / 50);
+    assert_int_equal(room_beside(&m, 10, 10, 0), 19);
+
+    /* Where one takes longer than all its time, one goes all the same. */
+    teach(&m, 10, 1, 0, 1000 * ms);
+    assert_int_equal(room_beside(&m, 10, 10, 0), 1);
+    mix_add(&m, MIX_PREFILL, 0, 1);
+    assert_int_equal(mix_room(&m, MIX_PREFILL, 0), 0);
+}
+
+/* One run that was held up, however long, is not taken for the rule. */
+static void test_held_up(void **state)
+{
+    const uint32_t ms = 1000000;
+    struct mix m = {0};
+
+    teach(&m, 10, 0, 0, 20 * ms);
+    teach(&m, 10, 8, 0, 28 * ms + ms / 100);
+    mix_begin(&m, (bool[MIX_RANKS])ALL, 10, 128);
+    mix_add(&m, MIX_DECODE, 0, 10);
+    mix_add(&m, MIX_PREFILL, 0, 8);
+    mix_end(&m);
+    mix_ran(&m, 5000ull * ms);
+    assert_in_range(room_beside(&m, 10, 10, 0), 14, 19);
+    mix_ran(&m, 0); /* a clock that stands still teaches nothing */
+    assert_in_range(room_beside(&m, 10, 10, 0), 14, 19);
 }
 
 /* However little goes into a run, and whatever else waits, each rank has its turn. */
@@ -74,7 +158,7 @@ static void test_nobody_starves(void **state)
         struct mix m = {0};
 
         for (int i = 0; i < 200; i++) {
-            run(&m, have, max_rows < 8 ? max_rows : 8, true, max_rows, took);
+            run(&m, have, 200, max_rows, took);
             for (unsigned r = 0; r < MIX_RANKS; r++) {
                 gap[r] = took[r] ? 0 : gap[r] + 1;
                 assert_in_range(gap[r], 0, MIX_PATIENCE + MIX_RANKS - 1);
@@ -83,15 +167,14 @@ static void test_nobody_starves(void **state)
     }
 }
 
-/* A prompt of 600 tokens while others decode: the ids between it stay as close as the bound says,
- * where rows take their time. */
-static void test_prompt_beside_decode(void **state)
+/* A prompt of 600 tokens while three others decode: the largest gap between their ids, where rows
+ * take their time. */
+static uint64_t largest_gap(uint64_t edge_row_ns, uint64_t cloud_row_ns, uint64_t run_ns)
 {
-    const uint64_t row_ns = RIG_MS, run_ns = RIG_MS / 2;
     struct rig_params p = {
         .network = {.delay_min_ns = 10000, .delay_max_ns = 10000},
-        .edge_stage = {.run_ns = run_ns, .row_ns = row_ns},
-        .cloud_stage = {.run_ns = run_ns, .row_ns = row_ns},
+        .edge_stage = {.run_ns = run_ns, .row_ns = edge_row_ns},
+        .cloud_stage = {.run_ns = run_ns, .row_ns = cloud_row_ns},
         .sessions = 4,
         .chunk_tokens = 64,
         .hook = true,
@@ -104,10 +187,10 @@ static void test_prompt_beside_decode(void **state)
     rig_open(&r, &p);
     rig_start(&r);
     for (uint32_t i = 0; i < 3; i++) {
-        rig_request(&q[i], i, 5, 120);
+        rig_request(&q[i], i, 5, 400);
         assert_true(rig_submit(&r, &q[i]) > 0);
     }
-    while (!q[0].n_ids || !q[1].n_ids || !q[2].n_ids)
+    while (q[0].n_ids < 5 || q[1].n_ids < 5 || q[2].n_ids < 5)
         rig_step(&r);
     rig_request(&q[3], 3, 600, 2);
     assert_true(rig_submit(&r, &q[3]) > 0);
@@ -127,10 +210,7 @@ static void test_prompt_beside_decode(void **state)
         }
     }
     for (uint32_t i = 0; i < 3; i++)
-        assert_true(n[i] > 600 / MIX_BULK_ROWS / 3); /* they went on */
-    /* In one thread the two stages take turns, and a packet misses the run that begins as it is
-     * sent: three runs of each between an id and the next. */
-    assert_true(largest < 6 * (run_ns + (MIX_BULK_ROWS + 3) * row_ns) + RIG_MS);
+        assert_false(q[i].done); /* they were there all the time */
     while (!q[0].done || !q[1].done || !q[2].done || !q[3].done)
         rig_step(&r);
     for (uint32_t i = 0; i < 4; i++) {
@@ -138,6 +218,28 @@ static void test_prompt_beside_decode(void **state)
         rig_request_free(&q[i]);
     }
     rig_close(&r);
+    return largest;
+}
+
+/* In one thread the two stages take turns, and a packet misses the run that begins as it is sent:
+ * three runs of each between an id and the next. What a run's start takes is learned as the rows'. */
+static uint64_t most(uint64_t edge_row_ns, uint64_t cloud_row_ns, uint64_t run_ns)
+{
+    return 3 * (2 * (run_ns + MIX_BULK_NS) + 3 * (edge_row_ns + cloud_row_ns)) + RIG_MS;
+}
+
+static void test_prompt_beside_decode(void **state)
+{
+    assert_true(largest_gap(RIG_MS, RIG_MS, RIG_MS / 2) < most(RIG_MS, RIG_MS, RIG_MS / 2));
+}
+
+/* The edge computes a whole chunk in the time it has, which the cloud then takes in parts. */
+static void test_cloud_cuts(void **state)
+{
+    const uint64_t edge_row_ns = RIG_MS / 20, cloud_row_ns = 4 * RIG_MS / 2;
+
+    assert_true(edge_row_ns * 64 < MIX_BULK_NS && cloud_row_ns * 64 > 10 * MIX_BULK_NS);
+    assert_true(largest_gap(edge_row_ns, cloud_row_ns, 0) < most(edge_row_ns, cloud_row_ns, 0));
 }
 
 /* A session that has ended and lingers decodes no more: prompts need not wait for it. */
@@ -174,8 +276,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_together),
+        cmocka_unit_test(test_turns),
+        cmocka_unit_test(test_time),
+        cmocka_unit_test(test_held_up),
         cmocka_unit_test(test_nobody_starves),
         cmocka_unit_test(test_prompt_beside_decode),
+        cmocka_unit_test(test_cloud_cuts),
         cmocka_unit_test(test_lingering_binds_nobody),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
