@@ -199,18 +199,14 @@ TILE_FN void dots_f16(const size_t R, const size_t U, const float *a, size_t str
     for (size_t i = 0; i < U * R; i++)
         acc[i] = v_set1(0.f);
     for (size_t k = 0; k < n; k++) {
-        v16 b[2];
-
         UNROLL
-        for (size_t u = 0; u < U; u++)
-            b[u] = v_loadh((const uint16_t *)(const void *)(unit + u * apart + 32 * k));
-        UNROLL
-        for (size_t r = 0; r < R; r++) {
-            const v16 x = v_set1(a[r * stride + k]);
+        for (size_t u = 0; u < U; u++) {
+            const v16 b = v_loadh((const uint16_t *)(const void *)(unit + u * apart + 32 * k));
 
+            __asm__("" : "+r"(a)); /* or a[r] stay in registers that three queries do not leave */
             UNROLL
-            for (size_t u = 0; u < U; u++)
-                acc[u * R + r] = v_fma(x, b[u], acc[u * R + r]);
+            for (size_t r = 0; r < R; r++)
+                acc[u * R + r] = v_fma(v_set1(a[r * stride + k]), b, acc[u * R + r]);
         }
     }
 }
