@@ -2,6 +2,7 @@
 #include "compute/sampler.h"
 
 #include <errno.h>
+#include <float.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -221,50 +222,79 @@ static int32_t draw(const struct cand *c, size_t n, double u)
     return argmax(c, n); /* u * sum rounded up to the sum */
 }
 
+/* By penalty and chance: candidates, fewer and fewer, and one of them. */
+static int32_t choose(struct sampler *s, const struct sampler_params *p, const float *logits,
+                      const int32_t *generated, size_t n_generated, uint64_t position)
+{
+    struct cand *c = s->cand;
+    size_t n = s->n_vocab;
+    bool sorted = false;
+
+    for (size_t i = 0; i < n; i++)
+        c[i] = (struct cand){logits[i], (int32_t)i};
+    if (p->repeat_penalty != 1)
+        penalise(s, p->repeat_penalty, generated, n_generated);
+    if (p->temp == 0)
+        return argmax(c, n);
+
+    const float best = c[argmax(c, n)].x;
+    for (size_t i = 0; i < n; i++) /* relative to the best: a tiny temp must not overflow */
+        c[i].x = (c[i].x - best) / p->temp;
+    if (p->top_k && p->top_k < n) {
+        select_best(c, n, p->top_k);
+        n = p->top_k;
+        sorted = true;
+    }
+    if (p->top_p < 1)
+        n = keep_top_p(c, n, p->top_p, sorted);
+    if (p->min_p > 0)
+        n = keep_min_p(c, n, p->min_p);
+    return draw(c, n, sampler_uniform(p->seed, position));
+}
+
+static bool all_finite(const float *x, size_t n)
+{
+    bool finite = true;
+
+    for (size_t i = 0; i < n; i++)
+        finite &= fabsf(x[i]) <= FLT_MAX;
+    return finite;
+}
+
+/* The first of x[0, n) that is max, which one is. */
+static int32_t find(const float *x, size_t n, float max)
+{
+    size_t i = 0;
+
+    for (bool found = false; i + 64 <= n; i += 64) {
+        for (size_t j = 0; j < 64; j++)
+            found |= x[i + j] == max;
+        if (found)
+            break;
+    }
+    while (x[i] != max)
+        i++;
+    return (int32_t)i;
+}
+
 int32_t sampler_pick(struct sampler *s, const struct sampler_params *p, const float *logits,
                      const int32_t *generated, size_t n_generated, uint64_t position,
                      float *logprob)
 {
-    struct cand *c = s->cand;
-    size_t n = s->n_vocab;
-    bool sorted = false, finite = true;
+    const size_t n = s->n_vocab;
     int32_t id;
+    double sum;
+    float max;
 
-    for (size_t i = 0; i < n; i++) {
-        c[i] = (struct cand){logits[i], (int32_t)i};
-        finite &= isfinite(logits[i]) != 0;
-    }
-    if (!finite)
+    if (!all_finite(logits, n))
         return -EDOM;
-    if (p->repeat_penalty != 1)
-        penalise(s, p->repeat_penalty, generated, n_generated);
-
-    if (p->temp > 0) {
-        const float best = c[argmax(c, n)].x;
-
-        for (size_t i = 0; i < n; i++) /* relative to the best: a tiny temp must not overflow */
-            c[i].x = (c[i].x - best) / p->temp;
-        if (p->top_k && p->top_k < n) {
-            select_best(c, n, p->top_k);
-            n = p->top_k;
-            sorted = true;
-        }
-        if (p->top_p < 1)
-            n = keep_top_p(c, n, p->top_p, sorted);
-        if (p->min_p > 0)
-            n = keep_min_p(c, n, p->min_p);
-        id = draw(c, n, sampler_uniform(p->seed, position));
-    } else {
-        id = argmax(c, n);
-    }
-
-    if (logprob) {
-        float max;
-        double sum;
-
-        kernels_get()->logsumexp(logits, s->n_vocab, &max, &sum);
+    kernels_get()->logsumexp(logits, n, &max, &sum);
+    if (p->temp > 0 || p->repeat_penalty != 1)
+        id = choose(s, p, logits, generated, n_generated, position);
+    else
+        id = find(logits, n, max);
+    if (logprob)
         *logprob = (float)((double)logits[id] - max - log(sum));
-    }
     return id;
 }
 

@@ -20,6 +20,16 @@ struct unit {
     uint32_t first_span, end_span;
 };
 
+/* Rows that ask: all of a run, or in its last layer those that something is wanted of. */
+struct asking {
+    const struct decoder_row *rows;
+    const uint32_t *which; /* their numbers among the run's rows; NULL: all of them */
+    uint32_t n_rows;
+    struct unit *units;
+    uint32_t n_units;
+    bool split;
+};
+
 struct attention {
     struct attention_params p;
     const struct kernels *k;
@@ -36,7 +46,7 @@ struct attention {
      * nothing */
     float *balance;
 
-    /* [n_kv_heads][rows of the run][group] */
+    /* [n_kv_heads][rows that ask][group] */
     uint8_t *queries; /* as attend.query makes them */
     float *factors;
 
@@ -49,9 +59,8 @@ struct attention {
     /* one run */
     const struct decoder_row *rows;
     uint32_t n_rows;
-    struct unit *units;
-    uint32_t n_units;
-    bool split;
+    struct asking all, wanted;
+    struct decoder_row *wanted_rows; /* [max_rows] */
     _Atomic uint32_t next; /* of units times KV heads, to be taken */
 };
 
@@ -82,9 +91,11 @@ static int alloc_scratch(struct attention *a)
     a->states = alloc(a, 2ull * team_size(a->p.team) * unit_queries(a) * state);
     a->visible = alloc(a, team_size(a->p.team) * unit_queries(a));
     a->partials = alloc(a, n_split * hp->n_heads * state);
-    a->units = alloc(a, (rows > n_split ? rows : n_split) * sizeof(*a->units));
+    a->all.units = alloc(a, (rows > n_split ? rows : n_split) * sizeof(struct unit));
+    a->wanted.units = alloc(a, (rows > n_split ? rows : n_split) * sizeof(struct unit));
+    a->wanted_rows = alloc(a, rows * sizeof(*a->wanted_rows));
     return a->freq && a->cs && a->queries && a->factors && a->states && a->visible && a->partials &&
-                   a->units
+                   a->all.units && a->wanted.units && a->wanted_rows
                ? 0
                : -ENOMEM;
 }
@@ -192,7 +203,9 @@ void attention_close(struct attention *a)
     free(a->states);
     free(a->visible);
     free(a->partials);
-    free(a->units);
+    free(a->all.units);
+    free(a->wanted.units);
+    free(a->wanted_rows);
     free(a);
 }
 
@@ -209,36 +222,47 @@ static uint32_t spans_of(const struct decoder_row *row)
 }
 
 /* Spans of single rows. */
-static void plan_split(struct attention *a)
+static void plan_split(struct asking *ask)
 {
-    for (uint32_t r = 0; r < a->n_rows; r++)
-        for (uint32_t span = 0; span < spans_of(&a->rows[r]); span++)
-            a->units[a->n_units++] = (struct unit){r, 1, span, span + 1};
+    for (uint32_t r = 0; r < ask->n_rows; r++)
+        for (uint32_t span = 0; span < spans_of(&ask->rows[r]); span++)
+            ask->units[ask->n_units++] = (struct unit){r, 1, span, span + 1};
 }
 
 /* Rows that follow one another in a sequence, over all they see. */
-static void plan_whole(struct attention *a)
+static void plan_whole(struct asking *ask, uint32_t most)
 {
-    const uint32_t most = unit_queries(a) / a->group;
-
-    for (uint32_t r = 0, n; r < a->n_rows; r += n) {
-        for (n = 1; n < most && r + n < a->n_rows; n++)
-            if (a->rows[r + n].seq != a->rows[r].seq)
+    for (uint32_t r = 0, n; r < ask->n_rows; r += n) {
+        for (n = 1; n < most && r + n < ask->n_rows; n++)
+            if (ask->rows[r + n].seq != ask->rows[r].seq)
                 break;
-        a->units[a->n_units++] = (struct unit){r, n, 0, spans_of(&a->rows[r + n - 1])};
+        ask->units[ask->n_units++] = (struct unit){r, n, 0, spans_of(&ask->rows[r + n - 1])};
     }
 }
 
-void attention_begin(struct attention *a, const struct decoder_row *rows, uint32_t n_rows)
+static void plan(const struct attention *a, struct asking *ask, const struct decoder_row *rows,
+                 const uint32_t *which, uint32_t n_rows)
+{
+    ask->rows = rows;
+    ask->which = which;
+    ask->n_rows = n_rows;
+    ask->n_units = 0;
+    ask->split = n_rows <= SPLIT_ROWS && team_size(a->p.team) > 1;
+    if (ask->split)
+        plan_split(ask);
+    else
+        plan_whole(ask, unit_queries(a) / a->group);
+}
+
+void attention_begin(struct attention *a, const struct decoder_row *rows, uint32_t n_rows,
+                     const uint32_t *wanted, uint32_t n_wanted)
 {
     a->rows = rows;
     a->n_rows = n_rows;
-    a->n_units = 0;
-    a->split = n_rows <= SPLIT_ROWS && team_size(a->p.team) > 1;
-    if (a->split)
-        plan_split(a);
-    else
-        plan_whole(a);
+    plan(a, &a->all, rows, NULL, n_rows);
+    for (uint32_t i = 0; i < n_wanted; i++)
+        a->wanted_rows[i] = rows[wanted[i]];
+    plan(a, &a->wanted, a->wanted_rows, wanted, n_wanted);
 }
 
 /* Angles in double: the same table whatever the position, rounded once. */
@@ -270,9 +294,10 @@ static void rotate(const struct attention *a, float *head, uint32_t row)
 
 /* --- a layer --------------------------------------------------------------------------------- */
 
-static size_t query_index(const struct attention *a, uint32_t kv_head, uint32_t row)
+static size_t query_index(const struct attention *a, const struct asking *ask, uint32_t kv_head,
+                          uint32_t row)
 {
-    return ((size_t)kv_head * a->n_rows + row) * a->group;
+    return ((size_t)kv_head * ask->n_rows + row) * a->group;
 }
 
 static void balance(const struct attention *a, uint32_t layer, uint32_t kv_head, bool is_key,
@@ -286,39 +311,42 @@ static void balance(const struct attention *a, uint32_t layer, uint32_t kv_head,
         x[i] *= by[i];
 }
 
-static void prepare_query(struct attention *a, uint32_t layer, uint32_t head, uint32_t row,
-                          float *q)
-{
-    const size_t at = query_index(a, head / a->group, row) + head % a->group;
-
-    rotate(a, q, row);
-    balance(a, layer, head / a->group, false, q);
-    a->factors[at] =
-        a->k->attend.query(a->format, a->queries + at * a->query_bytes, a->head_dim, q, a->scale);
-}
-
-/* Rotate, quantize and cache. Heads outside: a head's tiles are written by few threads. */
-static void prepare(struct attention *a, uint32_t layer, float *q, float *keys, float *values,
+/* Rotate and quantize queries. */
+static void prepare(struct attention *a, const struct asking *ask, uint32_t layer, float *q,
                     unsigned part, unsigned parts)
 {
-    const uint32_t heads = a->p.hp->n_heads, kv_heads = a->p.hp->n_kv_heads;
+    const uint32_t heads = a->p.hp->n_heads;
+    size_t from, to;
+
+    team_share((size_t)heads * ask->n_rows, 1, part, parts, &from, &to);
+    for (size_t i = from; i < to; i++) {
+        const uint32_t h = (uint32_t)(i / ask->n_rows), r = (uint32_t)(i % ask->n_rows);
+        const size_t at = query_index(a, ask, h / a->group, r) + h % a->group;
+        float *x = q + ((size_t)r * heads + h) * a->head_dim;
+
+        rotate(a, x, ask->which ? ask->which[r] : r);
+        balance(a, layer, h / a->group, false, x);
+        a->factors[at] = a->k->attend.query(a->format, a->queries + at * a->query_bytes,
+                                            a->head_dim, x, a->scale);
+    }
+}
+
+/* Heads outside: a head's tiles are written by few threads. */
+void attention_keep(struct attention *a, uint32_t layer, float *keys, float *values, unsigned part,
+                    unsigned parts)
+{
+    const uint32_t kv_heads = a->p.hp->n_kv_heads;
     const size_t hd = a->head_dim, key_bytes = kv_key_bytes(a->format, hd);
     size_t from, to;
 
-    team_share((size_t)(heads + 2 * kv_heads) * a->n_rows, 1, part, parts, &from, &to);
+    team_share(2ull * kv_heads * a->n_rows, 1, part, parts, &from, &to);
     for (size_t i = from; i < to; i++) {
-        uint32_t h = (uint32_t)(i / a->n_rows), r = (uint32_t)(i % a->n_rows);
+        const uint32_t h = (uint32_t)(i / a->n_rows) % kv_heads, r = (uint32_t)(i % a->n_rows);
+        const bool is_key = i / a->n_rows < kv_heads;
         const struct decoder_row *row = &a->rows[r];
-
-        if (h < heads) {
-            prepare_query(a, layer, h, r, q + ((size_t)r * heads + h) * hd);
-            continue;
-        }
-        h -= heads;
-        const bool is_key = h < kv_heads;
-        h %= kv_heads;
         uint8_t *tiles = kv_tiles(a->p.kv, row->seq, row->pos / KV_PAGE, layer, h);
         float *x = (is_key ? keys : values) + ((size_t)r * kv_heads + h) * hd;
+
         if (is_key) {
             rotate(a, x, r);
             balance(a, layer, h, true, x);
@@ -336,13 +364,14 @@ static void prefetch(const uint8_t *p, size_t bytes)
 }
 
 /* The pages of one span, for those rows of a unit that see any of it. */
-static void attend_span(struct attention *a, uint32_t layer, uint32_t kv_head, const struct unit *u,
-                        uint32_t span, uint8_t *visible, float *states)
+static void attend_span(struct attention *a, const struct asking *ask, uint32_t layer,
+                        uint32_t kv_head, const struct unit *u, uint32_t span, uint8_t *visible,
+                        float *states)
 {
-    const struct decoder_row *rows = a->rows + u->first_row;
+    const struct decoder_row *rows = ask->rows + u->first_row;
     const size_t key_bytes = kv_key_bytes(a->format, a->head_dim);
     const size_t bytes = key_bytes + kv_value_bytes(a->format, a->head_dim);
-    const size_t at = query_index(a, kv_head, u->first_row);
+    const size_t at = query_index(a, ask, kv_head, u->first_row);
     const uint32_t last_pos = rows[u->n_rows - 1].pos, end = last_pos / KV_PAGE + 1;
     const int seq = rows[0].seq;
 
@@ -384,19 +413,20 @@ static void finish(struct attention *a, uint32_t kv_head, uint32_t row, float *s
 }
 
 /* All that a unit's rows see. */
-static void attend_whole(struct attention *a, uint32_t layer, uint32_t kv_head,
-                         const struct unit *u, uint8_t *visible, float *states, float *q)
+static void attend_whole(struct attention *a, const struct asking *ask, uint32_t layer,
+                         uint32_t kv_head, const struct unit *u, uint8_t *visible, float *states,
+                         float *q)
 {
     const size_t n = (size_t)u->n_rows * a->group, size = a->state_floats;
     float *of_span = states + unit_queries(a) * size;
 
     begin_states(a, states, n);
-    attend_span(a, layer, kv_head, u, 0, visible, states);
+    attend_span(a, ask, layer, kv_head, u, 0, visible, states);
     for (uint32_t span = 1; span < u->end_span; span++) {
         begin_states(a, of_span, n);
-        attend_span(a, layer, kv_head, u, span, visible, of_span);
+        attend_span(a, ask, layer, kv_head, u, span, visible, of_span);
         for (size_t i = 0; i < n; i++)
-            if (a->rows[u->first_row + i / a->group].pos >= span * KV_SPAN)
+            if (ask->rows[u->first_row + i / a->group].pos >= span * KV_SPAN)
                 a->k->attend.join(states + i * size, of_span + i * size, a->head_dim);
     }
     for (uint32_t r = 0; r < u->n_rows; r++)
@@ -410,9 +440,10 @@ static float *partial(const struct attention *a, uint32_t kv_head, uint32_t row,
     return a->partials + at * a->group * a->state_floats;
 }
 
-static void attend(struct attention *a, uint32_t layer, float *q, unsigned part)
+static void attend(struct attention *a, const struct asking *ask, uint32_t layer, float *q,
+                   unsigned part)
 {
-    const uint32_t n = a->n_units * a->p.hp->n_kv_heads;
+    const uint32_t n = ask->n_units * a->p.hp->n_kv_heads;
     uint8_t *visible = a->visible + (size_t)part * unit_queries(a);
     float *states = a->states + 2ull * part * unit_queries(a) * a->state_floats;
 
@@ -422,15 +453,15 @@ static void attend(struct attention *a, uint32_t layer, float *q, unsigned part)
             return;
 
         /* The last units see most: they go first, so that the team ends together. */
-        const uint32_t kv_head = i / a->n_units;
-        const struct unit *u = &a->units[a->n_units - 1 - i % a->n_units];
-        if (a->split) {
+        const uint32_t kv_head = i / ask->n_units;
+        const struct unit *u = &ask->units[ask->n_units - 1 - i % ask->n_units];
+        if (ask->split) {
             float *to = partial(a, kv_head, u->first_row, u->first_span);
 
             begin_states(a, to, a->group);
-            attend_span(a, layer, kv_head, u, u->first_span, visible, to);
+            attend_span(a, ask, layer, kv_head, u, u->first_span, visible, to);
         } else {
-            attend_whole(a, layer, kv_head, u, visible, states, q);
+            attend_whole(a, ask, layer, kv_head, u, visible, states, q);
         }
         a->p.worked(a->p.arg, part,
                     2ull * a->head_dim * u->n_rows * a->group * KV_SPAN *
@@ -439,15 +470,16 @@ static void attend(struct attention *a, uint32_t layer, float *q, unsigned part)
 }
 
 /* Spans of split rows, in order. */
-static void join_spans(struct attention *a, float *q, unsigned part, unsigned parts)
+static void join_spans(struct attention *a, const struct asking *ask, float *q, unsigned part,
+                       unsigned parts)
 {
     const uint32_t kv_heads = a->p.hp->n_kv_heads;
 
-    for (uint32_t i = part; i < a->n_rows * kv_heads; i += parts) {
+    for (uint32_t i = part; i < ask->n_rows * kv_heads; i += parts) {
         const uint32_t row = i / kv_heads, kv_head = i % kv_heads;
         float *states = partial(a, kv_head, row, 0);
 
-        for (uint32_t span = 1; span < spans_of(&a->rows[row]); span++)
+        for (uint32_t span = 1; span < spans_of(&ask->rows[row]); span++)
             for (uint32_t j = 0; j < a->group; j++)
                 a->k->attend.join(states + j * a->state_floats,
                                   partial(a, kv_head, row, span) + j * a->state_floats,
@@ -456,16 +488,18 @@ static void join_spans(struct attention *a, float *q, unsigned part, unsigned pa
     }
 }
 
-void attention_run(struct attention *a, uint32_t layer, float *q, float *keys, float *values,
-                   unsigned part, unsigned parts)
+void attention_ask(struct attention *a, uint32_t layer, bool wanted, float *q, unsigned part,
+                   unsigned parts)
 {
+    const struct asking *ask = wanted ? &a->wanted : &a->all;
+
     if (part == 0)
         atomic_store_explicit(&a->next, 0, memory_order_relaxed);
-    prepare(a, layer, q, keys, values, part, parts);
+    prepare(a, ask, layer, q, part, parts);
     team_barrier(a->p.team);
-    attend(a, layer, q, part);
-    if (a->split) {
+    attend(a, ask, layer, q, part);
+    if (ask->split) {
         team_barrier(a->p.team);
-        join_spans(a, q, part, parts);
+        join_spans(a, ask, q, part, parts);
     }
 }

@@ -6,6 +6,8 @@
 #ifndef ISTHMUS_COMPUTE_ATTENTION_H
 #define ISTHMUS_COMPUTE_ATTENTION_H
 
+#include <stdbool.h>
+
 #include "compute/arch/decoder.h"
 
 struct attention;
@@ -26,17 +28,23 @@ int attention_open(const struct attention_params *p, struct attention **out);
 void attention_close(struct attention *a);
 size_t attention_bytes(const struct attention *a);
 
-/* The rows of a run; they stay where they are until its end. */
-void attention_begin(struct attention *a, const struct decoder_row *rows, uint32_t n_rows);
+/* The rows of a run, and those of them that something is wanted of (ascending numbers); both stay
+ * where they are until its end. */
+void attention_begin(struct attention *a, const struct decoder_row *rows, uint32_t n_rows,
+                     const uint32_t *wanted, uint32_t n_wanted);
 /* Once a run, by every part, before the first layer; a barrier must follow. */
 void attention_angles(struct attention *a, unsigned part, unsigned parts);
 
 /*
- * One layer, by every part, each after a barrier and followed by one:
- *   q             f32[rows][n_heads][head_dim], as multiplied; then the result in its place
+ * A layer, by every part: both after a barrier, together or one after the other, and followed by
+ * one.
  *   keys, values  f32[rows][n_kv_heads][head_dim], as multiplied; overwritten
+ *   q             f32[rows][n_heads][head_dim], as multiplied; then the result in its place.
+ *                 wanted: of those rows alone, one after another
  */
-void attention_run(struct attention *a, uint32_t layer, float *q, float *keys, float *values,
-                   unsigned part, unsigned parts);
+void attention_keep(struct attention *a, uint32_t layer, float *keys, float *values, unsigned part,
+                    unsigned parts);
+void attention_ask(struct attention *a, uint32_t layer, bool wanted, float *q, unsigned part,
+                   unsigned parts);
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "compute/arch/attention.h"
 
@@ -187,40 +188,76 @@ static void quantize(struct decoder *d, struct acts *a, const float *x, uint32_t
     team_barrier(d->team);
 }
 
-/* Norm rows of x (all, or those in `which`) and make them the activations. */
-static void norm_quantize(struct decoder *d, struct acts *a, const float *weight,
-                          const uint32_t *which, uint32_t n_rows, unsigned part, unsigned parts)
+/* Norm rows of x and make them the activations. */
+static void norm_quantize(struct decoder *d, struct acts *a, const float *weight, uint32_t n_rows,
+                          unsigned part, unsigned parts)
 {
     size_t from, to, width = d->hp->d_model;
 
     team_share(n_rows, 1, part, parts, &from, &to);
     for (size_t i = from; i < to; i++)
-        d->k->rmsnorm(d->n + i * width, d->x + (which ? which[i] : i) * width, weight, width,
-                      d->hp->rms_eps);
+        d->k->rmsnorm(d->n + i * width, d->x + i * width, weight, width, d->hp->rms_eps);
     quantize(d, a, d->n, (uint32_t)width, n_rows, part, parts);
 }
 
 /* --- the block ------------------------------------------------------------------------------- */
 
-static void attention_block(struct decoder *d, uint32_t layer, unsigned part, unsigned parts)
+/* q was asked: its rows' residuals take what attention gave them. */
+static void attention_end(struct decoder *d, uint32_t layer, uint32_t n_rows, unsigned part,
+                          unsigned parts)
 {
-    const struct layer_weights *w = &d->w->layers[layer];
-    const struct product o = product(w->o, NULL, d->x),
-                         qkv[] = {product(w->q, w->q_bias, d->q),
-                                  product(w->k, w->k_bias, d->keys),
-                                  product(w->v, w->v_bias, d->values)};
+    const struct product o = product(d->w->layers[layer].o, NULL, d->x);
 
-    norm_quantize(d, d->fine, w->attn_norm, NULL, d->n_rows, part, parts);
-    multiply(d, qkv, 3, d->fine, 0, d->n_rows, part, parts);
     team_barrier(d->team);
-    attention_run(d->attention, layer, d->q, d->keys, d->values, part, parts);
-    team_barrier(d->team);
-    quantize(d, d->acts, d->q, d->hp->n_heads * d->hp->head_dim, d->n_rows, part, parts);
-    multiply(d, &o, 1, d->acts, 1, d->n_rows, part, parts);
+    quantize(d, d->acts, d->q, d->hp->n_heads * d->hp->head_dim, n_rows, part, parts);
+    multiply(d, &o, 1, d->acts, 1, n_rows, part, parts);
     team_barrier(d->team);
 }
 
-static void feed_forward_block(struct decoder *d, uint32_t layer, unsigned part, unsigned parts)
+static void attention_block(struct decoder *d, uint32_t layer, unsigned part, unsigned parts)
+{
+    const struct layer_weights *w = &d->w->layers[layer];
+    const struct product qkv[] = {product(w->q, w->q_bias, d->q),
+                                  product(w->k, w->k_bias, d->keys),
+                                  product(w->v, w->v_bias, d->values)};
+
+    norm_quantize(d, d->fine, w->attn_norm, d->n_rows, part, parts);
+    multiply(d, qkv, 3, d->fine, 0, d->n_rows, part, parts);
+    team_barrier(d->team);
+    attention_keep(d->attention, layer, d->keys, d->values, part, parts);
+    attention_ask(d->attention, layer, false, d->q, part, parts);
+    attention_end(d, layer, d->n_rows, part, parts);
+}
+
+/*
+ * The last layer before the head: of rows that nothing is wanted of, only what later ones look at,
+ * their keys and values. The others move together at the front of x.
+ */
+static void last_attention_block(struct decoder *d, uint32_t layer, unsigned part, unsigned parts)
+{
+    const struct layer_weights *w = &d->w->layers[layer];
+    const struct product q = product(w->q, w->q_bias, d->q),
+                         kv[] = {product(w->k, w->k_bias, d->keys),
+                                 product(w->v, w->v_bias, d->values)};
+    const size_t width = d->hp->d_model;
+
+    norm_quantize(d, d->fine, w->attn_norm, d->n_rows, part, parts);
+    multiply(d, kv, 2, d->fine, 0, d->n_rows, part, parts);
+    for (uint32_t i = 0; part == 0 && i < d->n_wanted; i++)
+        memmove(d->x + i * width, d->x + d->wanted[i] * width, width * sizeof(*d->x));
+    team_barrier(d->team);
+    attention_keep(d->attention, layer, d->keys, d->values, part, parts);
+    if (d->n_wanted == 0)
+        return;
+    norm_quantize(d, d->fine, w->attn_norm, d->n_wanted, part, parts);
+    multiply(d, &q, 1, d->fine, 0, d->n_wanted, part, parts);
+    team_barrier(d->team);
+    attention_ask(d->attention, layer, true, d->q, part, parts);
+    attention_end(d, layer, d->n_wanted, part, parts);
+}
+
+static void feed_forward_block(struct decoder *d, uint32_t layer, uint32_t n_rows, unsigned part,
+                               unsigned parts)
 {
     const struct layer_weights *w = &d->w->layers[layer];
     const struct product down = product(w->down, NULL, d->x),
@@ -228,30 +265,36 @@ static void feed_forward_block(struct decoder *d, uint32_t layer, unsigned part,
                                       product(w->up, NULL, d->up)};
     size_t from, to;
 
-    norm_quantize(d, d->acts, w->ffn_norm, NULL, d->n_rows, part, parts);
-    multiply(d, gate_up, 2, d->acts, 0, d->n_rows, part, parts);
+    norm_quantize(d, d->acts, w->ffn_norm, n_rows, part, parts);
+    multiply(d, gate_up, 2, d->acts, 0, n_rows, part, parts);
     team_barrier(d->team);
-    team_share(d->n_rows, 1, part, parts, &from, &to);
+    team_share(n_rows, 1, part, parts, &from, &to);
     d->k->silu_mul(d->gate + from * d->hp->n_ff, d->gate + from * d->hp->n_ff,
                    d->up + from * d->hp->n_ff, (to - from) * d->hp->n_ff);
-    quantize(d, d->acts, d->gate, d->hp->n_ff, d->n_rows, part, parts);
-    multiply(d, &down, 1, d->acts, 1, d->n_rows, part, parts);
+    quantize(d, d->acts, d->gate, d->hp->n_ff, n_rows, part, parts);
+    multiply(d, &down, 1, d->acts, 1, n_rows, part, parts);
     team_barrier(d->team);
 }
 
 static void step(void *arg, unsigned part, unsigned parts)
 {
     struct decoder *d = arg;
+    const uint32_t last = d->w->n_layers - 1;
+    const bool fewer = d->w->head && d->n_wanted < d->n_rows;
 
     attention_angles(d->attention, part, parts);
-    for (uint32_t layer = 0; layer < d->w->n_layers; layer++) {
+    for (uint32_t layer = 0; layer < (fewer ? last : last + 1); layer++) {
         attention_block(d, layer, part, parts);
-        feed_forward_block(d, layer, part, parts);
+        feed_forward_block(d, layer, d->n_rows, part, parts);
     }
+    if (fewer)
+        last_attention_block(d, last, part, parts);
+    if (fewer && d->n_wanted)
+        feed_forward_block(d, last, d->n_wanted, part, parts);
     if (d->n_wanted) {
         const struct product head = product(d->w->head, NULL, d->logits);
 
-        norm_quantize(d, d->fine, d->w->out_norm, d->wanted, d->n_wanted, part, parts);
+        norm_quantize(d, d->fine, d->w->out_norm, d->n_wanted, part, parts);
         multiply(d, &head, 1, d->fine, 0, d->n_wanted, part, parts);
     }
 }
@@ -264,6 +307,6 @@ void decoder_run(struct decoder *d, const struct decoder_row *rows, uint32_t n_r
     d->wanted = wanted;
     d->n_wanted = n_wanted;
     d->logits = logits;
-    attention_begin(d->attention, rows, n_rows);
+    attention_begin(d->attention, rows, n_rows, wanted, n_wanted);
     team_run(d->team, step, d);
 }

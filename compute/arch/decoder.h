@@ -30,7 +30,8 @@ size_t decoder_bytes(const struct decoder *d);
 /* Called by the leader between kernels; see stage_set_poll. */
 void decoder_set_poll(struct decoder *d, void (*poll)(void *arg), void *arg);
 
-/* Where the rows are put before a run, and stand after it: f32[max_rows][d_model]. */
+/* Where the rows are put before a run, f32[max_rows][d_model]; and where they stand after it, unless
+ * the stage has the head. */
 float *decoder_x(struct decoder *d);
 
 /* Run rows [0, n_rows) through all layers; then logits of rows wanted[0, n_wanted) (ascending), if

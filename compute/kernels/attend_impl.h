@@ -190,21 +190,28 @@ ROWS_FN float query(enum kv_format f, void *out, size_t hd, float *q, float scal
 
 /* --- one unit against R queries -------------------------------------------------------------- */
 
-/* acc[r] = sum over k < n of a[r][k] times vector k of a unit. */
-TILE_FN void dots_f16(const size_t R, const float *a, size_t stride, const uint8_t *unit, size_t n,
-                      v16 *acc)
+/* acc[u][r] = sum over k < n of a[r][k] times vector k of unit u; units are `apart` bytes apart. Two
+ * at once where few queries leave registers: one's sums alone would wait for each other. */
+TILE_FN void dots_f16(const size_t R, const size_t U, const float *a, size_t stride,
+                      const uint8_t *unit, size_t apart, size_t n, v16 *acc)
 {
     UNROLL
-    for (size_t r = 0; r < R; r++)
-        acc[r] = v_set1(0.f);
+    for (size_t i = 0; i < U * R; i++)
+        acc[i] = v_set1(0.f);
     for (size_t k = 0; k < n; k++) {
-        v16 b = v_loadh((const uint16_t *)(const void *)(unit + 32 * k));
-
         UNROLL
-        for (size_t r = 0; r < R; r++)
-            acc[r] = v_fma(v_set1(a[r * stride + k]), b, acc[r]);
+        for (size_t u = 0; u < U; u++) {
+            const v16 b = v_loadh((const uint16_t *)(const void *)(unit + u * apart + 32 * k));
+
+            __asm__("" : "+r"(a)); /* or a[r] stay in registers that three queries do not leave */
+            UNROLL
+            for (size_t r = 0; r < R; r++)
+                acc[u * R + r] = v_fma(v_set1(a[r * stride + k]), b, acc[u * R + r]);
+        }
     }
 }
+
+#define TWO_UNITS(R) ((R) <= TILE_QUERIES / 2)
 
 /* The same over n pairs: q8; or q4's nibbles, where pair k is at unit k / 2 (keys), or all low or
  * all high (values). */
@@ -250,13 +257,23 @@ TILE_FN void page_scores(const size_t R, const enum kv_format f, const uint8_t *
 {
     const uint16_t *d = (const uint16_t *)(const void *)(keys + kv_key_bytes(f, hd) - KV_PAGE * 2);
     const enum nibbles nibbles = kv_key_code(f) == KV_CODE_Q8 ? NONE : BY_TURNS;
-    size_t unit_bytes = hd * (f == KV_F16 ? 32 : nibbles == NONE ? 16 : 8);
+    size_t unit_bytes = hd * (f == KV_F16 ? 32 : nibbles == NONE ? 16 : 8), u = 0;
 
-    for (size_t u = 0; u * 16 < n; u++) {
+    for (; f == KV_F16 && TWO_UNITS(R) && (u + 1) * 16 < n; u += 2) {
+        v16 s[TILE_QUERIES];
+
+        dots_f16(R, 2, q, hd, keys + u * unit_bytes, unit_bytes, hd, s);
+        UNROLL
+        for (size_t r = 0; r < R; r++) {
+            v_store(scores[r] + u * 16, v_mul(s[r], v_set1(factors[r])));
+            v_store(scores[r] + u * 16 + 16, v_mul(s[R + r], v_set1(factors[r])));
+        }
+    }
+    for (; u * 16 < n; u++) {
         v16 s[TILE_QUERIES];
 
         if (f == KV_F16)
-            dots_f16(R, q, hd, keys + u * unit_bytes, hd, s);
+            dots_f16(R, 1, q, hd, keys + u * unit_bytes, 0, hd, s);
         else
             dots_int(R, nibbles, q, hd, keys + u * unit_bytes, hd / 2, s);
         UNROLL
@@ -319,17 +336,38 @@ ROWS_FN void weigh(float top, float next, float *old_weight, float *new_weight, 
     *both = m;
 }
 
+/* 16 dims of a state, and what a page gives of them. */
+TILE_FN void fold(float *state, v16 next, float old_weight, float new_weight)
+{
+    v_store(state,
+            v_fma(v_load(state), v_set1(old_weight), v_mul(next, v_set1(new_weight))));
+}
+
 TILE_FN void page_values(const size_t R, const enum kv_format f, const uint8_t *values, size_t hd,
                          const void *weights, size_t n, const float *old_weight,
                          const float *new_weight, float *state)
 {
     size_t stride = attend_state_floats(hd);
 
-    for (size_t g = 0; g < hd / 16; g++) {
+    size_t g = 0;
+
+    for (; f == KV_F16 && TWO_UNITS(R) && g + 1 < hd / 16; g += 2) {
+        v16 s[TILE_QUERIES];
+
+        dots_f16(R, 2, weights, KV_PAGE, values + g * KV_PAGE * 32, KV_PAGE * 32, n, s);
+        UNROLL
+        for (size_t r = 0; r < R; r++) {
+            float *o = state + r * stride + g * 16;
+
+            fold(o, s[r], old_weight[r], new_weight[r]);
+            fold(o + 16, s[R + r], old_weight[r], new_weight[r]);
+        }
+    }
+    for (; g < hd / 16; g++) {
         v16 s[TILE_QUERIES];
 
         if (f == KV_F16)
-            dots_f16(R, weights, KV_PAGE, values + g * KV_PAGE * 32, n, s);
+            dots_f16(R, 1, weights, KV_PAGE, values + g * KV_PAGE * 32, 0, n, s);
         else if (f == KV_Q8)
             dots_int(R, NONE, weights, KV_PAGE, values + g * KV_PAGE * 16, (n + 1) / 2, s);
         else if (g % 2 == 0)
@@ -337,11 +375,8 @@ TILE_FN void page_values(const size_t R, const enum kv_format f, const uint8_t *
         else
             dots_int(R, HIGH, weights, KV_PAGE, values + g / 2 * KV_PAGE * 16, (n + 1) / 2, s);
         UNROLL
-        for (size_t r = 0; r < R; r++) {
-            float *o = state + r * stride + g * 16;
-
-            v_store(o, v_fma(v_load(o), v_set1(old_weight[r]), v_mul(s[r], v_set1(new_weight[r]))));
-        }
+        for (size_t r = 0; r < R; r++)
+            fold(state + r * stride + g * 16, s[r], old_weight[r], new_weight[r]);
     }
 }
 

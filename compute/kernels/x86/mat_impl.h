@@ -30,8 +30,9 @@
  *   vb_add16
  *   vb_maddubs(u, s)            a word: the sum of two products, saturating
  *
- * Few tokens: each block goes from its packed form straight into the dot products, so that the
- * panels stream by at memory speed. More: a block is unpacked once into the L1 cache for all.
+ * Each block goes from its packed form straight into the dot products of up to four tokens, so that
+ * the panels stream by at memory speed. What that unpacked is kept in the L1 cache for the others,
+ * if there are more.
  */
 
 #define KFN static ALWAYS_INLINE
@@ -108,40 +109,41 @@ KFN v16 min_of(enum layout_id id, struct place at)
 #define STEPS(T)      STEP(T, 0) STEP(T, 1) STEP(T, 2) STEP(T, 3)
 #define STEPS_HIGH(T) STEP(T, 4) STEP(T, 5) STEP(T, 6) STEP(T, 7)
 
-KFN v16 accumulate(enum layout_id id, v16 acc, vb sum, v16 d, v16 m, const struct acts *a, size_t at)
+KFN v16 accumulate(enum layout_id id, v16 acc, vb sum, v16 d, v16 m, const float *ad,
+                   const float *as)
 {
-    acc = v_fma(v_mul(d, v_set1(a->d[at])), vb_to_float(sum), acc);
+    acc = v_fma(v_mul(d, v_set1(*ad)), vb_to_float(sum), acc);
     if (kernels_layouts[id].has_min)
-        acc = v_fma(m, v_set1(a->s[at]), acc);
+        acc = v_fma(m, v_set1(*as), acc);
     return acc;
 }
 
 /*
  * What a kind of activations does with a block, made from its INTS (their type), DOT (tile to
  * sums), CODES (how many vectors a block unpacks to) and unpacking function:
- *   kind_packed_n    1, 2 or 4 tokens, the codes in registers all the while
- *   kind_block       any number: the block is unpacked once into the L1 cache
+ *   kind_packed_n    1, 2 or 4 tokens; the codes stay in registers, and in `keep` unless NULL
+ *   kind_n           1, 2 or 4 tokens, the codes from there
+ *   kind_block       any number: the first unpack the block, into the L1 cache, for the others
  *   mul_kind         panels, block by block in turn; loops apart, or GCC makes one unpacking of all
  */
 #define SUM_(j, x)    vb s##j;
 #define FINISH_(j, x)                                                                              \
-    v_store(y + 16 * (j), accumulate(id, v_load(y + 16 * (j)), s##j, d, m, a, i + (j)));
+    v_store(y + 16 * (j), accumulate(id, v_load(y + 16 * (j)), s##j, d, m, ad + (j), as + (j)));
+#define FINISH(T)                                                                                  \
+    const float *ad = a->d + i, *as = a->s + i;                                                    \
+    T(FINISH_, 0)
 #define DEFINE_TILE(name, T, kind)                                                                 \
     KFN void name(enum layout_id id, const uint8_t *codes, vb sc, v16 d, v16 m,                    \
                   const struct acts *a, size_t i, float *y)                                        \
     {                                                                                              \
         T(SUM_, 0)                                                                                 \
         DOT_##kind(T)                                                                              \
-        T(FINISH_, 0)                                                                              \
+        FINISH(T)                                                                                  \
     }
-#define BLOCK_SCALES                                                                               \
-    const vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);                       \
-    const v16 d = scale_of(id, p);                                                                 \
-    const v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);
 /* Memory is read in order: the scales after the codes, or the prefetchers lose the stream. */
 #define DEFINE_PACKED(name, T, kind)                                                               \
-    KFN void name(enum layout_id id, struct place p, const struct acts *a, size_t i, size_t nt,    \
-                  float *y)                                                                        \
+    KFN void name(enum layout_id id, struct place p, const struct acts *a, size_t i, float *y,     \
+                  uint8_t *keep, v16 *scale, v16 *min)                                             \
     {                                                                                              \
         const uint8_t *codes = p.codes;                                                            \
         const vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);                   \
@@ -149,57 +151,76 @@ KFN v16 accumulate(enum layout_id id, v16 acc, vb sum, v16 d, v16 m, const struc
         DOT_##kind(T)                                                                              \
         const v16 d = scale_of(id, p);                                                             \
         const v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);                   \
-        T(FINISH_, 0)                                                                              \
+        FINISH(T)                                                                                  \
+        *scale = d;                                                                                \
+        *min = m;                                                                                  \
     }
-#define EACH_BLOCK(fn)                                                                             \
+
+KFN vb kept(vb code, uint8_t *keep, size_t i)
+{
+    if (keep)
+        vb_store(keep + 64 * i, code);
+    return code;
+}
+
+#define EACH_BLOCK(...)                                                                            \
     for (size_t b = 0; b < a->cols / 32; b++)                                                      \
-        for (size_t j = 0; j < n; j++)                                                             \
-            fn(id, place_of(id, panels[j], b), a, b * a->n_tokens + t0 + t, nt,                    \
-               acc + (j * nt + t) * PANEL_ROWS);
+        for (size_t j = 0; j < n; j++) {                                                           \
+            const struct place p = place_of(id, panels[j], b);                                     \
+            const size_t i = b * a->n_tokens + t0;                                                 \
+            float *y = acc + j * nt * PANEL_ROWS;                                                  \
+            __VA_ARGS__;                                                                           \
+        }
 #define DEFINE_MUL(kind)                                                                           \
     KFN void kind##_block(enum layout_id id, struct place p, const struct acts *a, size_t i,       \
                           size_t nt, float *y)                                                     \
     {                                                                                              \
+        const bool fours = REGISTERS == 32 || !WIDE_##kind;                                        \
         _Alignas(64) uint8_t codes[64 * CODES_##kind];                                             \
-        BLOCK_SCALES                                                                               \
+        const vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);                   \
+        size_t first = fours && nt >= 4 ? 4 : 2;                                                   \
+        v16 d, m;                                                                                  \
                                                                                                    \
-        for (size_t g = 0; g < CODES_##kind; g++)                                                  \
-            vb_store(codes + 64 * g, kind##_code(id, p.codes, sc, g));                             \
-        IN_MEMORY(codes);                                                                          \
-        if (REGISTERS == 32 || !WIDE_##kind)                                                       \
-            for (; nt >= 4; nt -= 4, i += 4, y += 64)                                              \
-                kind##_4(id, codes, sc, d, m, a, i, y);                                            \
-        for (; nt >= 2; nt -= 2, i += 2, y += 32)                                                  \
-            kind##_2(id, codes, sc, d, m, a, i, y);                                                \
+        if (first == 4)                                                                            \
+            kind##_packed_4(id, p, a, i, y, codes, &d, &m);                                        \
+        else                                                                                       \
+            kind##_packed_2(id, p, a, i, y, codes, &d, &m);                                        \
+        const uint8_t *c = codes;                                                                  \
+        nt -= first, i += first, y += first * 16;                                                  \
+        if (fours)                                                                                 \
+            for (; nt >= 4; nt -= 4, i += 4, y += 64) {                                            \
+                IN_MEMORY(c);                                                                      \
+                kind##_4(id, c, sc, d, m, a, i, y);                                                \
+            }                                                                                      \
+        for (; nt >= 2; nt -= 2, i += 2, y += 32) {                                                \
+            IN_MEMORY(c);                                                                          \
+            kind##_2(id, c, sc, d, m, a, i, y);                                                    \
+        }                                                                                          \
+        IN_MEMORY(c);                                                                              \
         if (nt)                                                                                    \
-            kind##_1(id, codes, sc, d, m, a, i, y);                                                \
+            kind##_1(id, c, sc, d, m, a, i, y);                                                    \
     }                                                                                              \
                                                                                                    \
     KFN void mul_##kind(enum layout_id id, const uint8_t *const *panels, size_t n,                 \
                         const struct acts *a, size_t t0, size_t nt, float *acc)                    \
     {                                                                                              \
-        size_t t = 0;                                                                              \
+        v16 d, m;                                                                                  \
                                                                                                    \
         memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));                                        \
-        if (nt >= UNPACK_TOKENS) {                                                                 \
-            EACH_BLOCK(kind##_block)                                                               \
-            return;                                                                                \
+        if (nt == 1) {                                                                             \
+            EACH_BLOCK(kind##_packed_1(id, p, a, i, y, NULL, &d, &m))                              \
+        } else if (nt == 2) {                                                                      \
+            EACH_BLOCK(kind##_packed_2(id, p, a, i, y, NULL, &d, &m))                              \
+        } else if (nt == 4 && (REGISTERS == 32 || !WIDE_##kind)) {                                 \
+            EACH_BLOCK(kind##_packed_4(id, p, a, i, y, NULL, &d, &m))                              \
+        } else {                                                                                   \
+            EACH_BLOCK(kind##_block(id, p, a, i, nt, y))                                           \
         }                                                                                          \
-        if (REGISTERS == 32 || !WIDE_##kind)                                                       \
-            for (; t + 4 <= nt; t += 4)                                                            \
-                EACH_BLOCK(kind##_packed_4)                                                        \
-        for (; t + 2 <= nt; t += 2)                                                                \
-            EACH_BLOCK(kind##_packed_2)                                                            \
-        if (t < nt)                                                                                \
-            EACH_BLOCK(kind##_packed_1)                                                            \
     }
 
-/* From how many tokens on it pays to unpack a block for all of them: below, each four (two, one)
- * pass over the panels by themselves. */
-#define UNPACK_TOKENS 12
-
-/* Without it GCC keeps a second copy of what it just stored. */
-#define IN_MEMORY(p) __asm__ volatile("" : : "r"(p) : "memory")
+/* Whatever p points to is in memory, and p may be another pointer: without it GCC loads all that a
+ * loop reads before it, into registers that it has not, and spills them. */
+#define IN_MEMORY(p) __asm__ volatile("" : "+r"(p) : : "memory")
 
 /* --- 16 bits a value --- */
 
@@ -239,7 +260,7 @@ KFN vb word_code(enum layout_id id, const uint8_t *codes, vb sc, size_t i)
     STEPS(T) STEPS_HIGH(T) STEP(T, 8) STEP(T, 9) STEP(T, 10) STEP(T, 11)                           \
         STEP(T, 12) STEP(T, 13) STEP(T, 14) STEP(T, 15)
 
-#define CODE(i) word_code(id, codes, sc, i)
+#define CODE(i) kept(word_code(id, codes, sc, i), keep, i)
 DEFINE_PACKED(word_packed_1, TOKENS_1, word)
 DEFINE_PACKED(word_packed_2, TOKENS_2, word)
 DEFINE_PACKED(word_packed_4, TOKENS_4, word)
@@ -355,7 +376,7 @@ KFN vb sum_of(enum layout_id id, vb w, const int16_t *neg)
 
 #endif
 
-#define CODE(i) byte_code(id, codes, sc, i)
+#define CODE(i) kept(byte_code(id, codes, sc, i), keep, i)
 DEFINE_PACKED(byte_packed_1, TOKENS_1, byte)
 DEFINE_PACKED(byte_packed_2, TOKENS_2, byte)
 DEFINE_PACKED(byte_packed_4, TOKENS_4, byte)
