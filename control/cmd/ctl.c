@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `isthmus ctl`: a method of a process's control socket. */
 #include <argp.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -247,10 +246,7 @@ static int print(const struct ctl_options *o, const char *method, const json_t *
     } else {
         rpc_show(stdout, result);
     }
-    if (fflush(stdout) == 0 && !ferror(stdout))
-        return EXIT_OK;
-    log_error("stdout: %s", strerror(errno));
-    return EXIT_FAILED;
+    return rpc_show_flush();
 }
 
 /* People want to see how busy threads are, which takes two looks. */

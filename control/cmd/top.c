@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `isthmus top`: a serving process on one page, again and again. */
 #include <argp.h>
-#include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -358,10 +357,7 @@ static int show(const char *text_, bool tty, bool first)
         draw(text_);
     else
         printf("%s%s", first ? "" : "\n", text_);
-    if (fflush(stdout) == 0 && !ferror(stdout))
-        return EXIT_OK;
-    log_error("stdout: %s", strerror(errno));
-    return EXIT_FAILED;
+    return rpc_show_flush();
 }
 
 static int watch(struct rpc_client *c, const struct top_options *o, bool tty)

@@ -1,12 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/rpc/show.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
+#include "control/cmd.h"
+#include "control/log.h"
+
 #define COLUMNS_MAX 32u
+
+int rpc_show_flush(void)
+{
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return EXIT_OK;
+    if (errno != EPIPE)
+        log_error("stdout: %s", strerror(errno ? errno : EIO));
+    return EXIT_FAILED;
+}
 
 char *rpc_show_bytes(double bytes, char buf[SHOW_CELL])
 {

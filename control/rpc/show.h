@@ -15,6 +15,10 @@ void rpc_show(FILE *f, const json_t *result);
 #define SHOW_CELL 256
 char *rpc_show_cell(const char *name, const json_t *v, char buf[SHOW_CELL]);
 
+/* All of it to stdout, before the command goes on: EXIT_OK, or EXIT_FAILED with the error said.
+ * Without a word where nobody reads any more, as in `isthmus top | head`: that is no error. */
+int rpc_show_flush(void);
+
 /* "12.3 MB". */
 char *rpc_show_bytes(double bytes, char buf[SHOW_CELL]);
 

@@ -30,9 +30,28 @@ static const char *plural(uint32_t n)
 
 /* --- coming and going ------------------------------------------------------------------------- */
 
+/* With e an edge of the same identity. */
+static bool is_same(const struct cloud *c, const struct cloud_edge *e, uint32_t i)
+{
+    const struct links_peer *peers = c->links.peers;
+    const struct authorized_peer *who = peers[e - c->edges].who;
+
+    return &c->edges[i] == e || (who && links_is_live(&peers[i]) && peers[i].who == who);
+}
+
+/* What its identity has left, in other connections: a further one brings no more. */
+static void share_bucket(const struct cloud *c, struct cloud_edge *e)
+{
+    for (uint32_t i = 0; i < c->links.n_used; i++) {
+        if (&c->edges[i] != e && c->edges[i].serial == c->links.peers[i].serial && is_same(c, e, i))
+            e->bucket = c->edges[i].bucket;
+    }
+}
+
 static void begin(const struct cloud *c, struct cloud_edge *e, const struct links_peer *p)
 {
     *e = (struct cloud_edge){.serial = p->serial, .bucket.at_ns = c->links.now_ns};
+    share_bucket(c, e);
     snprintf(e->name, sizeof e->name, "%s", p->who ? p->who->name : "an edge");
 }
 
@@ -125,15 +144,6 @@ uint64_t cloud_strangers(const struct cloud *c, struct fingerprint *last)
 
 /* --- what it may use -------------------------------------------------------------------------- */
 
-/* With e an edge of the same identity. */
-static bool is_same(const struct cloud *c, const struct cloud_edge *e, uint32_t i)
-{
-    const struct links_peer *peers = c->links.peers;
-    const struct authorized_peer *who = peers[e - c->edges].who;
-
-    return &c->edges[i] == e || (who && links_is_live(&peers[i]) && peers[i].who == who);
-}
-
 struct cloud_usage cloud_usage(struct cloud *c, const struct cloud_edge *e)
 {
     struct cloud_usage u = {0};
@@ -146,16 +156,6 @@ struct cloud_usage cloud_usage(struct cloud *c, const struct cloud_edge *e)
         u.kv_lingering += c->edges[i].kv_lingering;
     }
     return u;
-}
-
-/* The first edge of an identity keeps its bucket for all. */
-static struct cloud_bucket *bucket_of(struct cloud *c, const struct cloud_edge *e)
-{
-    uint32_t i = 0;
-
-    while (!is_same(c, e, i))
-        i++;
-    return &c->edges[i].bucket;
 }
 
 static double rate_of(const struct authorized_peer *who)
@@ -171,14 +171,13 @@ bool cloud_rate_lets(struct cloud *c, const struct cloud_edge *e)
 {
     const struct authorized_peer *who = cloud_peer(c, e)->who;
     const uint64_t now_ns = c->links.now_ns;
-    struct cloud_bucket *b;
+    struct cloud_bucket *b = &c->edges[e - c->edges].bucket;
     double rate;
     uint64_t at;
 
     if (!who || !(who->rate_bytes || who->rate_rows))
         return true;
     rate = rate_of(who);
-    b = bucket_of(c, e);
     b->level += rate * (double)(now_ns - b->at_ns) * 1e-9;
     b->level = b->level < rate ? b->level : rate;
     b->at_ns = now_ns;
@@ -193,8 +192,13 @@ void cloud_rate_take(struct cloud *c, const struct cloud_edge *e, uint64_t bytes
 {
     const struct authorized_peer *who = cloud_peer(c, e)->who;
 
-    if (who && (who->rate_bytes || who->rate_rows))
-        bucket_of(c, e)->level -= who->rate_bytes ? (double)bytes : rows;
+    if (!who || !(who->rate_bytes || who->rate_rows))
+        return;
+    c->edges[e - c->edges].bucket.level -= who->rate_bytes ? (double)bytes : rows;
+    for (uint32_t i = 0; i < c->links.n_used; i++) { /* it is all theirs, whoever leaves first */
+        if (is_same(c, e, i))
+            c->edges[i].bucket = e->bucket;
+    }
 }
 
 /* --- what it is told -------------------------------------------------------------------------- */

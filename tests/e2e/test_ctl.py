@@ -213,6 +213,14 @@ def top(path):
     rate = float(done.stdout.split("tokens/s ")[1].split(",")[0])
     e2e.check(rate > 1, "it counts tokens: %g" % rate)
 
+    # Into a pipe that is closed: it ends, without a word.
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([e2e.BINARY, "top", "--socket", path, "--interval", ".1"], stdin=subprocess.DEVNULL,
+                          stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(write)
+    e2e.check(done.returncode == 1 and not done.stderr, "top | head: %d %s" % (done.returncode, done.stderr))
+
     # On a terminal: a page, and q.
     pid, fd = pty.fork()
     if pid == 0:

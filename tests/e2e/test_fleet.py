@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""An edge and its fleet of workers: found by a file, by DNS SRV and by etcd; killed, drained, upgraded one
-after the other under load; emptied by hand. Every answer ends, with the ids of --local."""
+"""An edge and its fleet of workers, each on a host of its own (namespaces.py): found by a file, by DNS SRV and by
+etcd; killed, cut off, drained, upgraded one after the other under load; emptied by hand. Every answer ends,
+with the ids of --local."""
 import json
 import os
 import shutil
@@ -17,12 +18,15 @@ import urllib.request
 
 import e2e
 import halves
+import namespaces
 
 SPLIT = ("--split", "10", "--codec", "f32")
 ONE = ("--threads", "1", "--first-core", "-1")
 CLIENTS = 16
 IDS = 250 if e2e.QUICK else 600
+MORE_IDS = 400 if e2e.QUICK else 800  # by a file, where more happens meanwhile
 FOLDER = tempfile.mkdtemp(prefix="isthmus-fleet-")
+NET = namespaces.Network("edge", "w1", "w2", "w3", "registry", "programs")  # this program is at the last
 
 
 class Worker:
@@ -30,13 +34,16 @@ class Worker:
 
     def __init__(self, model, name):
         self.model, self.name = model, name
-        self.port = "udp:127.0.0.1:%d" % halves.free_port()
+        self.host = name if name in NET.hosts else "w1"
+        self.address, self.number = NET.address(self.host), halves.free_port()
+        self.port = "udp:%s:%d" % (self.address, self.number)
         self.key, self.print = e2e.keygen("worker-" + name)
         self.cloud = None
 
     def start(self, *args):
         self.cloud = halves.Cloud(self.model, self.port, *SPLIT, *ONE, "--identity", self.key, "--peer",
-                                  e2e.keygen("edge")[1], "--max-sessions", str(CLIENTS), *args)
+                                  e2e.keygen("edge")[1], "--max-sessions", str(CLIENTS), *args,
+                                  prefix=NET.inside(self.host))
         e2e.check(self.cloud.ready(), self.name + " serves: " + self.cloud.said())
         return self
 
@@ -53,7 +60,7 @@ class Edge(halves.Half):
     def __init__(self, model, where, asked, *args):
         super().__init__("edge", "-m", model, "--workers", where, "--identity", e2e.keygen("edge")[0], *SPLIT,
                          *ONE, "--ignore-eos", "--parallel", str(CLIENTS), "--json", "--requests", "-", *args,
-                         stdin=subprocess.PIPE)
+                         stdin=subprocess.PIPE, prefix=NET.inside("edge"))
         self.write(e2e.lines_of(asked))
         self.process.stdin.close()
         self.first = self.line()
@@ -64,6 +71,13 @@ class Edge(halves.Half):
 
     def expect(self, words, times=1):
         e2e.check(self.hears(words, times), "the edge says %r: %s" % (words, self.said()[-1500:]))
+
+    def expect_lost(self, name):
+        """By what its host says, or by silence."""
+        def lost():
+            return any("the cloud is lost:" in l and "port %s" % name in l for l in self.said().splitlines())
+        e2e.wait_for(lambda: lost() or self.process.poll() is not None, halves.LIMIT_S)
+        e2e.check(lost(), "%s is lost: %s" % (name, self.said()[-1500:]))
 
     def expect_joined(self, name, times):
         def joined():
@@ -86,11 +100,16 @@ class Edge(halves.Half):
 def requests(n=CLIENTS + 1):
     """The first is short, so that one knows when the others are on their way."""
     model = e2e.model("smollm2")
-    asked = [{"prompt": "Number %d. %s" % (i, e2e.PROMPTS[i % 4]), "n_predict": IDS} for i in range(n)]
+    asked = [{"prompt": "Number %d. %s" % (i, e2e.PROMPTS[i % 4]), "n_predict": MORE_IDS} for i in range(n)]
     asked[0]["n_predict"] = 3
     asked[5].update(temp=.9, top_k=40, repeat_penalty=1.2, seed=5)
     local = e2e.run_requests(asked, "-m", model, "--local", "--ignore-eos", "--parallel", "16")
     return asked, [r["ids"] for r in local]
+
+
+def fewer(asked, expected):
+    """The same, cut short: an id depends on those before it alone."""
+    return [dict(a, n_predict=min(a["n_predict"], IDS)) for a in asked], [ids[:IDS] for ids in expected]
 
 
 def path(name):
@@ -113,16 +132,21 @@ def moved(edge, name):
 
 
 def by_file(model, asked, expected):
-    """One is killed, one drained by its line, one by SIGTERM, all while 16 answers are made."""
+    """One is killed, one cut off, one drained by its line, one by SIGTERM, all while 16 answers are made."""
     workers = [Worker(model, "w%d" % i).start() for i in range(1, 4)]
     w1, w2, w3 = workers
     put("workers", "# the fleet\n" + "".join(w.line() for w in workers))
     edge = Edge(model, "file:" + path("workers"), asked)
     w1.kill()
-    edge.expect("the cloud is lost: its end of port w1")
+    edge.expect_lost("w1")
     n = moved(edge, "w1")
     w1.start()
     edge.expect_joined("w1", 2)
+    if NET.real:
+        NET.cut("w3")
+        edge.expect_lost("w3")
+        NET.cut("w3", False)
+        edge.expect_joined("w3", 2)
     put("workers", w1.line() + w2.line("drain") + w3.line())
     edge.expect("w2 drains")
     gone = e2e.wait_for(lambda: "is gone" in w2.cloud.said(), halves.LIMIT_S)
@@ -145,13 +169,13 @@ def by_file(model, asked, expected):
 class Etcd:
     def __init__(self):
         self.client, self.peer = halves.free_port(), halves.free_port()
-        self.url = "http://127.0.0.1:%d" % self.client
+        self.url = "http://%s:%d" % (NET.address("registry"), self.client)
         self.start()
 
     def start(self):
         peer = "http://127.0.0.1:%d" % self.peer
         self.process = subprocess.Popen(
-            ["etcd", "--data-dir", path("etcd"), "--listen-client-urls", self.url, "--advertise-client-urls",
+            [*NET.inside("registry"), "etcd", "--data-dir", path("etcd"), "--listen-client-urls", self.url, "--advertise-client-urls",
              self.url, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
              "--initial-cluster", "default=" + peer],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -222,11 +246,11 @@ def by_etcd(model, asked, expected):
 class Dns(threading.Thread):
     """A name server for one name: SRV, and the addresses of its targets along with them."""
 
-    def __init__(self, targets):
+    def __init__(self, workers):
         super().__init__(daemon=True)
-        self.targets = targets
+        self.targets = workers
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
+        self.socket.bind((NET.address("programs"), 0))
         self.asked = 0
         self.start()
 
@@ -240,12 +264,13 @@ class Dns(threading.Thread):
             end = query.index(b"\0", 12) + 5
             self.asked += 1
             records = b""
-            for name, port in self.targets:
-                target = self.name(name + ".workers.test")
-                data = struct.pack(">3H", 0, 0, port) + target
+            for w in self.targets:
+                target = self.name(w.name + ".workers.test")
+                data = struct.pack(">3H", 0, 0, w.number) + target
                 records += b"\xc0\x0c" + struct.pack(">2HIH", 33, 1, 1, len(data)) + data
-            for name, _ in self.targets:
-                records += self.name(name + ".workers.test") + struct.pack(">2HIH", 1, 1, 1, 4) + bytes([127, 0, 0, 1])
+            for w in self.targets:
+                records += self.name(w.name + ".workers.test") + struct.pack(">2HIH", 1, 1, 1, 4)
+                records += socket.inet_aton(w.address)
             n = len(self.targets)
             head = query[:2] + struct.pack(">5H", 0x8580, 1, n, 0, n)
             self.socket.sendto(head + query[12:end] + records, whom)
@@ -253,12 +278,11 @@ class Dns(threading.Thread):
 
 def by_srv(model, asked, expected):
     workers = [Worker(model, "w%d" % i).start() for i in range(1, 3)]
-    ports = [(w.name, int(w.port.rsplit(":", 1)[1])) for w in workers]
-    dns = Dns(ports)
-    where = "srv:_isthmus._udp.workers.test@127.0.0.1:%d" % dns.socket.getsockname()[1]
+    dns = Dns(workers)
+    where = "srv:_isthmus._udp.workers.test@%s:%d" % dns.socket.getsockname()
     peers = [x for w in workers for x in ("--peer", w.print)]
     edge = Edge(model, where, asked, *peers)
-    dns.targets = ports[1:]
+    dns.targets = workers[1:]
     edge.expect("w1 is not in the list any more")
     dns.targets = []
     edge.expect("are kept")
@@ -281,7 +305,7 @@ def wrong(model):
         e2e.check(done.returncode == 2 and words in done.stderr, "%s: %d %s" % (args, done.returncode, done.stderr))
     good, other = Worker(model, "good").start(), Worker(model, "other")
     other.cloud = halves.Cloud(model, other.port, "--split", "12", "--codec", "f32", *ONE, "--identity", other.key,
-                               "--peer", e2e.keygen("edge")[1])
+                               "--peer", e2e.keygen("edge")[1], prefix=NET.inside(other.host))
     e2e.check(other.cloud.ready(), "the other serves")
     put("mixed", good.line() + other.line() + "stranger udp:127.0.0.1:9 %s\n" % e2e.keygen("nobody")[1] +
         "elsewhere udp:127.0.0.1:9 split=11\n")
@@ -297,8 +321,8 @@ def wrong(model):
 class Texts:
     """n answers at once by HTTP, to the same prompt."""
 
-    def __init__(self, port, n, tokens):
-        self.tokens, self.texts, self.url = tokens, [], "http://127.0.0.1:%s/v1/" % port
+    def __init__(self, at, n, tokens):
+        self.tokens, self.texts, self.url = tokens, [], "http://%s/v1/" % at
         with urllib.request.urlopen(self.url + "models", timeout=60) as r:
             self.model = json.load(r)["data"][0]["id"]
         self.threads = [threading.Thread(target=self.ask, daemon=True) for _ in range(n)]
@@ -328,7 +352,8 @@ def by_hand(model):
     put("by-hand", "".join(w.line() for w in workers))
     at = path("control.sock")
     edge = halves.Half("edge", "-m", model, "--workers", "file:" + path("by-hand"), "--identity",
-                       e2e.keygen("edge")[0], *SPLIT, *ONE, "--listen", "127.0.0.1:0", "--control", at)
+                       e2e.keygen("edge")[0], *SPLIT, *ONE, "--listen", NET.address("edge") + ":0", "--control", at,
+                       prefix=NET.inside("edge"))
 
     def ctl(*args):
         return e2e.isthmus("ctl", "--socket", at, *args)
@@ -343,22 +368,22 @@ def by_hand(model):
 
     expect("both are joined", lambda w: w == {"w1": ("joined", 0), "w2": ("joined", 0)})
     e2e.check(e2e.wait_for(lambda: "listening at http" in edge.said(), 60), "it listens: " + edge.said())
-    port = edge.said().split("listening at http://127.0.0.1:")[1].split("/")[0]
-    expected = Texts(port, 1, 150).wait()
-    answers = Texts(port, 4, 150)
+    address = edge.said().split("listening at http://")[1].split("/")[0]
+    expected = Texts(address, 1, 150).wait()
+    answers = Texts(address, 4, 150)
     expect("the answers are spread", lambda w: w["w1"][1] and w["w2"][1])
     done = ctl("drain", "w1")
     e2e.check(done.returncode == 0, "drain w1: " + done.stderr)
     expect("w1 is emptied", lambda w: w["w1"] == ("drained", 0))
     put("by-hand", "# read again\n" + "".join(w.line() for w in workers))
     e2e.check(answers.wait() == 4 * expected, "the answers go on: %s, not %s" % (answers.texts, expected))
-    answers = Texts(port, 4, 40)
+    answers = Texts(address, 4, 40)
     expect("all are at w2", lambda w: w["w2"][1] == 4 and w["w1"] == ("drained", 0))
     e2e.check(len(set(answers.wait())) == 1 and expected[0].startswith(answers.texts[0]),
               "w2 alone: %s" % answers.texts)
     e2e.check(ctl("undrain", "w1").returncode == 0, "undrain w1")
     expect("w1 is back", lambda w: w["w1"][0] == "joined")
-    answers = Texts(port, 4, 100)
+    answers = Texts(address, 4, 100)
     expect("it works again", lambda w: w["w1"][1])
     e2e.check(len(set(answers.wait())) == 1 and expected[0].startswith(answers.texts[0]),
               "both again: %s" % answers.texts)
@@ -373,6 +398,7 @@ def by_hand(model):
 
 def main():
     model = e2e.model("smollm2")
+    NET.become("programs")
     parts = sys.argv[1:] or ["wrong", "ctl", "file", "srv", "etcd"]
     for part, run in (("wrong", wrong), ("ctl", by_hand)):
         if part in parts:
@@ -381,7 +407,7 @@ def main():
         asked, expected = requests()
     for part, run in (("file", by_file), ("srv", by_srv), ("etcd", by_etcd)):
         if part in parts:
-            run(model, asked, expected)
+            run(model, *((asked, expected) if part == "file" else fewer(asked, expected)))
     halves.stop_all()
     shutil.rmtree(FOLDER, ignore_errors=True)
     e2e.finish()

@@ -345,6 +345,44 @@ static void test_rate_limit(void **state)
     }
 }
 
+/* The rate is the identity's: that connections come, and that those before them go, gives it no
+ * more. */
+static void test_rate_of_reconnections(void **state)
+{
+    struct crowd_params p = plain(1, true);
+    const uint64_t rate = 20, message = 32, batch = 3 * message; /* of a session each */
+    struct rig_request q;
+    struct crowd c;
+    uint64_t from;
+
+    p.limits[0] = "rate=20rows/s";
+    p.edge.chunk_tokens = (uint32_t)message;
+    p.edge.no_prefix = true;
+    crowd_open(&c, &p);
+    from = c.now_ns;
+    for (unsigned k = 0; k < 6; k++) {
+        const uint64_t until = c.now_ns + 4 * SECOND;
+
+        ask(&c, 0, &q, k + 1, 400, 2);
+        while (c.now_ns < until) {
+            const uint64_t may = rate * (c.now_ns - from) / SECOND + batch;
+
+            crowd_step(&c);
+            if (stats_of(&c).rows > may + 1)
+                fail_msg("%u. connection: %u rows after %.2f s, at most %u by its rate", k + 1,
+                         (unsigned)stats_of(&c).rows, (double)(c.now_ns - from) * 1e-9,
+                         (unsigned)may);
+        }
+        crowd_kill_edge(&c, 0);
+        rig_request_free(&q);
+        crowd_start_edge(&c, 0);
+    }
+    print_message("%u rows in %.2f s\n", (unsigned)stats_of(&c).rows,
+                  (double)(c.now_ns - from) * 1e-9);
+    assert_true(stats_of(&c).rows > rate * 12); /* it had its share of the time that it was there */
+    crowd_close(&c);
+}
+
 /* What waits by one's rate does not keep others' messages from being taken. */
 static void test_rate_holds_nobody_up(void **state)
 {
@@ -633,13 +671,21 @@ static void test_one_never_acknowledges(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_together),        cmocka_unit_test(test_one_dies),
-        cmocka_unit_test(test_one_leaves),      cmocka_unit_test(test_one_restarts),
-        cmocka_unit_test(test_shared_identity), cmocka_unit_test(test_same_connection),
-        cmocka_unit_test(test_turns),           cmocka_unit_test(test_cache_limit),
-        cmocka_unit_test(test_rate_limit),      cmocka_unit_test(test_rate_holds_nobody_up),
-        cmocka_unit_test(test_other_list),      cmocka_unit_test(test_status),
-        cmocka_unit_test(test_drain),           cmocka_unit_test(test_one_never_acknowledges),
+        cmocka_unit_test(test_together),
+        cmocka_unit_test(test_one_dies),
+        cmocka_unit_test(test_one_leaves),
+        cmocka_unit_test(test_one_restarts),
+        cmocka_unit_test(test_shared_identity),
+        cmocka_unit_test(test_same_connection),
+        cmocka_unit_test(test_turns),
+        cmocka_unit_test(test_cache_limit),
+        cmocka_unit_test(test_rate_of_reconnections),
+        cmocka_unit_test(test_rate_limit),
+        cmocka_unit_test(test_rate_holds_nobody_up),
+        cmocka_unit_test(test_other_list),
+        cmocka_unit_test(test_status),
+        cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_one_never_acknowledges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
