@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define TELL_LOGITS (1u << 20) /* are sampled in about a millisecond: what came of them is told then */
+
 struct session {
     int64_t id; /* 0: free, or lingers */
     int seq;
@@ -365,12 +367,18 @@ static int local_step(struct engine *e, uint64_t until_ns)
         return rc;
     }
     const float *logits = l->logits;
+    uint32_t n_looked = 0;
     for (size_t i = 0; i < l->n_batch; i++) {
         struct session *s = l->batch_sessions[i];
         s->n_run += l->batch[i].n;
         if (l->batch[i].n_logits) {
             sample(l, s, logits);
             logits += e->info->n_vocab;
+            n_looked += e->info->n_vocab;
+        }
+        if (n_looked >= TELL_LOGITS) {
+            engine_told(e);
+            n_looked = 0;
         }
     }
     engine_told(e);

@@ -198,7 +198,7 @@ def main():
                 "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"})
         if configure("build-tsan", "-Db_sanitize=thread", "-Db_lundef=false",
                      "-Dbuildtype=debugoptimized"):
-            meson_test("build-tsan", "-t", "10", *tests_named("build-tsan", "team", "barrier", "calibrate p", "service queue", "rpc"))
+            meson_test("build-tsan", "-t", "10", *tests_named("build-tsan", "team", "barrier", "calibrate p", "service queue", "rpc", "gateway-http"))
         coverage()
         fuzz(options.fuzz)
 

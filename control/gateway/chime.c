@@ -50,5 +50,5 @@ void chime_wake(struct chime *b)
 struct rung *chime_take(struct chime *b)
 {
     return atomic_load_explicit(&b->top, memory_order_relaxed) ? atomic_exchange(&b->top, NULL)
-                                                                : NULL;
+                                                               : NULL;
 }

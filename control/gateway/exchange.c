@@ -47,8 +47,9 @@ void exchange_watch(struct exchange *x, bool room)
 {
     struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET | (room ? EPOLLOUT : 0),
                                 .data.ptr = x};
-    x->watched = epoll_ctl(x->g->epoll, x->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, x->client->fd,
-                           &event) == 0;
+    if (epoll_ctl(x->g->epoll, x->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, x->client->fd, &event) ==
+        0)
+        x->watched = true;
 }
 
 static void unwatch(struct exchange *x)

@@ -16,6 +16,8 @@
 #include "control/model.h"
 #include "control/service/service.h"
 
+#define GATEWAY_MODEL_ID 128u /* bytes of a model's name, with the zero; a longer one is cut */
+
 struct gateway;
 
 /* What one client may take. Zero: the default. */

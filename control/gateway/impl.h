@@ -84,7 +84,7 @@ struct exchange {
 struct gateway {
     struct completion_context context; /* first members: what completions need */
     struct chime chime;
-    char model_id[128];
+    char model_id[GATEWAY_MODEL_ID];
     int64_t created_s;
     char *keys_file;
     pthread_mutex_t keys_lock;

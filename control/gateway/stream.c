@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An answer as a stream. MHD sends its head, the first events and its end. What is new in between is
- * written to the socket by ourselves, each time as a chunk of its own: MHD's connection stays suspended,
- * with nothing in its buffer, so that a token costs neither its resumption nor a turn of its loop.
+ * An answer as a stream. MHD sends its head, the first events and its end. What is new in between
+ * is written to the socket by ourselves, each time as a chunk of its own: MHD's connection stays
+ * suspended, with nothing in its buffer, so that a token costs neither its resumption nor a turn of
+ * its loop.
  */
 #include <errno.h>
 #include <string.h>

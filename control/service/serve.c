@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "control/cmd.h"
 #include "control/config/config.h"
@@ -24,7 +25,10 @@ enum {
     OPT_API_KEYS,
     OPT_MAX_WAITING,
     OPT_MAX_SESSIONS,
-    OPT_DRAIN_TIMEOUT
+    OPT_DRAIN_TIMEOUT,
+    OPT_MODEL_ID,
+    OPT_DEFAULT_MAX_TOKENS,
+    OPT_MAX_CONNECTIONS
 };
 
 static const struct argp_option options[] = {
@@ -32,6 +36,12 @@ static const struct argp_option options[] = {
      "Serve programs there, by OpenAI's HTTP interface, until a signal comes", 4},
     {"api-keys", OPT_API_KEYS, "FILE", 0,
      "Whom to serve: NAME KEY a line. Without it: everybody who can connect", 4},
+    {"model-id", OPT_MODEL_ID, "NAME", 0,
+     "What programs call the model (default: its file's name without .gguf)", 4},
+    {"default-max-tokens", OPT_DEFAULT_MAX_TOKENS, "N", 0,
+     "Tokens of an answer in a chat that gives no max_tokens (default 1024)", 4},
+    {"max-connections", OPT_MAX_CONNECTIONS, "N", 0,
+     "Connections of programs at once; more wait (default 4096)", 4},
     {"max-sessions", OPT_MAX_SESSIONS, "N", 0, "Answers in the making at once (default 16)", 4},
     {"max-waiting", OPT_MAX_WAITING, "N", 0,
      "Requests that may wait for their turn; more are refused (default 64)", 4},
@@ -54,6 +64,17 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_API_KEYS:
         o->api_keys = arg;
+        return 0;
+    case OPT_MODEL_ID:
+        if (!*arg || strlen(arg) >= GATEWAY_MODEL_ID)
+            argp_error(state, "--model-id must have 1 to %u bytes", GATEWAY_MODEL_ID - 1);
+        o->model_id = arg;
+        return 0;
+    case OPT_DEFAULT_MAX_TOKENS:
+        o->default_max_tokens = opt_u32(state, "--default-max-tokens", arg, 1, 1u << 20);
+        return 0;
+    case OPT_MAX_CONNECTIONS:
+        o->max_connections = opt_u32(state, "--max-connections", arg, 1, 1u << 20);
         return 0;
     case OPT_MAX_SESSIONS:
         o->max_sessions = opt_u32(state, "--max-sessions", arg, 1, 256);
@@ -79,6 +100,9 @@ void serve_check_options(struct argp_state *state, const struct serve_options *o
     front->serves = o->listen;
     if (!o->listen) {
         const char *given = o->api_keys             ? "--api-keys"
+                            : o->model_id           ? "--model-id"
+                            : o->default_max_tokens ? "--default-max-tokens"
+                            : o->max_connections    ? "--max-connections"
                             : o->max_sessions       ? "--max-sessions"
                             : o->daemon.control     ? "--control"
                             : o->daemon.runtime_dir ? "--runtime-dir"
@@ -233,16 +257,25 @@ static int open_service(struct serving *v, const struct serve_options *o)
     return rc;
 }
 
+static int open_gateway(struct serving *v, const struct serve_options *o)
+{
+    const struct gateway_params params = {
+        .service = v->service,
+        .model = &v->front->model,
+        .model_id = o->model_id,
+        .listen = o->listen,
+        .keys_file = o->api_keys,
+        .limits = {.connections = o->max_connections, .answer_tokens = o->default_max_tokens},
+    };
+    return gateway_open(&params, &v->gateway);
+}
+
 int serve(struct front *f, const struct serve_options *o)
 {
     struct serving v = {.front = f, .target = f->plan.target.kind};
     int rc = open_service(&v, o);
     if (rc == EXIT_OK)
-        rc = gateway_open(&(struct gateway_params){.service = v.service,
-                                                   .model = &f->model,
-                                                   .listen = o->listen,
-                                                   .keys_file = o->api_keys},
-                          &v.gateway);
+        rc = open_gateway(&v, o);
     struct control *control = NULL;
     if (rc == EXIT_OK)
         rc = control_open_edge(&o->control, daemon_control_path(&o->daemon), v.service, f,

@@ -13,11 +13,14 @@ struct serve_options {
     struct control_options control;
     const char *listen;   /* HOST:PORT; NULL: it does not serve */
     const char *api_keys; /* file; NULL: nobody needs one */
+    const char *model_id; /* as programs name it; NULL: after its file */
+    uint32_t default_max_tokens, max_connections; /* 0: the gateway's defaults */
     uint32_t max_waiting, max_sessions, drain_timeout_s;
 };
 
-/* --listen, --api-keys, --max-waiting, --max-sessions, --drain-timeout and those of daemon.h. An argp
- * child, as those of options.h, beside front_argp. */
+/* --listen, --api-keys, --model-id, --default-max-tokens, --max-connections, --max-waiting,
+ * --max-sessions, --drain-timeout and those of daemon.h. An argp child, as those of options.h, beside
+ * front_argp. */
 extern const struct argp serve_argp;
 
 /* In the parent's ARGP_KEY_END: what it means for the front, or what does not go together. */

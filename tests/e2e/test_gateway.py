@@ -223,6 +223,22 @@ def full(model, args):
     server.stop()
 
 
+def named(model, args):
+    """--model-id, --default-max-tokens, --max-connections."""
+    server = Server("--model-id", "acme/small", "--default-max-tokens", "3", "--max-connections", "2", *args, model=model)
+    e2e.check('"id":"acme/small"' in curl(server, "/v1/models")[1], "the model's name")
+    ask = {"messages": [{"role": "user", "content": "Say hello."}], "ignore_eos": True}
+    got = complete(server, "/v1/chat/completions", **{**ask, "model": "acme/small"})
+    e2e.check(got["usage"]["completion_tokens"] == 3 and got["model"] == "acme/small", str(got))
+    refused(server, 404, "model_not_found", {"model": MODEL, "prompt": "a"})
+    two = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
+    e2e.check(e2e.wait_for(lambda: curl(server, "/healthz", None, "--max-time", "1")[0] == 0, 10), "a third one waits")
+    for s in two:
+        s.close()
+    e2e.check(e2e.wait_for(lambda: curl(server, "/healthz")[0] == 200, 10), "until one of two is closed")
+    server.stop()
+
+
 def with_keys(model, args):
     with tempfile.NamedTemporaryFile("w", suffix=".keys") as f: # mode 0600
         f.write("# who\nalice sk-0123456789abcdef0123\n")
@@ -324,6 +340,7 @@ def main():
             idle_and_slow(server)
         server.stop()
     full(model, local)
+    named(model, local)
     with_keys(model, local)
     if not has_client:
         e2e.skip("no openai client: tools/python-packages")
