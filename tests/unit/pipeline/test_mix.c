@@ -24,7 +24,7 @@ static void run(struct mix *m, const uint32_t have[MIX_RANKS], uint32_t n_decodi
 
     for (unsigned r = 0; r < MIX_RANKS; r++)
         waiting[r] = have[r] > 0;
-    mix_begin(m, waiting, n_decoding, max_rows);
+    mix_begin(m, waiting, n_decoding, 1, max_rows);
     for (unsigned i = 0; i < MIX_RANKS; i++) {
         enum mix_rank r = m->order[i];
         uint32_t room = mix_room(m, r, 0);
@@ -51,7 +51,7 @@ static void test_together(void **state)
     }
     run(&m, alone, 0, 128, took); /* nobody decodes: no bound */
     assert_int_equal(took[MIX_PREFILL], 128);
-    mix_begin(&m, (bool[MIX_RANKS])ALL, 8, 20);
+    mix_begin(&m, (bool[MIX_RANKS])ALL, 8, 1, 20);
     m.bulk_alone = false;
     mix_add(&m, MIX_DECODE, 0, 10);
     assert_int_equal(mix_room(&m, MIX_PREFILL, 0), 10);
@@ -83,7 +83,7 @@ static void teach(struct mix *m, uint32_t n_decode, uint32_t n_bulk, uint32_t po
                   uint64_t ns)
 {
     for (int i = 0; i < 60; i++) {
-        mix_begin(m, (bool[MIX_RANKS])ALL, n_decode, 128);
+        mix_begin(m, (bool[MIX_RANKS])ALL, n_decode, 1, 128);
         mix_add(m, MIX_DECODE, 0, n_decode);
         if (n_bulk)
             mix_add(m, MIX_PREFILL, position, n_bulk);
@@ -95,7 +95,7 @@ static void teach(struct mix *m, uint32_t n_decode, uint32_t n_bulk, uint32_t po
 static uint32_t room_beside(struct mix *m, uint32_t n_decode, uint32_t n_decoding,
                             uint32_t position)
 {
-    mix_begin(m, (bool[MIX_RANKS])ALL, n_decoding, 128);
+    mix_begin(m, (bool[MIX_RANKS])ALL, n_decoding, 1, 128);
     if (n_decode)
         mix_add(m, MIX_DECODE, 0, n_decode);
     return mix_room(m, MIX_PREFILL, position);
@@ -114,6 +114,8 @@ static void test_time(void **state)
     assert_int_equal(room_beside(&m, 5, 10, 0), 9); /* half of them here: their share */
     assert_int_equal(room_beside(&m, 1, 1, 0), floor_rows - 1); /* one alone: the least time */
     assert_int_equal(room_beside(&m, 0, 0, 0), 128);            /* nobody decodes */
+    mix_begin(&m, (bool[MIX_RANKS])ALL, 2, 20, 128); /* the others are more: theirs */
+    assert_int_equal(mix_room(&m, MIX_PREFILL, 0), 39);
     mix_add(&m, MIX_PREFILL, 0, 64);
     assert_int_equal(room_beside(&m, 10, 10, 0), 19);
     mix_add(&m, MIX_PREFILL, 0, 19);
@@ -138,7 +140,7 @@ static void test_held_up(void **state)
 
     teach(&m, 10, 0, 0, 20 * ms);
     teach(&m, 10, 8, 0, 28 * ms + ms / 100);
-    mix_begin(&m, (bool[MIX_RANKS])ALL, 10, 128);
+    mix_begin(&m, (bool[MIX_RANKS])ALL, 10, 1, 128);
     mix_add(&m, MIX_DECODE, 0, 10);
     mix_add(&m, MIX_PREFILL, 0, 8);
     mix_end(&m);
