@@ -118,7 +118,7 @@ static struct edge_session *by_turn(struct edge *e, uint32_t turn, uint32_t i)
 
 static void pick_decode(struct edge *e)
 {
-    uint32_t turn = e->turn_decode;
+    uint32_t turn = e->turn_decode, left = mix_sessions(&e->mix);
 
     for (uint32_t i = 0; i < e->n_places; i++) {
         struct edge_session *s = by_turn(e, turn, i);
@@ -131,11 +131,12 @@ static void pick_decode(struct edge *e)
             s->uplink->packets_short = true;
             continue;
         }
-        if (n > mix_room(&e->mix, MIX_DECODE, 0)) {
+        if (!left || n > mix_room(&e->mix, MIX_DECODE, 0)) {
             e->turn_decode = (turn + i) % e->n_places; /* first next time */
             break;
         }
         add_item(e, s, n, n - 1);
+        left--;
     }
 }
 

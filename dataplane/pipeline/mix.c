@@ -86,6 +86,11 @@ void mix_add(struct mix *m, enum mix_rank rank, uint32_t position, uint32_t n)
     m->bulk_work += work_of(position, n);
 }
 
+uint32_t mix_sessions(const struct mix *m)
+{
+    return m->n_others || m->n_decoding < MIX_HALVES ? UINT32_MAX : (m->n_decoding + 1) / 2;
+}
+
 void mix_end(struct mix *m)
 {
     for (unsigned r = 0; r < MIX_RANKS; r++)

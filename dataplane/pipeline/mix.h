@@ -20,6 +20,7 @@
 #define MIX_PATIENCE  4u
 #define MIX_BULK_ROWS 16u
 #define MIX_BULK_NS   8000000u
+#define MIX_HALVES    12u
 #define MIX_DEEP      1536u /* so many positions deep a row takes twice the time of the first */
 
 enum mix_rank { MIX_DECODE, MIX_PREFILL, MIX_REPLAY, MIX_RANKS };
@@ -46,6 +47,12 @@ void mix_begin(struct mix *m, const bool waiting[MIX_RANKS], uint32_t n_decoding
 uint32_t mix_room(const struct mix *m, enum mix_rank rank, uint32_t position);
 
 void mix_add(struct mix *m, enum mix_rank rank, uint32_t position, uint32_t n);
+
+/* How many sessions' rows of decode an edge puts into the run at most: from MIX_HALVES that decode
+ * on half of them, so that one half is computed there while the cloud computes the other. All
+ * together would come back together too, and the two would take turns for ever. Not while prompts
+ * are read, which fill what they leave. */
+uint32_t mix_sessions(const struct mix *m);
 
 /* All have had their turn. */
 void mix_end(struct mix *m);

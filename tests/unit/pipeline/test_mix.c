@@ -244,6 +244,52 @@ static void test_cloud_cuts(void **state)
     assert_true(largest_gap(edge_row_ns, cloud_row_ns, 0) < most(edge_row_ns, cloud_row_ns, 0));
 }
 
+/* So many that decode go on in two groups, none of them larger than half, and none falls behind. */
+static void test_halves(void **state)
+{
+    const uint32_t n = MIX_HALVES;
+    struct rig_params p = {.network = {.delay_min_ns = 10000, .delay_max_ns = 10000},
+                           .edge_stage = {.run_ns = RIG_MS, .row_ns = RIG_MS / 10},
+                           .cloud_stage = {.run_ns = RIG_MS, .row_ns = RIG_MS / 10},
+                           .sessions = n,
+                           .hook = true};
+    struct rig_request q[MIX_HALVES];
+    struct fake_counts before, after;
+    struct rig r;
+    uint32_t least = 0, largest = 0;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    for (uint32_t i = 0; i < n; i++) {
+        rig_request(&q[i], i, 5, 100);
+        assert_true(rig_submit(&r, &q[i]) > 0);
+    }
+    while (least < 5) {
+        rig_step(&r);
+        least = UINT32_MAX;
+        for (uint32_t i = 0; i < n; i++)
+            least = q[i].n_ids < least ? q[i].n_ids : least;
+    }
+    before = *fake_counts(r.edge_stage);
+    while (q[0].n_ids < 80)
+        rig_step(&r);
+    after = *fake_counts(r.edge_stage);
+    assert_true(after.rows - before.rows <= n / 2 * (after.runs - before.runs));
+    least = UINT32_MAX;
+    for (uint32_t i = 0; i < n; i++) {
+        least = q[i].n_ids < least ? q[i].n_ids : least;
+        largest = q[i].n_ids > largest ? q[i].n_ids : largest;
+    }
+    assert_in_range(largest - least, 0, 2);
+    for (uint32_t i = 0; i < n; i++) {
+        while (!q[i].done)
+            rig_step(&r);
+        assert_true(rig_right(&r, &q[i]));
+        rig_request_free(&q[i]);
+    }
+    rig_close(&r);
+}
+
 /* A session that has ended and lingers decodes no more: prompts need not wait for it. */
 static void test_lingering_binds_nobody(void **state)
 {
@@ -285,6 +331,7 @@ int main(void)
         cmocka_unit_test(test_prompt_beside_decode),
         cmocka_unit_test(test_cloud_cuts),
         cmocka_unit_test(test_lingering_binds_nobody),
+        cmocka_unit_test(test_halves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
