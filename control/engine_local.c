@@ -320,14 +320,15 @@ static void add_prompts(struct local *l)
 static void gather(struct local *l)
 {
     bool waiting[MIX_RANKS] = {false};
-    uint32_t n_decoding = 0;
+    uint32_t n_decoding = 0, n_others = 0;
     for (uint32_t i = 0; i < l->n_places; i++) {
         n_decoding += decodes(&l->sessions[i]);
-        waiting[MIX_PREFILL] |= has_prompt(&l->sessions[i]);
+        n_others += has_prompt(&l->sessions[i]);
     }
     waiting[MIX_DECODE] = n_decoding;
+    waiting[MIX_PREFILL] = n_others;
     l->n_batch = 0;
-    mix_begin(&l->mix, waiting, n_decoding, l->base.info->max_rows);
+    mix_begin(&l->mix, waiting, n_decoding, n_others, l->base.info->max_rows);
     for (unsigned i = 0; i < MIX_RANKS; i++) {
         if (l->mix.order[i] == MIX_DECODE)
             add_decode(l);

@@ -274,7 +274,7 @@ static void gather(struct cloud *c)
     if (c->cut.session)
         any[rank(c->cut.cls)] = true;
     c->n_items = 0;
-    mix_begin(&c->mix, any, n_decoding, c->info->max_rows);
+    mix_begin(&c->mix, any, n_decoding, c->n_sessions - n_decoding, c->info->max_rows);
     for (unsigned i = 0; i < MIX_RANKS; i++) {
         if (c->cut.session && !c->cut.session->in_batch && c->mix.order[i] != MIX_DECODE)
             add_part(c, &n_logits);

@@ -118,7 +118,7 @@ static struct edge_session *by_turn(struct edge *e, uint32_t turn, uint32_t i)
 
 static void pick_decode(struct edge *e)
 {
-    uint32_t turn = e->turn_decode;
+    uint32_t turn = e->turn_decode, left = mix_sessions(&e->mix);
 
     for (uint32_t i = 0; i < e->n_places; i++) {
         struct edge_session *s = by_turn(e, turn, i);
@@ -131,11 +131,12 @@ static void pick_decode(struct edge *e)
             s->uplink->packets_short = true;
             continue;
         }
-        if (n > mix_room(&e->mix, MIX_DECODE, 0)) {
+        if (!left || n > mix_room(&e->mix, MIX_DECODE, 0)) {
             e->turn_decode = (turn + i) % e->n_places; /* first next time */
             break;
         }
         add_item(e, s, n, n - 1);
+        left--;
     }
 }
 
@@ -259,15 +260,19 @@ uint32_t edge_decoding(const struct edge *e, const struct edge_uplink *at)
 static void pick(struct edge *e)
 {
     bool waiting[MIX_RANKS] = {false};
+    uint32_t n_others = 0;
 
     for (uint32_t i = 0; i < e->n_places; i++) {
-        waiting[MIX_DECODE] |= decode_ready(&e->sessions[i]);
-        waiting[MIX_PREFILL] |= prefill_ready(&e->sessions[i]);
+        const struct edge_session *s = &e->sessions[i];
+
+        waiting[MIX_DECODE] |= decode_ready(s);
+        waiting[MIX_PREFILL] |= prefill_ready(s);
+        n_others += s->state == EDGE_RUNNING && in_prefill(s);
     }
     for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1))
         u->packets = 0;
     e->n_items = e->next_item = 0;
-    mix_begin(&e->mix, waiting, edge_decoding(e, NULL), e->info->max_rows);
+    mix_begin(&e->mix, waiting, edge_decoding(e, NULL), n_others, e->info->max_rows);
     for (unsigned i = 0; i < MIX_RANKS; i++) {
         if (e->mix.order[i] == MIX_DECODE && waiting[MIX_DECODE])
             pick_decode(e);

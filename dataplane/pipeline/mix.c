@@ -19,11 +19,13 @@ static void put_in_order(struct mix *m)
     }
 }
 
-void mix_begin(struct mix *m, const bool waiting[MIX_RANKS], uint32_t n_decoding, uint32_t max_rows)
+void mix_begin(struct mix *m, const bool waiting[MIX_RANKS], uint32_t n_decoding, uint32_t n_others,
+               uint32_t max_rows)
 {
     m->n_rows = m->n_bulk = 0;
     m->bulk_work = 0;
     m->n_decoding = n_decoding;
+    m->n_others = n_others;
     m->max_rows = max_rows;
     for (unsigned r = 0; r < MIX_RANKS; r++) {
         m->waiting[r] = waiting[r];
@@ -42,7 +44,8 @@ static double work_of(uint32_t position, uint32_t n)
  * those of them that are in it. */
 static double bulk_ns(const struct mix *m)
 {
-    const double decode_ns = m->n_decoding * m->decode_row_ns;
+    const double decode_ns =
+        (m->n_decoding > m->n_others ? m->n_decoding : m->n_others) * m->decode_row_ns;
     const double most_ns = decode_ns > MIX_BULK_NS ? decode_ns : MIX_BULK_NS;
     const uint32_t n = m->n_rows - m->n_bulk;
 
@@ -81,6 +84,11 @@ void mix_add(struct mix *m, enum mix_rank rank, uint32_t position, uint32_t n)
         return;
     m->n_bulk += n;
     m->bulk_work += work_of(position, n);
+}
+
+uint32_t mix_sessions(const struct mix *m)
+{
+    return m->n_others || m->n_decoding < MIX_HALVES ? UINT32_MAX : (m->n_decoding + 1) / 2;
 }
 
 void mix_end(struct mix *m)

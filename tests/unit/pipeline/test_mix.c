@@ -24,7 +24,7 @@ static void run(struct mix *m, const uint32_t have[MIX_RANKS], uint32_t n_decodi
 
     for (unsigned r = 0; r < MIX_RANKS; r++)
         waiting[r] = have[r] > 0;
-    mix_begin(m, waiting, n_decoding, max_rows);
+    mix_begin(m, waiting, n_decoding, 1, max_rows);
     for (unsigned i = 0; i < MIX_RANKS; i++) {
         enum mix_rank r = m->order[i];
         uint32_t room = mix_room(m, r, 0);
@@ -51,7 +51,7 @@ static void test_together(void **state)
     }
     run(&m, alone, 0, 128, took); /* nobody decodes: no bound */
     assert_int_equal(took[MIX_PREFILL], 128);
-    mix_begin(&m, (bool[MIX_RANKS])ALL, 8, 20);
+    mix_begin(&m, (bool[MIX_RANKS])ALL, 8, 1, 20);
     m.bulk_alone = false;
     mix_add(&m, MIX_DECODE, 0, 10);
     assert_int_equal(mix_room(&m, MIX_PREFILL, 0), 10);
@@ -83,7 +83,7 @@ static void teach(struct mix *m, uint32_t n_decode, uint32_t n_bulk, uint32_t po
                   uint64_t ns)
 {
     for (int i = 0; i < 60; i++) {
-        mix_begin(m, (bool[MIX_RANKS])ALL, n_decode, 128);
+        mix_begin(m, (bool[MIX_RANKS])ALL, n_decode, 1, 128);
         mix_add(m, MIX_DECODE, 0, n_decode);
         if (n_bulk)
             mix_add(m, MIX_PREFILL, position, n_bulk);
@@ -95,7 +95,7 @@ static void teach(struct mix *m, uint32_t n_decode, uint32_t n_bulk, uint32_t po
 static uint32_t room_beside(struct mix *m, uint32_t n_decode, uint32_t n_decoding,
                             uint32_t position)
 {
-    mix_begin(m, (bool[MIX_RANKS])ALL, n_decoding, 128);
+    mix_begin(m, (bool[MIX_RANKS])ALL, n_decoding, 1, 128);
     if (n_decode)
         mix_add(m, MIX_DECODE, 0, n_decode);
     return mix_room(m, MIX_PREFILL, position);
@@ -114,6 +114,8 @@ static void test_time(void **state)
     assert_int_equal(room_beside(&m, 5, 10, 0), 9); /* half of them here: their share */
     assert_int_equal(room_beside(&m, 1, 1, 0), floor_rows - 1); /* one alone: the least time */
     assert_int_equal(room_beside(&m, 0, 0, 0), 128);            /* nobody decodes */
+    mix_begin(&m, (bool[MIX_RANKS])ALL, 2, 20, 128); /* the others are more: theirs */
+    assert_int_equal(mix_room(&m, MIX_PREFILL, 0), 39);
     mix_add(&m, MIX_PREFILL, 0, 64);
     assert_int_equal(room_beside(&m, 10, 10, 0), 19);
     mix_add(&m, MIX_PREFILL, 0, 19);
@@ -138,7 +140,7 @@ static void test_held_up(void **state)
 
     teach(&m, 10, 0, 0, 20 * ms);
     teach(&m, 10, 8, 0, 28 * ms + ms / 100);
-    mix_begin(&m, (bool[MIX_RANKS])ALL, 10, 128);
+    mix_begin(&m, (bool[MIX_RANKS])ALL, 10, 1, 128);
     mix_add(&m, MIX_DECODE, 0, 10);
     mix_add(&m, MIX_PREFILL, 0, 8);
     mix_end(&m);
@@ -242,6 +244,52 @@ static void test_cloud_cuts(void **state)
     assert_true(largest_gap(edge_row_ns, cloud_row_ns, 0) < most(edge_row_ns, cloud_row_ns, 0));
 }
 
+/* So many that decode go on in two groups, none of them larger than half, and none falls behind. */
+static void test_halves(void **state)
+{
+    const uint32_t n = MIX_HALVES;
+    struct rig_params p = {.network = {.delay_min_ns = 10000, .delay_max_ns = 10000},
+                           .edge_stage = {.run_ns = RIG_MS, .row_ns = RIG_MS / 10},
+                           .cloud_stage = {.run_ns = RIG_MS, .row_ns = RIG_MS / 10},
+                           .sessions = n,
+                           .hook = true};
+    struct rig_request q[MIX_HALVES];
+    struct fake_counts before, after;
+    struct rig r;
+    uint32_t least = 0, largest = 0;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    for (uint32_t i = 0; i < n; i++) {
+        rig_request(&q[i], i, 5, 100);
+        assert_true(rig_submit(&r, &q[i]) > 0);
+    }
+    while (least < 5) {
+        rig_step(&r);
+        least = UINT32_MAX;
+        for (uint32_t i = 0; i < n; i++)
+            least = q[i].n_ids < least ? q[i].n_ids : least;
+    }
+    before = *fake_counts(r.edge_stage);
+    while (q[0].n_ids < 80)
+        rig_step(&r);
+    after = *fake_counts(r.edge_stage);
+    assert_true(after.rows - before.rows <= n / 2 * (after.runs - before.runs));
+    least = UINT32_MAX;
+    for (uint32_t i = 0; i < n; i++) {
+        least = q[i].n_ids < least ? q[i].n_ids : least;
+        largest = q[i].n_ids > largest ? q[i].n_ids : largest;
+    }
+    assert_in_range(largest - least, 0, 2);
+    for (uint32_t i = 0; i < n; i++) {
+        while (!q[i].done)
+            rig_step(&r);
+        assert_true(rig_right(&r, &q[i]));
+        rig_request_free(&q[i]);
+    }
+    rig_close(&r);
+}
+
 /* A session that has ended and lingers decodes no more: prompts need not wait for it. */
 static void test_lingering_binds_nobody(void **state)
 {
@@ -283,6 +331,7 @@ int main(void)
         cmocka_unit_test(test_prompt_beside_decode),
         cmocka_unit_test(test_cloud_cuts),
         cmocka_unit_test(test_lingering_binds_nobody),
+        cmocka_unit_test(test_halves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
