@@ -94,12 +94,14 @@ KFN v16 min_of(enum layout_id id, struct place at)
 /* --- integer activations ----------------------------------------------------------------------- */
 
 /*
- * Dots of one block with 1, 2 or 4 tokens into s0 .. s3. Named accumulators throughout: arrays of
+ * Dots of one block with 1 to 5 tokens into s0 .. s4. Named accumulators throughout: arrays of
  * this size GCC keeps in memory. CODE(i) gives the codes, as stored in the block or unpacked.
  */
 #define TOKENS_1(F, x) F(0, x)
 #define TOKENS_2(F, x) F(0, x) F(1, x)
+#define TOKENS_3(F, x) F(0, x) F(1, x) F(2, x)
 #define TOKENS_4(F, x) F(0, x) F(1, x) F(2, x) F(3, x)
+#define TOKENS_5(F, x) F(0, x) F(1, x) F(2, x) F(3, x) F(4, x)
 
 #define STEP(T, i)                                                                                 \
     {                                                                                              \
@@ -121,9 +123,10 @@ KFN v16 accumulate(enum layout_id id, v16 acc, vb sum, v16 d, v16 m, const float
 /*
  * What a kind of activations does with a block, made from its INTS (their type), DOT (tile to
  * sums), CODES (how many vectors a block unpacks to) and unpacking function:
- *   kind_packed_n    1, 2 or 4 tokens; the codes stay in registers, and in `keep` unless NULL
- *   kind_n           1, 2 or 4 tokens, the codes from there
- *   kind_block       any number: the first unpack the block, into the L1 cache, for the others
+ *   kind_packed_n    1 to 5 tokens; the codes stay in registers, and unless it is NULL in `keep`,
+ *                    with d and m behind them
+ *   kind_n           1 to 5 tokens, all that from there
+ *   kind_block       more: the first unpack the block, into the L1 cache, for the others
  *   mul_kind         panels, block by block in turn; loops apart, or GCC makes one unpacking of all
  */
 #define SUM_(j, x)    vb s##j;
@@ -132,18 +135,21 @@ KFN v16 accumulate(enum layout_id id, v16 acc, vb sum, v16 d, v16 m, const float
 #define FINISH(T)                                                                                  \
     const float *ad = a->d + i, *as = a->s + i;                                                    \
     T(FINISH_, 0)
+/* d and m are loaded as late: five tokens leave no registers for them. */
 #define DEFINE_TILE(name, T, kind)                                                                 \
-    KFN void name(enum layout_id id, const uint8_t *codes, vb sc, v16 d, v16 m,                    \
-                  const struct acts *a, size_t i, float *y)                                        \
+    KFN void name(enum layout_id id, const uint8_t *codes, vb sc, const struct acts *a, size_t i,  \
+                  float *y)                                                                        \
     {                                                                                              \
+        const float *scales = (const float *)(const void *)(codes + 64 * CODES_##kind);            \
         T(SUM_, 0)                                                                                 \
         DOT_##kind(T)                                                                              \
+        const v16 d = v_load(scales), m = v_load(scales + PANEL_ROWS);                             \
         FINISH(T)                                                                                  \
     }
 /* Memory is read in order: the scales after the codes, or the prefetchers lose the stream. */
 #define DEFINE_PACKED(name, T, kind)                                                               \
     KFN void name(enum layout_id id, struct place p, const struct acts *a, size_t i, float *y,     \
-                  uint8_t *keep, v16 *scale, v16 *min)                                             \
+                  uint8_t *keep)                                                                   \
     {                                                                                              \
         const uint8_t *codes = p.codes;                                                            \
         const vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);                   \
@@ -152,8 +158,11 @@ KFN v16 accumulate(enum layout_id id, v16 acc, vb sum, v16 d, v16 m, const float
         const v16 d = scale_of(id, p);                                                             \
         const v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);                   \
         FINISH(T)                                                                                  \
-        *scale = d;                                                                                \
-        *min = m;                                                                                  \
+        if (keep) {                                                                                \
+            float *scales = (float *)(void *)(keep + 64 * CODES_##kind);                           \
+            v_store(scales, d);                                                                    \
+            v_store(scales + PANEL_ROWS, m);                                                       \
+        }                                                                                          \
     }
 
 KFN vb kept(vb code, uint8_t *keep, size_t i)
@@ -171,52 +180,67 @@ KFN vb kept(vb code, uint8_t *keep, size_t i)
             float *y = acc + j * nt * PANEL_ROWS;                                                  \
             __VA_ARGS__;                                                                           \
         }
+#define TILE(kind, n)                                                                              \
+    IN_MEMORY(c);                                                                                  \
+    kind##_##n(id, c, sc, a, i, y);                                                                \
+    nt -= n, i += n, y += n * PANEL_ROWS;
+/* A tile of one token costs almost as much as one of two: five or seven are not four and some. */
 #define DEFINE_MUL(kind)                                                                           \
     KFN void kind##_block(enum layout_id id, struct place p, const struct acts *a, size_t i,       \
                           size_t nt, float *y)                                                     \
     {                                                                                              \
-        const bool fours = REGISTERS == 32 || !WIDE_##kind;                                        \
-        _Alignas(64) uint8_t codes[64 * CODES_##kind];                                             \
+        _Alignas(64) uint8_t codes[64 * (CODES_##kind + 2)];                                       \
         const vb sc = id == LAYOUT_Q6_K ? vb_widen_i8_16(p.scales) : vb_set8(0);                   \
-        size_t first = fours && nt >= 4 ? 4 : 2;                                                   \
-        v16 d, m;                                                                                  \
-                                                                                                   \
-        if (first == 4)                                                                            \
-            kind##_packed_4(id, p, a, i, y, codes, &d, &m);                                        \
-        else                                                                                       \
-            kind##_packed_2(id, p, a, i, y, codes, &d, &m);                                        \
         const uint8_t *c = codes;                                                                  \
-        nt -= first, i += first, y += first * 16;                                                  \
-        if (fours)                                                                                 \
-            for (; nt >= 4; nt -= 4, i += 4, y += 64) {                                            \
-                IN_MEMORY(c);                                                                      \
-                kind##_4(id, c, sc, d, m, a, i, y);                                                \
+        const size_t first = FOURS(kind) ? 4 : 2;                                                  \
+                                                                                                   \
+        if (FOURS(kind))                                                                           \
+            kind##_packed_4(id, p, a, i, y, codes);                                                \
+        else                                                                                       \
+            kind##_packed_2(id, p, a, i, y, codes);                                                \
+        nt -= first, i += first, y += first * PANEL_ROWS;                                          \
+        if (FOURS(kind)) {                                                                         \
+            while (nt >= 7 || nt == 4) {                                                           \
+                TILE(kind, 4)                                                                      \
             }                                                                                      \
-        for (; nt >= 2; nt -= 2, i += 2, y += 32) {                                                \
-            IN_MEMORY(c);                                                                          \
-            kind##_2(id, c, sc, d, m, a, i, y);                                                    \
+            if (nt == 6) {                                                                         \
+                TILE(kind, 3)                                                                      \
+            }                                                                                      \
+            if (nt == 5) {                                                                         \
+                TILE(kind, 5)                                                                      \
+            } else if (nt == 3) {                                                                  \
+                TILE(kind, 3)                                                                      \
+            }                                                                                      \
         }                                                                                          \
-        IN_MEMORY(c);                                                                              \
-        if (nt)                                                                                    \
-            kind##_1(id, c, sc, d, m, a, i, y);                                                    \
+        while (nt >= 2) {                                                                          \
+            TILE(kind, 2)                                                                          \
+        }                                                                                          \
+        if (nt) {                                                                                  \
+            TILE(kind, 1)                                                                          \
+        }                                                                                          \
     }                                                                                              \
                                                                                                    \
     KFN void mul_##kind(enum layout_id id, const uint8_t *const *panels, size_t n,                 \
                         const struct acts *a, size_t t0, size_t nt, float *acc)                    \
     {                                                                                              \
-        v16 d, m;                                                                                  \
-                                                                                                   \
         memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));                                        \
         if (nt == 1) {                                                                             \
-            EACH_BLOCK(kind##_packed_1(id, p, a, i, y, NULL, &d, &m))                              \
+            EACH_BLOCK(kind##_packed_1(id, p, a, i, y, NULL))                                      \
         } else if (nt == 2) {                                                                      \
-            EACH_BLOCK(kind##_packed_2(id, p, a, i, y, NULL, &d, &m))                              \
-        } else if (nt == 4 && (REGISTERS == 32 || !WIDE_##kind)) {                                 \
-            EACH_BLOCK(kind##_packed_4(id, p, a, i, y, NULL, &d, &m))                              \
+            EACH_BLOCK(kind##_packed_2(id, p, a, i, y, NULL))                                      \
+        } else if (nt == 3 && FOURS(kind)) {                                                       \
+            EACH_BLOCK(kind##_packed_3(id, p, a, i, y, NULL))                                      \
+        } else if (nt == 4 && FOURS(kind)) {                                                       \
+            EACH_BLOCK(kind##_packed_4(id, p, a, i, y, NULL))                                      \
+        } else if (nt == 5 && FOURS(kind)) {                                                       \
+            EACH_BLOCK(kind##_packed_5(id, p, a, i, y, NULL))                                      \
         } else {                                                                                   \
             EACH_BLOCK(kind##_block(id, p, a, i, nt, y))                                           \
         }                                                                                          \
     }
+
+/* Registers enough for more than two tokens? */
+#define FOURS(kind) (REGISTERS == 32 || !WIDE_##kind)
 
 /* Whatever p points to is in memory, and p may be another pointer: without it GCC loads all that a
  * loop reads before it, into registers that it has not, and spills them. */
@@ -263,12 +287,16 @@ KFN vb word_code(enum layout_id id, const uint8_t *codes, vb sc, size_t i)
 #define CODE(i) kept(word_code(id, codes, sc, i), keep, i)
 DEFINE_PACKED(word_packed_1, TOKENS_1, word)
 DEFINE_PACKED(word_packed_2, TOKENS_2, word)
+DEFINE_PACKED(word_packed_3, TOKENS_3, word)
 DEFINE_PACKED(word_packed_4, TOKENS_4, word)
+DEFINE_PACKED(word_packed_5, TOKENS_5, word)
 #undef CODE
 #define CODE(i) vb_load(codes + 64 * (i))
 DEFINE_TILE(word_1, TOKENS_1, word)
 DEFINE_TILE(word_2, TOKENS_2, word)
+DEFINE_TILE(word_3, TOKENS_3, word)
 DEFINE_TILE(word_4, TOKENS_4, word)
+DEFINE_TILE(word_5, TOKENS_5, word)
 DEFINE_MUL(word)
 #undef CODE
 #undef BEGIN_
@@ -277,7 +305,7 @@ DEFINE_MUL(word)
 /* --- 8 bits a value --- */
 
 #define CODES_byte 8
-/* Registers enough for four tokens? Words and sums of both halves are alive at once. */
+/* Words and sums of both halves are alive at once. */
 #define WIDE_byte (kernels_layouts[id].bits == 6)
 
 #ifdef HAVE_DPBUSD
@@ -301,7 +329,7 @@ KFN vb start_of(enum layout_id id, const int16_t *neg)
                            : vb_set8(0);
 }
 
-/* Sums in dwords cannot overflow; w0 .. w3 serve only the halves that Q6_K scales. */
+/* Sums in dwords cannot overflow; w0 .. w4 serve only the halves that Q6_K scales. */
 #define BEGIN_(j, x)   s##j = start_of(id, neg + 6 * (j));
 #define STEP_(j, g)    s##j = vb_dot(s##j, c_, vb_bcast(q + 32 * (j) + 4 * (g)));
 #define HALF_(j, h)    s##j = start_of(id, neg + 6 * (j) + 2 + 2 * (h));
@@ -379,12 +407,16 @@ KFN vb sum_of(enum layout_id id, vb w, const int16_t *neg)
 #define CODE(i) kept(byte_code(id, codes, sc, i), keep, i)
 DEFINE_PACKED(byte_packed_1, TOKENS_1, byte)
 DEFINE_PACKED(byte_packed_2, TOKENS_2, byte)
+DEFINE_PACKED(byte_packed_3, TOKENS_3, byte)
 DEFINE_PACKED(byte_packed_4, TOKENS_4, byte)
+DEFINE_PACKED(byte_packed_5, TOKENS_5, byte)
 #undef CODE
 #define CODE(i) vb_load(codes + 64 * (i))
 DEFINE_TILE(byte_1, TOKENS_1, byte)
 DEFINE_TILE(byte_2, TOKENS_2, byte)
+DEFINE_TILE(byte_3, TOKENS_3, byte)
 DEFINE_TILE(byte_4, TOKENS_4, byte)
+DEFINE_TILE(byte_5, TOKENS_5, byte)
 DEFINE_MUL(byte)
 #undef CODE
 
