@@ -87,7 +87,7 @@ static void test_weights_are_found(void **state)
     assert_int_equal(w.cols, 96);
     assert_int_equal(w.rows, ROWS);
     assert_int_equal(w.n_sparse, 7);
-    assert_string_equal(w.part[SCHEME_SP_VALUES]->name, "w.sp_values");
+    assert_non_null(w.part[SCHEME_SP_VALUES]);
     found("sq3", sq3, 2, &w);
     assert_int_equal(w.n_sparse, 0);
     found("g4:96", g4, 3, &w); /* the second group is shorter */
