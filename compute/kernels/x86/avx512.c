@@ -142,11 +142,12 @@ ROWS_FN void v_store_i8(int8_t *p, v16 a)
 {
     __m256i lo = _mm256_cvtps_epi32(_mm512_castps512_ps256(a)), hi = _mm256_cvtps_epi32(upper(a));
     __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8);
-    _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(w),
-                                                   _mm256_extracti128_si256(w, 1)));
+    _mm_storeu_si128((__m128i *)p,
+                     _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
 }
 
-/* --- 64 bytes ---------------------------------------------------------------------------------- */
+/* --- 64 bytes ----------------------------------------------------------------------------------
+ */
 
 ROWS_FN vb vb_load(const void *p)
 {
@@ -303,7 +304,30 @@ ROWS_FN vb vb_low_one16(void)
     return _mm512_set1_epi32(1);
 }
 
-/* --- attention --------------------------------------------------------------------------------- */
+ROWS_FN vb vb_bcast128(const void *p)
+{
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(p));
+}
+
+ROWS_FN vb vb_lookup(vb table, vb index)
+{
+    return _mm512_shuffle_epi8(table, index);
+}
+
+ROWS_FN vb vb_even(vb a, vb b)
+{
+    return _mm512_castps_si512(
+        _mm512_shuffle_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), 0x88));
+}
+
+ROWS_FN vb vb_odd(vb a, vb b)
+{
+    return _mm512_castps_si512(
+        _mm512_shuffle_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), 0xdd));
+}
+
+/* --- attention ---------------------------------------------------------------------------------
+ */
 
 typedef vb vp, vi;
 
@@ -326,8 +350,7 @@ ROWS_FN vp vp_load8(const uint8_t *p)
 
 ROWS_FN vp vp_load4(const uint8_t *p, const int high)
 {
-    const __m256i levels =
-        _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)kv_levels));
+    const __m256i levels = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)kv_levels));
     __m256i x = _mm256_loadu_si256((const __m256i *)p);
 
     if (high)
@@ -366,6 +389,7 @@ ROWS_FN v16 vi_float(vi a)
 #include "compute/kernels/rows_impl.h"
 #include "compute/kernels/attend_impl.h"
 #include "compute/kernels/x86/mat_impl.h"
+#include "compute/kernels/x86/scheme_impl.h"
 
 #if defined(KERNELS_SIMDE) && defined(HAVE_DPBUSD)
 const struct kernels_isa kernels_isa_vnni_emulated = KERNELS_ISA_TABLE("vnni");
