@@ -19,7 +19,8 @@ static const struct qtype_info infos[] = {
     [QTYPE_Q5_0] = {"Q5_0", 32, 22},   [QTYPE_Q5_1] = {"Q5_1", 32, 24},
     [QTYPE_Q8_0] = {"Q8_0", 32, 34},   [QTYPE_Q4_K] = {"Q4_K", 256, 144},
     [QTYPE_Q5_K] = {"Q5_K", 256, 176}, [QTYPE_Q6_K] = {"Q6_K", 256, 210},
-    [QTYPE_BF16] = {"BF16", 1, 2},
+    [QTYPE_I8] = {"I8", 1, 1},         [QTYPE_I16] = {"I16", 1, 2},
+    [QTYPE_I32] = {"I32", 1, 4},       [QTYPE_BF16] = {"BF16", 1, 2},
 };
 
 const struct qtype_info *qtype_info(uint32_t ggml_type)
@@ -31,7 +32,7 @@ const struct qtype_info *qtype_info(uint32_t ggml_type)
 
 const char *qtype_supported(void)
 {
-    return "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K";
+    return "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K I8 I16 I32";
 }
 
 static uint16_t load16(const uint8_t *p)
@@ -189,6 +190,18 @@ void qtype_dequantize(enum qtype t, const void *src, float *dst, size_t n)
         for (size_t i = 0; i < n; i++)
             dst[i] = f32_from_bits((uint32_t)load16(b + i * 2) << 16);
         return;
+    case QTYPE_I8:
+        for (size_t i = 0; i < n; i++)
+            dst[i] = (float)(int8_t)b[i];
+        return;
+    case QTYPE_I16:
+        for (size_t i = 0; i < n; i++)
+            dst[i] = (float)(int16_t)load16(b + i * 2);
+        return;
+    case QTYPE_I32:
+        for (size_t i = 0; i < n; i++)
+            dst[i] = (float)(int32_t)load32(b + i * 4);
+        return;
     case QTYPE_Q4_0:
         for (size_t i = 0; i < n; i += SIMPLE_VALUES, b += 18)
             q4_0(b, dst + i);
@@ -247,6 +260,10 @@ static struct floats floats_of(enum qtype t)
         return (struct floats){0, 1, 2, 0x7c00u};
     case QTYPE_Q6_K:
         return (struct floats){208, 1, 2, 0x7c00u};
+    case QTYPE_I8:
+    case QTYPE_I16:
+    case QTYPE_I32:
+        return (struct floats){0, 0, 2, 0x7c00u};
     case QTYPE_Q4_1:
     case QTYPE_Q5_1:
     case QTYPE_Q4_K:

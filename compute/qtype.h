@@ -22,6 +22,9 @@ enum qtype {
     QTYPE_Q4_K = 12,
     QTYPE_Q5_K = 13,
     QTYPE_Q6_K = 14,
+    QTYPE_I8 = 24, /* integers: data of other tensors (scheme.h), no weights by themselves */
+    QTYPE_I16 = 25,
+    QTYPE_I32 = 26,
     QTYPE_BF16 = 30,
 };
 
@@ -33,6 +36,11 @@ struct qtype_info {
 
 /* NULL when the id is not one we read. */
 const struct qtype_info *qtype_info(uint32_t ggml_type);
+
+static inline bool qtype_is_integer(enum qtype t)
+{
+    return t >= QTYPE_I8 && t <= QTYPE_I32;
+}
 
 /* "F32 F16 Q4_0 ...": for errors. */
 const char *qtype_supported(void);

@@ -48,17 +48,31 @@ struct cursor {
     uint32_t rows; /* of this job, behind us */
 };
 
-static size_t row_bytes(const struct gguf_tensor *t)
+/* A sparse part has no rows of a matrix: each entry counts as one. */
+static bool is_sparse(const struct fill_job *j)
 {
-    const struct qtype_info *q = qtype_info(t->type);
+    return j->mat && j->part != SCHEME_PARTS && j->part >= SCHEME_SP_ROWS;
+}
 
-    return (size_t)t->ne[0] / q->block_values * q->block_bytes;
+static size_t row_values(const struct fill_job *j)
+{
+    return is_sparse(j) ? 1 : (size_t)j->t->ne[0];
+}
+
+static size_t row_bytes(const struct fill_job *j)
+{
+    const struct qtype_info *q = qtype_info(j->t->type);
+
+    return row_values(j) / q->block_values * q->block_bytes;
 }
 
 static void share(const struct fill_job *j, unsigned part, unsigned parts, uint32_t *first,
                   uint32_t *end)
 {
-    if (j->mat) {
+    if (is_sparse(j)) {
+        *first = 0;
+        *end = part == 0 ? (uint32_t)j->t->ne[0] : 0;
+    } else if (j->mat) {
         mat_share(j->mat, part, parts, first, end);
     } else {
         *first = 0;
@@ -72,7 +86,7 @@ static bool next_piece(const struct fill *f, unsigned part, unsigned parts, stru
 {
     for (; c->job < f->n_jobs; *c = (struct cursor){.job = c->job + 1}) {
         const struct fill_job *j = &f->jobs[c->job];
-        size_t bytes = row_bytes(j->t);
+        size_t bytes = row_bytes(j);
         uint32_t first, end;
 
         share(j, part, parts, &first, &end);
@@ -98,13 +112,15 @@ static int take(const struct fill *f, const struct piece *p, const void *src, ch
     const struct fill_job *j = &f->jobs[p->job];
     const struct gguf_tensor *t = j->t;
 
-    if (!qtype_finite(t->type, src, (size_t)p->n * t->ne[0]))
+    if (!qtype_finite(t->type, src, p->n * row_values(j)))
         return j->mat ? gguf_fail(gguf_path(f->g), err, -EBADMSG,
                                   "tensor %s: an infinite or NaN weight in rows %u to %u", t->name,
                                   p->row, p->row + p->n - 1)
                       : gguf_fail(gguf_path(f->g), err, -EBADMSG,
                                   "tensor %s: an infinite or NaN value", t->name);
-    if (j->mat)
+    if (j->mat && j->part != SCHEME_PARTS)
+        mat_pack_part(j->mat, j->part, p->row, src, p->n);
+    else if (j->mat)
         mat_pack(j->mat, p->row, src, p->n);
     else
         qtype_dequantize(t->type, src, j->vector, (size_t)t->ne[0]);
@@ -173,7 +189,7 @@ static size_t buffer_bytes(const struct fill *f)
     size_t bytes = f->piece_bytes;
 
     for (size_t i = 0; i < f->n_jobs; i++) {
-        size_t least = row_bytes(f->jobs[i].t) * (f->jobs[i].mat ? PANEL_ROWS : 1);
+        size_t least = row_bytes(&f->jobs[i]) * (f->jobs[i].mat ? PANEL_ROWS : 1);
 
         if (bytes < least)
             bytes = least;

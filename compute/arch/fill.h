@@ -15,8 +15,9 @@
 /* One tensor and where it goes. */
 struct fill_job {
     const struct gguf_tensor *t;
-    struct mat *mat; /* new, of the tensor's shape; NULL: to the vector */
-    float *vector;   /* [ne[0]] */
+    struct mat *mat;       /* new, of the tensor's shape; NULL: to the vector */
+    enum scheme_part part; /* of the matrix; SCHEME_PARTS: all of it */
+    float *vector;         /* [ne[0]] */
 };
 
 /* how: see struct loading's memory_bytes. 0; -EBADMSG: a weight that is no finite number; -EIO or

@@ -67,16 +67,53 @@ static uint32_t dim(const struct hparams *hp, unsigned d)
     return dims[d];
 }
 
-/* *t is the tensor, proved to have its shape; NULL when it may be left out and is. */
+/* A tensor, or the parts of a matrix in a scheme. */
+struct found {
+    const struct gguf_tensor *t;
+    struct scheme_weight scheme; /* where t is NULL */
+};
+
+static bool there(const struct found *f)
+{
+    return f->t || f->scheme.scheme.kind != SCHEME_NONE;
+}
+
+static int find_scheme(const struct gguf *g, const char *name, uint32_t cols, uint32_t rows,
+                       struct scheme_weight *w, char *err)
+{
+    int rc = scheme_find(g, name, w, err);
+
+    if (rc || (w->rows == rows && w->cols == cols))
+        return rc;
+    return gguf_fail(gguf_path(g), err, -EBADMSG,
+                     "tensor %s: its codes are %u columns by %u rows, the hyper-parameters say "
+                     "[%u, %u]",
+                     name, w->cols, w->rows, cols, rows);
+}
+
+/* *f is the tensor, proved to have its shape; not there() when it may be left out and is. */
 static int find(const struct gguf *g, const struct hparams *hp, const struct spec *s,
-                const char *name, const struct gguf_tensor **t, char *err)
+                const char *name, struct found *f, char *err)
 {
     uint32_t cols = dim(hp, s->cols), rows = dim(hp, s->rows);
     bool required = s->need == REQUIRED || (s->need == QKV_BIAS && hp->arch->qkv_bias);
+    const struct gguf_tensor **t = &f->t;
 
+    *f = (struct found){0};
+    if (s->rows != NONE) {
+        int rc = find_scheme(g, name, cols, rows, &f->scheme, err);
+
+        if (rc != -ENOENT)
+            return rc;
+        f->scheme = (struct scheme_weight){0};
+    }
     *t = gguf_find(g, name);
     if (!*t)
         return required ? gguf_fail(gguf_path(g), err, -EBADMSG, "tensor %s: missing", name) : 0;
+    if (qtype_is_integer((*t)->type))
+        return gguf_fail(gguf_path(g), err, -ENOTSUP,
+                         "tensor %s: type %s holds no weights by itself", name,
+                         qtype_info((*t)->type)->name);
     if ((*t)->ne[0] != cols || (*t)->ne[1] != rows || (*t)->ne[2] != 1 || (*t)->ne[3] != 1)
         return gguf_fail(
             gguf_path(g), err, -EBADMSG,
@@ -112,12 +149,27 @@ static bool known(const char *name, uint32_t n_layers)
     return false;
 }
 
+/* A part of a weight that we know and that has a scheme: whether it is one of that scheme's parts
+ * is for scheme_find to say. */
+static bool known_part(const struct gguf *g, const char *name, uint32_t n_layers)
+{
+    char weight[256], key[288];
+    struct gguf_str scheme;
+    size_t len;
+
+    if (scheme_part_of(name, &len) == SCHEME_PARTS || len >= sizeof weight)
+        return false;
+    snprintf(weight, sizeof weight, "%.*s", (int)len, name);
+    snprintf(key, sizeof key, "isthmus.scheme.%s", weight);
+    return gguf_str(g, key, &scheme) == 0 && known(weight, n_layers);
+}
+
 static int refuse_unknown(const struct gguf *g, const struct hparams *hp, char *err)
 {
     for (uint32_t i = 0; i < gguf_n_tensors(g); i++) {
         const char *name = gguf_tensor_at(g, i)->name;
 
-        if (!known(name, hp->n_layers))
+        if (!known(name, hp->n_layers) && !known_part(g, name, hp->n_layers))
             return gguf_fail(gguf_path(g), err, -ENOTSUP,
                              "tensor %s: not part of a model of architecture %s with %u layers",
                              name, hp->arch->name, hp->n_layers);
@@ -136,8 +188,8 @@ struct walk {
     size_t n_jobs;
 };
 
-typedef int (*visit_fn)(struct walk *walk, const struct spec *s, const struct gguf_tensor *t,
-                        void *to, char *err);
+typedef int (*visit_fn)(struct walk *walk, const struct spec *s, const struct found *f, void *to,
+                        char *err);
 
 static void *place(void *base, const struct spec *s)
 {
@@ -149,13 +201,13 @@ static int walk_layer(struct walk *walk, uint32_t layer, visit_fn visit, struct 
 {
     for (size_t i = 0; i < COUNT(layer_specs); i++) {
         const struct spec *s = &layer_specs[i];
-        const struct gguf_tensor *t;
+        struct found f;
         char name[64];
 
         snprintf(name, sizeof(name), "blk.%u.%s", layer, s->name);
-        int rc = find(walk->g, walk->hp, s, name, &t, err);
-        if (rc == 0 && t)
-            rc = visit(walk, s, t, place(to, s), err);
+        int rc = find(walk->g, walk->hp, s, name, &f, err);
+        if (rc == 0 && there(&f))
+            rc = visit(walk, s, &f, place(to, s), err);
         if (rc)
             return rc;
     }
@@ -165,20 +217,33 @@ static int walk_layer(struct walk *walk, uint32_t layer, visit_fn visit, struct 
 static int walk_one(struct walk *walk, const struct spec *s, visit_fn visit, struct weights *to,
                     char *err)
 {
-    const struct gguf_tensor *t;
-    int rc = find(walk->g, walk->hp, s, s->name, &t, err);
+    struct found f;
+    int rc = find(walk->g, walk->hp, s, s->name, &f, err);
 
-    return rc || !t ? rc : visit(walk, s, t, place(to, s), err);
+    return rc || !there(&f) ? rc : visit(walk, s, &f, place(to, s), err);
+}
+
+static bool has(const struct gguf *g, const struct spec *s)
+{
+    char key[64];
+    struct gguf_str scheme;
+
+    snprintf(key, sizeof key, "isthmus.scheme.%s", s->name);
+    return gguf_find(g, s->name) || gguf_str(g, key, &scheme) == 0;
 }
 
 static int walk_stage(struct walk *walk, uint32_t first, uint32_t end, visit_fn visit,
                       struct weights *to, char *err)
 {
-    const struct gguf_tensor *embd;
+    struct found embd;
     int rc = refuse_unknown(walk->g, walk->hp, err);
 
-    if (rc == 0)
+    if (rc == 0 && (first == 0 || has(walk->g, &embd_spec))) /* the back half may lack it */
         rc = find(walk->g, walk->hp, &embd_spec, embd_spec.name, &embd, err);
+    if (rc == 0 && first == 0 && !embd.t)
+        rc = gguf_fail(gguf_path(walk->g), err, -ENOTSUP,
+                       "tensor %s: rows of an embedding are read from the file: no scheme",
+                       embd_spec.name);
     if (rc == 0)
         rc = walk_one(walk, &rope_spec, visit, to, err);
     for (uint32_t i = first; i < end && rc == 0; i++)
@@ -187,7 +252,7 @@ static int walk_stage(struct walk *walk, uint32_t first, uint32_t end, visit_fn 
         return rc;
 
     /* Without a matrix of its own the head is the embedding's. */
-    const struct spec *head = gguf_find(walk->g, head_spec.name) ? &head_spec : &embd_spec;
+    const struct spec *head = has(walk->g, &head_spec) ? &head_spec : &embd_spec;
     rc = walk_one(walk, &norm_spec, visit, to, err);
     return rc ? rc : walk_one(walk, head, visit, to, err);
 }
@@ -218,13 +283,30 @@ static int place_matrix(const struct gguf *g, const struct gguf_tensor *t, struc
     return 0;
 }
 
-static int plan(struct walk *walk, const struct spec *s, const struct gguf_tensor *t, void *to,
-                char *err)
+static int plan_scheme(struct walk *walk, const struct scheme_weight *w, struct mat **to, char *err)
 {
+    int rc = mat_new_scheme(&w->scheme, w->rows, w->cols, w->n_sparse, to);
+
+    if (rc)
+        return gguf_fail(gguf_path(walk->g), err, rc, "tensor %s: no memory for its panels",
+                         w->part[SCHEME_CODES]->name);
+    walk->bytes += mat_bytes(*to);
+    for (int i = 0; i < SCHEME_PARTS; i++)
+        if (w->part[i])
+            walk->jobs[walk->n_jobs++] =
+                (struct fill_job){.t = w->part[i], .mat = *to, .part = (enum scheme_part)i};
+    return 0;
+}
+
+static int plan(struct walk *walk, const struct spec *s, const struct found *f, void *to, char *err)
+{
+    const struct gguf_tensor *t = f->t;
     struct fill_job *job = &walk->jobs[walk->n_jobs];
     int rc;
 
-    *job = (struct fill_job){.t = t};
+    if (!t)
+        return plan_scheme(walk, &f->scheme, to, err);
+    *job = (struct fill_job){.t = t, .part = SCHEME_PARTS};
     if (s->rows == NONE) {
         float **vector = to;
 
@@ -242,9 +324,15 @@ static int plan(struct walk *walk, const struct spec *s, const struct gguf_tenso
     return rc;
 }
 
-static int count(struct walk *walk, const struct spec *s, const struct gguf_tensor *t, void *to,
-                 char *err)
+static int count(struct walk *walk, const struct spec *s, const struct found *f, void *to, char *err)
 {
+    const struct scheme_weight *w = &f->scheme;
+    const struct gguf_tensor *t = f->t;
+
+    if (!t) {
+        walk->bytes += mat_bytes_for_scheme(&w->scheme, w->rows, w->cols, w->n_sparse);
+        return 0;
+    }
     walk->bytes += s->rows == NONE ? (size_t)t->ne[0] * sizeof(float)
                                    : mat_bytes_for(t->type, (uint32_t)t->ne[1], (uint32_t)t->ne[0]);
     return 0;
@@ -255,6 +343,31 @@ static int compare_offsets(const void *a, const void *b)
     const struct fill_job *x = a, *y = b;
 
     return (x->t->offset > y->t->offset) - (x->t->offset < y->t->offset);
+}
+
+/* Before anything is multiplied: what the sparse parts hold are places in activations. */
+static int check_sparse(const struct walk *walk, char *err)
+{
+    int rc = 0;
+
+    for (size_t i = 0; i < walk->n_jobs && rc == 0; i++) {
+        const struct fill_job *job = &walk->jobs[i];
+        struct scheme_weight w;
+        const uint32_t *rows;
+        const uint16_t *cols;
+        char name[256];
+        size_t len;
+
+        if (!job->mat || job->part != SCHEME_SP_ROWS)
+            continue;
+        scheme_part_of(job->t->name, &len);
+        snprintf(name, sizeof name, "%.*s", (int)len, job->t->name);
+        rc = scheme_find(walk->g, name, &w, err);
+        mat_sparse(job->mat, &rows, &cols);
+        if (rc == 0)
+            rc = scheme_check_sparse(walk->g, &w, rows, cols, err);
+    }
+    return rc;
 }
 
 int weights_load(const struct gguf *g, const struct hparams *hp, uint32_t first, uint32_t end,
@@ -278,6 +391,8 @@ int weights_load(const struct gguf *g, const struct hparams *hp, uint32_t first,
         if (loading->memory_bytes && gguf_file_bytes(g) + walk.bytes > loading->memory_bytes)
             how = GGUF_READ_DIRECT;
         rc = weights_fill(g, walk.jobs, walk.n_jobs, how, team, loading, err);
+        if (rc == 0)
+            rc = check_sparse(&walk, err);
     }
     free(walk.jobs);
     return rc;

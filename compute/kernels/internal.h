@@ -19,6 +19,7 @@
 
 #include "codec/f16.h"
 #include "compute/kernels/kernels.h"
+#include "compute/kernels/scheme_panel.h"
 
 /* --- panels ------------------------------------------------------------------------------------ */
 
@@ -94,10 +95,12 @@ struct kernels_isa;
 
 struct mat {
     const struct kernels_isa *isa;
-    enum layout_id id;
+    enum layout_id id; /* N_LAYOUTS: of a scheme */
     uint32_t rows, cols;
     size_t panel_bytes, bytes;
     uint8_t *panels;
+    struct scheme_panel scheme;
+    struct sparse sparse;
 };
 
 static inline uint32_t n_panels(uint32_t rows)
@@ -144,6 +147,8 @@ struct kernels_isa {
     panel_fn mul[N_LAYOUTS];     /* int8 activations (floats: as mul_f32) */
     panel_fn mul_int16[N_LAYOUTS];
     panel_fn mul_f32[N_LAYOUTS];
+    scheme_fn scheme[3][2][3]; /* by acts' kind, sq or g, bits - 2 */
+    sparse_fn sparse;
     /* acc f32[nt][16] (+ bias, + y) to y, n_rows of the 16. */
     void (*finish)(const float *acc, size_t nt, size_t n_rows, const float *bias, int add, float *y,
                    size_t ldy);

@@ -36,5 +36,9 @@ FLOAT_TYPES(PANEL_FN, float)
         .mul = {QUANTIZED_TYPES(TABLE_ENTRY, int) FLOAT_TYPES(TABLE_ENTRY, float)},                \
         .mul_int16 = {QUANTIZED_TYPES(TABLE_ENTRY, word) FLOAT_TYPES(TABLE_ENTRY, float)},         \
         .mul_f32 = {QUANTIZED_TYPES(TABLE_ENTRY, float) FLOAT_TYPES(TABLE_ENTRY, float)},          \
+        .scheme = {[ACTS_INT8] = SCHEME_FNS(int),                                                  \
+                   [ACTS_F32] = SCHEME_FNS(float),                                                 \
+                   [ACTS_INT16] = SCHEME_FNS(word)},                                               \
+        .sparse = sparse_add,                                                                      \
         .finish = finish,                                                                          \
     }

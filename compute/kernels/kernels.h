@@ -17,6 +17,7 @@
 
 #include "compute/gguf.h"
 #include "compute/kernels/attend.h"
+#include "compute/scheme.h"
 #include "compute/team.h"
 
 #define ACT_BLOCK  32u /* activations share a scale in blocks of 32 */
@@ -57,6 +58,18 @@ uint32_t mat_rows(const struct mat *m);
 uint32_t mat_cols(const struct mat *m);
 size_t mat_bytes(const struct mat *m);                       /* resident bytes of the panels */
 size_t mat_bytes_for(enum qtype type, uint32_t rows, uint32_t cols); /* before loading */
+
+/* The same for a weight in a scheme (compute/scheme.h), with n_sparse entries beside its codes.
+ * Its parts are packed in any order: rows [row, row + n) of those that have rows, as mat_pack's; of
+ * the sparse part entries. Values and codes may be anything; sparse rows and columns are proved
+ * (scheme_check_sparse) before the matrix is multiplied. */
+int mat_new_scheme(const struct scheme *s, uint64_t rows, uint64_t cols, uint32_t n_sparse,
+                   struct mat **out);
+void mat_pack_part(struct mat *m, enum scheme_part part, uint32_t row, const void *src, uint32_t n);
+/* The sparse part as it was packed. */
+void mat_sparse(const struct mat *m, const uint32_t **rows, const uint16_t **cols);
+size_t mat_bytes_for_scheme(const struct scheme *s, uint32_t rows, uint32_t cols,
+                            uint32_t n_sparse);
 
 /* --- activations ------------------------------------------------------------------------------- */
 

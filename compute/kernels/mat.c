@@ -8,14 +8,27 @@
 #define TILE_TOKENS 128u
 #define STREAMS     4u
 
+static bool is_float(const struct mat *w)
+{
+    return w->id != N_LAYOUTS && kernels_layouts[w->id].bits == 0;
+}
+
+/* Whether one function multiplies both. */
+static bool alike(const struct mat *a, const struct mat *b)
+{
+    return a->id == b->id && (a->id != N_LAYOUTS || (a->scheme.scheme.kind == b->scheme.scheme.kind &&
+                                                     a->scheme.scheme.bits == b->scheme.scheme.bits &&
+                                                     a->scheme.group_blocks == b->scheme.group_blocks));
+}
+
 /* Tokens that share one unpacking of a panel: their activations should stay in the L2 cache. */
 static size_t tile_tokens(const struct mat *w, const struct acts *a, size_t n_tokens)
 {
     size_t token_bytes =
         (size_t)w->cols *
-        (a->kind == ACTS_F32 || kernels_layouts[w->id].bits == 0 ? sizeof(float)
-         : a->kind == ACTS_INT16                                 ? sizeof(int16_t)
-                                                                 : 1);
+        (a->kind == ACTS_F32 || is_float(w)     ? sizeof(float)
+         : a->kind == ACTS_INT16 ? sizeof(int16_t)
+                                 : 1);
     size_t tile = (256u << 10) / token_bytes / 12 * 12; /* whole register tiles */
 
     if (tile < 24)
@@ -31,7 +44,8 @@ struct call {
     const struct product *products;
     const struct acts *acts;
     panel_fn mul;
-    size_t t, nt; /* tokens [t, t + nt) */
+    scheme_fn scheme; /* instead, where they are of one */
+    size_t t, nt;     /* tokens [t, t + nt) */
     int add;
 };
 
@@ -42,6 +56,15 @@ static void finish(const struct call *c, const struct product *of, size_t p, con
 
     c->isa->finish(acc, c->nt, rows < PANEL_ROWS ? rows : PANEL_ROWS,
                    of->bias ? of->bias + row : NULL, c->add, of->y + c->t * of->ldy + row, of->ldy);
+}
+
+static void add_sparse(const struct call *c, const struct mat *w, size_t p, float *acc)
+{
+    const size_t row = p * PANEL_ROWS, rows = w->rows - row;
+
+    if (w->sparse.n)
+        c->isa->sparse(&w->sparse, row, rows < PANEL_ROWS ? rows : PANEL_ROWS, c->acts, c->t, c->nt,
+                       acc);
 }
 
 /* The product that panel *p of all stands in; *p becomes its number there. */
@@ -67,7 +90,12 @@ static void mul_panels(const struct call *c, size_t p, size_t step, size_t n)
         of[j] = find(c, &at[j]);
         panels[j] = of[j]->w->panels + at[j] * of[j]->w->panel_bytes;
     }
-    c->mul(panels, n, c->acts, c->t, c->nt, acc);
+    if (c->scheme)
+        c->scheme(&of[0]->w->scheme, panels, n, c->acts, c->t, c->nt, acc);
+    else
+        c->mul(panels, n, c->acts, c->t, c->nt, acc);
+    for (size_t j = 0; j < n; j++)
+        add_sparse(c, of[j]->w, at[j], acc + j * c->nt * PANEL_ROWS);
     for (size_t j = 0; j < n; j++)
         finish(c, of[j], at[j], acc + j * c->nt * PANEL_ROWS);
 }
@@ -97,13 +125,16 @@ static void mul_alike(const struct kernels_isa *isa, const struct product *produ
         .isa = isa,
         .products = products,
         .acts = a,
-        .mul = a->kind == ACTS_F32     ? isa->mul_f32[w->id]
-               : a->kind == ACTS_INT16 ? isa->mul_int16[w->id]
-                                       : isa->mul[w->id],
         .add = add,
     };
     size_t tile = tile_tokens(w, a, a->n_tokens), panels = 0, first, end;
 
+    if (w->id == N_LAYOUTS)
+        c.scheme = isa->scheme[a->kind][w->scheme.scheme.kind == SCHEME_G][w->scheme.scheme.bits - 2];
+    else
+        c.mul = a->kind == ACTS_F32     ? isa->mul_f32[w->id]
+                : a->kind == ACTS_INT16 ? isa->mul_int16[w->id]
+                                        : isa->mul[w->id];
     for (unsigned i = 0; i < n; i++)
         panels += n_panels(products[i].w->rows);
     team_share(panels, 1, part, parts, &first, &end);
@@ -117,13 +148,13 @@ void kernels_mat_mul(const struct kernels_isa *isa, const struct product *produc
                      const struct acts *a, int add, unsigned part, unsigned parts)
 {
     while (n) {
-        unsigned alike = 1;
+        unsigned same = 1;
 
-        while (alike < n && products[alike].w->id == products->w->id)
-            alike++;
-        mul_alike(isa, products, alike, a, add, part, parts);
-        products += alike;
-        n -= alike;
+        while (same < n && alike(products[same].w, products->w))
+            same++;
+        mul_alike(isa, products, same, a, add, part, parts);
+        products += same;
+        n -= same;
     }
 }
 

@@ -75,11 +75,77 @@ void mat_share(const struct mat *m, unsigned part, unsigned parts, uint32_t *fir
         *first = *end;
 }
 
+/* --- schemes --------------------------------------------------------------------------------- */
+
+size_t mat_bytes_for_scheme(const struct scheme *s, uint32_t rows, uint32_t cols, uint32_t n_sparse)
+{
+    const struct scheme_panel p = scheme_panel_of(s, cols);
+
+    return scheme_panel_bytes(&p) * n_panels(rows) + sparse_bytes(rows, n_sparse);
+}
+
+int mat_new_scheme(const struct scheme *s, uint64_t rows, uint64_t cols, uint32_t n_sparse,
+                   struct mat **out)
+{
+    struct mat *m;
+
+    *out = NULL;
+    if (rows == 0 || rows > INT32_MAX || cols == 0 || cols > INT32_MAX || cols % ACT_BLOCK)
+        return -EINVAL;
+    m = calloc(1, sizeof(*m));
+    if (!m)
+        return -ENOMEM;
+    m->isa = kernels_isa_get();
+    m->id = N_LAYOUTS;
+    m->rows = (uint32_t)rows;
+    m->cols = (uint32_t)cols;
+    m->scheme = scheme_panel_of(s, m->cols);
+    m->panel_bytes = scheme_panel_bytes(&m->scheme);
+    m->sparse.n = n_sparse;
+    if (!__builtin_mul_overflow(m->panel_bytes, (size_t)n_panels(m->rows), &m->bytes))
+        m->panels = kernels_mem_alloc(m->bytes);
+    if (m->panels && n_sparse)
+        m->sparse.rows = kernels_mem_alloc(sparse_bytes(m->rows, n_sparse));
+    if (!m->panels || (n_sparse && !m->sparse.rows)) {
+        mat_free(m);
+        return -ENOMEM;
+    }
+    if (n_sparse) {
+        m->sparse.cols = (uint16_t *)(m->sparse.rows + m->rows + 1);
+        m->sparse.values = m->sparse.cols + n_sparse;
+    }
+    *out = m;
+    return 0;
+}
+
+void mat_pack_part(struct mat *m, enum scheme_part part, uint32_t row, const void *src, uint32_t n)
+{
+    uint16_t *to = part == SCHEME_SP_COLS ? m->sparse.cols : m->sparse.values;
+
+    if (part < SCHEME_SP_ROWS)
+        scheme_pack(&m->scheme, part, m->panels, row, src, n);
+    for (uint32_t i = 0; part >= SCHEME_SP_ROWS && i < n; i++) {
+        const uint8_t *p = (const uint8_t *)src + (size_t)i * (part == SCHEME_SP_ROWS ? 4 : 2);
+
+        if (part == SCHEME_SP_ROWS)
+            m->sparse.rows[row + i] = load_u16(p) | (uint32_t)load_u16(p + 2) << 16;
+        else
+            to[row + i] = load_u16(p);
+    }
+}
+
+void mat_sparse(const struct mat *m, const uint32_t **rows, const uint16_t **cols)
+{
+    *rows = m->sparse.rows;
+    *cols = m->sparse.cols;
+}
+
 void mat_free(struct mat *m)
 {
     if (!m)
         return;
     kernels_mem_free(m->panels, m->bytes);
+    kernels_mem_free(m->sparse.rows, sparse_bytes(m->rows, m->sparse.n));
     free(m);
 }
 
@@ -95,5 +161,5 @@ uint32_t mat_cols(const struct mat *m)
 
 size_t mat_bytes(const struct mat *m)
 {
-    return m->bytes;
+    return m->bytes + sparse_bytes(m->rows, m->sparse.n);
 }

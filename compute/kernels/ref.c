@@ -357,5 +357,6 @@ static void mul_float(enum layout_id id, const uint8_t *panel, const struct acts
             mul_##kind(LAYOUT_##type, panels[j], a, t0, nt, acc + j * nt * PANEL_ROWS);            \
     }
 #include "compute/kernels/isa_table.h"
+#include "compute/kernels/scheme_ref.h"
 
 const struct kernels_isa kernels_isa_c = KERNELS_ISA_TABLE("c");

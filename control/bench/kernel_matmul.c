@@ -16,6 +16,7 @@
 #define C_RUNS       3u
 #define C_OPS_A_RUN  2e7 /* some ten milliseconds */
 #define MATRICES_MAX 4096u
+#define SPARSE_PART  200u /* of the columns one */
 
 /* The matrices of one instruction set. */
 struct ring {
@@ -24,18 +25,63 @@ struct ring {
 };
 
 struct matmul {
-    enum qtype type;
+    struct matmul_format format;
     uint32_t rows, cols, n_mats, n_rings;
     struct ring rings[ISAS_MAX]; /* of C one matrix: it is not timed by going round */
     struct acts *acts;
     float *x, *y; /* [tokens][cols], [tokens][rows] */
 };
 
+static uint32_t n_sparse(const struct matmul *p)
+{
+    return p->format.sparse ? p->rows * (p->cols / SPARSE_PART) : 0;
+}
+
+static size_t bytes_of(const struct matmul *p)
+{
+    return p->format.scheme.kind
+               ? mat_bytes_for_scheme(&p->format.scheme, p->rows, p->cols, n_sparse(p))
+               : mat_bytes_for(p->format.type, p->rows, p->cols);
+}
+
 static unsigned ring_length(const struct matmul *p, const struct ring *r, size_t ring_bytes)
 {
-    const size_t n = ring_bytes / mat_bytes_for(p->type, p->rows, p->cols) + 1;
+    const size_t n = ring_bytes / bytes_of(p) + 1;
 
     return r->isa == 0 ? 1 : n > MATRICES_MAX ? MATRICES_MAX : (unsigned)n;
+}
+
+/* Every row's entries in every SPARSE_PARTth column. */
+static void pack_sparse(const struct matmul *p, struct mat *m)
+{
+    const uint32_t n = p->cols / SPARSE_PART;
+
+    for (uint32_t r = 0; r <= p->rows; r++) {
+        const uint32_t start = r * n;
+        mat_pack_part(m, SCHEME_SP_ROWS, r, &start, 1);
+    }
+    for (uint32_t i = 0; i < p->rows * n; i++) {
+        const uint16_t col = (uint16_t)(i % n * SPARSE_PART + i / n % SPARSE_PART), value = 0x3000;
+        mat_pack_part(m, SCHEME_SP_COLS, i, &col, 1);
+        mat_pack_part(m, SCHEME_SP_VALUES, i, &value, 1);
+    }
+}
+
+static int open_scheme(const struct matmul *p, const uint8_t *bytes, struct mat **out)
+{
+    const struct scheme *s = &p->format.scheme;
+    const int rc = mat_new_scheme(s, p->rows, p->cols, n_sparse(p), out);
+
+    if (rc)
+        return rc;
+    mat_pack_part(*out, SCHEME_CODES, 0, bytes, p->rows);
+    if (s->kind == SCHEME_SQ)
+        mat_pack_part(*out, SCHEME_LUT, 0, bytes, p->rows);
+    for (int part = SCHEME_SCALE; s->kind == SCHEME_G && part <= SCHEME_MIN; part++)
+        mat_pack_part(*out, (enum scheme_part)part, 0, bytes, p->rows);
+    if (n_sparse(p))
+        pack_sparse(p, *out);
+    return 0;
 }
 
 static int open_ring(struct matmul *p, struct ring *r, const uint8_t *blocks, size_t ring_bytes)
@@ -48,7 +94,9 @@ static int open_ring(struct matmul *p, struct ring *r, const uint8_t *blocks, si
         return -ENOMEM;
     cpu_set_mask(r->isa);
     for (unsigned i = 0; i < n && rc == 0; i++)
-        rc = mat_from_blocks(p->type, blocks, p->rows, p->cols, &r->mats[i]);
+        rc = p->format.scheme.kind
+                 ? open_scheme(p, blocks, &r->mats[i])
+                 : mat_from_blocks(p->format.type, blocks, p->rows, p->cols, &r->mats[i]);
     p->n_mats = p->n_mats > n ? p->n_mats : n;
     return rc;
 }
@@ -56,8 +104,10 @@ static int open_ring(struct matmul *p, struct ring *r, const uint8_t *blocks, si
 /* Small numbers, whatever the format makes of them: no scale has an exponent that is not finite. */
 static uint8_t *some_blocks(const struct matmul *p)
 {
-    const struct qtype_info *q = qtype_info(p->type);
-    const size_t bytes = (size_t)p->rows * p->cols / q->block_values * q->block_bytes;
+    const struct qtype_info *q = qtype_info(p->format.type);
+    const size_t bytes = p->format.scheme.kind
+                             ? (size_t)p->rows * (p->cols + 32) /* codes; levels: 32 bytes a row */
+                             : (size_t)p->rows * p->cols / q->block_values * q->block_bytes;
     uint8_t *blocks = malloc(bytes);
 
     for (size_t i = 0; blocks && i < bytes; i++)
@@ -65,7 +115,7 @@ static uint8_t *some_blocks(const struct matmul *p)
     return blocks;
 }
 
-int matmul_open(enum qtype type, uint32_t rows, uint32_t cols, const unsigned *isas,
+int matmul_open(const struct matmul_format *format, uint32_t rows, uint32_t cols, const unsigned *isas,
                 unsigned n_isas, struct matmul **out)
 {
     struct matmul *p = calloc(1, sizeof(*p));
@@ -74,7 +124,7 @@ int matmul_open(enum qtype type, uint32_t rows, uint32_t cols, const unsigned *i
     *out = NULL;
     if (!p)
         return -ENOMEM;
-    *p = (struct matmul){.type = type, .rows = rows, .cols = cols};
+    *p = (struct matmul){.format = *format, .rows = rows, .cols = cols};
     topology_read(&t); /* without it: a size that is beyond most caches */
     const size_t bytes = RING_L3 * t.l3_bytes > RING_BYTES ? RING_L3 * t.l3_bytes : RING_BYTES;
     uint8_t *blocks = some_blocks(p);

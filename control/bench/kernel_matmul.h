@@ -8,13 +8,21 @@
 #include <stdint.h>
 
 #include "compute/qtype.h"
+#include "compute/scheme.h"
 
 struct matmul;
 struct turns_job;
 
+/* A plain type, or a scheme with or without a sparse part of half a percent. */
+struct matmul_format {
+    enum qtype type;      /* where there is no scheme */
+    struct scheme scheme; /* kind SCHEME_NONE: none */
+    bool sparse;
+};
+
 /* With matrices of their own for each instruction set: a matrix keeps the kernels of its making.
  * 0, -EINVAL (rows and cols that the format does not have) or -ENOMEM. */
-int matmul_open(enum qtype type, uint32_t rows, uint32_t cols, const unsigned *isas,
+int matmul_open(const struct matmul_format *format, uint32_t rows, uint32_t cols, const unsigned *isas,
                 unsigned n_isas, struct matmul **out);
 void matmul_close(struct matmul *p);
 uint32_t matmul_rows(const struct matmul *p);

@@ -41,7 +41,7 @@ struct shape {
 };
 
 struct options {
-    enum qtype types[OPT_LIST_MAX];
+    struct matmul_format types[OPT_LIST_MAX];
     struct shape shapes[OPT_LIST_MAX];
     unsigned n_types, n_shapes;
     struct opt_list tokens;
@@ -51,7 +51,9 @@ struct options {
 
 static const struct argp_option option_list[] = {
     {"type", OPT_TYPE, "TYPE,...", 0,
-     "Formats of the matrices: q4_1 and so on (default: q4_0,q4_1,q5_0,q8_0,q4_k,q6_k,f16)", 1},
+     "Formats of the matrices: q4_1 and so on, or a scheme of `isthmus quantize`: sq3, g3:96, with "
+     "+s a sparse part of .5 % of the weights (default: q4_0,q4_1,q5_0,q8_0,q4_k,q6_k,f16)",
+     1},
     {"shape", OPT_SHAPE, "RxC,...", 0,
      "Rows, that are outputs, and columns, multiples of the format's block (default "
      "1536x768,768x1536)",
@@ -64,22 +66,42 @@ static const struct argp_option option_list[] = {
     {0},
 };
 
+static bool parse_type(const char *item, struct matmul_format *f)
+{
+    const size_t len = strlen(item), sparse = len > 2 && strcmp(item + len - 2, "+s") == 0 ? 2 : 0;
+
+    *f = (struct matmul_format){.sparse = sparse};
+    if (scheme_parse(item, len - sparse, &f->scheme) == 0)
+        return true;
+    f->scheme = (struct scheme){0};
+    for (uint32_t t = 0; t <= QTYPE_BF16 && !sparse; t++)
+        if (qtype_info(t) && !qtype_is_integer((enum qtype)t) &&
+            strcasecmp(qtype_info(t)->name, item) == 0) {
+            f->type = (enum qtype)t;
+            return true;
+        }
+    return false;
+}
+
+static const char *type_name(const struct matmul_format *f, char buf[SCHEME_NAME + 2])
+{
+    if (f->scheme.kind == SCHEME_NONE)
+        return qtype_info(f->type)->name;
+    scheme_name(&f->scheme, buf);
+    return f->sparse ? strcat(buf, "+s") : buf;
+}
+
 static void parse_types(struct argp_state *state, char *text, struct options *o)
 {
     char *save = NULL;
 
     o->n_types = 0;
     for (char *item = strtok_r(text, ",", &save); item; item = strtok_r(NULL, ",", &save)) {
-        const struct qtype_info *found = NULL;
-        for (uint32_t t = 0; t <= QTYPE_BF16 && !found; t++)
-            if (qtype_info(t) && strcasecmp(qtype_info(t)->name, item) == 0) {
-                found = qtype_info(t);
-                if (o->n_types == OPT_LIST_MAX)
-                    argp_error(state, "--type: at most %u of them", OPT_LIST_MAX);
-                o->types[o->n_types++] = (enum qtype)t;
-            }
-        if (!found)
-            argp_error(state, "--type %s: must be among %s", item, qtype_supported());
+        if (o->n_types == OPT_LIST_MAX)
+            argp_error(state, "--type: at most %u of them", OPT_LIST_MAX);
+        if (!parse_type(item, &o->types[o->n_types++]))
+            argp_error(state, "--type %s: must be among %s %s", item, qtype_supported(),
+                       scheme_supported());
     }
     if (!o->n_types)
         argp_error(state, "--type: must be formats with commas between them");
@@ -111,8 +133,8 @@ static void check_blocks(struct argp_state *state, const struct options *o)
 {
     for (unsigned t = 0; t < o->n_types; t++)
         for (unsigned s = 0; s < o->n_shapes; s++) {
-            const struct qtype_info *q = qtype_info(o->types[t]);
-            if (o->shapes[s].cols % q->block_values)
+            const struct qtype_info *q = qtype_info(o->types[t].type);
+            if (!o->types[t].scheme.kind && o->shapes[s].cols % q->block_values)
                 argp_error(state, "--shape %ux%u: columns of %s are multiples of %u",
                            o->shapes[s].rows, o->shapes[s].cols, q->name, q->block_values);
         }
@@ -256,13 +278,14 @@ static int print_result(const struct bench *b, const struct result *r)
 /* --- products ----------------------------------------------------------------------------------
  */
 
-static int run_tokens(struct bench *b, struct matmul *p, enum qtype type, uint32_t tokens)
+static int run_tokens(struct bench *b, struct matmul *p, const struct matmul_format *f,
+                      uint32_t tokens)
 {
-    const struct qtype_info *q = qtype_info(type);
-    const bool floats = q->block_values == 1;
+    const bool floats = !f->scheme.kind && qtype_info(f->type)->block_values == 1;
+    char name[SCHEME_NAME + 2];
     struct result r = {
         .operation = "product",
-        .type = q->name,
+        .type = type_name(f, name),
         .rows = matmul_rows(p),
         .cols = matmul_cols(p),
         .tokens = tokens,
@@ -302,10 +325,10 @@ static int run_products(struct bench *b)
     for (unsigned t = 0; t < o->n_types; t++)
         for (unsigned s = 0; s < o->n_shapes && rc == 0; s++) {
             struct matmul *p = NULL;
-            rc = matmul_open(o->types[t], o->shapes[s].rows, o->shapes[s].cols, b->isas, b->n_isas,
+            rc = matmul_open(&o->types[t], o->shapes[s].rows, o->shapes[s].cols, b->isas, b->n_isas,
                              &p);
             for (unsigned i = 0; i < o->tokens.n && rc == 0; i++)
-                rc = run_tokens(b, p, o->types[t], o->tokens.at[i]);
+                rc = run_tokens(b, p, &o->types[t], o->tokens.at[i]);
             matmul_close(p);
         }
     return rc;
@@ -392,8 +415,13 @@ static int run_all(struct bench *b)
 int bench_kernels(int argc, char **argv)
 {
     struct options o = {
-        .types = {QTYPE_Q4_0, QTYPE_Q4_1, QTYPE_Q5_0, QTYPE_Q8_0, QTYPE_Q4_K, QTYPE_Q6_K,
-                  QTYPE_F16},
+        .types = {{QTYPE_Q4_0},
+                  {QTYPE_Q4_1},
+                  {QTYPE_Q5_0},
+                  {QTYPE_Q8_0},
+                  {QTYPE_Q4_K},
+                  {QTYPE_Q6_K},
+                  {QTYPE_F16}},
         .n_types = 7,
         .shapes = {{1536, 768}, {768, 1536}},
         .n_shapes = 2,

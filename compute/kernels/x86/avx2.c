@@ -274,6 +274,22 @@ ROWS_FN vb vb_low_one16(void)
     return B(v, v);
 }
 
+ROWS_FN vb vb_bcast128(const void *p)
+{
+    __m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128(p));
+    return B(v, v);
+}
+
+BINARY(vb_lookup, _mm256_shuffle_epi8)
+
+/* A lane: dwords 0 and 2 (1 and 3) of a's, then of b's. */
+#define DWORDS(a, b, which)                                                                        \
+    _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), which))
+#define EVEN(a, b) DWORDS(a, b, 0x88)
+#define ODD(a, b)  DWORDS(a, b, 0xdd)
+BINARY(vb_even, EVEN)
+BINARY(vb_odd, ODD)
+
 /* --- attention --------------------------------------------------------------------------------- */
 
 typedef vb vp, vi;
@@ -342,5 +358,6 @@ ROWS_FN v16 vi_float(vi a)
 #include "compute/kernels/rows_impl.h"
 #include "compute/kernels/attend_impl.h"
 #include "compute/kernels/x86/mat_impl.h"
+#include "compute/kernels/x86/scheme_impl.h"
 
 const struct kernels_isa kernels_isa_avx2 = KERNELS_ISA_TABLE("avx2");

@@ -303,6 +303,28 @@ ROWS_FN vb vb_low_one16(void)
     return _mm512_set1_epi32(1);
 }
 
+ROWS_FN vb vb_bcast128(const void *p)
+{
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(p));
+}
+
+ROWS_FN vb vb_lookup(vb table, vb index)
+{
+    return _mm512_shuffle_epi8(table, index);
+}
+
+ROWS_FN vb vb_even(vb a, vb b)
+{
+    return _mm512_castps_si512(
+        _mm512_shuffle_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), 0x88));
+}
+
+ROWS_FN vb vb_odd(vb a, vb b)
+{
+    return _mm512_castps_si512(
+        _mm512_shuffle_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), 0xdd));
+}
+
 /* --- attention --------------------------------------------------------------------------------- */
 
 typedef vb vp, vi;
@@ -366,6 +388,7 @@ ROWS_FN v16 vi_float(vi a)
 #include "compute/kernels/rows_impl.h"
 #include "compute/kernels/attend_impl.h"
 #include "compute/kernels/x86/mat_impl.h"
+#include "compute/kernels/x86/scheme_impl.h"
 
 #if defined(KERNELS_SIMDE) && defined(HAVE_DPBUSD)
 const struct kernels_isa kernels_isa_vnni_emulated = KERNELS_ISA_TABLE("vnni");

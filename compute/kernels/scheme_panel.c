@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Panels of schemes: their measures, packing from the file's rows, and reading back. */
+#include "compute/kernels/scheme_panel.h"
+
+#include <endian.h>
+#include <math.h>
+#include <string.h>
+
+#include "compute/kernels/internal.h"
+
+struct scheme_panel scheme_panel_of(const struct scheme *s, uint32_t cols)
+{
+    struct scheme_panel p = {
+        .scheme = *s,
+        .blocks = cols / SCHEME_BLOCK,
+        .group_blocks = s->group_cols / SCHEME_BLOCK,
+        .unit_blocks = s->bits == 4 ? 1 : 2,
+        .unit_bytes = s->bits == 3 ? 384 : 256,
+    };
+    const uint32_t groups = p.group_blocks ? (p.blocks + p.group_blocks - 1) / p.group_blocks : 0;
+
+    p.n_units = (p.blocks + p.unit_blocks - 1) / p.unit_blocks;
+    p.head_bytes = groups ? groups * 4 * PANEL_ROWS : (PANEL_ROWS << s->bits) + 8 * PANEL_ROWS;
+    return p;
+}
+
+/* --- codes ----------------------------------------------------------------------------------- */
+
+/* Bit i of b to bit 0 of byte i. */
+static uint64_t spread(uint8_t b)
+{
+    const uint64_t x = b * UINT64_C(0x0101010101010101) & UINT64_C(0x8040201008040201);
+
+    return (x + UINT64_C(0x7f7f7f7f7f7f7f7f)) >> 7 & UINT64_C(0x0101010101010101);
+}
+
+static void put_thirds(const uint8_t third[4], bool even, uint8_t *to)
+{
+    uint64_t bits = spread(third[0]) | spread(third[1]) << 1 | spread(third[2]) << 4 |
+                    spread(third[3]) << 5;
+    uint64_t there = 0;
+
+    if (even)
+        bits <<= 2;
+    else
+        memcpy(&there, to, 8);
+    bits = htole64(bits) | there;
+    memcpy(to, &bits, 8);
+}
+
+static void pack_codes(const struct scheme_panel *s, uint8_t *panel, size_t r, const uint8_t *src)
+{
+    const uint32_t bits = s->scheme.bits;
+    const size_t q = r % 4, lane = 16 * (r / 4);
+    uint8_t *units = panel + s->head_bytes;
+
+    for (size_t b = 0; b < s->blocks; b++, src += 4 * bits) {
+        uint8_t *unit = units + b / s->unit_blocks * s->unit_bytes;
+        const size_t at = lane + b % s->unit_blocks * 8;
+
+        memcpy(unit + 64 * q + at, src, bits == 4 ? 16 : 8);
+        if (bits == 3)
+            put_thirds(src + 8, q % 2 == 0, unit + 256 + 64 * (q / 2) + at);
+    }
+}
+
+/* --- levels and scales ----------------------------------------------------------------------- */
+
+static size_t table_at(uint32_t bits, size_t r)
+{
+    const size_t l = r / 4, q = r % 4;
+
+    return bits == 4   ? 64 * q + 16 * l
+           : bits == 3 ? 64 * (q / 2) + 16 * l + 8 * (q % 2)
+                       : 16 * l + 4 * q;
+}
+
+static void pack_levels(const struct scheme_panel *s, uint8_t *panel, size_t r, const uint8_t *src)
+{
+    const size_t n = (size_t)1 << s->scheme.bits;
+    uint8_t *table = panel + table_at(s->scheme.bits, r), *scales = panel + PANEL_ROWS * n;
+    float level[16], least = INFINITY, most = -INFINITY;
+
+    for (size_t i = 0; i < n; i++) {
+        level[i] = f32_from_f16(load_u16(src + 2 * i));
+        least = level[i] < least ? level[i] : least;
+        most = level[i] > most ? level[i] : most;
+    }
+    const float d = (most - least) / (float)SCHEME_LEVEL_MAX;
+    for (size_t i = 0; i < n; i++)
+        table[i] = d > 0 ? (uint8_t)((level[i] - least) / d + .5f) : 0;
+    memcpy(scales + 4 * r, &d, 4);
+    memcpy(scales + 4 * (PANEL_ROWS + r), &least, 4);
+}
+
+static void pack_groups(const struct scheme_panel *s, uint8_t *panel, size_t r, const uint8_t *src,
+                        bool is_min)
+{
+    for (size_t at = is_min ? 32 : 0; at < s->head_bytes; at += 64, src += 2)
+        memcpy(panel + at + 2 * r, src, 2);
+}
+
+void scheme_pack(const struct scheme_panel *s, enum scheme_part part, uint8_t *panels, uint32_t row,
+                 const void *src, uint32_t n)
+{
+    const size_t bytes = scheme_panel_bytes(s);
+    const size_t row_bytes = part == SCHEME_CODES ? (size_t)s->blocks * 4 * s->scheme.bits
+                             : part == SCHEME_LUT ? (size_t)2 << s->scheme.bits
+                                                  : s->head_bytes / (2 * PANEL_ROWS);
+
+    for (uint32_t i = 0; i < n; i++) {
+        uint8_t *panel = panels + (row + i) / PANEL_ROWS * bytes;
+        const uint8_t *from = (const uint8_t *)src + i * row_bytes;
+        const size_t r = (row + i) % PANEL_ROWS;
+
+        if (part == SCHEME_CODES)
+            pack_codes(s, panel, r, from);
+        else if (part == SCHEME_LUT)
+            pack_levels(s, panel, r, from);
+        else
+            pack_groups(s, panel, r, from, part == SCHEME_MIN);
+    }
+}
+
+/* --- reading back ---------------------------------------------------------------------------- */
+
+void scheme_panel_read(const struct scheme_panel *s, const uint8_t *panel, size_t row, size_t b,
+                       uint8_t u[SCHEME_BLOCK], float *d, float *m)
+{
+    const uint32_t bits = s->scheme.bits;
+    const uint8_t *unit = panel + s->head_bytes + b / s->unit_blocks * s->unit_bytes;
+    const size_t q = row % 4, at = 16 * (row / 4) + b % s->unit_blocks * 8;
+    const uint8_t *low = unit + 64 * q + at, *third = unit + 256 + 64 * (q / 2) + at;
+    static const uint8_t third_at[4] = {0, 1, 4, 5};
+
+    for (size_t c = 0; c < SCHEME_BLOCK; c++) {
+        if (bits == 4) {
+            u[c] = low[c % 16] >> (c / 16 * 4) & 15;
+        } else {
+            const size_t k = c / 8, i = c % 8;
+
+            u[c] = low[i] >> 2 * k & 3;
+            if (bits == 3)
+                u[c] |= (uint8_t)((third[i] >> (third_at[k] + (q % 2 ? 0 : 2)) & 1) << 2);
+        }
+        if (s->scheme.kind == SCHEME_SQ)
+            u[c] = panel[table_at(bits, row) + u[c]];
+    }
+    if (s->scheme.kind == SCHEME_SQ) {
+        const uint8_t *scales = panel + ((size_t)PANEL_ROWS << bits);
+
+        memcpy(d, scales + 4 * row, 4);
+        memcpy(m, scales + 4 * (PANEL_ROWS + row), 4);
+    } else {
+        const uint8_t *group = panel + b / s->group_blocks * 64;
+
+        *d = f32_from_f16(load_u16(group + 2 * row));
+        *m = f32_from_f16(load_u16(group + 32 + 2 * row));
+    }
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Panels of 16 rows in the schemes of compute/scheme.h. Row r = 4 l + q of a panel has its codes in
+ * lane l (16 bytes) of vector q (64 bytes), so that one table of 16 bytes serves a lane.
+ *
+ *   head   sq: the rows' levels, as u8, then d f32[16], m f32[16]:
+ *            4 bits  u8[q][l][16]
+ *            3 bits  u8[q / 2][l][q % 2][8]
+ *            2 bits  u8[l][q][4]
+ *          g: for each group d f16[16], m f16[16]
+ *   units  of 32 columns (4 bits) or 64 (2 and 3), one after another:
+ *            4 bits  u8[q][l][16]: low nibble column i, high nibble column i + 16
+ *            2 bits  u8[q][l][2][8]: of 32 columns each; bits 2k, 2k + 1 are column 8k + i's
+ *            3 bits  the same of the codes' low two bits, then u8[q / 2][l][2][8]: the third bits
+ *                    of columns i, 8 + i, 16 + i, 24 + i, where q is even at bits 2, 3, 6, 7, else
+ *                    at bits 0, 1, 4, 5
+ *
+ * A weight is d * u + m. In g, u is the code. In sq, u is the row's level of that code, rounded to
+ * one of 128 from the row's least level (m) to its greatest (m + 127 d).
+ *
+ * The numerics are those of types with a minimum (internal.h). Then the sparse part: for each row,
+ * over its entries in order,
+ *
+ *   acc = fmaf(value, x[column], acc)      x: the activations before they were quantized
+ */
+#ifndef ISTHMUS_COMPUTE_SCHEME_PANEL_H
+#define ISTHMUS_COMPUTE_SCHEME_PANEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "compute/scheme.h"
+
+struct acts;
+
+#define SCHEME_LEVEL_MAX 127u /* two of them times 127 fit a word's sum */
+
+struct scheme_panel {
+    struct scheme scheme;  /* kind SCHEME_NONE: the matrix is of a plain type */
+    uint32_t blocks;       /* of 32 columns in a row */
+    uint32_t group_blocks; /* of sq 0 */
+    uint32_t unit_blocks, unit_bytes, n_units, head_bytes;
+};
+
+/* Entries of row r: [rows[r], rows[r + 1]). */
+struct sparse {
+    uint32_t n; /* 0: there is no such part, nor memory */
+    uint32_t *rows;
+    uint16_t *cols, *values; /* f16 */
+};
+
+/* Tokens [t0, t0 + nt) of `a` times n panels: acc f32[n][nt][16]. */
+typedef void (*scheme_fn)(const struct scheme_panel *s, const uint8_t *const *panels, size_t n,
+                          const struct acts *a, size_t t0, size_t nt, float *acc);
+/* Rows [row, row + n_rows) of at most 16, added to acc f32[nt][16]. */
+typedef void (*sparse_fn)(const struct sparse *s, size_t row, size_t n_rows, const struct acts *a,
+                          size_t t0, size_t nt, float *acc);
+
+/* cols: a multiple of 32. */
+struct scheme_panel scheme_panel_of(const struct scheme *s, uint32_t cols);
+
+static inline size_t scheme_panel_bytes(const struct scheme_panel *s)
+{
+    return s->head_bytes + (size_t)s->n_units * s->unit_bytes;
+}
+
+static inline size_t sparse_bytes(uint32_t rows, uint32_t n)
+{
+    return n ? ((size_t)rows + 1 + n) * 4 : 0;
+}
+
+/* Put rows [row, row + n) of a part of the dense weights into panels, of which the first has row 0.
+ * Each part has bytes of its own. */
+void scheme_pack(const struct scheme_panel *s, enum scheme_part part, uint8_t *panels, uint32_t row,
+                 const void *src, uint32_t n);
+
+/* What a panel's row holds, for the reference and tests: u of column block b; d and m there. */
+void scheme_panel_read(const struct scheme_panel *s, const uint8_t *panel, size_t row, size_t b,
+                       uint8_t u[SCHEME_BLOCK], float *d, float *m);
+
+#define SCHEME_FNS(kind)                                                                           \
+    {                                                                                              \
+        {scheme_##kind##_sq2, scheme_##kind##_sq3, scheme_##kind##_sq4},                           \
+        {                                                                                          \
+            scheme_##kind##_g2, scheme_##kind##_g3, scheme_##kind##_g4                             \
+        }                                                                                          \
+    }
+
+#endif

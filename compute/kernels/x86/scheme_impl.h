@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Products of schemes' panels (scheme_panel.h) for x86, included by an ISA's file after mat_impl.h.
+ * Beside what that asks for it has defined
+ *
+ *   vb_bcast128(p)      16 bytes at p in each 128-bit lane
+ *   vb_lookup(t, i)     bytes i of the lane's table t, by their low four bits; bit 7 of i is 0
+ *   vb_even(a, b)       a lane: dwords 0 and 2 of a's, then of b's
+ *   vb_odd(a, b)        1 and 3
+ *
+ * A lane of 16 bytes has columns of one row. So activations go to all lanes, 16 at a time, and the
+ * sums of a lane are of one row, a few dwords that are added when a block ends. Sums are exact
+ * integers: in what order they are made changes nothing.
+ */
+
+#define EACH(i, n) UNROLL for (size_t i = 0, i##_n = (n); i < i##_n; i++)
+
+/* What is known when it is compiled. */
+struct kind {
+    unsigned bits;
+    bool levels; /* sq */
+    bool words;  /* activations of 16 bits */
+};
+
+#define FIELDS(bits) ((bits) == 4 ? 2u : 4u) /* vectors of u that a vector of codes gives */
+
+/* --- tables ------------------------------------------------------------------------------------ */
+
+/* Of a panel in sq: vector q's at t[q]; 2 bits: for the low two bits of a nibble, and at t[4 + q] for
+ * the high two. */
+KFN void tables_of(const unsigned bits, const uint8_t *head, vb *t)
+{
+    static const uint8_t low[4][16] = {{0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3},
+                                       {4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7},
+                                       {8, 9, 10, 11, 8, 9, 10, 11, 8, 9, 10, 11, 8, 9, 10, 11},
+                                       {12, 13, 14, 15, 12, 13, 14, 15, 12, 13, 14, 15, 12, 13, 14,
+                                        15}};
+    static const uint8_t high[4][16] = {{0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3},
+                                        {4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7},
+                                        {8, 8, 8, 8, 9, 9, 9, 9, 10, 10, 10, 10, 11, 11, 11, 11},
+                                        {12, 12, 12, 12, 13, 13, 13, 13, 14, 14, 14, 14, 15, 15, 15,
+                                         15}};
+    static const uint8_t half[2][16] = {{0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7},
+                                        {8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14,
+                                         15}};
+
+    EACH(q, 4) {
+        if (bits == 4) {
+            t[q] = vb_load(head + 64 * q);
+        } else if (bits == 3) {
+            t[q] = vb_lookup(vb_load(head + 64 * (q / 2)), vb_bcast128(half[q % 2]));
+        } else {
+            t[q] = vb_lookup(vb_load(head), vb_bcast128(low[q]));
+            t[4 + q] = vb_lookup(vb_load(head), vb_bcast128(high[q]));
+        }
+    }
+}
+
+/* --- a vector of codes ------------------------------------------------------------------------- */
+
+/* u of vector q of a unit: 4 bits: columns 16 k + i; else 8 k + i of both blocks, as they lie. */
+KFN void read_unit(const struct kind k, const uint8_t *unit, const size_t q, const vb *t, vb u[4])
+{
+    const vb x = vb_load(unit + 64 * q);
+
+    if (k.bits == 4) {
+        u[0] = vb_and(x, vb_set8(15));
+        u[1] = vb_and(vb_srl16(x, 4), vb_set8(15));
+    } else if (k.bits == 3) {
+        vb third = vb_load(unit + 256 + 64 * (q / 2));
+        if (q % 2)
+            third = vb_sll16(third, 2);
+        u[0] = vb_or(vb_and(x, vb_set8(0x33)), vb_and(third, vb_set8(0x44)));
+        u[1] = vb_or(vb_and(vb_srl16(x, 2), vb_set8(0x33)),
+                     vb_and(vb_srl16(third, 1), vb_set8(0x44)));
+        u[2] = vb_srl16(u[0], 4); /* bits 3 and 7 are 0, and 4 to 6 no index */
+        u[3] = vb_srl16(u[1], 4);
+    } else if (k.levels) {
+        u[0] = u[1] = vb_and(x, vb_set8(15));
+        u[2] = u[3] = vb_and(vb_srl16(x, 4), vb_set8(15));
+    } else {
+        EACH(i, 4) u[i] = vb_and(i ? vb_srl16(x, 2 * (int)i) : x, vb_set8(3));
+    }
+    if (k.levels) {
+        EACH(i, FIELDS(k.bits)) u[i] = vb_lookup(t[q + (k.bits == 2 && i % 2 ? 4 : 0)], u[i]);
+    } else if (k.bits == 3) {
+        EACH(i, 4) u[i] = vb_and(u[i], vb_set8(7));
+    }
+}
+
+/* --- few tokens: codes in registers all the while ----------------------------------------------- */
+
+#define ACTS_BYTES 128u /* of a token and unit, at most: 4 vectors of u, by words */
+
+/* A token's activations of a unit, laid out as read_unit gives u: 16 bytes for each vector of u; of
+ * words two: those of the even bytes, of the odd. Past the last block: zeros. */
+KFN void read_acts(const struct kind k, const struct acts *a, size_t b, size_t n_blocks, size_t t,
+                   uint8_t *to)
+{
+    const size_t n = k.bits == 4 ? 1 : 2, bytes = k.bits == 4 ? 16 : 8;
+
+    for (size_t h = 0; h < n; h++) {
+        const size_t at = (b + h) * a->n_tokens + t;
+        const bool there = b + h < n_blocks;
+
+        EACH(f, FIELDS(k.bits)) {
+            if (!k.words && there) {
+                memcpy(to + 16 * f + 8 * h, a->q + at * 32 + bytes * f, bytes);
+            } else if (!k.words) {
+                memset(to + 16 * f + 8 * h, 0, bytes);
+            } else {
+                for (size_t i = 0; i < bytes; i += 4) { /* dwords: even columns, odd, and so on */
+                    uint8_t *even = to + 32 * f + 8 * h + i, *odd = even + 16;
+                    memset(even, 0, 4);
+                    memset(odd, 0, 4);
+                    if (there) {
+                        memcpy(even, a->w + at * 32 + bytes * f + i, 4);
+                        memcpy(odd, a->w + at * 32 + bytes * f + i + 2, 4);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/* s + the sums of four products of u below 128 and signed a. */
+KFN vb dot_bytes(vb s, vb u, vb a)
+{
+#ifdef HAVE_DPBUSD
+    return vb_dot(s, u, a);
+#else
+    return vb_add32(s, vb_madd16(vb_maddubs(u, a), vb_set16(1)));
+#endif
+}
+
+/* Of one vector q and a token: sums by dword, of columns that lie in the lane. Codes of up to 4 bits
+ * leave room in a word for the sum of a lane. */
+KFN vb dot_unit(const struct kind k, const vb u[4], const uint8_t *acts)
+{
+    vb s = vb_set8(0);
+
+    if (k.words) {
+        EACH(f, FIELDS(k.bits)) {
+            s = vb_dot16(s, vb_and(u[f], vb_set16(255)), vb_bcast128(acts + 32 * f));
+            s = vb_dot16(s, vb_srl16(u[f], 8), vb_bcast128(acts + 32 * f + 16));
+        }
+        return s;
+    }
+#ifndef HAVE_DPBUSD
+    if (!k.levels) {
+        s = vb_maddubs(u[0], vb_bcast128(acts));
+        EACH(f, FIELDS(k.bits)) {
+            if (f > 0)
+                s = vb_add16(s, vb_maddubs(u[f], vb_bcast128(acts + 16 * f)));
+        }
+        return vb_madd16(s, vb_set16(1));
+    }
+#endif
+    EACH(f, FIELDS(k.bits)) s = dot_bytes(s, u[f], vb_bcast128(acts + 16 * f));
+    return s;
+}
+
+KFN vb add_pairs(vb a, vb b)
+{
+    return vb_add32(vb_even(a, b), vb_odd(a, b));
+}
+
+KFN v16 scheme_d(const struct kind k, const struct scheme_panel *s, const uint8_t *head, size_t b)
+{
+    return k.levels ? v_load((const float *)(const void *)(head + (16u << k.bits)))
+                    : v_loadh((const uint16_t *)(const void *)(head + b / s->group_blocks * 64));
+}
+
+KFN v16 scheme_m(const struct kind k, const struct scheme_panel *s, const uint8_t *head, size_t b)
+{
+    return k.levels ? v_load((const float *)(const void *)(head + (16u << k.bits) + 64))
+                    : v_loadh((const uint16_t *)(const void *)(head + b / s->group_blocks * 64 + 32));
+}
+
+KFN void add_block(float *y, vb sum, v16 d, v16 m, const struct acts *a, size_t at)
+{
+    v16 acc = v_fma(v_mul(d, v_set1(a->d[at])), vb_to_float(sum), v_load(y));
+    v_store(y, v_fma(m, v_set1(a->s[at]), acc));
+}
+
+/* One unit of a panel against T tokens: acts of them, y their accumulators. */
+KFN void unit_few(const struct kind k, const size_t T, const struct scheme_panel *s,
+                  const uint8_t *panel, size_t unit, const vb *tables, const uint8_t *acts,
+                  const struct acts *a, size_t t, float *y)
+{
+    const uint8_t *codes = panel + s->head_bytes + unit * (k.bits == 3 ? 384 : 256);
+    const size_t b = unit * (k.bits == 4 ? 1 : 2);
+    vb first[4], low[4], high[4], u[4];
+
+    EACH(q, 4) {
+        read_unit(k, codes, q, tables, u);
+        EACH(i, T) {
+            vb sum = dot_unit(k, u, acts + i * ACTS_BYTES);
+            if (q == 0 || q == 2)
+                first[i] = sum;
+            else if (q == 1)
+                low[i] = add_pairs(first[i], sum);
+            else
+                high[i] = add_pairs(first[i], sum);
+        }
+    }
+    const v16 d = scheme_d(k, s, panel, b), m = scheme_m(k, s, panel, b);
+    EACH(i, T)
+        add_block(y + 16 * i, k.bits == 4 ? add_pairs(low[i], high[i]) : vb_even(low[i], high[i]), d,
+                  m, a, b * a->n_tokens + t + i);
+    if (k.bits == 4 || b + 1 == s->blocks)
+        return;
+    const v16 d1 = scheme_d(k, s, panel, b + 1), m1 = scheme_m(k, s, panel, b + 1);
+    EACH(i, T)
+        add_block(y + 16 * i, vb_odd(low[i], high[i]), d1, m1, a, (b + 1) * a->n_tokens + t + i);
+}
+
+#define STREAMS_MAX 4u
+
+KFN void pass_few(const struct kind k, const size_t T, const struct scheme_panel *s,
+                  const uint8_t *const *panels, size_t n, vb tables[][8], const struct acts *a,
+                  size_t t0, size_t t, size_t nt, float *acc)
+{
+    _Alignas(64) uint8_t acts[4 * ACTS_BYTES];
+
+    for (size_t unit = 0; unit < s->n_units; unit++) {
+        EACH(i, T)
+            read_acts(k, a, unit * s->unit_blocks, s->blocks, t0 + t + i, acts + i * ACTS_BYTES);
+        IN_MEMORY(acts);
+        for (size_t j = 0; j < n; j++)
+            unit_few(k, T, s, panels[j], unit, tables[j], acts, a, t0 + t,
+                     acc + (j * nt + t) * PANEL_ROWS);
+    }
+}
+
+/* --- many tokens: a unit's u unpacked once, to groups of four columns by 16 rows ----------------- */
+
+/* Of a block 8 vectors, the block's second half a unit further on. */
+KFN void unpack_unit(const struct kind k, const uint8_t *codes, const vb *tables, uint8_t *to)
+{
+    vb u[4][4]; /* vector q, of which a lane has row 4 l + q */
+
+    EACH(q, 4) read_unit(k, codes, q, tables, u[q]);
+    EACH(f, FIELDS(k.bits)) {
+        const vb even01 = vb_even(u[0][f], u[1][f]), even23 = vb_even(u[2][f], u[3][f]);
+        const vb odd01 = vb_odd(u[0][f], u[1][f]), odd23 = vb_odd(u[2][f], u[3][f]);
+        /* Dword e of each row: 4 bits: columns 16 f + 4 e; else 8 f + 4 (e % 2) of block e / 2. */
+        uint8_t *at = to + (k.bits == 4 ? 256 : 128) * f, *next = k.bits == 4 ? at + 128 : at + 512;
+        vb_store(at, vb_even(even01, even23));
+        vb_store(at + 64, vb_even(odd01, odd23));
+        vb_store(next, vb_odd(even01, even23));
+        vb_store(next + 64, vb_odd(odd01, odd23));
+    }
+}
+
+KFN void tile_many(const struct kind k, const size_t T, const uint8_t *codes, v16 d, v16 m,
+                   const struct acts *a, size_t i, float *y)
+{
+    vb s[4];
+
+    EACH(t, T) s[t] = vb_set8(0);
+#ifndef HAVE_DPBUSD
+    if (!k.levels && !k.words) { /* up to 15 * 127 * 16 in a word */
+        EACH(g, 8) {
+            const vb c = vb_load(codes + 64 * g);
+            EACH(t, T)
+                s[t] = vb_add16(s[t], vb_maddubs(c, vb_bcast(a->q + (i + t) * 32 + 4 * g)));
+        }
+        EACH(t, T) s[t] = vb_madd16(s[t], vb_set16(1));
+    } else
+#endif
+        EACH(g, 8) {
+            const vb c = vb_load(codes + 64 * g);
+            if (k.words) {
+                const vb even = vb_and(c, vb_set16(255)), odd = vb_srl16(c, 8);
+                EACH(t, T) {
+                    const int16_t *w = a->w + (i + t) * 32 + 4 * g;
+                    s[t] = vb_dot16(s[t], even, vb_bcast(w));
+                    s[t] = vb_dot16(s[t], odd, vb_bcast(w + 2));
+                }
+            } else {
+                EACH(t, T) s[t] = dot_bytes(s[t], c, vb_bcast(a->q + (i + t) * 32 + 4 * g));
+            }
+        }
+    EACH(t, T) add_block(y + 16 * t, s[t], d, m, a, i + t);
+}
+
+KFN void block_many(const struct kind k, const struct scheme_panel *s, const uint8_t *panel,
+                    size_t b, const uint8_t *codes, const struct acts *a, size_t t0, size_t nt,
+                    float *y)
+{
+    const v16 d = scheme_d(k, s, panel, b), m = scheme_m(k, s, panel, b);
+    size_t i = b * a->n_tokens + t0;
+
+    for (; nt >= 4; nt -= 4, i += 4, y += 64)
+        tile_many(k, 4, codes, d, m, a, i, y);
+    for (; nt >= 2; nt -= 2, i += 2, y += 32)
+        tile_many(k, 2, codes, d, m, a, i, y);
+    if (nt)
+        tile_many(k, 1, codes, d, m, a, i, y);
+}
+
+KFN void pass_many(const struct kind k, const struct scheme_panel *s, const uint8_t *const *panels,
+                   size_t n, vb tables[][8], const struct acts *a, size_t t0, size_t nt, float *acc)
+{
+    _Alignas(64) uint8_t codes[1024];
+
+    for (size_t unit = 0; unit < s->n_units; unit++)
+        for (size_t j = 0; j < n; j++) {
+            unpack_unit(k, panels[j] + s->head_bytes + unit * s->unit_bytes, tables[j], codes);
+            IN_MEMORY(codes);
+            for (size_t h = 0; h < s->unit_blocks; h++)
+                if (unit * s->unit_blocks + h < s->blocks)
+                    block_many(k, s, panels[j], unit * s->unit_blocks + h, codes + 512 * h, a, t0,
+                               nt, acc + j * nt * PANEL_ROWS);
+        }
+}
+
+KFN void mul_scheme(const struct kind k, const struct scheme_panel *s, const uint8_t *const *panels,
+                    size_t n, const struct acts *a, size_t t0, size_t nt, float *acc)
+{
+    vb tables[STREAMS_MAX][8];
+    size_t t = 0;
+
+    memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
+    if (k.levels)
+        for (size_t j = 0; j < n; j++)
+            tables_of(k.bits, panels[j], tables[j]);
+    if (nt >= UNPACK_TOKENS) {
+        pass_many(k, s, panels, n, tables, a, t0, nt, acc);
+        return;
+    }
+    for (; t + 4 <= nt; t += 4)
+        pass_few(k, 4, s, panels, n, tables, a, t0, t, nt, acc);
+    for (; t + 2 <= nt; t += 2)
+        pass_few(k, 2, s, panels, n, tables, a, t0, t, nt, acc);
+    if (t < nt)
+        pass_few(k, 1, s, panels, n, tables, a, t0, t, nt, acc);
+}
+
+/* --- f32 arithmetic ------------------------------------------------------------------------------ */
+
+KFN void mul_scheme_float(const struct kind k, const struct scheme_panel *s,
+                          const uint8_t *const *panels, size_t n, const struct acts *a, size_t t0,
+                          size_t nt, float *acc)
+{
+    _Alignas(64) float w[SCHEME_BLOCK * PANEL_ROWS];
+    _Alignas(64) uint8_t codes[1024];
+    vb tables[8];
+
+    memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
+    for (size_t j = 0; j < n; j++) {
+        float *y = acc + j * nt * PANEL_ROWS;
+
+        if (k.levels)
+            tables_of(k.bits, panels[j], tables);
+        for (size_t b = 0; b < s->blocks; b++) {
+            const v16 d = scheme_d(k, s, panels[j], b), m = scheme_m(k, s, panels[j], b);
+            const float *x = a->x + t0 * a->cols + b * SCHEME_BLOCK;
+            const size_t unit = b / s->unit_blocks, h = b % s->unit_blocks;
+
+            if (h == 0)
+                unpack_unit(k, panels[j] + s->head_bytes + unit * s->unit_bytes, tables, codes);
+            for (size_t g = 0; g < 8; g++) {
+                const vb c = vb_load(codes + 512 * h + 64 * g);
+#define COLUMN(i)                                                                                  \
+    v_store(w + (4 * g + (i)) * 16, v_add(v_mul(d, vb_byte_to_float(c, i, false)), m));
+                COLUMN(0) COLUMN(1) COLUMN(2) COLUMN(3)
+#undef COLUMN
+            }
+            size_t t = 0;
+            for (; t + 6 <= nt; t += 6)
+                mul_float_6(w, x + t * a->cols, a->cols, y + t * 16);
+            for (; t < nt; t++) {
+                v16 sum = v_load(y + t * 16);
+                for (size_t i = 0; i < SCHEME_BLOCK; i++)
+                    sum = v_fma(v_load(w + 16 * i), v_set1(x[t * a->cols + i]), sum);
+                v_store(y + t * 16, sum);
+            }
+        }
+    }
+}
+
+/* --- the sparse part ----------------------------------------------------------------------------- */
+
+static void sparse_add(const struct sparse *s, size_t row, size_t n_rows, const struct acts *a,
+                       size_t t0, size_t nt, float *acc)
+{
+    for (size_t r = 0; r < n_rows; r++) {
+        const uint32_t from = s->rows[row + r], to = s->rows[row + r + 1];
+
+        for (size_t t = 0; t < nt; t++) {
+            const float *x = a->x + (t0 + t) * a->cols;
+            float y = acc[t * PANEL_ROWS + r];
+
+            for (uint32_t i = from; i < to; i++)
+                y = fmaf(_cvtsh_ss(s->values[i]), x[s->cols[i]], y);
+            acc[t * PANEL_ROWS + r] = y;
+        }
+    }
+}
+
+#define SCHEME_FN(name, bits_, levels_)                                                            \
+    static void scheme_int_##name(const struct scheme_panel *s, const uint8_t *const *panels,      \
+                                  size_t n, const struct acts *a, size_t t0, size_t nt,            \
+                                  float *acc)                                                      \
+    {                                                                                              \
+        mul_scheme((struct kind){bits_, levels_, false}, s, panels, n, a, t0, nt, acc);            \
+    }                                                                                              \
+    static void scheme_word_##name(const struct scheme_panel *s, const uint8_t *const *panels,     \
+                                   size_t n, const struct acts *a, size_t t0, size_t nt,           \
+                                   float *acc)                                                     \
+    {                                                                                              \
+        mul_scheme((struct kind){bits_, levels_, true}, s, panels, n, a, t0, nt, acc);             \
+    }                                                                                              \
+    static void scheme_float_##name(const struct scheme_panel *s, const uint8_t *const *panels,    \
+                                    size_t n, const struct acts *a, size_t t0, size_t nt,          \
+                                    float *acc)                                                    \
+    {                                                                                              \
+        mul_scheme_float((struct kind){bits_, levels_, false}, s, panels, n, a, t0, nt, acc);      \
+    }
+SCHEME_FN(sq2, 2, true)
+SCHEME_FN(sq3, 3, true)
+SCHEME_FN(sq4, 4, true)
+SCHEME_FN(g2, 2, false)
+SCHEME_FN(g3, 3, false)
+SCHEME_FN(g4, 4, false)
