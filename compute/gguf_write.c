@@ -166,8 +166,8 @@ int gguf_write_replace_str(struct gguf_writer *w, const char *key, const char *v
 {
     const size_t key_len = strlen(key), len = strlen(v), need = 8 + key_len + 4 + 8;
 
-    for (size_t at = w->kv.n; w->kv.n >= need + len && at-- > 0;) {
-        if (at + need + len > w->kv.n)
+    for (size_t at = w->kv.n; w->kv.n >= need && at-- > 0;) {
+        if (at > w->kv.n - need)
             continue;
         const uint8_t *p = w->kv.at + at;
         if (gguf_load64(p) != key_len || memcmp(p + 8, key, key_len) != 0 ||

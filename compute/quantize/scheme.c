@@ -5,8 +5,8 @@
 
 #include "compute/quantize/quantize.h"
 
-/* As many exact weights as leave sq3 below 3.4 and sq4 below 4.55 bits a weight over a layer of 576
- * and 1536 columns. */
+/* As many exact weights as leave sq2 below 2.2, sq3 below 3.4 and sq4 below 4.55 bits a weight over a
+ * layer of 576 and 1536 columns. */
 static const struct {
     const char *name;
     struct quantize_scheme scheme;
@@ -21,7 +21,7 @@ static const struct {
     {"g2", {QUANTIZE_GROUPS, QTYPE_F32, 2, QUANTIZE_GROUP_DEFAULT, 0}},
     {"sq4", {QUANTIZE_LEVELS, QTYPE_F32, 4, 0, .38f}},
     {"sq3", {QUANTIZE_LEVELS, QTYPE_F32, 3, 0, .5f}},
-    {"sq2", {QUANTIZE_LEVELS, QTYPE_F32, 2, 0, .2f}},
+    {"sq2", {QUANTIZE_LEVELS, QTYPE_F32, 2, 0, .18f}},
     {"keep", {QUANTIZE_KEEP, QTYPE_F32, 0, 0, 0}},
 };
 

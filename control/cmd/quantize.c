@@ -47,7 +47,7 @@ static const struct argp_option options[] = {
     {"group", OPT_GROUP, "G", 0, "Columns that share a scale in g schemes, a multiple of 32 (default: 96)", 3},
     {"sparse", OPT_SPARSE, "PERCENT", 0,
      "Weights that g and sq schemes keep exactly beside the codes, 0 to 5 (default: sq3 .5, sq4 "
-     ".38, sq2 .2, g none)",
+     ".38, sq2 .18, g none)",
      3},
     {"tensor", OPT_TENSOR, "NAME=FMT", 0,
      "Another scheme for a matrix, for experiments; NAME may have * and ?; may be given many times",
