@@ -100,9 +100,9 @@ void gguf_write_free(struct gguf_writer *w)
 static uint64_t value_end(const struct gguf *g, const struct gguf_kv *kv)
 {
     static const uint8_t bytes[GGUF_TYPES] = {
-        [GGUF_U8] = 1,  [GGUF_I8] = 1,  [GGUF_U16] = 2,  [GGUF_I16] = 2, [GGUF_U32] = 4,
-        [GGUF_I32] = 4, [GGUF_F32] = 4, [GGUF_BOOL] = 1, [GGUF_U64] = 8, [GGUF_I64] = 8,
-        [GGUF_F64] = 8, [GGUF_STRING] = 1};
+        [GGUF_U8] = 1,  [GGUF_I8] = 1,  [GGUF_U16] = 2, [GGUF_I16] = 2,
+        [GGUF_U32] = 4, [GGUF_I32] = 4, [GGUF_F32] = 4, [GGUF_BOOL] = 1,
+        [GGUF_U64] = 8, [GGUF_I64] = 8, [GGUF_F64] = 8, [GGUF_STRING] = 1};
     uint64_t at = kv->at;
 
     if (kv->type != GGUF_STRING || !kv->is_array)
@@ -183,8 +183,8 @@ int gguf_write_replace_str(struct gguf_writer *w, const char *key, const char *v
 
 /* --- tensors --------------------------------------------------------------------------------- */
 
-void gguf_write_tensor(struct gguf_writer *w, const char *name, uint32_t ggml_type,
-                       uint32_t n_dims, const uint64_t *ne, uint64_t bytes)
+void gguf_write_tensor(struct gguf_writer *w, const char *name, uint32_t ggml_type, uint32_t n_dims,
+                       const uint64_t *ne, uint64_t bytes)
 {
     if (w->n_tensors == w->room) {
         const uint64_t room = 2 * w->room + 64;

@@ -26,8 +26,8 @@ void gguf_write_u32(struct gguf_writer *w, const char *key, uint32_t v);
 void gguf_write_str(struct gguf_writer *w, const char *key, const char *v);
 
 /* A tensor of ggml's type, bytes long. */
-void gguf_write_tensor(struct gguf_writer *w, const char *name, uint32_t ggml_type,
-                       uint32_t n_dims, const uint64_t *ne, uint64_t bytes);
+void gguf_write_tensor(struct gguf_writer *w, const char *name, uint32_t ggml_type, uint32_t n_dims,
+                       const uint64_t *ne, uint64_t bytes);
 
 /* What the file will have, when all tensors are known. */
 uint64_t gguf_write_bytes(const struct gguf_writer *w);

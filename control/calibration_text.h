@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The tokens that a profile was learned from, behind the profile in its file, for `isthmus quantize`:
+ * The tokens that a profile was learned from, behind the profile in its file, for `isthmus
+ * quantize`:
  *
  *     the profile | ids u32[n] | the foot: "ISTHTEXT", version u32 = 1, window u32, n u32, 0 u32,
  *                                fingerprint of the model u8[16], XXH3-64 of all but the profile

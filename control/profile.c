@@ -66,8 +66,7 @@ out:
 }
 
 /* 0 or -ENOENT; what is damaged is said: EXIT_USAGE. */
-static int find_text(const char *path, const uint8_t *bytes, size_t len,
-                     struct calibration_text *t)
+static int find_text(const char *path, const uint8_t *bytes, size_t len, struct calibration_text *t)
 {
     const int rc = calibration_text_find(bytes, len, t);
 

@@ -10,9 +10,9 @@ struct sums {
 };
 
 struct cluster {
-    struct sums *sums;     /* [max_n + 1] */
-    double *cost[2];       /* [max_n + 1] of the points before, with one level fewer and with all */
-    uint32_t *begin;       /* [levels][max_n + 1] where the last segment of the best begins */
+    struct sums *sums; /* [max_n + 1] */
+    double *cost[2];   /* [max_n + 1] of the points before, with one level fewer and with all */
+    uint32_t *begin;   /* [levels][max_n + 1] where the last segment of the best begins */
     uint32_t max_n;
 };
 
@@ -126,8 +126,8 @@ double cluster_levels(struct cluster *c, struct cluster_point *points, uint32_t 
     uint32_t end = n;
     for (unsigned i = used; i-- > 0;) {
         const uint32_t begin = i ? c->begin[i * stride + end] : 0;
-        levels[i] = begin < end ? mean(c->sums, points, begin, end)
-                                : points[end < n ? end : n - 1].value;
+        levels[i] =
+            begin < end ? mean(c->sums, points, begin, end) : points[end < n ? end : n - 1].value;
         end = begin;
     }
     for (unsigned i = used; i < k; i++)

@@ -86,8 +86,8 @@ static int solve(double *a, double *b, uint32_t n, uint32_t n_rows)
     int rc = lapack_errno(LAPACKE_dpotrf(LAPACK_COL_MAJOR, 'L', (int)n, a, (int)n));
 
     if (rc == 0)
-        rc = lapack_errno(LAPACKE_dpotrs(LAPACK_COL_MAJOR, 'L', (int)n, (int)n_rows, a, (int)n, b,
-                                         (int)n));
+        rc = lapack_errno(
+            LAPACKE_dpotrs(LAPACK_COL_MAJOR, 'L', (int)n, (int)n_rows, a, (int)n, b, (int)n));
     return rc;
 }
 

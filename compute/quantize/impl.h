@@ -13,9 +13,9 @@
 /* The second moments of a matrix' input, ready for error feedback. */
 struct hessian {
     uint32_t n;
-    float *h;     /* [n][n], a share of the mean diagonal added to the diagonal */
-    float *diag;  /* [n] of it */
-    uint32_t *at; /* [n] columns by falling diagonal */
+    float *h;      /* [n][n], a share of the mean diagonal added to the diagonal */
+    float *diag;   /* [n] of it */
+    uint32_t *at;  /* [n] columns by falling diagonal */
     float *factor; /* [n][n] upper U in that order, U'U the inverse of h */
 };
 
@@ -34,9 +34,9 @@ struct grid {
 struct tile {
     const struct hessian *h;
     uint32_t rows, n;
-    const float *w;      /* what is wanted */
-    const bool *exact;   /* weights that are stored exactly beside the codes; NULL: none */
-    struct grid *grids;  /* [rows] */
+    const float *w;     /* what is wanted */
+    const bool *exact;  /* weights that are stored exactly beside the codes; NULL: none */
+    struct grid *grids; /* [rows] */
     uint8_t *codes;
     float *q;            /* what codes, and exact weights, mean */
     double *error;       /* [rows] (q - w) H (q - w)' */
@@ -76,7 +76,8 @@ bool *exact_choose(const float *w, const float *diag, uint32_t n_rows, uint32_t 
 void codes_pack(const uint8_t *codes, uint32_t n, unsigned bits, uint8_t *to);
 void codes_unpack(const uint8_t *from, uint32_t n, unsigned bits, uint8_t *codes);
 
-/* One row in the blocks of a ggml type, n a multiple of its block. weight f32[n]; NULL: all alike. */
+/* One row in the blocks of a ggml type, n a multiple of its block. weight f32[n]; NULL: all alike.
+ */
 void blocks_encode(enum qtype type, const float *w, const float *weight, uint32_t n, uint8_t *to);
 
 #endif

@@ -18,11 +18,11 @@ enum { WAS, NOW, STREAMS };
 struct quantize_pass {
     const struct gguf *g;
     struct team *team;
-    struct backprop b; /* the model without layers */
+    struct backprop b;            /* the model without layers */
     struct backprop_work **works; /* [team_size] */
     uint32_t n_windows, window;
     struct bp_layer layer[STREAMS]; /* NOW's matrices are WAS's until they are set */
-    bool apart; /* whether the streams may differ: else only one is kept up */
+    bool apart;                     /* whether the streams may differ: else only one is kept up */
     float *x[STREAMS];              /* [tokens][d_model] */
     float *mixed[STREAMS];          /* [tokens][n_heads * head_dim] */
     float *in[STREAMS];             /* [CHUNK_WINDOWS * window][widest] */
@@ -59,8 +59,7 @@ enum quantize_input_of quantize_matrix_input(enum quantize_matrix_of m)
 
 static float **matrix_of(struct bp_layer *l, enum quantize_matrix_of m)
 {
-    float **const all[QUANTIZE_MATRICES] = {&l->q,    &l->k,  &l->v,   &l->o,
-                                            &l->gate, &l->up, &l->down};
+    float **const all[QUANTIZE_MATRICES] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
 
     return all[m];
 }
@@ -335,8 +334,8 @@ static void down_and_add(const struct place *a)
 struct task {
     struct quantize_pass *p;
     void (*fn)(const struct place *a);
-    uint32_t first, count;    /* windows, of a chunk */
-    unsigned from, to;        /* streams */
+    uint32_t first, count;        /* windows, of a chunk */
+    unsigned from, to;            /* streams */
     enum quantize_input_of input; /* whose sums are made; QUANTIZE_INPUTS: none's */
 };
 
@@ -375,8 +374,8 @@ static void work_windows(void *arg, unsigned part, unsigned parts)
 }
 
 static void run_windows(struct quantize_pass *p, void (*fn)(const struct place *a),
-                        enum quantize_input_of input, uint32_t first, uint32_t count,
-                        unsigned from, unsigned to)
+                        enum quantize_input_of input, uint32_t first, uint32_t count, unsigned from,
+                        unsigned to)
 {
     struct task k = {p, fn, first, count, from, to, input};
 

@@ -57,8 +57,8 @@ static void row_values(const struct quantized *q, uint32_t r, uint8_t *codes, fl
             values[i] = f32_from_f16(q->lut[((size_t)r << q->scheme.bits) + codes[i]]);
         } else {
             const size_t group = (size_t)r * q->n_groups + i / q->scheme.group;
-            values[i] = f32_from_f16(q->scale[group]) * (float)codes[i] +
-                        f32_from_f16(q->min[group]);
+            values[i] =
+                f32_from_f16(q->scale[group]) * (float)codes[i] + f32_from_f16(q->min[group]);
         }
     for (uint32_t i = q->n_sparse ? q->sp_rows[r] : 0; q->n_sparse && i < q->sp_rows[r + 1]; i++)
         values[q->sp_cols[i]] += f32_from_f16(q->sp_values[i]);
@@ -86,9 +86,9 @@ struct task {
     const struct quantize_input *in;
     struct quantized *out;
     struct hessian h;
-    bool *exact;        /* NULL: none */
-    double *error;      /* [n_rows] */
-    atomic_uint next;   /* tile */
+    bool *exact;      /* NULL: none */
+    double *error;    /* [n_rows] */
+    atomic_uint next; /* tile */
     atomic_int rc;
 };
 
@@ -98,7 +98,7 @@ struct bench {
     struct cluster_point *points;
     struct grid grids[TILE_ROWS];
     struct tile tile;
-    float *tables;           /* [TILE_ROWS][room] of the grids */
+    float *tables; /* [TILE_ROWS][room] of the grids */
     size_t room;
     /* the best so far */
     double best[TILE_ROWS];
@@ -134,8 +134,8 @@ static int bench_open(struct bench *b, const struct task *k)
     t->error = malloc(TILE_ROWS * sizeof(*t->error));
     for (uint32_t r = 0; r < TILE_ROWS && b->tables; r++) {
         float *table = b->tables + r * b->room;
-        b->grids[r] = (struct grid){.scheme = &k->out->scheme, .levels = table, .scale = table,
-                                    .min = table + b->room / 2};
+        b->grids[r] = (struct grid){
+            .scheme = &k->out->scheme, .levels = table, .scale = table, .min = table + b->room / 2};
     }
     return b->cluster && b->points && b->tables && b->best_tables && b->best_codes && b->best_q &&
                    t->codes && t->q && t->moved && t->step && t->grad && t->error
@@ -193,8 +193,7 @@ static void keep_best(struct bench *b)
         b->best[r] = t->error[r];
         memcpy(b->best_codes + r * n, t->codes + r * n, n);
         memcpy(b->best_q + r * n, t->q + r * n, n * sizeof(*t->q));
-        memcpy(b->best_tables + r * b->room, b->tables + r * b->room,
-               b->room * sizeof(*b->tables));
+        memcpy(b->best_tables + r * b->room, b->tables + r * b->room, b->room * sizeof(*b->tables));
     }
 }
 
@@ -232,7 +231,8 @@ static void store_row(const struct task *k, const struct bench *b, uint32_t firs
     const float *table = b->best_tables + r * b->room;
     uint8_t *codes = b->best_codes + r * n;
     const float *q = b->best_q + r * n;
-    const struct grid g = {.scheme = s, .levels = (float *)(uintptr_t)table,
+    const struct grid g = {.scheme = s,
+                           .levels = (float *)(uintptr_t)table,
                            .scale = (float *)(uintptr_t)table,
                            .min = (float *)(uintptr_t)table + b->room / 2};
 
@@ -386,7 +386,8 @@ static void work_blocks(void *arg, unsigned part, unsigned parts)
 
     team_share(k->in->n_rows, 1, part, parts, &from, &to);
     for (size_t r = from; r < to; r++)
-        blocks_encode(k->type, k->in->w + r * n, k->weight, (uint32_t)n, k->out->blocks + r * bytes);
+        blocks_encode(k->type, k->in->w + r * n, k->weight, (uint32_t)n,
+                      k->out->blocks + r * bytes);
 }
 
 /* The diagonal's share of the error. */

@@ -8,11 +8,10 @@
  * Schemes:
  *   Q8_0 Q6_K Q5_0 Q4_0 Q4_1  ggml's blocks, round to nearest with a search for each scale
  *   g2 g3 g4                  uniform codes, scale and minimum for a group of columns; the error of
- *                             a column is passed on to those that follow it (GPTQ, arXiv 2210.17323)
- *   sq2 sq3 sq4               4, 8 or 16 levels of each row's own, where its input is sensitive
- *                             (SqueezeLLM, arXiv 2306.07629), a few weights exact beside them, error
- *                             passed on
- *   keep                      as it is
+ *                             a column is passed on to those that follow it (GPTQ, arXiv
+ * 2210.17323) sq2 sq3 sq4               4, 8 or 16 levels of each row's own, where its input is
+ * sensitive (SqueezeLLM, arXiv 2306.07629), a few weights exact beside them, error passed on keep
+ * as it is
  */
 #ifndef ISTHMUS_COMPUTE_QUANTIZE_H
 #define ISTHMUS_COMPUTE_QUANTIZE_H
@@ -44,7 +43,8 @@ struct quantize_scheme {
     float sparse;    /* percent of the weights that are exact, of groups and levels */
 };
 
-/* "sq3", "g4", "Q8_0", "keep", with the group and the sparse part that go with it. 0, or -EINVAL. */
+/* "sq3", "g4", "Q8_0", "keep", with the group and the sparse part that go with it. 0, or -EINVAL.
+ */
 int quantize_scheme_parse(const char *name, struct quantize_scheme *s);
 /* "Q8_0 Q6_K ...": for errors. */
 const char *quantize_schemes(void);
@@ -70,17 +70,17 @@ struct quantize_input {
 struct quantized {
     struct quantize_scheme scheme;
     uint32_t n_rows, n_cols;
-    uint8_t *blocks;     /* of blocks and F16: rows in the type's own layout */
+    uint8_t *blocks; /* of blocks and F16: rows in the type's own layout */
     size_t blocks_bytes;
-    uint8_t *codes;      /* u8[n_rows][n_cols * bits / 8] */
-    uint16_t *lut;       /* f16[n_rows][2^bits], rising */
+    uint8_t *codes;        /* u8[n_rows][n_cols * bits / 8] */
+    uint16_t *lut;         /* f16[n_rows][2^bits], rising */
     uint16_t *scale, *min; /* f16[n_rows][n_groups] */
     uint32_t n_groups;
-    uint32_t n_sparse;     /* 0: none, sp_* NULL */
-    uint32_t *sp_rows;     /* [n_rows + 1] */
-    uint16_t *sp_cols;     /* [n_sparse] rising within a row */
-    uint16_t *sp_values;   /* f16[n_sparse], added to what the code means */
-    double error;          /* sum (q - w) X'X (q - w)' / sum w X'X w'; without moments of |q - w|^2 */
+    uint32_t n_sparse;   /* 0: none, sp_* NULL */
+    uint32_t *sp_rows;   /* [n_rows + 1] */
+    uint16_t *sp_cols;   /* [n_sparse] rising within a row */
+    uint16_t *sp_values; /* f16[n_sparse], added to what the code means */
+    double error;        /* sum (q - w) X'X (q - w)' / sum w X'X w'; without moments of |q - w|^2 */
 };
 
 /* 0, -EINVAL (columns, scheme, no moments where they are needed), -EDOM (not finite, or the moments

@@ -5,8 +5,8 @@
 
 #include "compute/quantize/quantize.h"
 
-/* As many exact weights as leave sq2 below 2.2, sq3 below 3.4 and sq4 below 4.55 bits a weight over a
- * layer of 576 and 1536 columns. */
+/* As many exact weights as leave sq2 below 2.2, sq3 below 3.4 and sq4 below 4.55 bits a weight over
+ * a layer of 576 and 1536 columns. */
 static const struct {
     const char *name;
     struct quantize_scheme scheme;

@@ -149,7 +149,8 @@ static void check_options(struct argp_state *state, struct eval_options *o)
         argp_error(state, "--tokens and --chunks: give one of them");
     if (o->items && !o->suite)
         argp_error(state, "--items needs --suite NAME FILE");
-    if (o->reference && (o->beside_reference || o->suite || o->plot || !o->text.path || o->model.kv))
+    if (o->reference &&
+        (o->beside_reference || o->suite || o->plot || !o->text.path || o->model.kv))
         argp_error(state, "--reference FILE compares models over a --text FILE: of the other "
                           "options only --chunks, --tokens and --exact go with it");
     if (o->model.ctx)
@@ -168,7 +169,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     char err[CODEC_ARG_ERR];
 
     o->beside_reference |= key == OPT_SPLIT || key == OPT_CODEC || key == OPT_PROFILE ||
-                 key == OPT_QUALITY || key == OPT_RATE || key == OPT_ROWS || key == OPT_FORMAT;
+                           key == OPT_QUALITY || key == OPT_RATE || key == OPT_ROWS ||
+                           key == OPT_FORMAT;
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->model;

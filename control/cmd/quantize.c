@@ -29,8 +29,8 @@ struct quantize_options {
     struct split_options split;
     struct quantize_job job;
     const char *front, *back;
-    uint32_t group;       /* 0: not given */
-    double sparse;        /* < 0: not given */
+    uint32_t group; /* 0: not given */
+    double sparse;  /* < 0: not given */
     bool json;
 };
 
@@ -44,7 +44,8 @@ static const struct argp_option options[] = {
     {"calibration", OPT_CALIBRATION, "FILE", 0,
      "What `isthmus calibrate` made of this model: the text that g and sq schemes are fitted on",
      2},
-    {"group", OPT_GROUP, "G", 0, "Columns that share a scale in g schemes, a multiple of 32 (default: 96)", 3},
+    {"group", OPT_GROUP, "G", 0,
+     "Columns that share a scale in g schemes, a multiple of 32 (default: 96)", 3},
     {"sparse", OPT_SPARSE, "PERCENT", 0,
      "Weights that g and sq schemes keep exactly beside the codes, 0 to 5 (default: sq3 .5, sq4 "
      ".38, sq2 .18, g none)",

@@ -108,11 +108,11 @@ static int print(struct compare *c, const struct model *const m[BOTH], bool exac
         log_error("the models' logits are not finite: a file must be damaged");
         return EXIT_FAILED;
     }
-    json_t *o = json_pack(
-        "{s:s, s:s, s:b, s:i, s:f, s:f, s:i, s:f, s:f, s:f, s:f}", "model", m[MODEL]->path,
-        "reference", m[REFERENCE]->path, "exact", exact, "tokens", (int)c->all.n, "kl_mean",
-        all.kl_mean, "top1", all.top1, "half_tokens", (int)c->half.n, "half_kl_mean", half.kl_mean,
-        "half_top1", half.top1, "half_ppl", half.ppl, "half_ppl_ref", half.ppl_ref);
+    json_t *o = json_pack("{s:s, s:s, s:b, s:i, s:f, s:f, s:i, s:f, s:f, s:f, s:f}", "model",
+                          m[MODEL]->path, "reference", m[REFERENCE]->path, "exact", exact, "tokens",
+                          (int)c->all.n, "kl_mean", all.kl_mean, "top1", all.top1, "half_tokens",
+                          (int)c->half.n, "half_kl_mean", half.kl_mean, "half_top1", half.top1,
+                          "half_ppl", half.ppl, "half_ppl_ref", half.ppl_ref);
     if (!o) {
         log_error("out of memory");
         return EXIT_FAILED;

@@ -99,8 +99,7 @@ static int check_text(struct quantize_job *j)
                   quantize_scheme_name(needs, name));
         return EXIT_USAGE;
     }
-    const int rc =
-        profile_read_text(j->calibration, j->parent, &j->ids, &j->n_windows, &j->window);
+    const int rc = profile_read_text(j->calibration, j->parent, &j->ids, &j->n_windows, &j->window);
     if (rc == EXIT_OK && j->n_windows * j->window < QUANTIZE_TOKENS_MIN) {
         log_error("%s: a calibration text of %u tokens is too short, it takes %u: calibrate on %u "
                   "windows or more",

@@ -147,8 +147,7 @@ static struct quantize_scheme as_written(const struct run *x, const struct quant
 /* Said once, of the first. */
 static void say_fitted(const struct run *x, uint32_t layer, const struct gguf_tensor *t, bool *said)
 {
-    struct quantize_scheme s =
-        x->j->scheme[layer < x->j->split ? STAGE_EDGE : STAGE_CLOUD];
+    struct quantize_scheme s = x->j->scheme[layer < x->j->split ? STAGE_EDGE : STAGE_CLOUD];
 
     if (*said || matrix_of(t) == QUANTIZE_MATRICES || !quantize_scheme_fit(&s, (uint32_t)t->ne[0]))
         return;
@@ -268,8 +267,7 @@ static int read_matrix(struct run *x, const struct gguf_tensor *t)
 
     if (!raw)
         gguf_fail(x->m->path, err, -ENOMEM, "tensor %s: out of memory", t->name);
-    else if (gguf_read(x->m->gguf, t, 0, raw, t->bytes, err) == 0 &&
-             !qtype_finite(t->type, raw, n))
+    else if (gguf_read(x->m->gguf, t, 0, raw, t->bytes, err) == 0 && !qtype_finite(t->type, raw, n))
         gguf_fail(x->m->path, err, -EBADMSG, "tensor %s: an infinite or NaN value", t->name);
     if (err[0]) {
         log_error("%s", err);
@@ -310,8 +308,8 @@ static int quantize_one(struct run *x, uint32_t layer, enum quantize_matrix_of m
                         const struct gguf_tensor *t, const struct quantize_scheme *s,
                         const struct quantize_moments *moments, struct quantized *q)
 {
-    struct quantize_input in = {.n_rows = (uint32_t)t->ne[1], .n_cols = (uint32_t)t->ne[0],
-                                .w = x->w};
+    struct quantize_input in = {
+        .n_rows = (uint32_t)t->ne[1], .n_cols = (uint32_t)t->ne[0], .w = x->w};
     int rc = 0;
 
     if (x->pass)

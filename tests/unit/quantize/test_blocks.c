@@ -61,9 +61,9 @@ static void test_round_trip(void **state)
                 assert_int_equal(quantized_values(&got[i], q[i]), 0);
             }
             assert_memory_equal(got[0].blocks, got[1].blocks, got[0].blocks_bytes);
-            assert_int_equal(quantized_bytes(&got[0]),
-                             ROWS * COLS / qtype_info(s.type)->block_values *
-                                 qtype_info(s.type)->block_bytes);
+            assert_int_equal(quantized_bytes(&got[0]), ROWS * COLS /
+                                                           qtype_info(s.type)->block_values *
+                                                           qtype_info(s.type)->block_bytes);
             /* A block of zeros stays one. */
             for (size_t i = 0; i < 32; i++)
                 assert_true(q[0][i] == 0);

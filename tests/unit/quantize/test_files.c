@@ -225,7 +225,8 @@ static float *read_weight(const struct gguf *g, const char *name, enum scheme_ki
     for (size_t r = 0; r < w.rows; r++) {
         float *row = values + r * w.cols;
         scheme_dequantize(&w.scheme, w.cols, (uint8_t *)part[SCHEME_CODES] + r * w.cols * bits / 8,
-                          (uint8_t *)part[kind == SCHEME_SQ ? SCHEME_LUT : SCHEME_SCALE] + r * table,
+                          (uint8_t *)part[kind == SCHEME_SQ ? SCHEME_LUT : SCHEME_SCALE] +
+                              r * table,
                           kind == SCHEME_SQ ? NULL : (uint8_t *)part[SCHEME_MIN] + r * table, row);
         const uint32_t *rows = part[SCHEME_SP_ROWS];
         for (uint32_t i = rows ? rows[r] : 0; rows && i < rows[r + 1]; i++)

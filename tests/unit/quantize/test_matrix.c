@@ -46,8 +46,8 @@ static double error_of(const float *q)
         for (size_t i = 0; i < COLS; i++) {
             const double d = (double)(q[r * COLS + i] - w[r * COLS + i]);
             for (size_t j = 0; j < COLS; j++)
-                sum += d * (double)moments[i * COLS + j] *
-                       (double)(q[r * COLS + j] - w[r * COLS + j]);
+                sum +=
+                    d * (double)moments[i * COLS + j] * (double)(q[r * COLS + j] - w[r * COLS + j]);
         }
     return sum;
 }
@@ -91,7 +91,8 @@ static size_t bytes_of(const struct quantize_scheme *s, size_t n_sparse)
 {
     const size_t groups = s->kind == QUANTIZE_GROUPS ? (COLS + s->group - 1) / s->group : 0;
 
-    return ROWS * COLS * s->bits / 8 + (groups ? ROWS * groups * 4 : (size_t)ROWS << (s->bits + 1)) +
+    return ROWS * COLS * s->bits / 8 +
+           (groups ? ROWS * groups * 4 : (size_t)ROWS << (s->bits + 1)) +
            (n_sparse ? (ROWS + 1) * 4 + n_sparse * 4 : 0);
 }
 
@@ -263,8 +264,8 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_error),    cmocka_unit_test(test_odd_rows),
-        cmocka_unit_test(test_pack),     cmocka_unit_test(test_retarget),
+        cmocka_unit_test(test_error),   cmocka_unit_test(test_odd_rows),
+        cmocka_unit_test(test_pack),    cmocka_unit_test(test_retarget),
         cmocka_unit_test(test_refused),
     };
 
