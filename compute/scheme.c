@@ -197,34 +197,6 @@ int scheme_find(const struct gguf *g, const char *name, struct scheme_weight *w,
     return rc ? rc : prove_sparse(&p, w);
 }
 
-int scheme_check_sparse(const struct gguf *g, const struct scheme_weight *w, const uint32_t *rows,
-                        const uint16_t *cols, char *err)
-{
-    const char *of_rows = w->part[SCHEME_SP_ROWS]->name, *of_cols = w->part[SCHEME_SP_COLS]->name;
-
-    if (rows[0] != 0 || rows[w->rows] != w->n_sparse)
-        return gguf_fail(gguf_path(g), err, -EBADMSG,
-                         "tensor %s: from %u to %u, must be from 0 to the %u entries there are",
-                         of_rows, rows[0], rows[w->rows], w->n_sparse);
-    for (uint32_t r = 0; r < w->rows; r++) {
-        const uint32_t from = rows[r], to = rows[r + 1];
-
-        if (from > to || to > w->n_sparse)
-            return gguf_fail(gguf_path(g), err, -EBADMSG,
-                             "tensor %s: row %u has entries %u to %u of %u", of_rows, r, from, to,
-                             w->n_sparse);
-        for (uint32_t i = from; i < to; i++) {
-            const uint16_t col = cols[i];
-
-            if (col >= w->cols || (i > from && col <= cols[i - 1]))
-                return gguf_fail(gguf_path(g), err, -EBADMSG,
-                                 "tensor %s: column %u in row %u: they must rise, below %u",
-                                 of_cols, col, r, w->cols);
-        }
-    }
-    return 0;
-}
-
 /* --- meaning --------------------------------------------------------------------------------- */
 
 static float f16_at(const void *p, size_t i)

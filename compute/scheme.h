@@ -50,9 +50,9 @@ enum scheme_part {
 
 struct scheme_weight {
     struct scheme scheme;
-    uint32_t rows, cols; /* cols a multiple of 32 */
-    uint32_t n_groups;   /* of a row; of sq 0 */
-    uint32_t n_sparse;   /* entries; 0: no sparse part */
+    uint32_t rows, cols;                          /* cols a multiple of 32 */
+    uint32_t n_groups;                            /* of a row; of sq 0 */
+    uint32_t n_sparse;                            /* entries; 0: no sparse part */
     const struct gguf_tensor *part[SCHEME_PARTS]; /* NULL: not of this scheme, or no sparse part */
 };
 
@@ -64,11 +64,6 @@ int scheme_find(const struct gguf *g, const char *name, struct scheme_weight *w,
 /* Whether a tensor's name is that of a weight's part: which, and the length of the weight's name.
  * SCHEME_PARTS: of none. */
 enum scheme_part scheme_part_of(const char *tensor, size_t *name_len);
-
-/* Prove what the sparse part's tensors hold, here in this machine's byte order: row starts that rise from 0 to n_sparse, columns that
- * rise within each row and exist. 0 or -EBADMSG; err names tensor and row. */
-int scheme_check_sparse(const struct gguf *g, const struct scheme_weight *w, const uint32_t *rows,
-                        const uint16_t *cols, char *err);
 
 /* What the codes of one row mean: dst f32[cols], without the sparse part. The row's codes, its
  * levels or scales, and its minima (of sq NULL) are as the file has them. */

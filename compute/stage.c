@@ -9,6 +9,7 @@
 #include "compute/embed.h"
 #include "compute/gguf.h"
 #include "compute/kv.h"
+#include "compute/stage_file.h"
 #include "compute/team.h"
 
 #define MAX_ROWS_DEFAULT 128u
@@ -194,10 +195,37 @@ static const struct stage_ops cpu_ops = {
 
 /* --- opening --------------------------------------------------------------------------------- */
 
+/* Of a half's file its own layers, whole. */
+static int check_half(const struct gguf *g, const struct hparams *hp, const struct stage_file *f,
+                      const struct stage_params *p, char *err)
+{
+    const uint32_t first = f->half == STAGE_CLOUD ? f->split : 0,
+                   end = f->half == STAGE_EDGE ? f->split : f->n_layers;
+
+    if (f->half == STAGE_WHOLE)
+        return 0;
+    if (f->n_layers != hp->n_layers)
+        return gguf_fail(gguf_path(g), err, -EBADMSG,
+                         "isthmus.layers: %u, the model's hyper-parameters say %u", f->n_layers,
+                         hp->n_layers);
+    if (p->first_layer == first && p->end_layer == end)
+        return 0;
+    return gguf_fail(gguf_path(g), err, -ERANGE,
+                     "this is the %s half of a model, layers %u to %u of %u: layers %u to %u are "
+                     "not to be had from it",
+                     stage_half_name(f->half), first, end - 1, f->n_layers, p->first_layer,
+                     p->end_layer - 1);
+}
+
 /* Defaults filled in and proved against the model. */
 static int resolve(const struct gguf *g, const struct hparams *hp, const struct stage_params *in,
                    struct stage_params *p, char *err)
 {
+    struct stage_file file;
+    int rc = stage_file_read(g, &file, err);
+
+    if (rc)
+        return rc;
     *p = *in;
     if (!p->end_layer)
         p->end_layer = hp->n_layers;
@@ -211,6 +239,9 @@ static int resolve(const struct gguf *g, const struct hparams *hp, const struct 
     if (p->end_layer > hp->n_layers || p->first_layer >= p->end_layer)
         return gguf_fail(gguf_path(g), err, -ERANGE, "no layers [%u, %u): the model has %u",
                          p->first_layer, p->end_layer, hp->n_layers);
+    rc = check_half(g, hp, &file, p, err);
+    if (rc)
+        return rc;
     if (p->n_ctx > hp->n_ctx)
         return gguf_fail(gguf_path(g), err, -ERANGE, "a context of %u tokens: the model has %u",
                          p->n_ctx, hp->n_ctx);
@@ -291,7 +322,12 @@ int stage_open(const struct gguf *g, const struct stage_params *params, struct t
         .scratch_bytes = decoder_bytes(s->decoder),
     };
     keep_account(s);
-    rc = gguf_fingerprint(g, s->info.fingerprint);
+    struct stage_file file;
+    rc = stage_file_read(g, &file, err);
+    if (rc == 0)
+        rc = stage_file_identity(g, &file, s->info.fingerprint);
+    s->info.is_half = file.half != STAGE_WHOLE;
+    memcpy(s->info.parent, file.parent, sizeof file.parent);
 out:
     if (rc && !err[0])
         gguf_fail(gguf_path(g), err, rc, "%s", strerror(-rc));

@@ -27,7 +27,9 @@ struct stage_info {
     uint32_t max_rows; /* rows one stage_run takes at most */
     uint32_t max_seqs;
     uint32_t numerics_id;    /* what decides rounding; equal ids give equal bits */
-    uint8_t fingerprint[16]; /* of the model, gguf_fingerprint() */
+    uint8_t fingerprint[16]; /* of the model, stage_file_identity() */
+    bool is_half;            /* from a file of its own: */
+    uint8_t parent[16];      /* the fingerprint of the model that was made from */
     size_t weights_bytes, kv_bytes, scratch_bytes; /* resident, by account */
     enum kv_format kv_format;
     size_t kv_budget_bytes;   /* the cache never takes more */
@@ -82,10 +84,10 @@ struct stage_params {
 };
 
 /* Load layers of the model, each member of the team the rows it will multiply. The stage keeps no
- * reference to g; embedding rows are read from the file by its own descriptor. err: gguf.h's GGUF_ERR
- * bytes, one line.
- * 0, -ENOTSUP (architecture, tensor type: err names it and those supported), -EBADMSG (missing or
- * misshapen tensors), -ERANGE (layers), -ENOMEM, -EIO. */
+ * reference to g; embedding rows are read from the file by its own descriptor. err: gguf.h's
+ * GGUF_ERR bytes, one line. 0, -ENOTSUP (architecture, tensor type, scheme: err names it and those
+ * supported), -EBADMSG (missing or misshapen tensors), -ERANGE (layers that are not the model's, or
+ * not in this half), -ENOMEM, -EIO. */
 int stage_open(const struct gguf *g, const struct stage_params *p, struct team *team,
                struct stage **out, char *err);
 

@@ -153,7 +153,8 @@ static int use_chat_template(struct front *f)
 int front_open(struct front *f, const struct front_options *o)
 {
     *f = (struct front){.o = o, .cloud.report_fd = -1};
-    int rc = model_open(o->model.path, true, &f->model);
+    int rc =
+        model_open_as(o->both_halves ? MODEL_PAIR : MODEL_EDGE, o->model.path, true, &f->model);
     if (rc == EXIT_OK)
         rc = use_chat_template(f);
     if (rc != EXIT_OK)
@@ -202,6 +203,11 @@ static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int
 
 int front_local(struct front *f)
 {
+    if (f->model.half.half != STAGE_WHOLE) {
+        log_error("--local: %s is the %s half of a model in two files: it can only run split",
+                  f->model.path, stage_half_name(f->model.half.half));
+        return EXIT_USAGE;
+    }
     int rc = open_stage(f, 0, 0, 0, -1);
     if (rc != EXIT_OK)
         return rc;

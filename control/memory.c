@@ -234,3 +234,28 @@ int memory_check(const struct gguf *g, const struct stage_params *p, uint32_t n_
     *there = memory_there();
     return skip || *there == 0 ? 0 : memory_fits(g, p, n_layers, *there, line);
 }
+
+int memory_check_pair(const struct gguf *edge, const struct stage_params *edge_params,
+                      const struct gguf *cloud, const struct stage_params *cloud_params,
+                      char line[MEMORY_LINE])
+{
+    const uint64_t there = memory_there();
+    struct need front, back;
+    int rc = need_of(edge, edge_params, &front);
+
+    if (rc == 0)
+        rc = need_of(cloud, cloud_params, &back);
+    if (rc || skip || there == 0)
+        return rc;
+    const uint64_t weights = front.weights_bytes + back.weights_bytes,
+                   kv = front.kv_bytes + back.kv_bytes, rest = 2 * MEMORY_REST_BYTES;
+    if (weights + kv + rest <= there)
+        return 0;
+    snprintf(
+        line, MEMORY_LINE,
+        "%s and %s: both halves need %.1f MB of memory (weights %.1f, keys and values %.1f, all "
+        "else %.1f), and %.1f MB are there: a smaller --ctx, or the halves on two hosts",
+        gguf_path(edge), gguf_path(cloud), (double)(weights + kv + rest) * 1e-6,
+        (double)weights * 1e-6, (double)kv * 1e-6, (double)rest * 1e-6, (double)there * 1e-6);
+    return -ENOMEM;
+}

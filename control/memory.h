@@ -40,4 +40,9 @@ void memory_check_skip(void);
 int memory_check(const struct gguf *g, const struct stage_params *p, uint32_t n_layers,
                  uint64_t *there, char line[MEMORY_LINE]);
 
+/* The same of two stages in files of their own, on one host. */
+int memory_check_pair(const struct gguf *edge, const struct stage_params *edge_params,
+                      const struct gguf *cloud, const struct stage_params *cloud_params,
+                      char line[MEMORY_LINE]);
+
 #endif

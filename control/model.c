@@ -14,6 +14,7 @@
 #include "control/log.h"
 #include "control/memory.h"
 #include "control/meminfo.h"
+#include "control/profile.h"
 #include "control/progress.h"
 
 static bool lock_wanted; /* --mlock of the options that opened the team */
@@ -26,27 +27,123 @@ static int exit_code(int rc)
     return rc == -ENOMEM || rc == -EIO ? EXIT_FAILED : EXIT_USAGE;
 }
 
-int model_open(const char *path, bool want_tokenizer, struct model *m)
+/* --- opening ------------------------------------------------------------------------------------
+ */
+
+#define EDGE_FILE  "edge.gguf"
+#define CLOUD_FILE "cloud.gguf"
+
+/* The halves' directory -> the half that is wanted of it. */
+static int name_half(enum model_kind kind, struct model *m)
 {
-    *m = (struct model){.path = path};
+    if (kind == MODEL_WHOLE) {
+        log_error("%s: a directory: a GGUF model file is needed, of a whole model", m->path);
+        return EXIT_USAGE;
+    }
+    const char *name = kind == MODEL_CLOUD ? CLOUD_FILE : EDGE_FILE;
+    if (asprintf(&m->named, "%s/%s", m->path, name) < 0) {
+        m->named = NULL;
+        log_error("out of memory");
+        return EXIT_FAILED;
+    }
+    m->path = m->named;
+    return EXIT_OK;
+}
+
+static int check_path(enum model_kind kind, struct model *m)
+{
     struct stat st;
-    if (stat(path, &st) < 0) {
-        log_error("%s: %s%s", path, strerror(errno),
-                  errno == ENOENT
+    int rc = EXIT_OK;
+    if (stat(m->path, &st) == 0 && S_ISDIR(st.st_mode))
+        rc = name_half(kind, m);
+    if (rc != EXIT_OK)
+        return rc;
+    if (stat(m->path, &st) < 0) {
+        log_error("%s: %s%s", m->path, strerror(errno),
+                  errno == ENOENT && !m->named
                       ? ": `tools/fetch-model smollm2` fetches a small model and prints "
                         "its path"
                       : "");
         return EXIT_USAGE;
     }
     if (!S_ISREG(st.st_mode)) {
-        log_error("%s: not a regular file: a GGUF model file is needed", path);
+        log_error("%s: not a regular file: a GGUF model file is needed", m->path);
         return EXIT_USAGE;
     }
+    return EXIT_OK;
+}
 
+/* Whether the file is what its command can do with. */
+static int check_kind(enum model_kind kind, const struct model *m)
+{
+    const enum stage_half half = m->half.half;
+    if (half == STAGE_WHOLE && !m->named)
+        return EXIT_OK;
+    if (half == STAGE_WHOLE) {
+        log_error("%s: a whole model, not the half that its name says", m->path);
+        return EXIT_USAGE;
+    }
+    const unsigned first = half == STAGE_EDGE ? 0 : m->half.split,
+                   last = (half == STAGE_EDGE ? m->half.split : m->half.n_layers) - 1;
+    const char *needs = NULL;
+    if (kind == MODEL_WHOLE)
+        needs = "this command needs the whole model";
+    else if (kind == MODEL_PAIR && (half != STAGE_EDGE || !m->named))
+        needs = "both halves are needed here: name their directory";
+    else if (kind == MODEL_EDGE && half != STAGE_EDGE)
+        needs = "an edge needs the other half, " EDGE_FILE;
+    else if (kind == MODEL_CLOUD && half != STAGE_CLOUD)
+        needs = "a cloud needs the other half, " CLOUD_FILE;
+    if (!needs)
+        return EXIT_OK;
+    log_error("%s: this is the %s half of a model, layers %u to %u of %u: %s", m->path,
+              stage_half_name(half), first, last, m->half.n_layers, needs);
+    return EXIT_USAGE;
+}
+
+static int refuse_pair(const struct model *edge, const struct model *cloud)
+{
+    char a[33], b[33], of_a[33], of_b[33];
+    log_error("%s and %s are not halves of one pair: %s (a half of %s) and %s (a half of %s)",
+              edge->path, cloud->path, profile_hex(edge->half.pair, a),
+              profile_hex(edge->half.parent, of_a), profile_hex(cloud->half.pair, b),
+              profile_hex(cloud->half.parent, of_b));
+    return EXIT_USAGE;
+}
+
+/* The cloud half beside the edge's, for a command that runs both. */
+static int open_back(const char *directory, struct model *m)
+{
+    struct model back;
+    int rc = model_open_as(MODEL_CLOUD, directory, false, &back);
+    if (rc != EXIT_OK)
+        return rc;
+    if (memcmp(back.half.pair, m->half.pair, sizeof back.half.pair))
+        rc = refuse_pair(m, &back);
+    else
+        m->back = back.gguf;
+    if (rc == EXIT_OK)
+        back.gguf = NULL; /* taken */
+    model_close(&back);
+    return rc;
+}
+
+int model_open_as(enum model_kind kind, const char *path, bool want_tokenizer, struct model *m)
+{
     char err[GGUF_ERR] = "";
-    int rc = gguf_open(path, &m->gguf, err);
+    *m = (struct model){.path = path};
+    int rc = check_path(kind, m);
+    if (rc != EXIT_OK)
+        goto out;
+    rc = gguf_open(m->path, &m->gguf, err);
     if (rc < 0)
         goto fail;
+    rc = stage_file_read(m->gguf, &m->half, err);
+    if (rc < 0)
+        goto fail;
+    rc = check_kind(kind, m);
+    if (rc != EXIT_OK)
+        goto out;
     rc = stage_count_layers(m->gguf, err);
     if (rc < 0)
         goto fail;
@@ -56,18 +153,28 @@ int model_open(const char *path, bool want_tokenizer, struct model *m)
         if (rc < 0)
             goto fail;
     }
-    return EXIT_OK;
+    rc = kind == MODEL_PAIR && m->named ? open_back(path, m) : EXIT_OK;
+    goto out;
 
 fail:
     log_error("%s", err[0] ? err : strerror(-rc));
-    model_close(m);
-    return exit_code(rc);
+    rc = exit_code(rc);
+out:
+    if (rc != EXIT_OK)
+        model_close(m);
+    return rc;
+}
+
+int model_open(const char *path, bool want_tokenizer, struct model *m)
+{
+    return model_open_as(MODEL_WHOLE, path, want_tokenizer, m);
 }
 
 void model_drop_file(struct model *m)
 {
     gguf_close(m->gguf);
-    m->gguf = NULL;
+    gguf_close(m->back);
+    m->gguf = m->back = NULL;
     malloc_trim(0); /* loading leaves holes: give them back, the edge counts its bytes */
 }
 
@@ -75,8 +182,10 @@ void model_close(struct model *m)
 {
     tok_close(m->tok);
     gguf_close(m->gguf);
-    m->tok = NULL;
-    m->gguf = NULL;
+    gguf_close(m->back);
+    const char *path = m->named ? NULL : m->path;
+    free(m->named);
+    *m = (struct model){.path = path};
 }
 
 struct team_params model_team_params(const struct model_options *o)
@@ -200,6 +309,12 @@ static void say_note(void *arg, const char *line)
     said = true;
 }
 
+/* The file that these layers are in. */
+static const struct gguf *file_of(const struct model *m, const struct stage_params *p)
+{
+    return m->back && p->first_layer > 0 ? m->back : m->gguf;
+}
+
 int model_cache(const struct model *m, uint32_t sessions, bool linger, uint64_t budget_bytes,
                 struct stage_params *p)
 {
@@ -209,7 +324,7 @@ int model_cache(const struct model *m, uint32_t sessions, bool linger, uint64_t 
     p->kv_budget_bytes = budget_bytes;
     if (!budget_bytes)
         return EXIT_OK;
-    const int rc = stage_footprint(m->gguf, p, SMALLEST, &weights, &kv, err);
+    const int rc = stage_footprint(file_of(m, p), p, SMALLEST, &weights, &kv, err);
     if (rc < 0) {
         log_error("%s", err[0] ? err : strerror(-rc));
         return exit_code(rc);
@@ -225,7 +340,7 @@ int model_cache(const struct model *m, uint32_t sessions, bool linger, uint64_t 
 static int check_memory(const struct model *m, const struct stage_params *p, uint64_t *there_bytes)
 {
     char line[MEMORY_LINE];
-    if (memory_check(m->gguf, p, m->n_layers, there_bytes, line) != -ENOMEM)
+    if (memory_check(file_of(m, p), p, m->n_layers, there_bytes, line) != -ENOMEM)
         return EXIT_OK;
     log_error("%s", line);
     return EXIT_USAGE;
@@ -236,7 +351,17 @@ int model_check_halves(const struct model *m, const struct model_options *o, uin
     const struct stage_params both = {
         .n_ctx = o->ctx, .kv_format = o->kv, .kv_budget_bytes = 2 * budget_bytes};
     uint64_t there_bytes;
-    return check_memory(m, &both, &there_bytes);
+    if (!m->back)
+        return check_memory(m, &both, &there_bytes);
+
+    struct stage_params edge = both, cloud = both;
+    char line[MEMORY_LINE];
+    edge.end_layer = cloud.first_layer = m->half.split;
+    edge.kv_budget_bytes = cloud.kv_budget_bytes = budget_bytes;
+    if (memory_check_pair(m->gguf, &edge, m->back, &cloud, line) != -ENOMEM)
+        return EXIT_OK;
+    log_error("%s", line);
+    return EXIT_USAGE;
 }
 
 int model_open_stage(const struct model *m, const struct stage_params *params, struct team *team,
@@ -250,8 +375,8 @@ int model_open_stage(const struct model *m, const struct stage_params *params, s
     if (rc != EXIT_OK)
         return rc;
     if (!p.kv_budget_bytes && p.loading.memory_bytes) /* 0: unknown */
-        p.kv_budget_bytes = memory_cache(m->gguf, &p, p.loading.memory_bytes);
-    rc = stage_open(m->gguf, &p, team, stage, err);
+        p.kv_budget_bytes = memory_cache(file_of(m, &p), &p, p.loading.memory_bytes);
+    rc = stage_open(file_of(m, &p), &p, team, stage, err);
     progress_clear(&progress);
     if (rc == 0) {
         say_huge_pages();

@@ -8,19 +8,33 @@
 
 #include "compute/gguf.h"
 #include "compute/stage.h"
+#include "compute/stage_file.h"
 #include "compute/team.h"
 #include "compute/tokenizer.h"
 #include "control/options.h"
 
 struct model {
     const char *path;
-    struct gguf *gguf;     /* NULL after model_drop_file */
-    struct tokenizer *tok; /* NULL when not asked for */
-    uint32_t n_layers;
+    struct gguf *gguf;      /* NULL after model_drop_file */
+    struct gguf *back;      /* of MODEL_PAIR: the cloud half, gguf the edge's; else NULL */
+    struct tokenizer *tok;  /* NULL when not asked for */
+    uint32_t n_layers;      /* of the whole model */
+    struct stage_file half; /* which half gguf is, where it is one */
+    char *named;            /* path, where it is not the caller's */
+};
+
+/* What a command can do with. All take a whole model; where a half is taken, the path may be of the
+ * directory that `isthmus quantize` made of both. */
+enum model_kind {
+    MODEL_WHOLE,
+    MODEL_EDGE,  /* or the edge half */
+    MODEL_CLOUD, /* or the cloud half */
+    MODEL_PAIR,  /* or both halves, by their directory */
 };
 
 /* EXIT_OK, or the exit code with the error already said. */
 int model_open(const char *path, bool want_tokenizer, struct model *m);
+int model_open_as(enum model_kind kind, const char *path, bool want_tokenizer, struct model *m);
 
 /* Once the stages are loaded the file's metadata need not stay resident. */
 void model_drop_file(struct model *m);

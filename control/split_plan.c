@@ -13,7 +13,9 @@ static int check_model(const char *path, const struct codec_profile *p, const st
     uint8_t fingerprint[16];
     char of[33], is[33];
 
-    if (gguf_fingerprint(m->gguf, fingerprint) < 0) {
+    if (m->half.half != STAGE_WHOLE)
+        memcpy(fingerprint, m->half.parent, sizeof fingerprint); /* what was calibrated */
+    else if (gguf_fingerprint(m->gguf, fingerprint) < 0) {
         log_error("%s: cannot be read", m->path);
         return EXIT_FAILED;
     }
@@ -88,17 +90,32 @@ static int plan_profile(const struct split_options *o, const struct model *m,
     return rc;
 }
 
+int split_of_half(const struct model *m, int32_t *split)
+{
+    if (m->half.half == STAGE_WHOLE)
+        return EXIT_OK;
+    if (*split >= 0 && (uint32_t)*split != m->half.split) {
+        log_error("--split %d: %s is the %s half of a model cut after %u layers: leave the option "
+                  "out, or make halves for that split by `isthmus quantize`",
+                  *split, m->path, stage_half_name(m->half.half), m->half.split);
+        return EXIT_USAGE;
+    }
+    *split = (int32_t)m->half.split;
+    return EXIT_OK;
+}
+
 int split_plan(const struct split_options *o, const struct model *m, struct split_plan *plan)
 {
     struct split_options where = *o;
-    int rc = EXIT_OK;
+    int rc;
 
     *plan = (struct split_plan){.codec = o->codec, .target = o->target};
-    if (o->profile)
+    rc = split_of_half(m, &where.split);
+    if (rc == EXIT_OK && o->profile)
         rc = plan_profile(o, m, plan);
     if (rc != EXIT_OK)
         return rc;
-    if (plan->profile && o->split < 0)
+    if (plan->profile && where.split < 0)
         where.split = (int32_t)plan->profile->split;
     const int split = split_resolve(&where, m->n_layers, m->path);
     rc = split < 0 ? EXIT_USAGE : EXIT_OK;

@@ -19,6 +19,10 @@ struct split_plan {
     struct codec_rate_target target; /* to keep; codec has the parameter to begin with */
 };
 
+/* Where the model is a half: its split goes to *split, which may be < 0 (not given) or the same.
+ * EXIT_OK, or an exit code with the error said. */
+int split_of_half(const struct model *m, int32_t *split);
+
 /* Without --split it is the profile's; without --codec and with a profile it is xform. The model's
  * file is still open. EXIT_OK, or an exit code with nothing to free. */
 int split_plan(const struct split_options *o, const struct model *m, struct split_plan *plan);

@@ -146,22 +146,25 @@ static const struct arch *find_arch(const struct gguf *g, char *err, int *rc)
 static uint32_t read_vocab(struct reader *r)
 {
     const struct gguf_tensor *t = gguf_find(r->g, "token_embd.weight");
+    const char *name = "token_embd.weight";
     struct gguf_str_iter tokens;
     uint64_t n;
 
     if (r->rc)
         return 1;
+    if (!t && gguf_find(r->g, "output.weight")) /* the back half may have only this */
+        t = gguf_find(r->g, name = "output.weight");
     if (!t || t->n_dims != 2 || t->ne[1] > VOCAB_MAX) {
         r->rc =
-            gguf_fail(gguf_path(r->g), r->err, -EBADMSG, "tensor token_embd.weight: %s",
+            gguf_fail(gguf_path(r->g), r->err, -EBADMSG, "tensor %s: %s", name,
                       t ? "must have two dimensions, the second within [1, 2097152]" : "missing");
         return 1;
     }
     /* Else some token would have no row, or some row no token. */
     if (gguf_str_array(r->g, "tokenizer.ggml.tokens", &tokens, &n) == 0 && n != t->ne[1])
         r->rc = gguf_fail(gguf_path(r->g), r->err, -EBADMSG,
-                          "tokenizer.ggml.tokens: %llu tokens, token_embd.weight has %llu rows",
-                          (unsigned long long)n, (unsigned long long)t->ne[1]);
+                          "tokenizer.ggml.tokens: %llu tokens, %s has %llu rows",
+                          (unsigned long long)n, name, (unsigned long long)t->ne[1]);
     return (uint32_t)t->ne[1];
 }
 

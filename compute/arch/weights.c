@@ -324,7 +324,8 @@ static int plan(struct walk *walk, const struct spec *s, const struct found *f, 
     return rc;
 }
 
-static int count(struct walk *walk, const struct spec *s, const struct found *f, void *to, char *err)
+static int count(struct walk *walk, const struct spec *s, const struct found *f, void *to,
+                 char *err)
 {
     const struct scheme_weight *w = &f->scheme;
     const struct gguf_tensor *t = f->t;
@@ -348,26 +349,25 @@ static int compare_offsets(const void *a, const void *b)
 /* Before anything is multiplied: what the sparse parts hold are places in activations. */
 static int check_sparse(const struct walk *walk, char *err)
 {
-    int rc = 0;
+    const char *path = gguf_path(walk->g);
 
-    for (size_t i = 0; i < walk->n_jobs && rc == 0; i++) {
+    for (size_t i = 0; i < walk->n_jobs; i++) {
         const struct fill_job *job = &walk->jobs[i];
-        struct scheme_weight w;
-        const uint32_t *rows;
-        const uint16_t *cols;
-        char name[256];
-        size_t len;
+        uint32_t row;
 
         if (!job->mat || job->part != SCHEME_SP_ROWS)
             continue;
-        scheme_part_of(job->t->name, &len);
-        snprintf(name, sizeof name, "%.*s", (int)len, job->t->name);
-        rc = scheme_find(walk->g, name, &w, err);
-        mat_sparse(job->mat, &rows, &cols);
-        if (rc == 0)
-            rc = scheme_check_sparse(walk->g, &w, rows, cols, err);
+        int rc = mat_check_sparse(job->mat, &row);
+        if (rc == -ERANGE)
+            return gguf_fail(path, err, -EBADMSG,
+                             "tensor %s: row %u: starts must rise from 0 to the number of entries",
+                             job->t->name, row);
+        if (rc)
+            return gguf_fail(path, err, -EBADMSG,
+                             "tensor %.*scols: row %u: columns must rise, below %u",
+                             (int)strlen(job->t->name) - 4, job->t->name, row, mat_cols(job->mat));
     }
-    return rc;
+    return 0;
 }
 
 int weights_load(const struct gguf *g, const struct hparams *hp, uint32_t first, uint32_t end,

@@ -39,6 +39,5 @@ FLOAT_TYPES(PANEL_FN, float)
         .scheme = {[ACTS_INT8] = SCHEME_FNS(int),                                                  \
                    [ACTS_F32] = SCHEME_FNS(float),                                                 \
                    [ACTS_INT16] = SCHEME_FNS(word)},                                               \
-        .sparse = sparse_add,                                                                      \
-        .finish = finish,                                                                          \
+        .sparse = sparse_add, .finish = finish,                                                    \
     }

@@ -16,19 +16,18 @@ static bool is_float(const struct mat *w)
 /* Whether one function multiplies both. */
 static bool alike(const struct mat *a, const struct mat *b)
 {
-    return a->id == b->id && (a->id != N_LAYOUTS || (a->scheme.scheme.kind == b->scheme.scheme.kind &&
-                                                     a->scheme.scheme.bits == b->scheme.scheme.bits &&
-                                                     a->scheme.group_blocks == b->scheme.group_blocks));
+    return a->id == b->id &&
+           (a->id != N_LAYOUTS || (a->scheme.scheme.kind == b->scheme.scheme.kind &&
+                                   a->scheme.scheme.bits == b->scheme.scheme.bits &&
+                                   a->scheme.group_blocks == b->scheme.group_blocks));
 }
 
 /* Tokens that share one unpacking of a panel: their activations should stay in the L2 cache. */
 static size_t tile_tokens(const struct mat *w, const struct acts *a, size_t n_tokens)
 {
-    size_t token_bytes =
-        (size_t)w->cols *
-        (a->kind == ACTS_F32 || is_float(w)     ? sizeof(float)
-         : a->kind == ACTS_INT16 ? sizeof(int16_t)
-                                 : 1);
+    size_t token_bytes = (size_t)w->cols * (a->kind == ACTS_F32 || is_float(w) ? sizeof(float)
+                                            : a->kind == ACTS_INT16            ? sizeof(int16_t)
+                                                                               : 1);
     size_t tile = (256u << 10) / token_bytes / 12 * 12; /* whole register tiles */
 
     if (tile < 24)
@@ -67,6 +66,21 @@ static void add_sparse(const struct call *c, const struct mat *w, size_t p, floa
                        acc);
 }
 
+/* The sparse entries of panel p come from elsewhere in memory, and few: they are asked for before
+ * the dense part is read, and the next panel's row starts with them. */
+static void prefetch_sparse(const struct mat *w, size_t p)
+{
+    if (!w->sparse.n)
+        return;
+    const uint32_t *rows = w->sparse.rows + p * PANEL_ROWS;
+    const size_t end = w->rows - p * PANEL_ROWS;
+    const uint32_t *at = w->sparse.entries + rows[0],
+                   *to = w->sparse.entries + rows[end < PANEL_ROWS ? end : PANEL_ROWS];
+    __builtin_prefetch(rows + 2 * PANEL_ROWS);
+    for (; at < to; at += 16)
+        __builtin_prefetch(at);
+}
+
 /* The product that panel *p of all stands in; *p becomes its number there. */
 static const struct product *find(const struct call *c, size_t *p)
 {
@@ -89,6 +103,7 @@ static void mul_panels(const struct call *c, size_t p, size_t step, size_t n)
         at[j] = p + j * step;
         of[j] = find(c, &at[j]);
         panels[j] = of[j]->w->panels + at[j] * of[j]->w->panel_bytes;
+        prefetch_sparse(of[j]->w, at[j]);
     }
     if (c->scheme)
         c->scheme(&of[0]->w->scheme, panels, n, c->acts, c->t, c->nt, acc);
@@ -130,7 +145,8 @@ static void mul_alike(const struct kernels_isa *isa, const struct product *produ
     size_t tile = tile_tokens(w, a, a->n_tokens), panels = 0, first, end;
 
     if (w->id == N_LAYOUTS)
-        c.scheme = isa->scheme[a->kind][w->scheme.scheme.kind == SCHEME_G][w->scheme.scheme.bits - 2];
+        c.scheme =
+            isa->scheme[a->kind][w->scheme.scheme.kind == SCHEME_G][w->scheme.scheme.bits - 2];
     else
         c.mul = a->kind == ACTS_F32     ? isa->mul_f32[w->id]
                 : a->kind == ACTS_INT16 ? isa->mul_int16[w->id]

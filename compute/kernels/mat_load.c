@@ -110,34 +110,51 @@ int mat_new_scheme(const struct scheme *s, uint64_t rows, uint64_t cols, uint32_
         mat_free(m);
         return -ENOMEM;
     }
-    if (n_sparse) {
-        m->sparse.cols = (uint16_t *)(m->sparse.rows + m->rows + 1);
-        m->sparse.values = m->sparse.cols + n_sparse;
-    }
+    if (n_sparse)
+        m->sparse.entries = m->sparse.rows + m->rows + 1;
     *out = m;
     return 0;
 }
 
-void mat_pack_part(struct mat *m, enum scheme_part part, uint32_t row, const void *src, uint32_t n)
+static void pack_sparse(struct sparse *s, enum scheme_part part, uint32_t at, const uint8_t *src,
+                        uint32_t n)
 {
-    uint16_t *to = part == SCHEME_SP_COLS ? m->sparse.cols : m->sparse.values;
-
-    if (part < SCHEME_SP_ROWS)
-        scheme_pack(&m->scheme, part, m->panels, row, src, n);
-    for (uint32_t i = 0; part >= SCHEME_SP_ROWS && i < n; i++) {
-        const uint8_t *p = (const uint8_t *)src + (size_t)i * (part == SCHEME_SP_ROWS ? 4 : 2);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t *entry = &s->entries[at + i];
 
         if (part == SCHEME_SP_ROWS)
-            m->sparse.rows[row + i] = load_u16(p) | (uint32_t)load_u16(p + 2) << 16;
+            s->rows[at + i] = load_u16(src + 4 * i) | (uint32_t)load_u16(src + 4 * i + 2) << 16;
+        else if (part == SCHEME_SP_COLS)
+            *entry = (*entry & 0xffff0000) | load_u16(src + 2 * i);
         else
-            to[row + i] = load_u16(p);
+            *entry = (*entry & 0xffff) | (uint32_t)load_u16(src + 2 * i) << 16;
     }
 }
 
-void mat_sparse(const struct mat *m, const uint32_t **rows, const uint16_t **cols)
+void mat_pack_part(struct mat *m, enum scheme_part part, uint32_t row, const void *src, uint32_t n)
 {
-    *rows = m->sparse.rows;
-    *cols = m->sparse.cols;
+    if (part >= SCHEME_SP_ROWS)
+        pack_sparse(&m->sparse, part, row, src, n);
+    else
+        scheme_pack(&m->scheme, part, m->panels, row, src, n);
+}
+
+int mat_check_sparse(const struct mat *m, uint32_t *bad_row)
+{
+    const uint32_t *rows = m->sparse.rows, n = m->sparse.n;
+
+    for (uint32_t r = 0; r < m->rows && n; r++) {
+        *bad_row = r;
+        if (rows[0] != 0 || rows[m->rows] != n || rows[r] > rows[r + 1] || rows[r + 1] > n)
+            return -ERANGE;
+        for (uint32_t i = rows[r]; i < rows[r + 1]; i++) {
+            const uint32_t col = m->sparse.entries[i] & 0xffff;
+
+            if (col >= m->cols || (i > rows[r] && col <= (m->sparse.entries[i - 1] & 0xffff)))
+                return -EBADMSG;
+        }
+    }
+    return 0;
 }
 
 void mat_free(struct mat *m)

@@ -36,8 +36,8 @@ static uint64_t spread(uint8_t b)
 
 static void put_thirds(const uint8_t third[4], bool even, uint8_t *to)
 {
-    uint64_t bits = spread(third[0]) | spread(third[1]) << 1 | spread(third[2]) << 4 |
-                    spread(third[3]) << 5;
+    uint64_t bits =
+        spread(third[0]) | spread(third[1]) << 1 | spread(third[2]) << 4 | spread(third[3]) << 5;
     uint64_t there = 0;
 
     if (even)
@@ -75,22 +75,39 @@ static size_t table_at(uint32_t bits, size_t r)
                        : 16 * l + 4 * q;
 }
 
+/* d and m of the line through u[i], level[i] that is nearest to all. */
+static void fit(const uint8_t *u, const float *level, size_t n, float *d, float *m)
+{
+    float su = 0, sl = 0, suu = 0, sul = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        su += u[i];
+        sl += level[i];
+        suu += (float)u[i] * u[i];
+        sul += (float)u[i] * level[i];
+    }
+    const float spread = suu * (float)n - su * su;
+    *d = spread > 0 ? (sul * (float)n - su * sl) / spread : 0;
+    *m = (sl - *d * su) / (float)n;
+}
+
 static void pack_levels(const struct scheme_panel *s, uint8_t *panel, size_t r, const uint8_t *src)
 {
     const size_t n = (size_t)1 << s->scheme.bits;
-    uint8_t *table = panel + table_at(s->scheme.bits, r), *scales = panel + PANEL_ROWS * n;
-    float level[16], least = INFINITY, most = -INFINITY;
+    uint8_t *u = panel + table_at(s->scheme.bits, r), *scales = panel + PANEL_ROWS * n;
+    float level[16], least = INFINITY, most = -INFINITY, d, m;
 
     for (size_t i = 0; i < n; i++) {
         level[i] = f32_from_f16(load_u16(src + 2 * i));
         least = level[i] < least ? level[i] : least;
         most = level[i] > most ? level[i] : most;
     }
-    const float d = (most - least) / (float)SCHEME_LEVEL_MAX;
+    const float step = (most - least) / (float)scheme_level_max(s->scheme.bits);
     for (size_t i = 0; i < n; i++)
-        table[i] = d > 0 ? (uint8_t)((level[i] - least) / d + .5f) : 0;
+        u[i] = step > 0 ? (uint8_t)((level[i] - least) / step + .5f) : 0;
+    fit(u, level, n, &d, &m);
     memcpy(scales + 4 * r, &d, 4);
-    memcpy(scales + 4 * (PANEL_ROWS + r), &least, 4);
+    memcpy(scales + 4 * (PANEL_ROWS + r), &m, 4);
 }
 
 static void pack_groups(const struct scheme_panel *s, uint8_t *panel, size_t r, const uint8_t *src,

@@ -16,12 +16,18 @@
  *                    at bits 0, 1, 4, 5
  *
  * A weight is d * u + m. In g, u is the code. In sq, u is the row's level of that code, rounded to
- * one of 128 from the row's least level (m) to its greatest (m + 127 d).
+ * an integer from 0, the row's least level, to scheme_level_max(), its greatest; d and m of the row
+ * are the least squares fit to its levels.
  *
- * The numerics are those of types with a minimum (internal.h). Then the sparse part: for each row,
+ * Numerics. g: those of types with a minimum (internal.h). sq: over the blocks
+ *
+ *   acc = fmaf(da, (float)i, acc)          i = sum_k u_k * a_k
+ *   sum = sum + s
+ *
+ * and y = fmaf(d, acc, m * sum); with f32 activations as g's. Then the sparse part: for each row,
  * over its entries in order,
  *
- *   acc = fmaf(value, x[column], acc)      x: the activations before they were quantized
+ *   y = fmaf(value, x[column], y)          x: the activations before they were quantized
  */
 #ifndef ISTHMUS_COMPUTE_SCHEME_PANEL_H
 #define ISTHMUS_COMPUTE_SCHEME_PANEL_H
@@ -33,7 +39,12 @@
 
 struct acts;
 
-#define SCHEME_LEVEL_MAX 127u /* two of them times 127 fit a word's sum */
+/* sq: the greatest u. The fewer bits a code has, the less its levels' rounding is beside its own
+ * error: so that more products fit a word's sum: 2, of 3 bits 4, of 2 bits 8 times 127. */
+static inline uint32_t scheme_level_max(uint32_t bits)
+{
+    return bits == 4 ? 127 : bits == 3 ? 63 : 31;
+}
 
 struct scheme_panel {
     struct scheme scheme;  /* kind SCHEME_NONE: the matrix is of a plain type */
@@ -42,11 +53,10 @@ struct scheme_panel {
     uint32_t unit_blocks, unit_bytes, n_units, head_bytes;
 };
 
-/* Entries of row r: [rows[r], rows[r + 1]). */
+/* Entries of row r: [rows[r], rows[r + 1]), each a column and, 16 bits up, a value in f16. */
 struct sparse {
     uint32_t n; /* 0: there is no such part, nor memory */
-    uint32_t *rows;
-    uint16_t *cols, *values; /* f16 */
+    uint32_t *rows, *entries;
 };
 
 /* Tokens [t0, t0 + nt) of `a` times n panels: acc f32[n][nt][16]. */

@@ -1,43 +1,45 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The C reference of schemes' products, included by ref.c. */
 
-/* One block of a panel, against all tokens. */
-static void scheme_block(const struct scheme_panel *s, const uint8_t *panel, size_t b,
-                         const struct acts *a, size_t t0, size_t nt, bool floats, float *acc)
+/* One row of a panel against a token. */
+static float scheme_row(const struct scheme_panel *s, const uint8_t *panel, size_t lane,
+                        const struct acts *a, size_t t, bool floats)
 {
-    for (size_t lane = 0; lane < PANEL_ROWS; lane++) {
+    const bool levels = s->scheme.kind == SCHEME_SQ;
+    float acc = 0, sum = 0, d = 0, m = 0;
+
+    for (size_t b = 0; b < s->blocks; b++) {
+        const size_t at = b * a->n_tokens + t;
+        const float *x = a->x + t * a->cols + b * SCHEME_BLOCK;
         uint8_t u[SCHEME_BLOCK];
-        int8_t code[SCHEME_BLOCK];
-        float d, m;
 
         scheme_panel_read(s, panel, lane, b, u, &d, &m);
+        for (size_t k = 0; floats && k < SCHEME_BLOCK; k++) {
+            const float product = d * (float)u[k], w = product + m;
+            acc = fmaf(w, x[k], acc);
+        }
+        if (floats)
+            continue;
+        int8_t code[SCHEME_BLOCK];
         for (size_t k = 0; k < SCHEME_BLOCK; k++)
             code[k] = (int8_t)u[k];
-        for (size_t t = 0; t < nt; t++) {
-            const size_t at = b * a->n_tokens + t0 + t;
-            const float *x = a->x + (t0 + t) * a->cols + b * SCHEME_BLOCK;
-            float *y = &acc[t * PANEL_ROWS + lane];
-
-            if (floats) {
-                for (size_t k = 0; k < SCHEME_BLOCK; k++) {
-                    const float product = d * (float)u[k], w = product + m;
-                    *y = fmaf(w, x[k], *y);
-                }
-            } else {
-                *y = fmaf(d * a->d[at], (float)dot(code, a->w + at * 32, 0, 32), *y);
-                *y = fmaf(m, a->s[at], *y);
-            }
-        }
+        acc = fmaf(levels ? a->d[at] : d * a->d[at], (float)dot(code, a->w + at * 32, 0, 32), acc);
+        if (levels)
+            sum += a->s[at];
+        else
+            acc = fmaf(m, a->s[at], acc);
     }
+    return floats || !levels ? acc : fmaf(d, acc, m * sum);
 }
 
 static void scheme_mul(const struct scheme_panel *s, const uint8_t *const *panels, size_t n,
                        const struct acts *a, size_t t0, size_t nt, bool floats, float *acc)
 {
-    memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
     for (size_t j = 0; j < n; j++)
-        for (size_t b = 0; b < s->blocks; b++)
-            scheme_block(s, panels[j], b, a, t0, nt, floats, acc + j * nt * PANEL_ROWS);
+        for (size_t t = 0; t < nt; t++)
+            for (size_t lane = 0; lane < PANEL_ROWS; lane++)
+                acc[(j * nt + t) * PANEL_ROWS + lane] =
+                    scheme_row(s, panels[j], lane, a, t0 + t, floats);
 }
 
 static void scheme_float(const struct scheme_panel *s, const uint8_t *const *panels, size_t n,
@@ -63,7 +65,8 @@ static void sparse_add(const struct sparse *s, size_t row, size_t n_rows, const 
             float *y = &acc[t * PANEL_ROWS + r];
 
             for (uint32_t i = s->rows[row + r]; i < s->rows[row + r + 1]; i++)
-                *y = fmaf(f32_from_f16(s->values[i]), x[s->cols[i]], *y);
+                *y = fmaf(f32_from_f16((uint16_t)(s->entries[i] >> 16)), x[s->entries[i] & 0xffff],
+                          *y);
         }
     }
 }

@@ -115,8 +115,8 @@ static uint8_t *some_blocks(const struct matmul *p)
     return blocks;
 }
 
-int matmul_open(const struct matmul_format *format, uint32_t rows, uint32_t cols, const unsigned *isas,
-                unsigned n_isas, struct matmul **out)
+int matmul_open(const struct matmul_format *format, uint32_t rows, uint32_t cols,
+                const unsigned *isas, unsigned n_isas, struct matmul **out)
 {
     struct matmul *p = calloc(1, sizeof(*p));
     struct topology t = {0};

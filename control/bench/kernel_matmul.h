@@ -22,8 +22,8 @@ struct matmul_format {
 
 /* With matrices of their own for each instruction set: a matrix keeps the kernels of its making.
  * 0, -EINVAL (rows and cols that the format does not have) or -ENOMEM. */
-int matmul_open(const struct matmul_format *format, uint32_t rows, uint32_t cols, const unsigned *isas,
-                unsigned n_isas, struct matmul **out);
+int matmul_open(const struct matmul_format *format, uint32_t rows, uint32_t cols,
+                const unsigned *isas, unsigned n_isas, struct matmul **out);
 void matmul_close(struct matmul *p);
 uint32_t matmul_rows(const struct matmul *p);
 uint32_t matmul_cols(const struct matmul *p);

@@ -218,7 +218,7 @@ int cmd_cloud(int argc, char **argv)
     /* Before the model takes its memory: another process may serve in this folder. */
     int rc = daemon_begin(&o.daemon);
     if (rc == EXIT_OK)
-        rc = model_open(o.model.path, false, &m);
+        rc = model_open_as(MODEL_CLOUD, o.model.path, false, &m);
     if (rc != EXIT_OK) {
         daemon_end();
         return rc;

@@ -267,14 +267,17 @@ static int resolve_splits(struct eval_options *o, const struct model *m,
         for (unsigned i = 0; i < o->n_profiles; i++)
             o->splits[o->n_splits++] = profiles[i]->split;
     if (o->n_splits == 0) {
-        const struct split_options none = {.split = -1};
+        struct split_options none = {.split = -1};
+        split_of_half(m, &none.split);
         const int split = split_resolve(&none, m->n_layers, m->path);
         if (split < 0)
             return EXIT_USAGE;
         o->splits[o->n_splits++] = (uint32_t)split;
     }
     for (unsigned i = 0; i < o->n_splits; i++) {
-        const struct split_options s = {.split = (int32_t)o->splits[i]};
+        struct split_options s = {.split = (int32_t)o->splits[i]};
+        if (split_of_half(m, &s.split) != EXIT_OK)
+            return EXIT_USAGE;
         if (split_resolve(&s, m->n_layers, m->path) < 0)
             return EXIT_USAGE;
     }
@@ -477,7 +480,7 @@ int cmd_eval(int argc, char **argv)
     struct command_state c = {0};
 
     argp_parse(&argp, argc, argv, 0, NULL, &c.o);
-    int rc = model_open(c.o.model.path, true, &c.model);
+    int rc = model_open_as(MODEL_PAIR, c.o.model.path, true, &c.model);
     if (rc != EXIT_OK)
         return rc;
     rc = c.o.reference ? compare_models(&c) : prepare(&c);

@@ -237,6 +237,7 @@ int cmd_run(int argc, char **argv)
         daemon_end();
         return rc;
     }
+    o.front.both_halves = true;
     rc = front_open(&f, &o.front);
     if (rc == EXIT_OK)
         rc = o.local ? front_local(&f) : run_split(&f, &o, uri);

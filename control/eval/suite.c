@@ -130,7 +130,7 @@ static int add_line(struct reader *rd, const char *text, size_t len, struct eval
 /* The model decides how long a sequence may be. */
 static int check_longest(const struct reader *rd, const struct eval_suite *s)
 {
-    const struct stage_params p = {.n_ctx = s->longest};
+    const struct stage_params p = {.n_ctx = s->longest, .end_layer = rd->model->half.split};
     size_t weights_bytes, kv_bytes;
     char err[GGUF_ERR] = "";
     const int rc = stage_footprint(rd->model->gguf, &p, s->longest, &weights_bytes, &kv_bytes, err);

@@ -32,7 +32,11 @@ static enum proto_reason mismatch(const struct cloud *c, const struct proto_open
     if (memcmp(m->fingerprint, i->fingerprint, sizeof m->fingerprint)) {
         hex(a, m->fingerprint, 16);
         hex(b, i->fingerprint, 16);
-        snprintf(text, room, "model mismatch: edge %s, cloud %s", a, b);
+        const int n = snprintf(text, room, "model mismatch: edge %s, cloud %s", a, b);
+        if (i->is_half && n > 0 && (size_t)n < room) {
+            hex(a, i->parent, 16);
+            snprintf(text + n, room - (size_t)n, " (the cloud's is a half of %s)", a);
+        }
         return PROTO_BAD_MODEL;
     }
     if (m->n_layers != i->n_layers || m->d_model != i->d_model || m->n_vocab != i->n_vocab) {

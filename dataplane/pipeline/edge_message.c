@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What clouds say to an edge: OPENED, REFUSED, TOKENS, ERROR, STATUS. */
 #include <stdio.h>
+#include <string.h>
 
 #include "dataplane/pipeline/edge_impl.h"
 
@@ -68,6 +69,17 @@ static bool goes_elsewhere(struct edge *e, struct edge_session *s, const struct 
     return true;
 }
 
+/* A cloud of another model knows its own parent: ours is added. */
+static void add_parent(const struct edge *e, char text[PROTO_TEXT_MAX + 1])
+{
+    char parent[33];
+    const size_t n = strlen(text);
+
+    for (unsigned i = 0; i < 16; i++)
+        sprintf(parent + 2 * i, "%02x", e->info->parent[i]);
+    snprintf(text + n, PROTO_TEXT_MAX + 1 - n, " (the edge's is a half of %s)", parent);
+}
+
 static void on_text(struct edge *e, struct edge_session *s, const uint8_t *p, size_t len)
 {
     struct proto_text m = {0};
@@ -76,6 +88,8 @@ static void on_text(struct edge *e, struct edge_session *s, const uint8_t *p, si
     if (proto_read_text(p, len, &m))
         snprintf(m.text, sizeof m.text,
                  "the cloud broke the session off without a readable reason");
+    if (refused && m.reason == PROTO_BAD_MODEL && e->info->is_half)
+        add_parent(e, m.text);
     if (refused && m.reason == PROTO_BUSY && edge_share_busy(e, s))
         return;
     if (refused && goes_elsewhere(e, s, &m))

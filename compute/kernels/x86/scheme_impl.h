@@ -24,27 +24,29 @@ struct kind {
 
 #define FIELDS(bits) ((bits) == 4 ? 2u : 4u) /* vectors of u that a vector of codes gives */
 
-/* --- tables ------------------------------------------------------------------------------------ */
+/* --- tables ------------------------------------------------------------------------------------
+ */
 
-/* Of a panel in sq: vector q's at t[q]; 2 bits: for the low two bits of a nibble, and at t[4 + q] for
- * the high two. */
+/* Of a panel in sq: vector q's at t[q]; 2 bits: for the low two bits of a nibble, and at t[4 + q]
+ * for the high two. */
 KFN void tables_of(const unsigned bits, const uint8_t *head, vb *t)
 {
-    static const uint8_t low[4][16] = {{0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3},
-                                       {4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7},
-                                       {8, 9, 10, 11, 8, 9, 10, 11, 8, 9, 10, 11, 8, 9, 10, 11},
-                                       {12, 13, 14, 15, 12, 13, 14, 15, 12, 13, 14, 15, 12, 13, 14,
-                                        15}};
-    static const uint8_t high[4][16] = {{0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3},
-                                        {4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7},
-                                        {8, 8, 8, 8, 9, 9, 9, 9, 10, 10, 10, 10, 11, 11, 11, 11},
-                                        {12, 12, 12, 12, 13, 13, 13, 13, 14, 14, 14, 14, 15, 15, 15,
-                                         15}};
-    static const uint8_t half[2][16] = {{0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7},
-                                        {8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14,
-                                         15}};
+    static const uint8_t low[4][16] = {
+        {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3},
+        {4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7},
+        {8, 9, 10, 11, 8, 9, 10, 11, 8, 9, 10, 11, 8, 9, 10, 11},
+        {12, 13, 14, 15, 12, 13, 14, 15, 12, 13, 14, 15, 12, 13, 14, 15}};
+    static const uint8_t high[4][16] = {
+        {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3},
+        {4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7},
+        {8, 8, 8, 8, 9, 9, 9, 9, 10, 10, 10, 10, 11, 11, 11, 11},
+        {12, 12, 12, 12, 13, 13, 13, 13, 14, 14, 14, 14, 15, 15, 15, 15}};
+    static const uint8_t half[2][16] = {
+        {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7},
+        {8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15}};
 
-    EACH(q, 4) {
+    EACH(q, 4)
+    {
         if (bits == 4) {
             t[q] = vb_load(head + 64 * q);
         } else if (bits == 3) {
@@ -56,7 +58,8 @@ KFN void tables_of(const unsigned bits, const uint8_t *head, vb *t)
     }
 }
 
-/* --- a vector of codes ------------------------------------------------------------------------- */
+/* --- a vector of codes -------------------------------------------------------------------------
+ */
 
 /* u of vector q of a unit: 4 bits: columns 16 k + i; else 8 k + i of both blocks, as they lie. */
 KFN void read_unit(const struct kind k, const uint8_t *unit, const size_t q, const vb *t, vb u[4])
@@ -71,8 +74,8 @@ KFN void read_unit(const struct kind k, const uint8_t *unit, const size_t q, con
         if (q % 2)
             third = vb_sll16(third, 2);
         u[0] = vb_or(vb_and(x, vb_set8(0x33)), vb_and(third, vb_set8(0x44)));
-        u[1] = vb_or(vb_and(vb_srl16(x, 2), vb_set8(0x33)),
-                     vb_and(vb_srl16(third, 1), vb_set8(0x44)));
+        u[1] =
+            vb_or(vb_and(vb_srl16(x, 2), vb_set8(0x33)), vb_and(vb_srl16(third, 1), vb_set8(0x44)));
         u[2] = vb_srl16(u[0], 4); /* bits 3 and 7 are 0, and 4 to 6 no index */
         u[3] = vb_srl16(u[1], 4);
     } else if (k.levels) {
@@ -88,75 +91,91 @@ KFN void read_unit(const struct kind k, const uint8_t *unit, const size_t q, con
     }
 }
 
-/* --- few tokens: codes in registers all the while ----------------------------------------------- */
+/* --- few tokens: codes in registers all the while -----------------------------------------------
+ */
+
+KFN __m128i dwords_even(__m128i a, __m128i b)
+{
+    return _mm_castps_si128(_mm_shuffle_ps(_mm_castsi128_ps(a), _mm_castsi128_ps(b), 0x88));
+}
+
+KFN __m128i dwords_odd(__m128i a, __m128i b)
+{
+    return _mm_castps_si128(_mm_shuffle_ps(_mm_castsi128_ps(a), _mm_castsi128_ps(b), 0xdd));
+}
 
 #define ACTS_BYTES 128u /* of a token and unit, at most: 4 vectors of u, by words */
 
 /* A token's activations of a unit, laid out as read_unit gives u: 16 bytes for each vector of u; of
- * words two: those of the even bytes, of the odd. Past the last block: zeros. */
-KFN void read_acts(const struct kind k, const struct acts *a, size_t b, size_t n_blocks, size_t t,
-                   uint8_t *to)
+ * words two: those of the even bytes, of the odd. Of 64 columns `second` are the upper 32's, zeros
+ * past the last block. Whole vectors are stored: what is loaded must lie in one store. */
+KFN void read_acts(const struct kind k, const void *first, const void *second, uint8_t *to)
 {
-    const size_t n = k.bits == 4 ? 1 : 2, bytes = k.bits == 4 ? 16 : 8;
+    const __m128i *p = first, *p2 = second;
 
-    for (size_t h = 0; h < n; h++) {
-        const size_t at = (b + h) * a->n_tokens + t;
-        const bool there = b + h < n_blocks;
-
-        EACH(f, FIELDS(k.bits)) {
-            if (!k.words && there) {
-                memcpy(to + 16 * f + 8 * h, a->q + at * 32 + bytes * f, bytes);
-            } else if (!k.words) {
-                memset(to + 16 * f + 8 * h, 0, bytes);
+    if (k.bits == 4) {
+        EACH(f, 2)
+        {
+            __m128i x = _mm_loadu_si128(p + f), y;
+            if (k.words) { /* dwords: even columns, odd, and so on */
+                x = _mm_loadu_si128(p + 2 * f);
+                y = _mm_loadu_si128(p + 2 * f + 1);
+                _mm_storeu_si128((__m128i *)to + 2 * f, dwords_even(x, y));
+                _mm_storeu_si128((__m128i *)to + 2 * f + 1, dwords_odd(x, y));
             } else {
-                for (size_t i = 0; i < bytes; i += 4) { /* dwords: even columns, odd, and so on */
-                    uint8_t *even = to + 32 * f + 8 * h + i, *odd = even + 16;
-                    memset(even, 0, 4);
-                    memset(odd, 0, 4);
-                    if (there) {
-                        memcpy(even, a->w + at * 32 + bytes * f + i, 4);
-                        memcpy(odd, a->w + at * 32 + bytes * f + i + 2, 4);
-                    }
-                }
+                _mm_storeu_si128((__m128i *)to + f, x);
             }
         }
+        return;
+    }
+    EACH(f, k.words ? 4 : 2)
+    {
+        const __m128i x = _mm_loadu_si128(p + f), y = _mm_loadu_si128(p2 + f);
+        _mm_storeu_si128((__m128i *)to + 2 * f,
+                         k.words ? dwords_even(x, y) : _mm_unpacklo_epi64(x, y));
+        _mm_storeu_si128((__m128i *)to + 2 * f + 1,
+                         k.words ? dwords_odd(x, y) : _mm_unpackhi_epi64(x, y));
     }
 }
 
-/* s + the sums of four products of u below 128 and signed a. */
-KFN vb dot_bytes(vb s, vb u, vb a)
+/* How many products of bytes, two by two, a word holds the sum of: see
+ * scheme_level_max. */
+KFN size_t words_hold(const struct kind k)
+{
+    return !k.levels ? 8 : k.bits == 2 ? 4 : k.bits == 3 ? 2 : 1;
+}
+
+/* The i'th of n products of u and signed a, which go to *word and, as often as that is full, to *s.
+ */
+KFN void add_bytes(const struct kind k, const size_t i, const size_t n, vb u, vb a, vb *word, vb *s)
 {
 #ifdef HAVE_DPBUSD
-    return vb_dot(s, u, a);
+    *s = vb_dot(i ? *s : vb_set8(0), u, a);
 #else
-    return vb_add32(s, vb_madd16(vb_maddubs(u, a), vb_set16(1)));
+    const size_t hold = words_hold(k) < n ? words_hold(k) : n;
+
+    *word = i % hold ? vb_add16(*word, vb_maddubs(u, a)) : vb_maddubs(u, a);
+    if (i % hold == hold - 1) {
+        const vb sum = vb_madd16(*word, vb_set16(1));
+        *s = i < hold ? sum : vb_add32(*s, sum);
+    }
 #endif
 }
 
-/* Of one vector q and a token: sums by dword, of columns that lie in the lane. Codes of up to 4 bits
- * leave room in a word for the sum of a lane. */
+/* Of one vector q and a token: sums by dword, of columns that lie in the lane. */
 KFN vb dot_unit(const struct kind k, const vb u[4], const uint8_t *acts)
 {
-    vb s = vb_set8(0);
+    vb s = vb_set8(0), word;
 
-    if (k.words) {
-        EACH(f, FIELDS(k.bits)) {
+    EACH(f, FIELDS(k.bits))
+    {
+        if (k.words) {
             s = vb_dot16(s, vb_and(u[f], vb_set16(255)), vb_bcast128(acts + 32 * f));
             s = vb_dot16(s, vb_srl16(u[f], 8), vb_bcast128(acts + 32 * f + 16));
+        } else {
+            add_bytes(k, f, FIELDS(k.bits), u[f], vb_bcast128(acts + 16 * f), &word, &s);
         }
-        return s;
     }
-#ifndef HAVE_DPBUSD
-    if (!k.levels) {
-        s = vb_maddubs(u[0], vb_bcast128(acts));
-        EACH(f, FIELDS(k.bits)) {
-            if (f > 0)
-                s = vb_add16(s, vb_maddubs(u[f], vb_bcast128(acts + 16 * f)));
-        }
-        return vb_madd16(s, vb_set16(1));
-    }
-#endif
-    EACH(f, FIELDS(k.bits)) s = dot_bytes(s, u[f], vb_bcast128(acts + 16 * f));
     return s;
 }
 
@@ -165,22 +184,38 @@ KFN vb add_pairs(vb a, vb b)
     return vb_add32(vb_even(a, b), vb_odd(a, b));
 }
 
-KFN v16 scheme_d(const struct kind k, const struct scheme_panel *s, const uint8_t *head, size_t b)
+/* g: d and m of block b of a panel. */
+KFN v16 group_d(const struct scheme_panel *s, const uint8_t *head, size_t b)
 {
-    return k.levels ? v_load((const float *)(const void *)(head + (16u << k.bits)))
-                    : v_loadh((const uint16_t *)(const void *)(head + b / s->group_blocks * 64));
+    return v_loadh((const uint16_t *)(const void *)(head + b / s->group_blocks * 64));
 }
 
-KFN v16 scheme_m(const struct kind k, const struct scheme_panel *s, const uint8_t *head, size_t b)
+KFN v16 group_m(const struct scheme_panel *s, const uint8_t *head, size_t b)
 {
-    return k.levels ? v_load((const float *)(const void *)(head + (16u << k.bits) + 64))
-                    : v_loadh((const uint16_t *)(const void *)(head + b / s->group_blocks * 64 + 32));
+    return v_loadh((const uint16_t *)(const void *)(head + b / s->group_blocks * 64 + 32));
 }
 
-KFN void add_block(float *y, vb sum, v16 d, v16 m, const struct acts *a, size_t at)
+/* sq: the rows' d and m are for scale_rows. */
+KFN void add_block(const struct kind k, float *y, vb sum, v16 d, v16 m, const struct acts *a,
+                   size_t at)
 {
-    v16 acc = v_fma(v_mul(d, v_set1(a->d[at])), vb_to_float(sum), v_load(y));
-    v_store(y, v_fma(m, v_set1(a->s[at]), acc));
+    const v16 da = v_set1(a->d[at]);
+    const v16 acc = v_fma(k.levels ? da : v_mul(d, da), vb_to_float(sum), v_load(y));
+    v_store(y, k.levels ? acc : v_fma(m, v_set1(a->s[at]), acc));
+}
+
+KFN void scale_rows(const unsigned bits, const struct scheme_panel *s, const uint8_t *head,
+                    const struct acts *a, size_t t0, size_t nt, float *y)
+{
+    const float *scales = (const float *)(const void *)(head + (16u << bits));
+    const v16 d = v_load(scales), m = v_load(scales + 16);
+
+    for (size_t t = 0; t < nt; t++) {
+        float sum = 0;
+        for (size_t b = 0; b < s->blocks; b++)
+            sum += a->s[b * a->n_tokens + t0 + t];
+        v_store(y + 16 * t, v_fma(d, v_load(y + 16 * t), v_mul(m, v_set1(sum))));
+    }
 }
 
 /* One unit of a panel against T tokens: acts of them, y their accumulators. */
@@ -192,9 +227,11 @@ KFN void unit_few(const struct kind k, const size_t T, const struct scheme_panel
     const size_t b = unit * (k.bits == 4 ? 1 : 2);
     vb first[4], low[4], high[4], u[4];
 
-    EACH(q, 4) {
+    EACH(q, 4)
+    {
         read_unit(k, codes, q, tables, u);
-        EACH(i, T) {
+        EACH(i, T)
+        {
             vb sum = dot_unit(k, u, acts + i * ACTS_BYTES);
             if (q == 0 || q == 2)
                 first[i] = sum;
@@ -204,15 +241,18 @@ KFN void unit_few(const struct kind k, const size_t T, const struct scheme_panel
                 high[i] = add_pairs(first[i], sum);
         }
     }
-    const v16 d = scheme_d(k, s, panel, b), m = scheme_m(k, s, panel, b);
+    v16 d = v_set1(0.f), m = d;
+    if (!k.levels)
+        d = group_d(s, panel, b), m = group_m(s, panel, b);
     EACH(i, T)
-        add_block(y + 16 * i, k.bits == 4 ? add_pairs(low[i], high[i]) : vb_even(low[i], high[i]), d,
-                  m, a, b * a->n_tokens + t + i);
+    add_block(k, y + 16 * i, k.bits == 4 ? add_pairs(low[i], high[i]) : vb_even(low[i], high[i]), d,
+              m, a, b * a->n_tokens + t + i);
     if (k.bits == 4 || b + 1 == s->blocks)
         return;
-    const v16 d1 = scheme_d(k, s, panel, b + 1), m1 = scheme_m(k, s, panel, b + 1);
+    if (!k.levels)
+        d = group_d(s, panel, b + 1), m = group_m(s, panel, b + 1);
     EACH(i, T)
-        add_block(y + 16 * i, vb_odd(low[i], high[i]), d1, m1, a, (b + 1) * a->n_tokens + t + i);
+    add_block(k, y + 16 * i, vb_odd(low[i], high[i]), d, m, a, (b + 1) * a->n_tokens + t + i);
 }
 
 #define STREAMS_MAX 4u
@@ -221,11 +261,20 @@ KFN void pass_few(const struct kind k, const size_t T, const struct scheme_panel
                   const uint8_t *const *panels, size_t n, vb tables[][8], const struct acts *a,
                   size_t t0, size_t t, size_t nt, float *acc)
 {
+    static const int16_t zeros[32];
     _Alignas(64) uint8_t acts[4 * ACTS_BYTES];
+    const size_t block_bytes = k.words ? 64 : 32;
 
     for (size_t unit = 0; unit < s->n_units; unit++) {
+        const size_t b = unit * s->unit_blocks, at = b * a->n_tokens + t0 + t;
+        const uint8_t *from = k.words ? (const uint8_t *)a->w : (const uint8_t *)a->q;
         EACH(i, T)
-            read_acts(k, a, unit * s->unit_blocks, s->blocks, t0 + t + i, acts + i * ACTS_BYTES);
+        {
+            const uint8_t *first = from + (at + i) * block_bytes;
+            read_acts(k, first,
+                      b + 1 < s->blocks ? first + a->n_tokens * block_bytes : (const void *)zeros,
+                      acts + i * ACTS_BYTES);
+        }
         IN_MEMORY(acts);
         for (size_t j = 0; j < n; j++)
             unit_few(k, T, s, panels[j], unit, tables[j], acts, a, t0 + t,
@@ -233,7 +282,8 @@ KFN void pass_few(const struct kind k, const size_t T, const struct scheme_panel
     }
 }
 
-/* --- many tokens: a unit's u unpacked once, to groups of four columns by 16 rows ----------------- */
+/* --- many tokens: a unit's u unpacked once, to groups of four columns by 16 rows -----------------
+ */
 
 /* Of a block 8 vectors, the block's second half a unit further on. */
 KFN void unpack_unit(const struct kind k, const uint8_t *codes, const vb *tables, uint8_t *to)
@@ -241,7 +291,8 @@ KFN void unpack_unit(const struct kind k, const uint8_t *codes, const vb *tables
     vb u[4][4]; /* vector q, of which a lane has row 4 l + q */
 
     EACH(q, 4) read_unit(k, codes, q, tables, u[q]);
-    EACH(f, FIELDS(k.bits)) {
+    EACH(f, FIELDS(k.bits))
+    {
         const vb even01 = vb_even(u[0][f], u[1][f]), even23 = vb_even(u[2][f], u[3][f]);
         const vb odd01 = vb_odd(u[0][f], u[1][f]), odd23 = vb_odd(u[2][f], u[3][f]);
         /* Dword e of each row: 4 bits: columns 16 f + 4 e; else 8 f + 4 (e % 2) of block e / 2. */
@@ -256,42 +307,37 @@ KFN void unpack_unit(const struct kind k, const uint8_t *codes, const vb *tables
 KFN void tile_many(const struct kind k, const size_t T, const uint8_t *codes, v16 d, v16 m,
                    const struct acts *a, size_t i, float *y)
 {
-    vb s[4];
+    vb s[4], word[4];
 
     EACH(t, T) s[t] = vb_set8(0);
-#ifndef HAVE_DPBUSD
-    if (!k.levels && !k.words) { /* up to 15 * 127 * 16 in a word */
-        EACH(g, 8) {
-            const vb c = vb_load(codes + 64 * g);
+    EACH(g, 8)
+    {
+        const vb c = vb_load(codes + 64 * g);
+        if (k.words) {
+            const vb even = vb_and(c, vb_set16(255)), odd = vb_srl16(c, 8);
             EACH(t, T)
-                s[t] = vb_add16(s[t], vb_maddubs(c, vb_bcast(a->q + (i + t) * 32 + 4 * g)));
-        }
-        EACH(t, T) s[t] = vb_madd16(s[t], vb_set16(1));
-    } else
-#endif
-        EACH(g, 8) {
-            const vb c = vb_load(codes + 64 * g);
-            if (k.words) {
-                const vb even = vb_and(c, vb_set16(255)), odd = vb_srl16(c, 8);
-                EACH(t, T) {
-                    const int16_t *w = a->w + (i + t) * 32 + 4 * g;
-                    s[t] = vb_dot16(s[t], even, vb_bcast(w));
-                    s[t] = vb_dot16(s[t], odd, vb_bcast(w + 2));
-                }
-            } else {
-                EACH(t, T) s[t] = dot_bytes(s[t], c, vb_bcast(a->q + (i + t) * 32 + 4 * g));
+            {
+                const int16_t *w = a->w + (i + t) * 32 + 4 * g;
+                s[t] = vb_dot16(s[t], even, vb_bcast(w));
+                s[t] = vb_dot16(s[t], odd, vb_bcast(w + 2));
             }
+        } else {
+            EACH(t, T)
+            add_bytes(k, g, 8, c, vb_bcast(a->q + (i + t) * 32 + 4 * g), &word[t], &s[t]);
         }
-    EACH(t, T) add_block(y + 16 * t, s[t], d, m, a, i + t);
+    }
+    EACH(t, T) add_block(k, y + 16 * t, s[t], d, m, a, i + t);
 }
 
 KFN void block_many(const struct kind k, const struct scheme_panel *s, const uint8_t *panel,
                     size_t b, const uint8_t *codes, const struct acts *a, size_t t0, size_t nt,
                     float *y)
 {
-    const v16 d = scheme_d(k, s, panel, b), m = scheme_m(k, s, panel, b);
     size_t i = b * a->n_tokens + t0;
+    v16 d = v_set1(0.f), m = d;
 
+    if (!k.levels)
+        d = group_d(s, panel, b), m = group_m(s, panel, b);
     for (; nt >= 4; nt -= 4, i += 4, y += 64)
         tile_many(k, 4, codes, d, m, a, i, y);
     for (; nt >= 2; nt -= 2, i += 2, y += 32)
@@ -328,7 +374,7 @@ KFN void mul_scheme(const struct kind k, const struct scheme_panel *s, const uin
             tables_of(k.bits, panels[j], tables[j]);
     if (nt >= UNPACK_TOKENS) {
         pass_many(k, s, panels, n, tables, a, t0, nt, acc);
-        return;
+        t = nt;
     }
     for (; t + 4 <= nt; t += 4)
         pass_few(k, 4, s, panels, n, tables, a, t0, t, nt, acc);
@@ -336,9 +382,12 @@ KFN void mul_scheme(const struct kind k, const struct scheme_panel *s, const uin
         pass_few(k, 2, s, panels, n, tables, a, t0, t, nt, acc);
     if (t < nt)
         pass_few(k, 1, s, panels, n, tables, a, t0, t, nt, acc);
+    for (size_t j = 0; k.levels && j < n; j++)
+        scale_rows(k.bits, s, panels[j], a, t0, nt, acc + j * nt * PANEL_ROWS);
 }
 
-/* --- f32 arithmetic ------------------------------------------------------------------------------ */
+/* --- f32 arithmetic ------------------------------------------------------------------------------
+ */
 
 KFN void mul_scheme_float(const struct kind k, const struct scheme_panel *s,
                           const uint8_t *const *panels, size_t n, const struct acts *a, size_t t0,
@@ -355,7 +404,9 @@ KFN void mul_scheme_float(const struct kind k, const struct scheme_panel *s,
         if (k.levels)
             tables_of(k.bits, panels[j], tables);
         for (size_t b = 0; b < s->blocks; b++) {
-            const v16 d = scheme_d(k, s, panels[j], b), m = scheme_m(k, s, panels[j], b);
+            const float *scales = (const float *)(const void *)(panels[j] + (16u << k.bits));
+            const v16 d = k.levels ? v_load(scales) : group_d(s, panels[j], b);
+            const v16 m = k.levels ? v_load(scales + 16) : group_m(s, panels[j], b);
             const float *x = a->x + t0 * a->cols + b * SCHEME_BLOCK;
             const size_t unit = b / s->unit_blocks, h = b % s->unit_blocks;
 
@@ -381,7 +432,8 @@ KFN void mul_scheme_float(const struct kind k, const struct scheme_panel *s,
     }
 }
 
-/* --- the sparse part ----------------------------------------------------------------------------- */
+/* --- the sparse part -----------------------------------------------------------------------------
+ */
 
 static void sparse_add(const struct sparse *s, size_t row, size_t n_rows, const struct acts *a,
                        size_t t0, size_t nt, float *acc)
@@ -394,7 +446,7 @@ static void sparse_add(const struct sparse *s, size_t row, size_t n_rows, const 
             float y = acc[t * PANEL_ROWS + r];
 
             for (uint32_t i = from; i < to; i++)
-                y = fmaf(_cvtsh_ss(s->values[i]), x[s->cols[i]], y);
+                y = fmaf(_cvtsh_ss((uint16_t)(s->entries[i] >> 16)), x[s->entries[i] & 0xffff], y);
             acc[t * PANEL_ROWS + r] = y;
         }
     }
