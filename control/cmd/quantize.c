@@ -107,9 +107,9 @@ static void finish_schemes(struct argp_state *state, struct quantize_options *o)
     struct quantize_job *j = &o->job;
     bool grouped = o->group == 0, coded = o->sparse < 0;
 
-    j->scheme[STAGE_EDGE] = scheme_arg(state, "--front", o->front);
-    j->scheme[STAGE_CLOUD] = scheme_arg(state, "--back", o->back);
-    for (unsigned i = 0; i < STAGES; i++)
+    j->scheme[QUANTIZE_FRONT] = scheme_arg(state, "--front", o->front);
+    j->scheme[QUANTIZE_BACK] = scheme_arg(state, "--back", o->back);
+    for (unsigned i = 0; i < QUANTIZE_HALVES; i++)
         apply_shape(o, &j->scheme[i], &grouped, &coded);
     for (unsigned i = 0; i < j->n_overrides; i++)
         apply_shape(o, &j->overrides[i].scheme, &grouped, &coded);

@@ -22,7 +22,7 @@ static void matrix_name(uint32_t layer, enum quantize_matrix_of m, char name[64]
 struct quantize_scheme quantize_job_scheme(const struct quantize_job *j, uint32_t layer,
                                            enum quantize_matrix_of m, uint32_t n_cols)
 {
-    struct quantize_scheme s = j->scheme[layer < j->split ? STAGE_EDGE : STAGE_CLOUD];
+    struct quantize_scheme s = j->scheme[layer < j->split ? QUANTIZE_FRONT : QUANTIZE_BACK];
     char name[64];
 
     matrix_name(layer, m, name);
@@ -86,7 +86,7 @@ static int check_text(struct quantize_job *j)
     const struct quantize_scheme *needs = NULL;
     char name[QUANTIZE_NAME_MAX];
 
-    for (unsigned i = 0; i < STAGES; i++)
+    for (unsigned i = 0; i < QUANTIZE_HALVES; i++)
         if (needs_text(&j->scheme[i]))
             needs = &j->scheme[i];
     for (unsigned i = 0; i < j->n_overrides; i++)
@@ -163,6 +163,6 @@ void quantize_job_free(struct quantize_job *j)
 void quantize_result_free(struct quantize_result *r)
 {
     free(r->matrices);
-    for (unsigned i = 0; i < STAGES; i++)
+    for (unsigned i = 0; i < QUANTIZE_HALVES; i++)
         free(r->path[i]);
 }

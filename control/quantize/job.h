@@ -17,7 +17,7 @@
 /* Fewer tokens than this say too little of 576 and more columns. */
 #define QUANTIZE_TOKENS_MIN 4096u
 
-enum { STAGE_EDGE, STAGE_CLOUD, STAGES };
+enum { QUANTIZE_FRONT, QUANTIZE_BACK, QUANTIZE_HALVES };
 
 struct quantize_override {
     const char *pattern; /* of a tensor's name, as fnmatch has it */
@@ -28,7 +28,7 @@ struct quantize_override {
 struct quantize_job {
     /* asked for */
     uint32_t split;
-    struct quantize_scheme scheme[STAGES];
+    struct quantize_scheme scheme[QUANTIZE_HALVES];
     struct quantize_override overrides[QUANTIZE_OVERRIDES_MAX];
     unsigned n_overrides;
     const char *calibration; /* profile's path; NULL: none */
@@ -55,8 +55,8 @@ struct quantize_matrix_result {
 struct quantize_result {
     struct quantize_matrix_result *matrices; /* [n] those of all layers */
     uint32_t n;
-    uint64_t file_bytes[STAGES];
-    char *path[STAGES]; /* the second NULL with as_f16 */
+    uint64_t file_bytes[QUANTIZE_HALVES];
+    char *path[QUANTIZE_HALVES]; /* the second NULL with as_f16 */
     double seconds;
 };
 

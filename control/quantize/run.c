@@ -21,7 +21,7 @@ struct run {
     struct team *team;
     struct quantize_pass *pass; /* NULL: no calibration */
     struct quantize_hash *hash;
-    struct quantize_file files[STAGES]; /* with as_f16 only the first */
+    struct quantize_file files[QUANTIZE_HALVES]; /* with as_f16 only the first */
     struct quantize_result *r;
     struct progress progress;
     float *w; /* f32 of the largest matrix */
@@ -29,7 +29,7 @@ struct run {
 
 static struct quantize_file *file_of(struct run *x, uint32_t layer)
 {
-    return &x->files[x->j->as_f16 || layer < x->j->split ? STAGE_EDGE : STAGE_CLOUD];
+    return &x->files[x->j->as_f16 || layer < x->j->split ? QUANTIZE_FRONT : QUANTIZE_BACK];
 }
 
 /* --- what there is --------------------------------------------------------------------------- */
@@ -74,10 +74,10 @@ static bool in_stage(const struct run *x, const struct gguf_tensor *t, unsigned 
     const bool embedding = strcmp(t->name, "token_embd.weight") == 0;
 
     if (x->j->as_f16)
-        return stage == STAGE_EDGE;
+        return stage == QUANTIZE_FRONT;
     if (strcmp(t->name, "rope_freqs.weight") == 0)
         return true;
-    if (stage == STAGE_EDGE)
+    if (stage == QUANTIZE_FRONT)
         return embedding;
     return !embedding || !gguf_find(x->m->gguf, "output.weight");
 }
@@ -112,10 +112,10 @@ static void declare_metadata(struct run *x, unsigned stage)
     gguf_write_copy(w, x->m->gguf, skip_key);
     if (j->as_f16)
         return;
-    name_asked(&j->scheme[STAGE_EDGE], front);
-    name_asked(&j->scheme[STAGE_CLOUD], back);
+    name_asked(&j->scheme[QUANTIZE_FRONT], front);
+    name_asked(&j->scheme[QUANTIZE_BACK], back);
     gguf_write_u32(w, "isthmus.version", 1);
-    gguf_write_str(w, "isthmus.stage", stage == STAGE_EDGE ? "edge" : "cloud");
+    gguf_write_str(w, "isthmus.stage", stage == QUANTIZE_FRONT ? "edge" : "cloud");
     gguf_write_u32(w, "isthmus.split", j->split);
     gguf_write_u32(w, "isthmus.layers", j->n_layers);
     gguf_write_str(w, "isthmus.front", front);
@@ -130,8 +130,8 @@ static void hash_job(struct run *x)
     const struct quantize_job *j = x->j;
     char front[QUANTIZE_NAME_MAX], back[QUANTIZE_NAME_MAX], text[160];
 
-    name_asked(&j->scheme[STAGE_EDGE], front);
-    name_asked(&j->scheme[STAGE_CLOUD], back);
+    name_asked(&j->scheme[QUANTIZE_FRONT], front);
+    name_asked(&j->scheme[QUANTIZE_BACK], back);
     const int n = snprintf(text, sizeof(text), "1 %u %u %s %s %s", j->split, j->n_layers, front,
                            back, j->parent_hex);
     quantize_hash_add(x->hash, text, (size_t)n);
@@ -147,7 +147,7 @@ static struct quantize_scheme as_written(const struct run *x, const struct quant
 /* Said once, of the first. */
 static void say_fitted(const struct run *x, uint32_t layer, const struct gguf_tensor *t, bool *said)
 {
-    struct quantize_scheme s = x->j->scheme[layer < x->j->split ? STAGE_EDGE : STAGE_CLOUD];
+    struct quantize_scheme s = x->j->scheme[layer < x->j->split ? QUANTIZE_FRONT : QUANTIZE_BACK];
 
     if (*said || matrix_of(t) == QUANTIZE_MATRICES || !quantize_scheme_fit(&s, (uint32_t)t->ne[0]))
         return;
@@ -199,12 +199,12 @@ static int each_other(struct run *x, unsigned stage, bool put)
 
 static unsigned n_files(const struct run *x)
 {
-    return x->j->as_f16 ? 1 : STAGES;
+    return x->j->as_f16 ? 1 : QUANTIZE_HALVES;
 }
 
 static int begin_files(struct run *x)
 {
-    static const char *const names[STAGES] = {"edge.gguf", "cloud.gguf"};
+    static const char *const names[QUANTIZE_HALVES] = {"edge.gguf", "cloud.gguf"};
     uint64_t work = 0;
     int rc = EXIT_OK;
 
@@ -552,7 +552,7 @@ int quantize_job_run(struct quantize_job *j, const struct model *m, struct team 
         rc = end_files(&x);
     r->seconds = now_s() - start;
 
-    for (unsigned i = 0; i < STAGES; i++)
+    for (unsigned i = 0; i < QUANTIZE_HALVES; i++)
         quantize_file_close(&x.files[i]);
     quantize_hash_free(x.hash);
     quantize_pass_close(x.pass);

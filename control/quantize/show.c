@@ -13,7 +13,7 @@ struct sum {
     uint64_t weights, bytes;
 };
 
-/* Of the matrices of a stage; with STAGES, of all. */
+/* Of the matrices of a stage; with QUANTIZE_HALVES, of all. */
 static struct sum sum_up(const struct quantize_job *j, const struct quantize_result *r,
                          unsigned stage)
 {
@@ -22,7 +22,8 @@ static struct sum sum_up(const struct quantize_job *j, const struct quantize_res
     for (uint32_t i = 0; i < r->n; i++) {
         const uint32_t layer = i / QUANTIZE_MATRICES;
 
-        if (stage != STAGES && stage != (layer < j->split ? STAGE_EDGE : STAGE_CLOUD))
+        if (stage != QUANTIZE_HALVES &&
+            stage != (layer < j->split ? QUANTIZE_FRONT : QUANTIZE_BACK))
             continue;
         s.weights += r->matrices[i].weights;
         s.bytes += r->matrices[i].bytes;
@@ -69,8 +70,8 @@ static int print_json(const struct quantize_job *j, const struct quantize_result
     json_object_set_new(o, "calibration_tokens",
                         json_integer(j->ids ? (json_int_t)j->n_windows * j->window : 0));
     json_object_set_new(o, "seconds", json_real(r->seconds));
-    json_object_set_new(o, "edge", stage_json(j, r, STAGE_EDGE));
-    json_object_set_new(o, "cloud", stage_json(j, r, STAGE_CLOUD));
+    json_object_set_new(o, "edge", stage_json(j, r, QUANTIZE_FRONT));
+    json_object_set_new(o, "cloud", stage_json(j, r, QUANTIZE_BACK));
     if (j->as_f16) {
         json_object_set_new(o, "file", json_string(r->path[0]));
         json_object_set_new(o, "file_bytes", json_integer((json_int_t)r->file_bytes[0]));
@@ -107,8 +108,8 @@ static void print_stage(const struct quantize_job *j, const struct quantize_resu
     char name[QUANTIZE_NAME_MAX];
 
     printf("%-6s %u layers  %-6s %6.3f bits a weight  %8.1f MB of matrices",
-           stage == STAGE_EDGE ? "edge" : "cloud",
-           stage == STAGE_EDGE ? j->split : j->n_layers - j->split,
+           stage == QUANTIZE_FRONT ? "edge" : "cloud",
+           stage == QUANTIZE_FRONT ? j->split : j->n_layers - j->split,
            quantize_scheme_name(&j->scheme[stage], name), bits(s), (double)s.bytes / 1e6);
     if (!j->as_f16)
         printf("  %s, %.1f MB", r->path[stage], (double)r->file_bytes[stage] / 1e6);
@@ -117,8 +118,8 @@ static void print_stage(const struct quantize_job *j, const struct quantize_resu
 
 static void print_text(const struct quantize_job *j, const struct quantize_result *r)
 {
-    print_stage(j, r, STAGE_EDGE);
-    print_stage(j, r, STAGE_CLOUD);
+    print_stage(j, r, QUANTIZE_FRONT);
+    print_stage(j, r, QUANTIZE_BACK);
     if (j->as_f16)
         printf("plain  %s, %.1f MB\n", r->path[0], (double)r->file_bytes[0] / 1e6);
     else

@@ -13,7 +13,6 @@
 #include "../stage/tiny_model.h"
 #include "codec/f16.h"
 #include "compute/gguf_write.h"
-#include "compute/scheme.h"
 #include "control/calibration_text.h"
 #include "control/cmd.h"
 #include "control/profile.h"
@@ -153,9 +152,9 @@ static int write_pair(struct written *x, const char *front, const char *back, bo
     if (gguf_open(x->path, &x->m.gguf, err))
         fail_msg("%s", err);
     x->j = (struct quantize_job){.split = 1, .out = ".", .as_f16 = as_f16};
-    assert_int_equal(quantize_scheme_parse(front, &x->j.scheme[STAGE_EDGE]), 0);
-    assert_int_equal(quantize_scheme_parse(back, &x->j.scheme[STAGE_CLOUD]), 0);
-    x->j.scheme[STAGE_CLOUD].group = 64; /* of 96 columns: a short one follows */
+    assert_int_equal(quantize_scheme_parse(front, &x->j.scheme[QUANTIZE_FRONT]), 0);
+    assert_int_equal(quantize_scheme_parse(back, &x->j.scheme[QUANTIZE_BACK]), 0);
+    x->j.scheme[QUANTIZE_BACK].group = 64; /* of 96 columns: a short one follows */
     x->j.overrides[x->j.n_overrides++] =
         (struct quantize_override){.pattern = "blk.2.ffn_*", .scheme.kind = QUANTIZE_KEEP};
     assert_int_equal(gguf_fingerprint(x->m.gguf, x->j.parent), 0);
@@ -201,40 +200,74 @@ static struct gguf *open_stage(const char *name, const struct written *x)
     return g;
 }
 
-/* The reader's own values of a weight, the sparse part too. */
-static float *read_weight(const struct gguf *g, const char *name, enum scheme_kind kind,
-                          unsigned bits)
+static void *read_part(const struct gguf *g, const char *name, const char *suffix, uint64_t *bytes)
 {
-    struct scheme_weight w;
-    void *part[SCHEME_PARTS] = {NULL};
+    char full[128];
 
-    if (scheme_find(g, name, &w, err))
-        fail_msg("%s: %s", name, err);
-    assert_int_equal(w.scheme.kind, kind);
-    assert_int_equal(w.scheme.bits, bits);
-    for (unsigned i = 0; i < SCHEME_PARTS; i++)
-        if (w.part[i]) {
-            part[i] = malloc(w.part[i]->bytes);
-            assert_int_equal(gguf_read(g, w.part[i], 0, part[i], w.part[i]->bytes, err), 0);
+    snprintf(full, sizeof(full), "%s%s", name, suffix);
+    const struct gguf_tensor *t = gguf_find(g, full);
+    if (!t)
+        return NULL;
+    void *part = malloc(t->bytes);
+    assert_non_null(part);
+    assert_int_equal(gguf_read(g, t, 0, part, t->bytes, err), 0);
+    if (bytes)
+        *bytes = t->bytes;
+    return part;
+}
+
+/* What the stored parts of a weight mean, by the words of docs/quantize.md. */
+static float *read_weight(const struct gguf *g, const char *name, const char *scheme, uint32_t rows,
+                          uint32_t cols)
+{
+    const unsigned bits = (unsigned)(strchr("234", scheme[scheme[0] == 's' ? 2 : 1])[0] - '0');
+    const uint32_t group = scheme[0] == 'g' ? (uint32_t)atoi(scheme + 3) : 0;
+    const uint32_t groups = group ? (cols + group - 1) / group : 0;
+    char key[128];
+    struct gguf_str s;
+    uint64_t bytes, table_bytes, n_sparse = 0;
+
+    snprintf(key, sizeof(key), "isthmus.scheme.%s", name);
+    assert_int_equal(gguf_str(g, key, &s), 0);
+    assert_int_equal(s.len, strlen(scheme));
+    assert_memory_equal(s.ptr, scheme, s.len);
+    assert_null(gguf_find(g, name));
+    uint8_t *codes = read_part(g, name, ".codes", &bytes);
+    uint16_t *lut = read_part(g, name, group ? ".scale" : ".lut", &table_bytes);
+    uint16_t *min = read_part(g, name, ".min", NULL);
+    uint32_t *sp_rows = read_part(g, name, ".sp_rows", NULL);
+    uint16_t *sp_cols = read_part(g, name, ".sp_cols", NULL);
+    uint16_t *sp_values = read_part(g, name, ".sp_values", &n_sparse);
+    assert_true(codes && lut && !min == !group && !sp_rows == !sp_cols && !sp_rows == !sp_values);
+    assert_int_equal(bytes, (uint64_t)rows * cols * bits / 8);
+    assert_int_equal(table_bytes, (group ? (uint64_t)rows * groups : (uint64_t)rows << bits) * 2);
+
+    float *values = malloc((size_t)rows * cols * sizeof(*values));
+    assert_non_null(values);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < cols; i++) {
+            const uint8_t *b = codes + (r * cols + i / 32 * 32) * bits / 8;
+            const size_t at = i % 32;
+            unsigned c = bits == 4 ? b[at % 16] >> at / 16 * 4 & 15 : b[at % 8] >> at / 8 * 2 & 3;
+            if (bits == 3)
+                c |= (b[8 + at / 8] >> at % 8 & 1u) << 2;
+            values[r * cols + i] = group ? f32_from_f16(lut[r * groups + i / group]) * (float)c +
+                                               f32_from_f16(min[r * groups + i / group])
+                                         : f32_from_f16(lut[(r << bits) + c]);
         }
-    if (w.n_sparse)
-        assert_int_equal(
-            scheme_check_sparse(g, &w, part[SCHEME_SP_ROWS], part[SCHEME_SP_COLS], err), 0);
-    const size_t table = kind == SCHEME_SQ ? (size_t)2 << bits : (size_t)2 * w.n_groups;
-    float *values = malloc((size_t)w.rows * w.cols * sizeof(*values));
-    for (size_t r = 0; r < w.rows; r++) {
-        float *row = values + r * w.cols;
-        scheme_dequantize(&w.scheme, w.cols, (uint8_t *)part[SCHEME_CODES] + r * w.cols * bits / 8,
-                          (uint8_t *)part[kind == SCHEME_SQ ? SCHEME_LUT : SCHEME_SCALE] +
-                              r * table,
-                          kind == SCHEME_SQ ? NULL : (uint8_t *)part[SCHEME_MIN] + r * table, row);
-        const uint32_t *rows = part[SCHEME_SP_ROWS];
-        for (uint32_t i = rows ? rows[r] : 0; rows && i < rows[r + 1]; i++)
-            row[((uint16_t *)part[SCHEME_SP_COLS])[i]] +=
-                f32_from_f16(((uint16_t *)part[SCHEME_SP_VALUES])[i]);
-    }
-    for (unsigned i = 0; i < SCHEME_PARTS; i++)
-        free(part[i]);
+    if (sp_rows)
+        assert_int_equal(sp_rows[rows] * 2, n_sparse);
+    for (size_t r = 0; sp_rows && r < rows; r++)
+        for (uint32_t i = sp_rows[r]; i < sp_rows[r + 1]; i++) {
+            assert_true(sp_cols[i] < cols && (i == sp_rows[r] || sp_cols[i] > sp_cols[i - 1]));
+            values[r * cols + sp_cols[i]] += f32_from_f16(sp_values[i]);
+        }
+    free(codes);
+    free(lut);
+    free(min);
+    free(sp_rows);
+    free(sp_cols);
+    free(sp_values);
     return values;
 }
 
@@ -271,6 +304,15 @@ static void assert_same(const struct gguf *a, const struct gguf *b, const char *
     free(q);
 }
 
+static float *read_like(const struct gguf *parent, const struct gguf *g, const char *name,
+                        const char *scheme)
+{
+    const struct gguf_tensor *t = gguf_find(parent, name);
+
+    assert_non_null(t);
+    return read_weight(g, name, scheme, (uint32_t)t->ne[1], (uint32_t)t->ne[0]);
+}
+
 static void test_pair(void **state)
 {
     struct written x;
@@ -294,11 +336,11 @@ static void test_pair(void **state)
         char name[64];
 
         snprintf(name, sizeof(name), "blk.0.%s", quantize_matrix_name(m));
-        float *values = read_weight(edge, name, SCHEME_SQ, 3);
+        float *values = read_like(parent, edge, name, "sq3");
         assert_near(parent, name, values, .4);
         free(values);
         snprintf(name, sizeof(name), "blk.1.%s", quantize_matrix_name(m));
-        values = read_weight(cloud, name, SCHEME_G, 4);
+        values = read_like(parent, cloud, name, "g4:64");
         assert_near(parent, name, values, .25);
         free(values);
     }
@@ -329,7 +371,7 @@ static void test_as_f16(void **state)
         fail_msg("%s", err);
     for (uint32_t i = 0; i < gguf_n_tensors(x.m.gguf); i++)
         assert_non_null(gguf_find(whole, gguf_tensor_at(x.m.gguf, i)->name));
-    float *codes = read_weight(edge, "blk.0.ffn_up.weight", SCHEME_SQ, 4),
+    float *codes = read_like(x.m.gguf, edge, "blk.0.ffn_up.weight", "sq4"),
           *plain = tiny_tensor(whole, "blk.0.ffn_up.weight");
     for (size_t i = 0; i < TINY_D * TINY_FF; i++)
         assert_true(fabsf(codes[i] - plain[i]) <= fabsf(codes[i]) * 0x1p-10f);
@@ -362,7 +404,7 @@ static void test_no_room(void **state)
     struct model m = {.path = path, .n_layers = TINY_LAYERS};
     assert_int_equal(gguf_open(path, &m.gguf, err), 0);
     struct quantize_job j = {.split = 1, .out = ".", .n_layers = TINY_LAYERS};
-    j.scheme[STAGE_EDGE] = j.scheme[STAGE_CLOUD] =
+    j.scheme[QUANTIZE_FRONT] = j.scheme[QUANTIZE_BACK] =
         (struct quantize_scheme){.kind = QUANTIZE_BLOCKS, .type = QTYPE_Q8_0};
     struct quantize_result r;
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &little), 0);
