@@ -461,7 +461,7 @@ static int prepare(struct command_state *c)
 static int compare_models(struct command_state *c)
 {
     struct model reference;
-    int rc = model_open(c->o.reference, false, &reference);
+    int rc = model_open_as(MODEL_PAIR, c->o.reference, false, &reference);
 
     if (rc == EXIT_OK)
         rc = eval_text_read(&c->model, &c->o.text, &c->text);

@@ -12,6 +12,7 @@
 #include "control/divergence.h"
 #include "control/log.h"
 #include "control/progress.h"
+#include "control/split_plan.h"
 #include "control/splitpass.h"
 
 enum { REFERENCE, MODEL, BOTH };
@@ -30,14 +31,30 @@ static int failed(int rc)
     return EXIT_FAILED;
 }
 
+/* A pair of halves is cut where it is cut. */
+static int open_pass(const struct model *m, bool exact, struct team *team, struct splitpass *pass)
+{
+    struct splitpass_params p = {.ctx = EVAL_WINDOW, .n_seqs = 1, .exact = exact};
+    int32_t split = -1;
+    uint32_t cut;
+
+    const int rc = split_of_half(m, &split);
+    if (rc != EXIT_OK)
+        return rc;
+    if (split > 0) {
+        cut = (uint32_t)split;
+        p.cuts = &cut;
+        p.n_cuts = 1;
+    }
+    return splitpass_open(m, &p, team, pass);
+}
+
 static int compare_open(const struct model *const m[BOTH], const struct eval_text *t, bool exact,
                         struct team *team, struct compare *c)
 {
-    const struct splitpass_params p = {.ctx = EVAL_WINDOW, .n_seqs = 1, .exact = exact};
-
     *c = (struct compare){0};
     for (unsigned i = 0; i < BOTH; i++) {
-        const int rc = splitpass_open(m[i], &p, team, &c->pass[i]);
+        const int rc = open_pass(m[i], exact, team, &c->pass[i]);
         if (rc != EXIT_OK)
             return rc;
     }
@@ -92,10 +109,11 @@ static void add(void *arg, const struct stage_rows *rows, uint32_t first, uint32
 static int compare_window(struct compare *c)
 {
     const struct stage_rows rows = {.n = c->n, .n_logits = c->n};
-    int rc = splitpass_run(&c->pass[REFERENCE], 0, 0, &rows, 1, c->ids, NULL, NULL, keep, c);
+    struct splitpass *ref = &c->pass[REFERENCE], *got = &c->pass[MODEL];
+    int rc = splitpass_run(ref, 0, ref->n_parts - 1, &rows, 1, c->ids, NULL, NULL, keep, c);
 
     if (rc == 0)
-        rc = splitpass_run(&c->pass[MODEL], 0, 0, &rows, 1, c->ids, NULL, NULL, add, c);
+        rc = splitpass_run(got, 0, got->n_parts - 1, &rows, 1, c->ids, NULL, NULL, add, c);
     return rc ? failed(rc) : EXIT_OK;
 }
 
