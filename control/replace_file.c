@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "control/cmd.h"
@@ -188,4 +189,73 @@ int replace_file(const char *path, const void *bytes, size_t len)
         sync_folder(f.folder);
     fresh_close(&f);
     return rc ? cannot(path, rc, EXIT_FAILED) : EXIT_OK;
+}
+
+/* --- bit by bit ------------------------------------------------------------------------------ */
+
+struct replacement {
+    struct fresh f;
+    char *path; /* as it was given */
+};
+
+int replacement_open(const char *path, struct replacement **out)
+{
+    struct replacement *r = calloc(1, sizeof *r);
+    int rc = check_kind(path);
+
+    *out = r;
+    if (!r)
+        return cannot(path, -ENOMEM, EXIT_FAILED);
+    r->f.fd = -1;
+    if (rc != EXIT_OK)
+        return rc;
+    r->path = strdup(path);
+    rc = r->path ? fresh_open(&r->f, path) : -ENOMEM;
+    if (rc == 0)
+        rc = check_place(r->f.path);
+    return rc ? cannot(path, rc, rc == -ENOMEM ? EXIT_FAILED : EXIT_USAGE) : EXIT_OK;
+}
+
+int replacement_fd(const struct replacement *r)
+{
+    return r->f.fd;
+}
+
+int replacement_reserve(struct replacement *r, uint64_t bytes)
+{
+    struct statvfs fs;
+
+    if (fallocate(r->f.fd, 0, 0, (off_t)bytes) == 0 || errno == EOPNOTSUPP || errno == ENOSYS)
+        return EXIT_OK;
+    const int rc = -errno;
+    if (rc == -ENOSPC && fstatvfs(r->f.fd, &fs) == 0) {
+        log_error("%s: it takes %.1f MB and %.1f MB are free there", r->path, (double)bytes / 1e6,
+                  (double)fs.f_bavail * (double)fs.f_frsize / 1e6);
+        return EXIT_FAILED;
+    }
+    return cannot(r->path, rc, EXIT_FAILED);
+}
+
+int replacement_sync(struct replacement *r)
+{
+    return fsync(r->f.fd) ? cannot(r->path, -errno, EXIT_FAILED) : EXIT_OK;
+}
+
+int replacement_take(struct replacement *r)
+{
+    const int rc = take_place(&r->f);
+
+    if (rc)
+        return cannot(r->path, rc, EXIT_FAILED);
+    sync_folder(r->f.folder);
+    return EXIT_OK;
+}
+
+void replacement_close(struct replacement *r)
+{
+    if (!r)
+        return;
+    fresh_close(&r->f);
+    free(r->path);
+    free(r);
 }

@@ -5,6 +5,7 @@
 #define ISTHMUS_CONTROL_REPLACE_FILE_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 /* Whether a file could be written there: asked before long work. EXIT_OK or an exit code, the error
  * said; here and below. */
@@ -12,5 +13,23 @@ int replace_file_check(const char *path);
 
 /* Done when it is on the disk. */
 int replace_file(const char *path, const void *bytes, size_t len);
+
+/* The same for what is written bit by bit. */
+struct replacement;
+
+/* EXIT_OK or an exit code; close either way. */
+int replacement_open(const char *path, struct replacement **out);
+int replacement_fd(const struct replacement *r);
+
+/* Reserve bytes on the disk, as far as its file system can. EXIT_OK, or an exit code with the lack
+ * of room said. */
+int replacement_reserve(struct replacement *r, uint64_t bytes);
+
+/* Everything written is on the disk, and then has the name. EXIT_OK or an exit code. */
+int replacement_sync(struct replacement *r);
+int replacement_take(struct replacement *r);
+
+/* What has not taken the name is gone. */
+void replacement_close(struct replacement *r);
 
 #endif

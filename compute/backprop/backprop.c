@@ -42,7 +42,7 @@ int backprop_open(const struct gguf *g, uint32_t first_layer, struct backprop **
     return weights_open(g, first_layer, false, out, err);
 }
 
-static void free_layer(struct bp_layer *l)
+void bp_layer_free(struct bp_layer *l)
 {
     float *const all[] = {l->attn_norm, l->ffn_norm, l->q, l->k,    l->v,  l->q_bias,
                           l->k_bias,    l->v_bias,   l->o, l->gate, l->up, l->down};
@@ -56,7 +56,7 @@ void backprop_close(struct backprop *b)
     if (!b)
         return;
     for (uint32_t i = 0; b->layers && i < b->n_layers; i++)
-        free_layer(&b->layers[i]);
+        bp_layer_free(&b->layers[i]);
     free(b->layers);
     free(b->rope_factors);
     free(b->out_norm);

@@ -66,6 +66,16 @@ struct backprop_work {
 int bp_weights_load(const struct gguf *g, uint32_t first, bool count, struct backprop *b,
                     char *err);
 
+/* One layer's weights; an empty model, without layers and head, to run them. As backprop_open. */
+int bp_layer_load(const struct gguf *g, uint32_t layer, struct bp_layer *l, char *err);
+void bp_layer_free(struct bp_layer *l);
+int bp_rows_open(const struct gguf *g, struct backprop *b, char *err);
+
+/* acts.mixed <- attention over acts.x; acts.act <- from acts.mid: the layer without the products
+ * that add to the rows. */
+void bp_layer_attend(struct backprop_work *w, const struct bp_layer *l, uint32_t n);
+void bp_layer_gate(struct backprop_work *w, const struct bp_layer *l, uint32_t n);
+
 /* acts <- what the layer makes of acts->x; the layer's result to y, f32[n][d_model]. */
 void bp_layer_forward(struct backprop_work *w, const struct bp_layer *l, uint32_t n, float *y);
 

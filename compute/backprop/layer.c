@@ -16,7 +16,7 @@ static float sigmoid(float x)
     return 1 / (1 + expf(-x));
 }
 
-void bp_layer_forward(struct backprop_work *w, const struct bp_layer *l, uint32_t n, float *y)
+void bp_layer_attend(struct backprop_work *w, const struct bp_layer *l, uint32_t n)
 {
     const struct hparams *hp = &w->b->hp;
     const uint32_t d = hp->d_model, q_cols = hp->n_heads * hp->head_dim;
@@ -33,14 +33,31 @@ void bp_layer_forward(struct backprop_work *w, const struct bp_layer *l, uint32_
     bp_rotate(w, a->q, n, hp->n_heads, 1);
     bp_rotate(w, a->k, n, hp->n_kv_heads, 1);
     bp_attend(w, n);
-    memcpy(a->mid, a->x, (size_t)n * d * sizeof(*a->mid));
-    bp_multiply(a->mid, a->mixed, l->o, n, d, q_cols, 1);
+}
+
+void bp_layer_gate(struct backprop_work *w, const struct bp_layer *l, uint32_t n)
+{
+    const struct hparams *hp = &w->b->hp;
+    const uint32_t d = hp->d_model;
+    struct bp_acts *a = &w->acts;
 
     bp_norm(a->normed, a->mid, l->ffn_norm, n, d, hp->rms_eps);
     bp_multiply(a->gate, a->normed, l->gate, n, hp->n_ff, d, 0);
     bp_multiply(a->up, a->normed, l->up, n, hp->n_ff, d, 0);
     for (size_t i = 0; i < (size_t)n * hp->n_ff; i++)
         a->act[i] = a->gate[i] * sigmoid(a->gate[i]) * a->up[i];
+}
+
+void bp_layer_forward(struct backprop_work *w, const struct bp_layer *l, uint32_t n, float *y)
+{
+    const struct hparams *hp = &w->b->hp;
+    const uint32_t d = hp->d_model;
+    struct bp_acts *a = &w->acts;
+
+    bp_layer_attend(w, l, n);
+    memcpy(a->mid, a->x, (size_t)n * d * sizeof(*a->mid));
+    bp_multiply(a->mid, a->mixed, l->o, n, d, hp->n_heads * hp->head_dim, 1);
+    bp_layer_gate(w, l, n);
     memcpy(y, a->mid, (size_t)n * d * sizeof(*y));
     bp_multiply(y, a->act, l->down, n, d, hp->n_ff, 1);
 }

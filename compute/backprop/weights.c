@@ -89,3 +89,22 @@ int bp_weights_load(const struct gguf *g, uint32_t first, bool count, struct bac
                   &b->head, &b->bytes, err);
     return rc;
 }
+
+int bp_layer_load(const struct gguf *g, uint32_t layer, struct bp_layer *l, char *err)
+{
+    size_t bytes = 0;
+
+    return load_layer(g, layer, false, l, &bytes, err);
+}
+
+int bp_rows_open(const struct gguf *g, struct backprop *b, char *err)
+{
+    int rc = hparams_read(g, &b->hp, err);
+    size_t proved;
+
+    if (rc == 0)
+        rc = weights_count(g, &b->hp, 0, b->hp.n_layers, &proved, err);
+    if (rc == 0)
+        rc = load(g, "rope_freqs.weight", false, &b->rope_factors, &b->bytes, err);
+    return rc;
+}

@@ -248,7 +248,7 @@ static int calibrate(const struct calibrate_options *o, const struct model *m,
         rc = calibrate_curves(&pass, &g, choose_curve_windows(g.n / EVAL_WINDOW), p);
     }
     if (rc == EXIT_OK)
-        rc = profile_write(o->out, p);
+        rc = profile_write_text(o->out, p, text->ids, text->n, EVAL_WINDOW);
     codec_profile_free(p);
     gathered_free(&g);
     splitpass_close(&pass);

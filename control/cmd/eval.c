@@ -11,6 +11,7 @@
 #include "control/cmd.h"
 #include "control/codec_arg.h"
 #include "control/eval/choice.h"
+#include "control/eval/compare.h"
 #include "control/eval/plot.h"
 #include "control/eval/result.h"
 #include "control/eval/suite.h"
@@ -35,6 +36,7 @@ enum {
     OPT_EXACT,
     OPT_FORMAT,
     OPT_PLOT,
+    OPT_REFERENCE,
 };
 
 struct eval_options {
@@ -56,6 +58,8 @@ struct eval_options {
     bool exact;
     enum table_format format;
     const char *plot;
+    const char *reference; /* another model's file; NULL: codecs are evaluated */
+    bool beside_reference; /* given: what has no meaning with it */
 };
 
 /* --- options --------------------------------------------------------------------------------- */
@@ -95,6 +99,10 @@ static const struct argp_option options[] = {
      "JSON lines (default), a Markdown table or comma-separated values", 4},
     {"plot", OPT_PLOT, "FILE.png", 0,
      "Draw mean KL over bytes a token, a curve for each mode and split (needs gnuplot)", 4},
+    {"reference", OPT_REFERENCE, "FILE", 0,
+     "Compare with another model of the same vocabulary over a text, instead of codecs: what fewer "
+     "bits in the weights cost",
+     5},
     {0},
 };
 
@@ -141,6 +149,10 @@ static void check_options(struct argp_state *state, struct eval_options *o)
         argp_error(state, "--tokens and --chunks: give one of them");
     if (o->items && !o->suite)
         argp_error(state, "--items needs --suite NAME FILE");
+    if (o->reference &&
+        (o->beside_reference || o->suite || o->plot || !o->text.path || o->model.kv))
+        argp_error(state, "--reference FILE compares models over a --text FILE: of the other "
+                          "options only --chunks, --tokens and --exact go with it");
     if (o->model.ctx)
         argp_error(state, "--ctx: windows always have %u tokens here", EVAL_WINDOW);
     if (o->n_codecs == 0)
@@ -156,6 +168,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     struct eval_options *o = state->input;
     char err[CODEC_ARG_ERR];
 
+    o->beside_reference |= key == OPT_SPLIT || key == OPT_CODEC || key == OPT_PROFILE ||
+                           key == OPT_QUALITY || key == OPT_RATE || key == OPT_ROWS ||
+                           key == OPT_FORMAT;
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->model;
@@ -206,6 +221,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_FORMAT:
         if (table_parse_format(arg, &o->format) < 0)
             argp_error(state, "--format %s: must be jsonl, md or csv", arg);
+        return 0;
+    case OPT_REFERENCE:
+        o->reference = arg;
         return 0;
     case OPT_PLOT:
         o->plot = arg;
@@ -440,6 +458,23 @@ static int prepare(struct command_state *c)
                             o->target.kind != CODEC_RATE_NONE);
 }
 
+static int compare_models(struct command_state *c)
+{
+    struct model reference;
+    int rc = model_open_as(MODEL_PAIR, c->o.reference, false, &reference);
+
+    if (rc == EXIT_OK)
+        rc = eval_text_read(&c->model, &c->o.text, &c->text);
+    if (rc == EXIT_OK)
+        rc = model_team(&c->o.model, 0, 0, &c->team);
+    if (rc == EXIT_OK && c->o.exact)
+        rc = eval_compare(&reference, &c->model, &c->text, true, c->team);
+    if (rc == EXIT_OK)
+        rc = eval_compare(&reference, &c->model, &c->text, false, c->team);
+    model_close(&reference);
+    return rc;
+}
+
 int cmd_eval(int argc, char **argv)
 {
     struct command_state c = {0};
@@ -448,10 +483,10 @@ int cmd_eval(int argc, char **argv)
     int rc = model_open_as(MODEL_PAIR, c.o.model.path, true, &c.model);
     if (rc != EXIT_OK)
         return rc;
-    rc = prepare(&c);
-    if (rc == EXIT_OK && c.o.exact)
+    rc = c.o.reference ? compare_models(&c) : prepare(&c);
+    if (rc == EXIT_OK && !c.o.reference && c.o.exact)
         rc = evaluate(&c, true);
-    if (rc == EXIT_OK)
+    if (rc == EXIT_OK && !c.o.reference)
         rc = evaluate(&c, false);
     if (rc == EXIT_OK && c.o.plot)
         rc = eval_plot(c.o.plot, c.results, c.n_results);

@@ -10,7 +10,7 @@ import tempfile
 
 import e2e
 
-COMMANDS = ("run", "edge", "cloud", "ctl", "top", "netem", "keygen", "tokenize", "score", "eval", "calibrate", "bench",
+COMMANDS = ("run", "edge", "cloud", "ctl", "top", "netem", "keygen", "tokenize", "score", "eval", "calibrate", "quantize", "bench",
             "config", "doctor")
 # Of commands that are groups; they share a man page.
 MEMBERS = {"bench": ("codec", "machine", "compute", "kernels", "transport", "serve")}

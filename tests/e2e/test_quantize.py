@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""`isthmus quantize`: the two files and what they say of themselves, the same bytes for any number of
+threads, plain files of the same values against the model, and bad input, which leaves no file."""
+import json
+import os
+import struct
+import tempfile
+
+import e2e
+
+CHUNKS = "60-67"  # as few windows as are taken
+FRONT = 2  # layers: each takes seconds
+
+
+def run(*args, **kwargs):
+    return e2e.isthmus("quantize", *map(str, args), timeout=1700, **kwargs)
+
+
+class Gguf:
+    """Metadata and shapes, read by the format's own words."""
+
+    SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+
+    def __init__(self, path):
+        with open(path, "rb") as f:
+            self.b, self.at = f.read(), 0
+        magic, version, n_tensors, n_kv = struct.unpack("<4sIQQ", self.take(24))
+        e2e.check(magic == b"GGUF" and version == 3, "GGUF v3: %s" % path)
+        self.kv = {}
+        for _ in range(n_kv):
+            key = self.string()
+            self.kv[key] = self.value(self.u32())
+        self.tensors = {}
+        for _ in range(n_tensors):
+            name = self.string()
+            ne = [self.u64() for _ in range(self.u32())]
+            self.tensors[name] = (self.u32(), ne, self.u64())
+
+    def take(self, n):
+        self.at += n
+        return self.b[self.at - n:self.at]
+
+    def u32(self):
+        return struct.unpack("<I", self.take(4))[0]
+
+    def u64(self):
+        return struct.unpack("<Q", self.take(8))[0]
+
+    def string(self):
+        return self.take(self.u64()).decode("utf-8", "replace")
+
+    def value(self, kind):
+        if kind == 8:
+            return self.string()
+        if kind == 9:
+            kind, n = self.u32(), self.u64()
+            return [self.value(kind) for _ in range(n)]
+        return int.from_bytes(self.take(self.SIZES[kind]), "little")
+
+
+def read(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def check_files(folder, result, layers):
+    edge, cloud = (Gguf(os.path.join(folder, name + ".gguf")) for name in ("edge", "cloud"))
+    for g, stage in ((edge, "edge"), (cloud, "cloud")):
+        want = {"isthmus.version": 1, "isthmus.stage": stage, "isthmus.split": FRONT,
+                "isthmus.layers": layers, "isthmus.front": "sq3", "isthmus.back": "keep",
+                "isthmus.parent": result["parent"], "isthmus.pair": result["pair"],
+                "general.architecture": "llama"}
+        for key, value in want.items():
+            e2e.check(g.kv.get(key) == value, "%s: %s is %s" % (stage, key, g.kv.get(key)))
+    e2e.check("tokenizer.ggml.tokens" in cloud.kv, "the tokenizer is in both")
+    name = "blk.1.ffn_down.weight"
+    e2e.check(name not in edge.tensors and edge.kv["isthmus.scheme." + name] == "sq3", "the scheme of " + name)
+    e2e.check(edge.tensors[name + ".codes"][:2] == (24, [1536 * 3 // 8, 576]), "codes")
+    e2e.check(edge.tensors[name + ".lut"][:2] == (1, [8, 576]), "levels")
+    exact = int(1536 * 576 * .005)
+    e2e.check(edge.tensors[name + ".sp_rows"][:2] == (26, [577]) and
+              edge.tensors[name + ".sp_cols"][:2] == (25, [exact]) and
+              edge.tensors[name + ".sp_values"][:2] == (1, [exact]), "the sparse part")
+    e2e.check(all(not t.startswith("blk.%d." % FRONT) for t in edge.tensors) and
+              all(not t.startswith("blk.%d." % (FRONT - 1)) for t in cloud.tensors), "each its own layers")
+    e2e.check("blk.%d.ffn_down.weight" % FRONT in cloud.tensors, "kept as they are")
+
+
+def main():
+    model = e2e.model("smollm2")
+    text = os.path.join(e2e.SHARED, "eval", "wikitext2-valid.txt")
+    if not os.path.exists(text):
+        e2e.skip("no text: %s" % text)
+    with tempfile.TemporaryDirectory() as folder:
+        profile = os.path.join(folder, "profile")
+        calibrate = ["calibrate", "-m", model, "--text", text, "--split", "29", "--samples", "1", "--classes", "0"]
+        done = e2e.isthmus(*calibrate, "--chunks", CHUNKS, "-o", profile, timeout=800)
+        e2e.check(done.returncode == 0, "calibrate: " + done.stderr)
+
+        usual = ["-m", model, "--calibration", profile, "--split", FRONT, "--front", "sq3", "--json"]
+        written = []
+        for threads in (2,) if e2e.QUICK else (1, 2):
+            out = os.path.join(folder, "pair%d" % threads)
+            done = run(*usual, "--threads", threads, "--first-core", -1, "-o", out)
+            e2e.check(done.returncode == 0, "quantize: " + done.stderr)
+            result = json.loads(done.stdout)
+            written.append(read(os.path.join(out, "edge.gguf")) + read(os.path.join(out, "cloud.gguf")))
+            e2e.check(sorted(os.listdir(out)) == ["cloud.gguf", "edge.gguf"], "nothing else: %s" % os.listdir(out))
+        e2e.check(all(w == written[0] for w in written), "the same bytes for any --threads")
+        check_files(out, result, 30)
+        bits = result["edge"]["bits_per_weight"]
+        e2e.check(3.3 < bits <= 3.4, "bits a weight: %s" % bits)
+        e2e.check(len(result["matrices"]) == 210 and all(0 < m["error"] < .1 for m in result["matrices"][:14]),
+                  "errors: %s" % result["matrices"][:14])
+
+        done = run(*usual, "--as", "f16", "-o", out)
+        e2e.check(done.returncode == 0, "--as f16: " + done.stderr)
+        plain = os.path.join(out, "model.gguf")
+        done = e2e.isthmus("eval", "-m", plain, "--reference", model, "--text", text, "--chunks", "0-0", timeout=800)
+        line = e2e.json_lines(done, "eval --reference")[0]
+        e2e.say("2 layers of sq3: mean KL %.4f" % line["kl_mean"])
+        e2e.check(.001 < line["kl_mean"] < .1 and line["top1"] > .8, "near the model: %s" % line)
+
+        there = sorted(os.listdir(folder))
+
+        def refused(code, says, *args):
+            done = run(*args)
+            e2e.check(done.returncode == code and says in done.stderr, "%s: %d, %s" % (args, done.returncode, done.stderr))
+            e2e.check(sorted(os.listdir(folder)) == there, "files left behind: %s" % os.listdir(folder))
+
+        none = os.path.join(folder, "none")
+        short = os.path.join(folder, "short")
+        done = e2e.isthmus(*calibrate, "--chunks", "60-63", "-o", short, timeout=800)
+        e2e.check(done.returncode == 0, "calibrate: " + done.stderr)
+        there = sorted(os.listdir(folder))
+        refused(2, "no such scheme; there are Q8_0", "-m", model, "--front", "sq5", "-o", none)
+        refused(2, "must be 1 to 29", "-m", model, "--split", 30, "--front", "Q8_0", "-o", none)
+        refused(2, "needs --calibration", "-m", model, "--front", "sq3", "-o", none)
+        refused(2, "too short", "-m", model, "--front", "sq3", "--calibration", short, "-o", none)
+        refused(2, "no calibration text", "-m", model, "--front", "sq3", "--calibration", text, "-o", none)
+        refused(2, "another model", "-m", plain, "--front", "sq3", "--calibration", profile, "-o", none)
+        refused(2, "multiple of 32", "-m", model, "--front", "g3", "--group", 40, "-o", none)
+        refused(2, "none of the schemes", "-m", model, "--front", "Q8_0", "--sparse", 1, "-o", none)
+        refused(2, "no matrix", "-m", model, "--front", "Q8_0", "--tensor", "blk.99.*=keep", "-o", none)
+        refused(2, "not a folder", "-m", model, "--front", "Q8_0", "-o", profile)
+    e2e.finish()
+
+
+main()
