@@ -13,13 +13,14 @@
 #include "control/signals.h"
 #include "dataplane/port/uri.h"
 
-enum { OPT_DEPTH = OPT_OWN, OPT_TIME, OPT_SHOW };
+enum { OPT_DEPTH = OPT_OWN, OPT_TIME, OPT_SHOW, OPT_FINGERPRINT };
 
 struct profile_options {
     struct security_options security;
     struct netem_options netem;
     struct model_options model;
     const char *port, *out, *show;
+    bool fingerprint;
     uint32_t depth;
     double time_s;
 };
@@ -39,6 +40,8 @@ static const struct argp_option options[] = {
      "Seconds for each thing that is measured (default .15 of a host, 2 of a link)", 3},
     {"out", 'o', "FILE", 0, "The profile to be written", 3},
     {"show", OPT_SHOW, "FILE", 0, "Instead: say what a profile holds", 3},
+    {"fingerprint", OPT_FINGERPRINT, NULL, 0,
+     "With -m, instead: print the fingerprint by which profiles and tables know the model", 3},
     {0},
 };
 
@@ -85,11 +88,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_SHOW:
         o->show = arg;
         return 0;
+    case OPT_FINGERPRINT:
+        o->fingerprint = true;
+        return 0;
     case ARGP_KEY_END:
         if (!!o->model.path + !!o->port + !!o->show != 1)
             argp_error(state,
                        "give one of -m FILE (this host), --port URI (a link) and --show FILE");
-        if (!o->show && !o->out)
+        if (o->fingerprint && !o->model.path)
+            argp_error(state, "--fingerprint is of a model: -m FILE");
+        if (!o->show && !o->out && !o->fingerprint)
             argp_error(state, "-o FILE is missing: where the profile goes");
         if (!o->port && (o->security.identity || o->security.n_peers || o->netem.text))
             argp_error(state, "--identity, --peer and --netem are for --port");
@@ -149,7 +157,9 @@ static int profile_host(const struct profile_options *o)
         log_error("%s", err);
         rc = EXIT_USAGE;
     }
-    if (rc == EXIT_OK) {
+    if (rc == EXIT_OK && o->fingerprint) {
+        rc = puts(shapes.fingerprint) == EOF || fflush(stdout) == EOF ? EXIT_FAILED : EXIT_OK;
+    } else if (rc == EXIT_OK) {
         const uint32_t most = shapes.n_ctx > 256 ? shapes.n_ctx - 128 : shapes.n_ctx / 2;
         const struct measure_params p = {
             .m = &m,
@@ -164,7 +174,7 @@ static int profile_host(const struct profile_options *o)
         rc = measure_host(&p, &h);
         progress_clear(&progress);
     }
-    if (rc == EXIT_OK)
+    if (rc == EXIT_OK && !o->fingerprint)
         rc = write_text(o->out, plan_host_format(&h));
     plan_model_free(&shapes);
     model_close(&m);
@@ -248,7 +258,7 @@ int cmd_profile(int argc, char **argv)
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     if (o.show)
         return show(o.show);
-    const int rc = replace_file_check(o.out);
+    const int rc = o.fingerprint ? EXIT_OK : replace_file_check(o.out);
     if (rc != EXIT_OK)
         return rc;
     return o.port ? profile_link(&o) : profile_host(&o);
