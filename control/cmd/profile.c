@@ -207,9 +207,10 @@ static void show_host(const struct plan_host *h)
     printf("reads %.1f GB/s, multiplies %.0f GOP/s, wakes in %.0f us, beside another %.2f times as "
            "slow\n",
            h->dram_bytes_per_s * 1e-9, h->int8_ops_per_s * 1e-9, h->wake_s * 1e6, h->beside);
+    printf("decode after another's weights in the caches %.2f times as slow\n", h->evicted);
     printf("\n| rows |");
     for (uint32_t i = 0; i < h->n_stages; i++)
-        printf(" %u layers, ms |", h->stages[i].layers);
+        printf(" %u layers, ms; rested |", h->stages[i].layers);
     printf(" head, ms |\n|---:|");
     for (uint32_t i = 0; i <= h->n_stages; i++)
         printf("---:|");
@@ -217,7 +218,7 @@ static void show_host(const struct plan_host *h)
     for (uint32_t k = 0; k < h->n_rows; k++) {
         printf("| %u |", h->rows[k]);
         for (uint32_t i = 0; i < h->n_stages; i++)
-            printf(" %.3f |", h->stages[i].s[k] * 1e3);
+            printf(" %.3f; %.3f |", h->stages[i].s[k] * 1e3, h->stages[i].rested_s[k] * 1e3);
         printf(" %.3f |\n", h->head_s[k] * 1e3);
     }
 }

@@ -58,7 +58,7 @@ static void *work(void *arg)
     while (atomic_load(&o->phase) < 2)
         sched_yield();
     while (o->rc == EXIT_OK && atomic_load(&o->phase) == 2)
-        if (measure_step(steps, 0, ROWS, 0, 0, &s) < 0)
+        if (measure_step(steps, 0, ROWS, 0, MEASURE_AT_ONCE, 0, &s) < 0)
             break;
     close_all(team, stage, steps);
     return NULL;
@@ -70,17 +70,24 @@ static int compare_both(struct other *o)
     struct team *team = NULL;
     struct stage *stage = NULL;
     struct measure_stage *steps = NULL;
-    double alone_s = 0, beside_s = 0;
+    double alone_s = 0, beside_s = 0, rested_s = 0, evicted_s = 0;
     int rc = open_all(p, o->h->threads, 0, &team, &stage, &steps);
 
-    if (rc == EXIT_OK && measure_step(steps, 0, ROWS, 0, 2 * p->time_s, &alone_s) < 0)
+    if (rc == EXIT_OK &&
+        measure_step(steps, 0, ROWS, 0, MEASURE_AT_ONCE, 2 * p->time_s, &alone_s) < 0)
+        rc = EXIT_FAILED;
+    if (rc == EXIT_OK && (measure_step(steps, 0, 1, 0, MEASURE_RESTED, p->time_s, &rested_s) < 0 ||
+                          measure_step(steps, 0, 1, 0, MEASURE_EVICTED, p->time_s, &evicted_s) < 0))
         rc = EXIT_FAILED;
     atomic_store(&o->phase, 2);
-    if (rc == EXIT_OK && measure_step(steps, 0, ROWS, 0, 2 * p->time_s, &beside_s) < 0)
+    if (rc == EXIT_OK &&
+        measure_step(steps, 0, ROWS, 0, MEASURE_AT_ONCE, 2 * p->time_s, &beside_s) < 0)
         rc = EXIT_FAILED;
     close_all(team, stage, steps);
-    if (rc == EXIT_OK)
+    if (rc == EXIT_OK) {
         o->h->beside = beside_s > alone_s ? beside_s / alone_s : 1;
+        o->h->evicted = evicted_s > rested_s ? evicted_s / rested_s : 1;
+    }
     return rc;
 }
 

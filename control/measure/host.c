@@ -17,6 +17,7 @@
 #define ROWS_MAX    128u
 #define ATTEND_ROWS 64u
 #define BOUNDS_S    .3
+#define RESTED_MAX  16u /* rows: of longer steps a rest before is no part that counts */
 
 static const uint32_t row_counts[] = {1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128};
 
@@ -43,9 +44,9 @@ static int fail(int rc, const char *what)
  */
 
 /* Steps without logits; with the head also what logits of all rows add. */
-static int time_rows(const struct measure_params *p, struct stage *stage, struct plan_host *h,
-                     double *s)
+static int time_rows(const struct measure_params *p, struct stage *stage, struct plan_host *h)
 {
+    double *s = h->stages[h->n_stages].s, *rested_s = h->stages[h->n_stages].rested_s;
     const struct stage_info *info = stage_info(stage);
     const bool head = info->end_layer == info->n_layers;
     struct measure_stage *steps;
@@ -53,11 +54,17 @@ static int time_rows(const struct measure_params *p, struct stage *stage, struct
     int rc = measure_stage_open(stage, &steps);
 
     for (uint32_t i = 0; i < h->n_rows && rc == 0; i++) {
-        rc = measure_step(steps, 0, h->rows[i], 0, p->time_s, &s[i]);
+        const uint32_t rows = h->rows[i];
+        rc = measure_step(steps, 0, rows, 0, MEASURE_AT_ONCE, p->time_s, &s[i]);
+        rested_s[i] = s[i];
+        if (rc == 0 && rows <= RESTED_MAX)
+            rc = measure_step(steps, 0, rows, 0, MEASURE_RESTED, p->time_s, &rested_s[i]);
         if (rc || !head)
             continue;
-        rc = measure_step(steps, 0, h->rows[i], h->rows[i], p->time_s, &with_s);
-        h->head_s[i] = with_s > s[i] ? with_s - s[i] : 0;
+        rc =
+            measure_step(steps, 0, rows, rows,
+                         rows <= RESTED_MAX ? MEASURE_RESTED : MEASURE_AT_ONCE, p->time_s, &with_s);
+        h->head_s[i] = with_s > rested_s[i] ? with_s - rested_s[i] : 0;
     }
     measure_stage_close(steps);
     return rc ? fail(rc, "a step of the model") : EXIT_OK;
@@ -75,7 +82,7 @@ static int time_stages(const struct measure_params *p, struct team *team, struct
             continue;
         rc = measure_open_layers(p, team, layers[i], KV_F16, ROWS_MAX, 0, &stage);
         if (rc == EXIT_OK)
-            rc = time_rows(p, stage, h, h->stages[h->n_stages].s);
+            rc = time_rows(p, stage, h);
         stage_close(stage);
         h->stages[h->n_stages++].layers = layers[i];
         progress_add(p->progress, 3);
@@ -91,10 +98,10 @@ static int slope(const struct measure_params *p, struct measure_stage *steps, ui
                  uint32_t rows, double *s)
 {
     double near_s, far_s;
-    int rc = measure_step(steps, 0, rows, 0, p->time_s, &near_s);
+    int rc = measure_step(steps, 0, rows, 0, MEASURE_AT_ONCE, p->time_s, &near_s);
 
     if (rc == 0)
-        rc = measure_step(steps, p->depth, rows, 0, p->time_s, &far_s);
+        rc = measure_step(steps, p->depth, rows, 0, MEASURE_AT_ONCE, p->time_s, &far_s);
     if (rc == 0)
         *s = (far_s > near_s ? far_s - near_s : 1e-3 * near_s) / layers / rows / p->depth;
     return rc;

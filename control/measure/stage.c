@@ -3,7 +3,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
+#include "control/bench/memory.h"
 #include "control/bench/turns.h"
 #include "control/cmd.h"
 #include "control/log.h"
@@ -11,6 +13,8 @@
 #include "control/signals.h"
 
 #define TURNS_MIN 5u
+#define REST_NS   2000000l           /* about what the other half works for a token */
+#define OTHERS    ((size_t)64 << 20) /* bytes of its weights: more than most caches have */
 
 struct measure_stage {
     struct stage *stage;
@@ -20,6 +24,7 @@ struct measure_stage {
     int32_t *ids;    /* [max_rows] */
     float *out;      /* [max_rows][d_model]; NULL: the stage has the head */
     float *logits;   /* [max_rows][n_vocab]; NULL: it has not */
+    void *others;    /* OTHERS bytes; NULL: not needed yet */
 };
 
 int measure_open_layers(const struct measure_params *p, struct team *team, uint32_t layers,
@@ -69,6 +74,8 @@ void measure_stage_close(struct measure_stage *s)
     free(s->ids);
     free(s->out);
     free(s->logits);
+    if (s->others)
+        memory_unmap(s->others, OTHERS);
     free(s);
 }
 
@@ -105,8 +112,26 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static int come_to_rest(struct measure_stage *s, enum measure_before before)
+{
+    const struct timespec rest = {.tv_nsec = REST_NS};
+
+    if (before == MEASURE_AT_ONCE)
+        return 0;
+    if (before == MEASURE_EVICTED && !s->others) {
+        s->others = memory_map(OTHERS);
+        if (!s->others)
+            return -ENOMEM;
+        memset(s->others, 1, OTHERS);
+    }
+    nanosleep(&rest, NULL);
+    if (before == MEASURE_EVICTED)
+        memory_read(s->others, OTHERS);
+    return 0;
+}
+
 int measure_step(struct measure_stage *s, uint32_t depth, uint32_t rows, uint32_t n_logits,
-                 double time_s, double *median_s)
+                 enum measure_before before, double time_s, double *median_s)
 {
     double turns[MEASURE_TURNS_MAX];
     uint32_t n = 0;
@@ -117,6 +142,8 @@ int measure_step(struct measure_stage *s, uint32_t depth, uint32_t rows, uint32_
     for (const double until = turns_now_ns() + time_s * 1e9;
          rc == 0 && n < MEASURE_TURNS_MAX && (n < TURNS_MIN || turns_now_ns() < until); n++) {
         rc = go_to(s, depth);
+        if (rc == 0)
+            rc = come_to_rest(s, before);
         const double start = turns_now_ns();
         if (rc == 0)
             rc = run(s, rows, n_logits);

@@ -56,10 +56,12 @@ static void get_stages(struct plan_reading *r, const json_t *o, struct plan_host
         const json_t *stage = json_array_get(stages, i);
         h->stages[i].layers = (uint32_t)plan_json_count(r, stage, "layers", 1, PLAN_LAYERS_MAX);
         get_times(r, json_object_get(stage, "s"), "s", h->n_rows, h->stages[i].s);
+        get_times(r, json_object_get(stage, "rested_s"), "rested_s", h->n_rows,
+                  h->stages[i].rested_s);
         if (i && h->stages[i].layers <= h->stages[i - 1].layers)
             plan_json_wrong(r, "stages: their layers must rise");
         for (uint32_t k = 0; k < h->n_rows; k++)
-            if (h->stages[i].s[k] <= 0)
+            if (h->stages[i].s[k] <= 0 || h->stages[i].rested_s[k] <= 0)
                 plan_json_wrong(r, "stages: a time of zero");
     }
     h->n_stages = (uint32_t)n;
@@ -135,6 +137,7 @@ int plan_host_parse(const char *text, size_t len, const char *name, struct plan_
         h->int8_ops_per_s = plan_json_real(&r, o, "int8_ops_per_s", 0, RATE_MAX);
         h->wake_s = plan_json_real(&r, o, "wake_s", 0, 1);
         h->beside = plan_json_real(&r, o, "beside", 1, 100);
+        h->evicted = plan_json_real(&r, o, "evicted", 1, 100);
         get_rows(&r, o, h);
     }
     if (r.rc == 0) {
@@ -193,8 +196,10 @@ char *plan_host_format(const struct plan_host *h)
     for (uint32_t i = 0; i < h->n_rows; i++)
         json_array_append_new(rows, json_integer(h->rows[i]));
     for (uint32_t i = 0; i < h->n_stages; i++)
-        json_array_append_new(stages, json_pack("{s:i, s:o}", "layers", (int)h->stages[i].layers,
-                                                "s", times(h->stages[i].s, h->n_rows)));
+        json_array_append_new(stages,
+                              json_pack("{s:i, s:o, s:o}", "layers", (int)h->stages[i].layers, "s",
+                                        times(h->stages[i].s, h->n_rows), "rested_s",
+                                        times(h->stages[i].rested_s, h->n_rows)));
     for (unsigned f = 0; f < KV_FORMATS; f++)
         if (h->attend[f].one_s > 0 || h->attend[f].many_s > 0)
             json_object_set_new(attend, kv_format_name((enum kv_format)f),
@@ -203,15 +208,17 @@ char *plan_host_format(const struct plan_host *h)
     for (uint32_t i = 0; i < h->n_types; i++)
         json_object_set_new(types, qtype_info(h->types[i].type)->name,
                             times(h->types[i].s, h->n_rows));
-    return dump(json_pack(
-        "{s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:o, s:o, s:o, "
-        "s:i, s:o, s:o}",
-        "kind", HOST_KIND, "format", PLAN_PROFILE_VERSION, "host", h->host, "cpu", h->cpu, "isa",
-        h->isa, "version", h->version, "commit", h->commit, "model", h->model, "threads",
-        (int)h->threads, "memory_bytes", (json_int_t)h->memory_bytes, "dram_bytes_per_s",
-        h->dram_bytes_per_s, "int8_ops_per_s", h->int8_ops_per_s, "wake_s", h->wake_s, "beside",
-        h->beside, "rows", rows, "stages", stages, "head_s", times(h->head_s, h->n_rows),
-        "attend_rows", (int)h->attend_rows, "attend", attend, "types", types));
+    return dump(json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:f, s:f, s:f, s:f, "
+                          "s:f, s:o, s:o, s:o, "
+                          "s:i, s:o, s:o}",
+                          "kind", HOST_KIND, "format", PLAN_PROFILE_VERSION, "host", h->host, "cpu",
+                          h->cpu, "isa", h->isa, "version", h->version, "commit", h->commit,
+                          "model", h->model, "threads", (int)h->threads, "memory_bytes",
+                          (json_int_t)h->memory_bytes, "dram_bytes_per_s", h->dram_bytes_per_s,
+                          "int8_ops_per_s", h->int8_ops_per_s, "wake_s", h->wake_s, "beside",
+                          h->beside, "evicted", h->evicted, "rows", rows, "stages", stages,
+                          "head_s", times(h->head_s, h->n_rows), "attend_rows", (int)h->attend_rows,
+                          "attend", attend, "types", types));
 }
 
 char *plan_link_format(const struct plan_link *l)

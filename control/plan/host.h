@@ -24,13 +24,16 @@ struct plan_host {
     uint64_t memory_bytes; /* there when it was measured */
     double dram_bytes_per_s, int8_ops_per_s;
     double wake_s; /* from a packet's coming to a sleeping process to its running; 0: not known */
-    double beside; /* a step while another process keeps other cores busy, against alone; >= 1 */
+    /* Both halves on this host: a step of a prompt while another process keeps other cores busy,
+     * against alone; one of decode after another's weights went through the caches. >= 1 */
+    double beside, evicted;
 
     uint32_t n_rows, rows[PLAN_ROWS_MAX]; /* rising, from 1 on */
     uint32_t n_stages;
     struct {
-        uint32_t layers; /* the first so many; rising, the last is the model */
-        double s[PLAN_ROWS_MAX];
+        uint32_t layers;                /* the first so many; rising, the last is the model */
+        double s[PLAN_ROWS_MAX];        /* step after step, as of a prompt */
+        double rested_s[PLAN_ROWS_MAX]; /* each after a rest, as of decode */
     } stages[PLAN_STAGES_MAX];
     double head_s[PLAN_ROWS_MAX]; /* norm, logits */
 

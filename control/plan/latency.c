@@ -56,18 +56,21 @@ int plan_latency_decode(const struct plan_model *m, const struct plan_latency_ca
     double attend_edge_s, attend_cloud_s;
 
     *out = (struct plan_latency){0};
-    int rc = plan_speed_layers(c->edge, 0, c->split, c->front, n, &out->edge_s);
+    int rc = plan_speed_layers(c->edge, 0, c->split, c->front, n, true, &out->edge_s);
     if (rc == 0)
-        rc = plan_speed_layers(c->cloud, c->split, m->n_layers, c->back, n, &out->cloud_s);
+        rc = plan_speed_layers(c->cloud, c->split, m->n_layers, c->back, n, true, &out->cloud_s);
     if (rc == 0)
         rc = plan_speed_attend(c->edge, c->split, c->kv, 1, c->depth, &attend_edge_s);
     if (rc == 0)
         rc = plan_speed_attend(c->cloud, behind, c->kv, 1, c->depth, &attend_cloud_s);
     if (rc)
         return rc;
-    out->edge_s += n * attend_edge_s;
-    out->cloud_s += n * attend_cloud_s;
-    out->head_s = plan_speed_head(c->cloud, n);
+    /* The caches that both share hold the other's weights. */
+    const double edge_slow = c->beside ? plan_speed_host(c->edge)->evicted : 1;
+    const double cloud_slow = c->beside ? plan_speed_host(c->cloud)->evicted : 1;
+    out->edge_s = edge_slow * out->edge_s + n * attend_edge_s;
+    out->cloud_s = cloud_slow * out->cloud_s + n * attend_cloud_s;
+    out->head_s = cloud_slow * plan_speed_head(c->cloud, n);
     out->wire_bytes = plan_wire_bytes(l, 1, c->decode_bytes);
     out->up_s = n * up_s(l, out->wire_bytes) + n * travel_s(m, c, c->depth);
     out->rtt_s = l->rtt_s + n * ANSWER_BYTES * 8 / l->down_bits_per_s + loss_s(l, 2);
@@ -96,9 +99,9 @@ static int time_chunk(const struct plan_model *m, const struct plan_latency_case
         return 0;
     const double bytes =
         plan_wire_bytes(c->link, rows, rows == 1 ? c->decode_bytes : c->prefill_bytes);
-    int rc = plan_speed_layers(c->edge, 0, c->split, c->front, rows, &t->edge_s);
+    int rc = plan_speed_layers(c->edge, 0, c->split, c->front, rows, false, &t->edge_s);
     if (rc == 0)
-        rc = plan_speed_layers(c->cloud, c->split, m->n_layers, c->back, rows, &t->cloud_s);
+        rc = plan_speed_layers(c->cloud, c->split, m->n_layers, c->back, rows, false, &t->cloud_s);
     if (rc == 0)
         rc = plan_speed_attend(c->edge, c->split, c->kv, rows, 1, &t->edge_token_s);
     if (rc == 0)

@@ -19,9 +19,10 @@ void plan_speed_close(struct plan_speed *s);
 const struct plan_host *plan_speed_host(const struct plan_speed *s);
 
 /* One step of `rows` rows through layers [first, end) stored as a scheme, next to no cache before
- * them. 0; -ENOENT: the profile has no times of that storage; -ENOMEM. */
+ * them; rested: decode's, else one of many of a prompt. 0; -ENOENT: the profile has no times of
+ * that storage; -ENOMEM. */
 int plan_speed_layers(struct plan_speed *s, uint32_t first, uint32_t end, enum plan_scheme scheme,
-                      uint32_t rows, double *time_s);
+                      uint32_t rows, bool rested, double *time_s);
 /* What attention to `depth` tokens before adds, for `rows` rows of one sequence. -ENOENT: the
  * profile has no times of that cache. */
 int plan_speed_attend(const struct plan_speed *s, uint32_t layers, enum kv_format kv, uint32_t rows,

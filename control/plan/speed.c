@@ -66,12 +66,13 @@ static double at_rows(const struct plan_host *h, const double *s, uint32_t rows)
 }
 
 /* A stage of so many of the first layers: on lines through nothing and those measured. */
-static double stage_s(const struct plan_host *h, uint32_t layers, uint32_t rows)
+static double stage_s(const struct plan_host *h, uint32_t layers, uint32_t rows, bool rested)
 {
     double before = 0, n_before = 0;
 
     for (uint32_t i = 0; i < h->n_stages; i++) {
-        const double s = at_rows(h, h->stages[i].s, rows), n = h->stages[i].layers;
+        const double *times = rested ? h->stages[i].rested_s : h->stages[i].s;
+        const double s = at_rows(h, times, rows), n = h->stages[i].layers;
         if (layers <= n || i + 1 == h->n_stages)
             return before + (s - before) * (layers - n_before) / (n - n_before);
         before = s;
@@ -141,9 +142,9 @@ static int sums_of(struct plan_speed *s, enum plan_scheme scheme, uint32_t rows,
 /* What was measured of as many of the first layers, plus what these layers' products take beyond
  * those'. */
 int plan_speed_layers(struct plan_speed *s, uint32_t first, uint32_t end, enum plan_scheme scheme,
-                      uint32_t rows, double *time_s)
+                      uint32_t rows, bool rested, double *time_s)
 {
-    const double measured_s = stage_s(s->h, end - first, rows);
+    const double measured_s = stage_s(s->h, end - first, rows, rested);
     const struct sums *these, *those;
 
     *time_s = measured_s;
