@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What both halves on one host take from each other: a step alone, and while another stage of this
- * process is at work on other cores. */
+/* What both halves on one host take from each other: a step of a third of the layers alone, and
+ * while the others are at work on other cores of it. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -21,10 +21,10 @@ struct other {
 };
 
 /* EXIT_OK, or an exit code, said. */
-static int open_all(const struct measure_params *p, uint32_t threads, int first_core,
-                    struct team **team, struct stage **stage, struct measure_stage **steps)
+static int open_all(const struct measure_params *p, uint32_t layers, uint32_t threads,
+                    int first_core, struct team **team, struct stage **stage,
+                    struct measure_stage **steps)
 {
-    const uint32_t layers = (p->shapes->n_layers + 5) / 6;
     unsigned used;
     int rc = team_open(threads, first_core, team, &used);
 
@@ -48,12 +48,13 @@ static void close_all(struct team *team, struct stage *stage, struct measure_sta
 static void *work(void *arg)
 {
     struct other *o = arg;
+    const uint32_t n = o->p->shapes->n_layers;
     struct team *team = NULL;
     struct stage *stage = NULL;
     struct measure_stage *steps = NULL;
     double s;
 
-    o->rc = open_all(o->p, o->h->threads, o->first_core, &team, &stage, &steps);
+    o->rc = open_all(o->p, n - (n + 2) / 3, o->h->threads, o->first_core, &team, &stage, &steps);
     atomic_store(&o->phase, 1);
     while (atomic_load(&o->phase) < 2)
         sched_yield();
@@ -71,7 +72,7 @@ static int compare_both(struct other *o)
     struct stage *stage = NULL;
     struct measure_stage *steps = NULL;
     double alone_s = 0, beside_s = 0, rested_s = 0, evicted_s = 0;
-    int rc = open_all(p, o->h->threads, 0, &team, &stage, &steps);
+    int rc = open_all(p, (p->shapes->n_layers + 2) / 3, o->h->threads, 0, &team, &stage, &steps);
 
     if (rc == EXIT_OK &&
         measure_step(steps, 0, ROWS, 0, MEASURE_AT_ONCE, 2 * p->time_s, &alone_s) < 0)
