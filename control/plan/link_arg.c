@@ -41,11 +41,16 @@ bool plan_link_is_arg(const char *text)
 
 static int amount(const char *text, const struct key *k, double *x)
 {
-    char *end;
+    const size_t digits = strspn(text, "0123456789.");
+    char number[32], *rest;
 
-    if (strspn(text, "0123456789.") == 0)
+    if (digits == 0 || digits >= sizeof number)
         return -EINVAL;
-    *x = strtod(text, &end);
+    snprintf(number, sizeof number, "%.*s", (int)digits, text);
+    *x = strtod(number, &rest);
+    if (*rest)
+        return -EINVAL;
+    const char *end = text + digits; /* no 0x10, 1e9 or "inf" */
     for (const struct unit *u = k->units; u->name; u++) {
         if (strcmp(end, u->name) != 0)
             continue;

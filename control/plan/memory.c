@@ -129,11 +129,7 @@ static uint64_t codec_bytes(const struct plan_model *m, bool profile)
 static uint64_t panel_bytes(const struct plan_model *m, uint32_t first, uint32_t end,
                             enum plan_scheme s)
 {
-    uint64_t bytes = m->rope_bytes;
-
-    for (uint32_t l = first; l < end; l++)
-        bytes += plan_layer_bytes(&m->layers[l], s);
-    return bytes;
+    return m->rope_bytes + m->sums[end][s] - m->sums[first][s];
 }
 
 static void sum(struct plan_memory *out)

@@ -90,6 +90,18 @@ size_t plan_layer_bytes(const struct plan_layer *l, enum plan_scheme s)
     return bytes;
 }
 
+int plan_model_sum(struct plan_model *m)
+{
+    m->sums = calloc(m->n_layers + 1, sizeof(*m->sums));
+    if (!m->sums)
+        return -ENOMEM;
+    for (uint32_t l = 0; l < m->n_layers; l++)
+        for (unsigned s = 0; s < PLAN_SCHEMES; s++)
+            m->sums[l + 1][s] =
+                m->sums[l][s] + plan_layer_bytes(&m->layers[l], (enum plan_scheme)s);
+    return 0;
+}
+
 double plan_layer_macs(const struct plan_layer *l)
 {
     double macs = 0;
@@ -194,6 +206,8 @@ int plan_model_read(const struct gguf *g, struct plan_model *m, char *err)
         if (rc)
             gguf_fail(gguf_path(g), err, rc, "%s", strerror(-rc));
     }
+    if (rc == 0 && plan_model_sum(m) < 0)
+        rc = gguf_fail(gguf_path(g), err, -ENOMEM, "out of memory");
     for (unsigned i = 0; i < sizeof fingerprint && rc == 0; i++)
         snprintf(m->fingerprint + 2 * i, 3, "%02x", fingerprint[i]);
     if (rc)
@@ -204,5 +218,6 @@ int plan_model_read(const struct gguf *g, struct plan_model *m, char *err)
 void plan_model_free(struct plan_model *m)
 {
     free(m->layers);
+    free(m->sums);
     memset(m, 0, sizeof(*m));
 }

@@ -60,7 +60,11 @@ struct plan_model {
     uint32_t n_merges;       /* of the tokenizer */
     uint64_t text_bytes;     /* of its tokens and merges */
     struct plan_layer *layers;
+    uint64_t (*sums)[PLAN_SCHEMES]; /* [n_layers + 1]: bytes of the first so many, plan_model_sum */
 };
+
+/* Once the layers are filled in. 0 or -ENOMEM. */
+int plan_model_sum(struct plan_model *m);
 
 /* 0; or as hparams_read, -EBADMSG, -ENOMEM, -EIO with err (GGUF_ERR bytes). */
 int plan_model_read(const struct gguf *g, struct plan_model *m, char *err);

@@ -134,6 +134,7 @@ struct search {
     struct plan_answer *a;
     enum aim aim;
     bool left[PLAN_METRICS]; /* WHY: some keep this limit and all before it */
+    bool whole;              /* WHY: of all of them, the nearest is asked for */
     double nearest;
 };
 
@@ -214,6 +215,26 @@ static bool hopeless(const struct search *s, const struct plan *p, enum plan_met
     return s->aim != WHY && !keeps(s->w, p, m);
 }
 
+/* Two limits are passed already: it is not a single one's change, and keeps none before it that
+ * others would not be asked for. */
+static bool says_no_more(struct search *s, const struct plan *p)
+{
+    static const enum plan_metric cheap[] = {PLAN_EDGE_BYTES, PLAN_CLOUD_BYTES, PLAN_KL, PLAN_TPOT};
+    unsigned passed = 0;
+    bool all = true;
+
+    if (s->aim != WHY || s->whole)
+        return false;
+    for (unsigned i = 0; i < sizeof cheap / sizeof *cheap; i++) {
+        const bool kept = keeps(s->w, p, cheap[i]);
+        passed += !kept;
+        all &= kept;
+        if (cheap[i] != PLAN_TPOT)
+            s->left[cheap[i]] |= all;
+    }
+    return passed > 1;
+}
+
 /* Codec is chosen: the decode time is cheap, the prompt's is not. */
 static int finish(struct search *s, struct plan *p)
 {
@@ -229,7 +250,7 @@ static int finish(struct search *s, struct plan *p)
     if (rc)
         return rc;
     p->metric[PLAN_TPOT] = p->time.tpot_s;
-    if (hopeless(s, p, PLAN_TPOT))
+    if (hopeless(s, p, PLAN_TPOT) || says_no_more(s, p))
         return 0;
     if (s->aim == BEST && a->found && w->least != PLAN_TTFT &&
         p->metric[w->least] > a->best.metric[w->least])
@@ -355,23 +376,25 @@ static uint32_t list_loads(const struct plan_wish *w, struct load *list)
     return n;
 }
 
-/* The longest context for which anything fits: what a longer one needs is never less. */
+/* By halves, in whole pages of the cache: the longest context for which anything fits. What a
+ * longer one needs is not less, but for a last chunk of a prompt that comes out better. */
 static int find_longest(struct search *s, uint32_t below, uint32_t sessions)
 {
-    uint32_t low = 0, high = below;
+    uint32_t low = 0, high = (below + KV_PAGE - 1) / KV_PAGE;
     int rc = 0;
 
     while (high - low > 1 && rc == 0) {
         const uint32_t mid = low + (high - low) / 2;
-        struct plan_answer try = {.found = false};
+        struct plan_answer try;
         struct search t = {.w = s->w, .a = &try};
-        rc = every(&t, BEST, mid, sessions);
+        try.found = false;
+        rc = every(&t, BEST, mid * KV_PAGE, sessions);
         if (try.found)
             low = mid;
         else
             high = mid;
     }
-    s->a->longest = low;
+    s->a->longest = low * KV_PAGE;
     return rc;
 }
 
@@ -391,6 +414,12 @@ int plan_search(const struct plan_wish *w, struct plan_answer *a)
         return every(&s, NEXT, a->best.context, a->best.sessions);
 
     rc = every(&s, WHY, list[n - 1].context, list[n - 1].sessions);
+    bool any = false;
+    for (unsigned m = 0; m < PLAN_METRICS; m++)
+        any |= a->has_change[m];
+    s.whole = true;
+    if (rc == 0 && !any)
+        rc = every(&s, WHY, list[n - 1].context, list[n - 1].sessions);
     while (a->ruled_out + 1 < PLAN_METRICS && s.left[a->ruled_out])
         a->ruled_out++;
     return rc ? rc : find_longest(&s, list[n - 1].context, list[n - 1].sessions);
