@@ -20,6 +20,8 @@ static const struct command commands[] = {
     {"eval", "what codecs cost: KL divergence, perplexity, accuracy, bytes", cmd_eval},
     {"calibrate", "a codec profile for a split of a model, from a text", cmd_calibrate},
     {"quantize", "a model in two files of fewer bits, for an edge and a cloud", cmd_quantize},
+    {"plan", "where to cut a model: the best split under limits", cmd_plan},
+    {"profile", "what this host, or a link, can do: a file for plan", cmd_profile},
     {"bench", "how fast the parts are", cmd_bench},
     {"config", "what a configuration file and options come to", cmd_config},
     {"doctor", "what this machine offers and lacks", cmd_doctor},

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/plan/latency.h"
+
+#include <errno.h>
+#include <math.h>
+
+/* dataplane/pipeline/edge_impl.h: EDGE_CHUNKS_AHEAD. */
+#define AHEAD 4u
+
+/* Of a packet: Ethernet, IP, UDP, our header and tag (dataplane/wire.h: WIRE_OVERHEAD), and of
+ * those what the MTU counts; of a message: the reply's and the rows' heads (pipeline/proto.h). */
+#define PACKET_BYTES     82.0
+#define PACKET_MTU_BYTES 68.0
+#define PREFIX_BYTES     9.0
+#define ROWS_BYTES       12.0
+#define ANSWER_BYTES     (PACKET_BYTES + 32)
+
+double plan_wire_bytes(const struct plan_link *l, uint32_t n, double row_bytes)
+{
+    const double room = l->mtu_bytes - PACKET_MTU_BYTES - PREFIX_BYTES - ROWS_BYTES;
+    const double rows = floor(room / row_bytes);
+    const double packets = rows >= 1 ? ceil(n / rows) : n * ceil(row_bytes / room);
+
+    return n * row_bytes + packets * (PACKET_BYTES + PREFIX_BYTES) + ROWS_BYTES;
+}
+
+static double up_s(const struct plan_link *l, double bytes)
+{
+    return bytes * 8 / (l->up_bits_per_s * (1 - l->loss));
+}
+
+/* What a lost packet costs the message that it was of, on the average. */
+static double loss_s(const struct plan_link *l, double packets)
+{
+    return (1 - pow(1 - l->loss, packets)) * 1.25 * l->rtt_s;
+}
+
+/* Keys and values of the cloud's layers that travel up for one row, and those of the row back. */
+static double travel_s(const struct plan_model *m, const struct plan_latency_case *c, double tokens)
+{
+    const double row_bytes =
+        (double)plan_kv_bytes(m, m->n_layers - c->split, c->kv, KV_PAGE) / KV_PAGE;
+
+    return c->home == PLAN_KV_CLOUD ? 0
+                                    : tokens * row_bytes * 8 / c->link->up_bits_per_s +
+                                          row_bytes * 8 / c->link->down_bits_per_s;
+}
+
+/* --- from token to token ---------------------------------------------------------------------- */
+
+int plan_latency_decode(const struct plan_model *m, const struct plan_latency_case *c,
+                        struct plan_latency *out)
+{
+    const uint32_t n = c->sessions, behind = m->n_layers - c->split;
+    const struct plan_link *l = c->link;
+    double attend_edge_s, attend_cloud_s;
+
+    *out = (struct plan_latency){0};
+    int rc = plan_speed_layers(c->edge, 0, c->split, c->front, n, true, &out->edge_s);
+    if (rc == 0)
+        rc = plan_speed_layers(c->cloud, c->split, m->n_layers, c->back, n, true, &out->cloud_s);
+    if (rc == 0)
+        rc = plan_speed_attend(c->edge, c->split, c->kv, 1, c->depth, &attend_edge_s);
+    if (rc == 0)
+        rc = plan_speed_attend(c->cloud, behind, c->kv, 1, c->depth, &attend_cloud_s);
+    if (rc)
+        return rc;
+    /* The caches that both share hold the other's weights. */
+    const double edge_slow = c->beside ? plan_speed_host(c->edge)->evicted : 1;
+    const double cloud_slow = c->beside ? plan_speed_host(c->cloud)->evicted : 1;
+    out->edge_s = edge_slow * out->edge_s + n * attend_edge_s;
+    out->cloud_s = cloud_slow * out->cloud_s + n * attend_cloud_s;
+    out->head_s = cloud_slow * plan_speed_head(c->cloud, n);
+    out->wire_bytes = plan_wire_bytes(l, 1, c->decode_bytes);
+    out->up_s = n * up_s(l, out->wire_bytes) + n * travel_s(m, c, c->depth);
+    out->rtt_s = l->rtt_s + n * ANSWER_BYTES * 8 / l->down_bits_per_s + loss_s(l, 2);
+    out->wake_s = plan_speed_host(c->edge)->wake_s + plan_speed_host(c->cloud)->wake_s;
+    out->tpot_s = out->edge_s + out->up_s + out->rtt_s + out->cloud_s + out->head_s + out->wake_s;
+    return 0;
+}
+
+/* --- to the first token ------------------------------------------------------------------------
+ */
+
+/* Chunks of a prompt have one of few lengths: the first, the last and those between. */
+struct chunk_times {
+    uint32_t rows;
+    double edge_s, cloud_s;
+    double edge_token_s, cloud_token_s; /* for each token of depth */
+    double up_s, packets;
+};
+
+static int time_chunk(const struct plan_model *m, const struct plan_latency_case *c, uint32_t rows,
+                      struct chunk_times *t)
+{
+    const uint32_t behind = m->n_layers - c->split;
+
+    if (t->rows == rows)
+        return 0;
+    const double bytes =
+        plan_wire_bytes(c->link, rows, rows == 1 ? c->decode_bytes : c->prefill_bytes);
+    int rc = plan_speed_layers(c->edge, 0, c->split, c->front, rows, false, &t->edge_s);
+    if (rc == 0)
+        rc = plan_speed_layers(c->cloud, c->split, m->n_layers, c->back, rows, false, &t->cloud_s);
+    if (rc == 0)
+        rc = plan_speed_attend(c->edge, c->split, c->kv, rows, 1, &t->edge_token_s);
+    if (rc == 0)
+        rc = plan_speed_attend(c->cloud, behind, c->kv, rows, 1, &t->cloud_token_s);
+    t->rows = rows;
+    t->up_s = up_s(c->link, bytes);
+    t->packets = ceil(bytes / c->link->mtu_bytes);
+    return rc;
+}
+
+static double larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+static uint32_t next_rows(const struct plan_latency_case *c, uint32_t done)
+{
+    const uint32_t left = c->prompt - done;
+
+    return left <= c->chunk ? left : done || c->chunk < 2 ? c->chunk : c->chunk / 2;
+}
+
+static int time_prompt(const struct plan_model *m, const struct plan_latency_case *c,
+                       struct plan_latency *out)
+{
+    const double half_s = c->link->rtt_s / 2;
+    double edge_s = 0, link_s = 0, cloud_s = 0, answered_s[AHEAD] = {0};
+    struct chunk_times t = {.rows = 0};
+    uint32_t n = 0;
+
+    for (uint32_t done = 0, rows; done < c->prompt; done += rows, n++) {
+        rows = next_rows(c, done);
+        const int rc = time_chunk(m, c, rows, &t);
+        if (rc)
+            return rc;
+        /* After the first, both are at work at once. */
+        const double edge_slow = c->beside && n ? plan_speed_host(c->edge)->beside : 1;
+        const bool last = done + rows == c->prompt;
+        const double cloud_slow = c->beside && !last ? plan_speed_host(c->cloud)->beside : 1;
+
+        edge_s =
+            larger(edge_s, answered_s[n % AHEAD]) + edge_slow * (t.edge_s + done * t.edge_token_s);
+        /* The session is opened meanwhile: the first chunk waits for the cloud's word. */
+        link_s = larger(link_s, n ? edge_s : larger(edge_s, c->link->rtt_s)) + t.up_s +
+                 travel_s(m, c, done);
+        const double at_cloud_s = link_s + half_s + loss_s(c->link, t.packets);
+        cloud_s = larger(cloud_s, at_cloud_s) + cloud_slow * (t.cloud_s + done * t.cloud_token_s) +
+                  (last ? plan_speed_head(c->cloud, 1) : 0);
+        answered_s[n % AHEAD] = cloud_s + half_s;
+    }
+    out->ttft_s = cloud_s + half_s + ANSWER_BYTES * 8 / c->link->down_bits_per_s + out->wake_s +
+                  loss_s(c->link, 1);
+    return 0;
+}
+
+int plan_latency(const struct plan_model *m, const struct plan_latency_case *c,
+                 struct plan_latency *out)
+{
+    const int rc = plan_latency_decode(m, c, out);
+
+    return rc ? rc : time_prompt(m, c, out);
+}

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/plan/memory.h"
+
+#include "compute/kv.h"
+
+#define HUGE_BYTES (UINT64_C(2) << 20)
+/* Pages of the cache from here on lie on huge pages (compute/kv.c). */
+#define KV_HUGE_FROM (HUGE_BYTES / 8)
+
+/*
+ * Measured, of an edge and a cloud that answered over an encrypted link (tests/bench/planned.py
+ * prints what a process has beside the other terms): pages of code and data of the program and its
+ * libraries, 15.3 to 16.2 MB, and what they allocate.
+ */
+#define EDGE_PROGRAM_BYTES  UINT64_C(18300000)
+#define CLOUD_PROGRAM_BYTES UINT64_C(17800000)
+/* The thread's stack and what the C library keeps for it. */
+#define THREAD_BYTES UINT64_C(120000)
+
+/* Packets of a port that are touched, and its driver: UDP's lie in a heap and are taken from the
+ * end that was given back last, so that few are; DPDK touches its pools when it makes them. */
+static const uint64_t port_bytes[PLAN_PORTS] = {
+    [PLAN_PORT_UDP] = 700000,
+    [PLAN_PORT_MEMIF] = 7600000,
+    [PLAN_PORT_ETHER] = 18000000,
+};
+
+const char *plan_memory_term_name(enum plan_memory_term t)
+{
+    static const char *const names[PLAN_MEMORY_TERMS] = {
+        [PLAN_PROGRAM] = "program", [PLAN_TOKENIZER] = "tokenizer", [PLAN_PANELS] = "weights",
+        [PLAN_HEAD] = "head",       [PLAN_KV] = "keys and values",  [PLAN_SCRATCH] = "scratch",
+        [PLAN_LOGITS] = "logits",   [PLAN_CODEC] = "codec",         [PLAN_HISTORY] = "history",
+        [PLAN_PACKETS] = "packets",
+    };
+    return t < PLAN_MEMORY_TERMS ? names[t] : "?";
+}
+
+static uint64_t up_to(uint64_t n, uint64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+static uint32_t larger(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+/* --- terms ----------------------------------------------------------------------------------- */
+
+uint64_t plan_kv_bytes(const struct plan_model *m, uint32_t layers, enum kv_format kv,
+                       uint32_t tokens)
+{
+    const struct kv_shape shape = {
+        .n_layers = layers, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim, .format = kv};
+    return layers ? kv_bytes_for(&shape, tokens) : 0;
+}
+
+/* Of all sessions. Large pages are resident by whole huge ones. */
+static uint64_t cache_bytes(const struct plan_model *m, const struct plan_memory_case *c,
+                            uint32_t layers)
+{
+    const uint64_t bytes = c->sessions * plan_kv_bytes(m, layers, c->kv, c->context);
+
+    return plan_kv_bytes(m, layers, c->kv, 1) >= KV_HUGE_FROM ? up_to(bytes, HUGE_BYTES) : bytes;
+}
+
+/* compute/kernels/acts.c: values, their integers, scales and sums by block of 32. */
+static uint64_t acts_int8(uint64_t n)
+{
+    return 7 * n + 20 * (n / 32);
+}
+
+static uint64_t acts_int16(uint64_t n)
+{
+    return 6 * n + 8 * (n / 32);
+}
+
+/* compute/arch/attention.c. */
+static uint64_t attention_scratch(const struct plan_model *m, uint32_t layers, enum kv_format kv,
+                                  uint64_t rows, uint32_t context, uint32_t threads)
+{
+    const uint64_t state = (m->head_dim + 16) * sizeof(float);
+    const uint64_t group = m->n_heads / m->n_kv_heads, unit = group > 24 ? group : 24;
+    const uint64_t spans = context / 256 + 1, split = (rows < 8 ? rows : 8) * spans;
+    uint64_t bytes = rows * 2 * m->rope_dims * sizeof(float);
+
+    bytes += rows * m->n_heads * (attend_query_bytes(kv, m->head_dim) + sizeof(float));
+    bytes += threads * unit * (2 * state + 1);
+    bytes += split * m->n_heads * state;
+    bytes += (rows > split ? rows : split) * 16;
+    if (kv != KV_F16)
+        bytes += (uint64_t)layers * m->n_kv_heads * 2 * m->head_dim * sizeof(float);
+    return bytes;
+}
+
+uint64_t plan_scratch_bytes(const struct plan_model *m, uint32_t layers, enum kv_format kv,
+                            uint32_t max_rows, uint32_t context, uint32_t threads)
+{
+    const uint64_t rows = max_rows, d = m->d_model, ff = m->n_ff;
+    const uint64_t q = (uint64_t)m->n_heads * m->head_dim,
+                   k = (uint64_t)m->n_kv_heads * m->head_dim;
+    const uint64_t widest = larger(larger(m->d_model, m->n_ff), (uint32_t)q);
+    const uint64_t f32 = rows * (2 * d + q + 2 * k + 2 * ff) * sizeof(float);
+
+    return f32 + acts_int8(rows * widest) + acts_int16(rows * d) +
+           attention_scratch(m, layers, kv, rows, context, threads);
+}
+
+/* compute/vocab.c: a type, an offset and the bytes of each token; three ids of each merge; tables
+ * of indices, at most three quarters full. */
+static uint64_t tokenizer_bytes(const struct plan_model *m)
+{
+    uint64_t slots = 16;
+
+    while (slots * 3 / 4 < m->n_merges)
+        slots *= 2;
+    return m->n_vocab * UINT64_C(5) + m->text_bytes / 2 + m->n_merges * UINT64_C(12) + slots * 4;
+}
+
+/* A profile's basis and means, and their working areas. */
+static uint64_t codec_bytes(const struct plan_model *m, bool profile)
+{
+    const uint64_t d = m->d_model;
+
+    return d * 64 + (profile ? d * d * 4 + d * 512 : 0);
+}
+
+static uint64_t panel_bytes(const struct plan_model *m, uint32_t first, uint32_t end,
+                            enum plan_scheme s)
+{
+    return m->rope_bytes + m->sums[end][s] - m->sums[first][s];
+}
+
+static void sum(struct plan_memory *out)
+{
+    out->bytes = 0;
+    for (unsigned i = 0; i < PLAN_MEMORY_TERMS; i++)
+        out->bytes += out->term[i];
+}
+
+/* --- the two processes ----------------------------------------------------------------------- */
+
+void plan_memory_edge(const struct plan_model *m, const struct plan_memory_case *c,
+                      struct plan_memory *out)
+{
+    const uint32_t rows = c->edge_chunk + c->sessions;
+    const uint32_t kv_layers = c->home == PLAN_KV_EDGE ? m->n_layers : c->split;
+
+    *out = (struct plan_memory){{0}, 0};
+    out->term[PLAN_PROGRAM] = EDGE_PROGRAM_BYTES + (c->edge_threads - 1) * THREAD_BYTES;
+    out->term[PLAN_TOKENIZER] = tokenizer_bytes(m);
+    out->term[PLAN_PANELS] = up_to(panel_bytes(m, 0, c->split, c->front), HUGE_BYTES);
+    out->term[PLAN_KV] = cache_bytes(m, c, kv_layers);
+    out->term[PLAN_SCRATCH] =
+        plan_scratch_bytes(m, c->split, c->kv, rows, c->context, c->edge_threads) +
+        (uint64_t)rows * m->d_model * sizeof(float);
+    out->term[PLAN_CODEC] = codec_bytes(m, c->profile);
+    out->term[PLAN_HISTORY] = (uint64_t)(c->row_bytes * c->context * c->sessions);
+    out->term[PLAN_PACKETS] = port_bytes[c->port];
+    sum(out);
+}
+
+void plan_memory_cloud(const struct plan_model *m, const struct plan_memory_case *c,
+                       struct plan_memory *out)
+{
+    const uint32_t rows = c->cloud_chunk + c->sessions, layers = m->n_layers - c->split;
+    const uint64_t head = plan_matrix_bytes(&m->head, PLAN_KEEP) + m->d_model * sizeof(float);
+    const uint64_t panels = panel_bytes(m, c->split, m->n_layers, c->back);
+
+    *out = (struct plan_memory){{0}, 0};
+    out->term[PLAN_PROGRAM] = CLOUD_PROGRAM_BYTES + (c->cloud_threads - 1) * THREAD_BYTES;
+    out->term[PLAN_HEAD] = head;
+    out->term[PLAN_PANELS] = up_to(panels + head, HUGE_BYTES) - head; /* they lie together */
+    out->term[PLAN_KV] = c->home == PLAN_KV_EDGE ? 0 : cache_bytes(m, c, layers);
+    out->term[PLAN_SCRATCH] =
+        plan_scratch_bytes(m, layers, c->kv, rows, c->context, c->cloud_threads) +
+        (uint64_t)rows * m->d_model * sizeof(float);
+    out->term[PLAN_LOGITS] = (uint64_t)m->n_vocab * (c->sessions * sizeof(float) + 8);
+    out->term[PLAN_CODEC] = codec_bytes(m, c->profile);
+    out->term[PLAN_PACKETS] = port_bytes[c->port];
+    sum(out);
+}

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A plan as the two configuration files from which its halves start. */
+#include <errno.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "control/cmd.h"
+#include "control/log.h"
+#include "control/plan_show.h"
+#include "control/replace_file.h"
+#include "dataplane/secure/identity.h"
+
+struct text {
+    char bytes[8192];
+    size_t len;
+};
+
+__attribute__((format(printf, 2, 3))) static void add(struct text *t, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    const int n = vsnprintf(t->bytes + t->len, sizeof t->bytes - t->len, fmt, ap);
+    va_end(ap);
+    if (n > 0)
+        t->len += (size_t)n;
+}
+
+/* An absolute path of something that is, or will be, there. */
+static void absolute(const char *path, char to[PATH_MAX])
+{
+    char here[PATH_MAX / 2];
+
+    if (realpath(path, to))
+        return;
+    if (*path == '/' || !getcwd(here, sizeof here))
+        snprintf(to, PATH_MAX, "%s", path);
+    else
+        snprintf(to, PATH_MAX, "%s/%.*s", here, (int)(PATH_MAX - sizeof here - 2), path);
+}
+
+/* The key at path, made if there is none: its fingerprint. */
+static int key_at(const char *path, char text[FINGERPRINT_TEXT])
+{
+    struct identity *id = NULL;
+    char err[IDENTITY_ERR] = "";
+    int rc = 0;
+
+    if (access(path, F_OK) == 0)
+        rc = identity_read(path, &id, err);
+    else if ((rc = identity_new(&id)) == 0)
+        rc = identity_write(id, path, err);
+    if (rc == 0)
+        fingerprint_format(identity_fingerprint(id), text);
+    else
+        log_error("%s", err[0] ? err : "cannot make a key: OpenSSL fails");
+    identity_close(id);
+    return rc == 0 ? EXIT_OK : EXIT_FAILED;
+}
+
+struct half {
+    const char *name; /* "edge" */
+    char folder[PATH_MAX / 2];
+    uint32_t layers, threads;
+    uint64_t bytes;
+    char peer[FINGERPRINT_TEXT]; /* the other's */
+};
+
+static bool requantized(const struct plan *b)
+{
+    return b->front != PLAN_KEEP || b->back != PLAN_KEEP;
+}
+
+static void add_common(struct text *t, const struct plan_paper *p, const struct half *h)
+{
+    const struct plan *b = &p->a->best;
+    const struct plan_codec *c = &p->w->quality->codecs[b->codec];
+    char path[PATH_MAX];
+
+    add(t,
+        "; Planned by isthmus %s: %.1f MB of memory, %.2f ms a token, %.0f ms to the first of %u "
+        "tokens, KL %.4f\n",
+        ISTHMUS_VERSION, (double)h->bytes * 1e-6, b->time.tpot_s * 1e3, b->time.ttft_s * 1e3,
+        p->w->prompt && p->w->prompt < b->context ? p->w->prompt : b->context - 1,
+        b->metric[PLAN_KL]);
+    if (requantized(b))
+        add(t, "; its weights: isthmus quantize -m %s --split %u --front %s --back %s -o %s\n",
+            p->model, b->split, plan_scheme_name(b->front), plan_scheme_name(b->back), h->folder);
+    absolute(p->model, path);
+    if (requantized(b))
+        snprintf(path, sizeof path, "%s/%s.gguf", h->folder, h->name);
+    add(t, "[%s]\nmodel = %s\nsplit = %u\ncodec = %s\n", h->name, path, b->split, c->text);
+    if (*c->profile) {
+        absolute(c->profile, path);
+        add(t, "profile = %s\n", path);
+    }
+    add(t, "kv = %s\nctx = %u\nkv-budget = %llu\nchunk = %u\nthreads = %u\n", kv_format_name(b->kv),
+        b->context,
+        (unsigned long long)(b->sessions * plan_kv_bytes(p->w->m, h->layers, b->kv, b->context)),
+        b->chunk, h->threads);
+    add(t, "identity = %s/%s.key\npeer = %s\n", h->folder, h->name, h->peer);
+}
+
+static int write_half(const struct text *t, const struct half *h)
+{
+    char path[PATH_MAX];
+
+    if (t->len >= sizeof t->bytes) {
+        log_error("%s.ini: its names are too long", h->name);
+        return EXIT_FAILED;
+    }
+    snprintf(path, sizeof path, "%s/%s.ini", h->folder, h->name);
+    return replace_file(path, t->bytes, t->len);
+}
+
+static int write_edge(const struct plan_paper *p, const struct half *h)
+{
+    const struct plan *b = &p->a->best;
+    const double history = b->row.decode_bytes * b->context * b->sessions;
+    struct text t = {.len = 0};
+
+    add_common(&t, p, h);
+    add(&t, "history = %u\nport = %s\n", (unsigned)(history * 1e-6) + 1, p->connect);
+    if (p->listen)
+        add(&t, "listen = %s\nmax-sessions = %u\n", p->listen, b->sessions);
+    return write_half(&t, h);
+}
+
+static int write_cloud(const struct plan_paper *p, const struct half *h)
+{
+    struct text t = {.len = 0};
+
+    add_common(&t, p, h);
+    add(&t, "max-sessions = %u\nport = %s\n", p->a->best.sessions, p->port);
+    return write_half(&t, h);
+}
+
+int plan_write_config(const struct plan_paper *p)
+{
+    const struct plan *b = &p->a->best;
+    struct half edge = {.name = "edge",
+                        .layers = b->split,
+                        .threads = plan_speed_host(p->w->edge)->threads,
+                        .bytes = b->edge.bytes};
+    struct half cloud = {.name = "cloud",
+                         .layers = p->w->m->n_layers - b->split,
+                         .threads = plan_speed_host(p->w->cloud)->threads,
+                         .bytes = b->cloud.bytes};
+    char why[PLAN_ERR], path[PATH_MAX];
+
+    if (!plan_is_runnable(b, why)) {
+        log_error("-o: the plan is not runnable: %s", why);
+        return EXIT_USAGE;
+    }
+    if (mkdir(p->folder, 0777) < 0 && errno != EEXIST) {
+        log_error("%s: %s", p->folder, strerror(errno));
+        return EXIT_FAILED;
+    }
+    absolute(p->folder, path);
+    if (strlen(path) >= sizeof edge.folder - 16) {
+        log_error("%s: too long a name", path);
+        return EXIT_USAGE;
+    }
+    strcpy(edge.folder, path);
+    strcpy(cloud.folder, path);
+    snprintf(path, sizeof path, "%s/edge.key", edge.folder);
+    int rc = key_at(path, cloud.peer);
+    snprintf(path, sizeof path, "%s/cloud.key", edge.folder);
+    if (rc == EXIT_OK)
+        rc = key_at(path, edge.peer);
+    if (rc == EXIT_OK)
+        rc = write_edge(p, &edge);
+    if (rc == EXIT_OK)
+        rc = write_cloud(p, &cloud);
+    if (rc == EXIT_OK)
+        log_info(
+            "%s: edge.ini and cloud.ini are written: `isthmus cloud --config %s/cloud.ini`, then "
+            "`isthmus edge --config %s/edge.ini`",
+            p->folder, p->folder, p->folder);
+    return rc;
+}

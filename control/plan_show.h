@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A plan for people, for programs, and as configuration files from which edge and cloud start. */
+#ifndef ISTHMUS_CONTROL_PLAN_SHOW_H
+#define ISTHMUS_CONTROL_PLAN_SHOW_H
+
+#include "control/plan/search.h"
+
+struct plan_paper {
+    const struct plan_wish *w;
+    const struct plan_answer *a;
+    const char *model;          /* its path */
+    const char *folder;         /* -o; NULL: not given */
+    const char *port, *connect; /* the cloud's, and where the edge finds it */
+    const char *listen;         /* of the edge; NULL: not given */
+};
+
+/* On stdout. EXIT_OK or EXIT_FAILED, said; here and below. */
+int plan_show(const struct plan_paper *p);
+int plan_show_json(const struct plan_paper *p);
+
+/* edge.ini and cloud.ini in the folder, which is made where it is missing, and keys for both where
+ * there are none. */
+int plan_write_config(const struct plan_paper *p);
+
+/* Whether this program can run it as it is: what it can't is said in why (PLAN_ERR bytes). */
+bool plan_is_runnable(const struct plan *p, char *why);
+
+/* A metric as text with its unit, "12.3 MB", "34.5 ms", ".0061"; returns to. */
+#define PLAN_AMOUNT 32
+char *plan_amount(enum plan_metric m, double x, char to[PLAN_AMOUNT]);
+/* The option that limits it: "--max-tpot". */
+const char *plan_limit_option(enum plan_metric m);
+
+#endif

@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""`isthmus profile` and `isthmus plan`: a host and a link measured, plans printed, refused and started
+from; and the planned memory of both halves beside what real ones have resident, within 5 %."""
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+
+import e2e
+import resident
+
+QUALITY = os.path.join(e2e.ROOT, "docs", "quality", "smollm2-135m.json")
+TSQ = "tsq:tau=4,delta=0.08,qmin=2,qmax=8"
+LINK = "rate=4mbit,rtt=20ms"
+folder = tempfile.mkdtemp(prefix="isthmus-plan-")
+model = e2e.model("smollm2")
+host = os.path.join(folder, "host.json")
+
+
+def plan(*args):
+    return e2e.isthmus("plan", "-m", model, "--edge", host, "--cloud", host, "--link", LINK, *args)
+
+
+def planned(*args):
+    done = plan("--quality", QUALITY, "--json", *args)
+    if done.returncode != 0:
+        e2e.check(False, "plan %s: exit %d: %s%s" % (args, done.returncode, done.stdout, done.stderr))
+        e2e.finish()
+    return json.loads(done.stdout)["plan"]
+
+
+def profile_host():
+    done = e2e.isthmus("profile", "-m", model, "--time", ".01", "--depth", "256", "-o", host)
+    if not e2e.check(done.returncode == 0, "profile: exit %d: %s" % (done.returncode, done.stderr)):
+        e2e.finish()
+    with open(host, encoding="utf-8") as f:
+        h = json.load(f)
+    e2e.check(h["rows"][0] == 1 and h["stages"][-1]["layers"] == 30 and h["memory_bytes"] > 0, "what it has")
+    for stage in h["stages"]:
+        e2e.check(stage["s"][-1] > 4 * stage["s"][0] > 0, "128 rows take longer than one: %s" % stage)
+    e2e.check(h["stages"][-1]["s"][-1] > 1.5 * h["stages"][0]["s"][-1], "30 layers longer than 5")
+    e2e.check(set(h["attend"]) == {"f16", "q8", "k8v4", "q4"}, "attention in every format")
+    e2e.check({"Q4_1", "Q8_0", "Q5_0", "Q4_0"} <= set(h["types"]), "products by storage")
+    shown = e2e.isthmus("profile", "--show", host)
+    e2e.check(shown.returncode == 0 and "| rows |" in shown.stdout, "--show")
+
+
+def profile_link():
+    port = "memif:%s/link.sock" % folder
+    peer = subprocess.Popen([e2e.BINARY, "bench", "transport", "--listen", "--port", port, *e2e.secured("cloud"),
+                             "--netem", "delay=10ms,rate=20mbit"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        path = os.path.join(folder, "link.json")
+        done = e2e.isthmus("profile", "--port", port, *e2e.secured("edge"), "--netem", "delay=10ms,rate=20mbit",
+                           "--time", "2", "-o", path)
+        if not e2e.check(done.returncode == 0, "profile --port: exit %d: %s" % (done.returncode, done.stderr)):
+            return
+        with open(path, encoding="utf-8") as f:
+            link = json.load(f)
+        e2e.say("link: %s" % link)
+        e2e.check(.7 * 20e6 < link["up_bits_per_s"] < 1.1 * 20e6, "the rate of the path")
+        e2e.check(.018 < link["rtt_s"] < .03, "its round trip")
+        e2e.check(link["loss"] < .02, "it loses nothing")
+        done = e2e.isthmus("plan", "-m", model, "--edge", host, "--cloud", host, "--link", path, "--context", 256)
+        e2e.check(done.returncode == 0, "a plan over it: %s" % done.stderr)
+    finally:
+        e2e.end(peer, "bench transport --listen")
+
+
+def prints():
+    done = plan("--quality", QUALITY, "--context", 512)
+    e2e.check(done.returncode == 0, "exit %d: %s" % (done.returncode, done.stderr))
+    for what in ("split ", "| weights |", "| keys and values |", "TPOT", "TTFT of 511 tokens", "less KL",
+                 "**this plan**"):
+        e2e.check(what in done.stdout, "a plan shows %r" % what)
+    done = plan("--context", 512)
+    e2e.check(done.returncode == 0 and "without --quality" in done.stderr and "rows by f32" in done.stdout,
+              "without a table only what costs nothing")
+    done = e2e.isthmus("plan", "-m", model, "--edge", "90MB", "--cloud", host, "--link", LINK, "--context", 512)
+    e2e.check(done.returncode == 0 and "its speed is taken" in done.stderr, "an edge of so many bytes")
+    e2e.to_full_disk("plan", "-m", model, "--edge", host, "--cloud", host, "--link", LINK, "--context", 512)
+
+
+def refuses():
+    other = os.path.join(folder, "other.json")
+    with open(host, encoding="utf-8") as f:
+        h = json.load(f)
+    cases = [(("--context", 100000), "context"), (("--context", 512, "--max-tpot", "20ms"), "round trip"),
+             (("--context", 512, "--max-ttft", "5"), "time such as"), (("--context", 512, "--split", 30), "1 to 29"),
+             (("--context", 512, "--edge-memory", "10MB"), "without a single layer"),
+             (("--context", 512, "--edge-memory", "10MiB"), "size such as"),
+             (("--context", 512, "--prompt", 512), "no room"), (("--context", 512, "--max-kl", "-1"), "max-kl"),
+             (("--context", 512, "--link", "rate=4,rtt=20ms"), "rate such as"), ((), "--context is missing"),
+             (("--context", 512, "--codec", "zip"), "no such entry"), (("--context", 512, "--kv", "q7"), "no such"),
+             (("--context", 512, "--edge", folder + "/none.json"), "No such file"),
+             (("--context", 512, "--link", host), "kind")]
+    for key, value, says in (("model", "0" * 32, "another model"), ("format", 9, "version 9"),
+                             ("cpu", "another", None)):
+        with open(other + key, "w", encoding="utf-8") as f:
+            json.dump({**h, key: value}, f)
+        if says:
+            cases.append((("--context", 512, "--edge", other + key), says))
+    cases.append((("--context", 512, "--edge", other + "cpu", "--here", "edge"), "not of this machine"))
+    for args, says in cases:
+        done = plan(*args)
+        e2e.check(done.returncode == 2 and says in done.stderr and not done.stdout,
+                  "plan %s: exit %d, %s" % (args, done.returncode, done.stderr.strip()))
+    done = plan("--context", 512, "--edge", other + "cpu")
+    e2e.check(done.returncode == 0, "of another machine, as a remote one: %s" % done.stderr)
+    done = plan("--context", 512, "--here", "edge", "--here", "cloud")
+    e2e.check(done.returncode == 0, "of this machine: %s" % done.stderr)
+
+
+def nothing_fits():
+    args = ("--quality", QUALITY, "--context", 1024, "--prompt", 512, "--max-ttft", "10s")
+    tight = planned("--context", 1024, "--prompt", 512, "--least", "edge")["edge_bytes"] * .9
+    done = plan(*args, "--edge-memory", int(tight))
+    e2e.check(done.returncode == 3 and "no configuration fits: --edge-memory" in done.stdout
+              and "it would fit with --edge-memory" in done.stdout, "exit %d: %s" % (done.returncode, done.stdout))
+    none = json.loads(plan(*args, "--edge-memory", int(tight), "--json").stdout)
+    need = none["would_fit"]["edge_bytes"]["edge_bytes"]
+    e2e.check(none["plan"] is None and none["ruled_out_by"] == "edge_bytes" and need > tight, "as JSON")
+    done = plan(*args, "--edge-memory", int(need) + 1)
+    e2e.check(done.returncode == 0, "with that it fits")
+
+
+def starts():
+    """The files that a plan writes are such as edge and cloud start from."""
+    out, port = os.path.join(folder, "out"), "memif:%s/plan.sock" % folder
+    done = plan("--quality", QUALITY, "--context", 256, "-o", out, "--port", port, "--connect", port)
+    e2e.check(done.returncode == 0, "-o: exit %d: %s" % (done.returncode, done.stderr))
+    for half in ("edge", "cloud"):
+        checked = e2e.isthmus(half, "--config", "%s/%s.ini" % (out, half), "--check-config")
+        e2e.check(checked.returncode == 0, "%s --check-config: %s" % (half, checked.stderr))
+    cloud = subprocess.Popen([e2e.BINARY, "cloud", "--config", out + "/cloud.ini"], stdout=subprocess.PIPE,
+                             stderr=subprocess.DEVNULL)
+    try:
+        edge = e2e.isthmus("edge", "--config", out + "/edge.ini", "-p", "The capital of France is", "-n", 8, "--json")
+        answer = e2e.json_lines(edge, "edge --config")[0]
+        e2e.check(len(answer["ids"]) == 8 or answer["finish"] == "stop", "it answers")
+    finally:
+        e2e.end(cloud, "cloud")
+    done = plan("--quality", QUALITY, "--context", 256, "--kv-home", "edge", "-o", out)
+    e2e.check(done.returncode == 2 and "not runnable" in done.stdout + done.stderr,
+              "keys and values that travel can't be run: %s" % done.stderr)
+
+
+def remembers():
+    """Planned beside resident: one session or several, whole contexts, both formats, several splits."""
+    words = e2e.shared("eval/wikitext2-valid.txt")
+    with open(words, encoding="utf-8") as f:
+        words = f.read(200000).split()
+    cases = [(5, "f16", 1, 600), (10, "q8", 1, 600), (20, "f16", 1, 300), (10, "f16", 4, 400)]
+    for split, kv, sessions, tokens in cases[::3] if e2e.QUICK else cases:
+        requests = [{"prompt": " ".join(words[i * 900:i * 900 + tokens * 2 // 3]), "n_predict": 24}
+                    for i in range(sessions)]
+        answers, edge, cloud = resident.run_requests(
+            requests, "-m", model, "--split", split, "--kv", kv, "--ctx", 1024, "--threads", 1, "--parallel",
+            sessions, "--ignore-eos", "--json", "--no-prefix-cache")
+        longest = max(len(a["prompt_ids"]) for a in answers) + 24
+        p = planned("--context", longest, "--prompt", longest - 24, "--sessions", sessions, "--split", split, "--kv",
+                    kv, "--codec", TSQ, "--chunk", 64, "--front", "keep", "--back", "keep", "--max-kl", 9,
+                    "-o", folder + "/x", "--port", "memif:/x")
+        for half, is_, should in (("edge", edge, p["edge_bytes"]), ("cloud", cloud, p["cloud_bytes"])):
+            e2e.say("split %d, %s, %d sessions of %d tokens: %s %.1f MB planned, %.1f resident: %+.1f %%"
+                    % (split, kv, sessions, longest, half, should / 1e6, is_ / 1e6, 100 * (should / is_ - 1)))
+            e2e.check(abs(should / is_ - 1) <= .05, "planned memory within 5 %")
+
+
+def main():
+    try:
+        profile_host()
+        prints()
+        refuses()
+        nothing_fits()
+        starts()
+        remembers()
+        profile_link()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    e2e.finish()
+
+
+main()

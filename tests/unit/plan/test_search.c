@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The search against trying everything, limits that fit nothing, and its time. */
+#include <errno.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "models.h"
+
+struct world {
+    struct plan_model m;
+    struct plan_host edge, cloud;
+    struct plan_link link;
+    struct plan_quality q;
+    struct plan_speed *edge_speed, *cloud_speed;
+    struct plan_wish w;
+};
+
+static struct world *world_of(uint32_t n_layers)
+{
+    struct world *x = calloc(1, sizeof(*x));
+
+    assert_non_null(x);
+    made_model(n_layers, &x->m);
+    made_host(&x->m, 2e-3, &x->edge);
+    made_host(&x->m, 5e-4, &x->cloud);
+    x->link = (struct plan_link){
+        .up_bits_per_s = 2e7, .down_bits_per_s = 1e8, .rtt_s = .02, .mtu_bytes = 1500};
+    made_quality(&x->m, &x->q);
+    assert_int_equal(plan_speed_open(&x->m, &x->edge, &x->edge_speed), 0);
+    assert_int_equal(plan_speed_open(&x->m, &x->cloud, &x->cloud_speed), 0);
+    made_wish(&x->m, x->edge_speed, x->cloud_speed, &x->link, &x->q, &x->w);
+    return x;
+}
+
+static void end(struct world *x)
+{
+    plan_speed_close(x->edge_speed);
+    plan_speed_close(x->cloud_speed);
+    plan_model_free(&x->m);
+    free(x);
+}
+
+/* Every configuration by plan_evaluate, none left out: what is asked of each is up to `each`. */
+static void try_all(const struct plan_wish *w, void (*each)(void *arg, const struct plan *p),
+                    void *arg)
+{
+    struct plan p = {.context = w->contexts[0], .sessions = w->sessions[0]};
+
+    for (p.split = w->split_min; p.split <= w->split_max; p.split++)
+        for (unsigned f = 0; f < PLAN_SCHEMES; f++)
+            for (unsigned b = 0; b < PLAN_SCHEMES; b++)
+                for (unsigned kv = 0; kv < KV_FORMATS; kv++)
+                    for (unsigned h = 0; h < PLAN_KV_HOMES; h++)
+                        for (p.codec = 0; p.codec < w->quality->n_codecs; p.codec++)
+                            for (unsigned c = 0; c < w->n_chunks; c++) {
+                                p.front = (enum plan_scheme)f;
+                                p.back = (enum plan_scheme)b;
+                                p.kv = (enum kv_format)kv;
+                                p.home = (enum plan_kv_home)h;
+                                p.chunk = w->chunks[c];
+                                if (!w->home[h] || !w->codec[p.codec])
+                                    continue;
+                                const int rc = plan_evaluate(w, &p);
+                                if (rc == 0)
+                                    each(arg, &p);
+                                else
+                                    assert_int_equal(rc, -ENOENT);
+                            }
+}
+
+struct best {
+    const struct plan_wish *w;
+    bool found;
+    struct plan best;
+    double least[PLAN_METRICS]; /* of those that keep all other limits */
+    uint32_t n, n_fit;
+};
+
+static void keep(void *arg, const struct plan *p)
+{
+    struct best *b = arg;
+    unsigned passed = 0, which = 0;
+
+    b->n++;
+    for (unsigned m = 0; m < PLAN_METRICS; m++)
+        if (p->metric[m] > b->w->limit[m]) {
+            passed++;
+            which = m;
+        }
+    if (passed == 1)
+        b->least[which] = fmin(b->least[which], p->metric[which]);
+    if (passed)
+        return;
+    b->n_fit++;
+    if (!b->found || plan_better(b->w, p, &b->best))
+        b->best = *p;
+    b->found = true;
+}
+
+static struct best try_for(const struct plan_wish *w)
+{
+    struct best b = {.w = w};
+
+    for (unsigned m = 0; m < PLAN_METRICS; m++)
+        b.least[m] = INFINITY;
+    try_all(w, keep, &b);
+    return b;
+}
+
+static void same(const struct plan *a, const struct plan *b)
+{
+    assert_int_equal(a->split, b->split);
+    assert_int_equal(a->front, b->front);
+    assert_int_equal(a->back, b->back);
+    assert_int_equal(a->kv, b->kv);
+    assert_int_equal(a->home, b->home);
+    assert_int_equal(a->codec, b->codec);
+    assert_int_equal(a->chunk, b->chunk);
+    for (unsigned m = 0; m < PLAN_METRICS; m++)
+        assert_true(a->metric[m] == b->metric[m]);
+}
+
+/* Each objective under limits from loose to hard, drawn by a generator with a fixed seed. */
+static void as_trying_all(void **state)
+{
+    struct world *x = world_of(6);
+    static struct plan_answer a;
+    unsigned n_found = 0, n_none = 0;
+
+    x->w.n_chunks = 2;
+    srand(7);
+    for (unsigned i = 0; i < 24; i++) {
+        x->w.least = (enum plan_metric)(i % PLAN_METRICS);
+        x->w.limit[PLAN_EDGE_BYTES] = 2.0e8 + 1.4e8 * (rand() % 6);
+        x->w.limit[PLAN_CLOUD_BYTES] = 3.5e8 + 2.0e8 * (rand() % 6);
+        x->w.limit[PLAN_KL] = .002 * (1 + rand() % 9);
+        x->w.limit[PLAN_TTFT] = .15 + .1 * (rand() % 8);
+        x->w.limit[PLAN_TPOT] = .026 + .003 * (rand() % 6);
+        const struct best b = try_for(&x->w);
+        assert_int_equal(plan_search(&x->w, &a), 0);
+        assert_int_equal(a.found, b.found);
+        if (a.found) {
+            n_found++;
+            same(&a.best, &b.best);
+            continue;
+        }
+        n_none++;
+        for (unsigned m = 0; m < PLAN_METRICS; m++) {
+            assert_int_equal(a.has_change[m], isfinite(b.least[m]));
+            if (a.has_change[m])
+                assert_true(a.change[m].metric[m] == b.least[m]);
+        }
+    }
+    print_message("%u found, %u not\n", n_found, n_none);
+    assert_true(n_found >= 4 && n_none >= 4);
+    end(x);
+}
+
+static struct plan_answer next_a;
+
+/* None that fits and needs less of a metric is better than its neighbour. */
+static void check_next(void *arg, const struct plan *p)
+{
+    const struct plan_wish *w = arg;
+
+    if (!plan_fits(w, p))
+        return;
+    for (unsigned m = 0; m < PLAN_METRICS; m++) {
+        if (p->metric[m] >= next_a.best.metric[m])
+            continue;
+        assert_true(next_a.has_next[m]);
+        assert_false(plan_better(w, p, &next_a.next[m]));
+    }
+}
+
+static void neighbours(void **state)
+{
+    struct world *x = world_of(5);
+
+    x->w.limit[PLAN_EDGE_BYTES] = 6e8;
+    assert_int_equal(plan_search(&x->w, &next_a), 0);
+    assert_true(next_a.found && next_a.has_next[PLAN_KL] && next_a.has_next[PLAN_EDGE_BYTES]);
+    try_all(&x->w, check_next, &x->w);
+    end(x);
+}
+
+/* The relaxed limit is the least: with it the plan is found, with a hair less it is not. */
+static void least_change(void **state)
+{
+    struct world *x = world_of(6);
+    static struct plan_answer a, again;
+
+    x->w.home[PLAN_KV_EDGE] = false;
+    x->w.limit[PLAN_TPOT] = .0245;
+    x->w.limit[PLAN_KL] = .004;
+    assert_int_equal(plan_search(&x->w, &a), 0);
+    assert_false(a.found);
+    assert_int_equal(a.ruled_out, PLAN_TPOT);
+    assert_true(a.has_change[PLAN_TPOT]);
+    const double need = a.change[PLAN_TPOT].metric[PLAN_TPOT];
+    x->w.limit[PLAN_TPOT] = need;
+    assert_int_equal(plan_search(&x->w, &again), 0);
+    assert_true(again.found);
+    x->w.limit[PLAN_TPOT] = need * (1 - 1e-9);
+    assert_int_equal(plan_search(&x->w, &again), 0);
+    assert_false(again.found);
+    end(x);
+}
+
+/* The longest context: it fits, one more page does not. */
+static void longest_context(void **state)
+{
+    struct world *x = world_of(6);
+    static struct plan_answer a, again;
+
+    x->w.home[PLAN_KV_EDGE] = false;
+    x->w.least = PLAN_EDGE_BYTES; /* the least for 2,048, which is not enough for 8,192 */
+    x->w.contexts[0] = 2048;
+    assert_int_equal(plan_search(&x->w, &a), 0);
+    assert_true(a.found);
+    x->w.limit[PLAN_EDGE_BYTES] = a.best.metric[PLAN_EDGE_BYTES];
+    x->w.contexts[0] = 8192;
+    assert_int_equal(plan_search(&x->w, &a), 0);
+    assert_false(a.found);
+    assert_int_equal(a.ruled_out, PLAN_EDGE_BYTES);
+    assert_in_range(a.longest, 2048, 8191);
+    x->w.contexts[0] = a.longest;
+    assert_int_equal(plan_search(&x->w, &again), 0);
+    assert_true(again.found);
+    x->w.contexts[0] = a.longest + KV_PAGE;
+    assert_int_equal(plan_search(&x->w, &again), 0);
+    assert_false(again.found);
+    end(x);
+}
+
+/* Of several contexts and numbers of sessions the greatest product that fits. */
+static void most_load(void **state)
+{
+    struct world *x = world_of(6);
+    static struct plan_answer a;
+    const uint32_t contexts[] = {512, 1024, 4096}, sessions[] = {1, 4, 16};
+
+    memcpy(x->w.contexts, contexts, sizeof contexts);
+    memcpy(x->w.sessions, sessions, sizeof sessions);
+    x->w.n_contexts = x->w.n_sessions = 3;
+    x->w.limit[PLAN_EDGE_BYTES] = 3e8;
+    assert_int_equal(plan_search(&x->w, &a), 0);
+    assert_true(a.found);
+    const uint64_t size = (uint64_t)a.best.context * a.best.sessions;
+    for (unsigned c = 0; c < 3; c++)
+        for (unsigned s = 0; s < 3; s++) {
+            if ((uint64_t)contexts[c] * sessions[s] <= size)
+                continue;
+            struct plan_wish one = x->w;
+            static struct plan_answer b;
+            one.n_contexts = one.n_sessions = 1;
+            one.contexts[0] = contexts[c];
+            one.sessions[0] = sessions[s];
+            assert_int_equal(plan_search(&one, &b), 0);
+            assert_false(b.found);
+        }
+    end(x);
+}
+
+/* 80 layers, everything allowed: found or not, under two seconds of CPU. */
+static void in_time(void **state)
+{
+    struct world *x = world_of(80);
+    static struct plan_answer a;
+
+    for (unsigned i = 0; i < 2; i++) {
+        if (i)
+            x->w.limit[PLAN_TPOT] = .021;
+        const clock_t start = clock();
+        assert_int_equal(plan_search(&x->w, &a), 0);
+        const double s = (double)(clock() - start) / CLOCKS_PER_SEC;
+        assert_int_equal(a.found, i == 0);
+        print_message("%llu configurations, %llu computed to the end, %.3f s\n",
+                      (unsigned long long)a.n_all, (unsigned long long)a.n_timed, s);
+        /* Sanitizers and unoptimized builds are slower. */
+#if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)
+        assert_true(s < 2);
+#endif
+    }
+    end(x);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(as_trying_all), cmocka_unit_test(neighbours),
+        cmocka_unit_test(least_change),  cmocka_unit_test(longest_context),
+        cmocka_unit_test(most_load),     cmocka_unit_test(in_time),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
