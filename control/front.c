@@ -64,6 +64,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         state->child_inputs[1] = &o->split;
         state->child_inputs[2] = &o->sampler;
         state->child_inputs[3] = &o->netem;
+        state->child_inputs[4] = &o->adapt;
         return 0;
     case 'p':
         o->prompt = arg;
@@ -113,6 +114,7 @@ static const struct argp_child children[] = {
     {&split_argp, 0, NULL, 0},
     {&sampler_argp, 0, NULL, 0},
     {&netem_argp, 0, NULL, 0},
+    {&adapt_argp, 0, NULL, 0},
     {0},
 };
 
@@ -215,7 +217,10 @@ int front_local(struct front *f)
 
 int front_plan(struct front *f)
 {
-    return split_plan(&f->o->split, &f->model, &f->plan);
+    const int rc = split_plan(&f->o->split, &f->model, &f->plan);
+    return rc == EXIT_OK ? steer_open(&f->o->adapt, &f->plan, f->model.n_layers,
+                                      f->o->chunk_tokens, &f->steer)
+                         : rc;
 }
 
 /* Until the cloud is there, as far as the port can tell, so that no answer's time to the first
@@ -357,12 +362,15 @@ int front_join(struct front *f, const struct join_options *j, unsigned threads, 
         rc = j->workers ? open_fleet(f) : find_cloud(f);
     if (rc != EXIT_OK)
         return rc;
+    if (f->steer)
+        steer_width(f->steer, stage_info(f->stage)->d_model);
 
     struct edge_params params = {
         .stage = f->stage,
         .port = f->port,
         .codec = f->plan.codec,
-        .curve = codec_rate_curve(f->plan.profile, f->plan.codec.mode),
+        .curve = f->steer ? steer_curve(f->steer)
+                          : codec_rate_curve(f->plan.profile, f->plan.codec.mode),
         .target = f->plan.target,
         .security = security_of(&f->security),
         .chunk_tokens = o->chunk_tokens,
@@ -390,6 +398,7 @@ int front_join(struct front *f, const struct join_options *j, unsigned threads, 
         log_error("%s", err);
         return EXIT_FAILED;
     }
+    engine_split_steer(f->engine, f->steer);
     if (!f->fleet)
         return EXIT_OK;
     engine_split_each(f->engine, fleet_step, f->fleet);
@@ -408,6 +417,7 @@ void front_say_lost(struct front *f)
 void front_close(struct front *f)
 {
     engine_close(f->engine);
+    steer_close(f->steer);
     fleet_close(f->fleet);
     port_close(f->port);
     security_close(&f->security);

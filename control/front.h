@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 
+#include "control/adapt/steer.h"
 #include "control/child.h"
 #include "control/engine.h"
 #include "control/fleet/fleet.h"
@@ -25,6 +26,7 @@ struct front_options {
     struct model_options model;
     struct split_options split;
     struct sampler_params sampler;
+    struct adapt_options adapt;
     const char *prompt;   /* NULL: a chat */
     const char *requests; /* file of requests, or NULL */
     const char *chat_template; /* NULL: the one that the file's is recognised as */
@@ -64,6 +66,7 @@ struct front {
     struct port *port;   /* NULL: the fleet's */
     struct fleet *fleet; /* NULL: no registry */
     struct engine *engine;
+    struct steer *steer; /* of the engine; NULL: its quality does not change */
     struct split_plan plan; /* split 0: local */
     struct child cloud;     /* pid 0: not ours */
 };

@@ -66,6 +66,8 @@ struct edge_session {
     int64_t to_answer;        /* TOKENS message that the next ROWS acknowledges, or -1 */
     bool cancelled;
     struct codec_rate rate; /* no target: the edge's codec parameters */
+    uint64_t sent_ns;       /* its last message */
+    uint32_t sent_bytes, sent_after; /* of its tiles; and of what was sent with it before */
     struct edge_result result;
 };
 
@@ -95,6 +97,7 @@ struct edge_uplink {
     uint32_t cloud_rows, cloud_fragments; /* what the cloud takes in a message */
     uint32_t packets;            /* that the rows being put together take at most */
     bool packets_short;          /* rows or a replay wait for packets */
+    uint32_t run_bytes;          /* of frames with rows of the last run, so far */
     bool draining;               /* as asked for */
     bool unfit;                  /* its cloud is of another kind */
     uint64_t full_until_ns;      /* its cloud had no room */
@@ -158,6 +161,10 @@ struct edge {
     uint32_t n_items, next_item;
     struct mix mix;
     uint32_t turn_decode, turn_prefill; /* sessions to look at first */
+    uint32_t max_chunk_tokens;   /* as it was opened with */
+    uint32_t bulk_rows;          /* beside decode at most; 0: mix.h's */
+    struct edge_turn turns[EDGE_TURNS]; /* a ring */
+    uint32_t n_turns, turns_taken; /* so far */
 
     struct edge_stats stats;
 };
@@ -258,6 +265,11 @@ bool edge_share_busy(struct edge *e, struct edge_session *s);
 /* Open what waited, where that makes sense now. */
 void edge_share_step(struct edge *e);
 uint64_t edge_share_deadline(const struct edge *e);
+
+/* edge_turns.c: how long ids are waited for. */
+void edge_note_sent(struct edge *e, struct edge_session *s, uint64_t tile_bytes, int n_packets);
+/* Before the ids of an answer are taken. */
+void edge_note_answer(struct edge *e, const struct edge_session *s, const struct link_message *m);
 
 /* edge_replay.c: what a cloud that knows nothing of a session is told. */
 /* Keep a message's tiles, which lie in e->pkts; reply: as it is sent. */
