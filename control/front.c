@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "control/budget.h"
 #include "control/cmd.h"
 #include "control/log.h"
 #include "control/privileges.h"
@@ -110,12 +111,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_child children[] = {
-    {&model_argp, 0, NULL, 0},
-    {&split_argp, 0, NULL, 0},
-    {&sampler_argp, 0, NULL, 0},
-    {&netem_argp, 0, NULL, 0},
-    {&adapt_argp, 0, NULL, 0},
-    {0},
+    {&model_argp, 0, NULL, 0}, {&split_argp, 0, NULL, 0}, {&sampler_argp, 0, NULL, 0},
+    {&netem_argp, 0, NULL, 0}, {&adapt_argp, 0, NULL, 0}, {0},
 };
 
 const struct argp front_argp = {options, parse, NULL, NULL, children, NULL, NULL};
@@ -182,6 +179,20 @@ int front_open(struct front *f, const struct front_options *o)
     return f->prompt ? EXIT_OK : EXIT_FAILED;
 }
 
+/* What --memory-budget leaves for the cache; or it is refused. */
+static int keep_budget(const struct front *f, bool whole, struct stage_params *params)
+{
+    const struct budget_plan plan = {
+        .budget_bytes = f->o->memory_budget_bytes,
+        .program_bytes = process_memory("VmRSS"),
+        .history_bytes = f->join.reconnect_ns ? f->join.history_bytes : 0,
+        .ports = f->join.workers ? f->join.max_uplinks : !whole,
+        .sessions = f->o->parallel,
+        .has_head = whole,
+    };
+    return budget_begin(&f->model, params, &plan);
+}
+
 static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int first_core,
                       int near_numa_node)
 {
@@ -195,6 +206,9 @@ static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int
         .kv_format = f->o->model.kv,
     };
     rc = model_cache(&f->model, f->o->parallel, !f->o->no_prefix, f->o->kv_budget_bytes, &params);
+    account_begin();
+    if (rc == EXIT_OK && f->o->memory_budget_bytes)
+        rc = keep_budget(f, end_layer == 0, &params);
     if (rc == EXIT_OK)
         rc = model_open_stage(&f->model, &params, f->team, &f->stage);
     if (rc == EXIT_OK)
@@ -218,8 +232,8 @@ int front_local(struct front *f)
 int front_plan(struct front *f)
 {
     const int rc = split_plan(&f->o->split, &f->model, &f->plan);
-    return rc == EXIT_OK ? steer_open(&f->o->adapt, &f->plan, f->model.n_layers,
-                                      f->o->chunk_tokens, &f->steer)
+    return rc == EXIT_OK ? steer_open(&f->o->adapt, &f->plan, f->model.n_layers, f->o->chunk_tokens,
+                                      &f->steer)
                          : rc;
 }
 
@@ -412,6 +426,29 @@ void front_say_lost(struct front *f)
         log_error("the cloud half %s", child_fate(&f->cloud, fate, sizeof fate));
     else
         log_error("%s", engine_error(f->engine));
+}
+
+void front_account(const struct front *f, struct account *a)
+{
+    struct port *ports[EDGE_UPLINKS_MAX];
+    const struct edge *edge = f->engine ? engine_edge(f->engine) : NULL;
+    const struct stage_info *info = stage_info(f->stage);
+    struct edge_stats s = {.history_bytes = 0};
+    struct account_source from = {.stage = f->stage,
+                                  .ports = ports,
+                                  .budget_bytes = f->o->memory_budget_bytes,
+                                  .logits_bytes =
+                                      account_logits(info->d_model, edge ? 0 : info->n_vocab,
+                                                     info->max_rows, f->o->parallel)};
+    if (edge) {
+        edge_stats(edge, &s);
+        from.n_ports = edge_ports(edge, ports, EDGE_UPLINKS_MAX);
+        from.history_bytes = s.history_bytes;
+        from.history_busy_bytes = s.history_busy_bytes;
+        from.history_limit_bytes = f->join.reconnect_ns ? f->join.history_bytes : 0;
+        from.kv_busy_bytes = s.kv_busy_bytes;
+    }
+    account_take(&from, a);
 }
 
 void front_close(struct front *f)

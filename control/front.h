@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 
+#include "control/account.h"
 #include "control/adapt/steer.h"
 #include "control/child.h"
 #include "control/engine.h"
@@ -38,6 +39,8 @@ struct front_options {
     bool serves; /* others bring requests: neither prompt, requests nor a chat */
     bool no_prefix; /* sessions share no cache */
     uint64_t kv_budget_bytes; /* 0: not given */
+    uint64_t memory_budget_bytes; /* of this process in all; 0: none */
+    bool stats;                   /* print the account of memory at the end */
 };
 /* All of the above, for a command's argp as a child. */
 extern const struct argp front_argp;
@@ -90,6 +93,9 @@ void front_say_lost(struct front *f);
 
 /* Answer the prompt, the requests or the chat. */
 int front_answer(struct front *f);
+
+/* Where this process's memory is, in the engine's thread. */
+void front_account(const struct front *f, struct account *a);
 
 void front_close(struct front *f);
 

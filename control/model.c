@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "compute/kernels/kernels.h"
+#include "control/account.h"
 #include "control/child.h"
 #include "control/cmd.h"
 #include "control/log.h"
@@ -66,9 +67,13 @@ fail:
 
 void model_drop_file(struct model *m)
 {
+    malloc_trim(0); /* loading leaves holes: give them back, the edge counts its bytes */
+    const uint64_t before = process_memory("VmRSS");
     gguf_close(m->gguf);
     m->gguf = NULL;
-    malloc_trim(0); /* loading leaves holes: give them back, the edge counts its bytes */
+    malloc_trim(0);
+    const uint64_t now = process_memory("VmRSS");
+    account_less(before > now ? before - now : 0);
 }
 
 void model_close(struct model *m)

@@ -312,12 +312,10 @@ static double excess(const struct adapt *a, uint32_t level, double bulk, double 
 
 /* The finest that holds; where none does the cheapest, or, far from the limit, the finest of those
  * that are hardly slower. */
-static uint32_t best_level(const struct adapt *a, double bulk, double slope, double part,
-                           bool *held)
+static uint32_t best_level(const struct adapt *a, double bulk, double slope, double part)
 {
     for (uint32_t l = 0; l < a->n_levels; l++) {
-        *held = holds(a, l, bulk, slope, part);
-        if (*held)
+        if (holds(a, l, bulk, slope, part))
             return l;
     }
     const double least = excess(a, a->n_levels - 1, bulk, slope);
@@ -389,18 +387,20 @@ static void note_held(struct adapt *a)
 static uint32_t next_level(struct adapt *a, const struct adapt_window *w, double needed)
 {
     const double cautious = a->slope + a->slope_off;
-    bool held;
     const uint32_t now = a->choice.level;
 
     a->since_up++;
     if (!holds(a, now, w->reading ? needed : a->bulk_now, a->slope, PASSED)) {
+        const uint32_t worse = best_level(a, needed, a->slope, AIM);
         note_passed(a);
-        return best_level(a, needed, a->slope, AIM, &a->choice.holds);
+        a->choice.holds = holds(a, worse, needed, a->slope, 1);
+        return worse;
     }
+    const double bulk = fmax(needed, a->bulk_now);
+    const uint32_t better = best_level(a, bulk, cautious, FINER);
     a->choice.holds = true;
     note_held(a);
-    const uint32_t better = best_level(a, fmax(needed, a->bulk_now), cautious, FINER, &held);
-    if (!held || better >= now) {
+    if (better >= now || !holds(a, better, bulk, cautious, FINER)) {
         a->good = 0;
         return now;
     }
@@ -409,6 +409,25 @@ static uint32_t next_level(struct adapt *a, const struct adapt_window *w, double
     a->good = 0;
     a->since_up = 0;
     return better;
+}
+
+/* What was seen is what the model says of the new level. */
+static void move_to(struct adapt *a, uint32_t level)
+{
+    if (a->tpot_ns > 0)
+        a->tpot_ns = tpot_at(a, level, a->bulk_now, a->slope);
+    if (a->ttft_ns > 0)
+        a->ttft_ns = ttft_at(a, level, a->slope);
+    choose(a, level);
+}
+
+bool adapt_floor(struct adapt *a, uint32_t level)
+{
+    a->floor = level < a->n_levels ? level : a->n_levels - 1;
+    if (a->choice.level >= a->floor)
+        return false;
+    move_to(a, a->floor);
+    return true;
 }
 
 bool adapt_step(struct adapt *a, const struct adapt_window *w)
@@ -424,13 +443,11 @@ bool adapt_step(struct adapt *a, const struct adapt_window *w)
     else if (!w->n_turns || !(a->tpot_ns > 0))
         return false; /* nothing new */
     const double needed = bulk_needed(a, w);
-    const uint32_t level = next_level(a, w, needed);
+    uint32_t level = next_level(a, w, needed);
+    level = level < a->floor ? a->floor : level;
     if (level != before.level) {
-        a->tpot_ns = tpot_at(a, level, a->bulk_now, a->slope);
-        if (a->ttft_ns > 0)
-            a->ttft_ns = ttft_at(a, level, a->slope);
+        move_to(a, level);
         a->changed_ns = w->now_ns;
-        choose(a, level);
     }
     a->choice.bulk_rows = most_bulk(a, level, needed);
     a->choice.chunk_tokens = best_chunk(a, level);

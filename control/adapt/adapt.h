@@ -81,7 +81,7 @@ struct adapt_level {
 struct adapt {
     struct adapt_params p;
     struct adapt_level levels[ADAPT_LEVELS];
-    uint32_t n_levels;
+    uint32_t n_levels, floor;
     struct adapt_choice choice;
     /* beliefs */
     struct adapt_line wire;  /* the path's time, over bytes of the message and those before it */
@@ -109,6 +109,10 @@ bool adapt_due(uint32_t n_turns, uint64_t age_ns);
 
 /* A window has passed. True: the choice is another one. */
 bool adapt_step(struct adapt *a, const struct adapt_window *w);
+
+/* No finer than so many levels from the best from now on, whatever the limits of time allow: what
+ * is sent is kept, and memory is short. True: the choice is another one. */
+bool adapt_floor(struct adapt *a, uint32_t level);
 
 static inline const struct adapt_choice *adapt_choice(const struct adapt *a)
 {

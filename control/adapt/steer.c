@@ -80,6 +80,7 @@ struct steer {
     uint64_t window_ns;
     uint64_t said_ns, missed_ns; /* when a change, and limits not held, were last said and seen */
     uint32_t said_level;
+    bool moved; /* the choice, by steer_floor */
     struct steer_view view;
 };
 
@@ -250,8 +251,8 @@ static void decide(struct steer *s, struct edge *edge, const struct edge_stats *
     if (adapt_step(&s->adapt, &w)) {
         const struct adapt_choice *c = adapt_choice(&s->adapt);
         s->view.changes += c->level != level;
-        apply(s, edge);
     }
+    apply(s, edge); /* in any case: a session that was replayed is as it was before */
     say_choice(s, adapt_choice(&s->adapt), now_ns);
     say_missed(s, adapt_choice(&s->adapt), now_ns);
 }
@@ -265,6 +266,9 @@ uint64_t steer_step(void *steer, struct edge *edge, uint64_t now_ns)
         edge_stats(edge, &s->before);
     }
     take_turns(s, edge);
+    if (s->moved)
+        apply(s, edge);
+    s->moved = false;
     if (!adapt_due(s->n_turns, now_ns - s->window_ns))
         return UINT64_MAX; /* what it waits for is a token, which makes a step */
     edge_stats(edge, &now);
@@ -274,6 +278,11 @@ uint64_t steer_step(void *steer, struct edge *edge, uint64_t now_ns)
     s->window_ns = now_ns;
     s->n_turns = 0;
     return UINT64_MAX;
+}
+
+void steer_floor(struct steer *s, uint32_t steps)
+{
+    s->moved |= adapt_floor(&s->adapt, steps);
 }
 
 void steer_again(struct steer *s, struct edge *edge)
@@ -286,6 +295,7 @@ void steer_view(const struct steer *s, struct steer_view *view)
     *view = s->view;
     view->choice = *adapt_choice(&s->adapt);
     view->levels = s->adapt.n_levels;
+    view->floor = s->adapt.floor;
     view->calibrated = s->calibrated;
     view->max_tpot_ns = s->adapt.p.max_tpot_ns;
     view->max_ttft_ns = s->adapt.p.max_ttft_ns;

@@ -34,8 +34,8 @@ struct steer;
 struct steer_view {
     bool on;
     struct adapt_choice choice;
-    uint32_t levels;
-    bool calibrated; /* choice.kl is what calibration measured, else only a scale */
+    uint32_t levels, floor; /* floor: no finer than that, for --memory-budget */
+    bool calibrated;        /* choice.kl is what calibration measured, else only a scale */
     uint64_t max_tpot_ns, max_ttft_ns;
     uint64_t changes;               /* of the quality, so far */
     uint64_t tokens, late;          /* timed, and of these past --max-tpot */
@@ -56,6 +56,9 @@ const struct codec_profile_curve *steer_curve(const struct steer *s);
 
 /* Before each step of the edge. Returns when it wants to be called again at the latest. */
 uint64_t steer_step(void *steer, struct edge *edge, uint64_t now_ns);
+/* No finer than so many steps from the best from now on, whatever the limits of time allow; 0: any.
+ */
+void steer_floor(struct steer *s, uint32_t steps);
 /* A session that was given a target of its own has none any more. */
 void steer_again(struct steer *s, struct edge *edge);
 

@@ -330,6 +330,8 @@ static void set_target(const struct edge *e, struct edge_session *s,
                        struct codec_rate_target target)
 {
     s->plain = s->plain && !target.kind;
+    s->moved |=
+        s->sent && (target.kind != s->rate.target.kind || target.value != s->rate.target.value);
     if (s->rate.target.kind && target.kind)
         codec_rate_retarget(&s->rate, target);
     else if (target.kind)
@@ -612,6 +614,9 @@ void edge_stats(const struct edge *e, struct edge_stats *s)
         const struct edge_session *o = &e->sessions[i];
 
         s->lingering += o->state == EDGE_LINGERING;
+        s->history_busy_bytes += edge_is_busy(o) ? o->history.room : 0;
+        if (edge_is_busy(o) && o->seq >= 0)
+            s->kv_busy_bytes += stage_seq_bytes(e->p.stage, o->r.n_prompt + o->r.n_predict);
         s->reading += o->state == EDGE_RUNNING && o->computed < o->prefill_end;
         s->decoding += o->state == EDGE_RUNNING && o->computed >= o->prefill_end;
     }

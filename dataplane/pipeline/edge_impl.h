@@ -49,6 +49,7 @@ struct edge_session {
     uint32_t confirmed;       /* of these, rows that it has for good, as its answers say */
     bool reviving;            /* its cloud doesn't have what was sent: a replay is due or under way */
     bool plain;               /* it never had a target: its rows are coded as any session's */
+    bool moved;               /* its target has changed: rows as they were sent can't be made again */
     bool alone;               /* the cloud could not begin it like another: not asked again */
     uint32_t like, n_like;    /* number of the session that it asks to begin like, and tokens of it */
     uint64_t used;            /* lingering: when it was last of use, counted */
@@ -180,6 +181,13 @@ static inline struct edge_uplink *edge_next_uplink(const struct edge *e, uint32_
 static inline bool edge_is_busy(const struct edge_session *s)
 {
     return s->state >= EDGE_WAITING;
+}
+
+/* Whether a session whose history was dropped can't be computed again from its ids: its parameters
+ * follow from the messages, or have changed on the way. */
+static inline bool edge_needs_history(const struct edge_session *s)
+{
+    return s->moved || s->rate.target.kind == CODEC_RATE_BYTES;
 }
 
 /* edge.c */

@@ -118,7 +118,8 @@ struct edge_rejoin {
     bool several;                  /* next_port has more than one: when first joining, too, the next
                                     * is tried where one does not answer in attempt_timeout_ns */
     size_t history_bytes;          /* memory for histories. A session that finds no room has none: it
-                                    * is computed again from its ids, or, with a target of bytes, ends */
+                                    * is computed again from its ids, or, with a target of
+                                    * bytes or one that has changed, ends */
     bool endless;                  /* sessions that waited in vain end, but the edge goes on looking */
     /* The port of the next address to try, or the same one again; whichever it gave before is not
      * used any more. NULL: none can be opened just now. NULL function: always edge_params' port. */
@@ -187,6 +188,8 @@ struct edge_stats {
     const char *port;   /* caps.name of its last one */
     uint64_t reconnections, replayed_rows, replayed_bytes; /* bytes of tiles */
     uint64_t history_bytes; /* memory that histories take now */
+    uint64_t history_busy_bytes; /* of it, of sessions that have not ended */
+    uint64_t kv_busy_bytes; /* that these may take of the stage's cache */
     uint64_t kept_bytes;    /* of tiles copied into histories, so far */
     uint64_t copied_bytes;  /* of rows copied on their way to the port: none, by design */
     uint64_t port_copied_bytes; /* of payload, by the port itself, both ways: port_stats */
