@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "control/log.h"
-#include "dataplane/pipeline/pipeline.h"
 #include "dataplane/pipeline/proto.h"
 
 static const char *const names[ACCOUNT_TERMS] = {
@@ -71,34 +70,17 @@ void account_take(const struct account_source *s, struct account *a)
     bytes[ACCOUNT_HISTORY] = s->history_bytes;
     limits[ACCOUNT_HISTORY] = s->history_limit_bytes;
     /* EAL's account has the pools of DPDK's ports in it. */
-    bytes[ACCOUNT_DPDK] = port_eal_rss_bytes();
+    bytes[ACCOUNT_DPDK] = s->dpdk_bytes;
     for (uint32_t i = 0; i < s->n_ports && !bytes[ACCOUNT_DPDK]; i++) {
         const struct pkt_pool *pool = s->ports[i] ? s->ports[i]->pool : NULL;
         if (!pool)
             continue;
-        bytes[ACCOUNT_PACKETS] += (uint64_t)(pool->n_total - pool->n_free) * pool->room;
+        bytes[ACCOUNT_PACKETS] += (uint64_t)pool->n_touched * pool->room;
         limits[ACCOUNT_PACKETS] += (uint64_t)pool->n_total * pool->room;
     }
     bytes[ACCOUNT_PROGRAM] = program_bytes;
     const uint64_t known = account_known(a);
     bytes[ACCOUNT_REST] = a->resident_bytes > known ? a->resident_bytes - known : 0;
-}
-
-void account_of_cloud(const struct cloud *c, const struct stage *stage, struct port *port,
-                      uint32_t max_sessions, uint64_t budget_bytes, struct account *a)
-{
-    const struct stage_info *info = stage_info(stage);
-    struct cloud_stats s;
-    cloud_stats(c, &s);
-    account_take(
-        &(struct account_source){.stage = stage,
-                                 .ports = &port,
-                                 .n_ports = 1,
-                                 .kv_busy_bytes = s.kv_bytes,
-                                 .logits_bytes = account_logits(info->d_model, info->n_vocab,
-                                                                info->max_rows, max_sessions),
-                                 .budget_bytes = budget_bytes},
-        a);
 }
 
 uint64_t account_known(const struct account *a)

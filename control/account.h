@@ -44,6 +44,7 @@ struct account_source {
     uint32_t n_ports;
     uint64_t history_bytes, history_busy_bytes, history_limit_bytes;
     uint64_t kv_busy_bytes;
+    uint64_t dpdk_bytes; /* port_eal_rss_bytes */
     uint64_t logits_bytes; /* account_logits */
     uint64_t budget_bytes;
 };
@@ -53,10 +54,6 @@ void account_begin(void);
 /* Of the program, so much was given back since: the file's description. */
 void account_less(uint64_t bytes);
 void account_take(const struct account_source *s, struct account *a);
-
-struct cloud;
-void account_of_cloud(const struct cloud *c, const struct stage *stage, struct port *port,
-                      uint32_t max_sessions, uint64_t budget_bytes, struct account *a);
 
 /* All terms but the rest. */
 uint64_t account_known(const struct account *a);

@@ -437,6 +437,7 @@ void front_account(const struct front *f, struct account *a)
     struct account_source from = {.stage = f->stage,
                                   .ports = ports,
                                   .budget_bytes = f->o->memory_budget_bytes,
+                                  .dpdk_bytes = port_eal_rss_bytes(),
                                   .logits_bytes =
                                       account_logits(info->d_model, edge ? 0 : info->n_vocab,
                                                      info->max_rows, f->o->parallel)};

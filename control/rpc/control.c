@@ -10,6 +10,7 @@
 
 #include "control/cmd.h"
 #include "control/log.h"
+#include "control/cloud_serve.h"
 #include "control/rpc/capture.h"
 #include "control/rpc/cloud.h"
 #include "control/rpc/edge.h"

@@ -160,7 +160,9 @@ static uint64_t tick(void *arg, uint64_t now_ns)
     look_at_budget(v, now_ns);
     if (reload_poll(v->reload))
         daemon_ready();
-    return daemon_tick(now_ns);
+    const uint64_t again_ns = daemon_tick(now_ns);
+    const uint64_t budget_ns = v->budget.rung ? v->budget_ns + BUDGET_LOOK_NS : UINT64_MAX;
+    return budget_ns < again_ns ? budget_ns : again_ns; /* a ladder is left in time, too */
 }
 
 static void on_reload(void *arg)
