@@ -3,6 +3,7 @@
 #ifndef ISTHMUS_CONTROL_CLOUD_SERVE_H
 #define ISTHMUS_CONTROL_CLOUD_SERVE_H
 
+#include "control/account.h"
 #include "control/fleet/register.h"
 #include "control/rpc/control.h"
 #include "control/security_arg.h"
@@ -35,5 +36,9 @@ void cloud_serve_wake(void);
  * EXIT_OK, or EXIT_FAILED, said.
  */
 int cloud_serve(struct cloud_serve *s);
+
+/* Where a cloud's memory is, in the thread of its loop. budget_bytes: of --memory-budget, 0: none. */
+void account_of_cloud(const struct cloud *c, const struct stage *stage, struct port *port,
+                      uint32_t max_sessions, uint64_t budget_bytes, struct account *a);
 
 #endif

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "control/adapt/steer.h"
 #include "dataplane/pipeline/pipeline.h"
 
 struct engine_stats {
@@ -19,7 +20,8 @@ struct engine_stats {
     uint64_t packets_up, packets_down, retransmits;
     uint64_t reconnections, replayed_bytes; /* as the edge's */
     uint64_t copied_bytes, port_copied_bytes, kept_bytes; /* as the edge's */
-    uint64_t eal_rss_bytes;
+    uint64_t eal_rss_bytes, history_bytes;
+    struct steer_view adapt; /* on false: the quality does not change */
     bool ready;         /* a cloud is there, or none is needed */
     const char *port;   /* "memif", "local" */
     const char *cipher; /* "AES-128-GCM", "none" */
@@ -69,6 +71,8 @@ int engine_split(const struct edge_params *params, struct engine **out, char *er
  * again at the latest. */
 void engine_split_each(struct engine *e,
                        uint64_t (*each)(void *arg, struct edge *edge, uint64_t now_ns), void *arg);
+/* Adaptation, before each step too; not owned. NULL: none. */
+void engine_split_steer(struct engine *e, struct steer *s);
 /* The edge of a split engine, for its thread; NULL of a local one. */
 struct edge *engine_edge(struct engine *e);
 

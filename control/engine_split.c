@@ -11,6 +11,7 @@ struct split {
     struct edge *edge;
     uint64_t (*each)(void *arg, struct edge *edge, uint64_t now_ns);
     void *each_arg;
+    struct steer *steer; /* or NULL */
 };
 
 static uint64_t split_clock(void *arg)
@@ -44,6 +45,8 @@ static int split_step(struct engine *e, uint64_t until_ns)
         const uint64_t again_ns = s->each(s->each_arg, s->edge, port_now_ns());
         until_ns = again_ns < until_ns ? again_ns : until_ns;
     }
+    if (s->steer)
+        steer_step(s->steer, s->edge, port_now_ns());
     const int busy = edge_poll(s->edge, port_now_ns(), &deadline_ns);
     engine_told(e); /* of sessions that ended as rows were chosen */
     if (busy < 0)
@@ -76,6 +79,7 @@ static void split_stats(const struct engine *e, struct engine_stats *st)
         .packets_down = es.link.rx_packets,
         .retransmits = es.link.retransmits,
         .eal_rss_bytes = port_eal_rss_bytes(),
+        .history_bytes = es.history_bytes,
         .reconnections = es.reconnections,
         .replayed_bytes = es.replayed_bytes,
         .copied_bytes = es.copied_bytes,
@@ -85,6 +89,8 @@ static void split_stats(const struct engine *e, struct engine_stats *st)
         .port = es.port,
         .cipher = es.cipher,
     };
+    if (s->steer)
+        steer_view(s->steer, &st->adapt);
 }
 
 static bool split_session(const struct engine *e, int64_t session, struct engine_session *out)
@@ -115,7 +121,11 @@ static uint32_t split_uplinks(const struct engine *e, struct edge_uplink_stats *
 
 static int split_retarget(struct engine *e, int64_t session, struct codec_rate_target target)
 {
-    return edge_retarget(((struct split *)e)->edge, session, target);
+    struct split *s = (struct split *)e;
+    const int rc = edge_retarget(s->edge, session, target);
+    if (rc == 0 && !target.kind && s->steer)
+        steer_again(s->steer, s->edge);
+    return rc;
 }
 
 static void split_close(struct engine *e)
@@ -163,6 +173,11 @@ void engine_split_each(struct engine *e,
     struct split *s = (struct split *)e;
     s->each = each;
     s->each_arg = arg;
+}
+
+void engine_split_steer(struct engine *e, struct steer *s)
+{
+    ((struct split *)e)->steer = s;
 }
 
 struct edge *engine_edge(struct engine *e)

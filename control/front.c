@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "control/budget.h"
 #include "control/cmd.h"
 #include "control/log.h"
 #include "control/privileges.h"
@@ -69,6 +70,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         state->child_inputs[1] = &o->split;
         state->child_inputs[2] = &o->sampler;
         state->child_inputs[3] = &o->netem;
+        state->child_inputs[4] = &o->adapt;
         return 0;
     case 'p':
         o->prompt = arg;
@@ -119,11 +121,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_child children[] = {
-    {&model_argp, 0, NULL, 0},
-    {&split_argp, 0, NULL, 0},
-    {&sampler_argp, 0, NULL, 0},
-    {&netem_argp, 0, NULL, 0},
-    {0},
+    {&model_argp, 0, NULL, 0}, {&split_argp, 0, NULL, 0}, {&sampler_argp, 0, NULL, 0},
+    {&netem_argp, 0, NULL, 0}, {&adapt_argp, 0, NULL, 0}, {0},
 };
 
 const struct argp front_argp = {options, parse, NULL, NULL, children, NULL, NULL};
@@ -191,6 +190,20 @@ int front_open(struct front *f, const struct front_options *o)
     return f->prompt ? EXIT_OK : EXIT_FAILED;
 }
 
+/* What --memory-budget leaves for the cache; or it is refused. */
+static int keep_budget(const struct front *f, bool whole, struct stage_params *params)
+{
+    const struct budget_plan plan = {
+        .budget_bytes = f->o->memory_budget_bytes,
+        .program_bytes = process_memory("VmRSS"),
+        .history_bytes = f->join.reconnect_ns ? f->join.history_bytes : 0,
+        .ports = f->join.workers ? f->join.max_uplinks : !whole,
+        .sessions = f->o->parallel,
+        .has_head = whole,
+    };
+    return budget_begin(&f->model, params, &plan);
+}
+
 static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int first_core,
                       int near_numa_node)
 {
@@ -204,6 +217,9 @@ static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int
         .kv_format = f->o->model.kv,
     };
     rc = model_cache(&f->model, f->o->parallel, !f->o->no_prefix, f->o->kv_budget_bytes, &params);
+    account_begin();
+    if (rc == EXIT_OK && f->o->memory_budget_bytes)
+        rc = keep_budget(f, end_layer == 0, &params);
     if (rc == EXIT_OK)
         rc = model_open_stage(&f->model, &params, f->team, &f->stage);
     if (rc == EXIT_OK)
@@ -231,7 +247,10 @@ int front_local(struct front *f)
 
 int front_plan(struct front *f)
 {
-    return split_plan(&f->o->split, &f->model, &f->plan);
+    const int rc = split_plan(&f->o->split, &f->model, &f->plan);
+    return rc == EXIT_OK ? steer_open(&f->o->adapt, &f->plan, f->model.n_layers, f->o->chunk_tokens,
+                                      &f->steer)
+                         : rc;
 }
 
 /* Until the cloud is there, as far as the port can tell, so that no answer's time to the first
@@ -373,12 +392,15 @@ int front_join(struct front *f, const struct join_options *j, unsigned threads, 
         rc = j->workers ? open_fleet(f) : find_cloud(f);
     if (rc != EXIT_OK)
         return rc;
+    if (f->steer)
+        steer_width(f->steer, stage_info(f->stage)->d_model);
 
     struct edge_params params = {
         .stage = f->stage,
         .port = f->port,
         .codec = f->plan.codec,
-        .curve = codec_rate_curve(f->plan.profile, f->plan.codec.mode),
+        .curve = f->steer ? steer_curve(f->steer)
+                          : codec_rate_curve(f->plan.profile, f->plan.codec.mode),
         .target = f->plan.target,
         .security = security_of(&f->security),
         .chunk_tokens = o->chunk_tokens,
@@ -406,6 +428,7 @@ int front_join(struct front *f, const struct join_options *j, unsigned threads, 
         log_error("%s", err);
         return EXIT_FAILED;
     }
+    engine_split_steer(f->engine, f->steer);
     if (!f->fleet)
         return EXIT_OK;
     engine_split_each(f->engine, fleet_step, f->fleet);
@@ -421,9 +444,34 @@ void front_say_lost(struct front *f)
         log_error("%s", engine_error(f->engine));
 }
 
+void front_account(const struct front *f, struct account *a)
+{
+    struct port *ports[EDGE_UPLINKS_MAX];
+    const struct edge *edge = f->engine ? engine_edge(f->engine) : NULL;
+    const struct stage_info *info = stage_info(f->stage);
+    struct edge_stats s = {.history_bytes = 0};
+    struct account_source from = {.stage = f->stage,
+                                  .ports = ports,
+                                  .budget_bytes = f->o->memory_budget_bytes,
+                                  .dpdk_bytes = port_eal_rss_bytes(),
+                                  .logits_bytes =
+                                      account_logits(info->d_model, edge ? 0 : info->n_vocab,
+                                                     info->max_rows, f->o->parallel)};
+    if (edge) {
+        edge_stats(edge, &s);
+        from.n_ports = edge_ports(edge, ports, EDGE_UPLINKS_MAX);
+        from.history_bytes = s.history_bytes;
+        from.history_busy_bytes = s.history_busy_bytes;
+        from.history_limit_bytes = f->join.reconnect_ns ? f->join.history_bytes : 0;
+        from.kv_busy_bytes = s.kv_busy_bytes;
+    }
+    account_take(&from, a);
+}
+
 void front_close(struct front *f)
 {
     engine_close(f->engine);
+    steer_close(f->steer);
     fleet_close(f->fleet);
     port_close(f->port);
     security_close(&f->security);

@@ -10,6 +10,8 @@
 
 #include <stdbool.h>
 
+#include "control/account.h"
+#include "control/adapt/steer.h"
 #include "control/child.h"
 #include "control/engine.h"
 #include "control/fleet/fleet.h"
@@ -25,6 +27,7 @@ struct front_options {
     struct model_options model;
     struct split_options split;
     struct sampler_params sampler;
+    struct adapt_options adapt;
     const char *prompt;        /* NULL: a chat */
     const char *requests;      /* file of requests, or NULL */
     const char *chat_template; /* NULL: the one that the file's is recognised as */
@@ -38,6 +41,8 @@ struct front_options {
     bool both_halves;         /* of a model in two files, both are run here */
     bool no_prefix;           /* sessions share no cache */
     uint64_t kv_budget_bytes; /* 0: not given */
+    uint64_t memory_budget_bytes; /* of this process in all; 0: none */
+    bool stats;                   /* print the account of memory at the end */
 };
 /* All of the above, for a command's argp as a child. */
 extern const struct argp front_argp;
@@ -66,6 +71,7 @@ struct front {
     struct port *port;        /* NULL: the fleet's */
     struct fleet *fleet;      /* NULL: no registry */
     struct engine *engine;
+    struct steer *steer; /* of the engine; NULL: its quality does not change */
     struct split_plan plan; /* split 0: local */
     struct child cloud;     /* pid 0: not ours */
 };
@@ -90,6 +96,9 @@ void front_say_lost(struct front *f);
 
 /* Answer the prompt, the requests or the chat. */
 int front_answer(struct front *f);
+
+/* Where this process's memory is, in the engine's thread. */
+void front_account(const struct front *f, struct account *a);
 
 void front_close(struct front *f);
 

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "compute/kernels/kernels.h"
+#include "control/account.h"
 #include "control/child.h"
 #include "control/cmd.h"
 #include "control/log.h"
@@ -172,10 +173,14 @@ int model_open(const char *path, bool want_tokenizer, struct model *m)
 
 void model_drop_file(struct model *m)
 {
+    malloc_trim(0); /* loading leaves holes: give them back, the edge counts its bytes */
+    const uint64_t before = process_memory("VmRSS");
     gguf_close(m->gguf);
     gguf_close(m->back);
     m->gguf = m->back = NULL;
     malloc_trim(0); /* loading leaves holes: give them back, the edge counts its bytes */
+    const uint64_t now = process_memory("VmRSS");
+    account_less(before > now ? before - now : 0);
 }
 
 void model_close(struct model *m)

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "control/adapt/show.h"
 #include "control/cmd.h"
 #include "control/codec_arg.h"
 #include "control/log.h"
@@ -159,6 +160,7 @@ static void set_run(json_t *o, struct front *f)
     set(o, "copied_bytes", json_integer((json_int_t)s.copied_bytes));
     set(o, "port_copied_bytes", json_integer((json_int_t)s.port_copied_bytes));
     set(o, "history_copied_bytes", json_integer((json_int_t)s.kept_bytes));
+    set(o, "adaptation", adapt_show_json(&s.adapt));
     set(o, "port", json_string(s.port));
     set(o, "cipher", json_string(s.cipher));
     set(o, "split", f->plan.split ? json_integer(f->plan.split) : json_null());
@@ -171,6 +173,11 @@ static void set_run(json_t *o, struct front *f)
     set(o, "cpus", *team_cpus(f->team) ? json_string(team_cpus(f->team)) : json_null());
     set(o, "edge_rss_bytes", json_integer((json_int_t)process_rss_bytes(0)));
     set(o, "edge_eal_rss_bytes", json_integer((json_int_t)s.eal_rss_bytes));
+    if (f->o->stats) {
+        struct account a;
+        front_account(f, &a);
+        set(o, "memory", account_json(&a));
+    }
     if (f->cloud.pid) {
         set(o, "cloud_rss_bytes", json_integer((json_int_t)process_rss_bytes(f->cloud.pid)));
         set(o, "cloud_eal_rss_bytes", json_integer((json_int_t)child_eal_rss_bytes(&f->cloud)));

@@ -116,6 +116,8 @@ int link_input(struct link *l, struct pkt *p, uint64_t now_ns);
 bool link_recv(struct link *l, struct link_message *m);
 void link_message_free(struct link_message *m);
 const uint8_t *link_message_payload(const struct link_message *m, uint16_t fragment, size_t *len);
+/* Of a reply: how long the peer had what it answers, as it says; UINT32_MAX: it does not. */
+uint32_t link_message_held_ns(const struct link_message *m);
 
 /* Packets to transmit now, decode class first: up to n, with a reference each for the caller, who
  * hands them to port_tx and unrefs those taken. The pool, for control frames, has packets of at

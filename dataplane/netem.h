@@ -20,6 +20,9 @@
  * - reorder: held back until 1..depth frames that came later have left, or NETEM_REORDER_MAX_NS
  *   have passed
  *
+ * Rate and delay may change once frames go: rate@5s=4mbit is the rate from five seconds after the first
+ * frame on, for frames that enter then.
+ *
  * The fate of the i-th frame is a function of (seed, i) alone: the same seed gives the same fate to
  * the same sequence of frames, whatever their times and lengths. Only the queue looks at those.
  */
@@ -38,6 +41,14 @@
 #define NETEM_REORDER_MAX_NS UINT64_C(10000000)
 #define NETEM_HELD_MAX_BYTES (UINT64_C(256) << 20) /* on the way; the rest overflows */
 
+#define NETEM_CHANGES_MAX 32u
+
+struct netem_change {
+    uint64_t at_ns; /* since the first frame */
+    bool is_delay;  /* else a rate */
+    uint64_t value;
+};
+
 /* Zeros: nothing happens. Fractions in [0, 1]. */
 struct netem_params {
     double drop, duplicate, reorder, corrupt;
@@ -48,11 +59,13 @@ struct netem_params {
     uint64_t queue_bytes;         /* 0: no limit in bytes */
     uint64_t queue_packets; /* 0: none in packets; NETEM_QUEUE_PACKETS when neither is given */
     uint64_t seed;
+    struct netem_change changes[NETEM_CHANGES_MAX]; /* in order of time */
+    uint32_t n_changes;
 };
 
 /*
  * "delay=25ms,jitter=2ms,rate=20mbit,queue=100kB,drop=1%,burst=4,dup=.1,reorder=20%,depth=3,
- * corrupt=.1%,seed=7" -> params. Every key at most once. err: NETEM_ERR bytes, a line that names
+ * corrupt=.1%,seed=7" -> params. Every key at most once, but rate@TIME and delay@TIME, in order of time. err: NETEM_ERR bytes, a line that names
  * the key and what it takes. 0 or -EINVAL.
  */
 int netem_parse(const char *text, struct netem_params *p, char *err);

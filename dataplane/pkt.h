@@ -31,6 +31,8 @@ struct pkt_pool {
     void (*free)(struct pkt *p);                 /* the last reference is gone */
     uint32_t room;                               /* of a fresh packet */
     uint32_t n_total, n_free;                    /* n_free is a hint for back-pressure */
+    uint32_t n_touched;                          /* of a heap's: that were ever in use at once, which
+                                                  * malloc keeps; the others take no memory */
 };
 
 static inline struct pkt *pkt_alloc(struct pkt_pool *pool)

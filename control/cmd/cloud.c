@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "control/account.h"
+#include "control/budget.h"
 #include "control/child.h"
 #include "control/cloud_serve.h"
 #include "control/cmd.h"
@@ -26,6 +28,7 @@ enum {
     OPT_MAX_EDGES,
     OPT_CHUNK,
     OPT_LEASE,
+    OPT_MEMORY_BUDGET,
     OPT_DRAIN_TIMEOUT
 };
 
@@ -41,7 +44,7 @@ struct cloud_options {
     const char *authorized;
     bool once;
     uint32_t max_sessions, max_edges, chunk_tokens, lease_s, drain_timeout_s;
-    uint64_t kv_budget_bytes;
+    uint64_t kv_budget_bytes, memory_budget_bytes;
 };
 
 static const struct argp_option options[] = {
@@ -56,6 +59,11 @@ static const struct argp_option options[] = {
      "Most memory for the cache of keys and values: 64MB. Sessions that find no room wait "
      "(default: "
      "enough for all at their longest)",
+     0},
+    {"memory-budget", OPT_MEMORY_BUDGET, "SIZE", 0,
+     "Most memory for all of this process: 200MB. Refused at start where it cannot be kept; the "
+     "cache "
+     "gets what is left",
      0},
     {"lease", OPT_LEASE, "SECONDS", 0,
      "How long sessions are kept for an edge that is not heard (default 10)", 0},
@@ -100,6 +108,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_KV_BUDGET:
         o->kv_budget_bytes = opt_size(state, "--kv-budget", arg);
+        return 0;
+    case OPT_MEMORY_BUDGET:
+        o->memory_budget_bytes = opt_size(state, "--memory-budget", arg);
         return 0;
     case OPT_LEASE:
         o->lease_s = opt_u32(state, "--lease", arg, 2, 86400);
@@ -237,6 +248,14 @@ int cmd_cloud(int argc, char **argv)
         .kv_format = o.model.kv,
     };
     rc = model_cache(&m, o.max_sessions, true, o.kv_budget_bytes, &stage_params);
+    account_begin();
+    if (rc == EXIT_OK && o.memory_budget_bytes)
+        rc = budget_begin(&m, &stage_params,
+                          &(struct budget_plan){.budget_bytes = o.memory_budget_bytes,
+                                                .program_bytes = process_memory("VmRSS"),
+                                                .ports = 1,
+                                                .sessions = o.max_sessions,
+                                                .has_head = true});
     if (rc == EXIT_OK)
         rc = model_open_stage(&m, &stage_params, team, &stage);
     if (rc != EXIT_OK)
@@ -288,6 +307,7 @@ int cmd_cloud(int argc, char **argv)
         .model = m.path,
         .cipher = pipeline_cipher(&params.security),
         .max_sessions = o.max_sessions,
+        .budget_bytes = o.memory_budget_bytes,
         .reloads = o.daemon.config || o.authorized,
         .wake = cloud_serve_wake,
     };

@@ -7,7 +7,15 @@
 #include "control/log.h"
 #include "control/service/serve.h"
 
-enum { OPT_CONNECT = OPT_OWN, OPT_RECONNECT, OPT_HISTORY, OPT_WORKERS, OPT_MAX_UPLINKS };
+enum {
+    OPT_CONNECT = OPT_OWN,
+    OPT_RECONNECT,
+    OPT_HISTORY,
+    OPT_WORKERS,
+    OPT_MAX_UPLINKS,
+    OPT_MEMORY_BUDGET,
+    OPT_STATS
+};
 
 struct edge_options {
     struct front_options front;
@@ -35,6 +43,12 @@ static const struct argp_option options[] = {
      0},
     {"max-uplinks", OPT_MAX_UPLINKS, "N", 0,
      "Clouds of --workers that are joined at once (default 8)", 0},
+    {"memory-budget", OPT_MEMORY_BUDGET, "SIZE", 0,
+     "Most memory for all of this process: 200MB. Refused at start where it cannot be kept; the "
+     "cache "
+     "gets what is left",
+     0},
+    {"stats", OPT_STATS, NULL, 0, "Print at the end where the memory was", 0},
     {0},
 };
 
@@ -63,6 +77,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_MAX_UPLINKS:
         o->max_uplinks = opt_u32(state, "--max-uplinks", arg, 1, FLEET_UPLINKS_MAX);
+        return 0;
+    case OPT_MEMORY_BUDGET:
+        o->front.memory_budget_bytes = opt_size(state, "--memory-budget", arg);
+        return 0;
+    case OPT_STATS:
+        o->front.stats = true;
         return 0;
     case ARGP_KEY_END:
         if (o->workers && !o->reconnect_s)
@@ -141,6 +161,11 @@ int cmd_edge(int argc, char **argv)
         rc = front_join(&f, &join, 1, 0);
     if (rc == EXIT_OK)
         rc = o.serve.listen ? serve(&f, &o.serve) : front_answer(&f);
+    if (o.front.stats && f.stage) {
+        struct account a;
+        front_account(&f, &a);
+        account_print(&a);
+    }
     front_close(&f);
     daemon_end();
     return rc;

@@ -56,7 +56,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             split_refuse_local(state, &o->front.split,
                                o->insecure           ? "--insecure"
                                : o->front.netem.text ? "--netem"
-                                                     : NULL);
+                                                     : adapt_option_given(&o->front.adapt));
         serve_check_options(state, &o->serve, &o->front);
         return 0;
     default:

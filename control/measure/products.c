@@ -48,7 +48,8 @@ static int time_type(const struct measure_params *p, struct plan_host *h, uint32
 
     if (!shape_for(p->shapes, h->types[i].type, &rows, &cols))
         return -EINVAL;
-    int rc = matmul_open(h->types[i].type, rows, cols, &isa, 1, &m);
+    const struct matmul_format format = {.type = h->types[i].type};
+    int rc = matmul_open(&format, rows, cols, &isa, 1, &m);
     for (uint32_t k = 0; k < h->n_rows && rc == 0; k++) {
         struct matmul_run run = {.matmul = m, .isa = isa};
         struct turns_job job = {.run = matmul_run, .arg = &run, .units = 1};

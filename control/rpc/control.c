@@ -10,6 +10,7 @@
 
 #include "control/cmd.h"
 #include "control/log.h"
+#include "control/cloud_serve.h"
 #include "control/rpc/capture.h"
 #include "control/rpc/cloud.h"
 #include "control/rpc/edge.h"
@@ -21,6 +22,7 @@ struct control {
     struct rpc_edge edge;
     struct rpc_cloud cloud;
     struct port *cloud_port;
+    uint64_t budget_bytes; /* a cloud's */
     struct capture *capture;
     struct rpc_methods sets[4];
     struct rpc_params params;
@@ -40,14 +42,16 @@ static uint32_t edge_ports_now(void *arg, struct port **ports, uint32_t max)
     return n < max ? n : max;
 }
 
-static uint64_t edge_history_bytes(void *arg)
+static void edge_account(void *arg, struct account *a)
+{
+    front_account(((struct control *)arg)->edge.front, a);
+}
+
+static void cloud_account(void *arg, struct account *a)
 {
     const struct control *c = arg;
-    struct engine *e = c->edge.front->engine;
-    struct edge_stats s = {.history_bytes = 0};
-    if (e && engine_edge(e))
-        edge_stats(engine_edge(e), &s);
-    return s.history_bytes;
+    const struct rpc_cloud *r = &c->cloud;
+    account_of_cloud(r->cloud, r->stage, c->cloud_port, r->max_sessions, c->budget_bytes, a);
 }
 
 static uint32_t cloud_ports_now(void *arg, struct port **ports, uint32_t max)
@@ -205,7 +209,7 @@ int control_open_edge(const struct control_options *o, const char *path, struct 
     c->process.profile = split ? f->plan.profile : NULL;
     c->process.reloads = reloads;
     c->process.ports = edge_ports_now;
-    c->process.history_bytes = edge_history_bytes;
+    c->process.account = edge_account;
     c->sets[1] = (struct rpc_methods){edge_methods, &c->edge};
     c->params.hop = (struct rpc_hop){hop_by_service, s};
     return finish(c, o, path, "edge", out);
@@ -230,6 +234,8 @@ int control_open_cloud(const struct control_options *o, const char *path,
     c->process.profile = of->plan->profile;
     c->process.reloads = of->reloads;
     c->process.ports = cloud_ports_now;
+    c->process.account = cloud_account;
+    c->budget_bytes = of->budget_bytes;
     c->sets[1] = (struct rpc_methods){cloud_methods, &c->cloud};
     c->params.wake = wake_cloud;
     c->params.wake_arg = c;

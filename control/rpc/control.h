@@ -44,6 +44,7 @@ struct control_cloud {
     const char *model;  /* its file */
     const char *cipher; /* pipeline_cipher */
     uint32_t max_sessions;
+    uint64_t budget_bytes; /* of memory; 0: none */
     bool reloads;
     void (*wake)(void); /* ends the wait of the cloud's loop; from any thread */
 };

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "control/adapt/show.h"
 #include "control/codec_arg.h"
 #include "control/rpc/link_json.h"
 #include "control/rpc/process.h"
@@ -96,6 +97,10 @@ static json_t *stats(struct rpc_call *c)
         {"tile_bytes_per_token", rpc_ratio((double)e->tile_bytes_up, (double)e->rows_up)},
         {"wire_bytes", rpc_count(e->wire_bytes_up + e->wire_bytes_down)},
         {"reconnections", rpc_count(e->reconnections)},
+        {"adaptation", adapt_show_json(&e->adapt)},
+        {"context_tokens", rpc_count(s.context_tokens)},
+        {"memory_step", s.memory_step ? json_string(s.memory_step) : json_null()},
+        {"memory_steps", rpc_count(s.memory_steps)},
         {"port", json_string(e->port ? e->port : "")},
         {"cipher", json_string(e->cipher ? e->cipher : "")},
         {"time_to_first_token", histogram(&s.ttft)},
@@ -264,6 +269,9 @@ static json_t *codec_get(struct rpc_call *c)
                           (double)a->bytes_per_token);
     }
     json_object_set_new(o, "targets", range);
+    struct service_stats st;
+    service_stats(service_of(c), &st);
+    json_object_set_new(o, "adaptation", adapt_show_json(&st.engine.adapt));
     return o;
 }
 

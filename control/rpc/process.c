@@ -39,45 +39,12 @@ static json_t *threads(struct rpc_call *c)
 /* --- memory -------------------------------------------------------------------------------------
  */
 
-/* limit 0: none. Returns the bytes. */
-static uint64_t item(json_t *list, const char *what, uint64_t bytes, uint64_t limit)
-{
-    json_t *o = json_pack("{s:s, s:I}", "what", what, "bytes", (json_int_t)bytes);
-    json_object_set_new(o, "limit_bytes", limit ? rpc_count(limit) : json_null());
-    json_array_append_new(list, o);
-    return bytes;
-}
-
 static json_t *memory(struct rpc_call *c)
 {
     const struct rpc_process *p = c->arg;
-    const struct stage_info *info = stage_info(p->stage);
-    const uint64_t rss = process_memory("VmRSS");
-    struct port *ports[CAPTURE_PORTS_MAX];
-    const uint32_t n = p->ports(p->arg, ports, CAPTURE_PORTS_MAX);
-    uint64_t packets = 0, packets_out = 0;
-    json_t *list = json_array();
-
-    uint64_t known = item(list, "weights", info->weights_bytes, 0);
-    known += item(list, "kv cache", info->kv_bytes, info->kv_budget_bytes);
-    known += item(list, "scratch", info->scratch_bytes, 0);
-    known += item(list, "histories", p->history_bytes ? p->history_bytes(p->arg) : 0, 0);
-    for (uint32_t i = 0; i < n; i++) {
-        const struct pkt_pool *pool = ports[i] ? ports[i]->pool : NULL;
-        packets += pool ? (uint64_t)pool->n_total * pool->room : 0;
-        packets_out += pool ? (uint64_t)(pool->n_total - pool->n_free) * pool->room : 0;
-    }
-    /* EAL's account has the pools of DPDK's ports in it. */
-    const uint64_t eal = port_eal_rss_bytes();
-    known += item(list, "packets in use", eal ? 0 : packets_out, packets);
-    known += item(list, "DPDK with its packets", eal, 0);
-    item(list, "the rest", rss > known ? rss - known : 0, 0);
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:s, s:o}", "rss_bytes", (json_int_t)rss,
-                     "peak_rss_bytes", (json_int_t)process_memory("VmHWM"), "locked_bytes",
-                     (json_int_t)process_memory("VmLck"), "kv_reserved_bytes",
-                     (json_int_t)info->kv_reserved_bytes, "kv_shared_bytes",
-                     (json_int_t)info->kv_shared_bytes, "kv_format",
-                     kv_format_name(info->kv_format), "items", list);
+    struct account a;
+    p->account(p->arg, &a);
+    return account_json(&a);
 }
 
 /* --- ports --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@
 #include "codec/codec.h"
 #include "codec/profile.h"
 #include "compute/stage.h"
+#include "control/account.h"
 #include "control/rpc/rpc.h"
 #include "dataplane/port.h"
 
@@ -21,9 +22,9 @@ struct rpc_process {
     const struct codec_params *codec;    /* NULL: nothing is coded */
     const struct codec_profile *profile; /* NULL: none */
     bool reloads;                        /* SIGHUP reads the configuration again */
-    /* In the engine's thread: the ports there are now, and the memory of histories. */
+    /* In the engine's thread: the ports there are now, and the memory. */
     uint32_t (*ports)(void *arg, struct port **ports, uint32_t max);
-    uint64_t (*history_bytes)(void *arg);
+    void (*account)(void *arg, struct account *a);
     void *arg;
 };
 

@@ -76,17 +76,3 @@ uint32_t threads_list(struct thread_info *list, uint32_t max)
     qsort(list, n < max ? n : max, sizeof *list, by_tid);
     return n;
 }
-
-uint64_t process_memory(const char *key)
-{
-    char line[256];
-    uint64_t bytes = 0;
-    const size_t n = strlen(key);
-    FILE *f = fopen("/proc/self/status", "re");
-    while (f && fgets(line, sizeof line, f))
-        if (strncmp(line, key, n) == 0 && line[n] == ':')
-            bytes = strtoull(line + n + 1, NULL, 10) * 1024;
-    if (f)
-        fclose(f);
-    return bytes;
-}

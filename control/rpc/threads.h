@@ -17,7 +17,4 @@ struct thread_info {
 /* Up to max, in order of their ids; how many there are. */
 uint32_t threads_list(struct thread_info *list, uint32_t max);
 
-/* A number of kB of /proc/self/status, in bytes: "VmRSS", "VmHWM", "VmLck". 0: it is not there. */
-uint64_t process_memory(const char *key);
-
 #endif

@@ -38,7 +38,7 @@ static int check_target(const struct service *s, struct codec_rate_target target
                : 0;
 }
 
-static int check(const struct service *s, const struct service_request *r)
+static int check(const struct service *s, const struct service_request *r, uint32_t context)
 {
     if (r->n_prompt == 0 || r->n_predict == 0 || r->n_top > SAMPLER_TOP_MAX ||
         sampler_params_check(&r->sampler) < 0)
@@ -46,16 +46,17 @@ static int check(const struct service *s, const struct service_request *r)
     for (uint32_t i = 0; i < r->n_prompt; i++)
         if (r->prompt_ids[i] < 0 || (uint32_t)r->prompt_ids[i] >= s->info->n_vocab)
             return -EINVAL;
-    if (r->n_prompt >= s->info->n_ctx)
+    if (r->n_prompt >= context)
         return -ERANGE;
-    const uint32_t room = s->info->n_ctx - r->n_prompt;
+    const uint32_t room = context - r->n_prompt;
     const uint32_t tokens = r->n_prompt + (r->n_predict < room ? r->n_predict : room);
     if (stage_seq_bytes(s->front->stage, tokens) > s->info->kv_budget_bytes)
         return -ENOSPC;
     return check_target(s, r->target);
 }
 
-static struct service_job *make(struct service *s, const struct service_request *r)
+static struct service_job *make(struct service *s, const struct service_request *r,
+                                uint32_t context)
 {
     struct service_job *j = malloc(sizeof *j);
     int32_t *ids = malloc(r->n_prompt * sizeof *ids);
@@ -67,8 +68,8 @@ static struct service_job *make(struct service *s, const struct service_request 
     memcpy(ids, r->prompt_ids, r->n_prompt * sizeof *ids);
     *j = (struct service_job){.service = s, .r = *r};
     j->r.prompt_ids = ids;
-    if (r->n_predict > s->info->n_ctx - r->n_prompt)
-        j->r.n_predict = s->info->n_ctx - r->n_prompt;
+    if (r->n_predict > context - r->n_prompt)
+        j->r.n_predict = context - r->n_prompt;
     j->shown = (struct service_session){
         .n_prompt = r->n_prompt, .n_predict = j->r.n_predict, .submitted_ns = port_now_ns()};
     snprintf(j->shown.client, sizeof j->shown.client, "%s", r->client ? r->client : "");
@@ -90,13 +91,14 @@ static int admit(const struct service *s)
     const uint32_t free_sessions = st->max_sessions - st->running;
     if (s->phase == SERVICE_ENDED || s->draining || s->stopping)
         return -ESHUTDOWN;
-    return st->waiting < st->max_waiting + free_sessions ? 0 : -EAGAIN;
+    return !s->refuses && st->waiting < st->max_waiting + free_sessions ? 0 : -EAGAIN;
 }
 
 int service_submit(struct service *s, const struct service_request *r, uint64_t *id)
 {
-    int rc = check(s, r);
-    struct service_job *j = rc < 0 ? NULL : make(s, r);
+    const uint32_t context = service_context_tokens(s);
+    int rc = check(s, r, context);
+    struct service_job *j = rc < 0 ? NULL : make(s, r, context);
     if (rc == 0 && !j)
         rc = -ENOMEM;
 
@@ -149,7 +151,11 @@ uint32_t service_sessions(struct service *s, struct service_session *list, uint3
 
 uint32_t service_context_tokens(const struct service *s)
 {
-    return s->info->n_ctx;
+    struct service *unlocked = (struct service *)s;
+    pthread_mutex_lock(&unlocked->lock);
+    const uint32_t context = s->context;
+    pthread_mutex_unlock(&unlocked->lock);
+    return context;
 }
 
 int service_set_target(struct service *s, struct codec_rate_target target)

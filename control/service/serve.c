@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "control/budget.h"
 #include "control/cmd.h"
 #include "control/config/config.h"
 #include "control/config/reload.h"
@@ -140,7 +141,38 @@ struct serving {
     struct gateway *gateway;
     struct reload *reload;
     enum codec_rate_kind target; /* of answers that have none of their own */
+    struct budget budget;        /* of memory */
+    uint64_t budget_ns;          /* when it was last looked at */
 };
+
+#define BUDGET_LOOK_NS UINT64_C(100000000)
+
+/* --memory-budget, ten times a second. */
+static void look_at_budget(struct serving *v, uint64_t now_ns)
+{
+    struct budget *b = &v->budget;
+    const enum budget_rung before = b->rung;
+    struct account a;
+    if (!v->front->o->memory_budget_bytes || now_ns - v->budget_ns < BUDGET_LOOK_NS)
+        return;
+    v->budget_ns = now_ns;
+    b->can_coarsen = v->front->steer;
+    front_account(v->front, &a);
+    if (!budget_look(b, &a))
+        return;
+    if (v->front->steer)
+        steer_floor(v->front->steer, b->coarser);
+    service_set_limits(v->service, budget_context(b, v->front->engine->info->n_ctx),
+                       b->rung == BUDGET_REFUSE);
+    if (b->rung != before)
+        log_info("memory: %s (step %u of %u): %.1f MB of %.1f resident, histories %.1f of %.1f, "
+                 "cache promised %.1f of %.1f",
+                 budget_rung_name(b->rung), b->rung, BUDGET_RUNGS - 1,
+                 (double)a.resident_bytes * 1e-6, (double)a.budget_bytes * 1e-6,
+                 (double)a.history_busy_bytes * 1e-6, (double)a.limits[ACCOUNT_HISTORY] * 1e-6,
+                 (double)a.kv_busy_bytes * 1e-6, (double)a.limits[ACCOUNT_KV] * 1e-6);
+    service_set_memory_step(v->service, budget_rung_name(b->rung), b->steps);
+}
 
 /* Once a turn. */
 static uint64_t tick(void *arg, uint64_t now_ns)
@@ -149,9 +181,12 @@ static uint64_t tick(void *arg, uint64_t now_ns)
     const char *why;
     const enum service_health health = service_health(v->service, &why);
     daemon_status("%s", health == SERVICE_READY ? "ready" : why);
+    look_at_budget(v, now_ns);
     if (reload_poll(v->reload))
         daemon_ready();
-    return daemon_tick(now_ns);
+    const uint64_t again_ns = daemon_tick(now_ns);
+    const uint64_t budget_ns = v->budget.rung ? v->budget_ns + BUDGET_LOOK_NS : UINT64_MAX;
+    return budget_ns < again_ns ? budget_ns : again_ns; /* a ladder is left in time, too */
 }
 
 static void on_reload(void *arg)

@@ -34,6 +34,7 @@ int service_open(const struct service_params *p, struct service **out)
     s->wake_fd = fd;
     s->drain_timeout_ns = p->drain_timeout_ns;
     s->asked_end = &s->asked;
+    s->context = s->info->n_ctx;
     s->stats.max_sessions = p->front->o->parallel;
     s->stats.max_waiting = p->max_waiting;
     s->stats.kv_budget_bytes = s->info->kv_budget_bytes;
@@ -164,6 +165,22 @@ void service_set_max_waiting(struct service *s, uint32_t max_waiting)
 {
     pthread_mutex_lock(&s->lock);
     s->stats.max_waiting = max_waiting;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void service_set_memory_step(struct service *s, const char *name, uint64_t steps)
+{
+    pthread_mutex_lock(&s->lock);
+    s->stats.memory_step = name;
+    s->stats.memory_steps = steps;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void service_set_limits(struct service *s, uint32_t context_tokens, bool refuse)
+{
+    pthread_mutex_lock(&s->lock);
+    s->context = context_tokens < s->info->n_ctx ? context_tokens : s->info->n_ctx;
+    s->refuses = refuse;
     pthread_mutex_unlock(&s->lock);
 }
 

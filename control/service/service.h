@@ -100,6 +100,10 @@ void service_wake(struct service *s);
 /* What a reload may change; of requests from now on. */
 void service_set_max_waiting(struct service *s, uint32_t max_waiting);
 void service_set_drain_timeout(struct service *s, uint64_t timeout_ns);
+/* For service_stats; name: a static string. */
+void service_set_memory_step(struct service *s, const char *name, uint64_t steps);
+/* Of requests from now on: a context of so many tokens at most; or none is taken: -EAGAIN. */
+void service_set_limits(struct service *s, uint32_t context_tokens, bool refuse);
 /* Of requests that have none of their own. 0, or -EINVAL: no curve for it. */
 int service_set_target(struct service *s, struct codec_rate_target target);
 
@@ -146,6 +150,9 @@ struct service_stats {
     struct service_histogram ttft, inter_token, end_to_end;
     struct engine_stats engine; /* as of the last step, at most a tenth of a second ago */
     enum service_health health;
+    uint32_t context_tokens;  /* that a new request may have, now */
+    const char *memory_step;  /* of the ladder that keeps --memory-budget; NULL: none */
+    uint64_t memory_steps;    /* taken so far */
 };
 void service_stats(struct service *s, struct service_stats *out);
 

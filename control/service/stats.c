@@ -128,5 +128,6 @@ void service_stats(struct service *s, struct service_stats *out)
     pthread_mutex_lock(&s->lock);
     *out = s->stats;
     out->health = service_health_now(s, NULL);
+    out->context_tokens = s->context;
     pthread_mutex_unlock(&s->lock);
 }

@@ -106,6 +106,11 @@ void link_message_free(struct link_message *m)
     m->pkts = NULL;
 }
 
+uint32_t link_message_held_ns(const struct link_message *m)
+{
+    return m->is_reply ? get_be32(m->pkts[0]->data + WIRE_PAYLOAD_AT + 8) : HOLD_UNKNOWN;
+}
+
 const uint8_t *link_message_payload(const struct link_message *m, uint16_t fragment, size_t *len)
 {
     const uint8_t *frame = m->pkts[fragment]->data;

@@ -154,6 +154,7 @@ int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, c
     e->p = *p;
     e->p.max_sessions = p->max_sessions ? p->max_sessions : 1;
     e->p.chunk_tokens = p->chunk_tokens ? p->chunk_tokens : DEFAULT_CHUNK_TOKENS;
+    e->max_chunk_tokens = e->p.chunk_tokens;
     if (!p->connect_timeout_ns)
         e->p.connect_timeout_ns = DEFAULT_CONNECT_TIMEOUT_NS;
     if (!e->p.link.first_word_ns) /* we say it, and better */
@@ -330,6 +331,8 @@ static void set_target(const struct edge *e, struct edge_session *s,
                        struct codec_rate_target target)
 {
     s->plain = s->plain && !target.kind;
+    s->moved |=
+        s->sent && (target.kind != s->rate.target.kind || target.value != s->rate.target.value);
     if (s->rate.target.kind && target.kind)
         codec_rate_retarget(&s->rate, target);
     else if (target.kind)
@@ -425,8 +428,33 @@ int edge_retarget(struct edge *e, int64_t session, struct codec_rate_target targ
         return -ENOENT;
     if (target.kind && !target_fits(&e->p, target))
         return -EINVAL;
+    s->r.target = target; /* its own from now on */
     set_target(e, s, target);
     return 0;
+}
+
+int edge_set_target(struct edge *e, struct codec_rate_target target)
+{
+    if (target.kind && !target_fits(&e->p, target))
+        return -EINVAL;
+    e->p.target = target;
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        struct edge_session *s = &e->sessions[i];
+
+        if (edge_is_busy(s) && !s->r.target.kind)
+            set_target(e, s, target);
+    }
+    return 0;
+}
+
+void edge_set_rows(struct edge *e, uint32_t chunk_tokens, uint32_t bulk_rows)
+{
+    e->mix.max_bulk = bulk_rows;
+    e->p.chunk_tokens = smaller(chunk_tokens, e->max_chunk_tokens);
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) {
+        if (u->cloud_rows)
+            u->chunk_rows = edge_chunk_rows(u, u->cloud_rows, u->cloud_fragments);
+    }
 }
 
 int edge_progress(const struct edge *e, int64_t session, struct edge_result *r, float *parameter)
@@ -586,8 +614,16 @@ void edge_stats(const struct edge *e, struct edge_stats *s)
     s->port = first ? first->port_name : "none";
     s->history_bytes = e->history_bytes;
     s->sessions = e->n_busy;
-    for (uint32_t i = 0; i < e->n_places; i++)
-        s->lingering += e->sessions[i].state == EDGE_LINGERING;
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        const struct edge_session *o = &e->sessions[i];
+
+        s->lingering += o->state == EDGE_LINGERING;
+        s->history_busy_bytes += edge_is_busy(o) ? o->history.room : 0;
+        if (edge_is_busy(o) && o->seq >= 0)
+            s->kv_busy_bytes += stage_seq_bytes(e->p.stage, o->r.n_prompt + o->r.n_predict);
+        s->reading += o->state == EDGE_RUNNING && o->computed < o->prefill_end;
+        s->decoding += o->state == EDGE_RUNNING && o->computed >= o->prefill_end;
+    }
 }
 
 void edge_set_clock(struct edge *e, uint64_t (*clock)(void *arg), void *arg)

@@ -77,6 +77,7 @@ static void add_item(struct edge *e, struct edge_session *s, uint32_t n, uint32_
     }
     e->batch[e->n_items++] = (struct stage_rows){.seq = s->seq, .pos = s->computed, .n = n};
     s->uplink->packets += packets_of(e, n);
+    *(in_prefill(s) ? &e->stats.bulk_rows : &e->stats.decode_rows) += n;
     mix_add(&e->mix, in_prefill(s) ? MIX_PREFILL : MIX_DECODE, s->computed, n);
 }
 
@@ -270,7 +271,7 @@ static void pick(struct edge *e)
         n_others += s->state == EDGE_RUNNING && in_prefill(s);
     }
     for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1))
-        u->packets = 0;
+        u->packets = u->run_bytes = 0;
     e->n_items = e->next_item = 0;
     mix_begin(&e->mix, waiting, edge_decoding(e, NULL), n_others, e->info->max_rows);
     for (unsigned i = 0; i < MIX_RANKS; i++) {
@@ -288,10 +289,13 @@ static void pick(struct edge *e)
 
 static void compute(struct edge *e)
 {
-    const uint64_t begin_ns = edge_now(e);
+    const uint64_t from_ns = edge_now(e);
     int err = stage_run(e->p.stage, e->batch, e->n_items, e->batch_ids, NULL, e->panel, NULL);
+    const uint64_t took_ns = edge_now(e) - from_ns;
 
-    mix_ran(&e->mix, edge_now(e) - begin_ns);
+    mix_ran(&e->mix, took_ns);
+    e->stats.compute_ns += took_ns;
+    e->stats.runs++;
     for (uint32_t i = 0; i < e->n_items; i++) {
         struct edge_item *item = &e->items[i];
         struct edge_session *s = item->session;
@@ -415,6 +419,7 @@ static bool send_item(struct edge *e, const struct edge_item *item)
     s->to_answer = -1;
     s->sent = item->head.position + item->head.n_rows;
     count_sent(e, s, &stats);
+    edge_note_sent(e, s, stats.bytes, n);
     return true;
 }
 

@@ -49,6 +49,7 @@ struct edge_session {
     uint32_t confirmed;       /* of these, rows that it has for good, as its answers say */
     bool reviving;            /* its cloud doesn't have what was sent: a replay is due or under way */
     bool plain;               /* it never had a target: its rows are coded as any session's */
+    bool moved;               /* its target has changed: rows as they were sent can't be made again */
     bool alone;               /* the cloud could not begin it like another: not asked again */
     uint32_t like, n_like;    /* number of the session that it asks to begin like, and tokens of it */
     uint64_t used;            /* lingering: when it was last of use, counted */
@@ -66,6 +67,8 @@ struct edge_session {
     int64_t to_answer;        /* TOKENS message that the next ROWS acknowledges, or -1 */
     bool cancelled;
     struct codec_rate rate; /* no target: the edge's codec parameters */
+    uint64_t sent_ns;       /* its last message */
+    uint32_t sent_bytes, sent_after; /* of its tiles; and of what was sent with it before */
     struct edge_result result;
 };
 
@@ -95,6 +98,7 @@ struct edge_uplink {
     uint32_t cloud_rows, cloud_fragments; /* what the cloud takes in a message */
     uint32_t packets;            /* that the rows being put together take at most */
     bool packets_short;          /* rows or a replay wait for packets */
+    uint32_t run_bytes;          /* of frames with rows of the last run, so far */
     bool draining;               /* as asked for */
     bool unfit;                  /* its cloud is of another kind */
     uint64_t full_until_ns;      /* its cloud had no room */
@@ -160,6 +164,9 @@ struct edge {
     uint32_t n_items, next_item;
     struct mix mix;
     uint32_t turn_decode, turn_prefill; /* sessions to look at first */
+    uint32_t max_chunk_tokens;   /* as it was opened with */
+    struct edge_turn turns[EDGE_TURNS]; /* a ring */
+    uint32_t n_turns, turns_taken; /* so far */
 
     struct edge_stats stats;
 };
@@ -175,6 +182,13 @@ static inline struct edge_uplink *edge_next_uplink(const struct edge *e, uint32_
 static inline bool edge_is_busy(const struct edge_session *s)
 {
     return s->state >= EDGE_WAITING;
+}
+
+/* Whether a session whose history was dropped can't be computed again from its ids: its parameters
+ * follow from the messages, or have changed on the way. */
+static inline bool edge_needs_history(const struct edge_session *s)
+{
+    return s->moved || s->rate.target.kind == CODEC_RATE_BYTES;
 }
 
 /* edge.c */
@@ -260,6 +274,11 @@ bool edge_share_busy(struct edge *e, struct edge_session *s);
 /* Open what waited, where that makes sense now. */
 void edge_share_step(struct edge *e);
 uint64_t edge_share_deadline(const struct edge *e);
+
+/* edge_turns.c: how long ids are waited for. */
+void edge_note_sent(struct edge *e, struct edge_session *s, uint64_t tile_bytes, int n_packets);
+/* Before the ids of an answer are taken. */
+void edge_note_answer(struct edge *e, const struct edge_session *s, const struct link_message *m);
 
 /* edge_replay.c: what a cloud that knows nothing of a session is told. */
 /* Keep a message's tiles, which lie in e->pkts; reply: as it is sent. */

@@ -141,7 +141,7 @@ static bool tokens_fit(const struct edge *e, const struct edge_session *s,
 }
 
 static const char *on_tokens(struct edge *e, struct edge_session *s, const uint8_t *p, size_t len,
-                             uint32_t number)
+                             const struct link_message *answer)
 {
     struct proto_tokens m;
     uint32_t kept;
@@ -149,7 +149,7 @@ static const char *on_tokens(struct edge *e, struct edge_session *s, const uint8
     if (proto_read_tokens(p, len, &m) || !tokens_fit(e, s, &m))
         return "the cloud sent tokens that don't fit what was asked";
     s->unanswered--;
-    s->to_answer = number;
+    s->to_answer = answer->message;
     if (s->reviving && !s->replaying && !s->unanswered)
         s->reviving = false; /* what follows is taken for good */
     else if (!s->reviving)
@@ -157,6 +157,7 @@ static const char *on_tokens(struct edge *e, struct edge_session *s, const uint8
     e->news = true;
     if (!m.n)
         return NULL;
+    edge_note_answer(e, s, answer);
     /* Guesses that were not accepted leave the cache. */
     kept = m.position + m.n - 1;
     if (s->computed > kept) {
@@ -189,7 +190,7 @@ void edge_on_message(struct edge_uplink *u, const struct link_message *m)
         error = on_opened(e, s, p, len);
         break;
     case PROTO_TOKENS:
-        error = on_tokens(e, s, p, len, m->message);
+        error = on_tokens(e, s, p, len, m);
         break;
     case PROTO_REFUSED:
     case PROTO_ERROR:

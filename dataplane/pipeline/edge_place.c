@@ -139,7 +139,7 @@ static bool to_be_left(const struct edge_uplink *u)
 /* Whether nothing of it is under way. */
 static bool may_leave(const struct edge_session *s)
 {
-    if (s->history.dropped && s->rate.target.kind == CODEC_RATE_BYTES)
+    if (s->history.dropped && edge_needs_history(s))
         return false; /* it could not go on */
     return s->state != EDGE_RUNNING || !s->unanswered;
 }

@@ -141,7 +141,7 @@ bool edge_rewind(struct edge *e, struct edge_session *s)
     if (s->state == EDGE_WAITING)
         return true;
     if (s->history.dropped) {
-        if (s->rate.target.kind == CODEC_RATE_BYTES) /* its parameters follow from the messages */
+        if (edge_needs_history(s))
             return false;
         s->sent = s->result.n_shared = 0;
         s->prefill_end = s->n_ids;

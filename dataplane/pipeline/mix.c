@@ -52,7 +52,7 @@ static double bulk_ns(const struct mix *m)
     return n && n < m->n_decoding ? most_ns * n / m->n_decoding : most_ns;
 }
 
-static uint32_t bulk_room(const struct mix *m, uint32_t position)
+static uint32_t timed_room(const struct mix *m, uint32_t position)
 {
     double rows;
 
@@ -66,6 +66,14 @@ static uint32_t bulk_room(const struct mix *m, uint32_t position)
     if (rows < 1)
         return !m->n_bulk;
     return rows < UINT32_MAX ? (uint32_t)rows : UINT32_MAX;
+}
+
+static uint32_t bulk_room(const struct mix *m, uint32_t position)
+{
+    const uint32_t rows = timed_room(m, position);
+    const uint32_t left = m->max_bulk > m->n_bulk ? m->max_bulk - m->n_bulk : 0;
+
+    return m->n_decoding && m->max_bulk && left < rows ? left : rows;
 }
 
 uint32_t mix_room(const struct mix *m, enum mix_rank rank, uint32_t position)

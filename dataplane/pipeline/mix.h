@@ -5,9 +5,10 @@
  *
  * Decode goes first, but what waited for MIX_PATIENCE runs without a row goes before it. While
  * somebody decodes, the others get time, not rows: as much as all who decode need for a row each, or
- * as the others would if they are more, and MIX_BULK_NS in any case. So a prompt however long makes the ids that come meanwhile later by
- * no more than that, for each of two things that can happen to an id here: its row waits for a run
- * of the others alone, or it shares its run with them. The two don't happen to it at once.
+ * as the others would if they are more, and MIX_BULK_NS in any case. So a prompt however
+ * long makes the ids that come meanwhile later by no more than that, for each of two things that can
+ * happen to an id here: its row waits for a run of the others alone, or it shares its run with them.
+ * The two don't happen to it at once.
  *
  * What a row takes is learned from the runs before; until it is, the others get MIX_BULK_ROWS.
  */
@@ -29,6 +30,7 @@ struct mix {
     uint32_t waited[MIX_RANKS]; /* runs in a row in which rows of this rank waited, and none went */
     double decode_row_ns, bulk_row_ns; /* that one takes, at position 0; 0: not known yet */
     bool bulk_alone;                   /* the latest run had rows, and none of decode */
+    uint32_t max_bulk; /* rows that the others get beside decode at most; 0: as time has it */
     /* of the run that is being put together */
     enum mix_rank order[MIX_RANKS]; /* in which the ranks should add their rows */
     uint32_t n_rows, n_bulk;        /* bulk: not of decode */

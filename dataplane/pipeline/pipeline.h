@@ -118,7 +118,8 @@ struct edge_rejoin {
     bool several;                  /* next_port has more than one: when first joining, too, the next
                                     * is tried where one does not answer in attempt_timeout_ns */
     size_t history_bytes;          /* memory for histories. A session that finds no room has none: it
-                                    * is computed again from its ids, or, with a target of bytes, ends */
+                                    * is computed again from its ids, or, with a target of
+                                    * bytes or one that has changed, ends */
     bool endless;                  /* sessions that waited in vain end, but the edge goes on looking */
     /* The port of the next address to try, or the same one again; whichever it gave before is not
      * used any more. NULL: none can be opened just now. NULL function: always edge_params' port. */
@@ -189,10 +190,15 @@ struct edge_stats {
     const char *port;   /* caps.name of its last one */
     uint64_t reconnections, replayed_rows, replayed_bytes; /* bytes of tiles */
     uint64_t history_bytes; /* memory that histories take now */
+    uint64_t history_busy_bytes; /* of it, of sessions that have not ended */
+    uint64_t kv_busy_bytes; /* that these may take of the stage's cache */
     uint64_t kept_bytes;    /* of tiles copied into histories, so far */
     uint64_t copied_bytes;  /* of rows copied on their way to the port: none, by design */
     uint64_t port_copied_bytes; /* of payload, by the port itself, both ways: port_stats */
     uint64_t tokens, rows_up; /* tiles and their bytes: codec */
+    uint64_t runs, compute_ns; /* of the stage */
+    uint64_t decode_rows, bulk_rows; /* that these had; bulk: of prompts */
+    uint32_t decoding, reading; /* busy sessions: those that wait for ids; whose prompt is not sent */
     struct codec_rate_range parameter; /* the step or delta of messages under a target */
     struct codec_stats codec;
     uint64_t shared_rows; /* that sessions began with, of others: neither computed nor sent */
@@ -215,6 +221,28 @@ int edge_cancel(struct edge *e, int64_t session);
 /* Another target for a session from its next message on: the link has changed. A target of bytes
  * counts what tile_bytes_up counts. 0, -ENOENT, or -EINVAL as edge_submit. */
 int edge_retarget(struct edge *e, int64_t session, struct codec_rate_target target);
+
+/* The target of new sessions from now on, and of all that have none of their own, by their request or
+ * by edge_retarget. 0, or -EINVAL as edge_submit. */
+int edge_set_target(struct edge *e, struct codec_rate_target target);
+
+/* Most rows of a prompt in a message, no more than edge_params said; and beside decode in a run of the
+ * stage, 0: as mix.h has it. From the next run on; no id changes by it. */
+void edge_set_rows(struct edge *e, uint32_t chunk_tokens, uint32_t bulk_rows);
+
+/* What was waited for an id. */
+#define EDGE_TURNS 256u
+struct edge_turn {
+    uint64_t at_ns;   /* it came */
+    uint64_t gap_ns;  /* since the one before; 0: it is the first */
+    uint64_t turn_ns; /* since its rows were sent; of a first one, since it was asked for */
+    uint64_t path_ns; /* of that, not at the cloud, as it says; 0: it does not */
+    uint32_t bytes;   /* of the message's tiles; of a first one: rows of the prompt that were sent */
+    uint32_t before;  /* bytes of messages to the same cloud that were sent together with it, and before */
+};
+/* Takes those since the last call, oldest first, of which the newest EDGE_TURNS are kept: how many were
+ * written, max at most. */
+uint32_t edge_take_turns(struct edge *e, struct edge_turn *list, uint32_t max);
 
 /* Its result so far, and the step or delta of its last message under a target (else 0). 0 or
  * -ENOENT. */

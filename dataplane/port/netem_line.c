@@ -31,6 +31,8 @@ struct netem_line {
     struct netem_params params;
     uint32_t keep_bytes;
     uint64_t n_put;
+    uint64_t begun_ns; /* the first frame entered */
+    uint32_t next_change;
     bool bad;             /* state of the Markov chain */
     uint64_t busy_ns;     /* the bottleneck is free from then on, */
     uint64_t busy_rest;   /* and this many parts of a nanosecond, of rate_bit_per_s */
@@ -203,6 +205,22 @@ static uint64_t delayed(struct netem_line *l, uint64_t i, uint64_t start_ns)
     return out_ns;
 }
 
+static void change(struct netem_line *l, uint64_t now_ns)
+{
+    struct netem_params *p = &l->params;
+
+    if (!l->n_put)
+        l->begun_ns = now_ns;
+    for (; l->next_change < p->n_changes; l->next_change++) {
+        const struct netem_change *c = &p->changes[l->next_change];
+
+        if (now_ns - l->begun_ns < c->at_ns)
+            return;
+        *(c->is_delay ? &p->delay_ns : &p->rate_bit_per_s) = c->value;
+        l->busy_rest = 0; /* less than a nanosecond */
+    }
+}
+
 int netem_line_put(struct netem_line *l, uint64_t now_ns, const uint8_t *bytes, uint32_t len)
 {
     const uint64_t i = l->n_put;
@@ -212,6 +230,7 @@ int netem_line_put(struct netem_line *l, uint64_t now_ns, const uint8_t *bytes, 
     const bool reorder = chance(l, i, DRAW_REORDER, l->params.reorder);
     struct frame *f = NULL, *second = NULL;
 
+    change(l, now_ns);
     let_start(l, now_ns);
     const bool overflow = l->held_bytes + 2 * (uint64_t)len > NETEM_HELD_MAX_BYTES ||
                           (l->busy_ns > now_ns && is_full(l, len));

@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DIGITS_MAX 9
+#define DIGITS_MAX    9
+#define CHANGE_MAX_NS UINT64_C(86400000000000)
 
 struct unit {
     const char *name;
@@ -174,6 +175,22 @@ static int parse_value(int key, const char *value, struct netem_params *p)
     }
 }
 
+/* "rate@5s" or "delay@5s": its time is behind the "@". */
+static int parse_change(const char *name, const char *value, struct netem_params *p)
+{
+    struct netem_change c = {.is_delay = name[0] == 'd'};
+    const struct netem_change *last = p->n_changes ? &p->changes[p->n_changes - 1] : NULL;
+    struct netem_params at = {0};
+
+    if (p->n_changes == NETEM_CHANGES_MAX ||
+        parse_amount(strchr(name, '@') + 1, times_ns, 0, CHANGE_MAX_NS, &c.at_ns) < 0 ||
+        (last && c.at_ns < last->at_ns) || parse_value(c.is_delay ? DELAY : RATE, value, &at) < 0)
+        return -EINVAL;
+    c.value = c.is_delay ? at.delay_ns : at.rate_bit_per_s;
+    p->changes[p->n_changes++] = c;
+    return 0;
+}
+
 static int refuse(char *err, const char *item, size_t len, const char *why, const char *more)
 {
     snprintf(err, NETEM_ERR, "netem: cannot use '%.*s': %s%s", (int)(len < 40 ? len : 40), item,
@@ -196,6 +213,13 @@ static int parse_item(const char *text, size_t len, struct netem_params *p, unsi
     if (!value)
         return refuse(err, text, len, names, "");
     *value++ = '\0';
+    if (strncmp(item, "rate@", 5) == 0 || strncmp(item, "delay@", 6) == 0)
+        return parse_change(item, value, p) == 0
+                   ? 0
+                   : refuse(err, item, strlen(item),
+                            "a change is rate@TIME=RATE or delay@TIME=TIME, in order of time: "
+                            "rate@5s=4mbit",
+                            "");
     int key = 0;
     while (key < KEYS && strcmp(keys[key].name, item) != 0)
         key++;
@@ -253,6 +277,17 @@ static const char *misfit(const struct netem_params *p)
     if (p->rate_bit_per_s &&
         (p->rate_bit_per_s < NETEM_RATE_MIN || p->rate_bit_per_s > NETEM_RATE_MAX))
         return "rate is 1kbit to 1000gbit";
+    if (p->n_changes > NETEM_CHANGES_MAX)
+        return "rate and delay change at most 32 times";
+    for (uint32_t i = 0; i < p->n_changes; i++) {
+        const struct netem_change *c = &p->changes[i];
+        if (!c->is_delay && !p->rate_bit_per_s)
+            return "rate@TIME is another rate than the one before: it needs rate=";
+        if (!c->is_delay && (c->value < NETEM_RATE_MIN || c->value > NETEM_RATE_MAX))
+            return "rate is 1kbit to 1000gbit";
+        if (c->is_delay && (c->value > NETEM_DELAY_MAX_NS || c->value < p->jitter_ns))
+            return "delay is at most 60s, and no less than jitter";
+    }
     if ((p->queue_bytes || p->queue_packets) && !p->rate_bit_per_s)
         return "queue is what waits for the bottleneck: it needs rate=";
     return NULL;
@@ -269,5 +304,5 @@ int netem_check(const struct netem_params *p, char *err)
 
 bool netem_is_timed(const struct netem_params *p)
 {
-    return p->delay_ns || p->jitter_ns || p->rate_bit_per_s;
+    return p->delay_ns || p->jitter_ns || p->rate_bit_per_s || p->n_changes;
 }

@@ -14,6 +14,8 @@ static struct pkt *heap_alloc(struct pkt_pool *pool)
     if (!p)
         return NULL;
     pool->n_free--;
+    if (pool->n_total - pool->n_free > pool->n_touched)
+        pool->n_touched = pool->n_total - pool->n_free;
     *p = (struct pkt){.data = (uint8_t *)(p + 1), .room = pool->room, .refs = 1, .pool = pool};
     return p;
 }

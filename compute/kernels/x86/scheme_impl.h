@@ -13,6 +13,9 @@
  * integers: in what order they are made changes nothing.
  */
 
+/* Without it GCC keeps a second copy of what was just stored. */
+#define STORED(p) __asm__ volatile("" : : "r"(p) : "memory")
+
 #define EACH(i, n) UNROLL for (size_t i = 0, i##_n = (n); i < i##_n; i++)
 
 /* What is known when it is compiled. */
@@ -275,7 +278,7 @@ KFN void pass_few(const struct kind k, const size_t T, const struct scheme_panel
                       b + 1 < s->blocks ? first + a->n_tokens * block_bytes : (const void *)zeros,
                       acts + i * ACTS_BYTES);
         }
-        IN_MEMORY(acts);
+        STORED(acts);
         for (size_t j = 0; j < n; j++)
             unit_few(k, T, s, panels[j], unit, tables[j], acts, a, t0 + t,
                      acc + (j * nt + t) * PANEL_ROWS);
@@ -354,13 +357,17 @@ KFN void pass_many(const struct kind k, const struct scheme_panel *s, const uint
     for (size_t unit = 0; unit < s->n_units; unit++)
         for (size_t j = 0; j < n; j++) {
             unpack_unit(k, panels[j] + s->head_bytes + unit * s->unit_bytes, tables[j], codes);
-            IN_MEMORY(codes);
+            STORED(codes);
             for (size_t h = 0; h < s->unit_blocks; h++)
                 if (unit * s->unit_blocks + h < s->blocks)
                     block_many(k, s, panels[j], unit * s->unit_blocks + h, codes + 512 * h, a, t0,
                                nt, acc + j * nt * PANEL_ROWS);
         }
 }
+
+/* From how many tokens on it pays to unpack a unit for all of them: below, each four (two, one) pass
+ * over the panels by themselves. */
+#define UNPACK_TOKENS 12
 
 KFN void mul_scheme(const struct kind k, const struct scheme_panel *s, const uint8_t *const *panels,
                     size_t n, const struct acts *a, size_t t0, size_t nt, float *acc)

@@ -251,6 +251,133 @@ static void test_target(void **state)
         rig_request_free(&q[i]);
 }
 
+/* The edge's target moves on the way, for all that have none of their own: what a new cloud gets
+ * are the tiles that the lost one got, so that the ids go on. */
+static void test_moving_target(void **state)
+{
+    static const struct codec_rate_target steps[] = {
+        {CODEC_RATE_KL, .02}, {CODEC_RATE_KL, .5}, {CODEC_RATE_NONE, 0}, {CODEC_RATE_KL, .1}};
+    struct rig_request q[2], own[2];
+
+    (void)state;
+    for (unsigned killed = 0; killed < 2; killed++) {
+        struct rig_params p = targeted();
+        struct rig r;
+
+        p.target = (struct codec_rate_target){CODEC_RATE_NONE, 0};
+        start(&r, &p);
+        rig_request(&q[killed], 3, 60, 150);
+        rig_request(&own[killed], 4, 50, 150);
+        own[killed].target = (struct codec_rate_target){CODEC_RATE_KL, .02};
+        assert_true(rig_submit(&r, &q[killed]) > 0);
+        for (unsigned i = 0; i < 4; i++) {
+            step_until_ids(&r, &q[killed], 30 * i + 20);
+            assert_int_equal(edge_set_target(r.edge, steps[i]), 0);
+            step_until_ids(&r, &q[killed], 30 * i + 30);
+            if (!killed)
+                continue;
+            rig_kill_cloud(&r);
+            rig_start_cloud(&r);
+        }
+        assert_true(finishes(&r, &q[killed], 1, 60 * SECOND));
+        assert_true(rig_submit(&r, &own[killed]) > 0);
+        assert_int_equal(edge_set_target(r.edge, steps[1]), 0);
+        assert_true(finishes(&r, &own[killed], 1, 60 * SECOND));
+        assert_int_equal(q[killed].result.finish, EDGE_LENGTH);
+        assert_true(stats_of(&r).parameter.min < stats_of(&r).parameter.max);
+        assert_int_equal(edge_set_target(r.edge, (struct codec_rate_target){CODEC_RATE_KL, -1}),
+                         -EINVAL);
+        rig_close(&r);
+    }
+    assert_int_equal(q[0].n_ids, q[1].n_ids);
+    assert_memory_equal(q[0].ids, q[1].ids, q[0].n_ids * sizeof q[0].ids[0]);
+    /* A target of its own is not touched. */
+    assert_true(own[0].result.tile_bytes_up == own[1].result.tile_bytes_up);
+    const double bytes = (double)own[0].result.tile_bytes_up / (double)own[0].result.rows_up;
+    print_message("%.1f bytes a row under its own target\n", bytes);
+    assert_true(bytes > 45);
+    for (unsigned i = 0; i < 2; i++) {
+        rig_request_free(&q[i]);
+        rig_request_free(&own[i]);
+    }
+}
+
+/* Without its history a session whose target has moved can't be made again. */
+static void test_moving_target_without_history(void **state)
+{
+    (void)state;
+    for (unsigned moved = 0; moved < 2; moved++) {
+        struct rig_params p = targeted();
+        struct rig_request q;
+        struct rig r;
+
+        p.target = (struct codec_rate_target){CODEC_RATE_KL, .02};
+        p.rejoin.history_bytes = 0;
+        start(&r, &p);
+        rig_request(&q, 3, 60, 150);
+        assert_true(rig_submit(&r, &q) > 0);
+        step_until_ids(&r, &q, 20);
+        assert_int_equal(
+            edge_set_target(r.edge, (struct codec_rate_target){CODEC_RATE_KL, moved ? .2 : .02}),
+            0);
+        rig_kill_cloud(&r);
+        rig_start_cloud(&r);
+        assert_true(finishes(&r, &q, 1, 60 * SECOND));
+        assert_int_equal(q.result.finish, moved ? EDGE_LOST : EDGE_LENGTH);
+        rig_request_free(&q);
+        rig_close(&r);
+    }
+}
+
+/* What was waited for is told, once; and rows beside decode are as few as asked for. */
+static void test_turns(void **state)
+{
+    static struct edge_turn turns[EDGE_TURNS];
+    const struct rig_params p = {.network = quiet,
+                                 .sessions = 2,
+                                 .chunk_tokens = 64,
+                                 .hook = true,
+                                 .edge_stage = {.run_ns = RIG_MS},
+                                 .cloud_stage = {.run_ns = 3 * RIG_MS}};
+    struct rig_request q[2];
+    struct edge_stats s;
+    struct rig r;
+
+    (void)state;
+    start(&r, &p);
+    edge_set_rows(r.edge, 32, 3);
+    rig_request(&q[0], 1, 40, 120);
+    rig_request(&q[1], 2, 60, 2);
+    assert_true(rig_submit(&r, &q[0]) > 0);
+    step_until_ids(&r, &q[0], 20);
+    assert_int_equal(edge_take_turns(r.edge, turns, EDGE_TURNS), 20);
+    for (unsigned i = 0; i < 20; i++) {
+        assert_true(turns[i].bytes > 0);
+        assert_true((turns[i].gap_ns == 0) == (i == 0));
+        assert_true(turns[i].turn_ns >= 3 * RIG_MS && turns[i].turn_ns < 40 * RIG_MS);
+        assert_true(i == 0 || (turns[i].path_ns > 0 && turns[i].path_ns < turns[i].turn_ns));
+    }
+    assert_int_equal(turns[0].bytes, 40);
+    assert_int_equal(edge_take_turns(r.edge, turns, EDGE_TURNS), 0);
+    edge_stats(r.edge, &s);
+    assert_true(s.compute_ns >= s.runs * RIG_MS);
+    assert_in_range(s.decode_rows + s.bulk_rows, s.rows_up, s.rows_up + 1);
+    assert_int_equal(s.decoding, 1);
+
+    assert_true(rig_submit(&r, &q[1]) > 0);
+    const uint64_t runs = s.runs, decoded = s.decode_rows;
+    step_until_ids(&r, &q[1], 1);
+    edge_stats(r.edge, &s);
+    assert_true(s.runs - runs >= 60 / 3);
+    assert_true(s.decode_rows - decoded >= 3);
+    assert_true(finishes(&r, q, 2, 60 * SECOND));
+    assert_right(&r, &q[0]);
+    assert_right(&r, &q[1]);
+    rig_request_free(&q[0]);
+    rig_request_free(&q[1]);
+    rig_close(&r);
+}
+
 static void test_target_without_history(void **state)
 {
     struct rig_params p = targeted();
@@ -814,21 +941,15 @@ static void test_wrong_replays(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mid_answer),
-        cmocka_unit_test(test_again_and_again),
-        cmocka_unit_test(test_no_history),
-        cmocka_unit_test(test_target),
-        cmocka_unit_test(test_target_without_history),
-        cmocka_unit_test(test_in_vain),
-        cmocka_unit_test(test_impostor),
-        cmocka_unit_test(test_poison),
-        cmocka_unit_test(test_turned_away),
-        cmocka_unit_test(test_apart),
-        cmocka_unit_test(test_idle),
-        cmocka_unit_test(test_another_cloud),
-        cmocka_unit_test(test_first_address_is_dead),
-        cmocka_unit_test(test_lease),
-        cmocka_unit_test(test_wrong_replays),
+        cmocka_unit_test(test_mid_answer),    cmocka_unit_test(test_again_and_again),
+        cmocka_unit_test(test_no_history),    cmocka_unit_test(test_target),
+        cmocka_unit_test(test_moving_target), cmocka_unit_test(test_moving_target_without_history),
+        cmocka_unit_test(test_turns),         cmocka_unit_test(test_target_without_history),
+        cmocka_unit_test(test_in_vain),       cmocka_unit_test(test_impostor),
+        cmocka_unit_test(test_poison),        cmocka_unit_test(test_turned_away),
+        cmocka_unit_test(test_apart),         cmocka_unit_test(test_idle),
+        cmocka_unit_test(test_another_cloud), cmocka_unit_test(test_first_address_is_dead),
+        cmocka_unit_test(test_lease),         cmocka_unit_test(test_wrong_replays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

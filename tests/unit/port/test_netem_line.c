@@ -208,6 +208,40 @@ static void drops_come_alone_or_in_bursts(void **state)
 }
 
 /* A lost frame was on the bottleneck all the same. */
+/* 1,000 B take 1 ms, then 4; and 10 ms on the way, then 2: order is kept. */
+static void rate_and_delay_change(void **state)
+{
+    (void)state;
+    char err[NETEM_ERR];
+    struct netem_params p;
+    assert_int_equal(
+        netem_parse("rate=8mbit,delay=10ms,rate@100ms=2mbit,delay@100ms=2ms,rate@150ms="
+                    "8mbit",
+                    &p, err),
+        0);
+    assert_true(netem_is_timed(&p));
+    const uint32_t n = run(&p, 20, 10 * MS, 1000, first, NULL);
+    assert_int_equal(n, 20);
+    for (uint32_t i = 0; i < n; i++) {
+        const uint64_t took_ns = first[i].ns - i * 10 * MS;
+        assert_int_equal(first[i].index, i);
+        assert_true(first[i].ns > (i ? first[i - 1].ns : 0));
+        assert_int_equal(took_ns, i < 10 ? 11 * MS : i < 15 ? 6 * MS : 3 * MS);
+    }
+    const char *bad[] = {"rate@5s=4mbit",
+                         "rate=1mbit,rate@=2mbit",
+                         "rate=1mbit,rate@5=2mbit",
+                         "rate=1mbit,rate@5s=2",
+                         "delay@5s=5",
+                         "drop@5s=1%",
+                         "delay@5s=1ms,delay@4s=1ms",
+                         "delay=5ms,jitter=4ms,delay@1s=3ms"};
+    for (uint32_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(netem_parse(bad[i], &p, err), -EINVAL);
+        assert_true(strncmp(err, "netem: ", 7) == 0);
+    }
+}
+
 static void drops_use_the_rate(void **state)
 {
     const struct netem_params p = {
@@ -367,6 +401,7 @@ int main(void)
         cmocka_unit_test(delay_is_exact),
         cmocka_unit_test(jitter_stays_in_bounds_and_in_order),
         cmocka_unit_test(rate_is_exact),
+        cmocka_unit_test(rate_and_delay_change),
         cmocka_unit_test(queue_is_full_where_it_says),
         cmocka_unit_test(drops_come_alone_or_in_bursts),
         cmocka_unit_test(drops_use_the_rate),

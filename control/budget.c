@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "control/budget.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "control/cmd.h"
+#include "control/log.h"
+#include "control/model.h"
+
+/* --- at start -----------------------------------------------------------------------------------
+ */
+
+#define SCRATCH_BYTES UINT64_C(1000000) /* whatever the rows */
+
+static uint32_t key_u32(const struct gguf *g, const char *arch, const char *name)
+{
+    char key[96];
+    uint32_t v = 0;
+    snprintf(key, sizeof key, "%s.%s", arch, name);
+    return gguf_u32(g, key, &v) == 0 ? v : 0;
+}
+
+/* Activations of a run, as the stage takes them: rows in f32 of the widths that a layer has, and of
+ * those that products read int8 or int16 with their scales. */
+static uint64_t scratch_bytes(uint32_t d, uint32_t ff, uint32_t kv, uint32_t rows)
+{
+    const uint64_t widest = ff > d ? ff : d;
+    return SCRATCH_BYTES +
+           (uint64_t)rows * (4 * (3 * (uint64_t)d + 2 * (uint64_t)kv + 2 * (uint64_t)ff) +
+                             widest * 19 / 2 + (uint64_t)d * 25 / 4);
+}
+
+struct terms {
+    uint64_t weights, kv_one, scratch, logits, history, ports, program;
+};
+
+static int terms_of(const struct gguf *g, const struct stage_params *p, const struct budget_plan *b,
+                    struct terms *t)
+{
+    char err[GGUF_ERR], arch[32] = "";
+    struct gguf_str s;
+    size_t weights, kv;
+    const int rc = stage_footprint(g, p, 0, &weights, &kv, err);
+    if (rc < 0)
+        return rc;
+    if (gguf_str(g, "general.architecture", &s) == 0 && s.len < sizeof arch)
+        memcpy(arch, s.ptr, s.len);
+    const uint32_t d = key_u32(g, arch, "embedding_length");
+    const uint32_t ff = key_u32(g, arch, "feed_forward_length");
+    const uint32_t heads = key_u32(g, arch, "attention.head_count");
+    const uint32_t kv_heads = key_u32(g, arch, "attention.head_count_kv");
+    const uint32_t kv_dim = heads ? d / heads * kv_heads : d;
+    const struct gguf_tensor *embedding = gguf_find(g, "token_embd.weight");
+    const uint32_t n_vocab = b->has_head && embedding ? (uint32_t)embedding->ne[1] : 0;
+    *t = (struct terms){
+        .weights = weights,
+        .kv_one = kv,
+        .scratch = scratch_bytes(d, ff, kv_dim, p->max_rows),
+        .logits = account_logits(d, n_vocab, p->max_rows, b->sessions),
+        .history = b->history_bytes,
+        .ports = b->ports * BUDGET_PORT_BYTES,
+        .program = b->program_bytes + BUDGET_GROWTH_BYTES,
+    };
+    return 0;
+}
+
+static uint64_t fixed(const struct terms *t)
+{
+    return t->weights + t->scratch + t->logits + t->history + t->ports + t->program;
+}
+
+/* The longest context of one session that the budget has room for; 0: none. */
+static uint32_t context_that_fits(const struct gguf *g, const struct stage_params *p, uint64_t left)
+{
+    char err[GGUF_ERR];
+    uint32_t low = 0, high = p->n_ctx ? p->n_ctx : 8192;
+    size_t weights, kv;
+    while (high - low > 64) {
+        const uint32_t middle = low + (high - low) / 2;
+        if (stage_footprint(g, p, middle, &weights, &kv, err) == 0 && kv <= left)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low / 64 * 64;
+}
+
+/* An edge with fewer layers, or a cloud with fewer: the nearest split at which a session fits. */
+static uint32_t split_that_fits(const struct gguf *g, const struct stage_params *p,
+                                uint32_t n_layers, const struct budget_plan *b)
+{
+    struct terms t;
+    for (uint32_t layers = n_layers - 1; layers > 0; layers--) {
+        struct stage_params q = *p;
+        if (p->first_layer == 0)
+            q.end_layer = layers;
+        else
+            q.first_layer = n_layers - layers;
+        if (terms_of(g, &q, b, &t) == 0 && fixed(&t) + t.kv_one <= b->budget_bytes)
+            return p->first_layer == 0 ? layers : n_layers - layers;
+    }
+    return 0;
+}
+
+static int refuse(const struct gguf *g, const struct stage_params *p, uint32_t n_layers,
+                  const struct budget_plan *b, const struct terms *t, char line[BUDGET_LINE])
+{
+    const uint64_t rest = fixed(t), left = b->budget_bytes > rest ? b->budget_bytes - rest : 0;
+    const uint32_t ctx = context_that_fits(g, p, left), split = split_that_fits(g, p, n_layers, b);
+    char instead[200] = "";
+    size_t at = 0;
+    if (ctx)
+        at += (size_t)snprintf(instead + at, sizeof instead - at, "; --ctx %u would fit", ctx);
+    if (split)
+        at += (size_t)snprintf(instead + at, sizeof instead - at, "; --split %u would fit", split);
+    if (t->history && rest + t->kv_one - t->history <= b->budget_bytes)
+        snprintf(
+            instead + at, sizeof instead - at, "; --history %llu would fit",
+            (unsigned long long)((b->budget_bytes - (rest + t->kv_one - t->history)) / 1000000));
+    snprintf(
+        line, BUDGET_LINE,
+        "--memory-budget of %.1f MB: needed are at least %.1f: weights %.1f, keys and values of "
+        "one session of the longest %.1f, scratch %.1f, logits %.1f, histories %.1f, packets "
+        "and DPDK %.1f, program %.1f%s",
+        (double)b->budget_bytes * 1e-6, (double)(rest + t->kv_one) * 1e-6,
+        (double)t->weights * 1e-6, (double)t->kv_one * 1e-6, (double)t->scratch * 1e-6,
+        (double)t->logits * 1e-6, (double)t->history * 1e-6, (double)t->ports * 1e-6,
+        (double)t->program * 1e-6, instead);
+    return -ENOMEM;
+}
+
+int budget_start(const struct gguf *g, struct stage_params *p, uint32_t n_layers,
+                 const struct budget_plan *b, char line[BUDGET_LINE])
+{
+    struct terms t;
+    const int rc = terms_of(g, p, b, &t);
+    if (rc < 0)
+        return rc;
+    const uint64_t given = p->kv_budget_bytes;
+    const uint64_t least = given && given < t.kv_one ? given : t.kv_one;
+    if (fixed(&t) + least > b->budget_bytes)
+        return refuse(g, p, n_layers, b, &t, line);
+    const uint64_t left = b->budget_bytes - fixed(&t);
+    const uint64_t all = t.kv_one * (p->max_seqs ? p->max_seqs : 1);
+    const uint64_t wanted = given ? given : all;
+    p->kv_budget_bytes = wanted < left ? wanted : left;
+    return 0;
+}
+
+int budget_begin(const struct model *m, struct stage_params *p, const struct budget_plan *b)
+{
+    char line[BUDGET_LINE];
+    const int rc = budget_start(m->gguf, p, m->n_layers, b, line);
+    if (rc == -ENOMEM)
+        log_error("%s", line);
+    else if (rc == 0)
+        log_info("memory: of the budget of %.1f MB the cache may take %.1f",
+                 (double)b->budget_bytes * 1e-6, (double)p->kv_budget_bytes * 1e-6);
+    return rc == -ENOMEM ? EXIT_USAGE : EXIT_OK; /* what else is wrong the stage will say */
+}
+
+/* --- while it runs ------------------------------------------------------------------------------
+ */
+
+/* Parts of a limit. A rung is entered above the first and left below the second. */
+#define TIGHT_HISTORY .6
+#define TIGHT_KV      .8
+#define FULL          .95
+#define EASE          .1 /* below where it was entered */
+#define CALM          20u
+#define COARSER_MAX   8u
+
+static const char *const rung_names[BUDGET_RUNGS] = {"easy", "coarser activations",
+                                                     "shorter contexts", "no new sessions"};
+
+const char *budget_rung_name(enum budget_rung r)
+{
+    return rung_names[r];
+}
+
+static double part(uint64_t of, uint64_t limit)
+{
+    return limit ? (double)of / (double)limit : 0;
+}
+
+/* What the account asks for if `ease` is 0; with EASE, whether less would not do yet. */
+static enum budget_rung asked(const struct budget *b, const struct account *a, double ease)
+{
+    const double history = part(a->history_busy_bytes, a->limits[ACCOUNT_HISTORY]);
+    const double kv = part(a->kv_busy_bytes, a->limits[ACCOUNT_KV]);
+    const double all = part(a->resident_bytes, a->budget_bytes);
+    const double full = FULL - ease;
+    if (all > full || history > full || kv > full)
+        return BUDGET_REFUSE;
+    if (kv > TIGHT_KV - ease ||
+        (history > TIGHT_HISTORY - ease && (!b->can_coarsen || history > TIGHT_KV - ease)))
+        return BUDGET_SHORTER;
+    return history > TIGHT_HISTORY - ease ? BUDGET_COARSER : BUDGET_EASY;
+}
+
+bool budget_look(struct budget *b, const struct account *a)
+{
+    const struct budget before = *b;
+    const double history = part(a->history_busy_bytes, a->limits[ACCOUNT_HISTORY]);
+    const double kv = part(a->kv_busy_bytes, a->limits[ACCOUNT_KV]);
+    const double all = part(a->resident_bytes, a->budget_bytes);
+    const enum budget_rung now = asked(b, a, 0);
+
+    b->fullest = history > kv ? history : kv;
+    b->fullest = all > b->fullest ? all : b->fullest;
+    if (now > b->rung) {
+        b->rung = now;
+        b->calm = 0;
+    } else if (asked(b, a, EASE) < b->rung) {
+        if (++b->calm >= CALM) {
+            b->rung--;
+            b->calm = 0;
+        }
+    } else {
+        b->calm = 0;
+    }
+    /* The fuller the histories, the coarser. */
+    b->coarser = 0;
+    if (b->can_coarsen && b->rung >= BUDGET_COARSER && history > TIGHT_HISTORY - EASE) {
+        const double over = (history - (TIGHT_HISTORY - EASE)) / (FULL - (TIGHT_HISTORY - EASE));
+        b->coarser = 1 + (uint32_t)(over * (COARSER_MAX - 1));
+        b->coarser = b->coarser < COARSER_MAX ? b->coarser : COARSER_MAX;
+    }
+    b->steps += b->rung != before.rung;
+    return b->rung != before.rung || b->coarser != before.coarser;
+}
+
+uint32_t budget_context(const struct budget *b, uint32_t n_ctx)
+{
+    return b->rung >= BUDGET_SHORTER ? n_ctx / 4 : n_ctx;
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How long ids are waited for: for whoever adapts what is sent to that. */
+#include "dataplane/pipeline/edge_impl.h"
+
+void edge_note_sent(struct edge *e, struct edge_session *s, uint64_t tile_bytes, int n_packets)
+{
+    struct edge_uplink *u = s->uplink;
+
+    s->sent_ns = edge_now(e);
+    s->sent_bytes = (uint32_t)tile_bytes;
+    s->sent_after = u->run_bytes;
+    u->run_bytes += (uint32_t)tile_bytes + (uint32_t)n_packets * WIRE_OVERHEAD;
+}
+
+void edge_note_answer(struct edge *e, const struct edge_session *s, const struct link_message *m)
+{
+    const uint64_t now_ns = edge_now(e);
+    const uint32_t held_ns = link_message_held_ns(m);
+    const bool first = !s->result.n_generated;
+    struct edge_turn *t = &e->turns[e->n_turns++ % EDGE_TURNS];
+
+    *t = (struct edge_turn){
+        .at_ns = now_ns,
+        .gap_ns = first ? 0 : now_ns - s->result.last_token_ns,
+        .turn_ns = now_ns - (first ? s->result.submitted_ns : s->sent_ns),
+        .bytes = first ? (uint32_t)s->result.rows_up : s->sent_bytes,
+        .before = s->sent_after,
+    };
+    if (!first && held_ns != UINT32_MAX && held_ns < t->turn_ns)
+        t->path_ns = t->turn_ns - held_ns;
+}
+
+uint32_t edge_take_turns(struct edge *e, struct edge_turn *list, uint32_t max)
+{
+    uint32_t n = 0;
+
+    if (e->n_turns - e->turns_taken > EDGE_TURNS)
+        e->turns_taken = e->n_turns - EDGE_TURNS;
+    while (n < max && e->turns_taken != e->n_turns)
+        list[n++] = e->turns[e->turns_taken++ % EDGE_TURNS];
+    return n;
+}

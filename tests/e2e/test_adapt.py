@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Adaptation with the real model on a link whose rate changes: fast, slow, fast. Without it the slow
+part is over the limit; with it most tokens keep the limit, the quality falls and comes back, and both
+halves agree all the time. And what does not fit together is refused."""
+import json
+import subprocess
+
+import e2e
+
+PROMPT = ("-p", "The history of the railway began", "--ignore-eos", "--json", "--threads", "1")
+# Both ways: 1 Mbit/s, then 60 kbit/s, then 1 Mbit/s again.
+SLOW = "60kbit"
+LINK = "delay=5ms,rate=1mbit,rate@3s=%s,rate@9s=1mbit" % SLOW
+TOKENS = 330
+
+
+def run(model, limit_ms, *args):
+    done = subprocess.run([e2e.BINARY, "run", "-m", model, *PROMPT, "-n", str(TOKENS), "--netem", LINK,
+                           "--max-tpot", str(limit_ms), *args],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, timeout=e2e.TIMEOUT_S, check=False)
+    e2e.check(done.returncode == 0, "exit code %d: %s" % (done.returncode, done.stderr[-500:]))
+    return json.loads(done.stdout), done.stderr
+
+
+def holds_the_limit(model):
+    """A limit between what the finest and what the coarsest takes on the slow link: 372 and 286 bytes of
+    tsq are 50 and 38 ms there, beside everything else, which a run that never adapts tells."""
+    free, _ = run(model, 100000)
+    slow_ms = free["token_gap_ms_p99"]
+    limit = slow_ms - 6
+    adapted, said = run(model, limit)
+    a = adapted["adaptation"]
+    e2e.say("limit %.1f ms (99 %% of gaps without adaptation: %.1f): %d of %d tokens late, %d "
+            "changes, bytes a token %.0f instead of %.0f, parameter %.3g to %.3g"
+            % (limit, slow_ms, a["late_tokens"], a["tokens"], a["changes"],
+               adapted["bytes_per_token"], free["bytes_per_token"], adapted["parameter_min"] or 0,
+               adapted["parameter_max"] or 0))
+    e2e.check(free["adaptation"]["changes"] == 0, "a limit far away changes nothing")
+    e2e.check(a["tokens"] == TOKENS - 1, "all tokens were timed")
+    e2e.check(a["changes"] >= 2 and "quality " in said, "it changed, and said so: %s" % said[-500:])
+    e2e.check(adapted["bytes_per_token"] < .97 * free["bytes_per_token"], "fewer bytes")
+    e2e.check(a["level"] == 0, "and the best again when the link is back: %s" % a)
+
+
+def cannot_be_held(model):
+    result, said = run(model, 1)
+    e2e.check(not result["adaptation"]["holds"], "1 ms a token can't be held")
+    e2e.check(said.count("no quality holds the limits") == 1, "which is said once: %s" % said[-500:])
+    e2e.check(len(result["ids"]) == TOKENS, "and the answer is whole")
+
+
+def refusals(model):
+    for args, word in ((("--max-kl", ".01"), "--max-kl"),
+                       (("--max-tpot", "50", "--max-kl", ".01"), "--profile"),
+                       (("--max-tpot", "50", "--codec", "f16"), "quality"),
+                       (("--max-tpot", "0"), "--max-tpot"),
+                       (("--max-tpot", "50", "--local"), "--local")):
+        done = e2e.isthmus("run", "-m", model, *PROMPT[:2], *args)
+        e2e.check(done.returncode == 2 and word in done.stderr,
+                  "%s: exit code %d: %s" % (args, done.returncode, done.stderr[-300:]))
+
+
+def main():
+    model = e2e.model("smollm2")
+    refusals(model)
+    holds_the_limit(model)
+    cannot_be_held(model)
+    e2e.finish()
+
+
+main()

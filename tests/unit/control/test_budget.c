@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The ladder that keeps a memory budget: up at once, down slowly, each rung when it is due. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "control/budget.h"
+
+#define MB UINT64_C(1000000)
+
+/* Parts of the limits, in percent. */
+static struct account account(uint32_t resident, uint32_t history, uint32_t kv)
+{
+    struct account a = {.budget_bytes = 1000 * MB,
+                        .resident_bytes = resident * 10 * MB,
+                        .history_busy_bytes = history * MB,
+                        .kv_busy_bytes = kv * MB};
+    a.limits[ACCOUNT_HISTORY] = a.limits[ACCOUNT_KV] = 100 * MB;
+    return a;
+}
+
+static enum budget_rung look(struct budget *b, uint32_t resident, uint32_t history, uint32_t kv)
+{
+    const struct account a = account(resident, history, kv);
+    budget_look(b, &a);
+    return b->rung;
+}
+
+static void up_at_once(void **state)
+{
+    (void)state;
+    struct budget b = {.can_coarsen = true};
+    assert_int_equal(look(&b, 50, 10, 10), BUDGET_EASY);
+    assert_int_equal(look(&b, 50, 65, 10), BUDGET_COARSER);
+    assert_true(b.coarser >= 1);
+    const uint32_t some = b.coarser;
+    look(&b, 50, 90, 10);
+    assert_true(b.coarser > some);
+    assert_int_equal(look(&b, 50, 65, 85), BUDGET_SHORTER);
+    assert_int_equal(budget_context(&b, 4096), 1024);
+    assert_int_equal(look(&b, 50, 65, 99), BUDGET_REFUSE);
+    assert_true(b.steps >= 3);
+
+    b = (struct budget){.can_coarsen = true};
+    assert_int_equal(look(&b, 97, 0, 0), BUDGET_REFUSE); /* whatever takes it */
+    b = (struct budget){.can_coarsen = true};
+    assert_int_equal(look(&b, 10, 98, 0), BUDGET_REFUSE);
+}
+
+/* Nobody adapts activations: contexts are next. */
+static void without_coarser(void **state)
+{
+    (void)state;
+    struct budget b = {.can_coarsen = false};
+    assert_int_equal(look(&b, 50, 65, 10), BUDGET_SHORTER);
+    assert_int_equal(b.coarser, 0);
+}
+
+static void down_slowly(void **state)
+{
+    (void)state;
+    struct budget b = {.can_coarsen = true};
+    assert_int_equal(look(&b, 50, 10, 99), BUDGET_REFUSE);
+    for (int i = 0; i < 1000; i++) /* not while it is near */
+        assert_int_equal(look(&b, 50, 10, 90), BUDGET_REFUSE);
+    uint32_t looks = 0;
+    while (look(&b, 50, 10, 10) == BUDGET_REFUSE)
+        assert_true(++looks < 100);
+    assert_true(looks >= 10);
+    assert_int_equal(b.rung, BUDGET_SHORTER); /* one rung at a time */
+    for (looks = 0; look(&b, 50, 10, 10) != BUDGET_EASY;)
+        assert_true(++looks < 100);
+    assert_int_equal(budget_context(&b, 4096), 4096);
+    /* One that comes back in between begins anew. */
+    look(&b, 50, 10, 99);
+    for (uint32_t i = 0; i < 200; i++)
+        assert_int_equal(look(&b, 50, 10, i % 10 ? 10 : 99), BUDGET_REFUSE);
+}
+
+static void sums(void **state)
+{
+    (void)state;
+    struct account a = account(50, 10, 10);
+    a.bytes[ACCOUNT_WEIGHTS] = 20 * MB;
+    a.bytes[ACCOUNT_KV] = 5 * MB;
+    a.bytes[ACCOUNT_REST] = 3 * MB;
+    assert_int_equal(account_known(&a), 25 * MB);
+    assert_int_equal(account_most(&a), (20 + 100 + 100 + 3) * MB);
+    json_t *o = account_json(&a);
+    json_t *items = json_object_get(o, "items");
+    assert_int_equal(json_array_size(items), ACCOUNT_TERMS);
+    assert_string_equal(json_string_value(json_object_get(json_array_get(items, 0), "what")),
+                        "weights");
+    assert_true(json_is_null(json_object_get(json_array_get(items, 0), "limit_bytes")));
+    assert_int_equal(json_integer_value(json_object_get(o, "budget_bytes")), 1000 * MB);
+    json_decref(o);
+}
+
+/* What this process takes is nearly all known, once it is called the program. */
+static void of_this_process(void **state)
+{
+    (void)state;
+    const struct account_source none = {.budget_bytes = 0};
+    struct account a;
+    account_begin();
+    account_take(&none, &a);
+    assert_true(a.resident_bytes > MB && a.peak_bytes >= a.resident_bytes);
+    assert_true(a.bytes[ACCOUNT_PROGRAM] > MB);
+    assert_true(a.bytes[ACCOUNT_REST] < a.resident_bytes / 4);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(up_at_once),      cmocka_unit_test(without_coarser),
+        cmocka_unit_test(down_slowly),     cmocka_unit_test(sums),
+        cmocka_unit_test(of_this_process),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
