@@ -4,10 +4,11 @@
  * them a part of a prompt, and what that leaves to a replay.
  *
  * Decode goes first, but what waited for MIX_PATIENCE runs without a row goes before it. While
- * somebody decodes, the others get time, not rows: as much as all who decode need for a row each, or
- * as the others would if they are more, and MIX_BULK_NS in any case. So a prompt however long makes the ids that come meanwhile later by
- * no more than that, for each of two things that can happen to an id here: its row waits for a run
- * of the others alone, or it shares its run with them. The two don't happen to it at once.
+ * somebody decodes, the others get time, not rows: as much as all who decode need for a row each,
+ * or as the others would if they are more, and MIX_BULK_NS in any case. So a prompt however long
+ * makes the ids that come meanwhile later by no more than that, for each of two things that can
+ * happen to an id here: its row waits for a run of the others alone, or it shares its run with
+ * them. The two don't happen to it at once.
  *
  * What a row takes is learned from the runs before; until it is, the others get MIX_BULK_ROWS.
  */
@@ -37,9 +38,9 @@ struct mix {
     bool waiting[MIX_RANKS], took[MIX_RANKS];
 };
 
-/* A run of at most max_rows rows. waiting: the ranks that have rows for it; n_decoding: sessions that
- * decode, though the next row of some may not be here yet; n_others: those that will, when their
- * prompts are read. */
+/* A run of at most max_rows rows. waiting: the ranks that have rows for it; n_decoding: sessions
+ * that decode, though the next row of some may not be here yet; n_others: those that will, when
+ * their prompts are read. */
 void mix_begin(struct mix *m, const bool waiting[MIX_RANKS], uint32_t n_decoding, uint32_t n_others,
                uint32_t max_rows);
 
