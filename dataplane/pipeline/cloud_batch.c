@@ -159,8 +159,8 @@ static void add_part(struct cloud *c, uint32_t *n_logits)
     add_item(c, item, done, n_logits);
 }
 
-/* Put the session's first message into the batch, or a part of it: false when there is no room left.
- * A message that makes no sense ends its session. */
+/* Put the session's first message into the batch, or a part of it: false when there is no room
+ * left. A message that makes no sense ends its session. */
 static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_logits)
 {
     const struct link_message *m = waiting(s);

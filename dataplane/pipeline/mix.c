@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "dataplane/pipeline/mix.h"
 
-#define LEARN    .25 /* what the latest run counts */
-#define LEARN_UP 2.0 /* no run counts as more than so many times what was expected: others may have
-                      * had the core meanwhile */
+#define LEARN .25 /* what the latest run counts */
+#define LEARN_UP                                                                                   \
+    2.0 /* no run counts as more than so many times what was expected: others may have             \
+         * had the core meanwhile */
 
 /* Insertion sort: by who has waited for too long, and longest; else as they are. */
 static void put_in_order(struct mix *m)

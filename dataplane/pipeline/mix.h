@@ -39,9 +39,9 @@ struct mix {
     bool waiting[MIX_RANKS], took[MIX_RANKS];
 };
 
-/* A run of at most max_rows rows. waiting: the ranks that have rows for it; n_decoding: sessions that
- * decode, though the next row of some may not be here yet; n_others: those that will, when their
- * prompts are read. */
+/* A run of at most max_rows rows. waiting: the ranks that have rows for it; n_decoding: sessions
+ * that decode, though the next row of some may not be here yet; n_others: those that will, when
+ * their prompts are read. */
 void mix_begin(struct mix *m, const bool waiting[MIX_RANKS], uint32_t n_decoding, uint32_t n_others,
                uint32_t max_rows);
 

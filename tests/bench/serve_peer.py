@@ -296,7 +296,7 @@ def main():
     parser.add_argument("--llama", required=True, metavar="DIR")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=CLIENTS, metavar="N")
-    parser.add_argument("--batch", default="512,64,32", metavar="N,...",
+    parser.add_argument("--batch", default="512,64,32,16", metavar="N,...",
                         help="llama-server's settings of --batch-size and --ubatch-size to try")
     parser.add_argument("--only", default="", metavar="TEXT")
     parser.add_argument("--system", choices=("both", "llama.cpp", "isthmus"), default="both",

@@ -79,8 +79,7 @@ static void test_turns(void **state)
 }
 
 /* Runs of n rows of decode and of others, at a position, at so many ns a row. */
-static void teach(struct mix *m, uint32_t n_decode, uint32_t n_bulk, uint32_t position,
-                  uint64_t ns)
+static void teach(struct mix *m, uint32_t n_decode, uint32_t n_bulk, uint32_t position, uint64_t ns)
 {
     for (int i = 0; i < 60; i++) {
         mix_begin(m, (bool[MIX_RANKS])ALL, n_decode, 1, 128);
@@ -110,11 +109,11 @@ static void test_time(void **state)
     teach(&m, 10, 0, 0, 20 * ms);
     teach(&m, 10, 8, 0, 28 * ms + ms / 100); /* 1 ms a row, and a little */
     assert_int_equal(room_beside(&m, 10, 10, 0), 19);
-    assert_int_equal(room_beside(&m, 10, 10, MIX_DEEP), 9); /* deep ones take longer */
-    assert_int_equal(room_beside(&m, 5, 10, 0), 9); /* half of them here: their share */
+    assert_int_equal(room_beside(&m, 10, 10, MIX_DEEP), 9);     /* deep ones take longer */
+    assert_int_equal(room_beside(&m, 5, 10, 0), 9);             /* half of them here: their share */
     assert_int_equal(room_beside(&m, 1, 1, 0), floor_rows - 1); /* one alone: the least time */
     assert_int_equal(room_beside(&m, 0, 0, 0), 128);            /* nobody decodes */
-    mix_begin(&m, (bool[MIX_RANKS])ALL, 2, 20, 128); /* the others are more: theirs */
+    mix_begin(&m, (bool[MIX_RANKS])ALL, 2, 20, 128);            /* the others are more: theirs */
     assert_int_equal(mix_room(&m, MIX_PREFILL, 0), 39);
     mix_add(&m, MIX_PREFILL, 0, 64);
     assert_int_equal(room_beside(&m, 10, 10, 0), 19);
@@ -224,7 +223,8 @@ static uint64_t largest_gap(uint64_t edge_row_ns, uint64_t cloud_row_ns, uint64_
 }
 
 /* In one thread the two stages take turns, and a packet misses the run that begins as it is sent:
- * three runs of each between an id and the next. What a run's start takes is learned as the rows'. */
+ * three runs of each between an id and the next. What a run's start takes is learned as the rows'.
+ */
 static uint64_t most(uint64_t edge_row_ns, uint64_t cloud_row_ns, uint64_t run_ns)
 {
     return 3 * (2 * (run_ns + MIX_BULK_NS) + 3 * (edge_row_ns + cloud_row_ns)) + RIG_MS;
@@ -323,14 +323,10 @@ static void test_lingering_binds_nobody(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_together),
-        cmocka_unit_test(test_turns),
-        cmocka_unit_test(test_time),
-        cmocka_unit_test(test_held_up),
-        cmocka_unit_test(test_nobody_starves),
-        cmocka_unit_test(test_prompt_beside_decode),
-        cmocka_unit_test(test_cloud_cuts),
-        cmocka_unit_test(test_lingering_binds_nobody),
+        cmocka_unit_test(test_together),       cmocka_unit_test(test_turns),
+        cmocka_unit_test(test_time),           cmocka_unit_test(test_held_up),
+        cmocka_unit_test(test_nobody_starves), cmocka_unit_test(test_prompt_beside_decode),
+        cmocka_unit_test(test_cloud_cuts),     cmocka_unit_test(test_lingering_binds_nobody),
         cmocka_unit_test(test_halves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
