@@ -44,13 +44,14 @@ int measure_link(const struct measure_link_params *p, struct plan_link *l);
 /* A step of `rows` rows of one sequence that has `depth` tokens, with so many logits, timed again
  * and again: about time_s in all, and five turns at least; one after the other, or each as decode
  * has it: after a rest, in which the other half works, or on one host after its weights went
- * through the caches that both share. The median goes to *s. 0, -EINTR or what stage_run says. */
+ * through the caches that both share. A quarter of them were faster than *quarter_s:
+ * others on the machine only ever make a step slower. 0, -EINTR or what stage_run says. */
 enum measure_before { MEASURE_AT_ONCE, MEASURE_RESTED, MEASURE_EVICTED };
 struct measure_stage;
 int measure_stage_open(struct stage *stage, struct measure_stage **out);
 void measure_stage_close(struct measure_stage *s);
 int measure_step(struct measure_stage *s, uint32_t depth, uint32_t rows, uint32_t n_logits,
-                 enum measure_before before, double time_s, double *median_s);
+                 enum measure_before before, double time_s, double *quarter_s);
 
 /* A stage of the first `layers` layers on the team, with room for a step of `rows` and depth tokens
  * before it. EXIT_OK or an exit code, said. */

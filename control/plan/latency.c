@@ -15,6 +15,12 @@
 #define ROWS_BYTES       12.0
 #define ANSWER_BYTES     (PACKET_BYTES + 32)
 
+/* While a session decodes, the link forgets what its path can carry (link/pace.c: RATE_KEPT_NS); a
+ * prompt of more than it sends without knowing (LEAST_BYTES) waits until it has learned it again.
+ * Round trips, measured over paths of 4 to 60 ms. */
+#define LEARN_BYTES 6000.0
+#define LEARN_RTTS  1.5
+
 double plan_wire_bytes(const struct plan_link *l, uint32_t n, double row_bytes)
 {
     const double room = l->mtu_bytes - PACKET_MTU_BYTES - PREFIX_BYTES - ROWS_BYTES;
@@ -129,6 +135,8 @@ static int time_prompt(const struct plan_model *m, const struct plan_latency_cas
 {
     const double half_s = c->link->rtt_s / 2;
     double edge_s = 0, link_s = 0, cloud_s = 0, answered_s[AHEAD] = {0};
+    const bool learns = c->prompt * c->prefill_bytes > LEARN_BYTES;
+    const double learn_s = learns ? LEARN_RTTS * c->link->rtt_s : 0;
     struct chunk_times t = {.rows = 0};
     uint32_t n = 0;
 
@@ -145,7 +153,7 @@ static int time_prompt(const struct plan_model *m, const struct plan_latency_cas
         edge_s =
             larger(edge_s, answered_s[n % AHEAD]) + edge_slow * (t.edge_s + done * t.edge_token_s);
         /* The session is opened meanwhile: the first chunk waits for the cloud's word. */
-        link_s = larger(link_s, n ? edge_s : larger(edge_s, c->link->rtt_s)) + t.up_s +
+        link_s = larger(link_s, n ? edge_s : larger(edge_s, c->link->rtt_s) + learn_s) + t.up_s +
                  travel_s(m, c, done);
         const double at_cloud_s = link_s + half_s + loss_s(c->link, t.packets);
         cloud_s = larger(cloud_s, at_cloud_s) + cloud_slow * (t.cloud_s + done * t.cloud_token_s) +

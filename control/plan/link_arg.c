@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `--link rate=4mbit,rtt=20ms`: a link said by hand. */
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,7 +61,7 @@ static int amount(const char *text, const struct key *k, double *x)
     return -EINVAL;
 }
 
-int plan_link_arg(const char *text, struct plan_link *l, char *err)
+static int parse(const char *text, struct plan_link *l, char *err)
 {
     char copy[TEXT_MAX], *rest = copy, *part;
     double x[N_KEYS] = {0};
@@ -98,4 +99,13 @@ int plan_link_arg(const char *text, struct plan_link *l, char *err)
                             .loss = x[LOSS],
                             .mtu_bytes = given[MTU_KEY] ? (uint32_t)x[MTU_KEY] : MTU};
     return 0;
+}
+
+int plan_link_arg(const char *text, struct plan_link *l, char *err)
+{
+    const int rc = parse(text, l, err);
+
+    for (char *c = err; rc && *c; c++) /* it repeats what was given */
+        *c = isprint((unsigned char)*c) ? *c : '?';
+    return rc;
 }

@@ -10,8 +10,8 @@ import tempfile
 
 import e2e
 
-COMMANDS = ("run", "edge", "cloud", "ctl", "top", "netem", "keygen", "tokenize", "score", "eval", "calibrate", "quantize", "bench",
-            "config", "doctor")
+COMMANDS = ("run", "edge", "cloud", "ctl", "top", "netem", "keygen", "tokenize", "score", "eval", "calibrate", "quantize",
+            "plan", "profile", "bench", "config", "doctor")
 # Of commands that are groups; they share a man page.
 MEMBERS = {"bench": ("codec", "machine", "compute", "kernels", "transport", "serve")}
 FIELDS = ("text", "prompt_ids", "ids", "ttft_ms", "prefill_tokens_per_s", "decode_tokens_per_s",

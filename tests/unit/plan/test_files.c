@@ -117,6 +117,7 @@ static void links(void **state)
         "rate=infmbit,rtt=1ms",
         "rate=4mbit,rtt=1ms,colour=red",
         "rate=4mbit,rtt=1h",
+        "rate=4mbit,rtt=1ms\n\x1b[2J",
         "rate=4mbit;rtt=1ms",
     };
     struct plan_link l, again;

@@ -269,6 +269,38 @@ static void most_load(void **state)
     end(x);
 }
 
+/* A plan whose figures are known; the model's tests have the sums by hand. */
+static void golden_plan(void **state)
+{
+    struct world *x = world_of(12);
+    static struct plan_answer a;
+
+    x->w.limit[PLAN_EDGE_BYTES] = 6e8;
+    x->w.limit[PLAN_TTFT] = 1;
+    x->w.limit[PLAN_KL] = .012;
+    x->w.least = PLAN_CLOUD_BYTES;
+    assert_int_equal(plan_search(&x->w, &a), 0);
+    assert_true(a.found);
+    const struct plan *b = &a.best;
+    print_message("%u %s %s %s %u codec %u chunk %u: %.0f %.0f %.6f %.6f %.6f\n", b->split,
+                  plan_scheme_name(b->front), plan_scheme_name(b->back), kv_format_name(b->kv),
+                  b->home, b->codec, b->chunk, b->metric[PLAN_EDGE_BYTES],
+                  b->metric[PLAN_CLOUD_BYTES], b->metric[PLAN_KL], b->metric[PLAN_TTFT],
+                  b->metric[PLAN_TPOT]);
+    assert_int_equal(b->split, 5);
+    assert_int_equal(b->front, PLAN_KEEP);
+    assert_int_equal(b->back, PLAN_KEEP);
+    assert_int_equal(b->kv, KV_Q4);
+    assert_int_equal(b->codec, 1);
+    assert_int_equal(b->chunk, 32);
+    assert_int_equal(b->edge.bytes, 597701408);
+    assert_int_equal(b->cloud.bytes, 924061024);
+    assert_true(fabs(b->metric[PLAN_KL] - .010040) < 1e-6);
+    assert_true(fabs(b->metric[PLAN_TTFT] - .959926) < 1e-6);
+    assert_true(fabs(b->metric[PLAN_TPOT] - .039846) < 1e-6);
+    end(x);
+}
+
 /* 80 layers, everything allowed: found or not, under two seconds of CPU. */
 static void in_time(void **state)
 {
@@ -298,6 +330,7 @@ int main(void)
         cmocka_unit_test(as_trying_all), cmocka_unit_test(neighbours),
         cmocka_unit_test(least_change),  cmocka_unit_test(longest_context),
         cmocka_unit_test(most_load),     cmocka_unit_test(in_time),
+        cmocka_unit_test(golden_plan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
