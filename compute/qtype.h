@@ -29,8 +29,8 @@ enum qtype {
 };
 
 struct qtype_info {
-    const char *name;      /* "Q4_1" */
-    uint32_t block_values; /* values in a block: 1, 32 or 256 */
+    const char *name;        /* "Q4_1" */
+    uint32_t block_values;   /* values in a block: 1, 32 or 256 */
     uint32_t block_bytes;
 };
 

@@ -31,7 +31,7 @@ struct front_options {
     const char *prompt;        /* NULL: a chat */
     const char *requests;      /* file of requests, or NULL */
     const char *chat_template; /* NULL: the one that the file's is recognised as */
-    uint32_t parallel;         /* sessions at once */
+    uint32_t parallel;    /* sessions at once */
     uint32_t n_predict;
     uint32_t top_logprobs; /* alternatives of each id that --json and --requests show; 0: none */
     uint32_t chunk_tokens; /* of prefill */
@@ -50,8 +50,8 @@ extern const struct argp front_argp;
 /* Where the clouds are, and how much is done to keep one. */
 struct join_options {
     struct port_options at;
-    const char *workers;   /* instead: the registry that has them */
-    uint32_t max_uplinks;  /* of these */
+    const char *workers; /* instead: the registry that has them */
+    uint32_t max_uplinks; /* of these */
     uint64_t connect_ns;   /* how long to look for the first */
     uint64_t reconnect_ns; /* how long answers wait for another when it is lost; 0: they end */
     size_t history_bytes;  /* memory for what it is told then */
@@ -60,7 +60,7 @@ struct join_options {
 struct front {
     const struct front_options *o;
     struct join_options join; /* at.n 0: local */
-    unsigned address;         /* of join.at: the one that port is of */
+    unsigned address;                /* of join.at: the one that port is of */
     struct model model;
     char *prompt; /* of -p, or read from stdin */
     size_t prompt_bytes;
@@ -68,8 +68,8 @@ struct front {
     struct team *team;
     struct stage *stage;
     struct security security; /* closed by front_close */
-    struct port *port;        /* NULL: the fleet's */
-    struct fleet *fleet;      /* NULL: no registry */
+    struct port *port;   /* NULL: the fleet's */
+    struct fleet *fleet; /* NULL: no registry */
     struct engine *engine;
     struct steer *steer; /* of the engine; NULL: its quality does not change */
     struct split_plan plan; /* split 0: local */
@@ -86,9 +86,8 @@ int front_local(struct front *f);
 /* Decide where to cut and what carries the rows: f->plan. */
 int front_plan(struct front *f);
 
-/* Load layers [0, f->plan.split) and join a cloud, as f->security says; the names of j->at stay
- * until front_close. The threads and first core are those of the options, or else the ones given.
- */
+/* Load layers [0, f->plan.split) and join a cloud, as f->security says; the names of j->at stay until
+ * front_close. The threads and first core are those of the options, or else the ones given. */
 int front_join(struct front *f, const struct join_options *j, unsigned threads, int first_core);
 
 /* The engine has failed: say why, as exactly as can be known. */

@@ -2,14 +2,13 @@
 /*
  * What the kernel files share: the panel layouts, the inside of acts, and the table of one ISA.
  *
- * Numerics of a product, the same bits on every ISA. Lane = output row. For each token and row,
- * over the blocks of 32 columns in order, starting from acc = 0:
+ * Numerics of a product, the same bits on every ISA. Lane = output row. For each token and row, over
+ * the blocks of 32 columns in order, starting from acc = 0:
  *
  *   i   = sum_k (code_k - offset) * a_k                        exact integer, converted to nearest
- *         (Q6_K: sc0 * sum over k < 16 + sc1 * sum over k >= 16; below 2^24 for int8 a, 2^31 for
- * int16) acc = fmaf(dw * da, (float)i, acc)                         dw: weight scale, da: acts'
- * scale acc = fmaf(m, s, acc)                                      types with a minimum m; s = da *
- * sum a
+ *         (Q6_K: sc0 * sum over k < 16 + sc1 * sum over k >= 16; below 2^24 for int8 a, 2^31 for int16)
+ *   acc = fmaf(dw * da, (float)i, acc)                         dw: weight scale, da: acts' scale
+ *   acc = fmaf(m, s, acc)                                      types with a minimum m; s = da * sum a
  *
  * and for float types and `exact` acts, over the columns in order:
  *
@@ -22,8 +21,7 @@
 #include "compute/kernels/kernels.h"
 #include "compute/kernels/scheme_panel.h"
 
-/* --- panels ------------------------------------------------------------------------------------
- */
+/* --- panels ------------------------------------------------------------------------------------ */
 
 enum layout_id {
     LAYOUT_F32,
@@ -115,8 +113,7 @@ static inline uint32_t n_panels(uint32_t rows)
 void *kernels_mem_alloc(size_t bytes);
 void kernels_mem_free(void *p, size_t bytes);
 
-/* --- activations -------------------------------------------------------------------------------
- */
+/* --- activations ------------------------------------------------------------------------------- */
 
 #define INT16_MAX_ACT 16383 /* Q6_K: 128 * 32 * 32 of them stay below 2^31 */
 
@@ -136,8 +133,7 @@ struct acts {
     float *x;     /* x[t * cols + c] */
 };
 
-/* --- one ISA -----------------------------------------------------------------------------------
- */
+/* --- one ISA ----------------------------------------------------------------------------------- */
 
 /* Tokens [t0, t0 + nt) of `a` times n panels, block by block in turn: acc f32[n][nt][16]. */
 typedef void (*panel_fn)(const uint8_t *const *panels, size_t n, const struct acts *a, size_t t0,
@@ -148,7 +144,7 @@ struct kernels_isa {
     /* One token's row x[n_blocks * 32] into block column t of a, whose rows have n_tokens. */
     void (*quantize)(const float *x, size_t n_blocks, const struct acts *a, size_t n_tokens,
                      size_t t);
-    panel_fn mul[N_LAYOUTS]; /* int8 activations (floats: as mul_f32) */
+    panel_fn mul[N_LAYOUTS];     /* int8 activations (floats: as mul_f32) */
     panel_fn mul_int16[N_LAYOUTS];
     panel_fn mul_f32[N_LAYOUTS];
     scheme_fn scheme[3][2][3]; /* by acts' kind, sq or g, bits - 2 */

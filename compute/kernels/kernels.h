@@ -4,8 +4,8 @@
  *
  * Every kernel is defined by its C reference (ref.c) down to the last bit: sums run in a fixed
  * order over 16 virtual lanes, products use fused multiply-add where the reference says fmaf(), and
- * exp() is our own polynomial. The SIMD files give the same bits, so a result depends neither on
- * the ISA, nor on how many rows share a call, nor on the number of threads.
+ * exp() is our own polynomial. The SIMD files give the same bits, so a result depends neither on the
+ * ISA, nor on how many rows share a call, nor on the number of threads.
  *
  * Matrices live in panels of 16 output rows, repacked at load at their own bit width.
  */
@@ -26,8 +26,7 @@
 /* Changes whenever a kernel's rounding does; exchanged at session set-up. */
 #define KERNELS_NUMERICS_ID 2u
 
-/* --- memory ------------------------------------------------------------------------------------
- */
+/* --- memory ------------------------------------------------------------------------------------ */
 
 /* Rather take the memory of matrices loaded from now on from these NUMA nodes, of several in turn;
  * n 0: wherever it is touched first. One for the process: set it before a stage is loaded. 0, or
@@ -38,13 +37,12 @@ int kernels_mem_place(const struct team_nodes *nodes);
  * *bytes. 0, or -errno: not all of it, for lack of CAP_IPC_LOCK or RLIMIT_MEMLOCK. */
 int kernels_mem_lock(size_t *bytes);
 
-/* --- matrices ----------------------------------------------------------------------------------
- */
+/* --- matrices ---------------------------------------------------------------------------------- */
 
 struct mat; /* W[rows][cols], read-only once packed */
 
-/* A matrix whose rows are still to be packed: none of its memory is touched. cols must be a
- * multiple of ACT_BLOCK and of the type's block. 0, -EINVAL, -ENOMEM. */
+/* A matrix whose rows are still to be packed: none of its memory is touched. cols must be a multiple
+ * of ACT_BLOCK and of the type's block. 0, -EINVAL, -ENOMEM. */
 int mat_new(enum qtype type, uint64_t rows, uint64_t cols, struct mat **out);
 /* Pack rows [row, row + n), which stand at src in the file's own block format. row is a multiple of
  * PANEL_ROWS, and n too, except at the end. Different rows may be packed by different threads. */
@@ -58,7 +56,7 @@ int mat_from_blocks(enum qtype type, const void *src, uint32_t rows, uint32_t co
 void mat_free(struct mat *m);
 uint32_t mat_rows(const struct mat *m);
 uint32_t mat_cols(const struct mat *m);
-size_t mat_bytes(const struct mat *m); /* resident bytes of the panels */
+size_t mat_bytes(const struct mat *m);                       /* resident bytes of the panels */
 size_t mat_bytes_for(enum qtype type, uint32_t rows, uint32_t cols); /* before loading */
 
 /* The same for a weight in a scheme (compute/scheme.h), with n_sparse entries beside its codes.
@@ -74,8 +72,7 @@ int mat_check_sparse(const struct mat *m, uint32_t *bad_row);
 size_t mat_bytes_for_scheme(const struct scheme *s, uint32_t rows, uint32_t cols,
                             uint32_t n_sparse);
 
-/* --- activations -------------------------------------------------------------------------------
- */
+/* --- activations ------------------------------------------------------------------------------- */
 
 /*
  * n_tokens rows of `cols` activations, quantized for mat_mul: per block of 32, int8 values q, a
@@ -97,8 +94,8 @@ void acts_free(struct acts *a);
 size_t acts_bytes(const struct acts *a);
 
 /* Quantize x f32[n_tokens][ldx] into a: this part's share, the tokens that team_share(n_tokens, 1)
- * gives it; so a part may fill just those rows of x and go on without a barrier. All parts must be
- * done (team_barrier) before mat_mul. n_tokens and cols are taken from the call. */
+ * gives it; so a part may fill just those rows of x and go on without a barrier. All parts must be done
+ * (team_barrier) before mat_mul. n_tokens and cols are taken from the call. */
 void acts_set(struct acts *a, const float *x, size_t ldx, uint32_t n_tokens, uint32_t cols,
               unsigned part, unsigned parts);
 
@@ -117,8 +114,7 @@ struct product {
 void mat_mul(const struct product *products, unsigned n, const struct acts *a, int add,
              unsigned part, unsigned parts);
 
-/* --- row operations, from the table of this process's ISA ---------------------------------------
- */
+/* --- row operations, from the table of this process's ISA --------------------------------------- */
 
 struct kernels {
     const char *name; /* "c", "avx2", "avx512", "vnni" */
@@ -127,8 +123,8 @@ struct kernels {
     void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);
     /* y[i] = g[i] / (1 + exp(-g[i])) * u[i]. y may be g. */
     void (*silu_mul)(float *y, const float *g, const float *u, size_t n);
-    /* Rotate one head, n = dims (even), by cs f32[2][n]: cos of this position for each dim, then
-     * sin, negated for the first of a pair. neox: pairs (i, i + n/2); else pairs (2i, 2i+1). */
+    /* Rotate one head, n = dims (even), by cs f32[2][n]: cos of this position for each dim, then sin,
+     * negated for the first of a pair. neox: pairs (i, i + n/2); else pairs (2i, 2i+1). */
     void (*rope)(float *x, const float *cs, size_t n, int neox);
     /* f32 -> f16 with round to nearest even, and back. */
     void (*f32_to_f16)(uint16_t *y, const float *x, size_t n);

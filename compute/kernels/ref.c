@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The C reference: what every kernel's result is, bit by bit. Written to be read, not to be fast.
- */
+/* The C reference: what every kernel's result is, bit by bit. Written to be read, not to be fast. */
 #include <math.h>
 #include <string.h>
 
 #include "compute/kernels/internal.h"
 
-/* --- 16 virtual lanes --------------------------------------------------------------------------
- */
+/* --- 16 virtual lanes -------------------------------------------------------------------------- */
 
 #define ROWS_FN static
 
@@ -146,8 +144,7 @@ ROWS_FN void v_store_i16(int16_t *p, v16 a)
 
 #include "compute/kernels/rows_impl.h"
 
-/* --- attention: 16 pairs of integers -----------------------------------------------------------
- */
+/* --- attention: 16 pairs of integers ----------------------------------------------------------- */
 
 #define TILE_FN static
 
@@ -205,8 +202,7 @@ TILE_FN v16 vi_float(vi a)
 
 #include "compute/kernels/attend_impl.h"
 
-/* --- products ----------------------------------------------------------------------------------
- */
+/* --- products ---------------------------------------------------------------------------------- */
 
 /* One block of 32 columns of a panel, read out of its layout. */
 struct block {
@@ -328,8 +324,8 @@ static void read_weights(enum layout_id id, const uint8_t *panel, size_t b, floa
 
             if (id == LAYOUT_Q6_K)
                 d *= (float)blk.sc[lane][k / 16];
-            w[k * PANEL_ROWS + lane] =
-                kernels_layouts[id].has_min ? d * code + blk.m[lane] : d * code;
+            w[k * PANEL_ROWS + lane] = kernels_layouts[id].has_min ? d * code + blk.m[lane]
+                                                                   : d * code;
         }
     }
 }

@@ -147,12 +147,11 @@ ROWS_FN void v_store_i8(int8_t *p, v16 a)
 {
     __m256i w = _mm256_packs_epi32(_mm256_cvtps_epi32(a.l), _mm256_cvtps_epi32(a.h));
     w = _mm256_permute4x64_epi64(w, 0xd8);
-    _mm_storeu_si128((__m128i *)p,
-                     _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
+    _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(w),
+                                                   _mm256_extracti128_si256(w, 1)));
 }
 
-/* --- 64 bytes ----------------------------------------------------------------------------------
- */
+/* --- 64 bytes ---------------------------------------------------------------------------------- */
 
 ROWS_FN vb vb_load(const void *p)
 {
@@ -283,6 +282,36 @@ ROWS_FN vb vb_bcast128(const void *p)
 
 BINARY(vb_lookup, _mm256_shuffle_epi8)
 
+/* Halves of 64 bytes, for what needs all registers for one at a time. */
+#define HALVES     2u
+#define HALF_BYTES 32u
+typedef __m256i vh;
+
+ROWS_FN vh vh_load(const void *p)
+{
+    return _mm256_loadu_si256(p);
+}
+
+ROWS_FN vh vh_bcast128(const void *p)
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(p));
+}
+
+#define vh_set8         _mm256_set1_epi8
+#define vh_set16        _mm256_set1_epi16
+#define vh_and          _mm256_and_si256
+#define vh_or           _mm256_or_si256
+#define vh_add32        _mm256_add_epi32
+#define vh_add16        _mm256_add_epi16
+#define vh_madd16       _mm256_madd_epi16
+#define vh_maddubs      _mm256_maddubs_epi16
+#define vh_srl16        _mm256_srli_epi16
+#define vh_sll16        _mm256_slli_epi16
+#define vh_lookup       _mm256_shuffle_epi8
+#define vh_even         EVEN
+#define vh_odd          ODD
+#define vh_join(halves) B((halves)[0], (halves)[1])
+
 /* A lane: dwords 0 and 2 (1 and 3) of a's, then of b's. */
 #define DWORDS(a, b, which)                                                                        \
     _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), which))
@@ -291,8 +320,7 @@ BINARY(vb_lookup, _mm256_shuffle_epi8)
 BINARY(vb_even, EVEN)
 BINARY(vb_odd, ODD)
 
-/* --- attention ---------------------------------------------------------------------------------
- */
+/* --- attention --------------------------------------------------------------------------------- */
 
 typedef vb vp, vi;
 
@@ -323,7 +351,8 @@ ROWS_FN vp vp_load8(const uint8_t *p)
 
 ROWS_FN vp vp_load4(const uint8_t *p, const int high)
 {
-    const __m256i levels = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)kv_levels));
+    const __m256i levels =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)kv_levels));
     __m256i x = _mm256_loadu_si256((const __m256i *)p);
 
     if (high)

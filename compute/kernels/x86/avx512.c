@@ -142,12 +142,11 @@ ROWS_FN void v_store_i8(int8_t *p, v16 a)
 {
     __m256i lo = _mm256_cvtps_epi32(_mm512_castps512_ps256(a)), hi = _mm256_cvtps_epi32(upper(a));
     __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8);
-    _mm_storeu_si128((__m128i *)p,
-                     _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
+    _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(w),
+                                                   _mm256_extracti128_si256(w, 1)));
 }
 
-/* --- 64 bytes ----------------------------------------------------------------------------------
- */
+/* --- 64 bytes ---------------------------------------------------------------------------------- */
 
 ROWS_FN vb vb_load(const void *p)
 {
@@ -326,8 +325,28 @@ ROWS_FN vb vb_odd(vb a, vb b)
         _mm512_shuffle_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), 0xdd));
 }
 
-/* --- attention ---------------------------------------------------------------------------------
- */
+#define HALVES     1u
+#define HALF_BYTES 64u
+typedef vb vh;
+
+#define vh_load         vb_load
+#define vh_bcast128     vb_bcast128
+#define vh_set8         vb_set8
+#define vh_set16        vb_set16
+#define vh_and          vb_and
+#define vh_or           vb_or
+#define vh_add32        vb_add32
+#define vh_add16        vb_add16
+#define vh_madd16       vb_madd16
+#define vh_maddubs      vb_maddubs
+#define vh_srl16        vb_srl16
+#define vh_sll16        vb_sll16
+#define vh_lookup       vb_lookup
+#define vh_even         vb_even
+#define vh_odd          vb_odd
+#define vh_join(halves) ((halves)[0])
+
+/* --- attention --------------------------------------------------------------------------------- */
 
 typedef vb vp, vi;
 
@@ -350,7 +369,8 @@ ROWS_FN vp vp_load8(const uint8_t *p)
 
 ROWS_FN vp vp_load4(const uint8_t *p, const int high)
 {
-    const __m256i levels = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)kv_levels));
+    const __m256i levels =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)kv_levels));
     __m256i x = _mm256_loadu_si256((const __m256i *)p);
 
     if (high)

@@ -7,6 +7,8 @@
  *   vb_lookup(t, i)     bytes i of the lane's table t, by their low four bits; bit 7 of i is 0
  *   vb_even(a, b)       a lane: dwords 0 and 2 of a's, then of b's
  *   vb_odd(a, b)        1 and 3
+ *   vh, vh_*            the same and vb_'s others for one of HALVES parts of HALF_BYTES: of a vb
+ * what a register holds vh_join(halves)     a vb of them
  *
  * A lane of 16 bytes has columns of one row. So activations go to all lanes, 16 at a time, and the
  * sums of a lane are of one row, a few dwords that are added when a block ends. Sums are exact
@@ -32,7 +34,7 @@ struct kind {
 
 /* Of a panel in sq: vector q's at t[q]; 2 bits: for the low two bits of a nibble, and at t[4 + q]
  * for the high two. */
-KFN void tables_of(const unsigned bits, const uint8_t *head, vb *t)
+KFN void tables_of(const unsigned bits, const uint8_t *head, uint8_t *t)
 {
     static const uint8_t low[4][16] = {
         {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3},
@@ -51,12 +53,12 @@ KFN void tables_of(const unsigned bits, const uint8_t *head, vb *t)
     EACH(q, 4)
     {
         if (bits == 4) {
-            t[q] = vb_load(head + 64 * q);
+            vb_store(t + 64 * q, vb_load(head + 64 * q));
         } else if (bits == 3) {
-            t[q] = vb_lookup(vb_load(head + 64 * (q / 2)), vb_bcast128(half[q % 2]));
+            vb_store(t + 64 * q, vb_lookup(vb_load(head + 64 * (q / 2)), vb_bcast128(half[q % 2])));
         } else {
-            t[q] = vb_lookup(vb_load(head), vb_bcast128(low[q]));
-            t[4 + q] = vb_lookup(vb_load(head), vb_bcast128(high[q]));
+            vb_store(t + 64 * q, vb_lookup(vb_load(head), vb_bcast128(low[q])));
+            vb_store(t + 64 * (4 + q), vb_lookup(vb_load(head), vb_bcast128(high[q])));
         }
     }
 }
@@ -64,33 +66,39 @@ KFN void tables_of(const unsigned bits, const uint8_t *head, vb *t)
 /* --- a vector of codes -------------------------------------------------------------------------
  */
 
-/* u of vector q of a unit: 4 bits: columns 16 k + i; else 8 k + i of both blocks, as they lie. */
-KFN void read_unit(const struct kind k, const uint8_t *unit, const size_t q, const vb *t, vb u[4])
+/* u of half a vector q of a unit, codes and tables from that half on: 4 bits: columns 16 k + i;
+ * else 8 k + i of both blocks, as they lie. */
+KFN void read_unit(const struct kind k, const uint8_t *unit, const size_t q, const uint8_t *tables,
+                   vh u[4])
 {
-    const vb x = vb_load(unit + 64 * q);
+    const vh x = vh_load(unit + 64 * q);
 
     if (k.bits == 4) {
-        u[0] = vb_and(x, vb_set8(15));
-        u[1] = vb_and(vb_srl16(x, 4), vb_set8(15));
+        u[0] = vh_and(x, vh_set8(15));
+        u[1] = vh_and(vh_srl16(x, 4), vh_set8(15));
     } else if (k.bits == 3) {
-        vb third = vb_load(unit + 256 + 64 * (q / 2));
+        vh third = vh_load(unit + 256 + 64 * (q / 2));
         if (q % 2)
-            third = vb_sll16(third, 2);
-        u[0] = vb_or(vb_and(x, vb_set8(0x33)), vb_and(third, vb_set8(0x44)));
+            third = vh_sll16(third, 2);
+        u[0] = vh_or(vh_and(x, vh_set8(0x33)), vh_and(third, vh_set8(0x44)));
         u[1] =
-            vb_or(vb_and(vb_srl16(x, 2), vb_set8(0x33)), vb_and(vb_srl16(third, 1), vb_set8(0x44)));
-        u[2] = vb_srl16(u[0], 4); /* bits 3 and 7 are 0, and 4 to 6 no index */
-        u[3] = vb_srl16(u[1], 4);
+            vh_or(vh_and(vh_srl16(x, 2), vh_set8(0x33)), vh_and(vh_srl16(third, 1), vh_set8(0x44)));
+        u[2] = vh_srl16(u[0], 4); /* bits 3 and 7 are 0, and 4 to 6 no index */
+        u[3] = vh_srl16(u[1], 4);
     } else if (k.levels) {
-        u[0] = u[1] = vb_and(x, vb_set8(15));
-        u[2] = u[3] = vb_and(vb_srl16(x, 4), vb_set8(15));
+        u[0] = u[1] = vh_and(x, vh_set8(15));
+        u[2] = u[3] = vh_and(vh_srl16(x, 4), vh_set8(15));
     } else {
-        EACH(i, 4) u[i] = vb_and(i ? vb_srl16(x, 2 * (int)i) : x, vb_set8(3));
+        u[0] = vh_and(x, vh_set8(3));
+        u[1] = vh_and(vh_srl16(x, 2), vh_set8(3));
+        u[2] = vh_and(vh_srl16(x, 4), vh_set8(3));
+        u[3] = vh_and(vh_srl16(x, 6), vh_set8(3));
     }
     if (k.levels) {
-        EACH(i, FIELDS(k.bits)) u[i] = vb_lookup(t[q + (k.bits == 2 && i % 2 ? 4 : 0)], u[i]);
+        EACH(i, FIELDS(k.bits))
+        u[i] = vh_lookup(vh_load(tables + 64 * (q + (k.bits == 2 && i % 2 ? 4 : 0))), u[i]);
     } else if (k.bits == 3) {
-        EACH(i, 4) u[i] = vb_and(u[i], vb_set8(7));
+        EACH(i, 4) u[i] = vh_and(u[i], vh_set8(7));
     }
 }
 
@@ -148,43 +156,52 @@ KFN size_t words_hold(const struct kind k)
     return !k.levels ? 8 : k.bits == 2 ? 4 : k.bits == 3 ? 2 : 1;
 }
 
-/* The i'th of n products of u and signed a, which go to *word and, as often as that is full, to *s.
- */
-KFN void add_bytes(const struct kind k, const size_t i, const size_t n, vb u, vb a, vb *word, vb *s)
+/* The i'th of n products of u and signed a, which go to *word and, as often as that is full, to *s:
+ * of whole vectors (v vb) or halves (v vh). */
+#ifdef HAVE_DPBUSD
+#define ADD_BYTES(v, k, i, n, u, a, word, s) s = vb_dot((i) ? (s) : vb_set8(0), u, a)
+#else
+#define ADD_BYTES(v, k, i, n, u, a, word, s)                                                       \
+    {                                                                                              \
+        const size_t hold_ = words_hold(k) < (n) ? words_hold(k) : (n);                            \
+        word = (i) % hold_ ? v##_add16(word, v##_maddubs(u, a)) : v##_maddubs(u, a);               \
+        if ((i) % hold_ == hold_ - 1)                                                              \
+            s = (i) < hold_ ? v##_madd16(word, v##_set16(1))                                       \
+                            : v##_add32(s, v##_madd16(word, v##_set16(1)));                        \
+    }
+#endif
+
+/* vb_dot16 of halves. */
+KFN vh dot_words(vh s, vh a, vh b)
 {
 #ifdef HAVE_DPBUSD
-    *s = vb_dot(i ? *s : vb_set8(0), u, a);
+    return vb_dot16(s, a, b);
 #else
-    const size_t hold = words_hold(k) < n ? words_hold(k) : n;
-
-    *word = i % hold ? vb_add16(*word, vb_maddubs(u, a)) : vb_maddubs(u, a);
-    if (i % hold == hold - 1) {
-        const vb sum = vb_madd16(*word, vb_set16(1));
-        *s = i < hold ? sum : vb_add32(*s, sum);
-    }
+    return vh_add32(s, vh_madd16(a, b));
 #endif
 }
 
-/* Of one vector q and a token: sums by dword, of columns that lie in the lane. */
-KFN vb dot_unit(const struct kind k, const vb u[4], const uint8_t *acts)
+/* Of half a vector q and a token: sums by dword, of columns that lie in the lane. */
+KFN vh dot_unit(const struct kind k, const vh u[4], const uint8_t *acts)
 {
-    vb s = vb_set8(0), word;
+    vh s = vh_set8(0), word = s;
 
     EACH(f, FIELDS(k.bits))
     {
         if (k.words) {
-            s = vb_dot16(s, vb_and(u[f], vb_set16(255)), vb_bcast128(acts + 32 * f));
-            s = vb_dot16(s, vb_srl16(u[f], 8), vb_bcast128(acts + 32 * f + 16));
+            s = dot_words(s, vh_and(u[f], vh_set16(255)), vh_bcast128(acts + 32 * f));
+            s = dot_words(s, vh_srl16(u[f], 8), vh_bcast128(acts + 32 * f + 16));
         } else {
-            add_bytes(k, f, FIELDS(k.bits), u[f], vb_bcast128(acts + 16 * f), &word, &s);
+            ADD_BYTES(vh, k, f, FIELDS(k.bits), u[f], vh_bcast128(acts + 16 * f), word, s);
         }
     }
+    (void)word;
     return s;
 }
 
-KFN vb add_pairs(vb a, vb b)
+KFN vh add_pairs(vh a, vh b)
 {
-    return vb_add32(vb_even(a, b), vb_odd(a, b));
+    return vh_add32(vh_even(a, b), vh_odd(a, b));
 }
 
 /* g: d and m of block b of a panel. */
@@ -223,46 +240,50 @@ KFN void scale_rows(const unsigned bits, const struct scheme_panel *s, const uin
 
 /* One unit of a panel against T tokens: acts of them, y their accumulators. */
 KFN void unit_few(const struct kind k, const size_t T, const struct scheme_panel *s,
-                  const uint8_t *panel, size_t unit, const vb *tables, const uint8_t *acts,
+                  const uint8_t *panel, size_t unit, const uint8_t *tables, const uint8_t *acts,
                   const struct acts *a, size_t t, float *y)
 {
     const uint8_t *codes = panel + s->head_bytes + unit * (k.bits == 3 ? 384 : 256);
     const size_t b = unit * (k.bits == 4 ? 1 : 2);
-    vb first[4], low[4], high[4], u[4];
+    vh sum0[4][HALVES], sum1[4][HALVES]; /* of each block */
 
-    EACH(q, 4)
+    EACH(h, HALVES)
     {
-        read_unit(k, codes, q, tables, u);
-        EACH(i, T)
+        vh first[4], low[4], u[4];
+        EACH(q, 4)
         {
-            vb sum = dot_unit(k, u, acts + i * ACTS_BYTES);
-            if (q == 0 || q == 2)
-                first[i] = sum;
-            else if (q == 1)
-                low[i] = add_pairs(first[i], sum);
-            else
-                high[i] = add_pairs(first[i], sum);
+            read_unit(k, codes + HALF_BYTES * h, q, tables + HALF_BYTES * h, u);
+            EACH(i, T)
+            {
+                const vh sum = dot_unit(k, u, acts + i * ACTS_BYTES);
+                if (q == 0 || q == 2) {
+                    first[i] = sum;
+                } else if (q == 1) {
+                    low[i] = add_pairs(first[i], sum);
+                } else {
+                    const vh high = add_pairs(first[i], sum);
+                    sum0[i][h] = k.bits == 4 ? add_pairs(low[i], high) : vh_even(low[i], high);
+                    sum1[i][h] = vh_odd(low[i], high);
+                }
+            }
         }
     }
     v16 d = v_set1(0.f), m = d;
     if (!k.levels)
         d = group_d(s, panel, b), m = group_m(s, panel, b);
-    EACH(i, T)
-    add_block(k, y + 16 * i, k.bits == 4 ? add_pairs(low[i], high[i]) : vb_even(low[i], high[i]), d,
-              m, a, b * a->n_tokens + t + i);
+    EACH(i, T) add_block(k, y + 16 * i, vh_join(sum0[i]), d, m, a, b * a->n_tokens + t + i);
     if (k.bits == 4 || b + 1 == s->blocks)
         return;
     if (!k.levels)
         d = group_d(s, panel, b + 1), m = group_m(s, panel, b + 1);
-    EACH(i, T)
-    add_block(k, y + 16 * i, vb_odd(low[i], high[i]), d, m, a, (b + 1) * a->n_tokens + t + i);
+    EACH(i, T) add_block(k, y + 16 * i, vh_join(sum1[i]), d, m, a, (b + 1) * a->n_tokens + t + i);
 }
 
 #define STREAMS_MAX 4u
 
 KFN void pass_few(const struct kind k, const size_t T, const struct scheme_panel *s,
-                  const uint8_t *const *panels, size_t n, vb tables[][8], const struct acts *a,
-                  size_t t0, size_t t, size_t nt, float *acc)
+                  const uint8_t *const *panels, size_t n, const uint8_t (*tables)[512],
+                  const struct acts *a, size_t t0, size_t t, size_t nt, float *acc)
 {
     static const int16_t zeros[32];
     _Alignas(64) uint8_t acts[4 * ACTS_BYTES];
@@ -289,11 +310,22 @@ KFN void pass_few(const struct kind k, const size_t T, const struct scheme_panel
  */
 
 /* Of a block 8 vectors, the block's second half a unit further on. */
-KFN void unpack_unit(const struct kind k, const uint8_t *codes, const vb *tables, uint8_t *to)
+KFN void unpack_unit(const struct kind k, const uint8_t *codes, const uint8_t *tables, uint8_t *to)
 {
     vb u[4][4]; /* vector q, of which a lane has row 4 l + q */
 
-    EACH(q, 4) read_unit(k, codes, q, tables, u[q]);
+    EACH(q, 4)
+    {
+        vh half[HALVES][4];
+        EACH(h, HALVES)
+        read_unit(k, codes + HALF_BYTES * h, q, tables + HALF_BYTES * h, half[h]);
+        EACH(f, FIELDS(k.bits))
+        {
+            vh field[HALVES];
+            EACH(h, HALVES) field[h] = half[h][f];
+            u[q][f] = vh_join(field);
+        }
+    }
     EACH(f, FIELDS(k.bits))
     {
         const vb even01 = vb_even(u[0][f], u[1][f]), even23 = vb_even(u[2][f], u[3][f]);
@@ -326,9 +358,10 @@ KFN void tile_many(const struct kind k, const size_t T, const uint8_t *codes, v1
             }
         } else {
             EACH(t, T)
-            add_bytes(k, g, 8, c, vb_bcast(a->q + (i + t) * 32 + 4 * g), &word[t], &s[t]);
+            ADD_BYTES(vb, k, g, 8u, c, vb_bcast(a->q + (i + t) * 32 + 4 * g), word[t], s[t]);
         }
     }
+    (void)word;
     EACH(t, T) add_block(k, y + 16 * t, s[t], d, m, a, i + t);
 }
 
@@ -350,7 +383,8 @@ KFN void block_many(const struct kind k, const struct scheme_panel *s, const uin
 }
 
 KFN void pass_many(const struct kind k, const struct scheme_panel *s, const uint8_t *const *panels,
-                   size_t n, vb tables[][8], const struct acts *a, size_t t0, size_t nt, float *acc)
+                   size_t n, const uint8_t (*tables)[512], const struct acts *a, size_t t0,
+                   size_t nt, float *acc)
 {
     _Alignas(64) uint8_t codes[1024];
 
@@ -372,7 +406,7 @@ KFN void pass_many(const struct kind k, const struct scheme_panel *s, const uint
 KFN void mul_scheme(const struct kind k, const struct scheme_panel *s, const uint8_t *const *panels,
                     size_t n, const struct acts *a, size_t t0, size_t nt, float *acc)
 {
-    vb tables[STREAMS_MAX][8];
+    _Alignas(64) uint8_t tables[STREAMS_MAX][512];
     size_t t = 0;
 
     memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
@@ -402,7 +436,7 @@ KFN void mul_scheme_float(const struct kind k, const struct scheme_panel *s,
 {
     _Alignas(64) float w[SCHEME_BLOCK * PANEL_ROWS];
     _Alignas(64) uint8_t codes[1024];
-    vb tables[8];
+    _Alignas(64) uint8_t tables[512];
 
     memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
     for (size_t j = 0; j < n; j++) {
