@@ -82,7 +82,7 @@ struct proof {
 #define REFUSE(p, rc, fmt, ...)                                                                    \
     gguf_fail(gguf_path((p)->g), (p)->err, rc, "tensor %s" fmt, (p)->name, ##__VA_ARGS__)
 
-/* A part that must be there, of this type and shape (n1 0: any). */
+/* A part that must be there, of this type and shape. */
 static int prove_part(struct proof *p, struct scheme_weight *w, enum scheme_part which,
                       enum qtype type, uint64_t n0, uint64_t n1)
 {
@@ -95,11 +95,11 @@ static int prove_part(struct proof *p, struct scheme_weight *w, enum scheme_part
     if (t->type != type)
         return REFUSE(p, -EBADMSG, "%s: type %s, must be %s", suffixes[which],
                       qtype_info(t->type)->name, qtype_info(type)->name);
-    if (t->ne[0] != n0 || (n1 && t->ne[1] != n1) || t->ne[2] != 1 || t->ne[3] != 1)
+    if (t->ne[0] != n0 || t->ne[1] != n1 || t->ne[2] != 1 || t->ne[3] != 1)
         return REFUSE(p, -EBADMSG, "%s: shape [%llu, %llu, %llu, %llu], must be [%llu, %llu]",
                       suffixes[which], (unsigned long long)t->ne[0], (unsigned long long)t->ne[1],
                       (unsigned long long)t->ne[2], (unsigned long long)t->ne[3],
-                      (unsigned long long)n0, (unsigned long long)(n1 ? n1 : 1));
+                      (unsigned long long)n0, (unsigned long long)n1);
     return 0;
 }
 
@@ -153,16 +153,16 @@ static int prove_sparse(struct proof *p, struct scheme_weight *w)
 
     if (!w->part[SCHEME_SP_ROWS] && !cols && !w->part[SCHEME_SP_VALUES])
         return 0;
-    int rc = prove_part(p, w, SCHEME_SP_ROWS, QTYPE_I32, (uint64_t)w->rows + 1, 0);
+    int rc = prove_part(p, w, SCHEME_SP_ROWS, QTYPE_I32, (uint64_t)w->rows + 1, 1);
     if (rc == 0)
-        rc = prove_part(p, w, SCHEME_SP_COLS, QTYPE_I16, cols ? cols->ne[0] : 0, 0);
+        rc = prove_part(p, w, SCHEME_SP_COLS, QTYPE_I16, cols ? cols->ne[0] : 0, 1);
     if (rc)
         return rc;
     if (cols->ne[0] > INT32_MAX || w->cols > UINT16_MAX + 1u)
         return REFUSE(p, -EBADMSG, ".sp_cols: %llu entries of %u columns, at most %d of %u",
                       (unsigned long long)cols->ne[0], w->cols, INT32_MAX, UINT16_MAX + 1u);
     w->n_sparse = (uint32_t)cols->ne[0];
-    return prove_part(p, w, SCHEME_SP_VALUES, QTYPE_F16, w->n_sparse, 0);
+    return prove_part(p, w, SCHEME_SP_VALUES, QTYPE_F16, w->n_sparse, 1);
 }
 
 int scheme_find(const struct gguf *g, const char *name, struct scheme_weight *w, char *err)

@@ -79,7 +79,7 @@ void mat_share(const struct mat *m, unsigned part, unsigned parts, uint32_t *fir
 
 size_t mat_bytes_for_scheme(const struct scheme *s, uint32_t rows, uint32_t cols, uint32_t n_sparse)
 {
-    const struct scheme_panel p = scheme_panel_of(s, cols);
+    const struct scheme_panel p = kernels_scheme_panel(s, cols);
 
     return scheme_panel_bytes(&p) * n_panels(rows) + sparse_bytes(rows, n_sparse);
 }
@@ -99,7 +99,7 @@ int mat_new_scheme(const struct scheme *s, uint64_t rows, uint64_t cols, uint32_
     m->id = N_LAYOUTS;
     m->rows = (uint32_t)rows;
     m->cols = (uint32_t)cols;
-    m->scheme = scheme_panel_of(s, m->cols);
+    m->scheme = kernels_scheme_panel(s, m->cols);
     m->panel_bytes = scheme_panel_bytes(&m->scheme);
     m->sparse.n = n_sparse;
     if (!__builtin_mul_overflow(m->panel_bytes, (size_t)n_panels(m->rows), &m->bytes))
@@ -136,7 +136,7 @@ void mat_pack_part(struct mat *m, enum scheme_part part, uint32_t row, const voi
     if (part >= SCHEME_SP_ROWS)
         pack_sparse(&m->sparse, part, row, src, n);
     else
-        scheme_pack(&m->scheme, part, m->panels, row, src, n);
+        kernels_scheme_pack(&m->scheme, part, m->panels, row, src, n);
 }
 
 int mat_check_sparse(const struct mat *m, uint32_t *bad_row)

@@ -8,7 +8,7 @@
 
 #include "compute/kernels/internal.h"
 
-struct scheme_panel scheme_panel_of(const struct scheme *s, uint32_t cols)
+struct scheme_panel kernels_scheme_panel(const struct scheme *s, uint32_t cols)
 {
     struct scheme_panel p = {
         .scheme = *s,
@@ -117,7 +117,7 @@ static void pack_groups(const struct scheme_panel *s, uint8_t *panel, size_t r, 
         memcpy(panel + at + 2 * r, src, 2);
 }
 
-void scheme_pack(const struct scheme_panel *s, enum scheme_part part, uint8_t *panels, uint32_t row,
+void kernels_scheme_pack(const struct scheme_panel *s, enum scheme_part part, uint8_t *panels, uint32_t row,
                  const void *src, uint32_t n)
 {
     const size_t bytes = scheme_panel_bytes(s);
@@ -141,7 +141,7 @@ void scheme_pack(const struct scheme_panel *s, enum scheme_part part, uint8_t *p
 
 /* --- reading back ---------------------------------------------------------------------------- */
 
-void scheme_panel_read(const struct scheme_panel *s, const uint8_t *panel, size_t row, size_t b,
+void kernels_scheme_read(const struct scheme_panel *s, const uint8_t *panel, size_t row, size_t b,
                        uint8_t u[SCHEME_BLOCK], float *d, float *m)
 {
     const uint32_t bits = s->scheme.bits;

@@ -67,7 +67,7 @@ typedef void (*sparse_fn)(const struct sparse *s, size_t row, size_t n_rows, con
                           size_t t0, size_t nt, float *acc);
 
 /* cols: a multiple of 32. */
-struct scheme_panel scheme_panel_of(const struct scheme *s, uint32_t cols);
+struct scheme_panel kernels_scheme_panel(const struct scheme *s, uint32_t cols);
 
 static inline size_t scheme_panel_bytes(const struct scheme_panel *s)
 {
@@ -81,11 +81,11 @@ static inline size_t sparse_bytes(uint32_t rows, uint32_t n)
 
 /* Put rows [row, row + n) of a part of the dense weights into panels, of which the first has row 0.
  * Each part has bytes of its own. */
-void scheme_pack(const struct scheme_panel *s, enum scheme_part part, uint8_t *panels, uint32_t row,
+void kernels_scheme_pack(const struct scheme_panel *s, enum scheme_part part, uint8_t *panels, uint32_t row,
                  const void *src, uint32_t n);
 
 /* What a panel's row holds, for the reference and tests: u of column block b; d and m there. */
-void scheme_panel_read(const struct scheme_panel *s, const uint8_t *panel, size_t row, size_t b,
+void kernels_scheme_read(const struct scheme_panel *s, const uint8_t *panel, size_t row, size_t b,
                        uint8_t u[SCHEME_BLOCK], float *d, float *m);
 
 #define SCHEME_FNS(kind)                                                                           \

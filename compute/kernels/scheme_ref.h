@@ -13,7 +13,7 @@ static float scheme_row(const struct scheme_panel *s, const uint8_t *panel, size
         const float *x = a->x + t * a->cols + b * SCHEME_BLOCK;
         uint8_t u[SCHEME_BLOCK];
 
-        scheme_panel_read(s, panel, lane, b, u, &d, &m);
+        kernels_scheme_read(s, panel, lane, b, u, &d, &m);
         for (size_t k = 0; floats && k < SCHEME_BLOCK; k++) {
             const float product = d * (float)u[k], w = product + m;
             acc = fmaf(w, x[k], acc);

@@ -197,7 +197,7 @@ static void test_reference_is_near_double(void **state)
                     uint8_t u[32];
                     float d, min;
 
-                    scheme_panel_read(&m->scheme, m->panels + r / 16 * m->panel_bytes, r % 16, b, u,
+                    kernels_scheme_read(&m->scheme, m->panels + r / 16 * m->panel_bytes, r % 16, b, u,
                                       &d, &min);
                     for (size_t k = 0; k < 32; k++) {
                         size_t at = b * T + t;

@@ -7,7 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "codec/f16.h"
 #include "compute/philox.h"
+#include "compute/scheme.h"
 
 struct writer {
     FILE *meta, *infos, *data;
@@ -124,6 +126,73 @@ static void tensor(struct writer *w, const char *name, uint32_t cols, uint32_t r
     free(x);
 }
 
+/* --- schemes --------------------------------------------------------------------------------- */
+
+static void raw_tensor(struct writer *w, const char *name, const char *suffix, enum qtype type,
+                       uint32_t ne0, uint32_t ne1, const void *data)
+{
+    char full[96];
+    size_t bytes = (size_t)ne0 * (ne1 ? ne1 : 1) * qtype_info(type)->block_bytes;
+
+    snprintf(full, sizeof full, "%s%s", name, suffix);
+    w->n_tensors++;
+    put_str(w->infos, full);
+    put_u32(w->infos, ne1 ? 2 : 1);
+    put_u64(w->infos, ne0);
+    if (ne1)
+        put_u64(w->infos, ne1);
+    put_u32(w->infos, type);
+    put_u64(w->infos, w->data_bytes);
+    put(w->data, data, bytes);
+    for (; bytes % 32; bytes++)
+        fputc(0, w->data);
+    w->data_bytes += bytes;
+}
+
+/* Random codes about zero, and an entry in every third row. */
+static void scheme_tensor(struct writer *w, const char *name, uint32_t cols, uint32_t rows)
+{
+    static uint8_t codes[1 << 16];
+    static uint16_t levels[1 << 14], mins[1 << 14], sp_cols[1 << 10], sp_values[1 << 10];
+    static uint32_t starts[1 << 10];
+    struct scheme s;
+    char full[96];
+
+    if (scheme_parse(w->p->scheme, strlen(w->p->scheme), &s))
+        abort();
+    const uint32_t n = s.kind == SCHEME_SQ ? 1u << s.bits
+                                           : (cols + s.group_cols - 1) / s.group_cols;
+    for (uint32_t i = 0; i < rows * cols / 8 * s.bits; i++)
+        codes[i] = (uint8_t)(int)(random_value(w) * 1000);
+    for (uint32_t i = 0; i < rows * n; i++) {
+        const float mid = (float)((1 << s.bits) - 1) / 2, step = .2f / mid;
+
+        levels[i] = s.kind == SCHEME_SQ ? f16_from_f32(((float)(i % n) - mid) * step)
+                                        : f16_from_f32(step);
+        mins[i] = f16_from_f32(-mid * step);
+    }
+    for (uint32_t r = 0; r < rows; r++) {
+        starts[r + 1] = starts[r] + (r % 3 == 0);
+        sp_cols[starts[r]] = (uint16_t)(r * 5 % cols);
+        sp_values[starts[r]] = f16_from_f32(random_value(w));
+    }
+    snprintf(full, sizeof full, "isthmus.scheme.%s", name);
+    key(w, full, 8);
+    put_str(w->meta, w->p->scheme);
+    raw_tensor(w, name, ".codes", QTYPE_I8, cols / 8 * s.bits, rows, codes);
+    raw_tensor(w, name, s.kind == SCHEME_SQ ? ".lut" : ".scale", QTYPE_F16, n, rows, levels);
+    if (s.kind == SCHEME_G)
+        raw_tensor(w, name, ".min", QTYPE_F16, n, rows, mins);
+    raw_tensor(w, name, ".sp_rows", QTYPE_I32, rows + 1, 0, starts);
+    raw_tensor(w, name, ".sp_cols", QTYPE_I16, starts[rows], 0, sp_cols);
+    raw_tensor(w, name, ".sp_values", QTYPE_F16, starts[rows], 0, sp_values);
+}
+
+static bool in_half(const struct writer *w, uint32_t layer)
+{
+    return !w->p->half || (layer < w->p->split) == !strcmp(w->p->half, "edge");
+}
+
 static void layer(struct writer *w, uint32_t l)
 {
     const uint32_t head_dim = w->p->head_dim ? w->p->head_dim : TINY_HEAD_DIM;
@@ -146,7 +215,10 @@ static void layer(struct writer *w, uint32_t l)
 
     for (size_t i = 0; i < 7; i++) {
         snprintf(name, sizeof(name), "blk.%u.%s", l, mats[i].name);
-        tensor(w, name, mats[i].cols, mats[i].rows, type, 0, 1 / sqrtf((float)mats[i].cols));
+        if (w->p->scheme)
+            scheme_tensor(w, name, mats[i].cols, mats[i].rows);
+        else
+            tensor(w, name, mats[i].cols, mats[i].rows, type, 0, 1 / sqrtf((float)mats[i].cols));
     }
     for (size_t i = 0; i < 3 && !strcmp(w->p->arch, "qwen2"); i++) {
         snprintf(name, sizeof(name), "blk.%u.%s", l, biases[i].name);
@@ -191,15 +263,38 @@ static void metadata(struct writer *w)
     }
     for (uint32_t i = 0; i < p->n_tokens; i++)
         put_str(w->meta, "");
+    if (!p->half)
+        return;
+    static const char *const numbers[] = {"isthmus.version", "isthmus.split", "isthmus.layers"};
+    for (size_t i = 0; i < 3; i++) {
+        key(w, numbers[i], 4);
+        put_u32(w->meta, i == 0 ? 1 : i == 1 ? p->split : TINY_LAYERS);
+    }
+    static const char *const texts[] = {"isthmus.stage", "isthmus.parent", "isthmus.pair"};
+    for (size_t i = 0; i < 3; i++) {
+        key(w, texts[i], 8);
+        put_str(w->meta, i == 0 ? p->half : i == 1 ? TINY_PARENT : TINY_PAIR);
+    }
 }
 
 static void tensors(struct writer *w)
 {
-    tensor(w, "token_embd.weight", TINY_D, TINY_VOCAB, QTYPE_Q8_0, 0, .3f);
-    for (uint32_t l = 0; l < TINY_LAYERS; l++)
-        layer(w, l);
-    tensor(w, "output_norm.weight", TINY_D, 0, QTYPE_F32, 1, .2f);
-    if (!w->p->tied)
+    const bool has_head = !w->p->half || !strcmp(w->p->half, "cloud");
+    const uint64_t drawn = w->drawn;
+
+    /* What a tensor holds does not hang on those that the other half has. */
+    w->drawn = drawn + (1u << 20);
+    if (!has_head || !w->p->half || w->p->tied)
+        tensor(w, "token_embd.weight", TINY_D, TINY_VOCAB, QTYPE_Q8_0, 0, .3f);
+    for (uint32_t l = 0; l < TINY_LAYERS; l++) {
+        w->drawn = drawn + (2 + l) * (1u << 20);
+        if (in_half(w, l))
+            layer(w, l);
+    }
+    w->drawn = drawn;
+    if (has_head)
+        tensor(w, "output_norm.weight", TINY_D, 0, QTYPE_F32, 1, .2f);
+    if (has_head && !w->p->tied)
         tensor(w, "output.weight", TINY_D, TINY_VOCAB, QTYPE_Q8_0, 0, .2f);
     if (w->p->rope_factors)
         tensor(w, "rope_freqs.weight", TINY_HEAD_DIM / 2, 0, QTYPE_F32, 2, .5f);

@@ -21,6 +21,8 @@
 #define TINY_CTX      96u
 #define TINY_EPS      1e-5f
 #define TINY_BASE     10000.0f
+#define TINY_PARENT   "0123456789abcdef0123456789abcdef"
+#define TINY_PAIR     "fedcba9876543210fedcba9876543210"
 
 struct tiny_params {
     const char *arch; /* "llama" or "qwen2" */
@@ -29,6 +31,11 @@ struct tiny_params {
     uint32_t n_ctx;    /* 0: TINY_CTX */
     bool tied;         /* no output.weight */
     bool rope_factors; /* rope_freqs.weight */
+    /* Store the matrices of layers in this scheme, with a sparse part; NULL: plain. */
+    const char *scheme;
+    /* "edge" or "cloud": only that half's tensors, cut before layer `split`; NULL: whole. */
+    const char *half;
+    uint32_t split;
     /* Defects, each by the tensor's name; NULL: none. */
     const char *missing, *misshapen, *extra;
     /* A metadata key (after the arch's prefix) with another value, or one more. */
