@@ -91,9 +91,9 @@ static int solve(double *a, double *b, uint32_t n, uint32_t n_rows)
     return rc;
 }
 
-/* w' (H + aI) = w C + rest + a w, so w' - w = (w (C - H) + rest) (H + aI)^-1. */
+/* w' (H + aI) = w C + a w, so w' - w = w (C - H) (H + aI)^-1. */
 int quantize_retarget(float *w, uint32_t n_rows, uint32_t n_cols, const float *moments,
-                      const float *cross, const float *rest, float damp)
+                      const float *cross, float damp)
 {
     const size_t n = n_cols, all = n * n, values = n * n_rows;
     double *a = malloc(all * sizeof(*a)), *b = malloc(values * sizeof(*b)), mean = 0;
@@ -113,7 +113,7 @@ int quantize_retarget(float *w, uint32_t n_rows, uint32_t n_cols, const float *m
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n_rows, (int)n, (int)n, 1, w,
                 (int)n, lost, (int)n, 0, moved, (int)n);
     for (size_t i = 0; i < values; i++)
-        b[i] = (double)moved[i] + (rest ? (double)rest[i] : 0);
+        b[i] = (double)moved[i];
     rc = solve(a, b, n_cols, n_rows);
     for (size_t i = 0; i < values && rc == 0; i++) {
         w[i] += (float)b[i];

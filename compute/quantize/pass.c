@@ -26,9 +26,8 @@ struct quantize_pass {
     float *x[STREAMS];              /* [tokens][d_model] */
     float *mixed[STREAMS];          /* [tokens][n_heads * head_dim] */
     float *in[STREAMS];             /* [CHUNK_WINDOWS * window][widest] */
-    float *lost;                    /* [CHUNK_WINDOWS * window][d_model] */
     float *weight;                  /* [CHUNK_WINDOWS * window] of the chunk's rows */
-    float *moments, *cross, *rest;
+    float *moments, *cross;
     uint32_t widest;
 };
 
@@ -126,12 +125,10 @@ static bool alloc_rows(struct quantize_pass *p)
         if (!p->x[s] || !p->mixed[s] || !p->in[s])
             return false;
     }
-    p->lost = malloc(chunk * d * sizeof(float));
     p->weight = malloc(chunk * sizeof(float));
     p->moments = malloc(wide * wide * sizeof(float));
     p->cross = malloc(wide * wide * sizeof(float));
-    p->rest = malloc(d * wide * sizeof(float));
-    return p->lost && p->weight && p->moments && p->cross && p->rest;
+    return p->weight && p->moments && p->cross;
 }
 
 static int embed(struct quantize_pass *p, const int32_t *ids, char *err)
@@ -198,11 +195,9 @@ void quantize_pass_close(struct quantize_pass *p)
         free(p->in[s]);
     }
     free(p->works);
-    free(p->lost);
     free(p->weight);
     free(p->moments);
     free(p->cross);
-    free(p->rest);
     free(p->b.rope_factors);
     free(p);
 }
@@ -223,7 +218,7 @@ int quantize_pass_footprint(const struct gguf *g, uint64_t tokens, uint32_t wind
     for (unsigned m = 0; m < QUANTIZE_MATRICES; m++)
         floats += 2 * (size_t)matrix_rows(&hp, m) * input_cols(&hp, matrices[m].input);
     floats += STREAMS * (tokens * (hp.d_model + q_cols(&hp)) + chunk * wide);
-    floats += chunk * hp.d_model + (2 * wide + hp.d_model) * wide;
+    floats += chunk + 2 * wide * wide;
     *bytes = floats * sizeof(float) + threads * work;
     return 0;
 }
@@ -394,7 +389,8 @@ static void add_product(float *out, const float *a, uint32_t a_cols, const float
                 out + (size_t)from * b_cols + at, (int)b_cols);
 }
 
-static bool has_rest(enum quantize_input_of input)
+/* Whether what the matrix gives is added to the rows. */
+static bool is_added(enum quantize_input_of input)
 {
     return input == QUANTIZE_INPUT_O || input == QUANTIZE_INPUT_DOWN;
 }
@@ -404,7 +400,6 @@ static void work_sums(void *arg, unsigned part, unsigned parts)
     const struct task *k = arg;
     struct quantize_pass *p = k->p;
     const uint32_t cols = input_cols(&p->b.hp, k->input), n = k->count * p->window;
-    const uint32_t d = p->b.hp.d_model;
     const float *now = p->in[NOW];
     unsigned at = 0;
 
@@ -416,18 +411,6 @@ static void work_sums(void *arg, unsigned part, unsigned parts)
         if (at++ % parts == part)
             add_product(p->cross, p->in[WAS], cols, now, cols, n, i, to, 0, k->first == 0);
     }
-    for (uint32_t i = 0; i < d && has_rest(k->input); i += BLOCK_COLS)
-        if (at++ % parts == part)
-            add_product(p->rest, p->lost, d, now, cols, n, i,
-                        d - i < BLOCK_COLS ? d : i + BLOCK_COLS, 0, k->first == 0);
-}
-
-static void set_lost(struct quantize_pass *p, uint32_t first, uint32_t count)
-{
-    const size_t row = (size_t)p->window * p->b.hp.d_model;
-
-    for (size_t i = 0; i < count * row; i++)
-        p->lost[i] = p->x[WAS][first * row + i] - p->x[NOW][first * row + i];
 }
 
 /* What is added to a row counts by how large the row is: the next norm divides by that. A first
@@ -485,10 +468,8 @@ int quantize_pass_moments(struct quantize_pass *p, enum quantize_input_of input,
         struct task sums = {.p = p, .first = first, .count = count, .input = input};
 
         run_windows(p, inputs[input], input, first, count, WAS, STREAMS);
-        if (has_rest(input)) {
-            set_lost(p, first, count);
+        if (is_added(input)) {
             set_weights(p, first, count);
-            weigh(p, p->lost, p->b.hp.d_model, count, false);
             weigh(p, p->in[WAS], cols, count, false);
             weigh(p, p->in[NOW], cols, count, false);
         }
@@ -503,7 +484,6 @@ int quantize_pass_moments(struct quantize_pass *p, enum quantize_input_of input,
         .n_cols = cols,
         .moments = p->moments,
         .cross = p->cross,
-        .rest = has_rest(input) ? p->rest : NULL,
     };
     return all_finite(p->moments, cols) ? 0 : -EDOM;
 }

@@ -70,8 +70,6 @@ struct quantize_moments {
     uint32_t n_cols;
     const float *moments; /* [n_cols][n_cols] sum x'_i x'_j */
     const float *cross;   /* [n_cols][n_cols] sum x_i x'_j */
-    const float *rest;    /* [d_model][n_cols] sum (y - y')_i x'_j, y what the matrix' result is
-                           * added to, of o and down; else NULL */
 };
 /* 0 or -EDOM: not finite. */
 int quantize_pass_moments(struct quantize_pass *p, enum quantize_input_of input,

@@ -100,12 +100,10 @@ int quantized_values(const struct quantized *q, float *values);
  * where x is the input in the model as it was, x' in the one whose layers below are quantized.
  *   w        f32[n_rows][n_cols], changed in place
  *   moments  X''X' of the quantized one; cross X'X', f32[n_cols][n_cols], [i][j] = sum x_i x'_j
- *   rest     f32[n_rows][n_cols] sum d_r x'_j, d what the rows that W x is added to have lost so
- *            far; NULL: nothing is made up for
  *   damp     share of the mean diagonal that holds w' at w: moments are an estimate
  * 0, -EDOM, -ENOMEM.
  */
 int quantize_retarget(float *w, uint32_t n_rows, uint32_t n_cols, const float *moments,
-                      const float *cross, const float *rest, float damp);
+                      const float *cross, float damp);
 
 #endif

@@ -22,7 +22,6 @@ enum { QUANTIZE_FRONT, QUANTIZE_BACK, QUANTIZE_HALVES };
 struct quantize_override {
     const char *pattern; /* of a tensor's name, as fnmatch has it */
     struct quantize_scheme scheme;
-    bool used;
 };
 
 struct quantize_job {

@@ -300,7 +300,7 @@ static int target(struct run *x, enum quantize_matrix_of m, const struct quantiz
     in->moments = moments->moments;
     if (s->kind == QUANTIZE_BLOCKS)
         return 0;
-    return quantize_retarget(x->w, in->n_rows, in->n_cols, moments->moments, moments->cross, NULL,
+    return quantize_retarget(x->w, in->n_rows, in->n_cols, moments->moments, moments->cross,
                              RETARGET_DAMP);
 }
 

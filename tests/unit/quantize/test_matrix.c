@@ -215,10 +215,10 @@ static void test_retarget(void **state)
                 h[i * N + j] += lost[t][i] * lost[t][j];
                 c[i * N + j] += x[t][i] * lost[t][j];
             }
-    assert_int_equal(quantize_retarget(v, R, N, h, h, NULL, .01f), 0);
+    assert_int_equal(quantize_retarget(v, R, N, h, h, .01f), 0);
     for (size_t i = 0; i < R * N; i++)
         assert_true(fabsf(v[i] - was[i]) < 1e-6f);
-    assert_int_equal(quantize_retarget(v, R, N, h, c, NULL, .001f), 0);
+    assert_int_equal(quantize_retarget(v, R, N, h, c, .001f), 0);
     for (size_t t = 0; t < T; t++)
         for (size_t r = 0; r < R; r++) {
             double want = 0, old = 0, now = 0;

@@ -65,7 +65,6 @@ static void test_first_input(void **state)
     assert_int_equal(quantize_pass_layer(p, 0, err), 0);
     assert_int_equal(quantize_pass_moments(p, QUANTIZE_INPUT_QKV, &m), 0);
     assert_int_equal(m.n_cols, TINY_D);
-    assert_null(m.rest);
     for (size_t i = 0; i < TINY_D * TINY_D; i++) {
         assert_true(fabs((double)m.moments[i] - want[i]) < 1e-3 * (1 + fabs(want[i])));
         assert_true(fabs((double)m.cross[i] - want[i]) < 1e-3 * (1 + fabs(want[i])));
@@ -139,12 +138,7 @@ static void test_streams(void **state)
             memcpy(got[t], m.moments, TINY_D * TINY_D * sizeof(float));
             memcpy(got[t] + TINY_D * TINY_D, m.cross, TINY_D * TINY_D * sizeof(float));
             assert_int_equal(quantize_pass_moments(p, QUANTIZE_INPUT_O, &m), 0);
-            assert_non_null(m.rest);
-            memcpy(got[t] + 2 * TINY_D * TINY_D, m.rest, TINY_D * TINY_D * sizeof(float));
-            double lost = 0;
-            for (size_t k = 0; k < TINY_D * TINY_D; k++)
-                lost += fabs((double)m.rest[k]);
-            assert_true(i ? lost > 1 : lost < 1e-2);
+            memcpy(got[t] + 2 * TINY_D * TINY_D, m.cross, TINY_D * TINY_D * sizeof(float));
             quantize_pass_close(p);
         }
         assert_memory_equal(got[0], got[1], sizeof(got[0]));
