@@ -68,11 +68,11 @@ fail:
 void model_drop_file(struct model *m)
 {
     malloc_trim(0); /* loading leaves holes: give them back, the edge counts its bytes */
-    const uint64_t before = process_memory("VmRSS");
+    const uint64_t before = process_memory("RssAnon");
     gguf_close(m->gguf);
     m->gguf = NULL;
     malloc_trim(0);
-    const uint64_t now = process_memory("VmRSS");
+    const uint64_t now = process_memory("RssAnon");
     account_less(before > now ? before - now : 0);
 }
 
