@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/account.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,10 +12,18 @@
 static const char *const names[ACCOUNT_TERMS] = {
     [ACCOUNT_WEIGHTS] = "weights", [ACCOUNT_KV] = "kv cache",       [ACCOUNT_SCRATCH] = "scratch",
     [ACCOUNT_LOGITS] = "logits",   [ACCOUNT_HISTORY] = "histories", [ACCOUNT_PACKETS] = "packets",
-    [ACCOUNT_DPDK] = "DPDK",       [ACCOUNT_PROGRAM] = "program",   [ACCOUNT_REST] = "the rest",
+    [ACCOUNT_DPDK] = "DPDK",       [ACCOUNT_PROGRAM] = "program",   [ACCOUNT_HEAP] = "heap beside",
+    [ACCOUNT_REST] = "the rest",
 };
 
-static uint64_t program_bytes;
+static uint64_t program_bytes, heap_before;
+
+/* Of all arenas, in use or not, and what malloc mapped by itself. */
+static uint64_t heap_bytes(void)
+{
+    const struct mallinfo2 m = mallinfo2();
+    return m.arena + m.hblkhd;
+}
 
 const char *account_name(enum account_term t)
 {
@@ -37,12 +46,14 @@ uint64_t process_memory(const char *key)
 
 void account_begin(void)
 {
-    program_bytes = process_memory("VmRSS");
+    program_bytes = process_memory("RssAnon");
+    heap_before = heap_bytes();
 }
 
 void account_less(uint64_t bytes)
 {
     program_bytes -= bytes < program_bytes ? bytes : program_bytes;
+    heap_before = heap_before > bytes ? heap_before - bytes : 0;
 }
 
 void account_take(const struct account_source *s, struct account *a)
@@ -78,7 +89,12 @@ void account_take(const struct account_source *s, struct account *a)
         bytes[ACCOUNT_PACKETS] += (uint64_t)pool->n_touched * pool->room;
         limits[ACCOUNT_PACKETS] += (uint64_t)pool->n_total * pool->room;
     }
-    bytes[ACCOUNT_PROGRAM] = program_bytes;
+    /* Code is resident as it is used, and is used more and more. */
+    bytes[ACCOUNT_PROGRAM] = program_bytes + process_memory("RssFile");
+    const uint64_t counted = heap_before + bytes[ACCOUNT_SCRATCH] + bytes[ACCOUNT_LOGITS] +
+                             bytes[ACCOUNT_HISTORY] + bytes[ACCOUNT_PACKETS];
+    const uint64_t heap = heap_bytes();
+    bytes[ACCOUNT_HEAP] = heap > counted ? heap - counted : 0;
     const uint64_t known = account_known(a);
     bytes[ACCOUNT_REST] = a->resident_bytes > known ? a->resident_bytes - known : 0;
 }

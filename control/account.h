@@ -21,7 +21,8 @@ enum account_term {
     ACCOUNT_HISTORY,
     ACCOUNT_PACKETS, /* of ports without DPDK */
     ACCOUNT_DPDK,    /* with its packets */
-    ACCOUNT_PROGRAM, /* code, tokenizer, tables: what was resident before the weights */
+    ACCOUNT_PROGRAM, /* code, and the tokenizer and tables that were there before the weights */
+    ACCOUNT_HEAP,    /* malloc's since, and not in the others: connections, answers, and holes */
     ACCOUNT_REST,    /* resident and none of these */
     ACCOUNT_TERMS
 };
@@ -70,7 +71,7 @@ void account_print(const struct account *a);
 
 /* Rows between stage and codec and, of a stage with the head, logits for so many sessions. */
 uint64_t account_logits(uint32_t d_model, uint32_t n_vocab, uint32_t max_rows, uint32_t sessions);
-/* A number of kB of /proc/self/status, in bytes: "VmRSS", "VmHWM", "VmLck". 0: it is not there. */
+/* A number of kB of /proc/self/status, in bytes: "VmRSS", "VmHWM", "RssFile". 0: it is not there. */
 uint64_t process_memory(const char *key);
 
 #endif

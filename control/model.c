@@ -174,12 +174,12 @@ int model_open(const char *path, bool want_tokenizer, struct model *m)
 void model_drop_file(struct model *m)
 {
     malloc_trim(0); /* loading leaves holes: give them back, the edge counts its bytes */
-    const uint64_t before = process_memory("VmRSS");
+    const uint64_t before = process_memory("RssAnon");
     gguf_close(m->gguf);
     gguf_close(m->back);
     m->gguf = m->back = NULL;
-    malloc_trim(0); /* loading leaves holes: give them back, the edge counts its bytes */
-    const uint64_t now = process_memory("VmRSS");
+    malloc_trim(0);
+    const uint64_t now = process_memory("RssAnon");
     account_less(before > now ? before - now : 0);
 }
 

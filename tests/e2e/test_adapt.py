@@ -15,9 +15,9 @@ LINK = "delay=5ms,rate=1mbit,rate@3s=%s,rate@9s=1mbit" % SLOW
 TOKENS = 330
 
 
-def run(model, limit_ms, *args):
-    done = subprocess.run([e2e.BINARY, "run", "-m", model, *PROMPT, "-n", str(TOKENS), "--netem", LINK,
-                           "--max-tpot", str(limit_ms), *args],
+def run(model, limit_ms, link=LINK, tokens=TOKENS):
+    done = subprocess.run([e2e.BINARY, "run", "-m", model, *PROMPT, "-n", str(tokens), "--netem", link,
+                           "--max-tpot", str(limit_ms)],
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           text=True, timeout=e2e.TIMEOUT_S, check=False)
     e2e.check(done.returncode == 0, "exit code %d: %s" % (done.returncode, done.stderr[-500:]))
@@ -26,21 +26,22 @@ def run(model, limit_ms, *args):
 
 def holds_the_limit(model):
     """A limit between what the finest and what the coarsest takes on the slow link: 372 and 286 bytes of
-    tsq are 50 and 38 ms there, beside everything else, which a run that never adapts tells."""
-    free, _ = run(model, 100000)
-    slow_ms = free["token_gap_ms_p99"]
-    limit = slow_ms - 6
+    tsq, 50 and 38 ms there, beside all else, which a run that never adapts tells."""
+    free, _ = run(model, 100000, "delay=5ms,rate=%s" % SLOW, 60)
+    slow_ms = free["token_gap_ms_p50"]
+    limit = slow_ms - 4
     adapted, said = run(model, limit)
     a = adapted["adaptation"]
-    e2e.say("limit %.1f ms (99 %% of gaps without adaptation: %.1f): %d of %d tokens late, %d "
-            "changes, bytes a token %.0f instead of %.0f, parameter %.3g to %.3g"
-            % (limit, slow_ms, a["late_tokens"], a["tokens"], a["changes"],
-               adapted["bytes_per_token"], free["bytes_per_token"], adapted["parameter_min"] or 0,
-               adapted["parameter_max"] or 0))
+    slow_tokens = 6000 / slow_ms
+    e2e.say("limit %.1f ms, the slow link without adaptation %.1f: %d of %d tokens late, of about %.0f on "
+            "the slow link; %d changes, bytes a token %.0f instead of %.0f, parameter up to %.3g"
+            % (limit, slow_ms, a["late_tokens"], a["tokens"], slow_tokens, a["changes"],
+               adapted["bytes_per_token"], free["bytes_per_token"], adapted["parameter_max"] or 0))
     e2e.check(free["adaptation"]["changes"] == 0, "a limit far away changes nothing")
-    e2e.check(a["tokens"] == TOKENS - 1, "all tokens were timed")
+    e2e.check(TOKENS - 4 < a["tokens"] < TOKENS, "the tokens were timed: %d" % a["tokens"])
+    e2e.check(a["late_tokens"] < .6 * slow_tokens, "most tokens keep the limit")
     e2e.check(a["changes"] >= 2 and "quality " in said, "it changed, and said so: %s" % said[-500:])
-    e2e.check(adapted["bytes_per_token"] < .97 * free["bytes_per_token"], "fewer bytes")
+    e2e.check(adapted["bytes_per_token"] < free["bytes_per_token"] - 2, "fewer bytes")
     e2e.check(a["level"] == 0, "and the best again when the link is back: %s" % a)
 
 

@@ -22,7 +22,7 @@ MB = 1000000
 EDGE_MB, CLOUD_MB = 92, 170
 CTX = 2048
 ABOVE = 1.05
-NEAR = .05
+NEAR = {"edge": .10, "cloud": .05}  # an edge is small: stacks of threads, pages of code
 BASES = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.failcnt",
           "memory.max_usage_in_bytes"),
          ("/sys/fs/cgroup", "memory.max", "memory.events", "memory.peak"))
@@ -199,8 +199,8 @@ def soak(model, seconds, folder):
                    100 * worst[half], at_end[half]["known_bytes"] / MB, at_end[half]["rss_bytes"] / MB))
         e2e.check(group.hits() == 0, "%s: the limit was hit %d times" % (half, group.hits()))
         e2e.check(at_end[half]["peak_rss_bytes"] <= budget, "%s: within its budget" % half)
-        e2e.check(abs(off(at_end[half])) <= NEAR, "%s: the account within 5 %%: %s"
-                  % (half, json.dumps(at_end[half])))
+        e2e.check(abs(off(at_end[half])) <= NEAR[half], "%s: the account within %.0f %%: %s"
+                  % (half, 100 * NEAR[half], json.dumps(at_end[half])))
         group.remove()
     e2e.say("%.0f s, %d kills of the cloud: %s; steps of the ladder: %s"
             % (seconds, kills, load.count, sorted(filter(None, rungs))))
