@@ -32,6 +32,8 @@ LEFT_OUT = [
     ("README.md", r"^tools/check\b", "it is what runs this test"),
     ("README.md", r"udp:cloud1:7300", "hosts of that name"),
     ("README.md", r"^tests/bench/peer.py", "another engine, built by hand"),
+    ("README.md", r"^build/isthmus (quantize|run -m pair) ", "takes minutes; test_quantize.py and test_pair.py run them"),
+    ("README.md", r"^build/isthmus plan ", "the profile before it takes minutes; test_plan.py runs both"),
     ("docs/control.md", r"\| socat ", "socat is not among the packages of the tests"),
     ("docs/fleet.md", r"etcd:http://etcd:", "an etcd of that name; test_fleet.py has one"),
     ("docs/operations.md", r"^tools/build-deb", "test_package.py makes it"),
@@ -48,6 +50,7 @@ BEGUN = [
     ("README.md", r"^build/isthmus bench (machine|compute|kernels)"),
     ("README.md", r"^build/isthmus eval "),
     ("README.md", r"^build/isthmus calibrate -m"),
+    ("README.md", r"^build/isthmus profile "),
 ]
 
 # (document, pattern, what it says when it serves). Left running for the commands behind, to the document's end.
