@@ -38,6 +38,7 @@ struct edge_session {
     uint32_t id;
     struct edge_uplink *uplink; /* where it is, or will be; NULL: nowhere yet */
     const struct edge_uplink *last_uplink; /* where it was before: to compare only */
+    uint64_t nowhere_ns;      /* since when it has none, though clouds are there; 0: it has, or none is */
     uint32_t number;          /* that it has there; no other ever has. 0: nowhere */
     int seq;                  /* of the stage */
     struct edge_request r;    /* prompt_ids points at ids, drafts at a copy */

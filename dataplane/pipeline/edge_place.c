@@ -87,6 +87,7 @@ struct edge_uplink *edge_choose(struct edge *e, struct edge_session *s)
 void edge_place(struct edge *e, struct edge_session *s, struct edge_uplink *u)
 {
     s->uplink = u;
+    s->nowhere_ns = 0;
     s->number = ++e->last_number;
     u->n_sessions++;
     if (s->last_uplink && s->last_uplink != u) {
@@ -115,14 +116,38 @@ void edge_leave(struct edge *e, struct edge_session *s, const char *why)
 
 /* --- in time ---------------------------------------------------------------------------------- */
 
+/* Clouds are there, but none takes it: not for ever. Where none is there edge_join.c says how long. */
+static void wait_for_one(struct edge *e, struct edge_session *s)
+{
+    char why[PIPELINE_ERR];
+
+    if (!edge_any_met(e)) {
+        s->nowhere_ns = 0;
+        return;
+    }
+    if (!s->nowhere_ns)
+        s->nowhere_ns = e->now_ns;
+    if (e->now_ns - s->nowhere_ns < e->p.rejoin.timeout_ns)
+        return;
+    snprintf(why, sizeof why,
+             "no cloud takes the session: for %.3g s all that are there have drained or don't fit",
+             (double)e->p.rejoin.timeout_ns * 1e-9);
+    edge_end_session(e, s, EDGE_LOST, why);
+}
+
 static void place_those_nowhere(struct edge *e)
 {
     for (uint32_t i = 0; i < e->n_places; i++) {
         struct edge_session *s = &e->sessions[i];
-        struct edge_uplink *u = edge_is_busy(s) && !s->uplink ? edge_choose(e, s) : NULL;
+        struct edge_uplink *u;
 
-        if (!u)
+        if (!edge_is_busy(s) || s->uplink)
             continue;
+        u = edge_choose(e, s);
+        if (!u) {
+            wait_for_one(e, s);
+            continue;
+        }
         edge_place(e, s, u);
         if (s->state == EDGE_OPENING)
             edge_send_open(e, s);

@@ -410,6 +410,36 @@ static void test_drain_last(void **state)
     rig_close(&r);
 }
 
+/* All drain: what they have they keep, and who comes new waits, but not for ever. */
+static void test_all_drain(void **state)
+{
+    struct rig_params p = clouds(2);
+
+    p.rejoin.timeout_ns = 5 * SECOND;
+    start(&p);
+    until_joined(2);
+    submit(0, 2, 60, 100);
+    until_ids(0, 2, 10);
+    assert_int_equal(edge_uplink_drain(r.edge, 0, true), 0);
+    assert_int_equal(edge_uplink_drain(r.edge, 1, true), 0);
+    submit(2, 2, 60, 50);
+    finish(0, 2, 20 * SECOND);
+    run_for(2 * SECOND);
+    assert_false(q[2].done || q[3].done);
+    run_for(4 * SECOND);
+    for (unsigned i = 2; i < 4; i++) {
+        assert_true(q[i].done);
+        assert_int_equal(q[i].result.finish, EDGE_LOST);
+        assert_non_null(strstr(q[i].result.error, "no cloud takes the session: for 5 s"));
+        rig_request_free(&q[i]);
+    }
+    submit(4, 2, 60, 50);
+    run_for(2 * SECOND);
+    assert_int_equal(edge_uplink_drain(r.edge, 1, false), 0);
+    finish(4, 2, 20 * SECOND);
+    rig_close(&r);
+}
+
 /* A death leaves less room than there are sessions: some wait for their turn. */
 static void test_full(void **state)
 {
@@ -506,7 +536,8 @@ int main(void)
         cmocka_unit_test(test_share),       cmocka_unit_test(test_death),
         cmocka_unit_test(test_throttle),    cmocka_unit_test(test_all_dead),
         cmocka_unit_test(test_in_vain),     cmocka_unit_test(test_drain),
-        cmocka_unit_test(test_drain_last),  cmocka_unit_test(test_full),
+        cmocka_unit_test(test_drain_last),  cmocka_unit_test(test_all_drain),
+        cmocka_unit_test(test_full),
         cmocka_unit_test(test_come_and_go), cmocka_unit_test(test_second),
         cmocka_unit_test(test_unfit),       cmocka_unit_test(test_wrong_calls),
     };
