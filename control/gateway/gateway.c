@@ -121,6 +121,7 @@ static void wind_up(struct gateway *g)
     if (listener != MHD_INVALID_SOCKET)
         close(listener);
     g->mhd_due = true;
+    exchange_take_rungs(g); /* what came while nobody looked any more */
     while (exchange_any_sending(g) && port_now_ns() < end_ns)
         turn(g, 10);
     exchange_drop_all(g);

@@ -253,6 +253,7 @@ static int engine_failed(struct service *s)
     close_doors(s);
     front_say_lost(s->front);
     service_end_waiting(s, EDGE_LOST, engine_error(s->front->engine));
+    engine_told(s->front->engine);
     return EXIT_FAILED;
 }
 

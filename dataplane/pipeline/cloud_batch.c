@@ -191,6 +191,7 @@ static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_logits)
         return true;
     }
     cloud_rate_take(c, &c->edges[s->edge], bytes_of(m), item.head.n_rows);
+    s->replays = r == MIX_REPLAY;
     drop_first(c, s);
     if (item.head.position < s->n_kv && !forget_from(c, s, item.head.position))
         return true;
@@ -208,11 +209,13 @@ static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_logits)
 }
 
 /* Whether it gets ids one after the other: its next row is here, or to be expected soon. */
-static bool decodes(const struct cloud_session *s)
+static bool decodes(const struct cloud *c, const struct cloud_session *s)
 {
     const struct link_message *m = waiting(s);
 
-    return s->id && !s->lingers && s->n_generated && (!m || rank(m->cls) == MIX_DECODE);
+    if (!s->id || s->lingers || !s->n_generated || s == c->cut.session)
+        return false;
+    return m ? rank(m->cls) == MIX_DECODE : !s->replays;
 }
 
 /* The next session of the edge with something of this rank to compute, from `turn` on. */
@@ -267,7 +270,7 @@ static void gather(struct cloud *c)
 
         s->in_batch = false;
         s->may_run = m && cloud_rate_lets(c, &c->edges[s->edge]);
-        n_decoding += decodes(s);
+        n_decoding += decodes(c, s);
         if (s->may_run)
             any[rank(m->cls)] = true;
     }

@@ -24,6 +24,7 @@ struct cloud_session {
     uint32_t n_kv;      /* rows in the stage's cache */
     int32_t *generated; /* [max_tokens] */
     uint32_t n_generated;
+    bool replays; /* its latest rows were of a replay: what it was given does not mean that it decodes */
     struct link_message queue[CLOUD_QUEUE];
     uint32_t queue_head, queue_count;
     bool may_run; /* its edge's rate lets it */
