@@ -155,7 +155,8 @@ def nat(model):
                          "--threads", "1")
     stop.set()
     thread.join()
-    e2e.check(len(swaps) >= 2 and "another address" in cloud.said(),
+    # It says so once a second.
+    e2e.check(len(swaps) >= 2 and e2e.wait_for(lambda: "another address" in cloud.said(), 10),
               "%d changes of address; the cloud says %r" % (len(swaps), cloud.said()))
     e2e.say("%d changes of the edge's address were followed" % len(swaps))
     cloud.stop()
