@@ -61,10 +61,10 @@ static int check_path(enum model_kind kind, struct model *m)
         return rc;
     if (stat(m->path, &st) < 0) {
         log_error("%s: %s%s", m->path, strerror(errno),
-                  errno == ENOENT && !m->named
-                      ? ": `tools/fetch-model smollm2` fetches a small model and prints "
-                        "its path"
-                      : "");
+                  errno != ENOENT ? ""
+                  : m->named
+                      ? ": a directory must be one that `isthmus quantize` has written"
+                      : ": `tools/fetch-model smollm2` fetches a small model and prints its path");
         return EXIT_USAGE;
     }
     if (!S_ISREG(st.st_mode)) {

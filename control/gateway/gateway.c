@@ -79,12 +79,22 @@ static void sweep(struct gateway *g)
         clients_sweep(g, port_now_ns());
 }
 
-/* It has no limits of time of its own: what is not due at once comes with an event. */
+static bool is_full(struct gateway *g)
+{
+    const union MHD_DaemonInfo *i =
+        MHD_get_daemon_info(g->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+    return i && i->num_connections >= g->limits.connections;
+}
+
+/* It has no limits of time of its own: what is not due at once comes with an event. But the run in
+ * which it ceases to be full does not listen yet; the next one does. */
 static void run_mhd(struct gateway *g)
 {
     MHD_UNSIGNED_LONG_LONG ms;
     MHD_run(g->daemon);
-    g->mhd_due = MHD_get_timeout(g->daemon, &ms) == MHD_YES && ms == 0;
+    const bool was_full = g->full;
+    g->full = is_full(g);
+    g->mhd_due = (MHD_get_timeout(g->daemon, &ms) == MHD_YES && ms == 0) || (was_full && !g->full);
 }
 
 static void turn(struct gateway *g, int timeout_ms)

@@ -103,6 +103,7 @@ struct gateway {
     struct exchange *exchanges;
     bool retries; /* some want exchange_retry */
     bool mhd_due; /* MHD has something to do at once */
+    bool full;    /* it had as many connections as it may have */
     bool sweeping; /* the timer runs */
     struct gateway_counts counts;
 };
