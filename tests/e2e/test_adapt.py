@@ -9,9 +9,10 @@ import subprocess
 import e2e
 
 PROMPT = ("-p", "The history of the railway began", "--ignore-eos", "--json", "--threads", "1")
-# Both ways: 1 Mbit/s, then 60 kbit/s, then 1 Mbit/s again.
-SLOW = "60kbit"
-LINK = "delay=5ms,rate=1mbit,rate@3s=%s,rate@9s=1mbit" % SLOW
+# Both ways: 1 Mbit/s, then 40 kbit/s, then 1 Mbit/s again.
+SLOW, SLOW_MS = "40kbit", 8000
+LINK = "delay=5ms,rate=1mbit,rate@3s=%s,rate@11s=1mbit" % SLOW
+DELTA = .08  # of tsq, where nothing asks for another
 TOKENS = 330
 
 
@@ -26,13 +27,14 @@ def run(model, limit_ms, link=LINK, tokens=TOKENS):
 
 def holds_the_limit(model):
     """A limit between what the finest and what the coarsest takes on the slow link: 372 and 286 bytes of
-    tsq, 50 and 38 ms there, beside all else, which a run that never adapts tells."""
-    free, _ = run(model, 100000, "delay=5ms,rate=%s" % SLOW, 60)
+    tsq, 74 and 57 ms there, beside all else, which runs that never adapt tell: the faster of two."""
+    free = min((run(model, 100000, "delay=5ms,rate=%s" % SLOW, 40)[0] for _ in range(2)),
+               key=lambda r: r["token_gap_ms_p50"])
     slow_ms = free["token_gap_ms_p50"]
-    limit = slow_ms - 4
+    limit = slow_ms - 7
     adapted, said = run(model, limit)
     a = adapted["adaptation"]
-    slow_tokens = 6000 / slow_ms
+    slow_tokens = SLOW_MS / slow_ms
     e2e.say("limit %.1f ms, the slow link without adaptation %.1f: %d of %d tokens late, of about %.0f on "
             "the slow link; %d changes, bytes a token %.0f instead of %.0f, parameter up to %.3g"
             % (limit, slow_ms, a["late_tokens"], a["tokens"], slow_tokens, a["changes"],
@@ -41,7 +43,8 @@ def holds_the_limit(model):
     e2e.check(TOKENS - 4 < a["tokens"] < TOKENS, "the tokens were timed: %d" % a["tokens"])
     e2e.check(a["late_tokens"] < .6 * slow_tokens, "most tokens keep the limit")
     e2e.check(a["changes"] >= 2 and "quality " in said, "it changed, and said so: %s" % said[-500:])
-    e2e.check(adapted["bytes_per_token"] < free["bytes_per_token"] - 2, "fewer bytes")
+    # Few of all tokens are sent on the slow link, so that their bytes hardly show in the mean.
+    e2e.check((adapted["parameter_max"] or 0) > 1.2 * DELTA, "coarser there: %s" % adapted["parameter_max"])
     e2e.check(a["level"] == 0, "and the best again when the link is back: %s" % a)
 
 

@@ -100,7 +100,7 @@ static void test_finite(void **state)
         uint8_t block[2 * 256];
         float y[2 * 256];
         size_t n, spoilt = 0;
-        if (!q)
+        if (!q || qtype_is_integer(t)) /* those are no weights */
             continue;
         n = 2 * q->block_values;
         for (size_t at = 0; at < 2 * q->block_bytes; at++) {
