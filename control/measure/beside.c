@@ -65,8 +65,8 @@ static void *work(void *arg)
     struct measure_stage *steps = NULL;
     double s;
 
-    o->rc = open_all(o->p, n - (n + 2) / 3, o->h->threads, o->cores.cloud_core, &team, &stage,
-                     &steps);
+    o->rc =
+        open_all(o->p, n - (n + 2) / 3, o->h->threads, o->cores.cloud_core, &team, &stage, &steps);
     sem_post(&o->ready);
     wait_for(&o->begin);
     while (o->rc == EXIT_OK && !atomic_load(&o->over)) {
