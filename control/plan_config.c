@@ -44,6 +44,18 @@ static void absolute(const char *path, char to[PATH_MAX])
         snprintf(to, PATH_MAX, "%s/%.*s", here, (int)(PATH_MAX - sizeof here - 2), path);
 }
 
+/* Whether a configuration file can hold it: there, a ';' behind a blank begins a comment. */
+static int check_path(const char *path)
+{
+    for (const char *c = path; *c; c++) {
+        if ((unsigned char)*c >= ' ' && (*c != ' ' || c[1] != ';'))
+            continue;
+        log_error("-o: \"%s\": no configuration file can hold such a name", path);
+        return EXIT_USAGE;
+    }
+    return EXIT_OK;
+}
+
 /* The key at path, made if there is none: its fingerprint. */
 static int key_at(const char *path, char text[FINGERPRINT_TEXT])
 {
@@ -157,6 +169,13 @@ int plan_write_config(const struct plan_paper *p)
         log_error("-o: the plan is not runnable: %s", why);
         return EXIT_USAGE;
     }
+    int rc = check_path(p->model);
+    if (rc == EXIT_OK)
+        rc = check_path(p->folder);
+    if (rc == EXIT_OK)
+        rc = check_path(p->w->quality->codecs[b->codec].profile);
+    if (rc != EXIT_OK)
+        return rc;
     if (mkdir(p->folder, 0777) < 0 && errno != EEXIST) {
         log_error("%s: %s", p->folder, strerror(errno));
         return EXIT_FAILED;
@@ -169,7 +188,7 @@ int plan_write_config(const struct plan_paper *p)
     strcpy(edge.folder, path);
     strcpy(cloud.folder, path);
     snprintf(path, sizeof path, "%s/edge.key", edge.folder);
-    int rc = key_at(path, cloud.peer);
+    rc = key_at(path, cloud.peer);
     snprintf(path, sizeof path, "%s/cloud.key", edge.folder);
     if (rc == EXIT_OK)
         rc = key_at(path, edge.peer);

@@ -37,15 +37,10 @@ char *plan_amount(enum plan_metric m, double x, char to[PLAN_AMOUNT])
 
 bool plan_is_runnable(const struct plan *p, char *why)
 {
-    if (p->home == PLAN_KV_EDGE)
-        snprintf(why, PLAN_ERR,
-                 "a cloud's keys and values at the edge: they don't travel in this "
-                 "version");
-    else if (!plan_scheme_is_standard(p->front) || !plan_scheme_is_standard(p->back))
-        snprintf(why, PLAN_ERR, "weights as %s: this version has no kernels for them",
-                 plan_scheme_name(plan_scheme_is_standard(p->front) ? p->back : p->front));
-    else
+    if (p->home != PLAN_KV_EDGE)
         return true;
+    snprintf(why, PLAN_ERR,
+             "a cloud's keys and values at the edge: they don't travel in this version");
     return false;
 }
 
@@ -176,6 +171,11 @@ static void show_none(const struct plan_paper *p)
     char limit[PLAN_AMOUNT], need[PLAN_AMOUNT];
     bool any = false;
 
+    if (!a->has_nearest) {
+        char why[PLAN_ERR];
+        printf("nothing to choose from: %s\n", plan_missing(p->w, why));
+        return;
+    }
     printf("no configuration fits: %s %s leaves none of those that keep the limits before it\n",
            metrics[a->ruled_out].option,
            plan_amount(a->ruled_out, p->w->limit[a->ruled_out], limit));
@@ -189,7 +189,7 @@ static void show_none(const struct plan_paper *p)
     }
     if (a->longest)
         printf("%s with --context %u\n", any ? "or" : "it would fit", a->longest);
-    if (!any && a->has_nearest) {
+    if (!any) {
         printf("no one limit alone keeps it from fitting; the nearest needs");
         for (unsigned m = 0; m < PLAN_METRICS; m++)
             if (a->nearest.metric[m] > p->w->limit[m])
@@ -198,8 +198,6 @@ static void show_none(const struct plan_paper *p)
                        plan_amount((enum plan_metric)m, p->w->limit[m], limit));
         putchar('\n');
     }
-    if (!any && !a->has_nearest)
-        return;
     show_rows_head("it would be");
     for (unsigned m = 0; m < PLAN_METRICS; m++)
         if (a->has_change[m])
@@ -214,7 +212,7 @@ int plan_show(const struct plan_paper *p)
         show_found(p);
     else
         show_none(p);
-    if (fflush(stdout) != EOF)
+    if (fflush(stdout) != EOF && !ferror(stdout))
         return EXIT_OK;
     log_error("cannot write the plan");
     return EXIT_FAILED;

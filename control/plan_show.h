@@ -25,6 +25,10 @@ int plan_write_config(const struct plan_paper *p);
 /* Whether this program can run it as it is: what it can't is said in why (PLAN_ERR bytes). */
 bool plan_is_runnable(const struct plan *p, char *why);
 
+/* Where nothing could be computed: which of the wished has no row in the table or no times in a
+ * profile. Returns why (PLAN_ERR bytes). */
+char *plan_missing(const struct plan_wish *w, char *why);
+
 /* A metric as text with its unit, "12.3 MB", "34.5 ms", ".0061"; returns to. */
 #define PLAN_AMOUNT 32
 char *plan_amount(enum plan_metric m, double x, char to[PLAN_AMOUNT]);

@@ -71,6 +71,7 @@ int plan_show_json(const struct plan_paper *p)
 {
     const struct plan_answer *a = p->a;
     json_t *limits = json_object(), *o = json_object();
+    char why[PLAN_ERR];
 
     for (unsigned m = 0; m < PLAN_METRICS; m++)
         json_object_set_new(limits, keys[m], real(p->w->limit[m]));
@@ -81,6 +82,9 @@ int plan_show_json(const struct plan_paper *p)
     json_object_set_new(o, "plan", a->found ? one(p, &a->best) : json_null());
     if (a->found) {
         json_object_set_new(o, "neighbours", some(p, a->has_next, a->next));
+    } else if (!a->has_nearest) {
+        json_object_set_new(o, "ruled_out_by", json_null());
+        json_object_set_new(o, "missing", json_string(plan_missing(p->w, why)));
     } else {
         json_object_set_new(o, "ruled_out_by", json_string(keys[a->ruled_out]));
         json_object_set_new(o, "would_fit", some(p, a->has_change, a->change));

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "control/cmd.h"
+#include "control/codec_arg.h"
 #include "control/log.h"
 #include "control/measure/measure.h"
 #include "control/model.h"
@@ -46,6 +47,7 @@ struct plan_options {
     const char *model, *edge, *cloud, *link, *quality, *folder, *port, *connect, *listen;
     const char *codecs[PLAN_LIST_MAX];
     unsigned n_codecs;
+    uint64_t edge_bytes; /* 0: edge names a profile */
     bool json, here_edge, here_cloud;
     struct opt_list contexts, sessions, chunks;
     struct plan_wish wish; /* limits, lists, masks */
@@ -126,6 +128,18 @@ static double time_arg(struct argp_state *state, const char *name, const char *a
     return x * unit;
 }
 
+/* "64MB" and the like: only an edge's memory. A profile's name begins otherwise, or goes on. */
+static bool is_size(const char *text)
+{
+    static const char *const units[] = {"", "B", "kB", "MB", "GB", "TB"};
+    const char *unit = text + strspn(text, "0123456789.");
+
+    for (unsigned i = 0; unit > text && i < sizeof units / sizeof *units; i++)
+        if (strcmp(unit, units[i]) == 0)
+            return true;
+    return false;
+}
+
 static void least_arg(struct argp_state *state, const char *arg, enum plan_metric *m)
 {
     static const char *const names[PLAN_METRICS] = {
@@ -145,6 +159,7 @@ static void mask_arg(struct argp_state *state, const char *option, char *arg,
                      int (*find)(const char *name), bool *mask, unsigned n)
 {
     char *save = NULL;
+    unsigned n_names = 0;
 
     memset(mask, 0, n * sizeof *mask);
     for (char *name = strtok_r(arg, ",", &save); name; name = strtok_r(NULL, ",", &save)) {
@@ -153,7 +168,10 @@ static void mask_arg(struct argp_state *state, const char *option, char *arg,
             argp_error(state, "%s %s: there is no such", option, name);
         else
             mask[i] = true;
+        n_names++;
     }
+    if (n_names == 0)
+        argp_error(state, "%s: must be names with commas between them", option);
 }
 
 static int find_scheme(const char *name)
@@ -171,17 +189,15 @@ static int find_kv(const char *name)
     return -1;
 }
 
-static void split_arg(struct argp_state *state, const char *arg, struct plan_wish *w)
+static void split_arg(struct argp_state *state, char *arg, struct plan_wish *w)
 {
-    unsigned a, b;
-    int used = 0;
+    char *const dash = *arg ? strchr(arg + 1, '-') : NULL; /* a first one is a sign */
 
-    if (sscanf(arg, "%u-%u%n", &a, &b, &used) == 2 && !arg[used] && a >= 1 && a <= b) {
-        w->split_min = a;
-        w->split_max = b;
-        return;
-    }
+    if (dash)
+        *dash = '\0';
     w->split_min = w->split_max = opt_u32(state, "--split", arg, 1, PLAN_LAYERS_MAX);
+    if (dash)
+        w->split_max = opt_u32(state, "--split", dash + 1, w->split_min, PLAN_LAYERS_MAX);
 }
 
 static void home_arg(struct argp_state *state, const char *arg, struct plan_wish *w)
@@ -240,6 +256,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_EDGE:
         o->edge = arg;
+        o->edge_bytes = is_size(arg) ? opt_size(state, "--edge", arg) : 0;
         return 0;
     case OPT_CLOUD:
         o->cloud = arg;
@@ -336,8 +353,8 @@ static const struct argp argp = {
     "of "
     "those that keep memory and all limits (--least: the least of something else).\v"
     "Exit codes: 0, a plan; 2, bad usage, a profile that is not of this model, or limits that no "
-    "split of any model could keep; 3, nothing fits: what ruled it out, and what would mend it, is "
-    "printed.",
+    "split of any model could keep; 3, nothing fits, or nothing of what is asked for was measured: "
+    "what ruled it out, and what would mend it, is printed.",
     NULL,
     NULL,
     NULL,
@@ -395,24 +412,6 @@ static int read_host(const char *path, const struct plan_model *m, bool here, st
     return rc;
 }
 
-/* "64MB" and the like: only an edge's memory. */
-static bool is_size(const char *text)
-{
-    char *end;
-
-    strtod(text, &end);
-    return end != text && (!*end || !strcmp(end, "B") || !strcmp(end, "kB") || !strcmp(end, "MB") ||
-                           !strcmp(end, "GB") || !strcmp(end, "TB"));
-}
-
-static double bytes_of(const char *text)
-{
-    char *end;
-    const double x = strtod(text, &end);
-
-    return x * (*end == 'k' ? 1e3 : *end == 'M' ? 1e6 : *end == 'G' ? 1e9 : *end == 'T' ? 1e12 : 1);
-}
-
 static int read_hosts(struct plan_options *o, struct inputs *in)
 {
     struct plan_wish *w = &o->wish;
@@ -420,9 +419,9 @@ static int read_hosts(struct plan_options *o, struct inputs *in)
 
     if (rc != EXIT_OK)
         return rc;
-    if (is_size(o->edge)) {
+    if (o->edge_bytes) {
         in->edge = in->cloud;
-        in->edge.memory_bytes = (uint64_t)bytes_of(o->edge);
+        in->edge.memory_bytes = o->edge_bytes;
         in->edge.host[0] = 0; /* another machine, of which nothing else is known */
         log_info("--edge %s: its speed is taken to be that of %s", o->edge, o->cloud);
     } else {
@@ -458,6 +457,21 @@ static int read_link(const char *text, struct plan_link *l)
     return rc;
 }
 
+/* The table's codecs are what halves are started with. */
+static int check_codecs(const char *path, const struct plan_quality *q)
+{
+    struct codec_params params;
+    char err[CODEC_ARG_ERR];
+
+    for (uint32_t i = 0; i < q->n_codecs; i++) {
+        if (codec_arg_parse(q->codecs[i].text, &params, err) == 0)
+            continue;
+        log_error("%s: %s", path, err);
+        return EXIT_USAGE;
+    }
+    return EXIT_OK;
+}
+
 static int read_quality(const char *path, const struct plan_model *m, struct plan_quality *q)
 {
     char err[PLAN_ERR], *text;
@@ -478,7 +492,7 @@ static int read_quality(const char *path, const struct plan_model *m, struct pla
         rc = EXIT_USAGE;
     }
     free(text);
-    return rc;
+    return rc == EXIT_OK ? check_codecs(path, q) : rc;
 }
 
 static int choose_codecs(const struct plan_options *o, struct plan_wish *w)
@@ -611,16 +625,32 @@ static void fill_lists(struct plan_options *o, const struct inputs *in)
     w->port = port_kind(o->port);
 }
 
+/* Where the edge finds the cloud if nobody said: the host that its profile names. */
+static int default_connect(const struct plan_options *o, const char *host, char to[URI_NAME_MAX])
+{
+    struct port_uri uri;
+    char err[PORT_ERR];
+
+    snprintf(to, URI_NAME_MAX, "udp:%s:%u", host, URI_DEFAULT_PORT);
+    if (!o->folder || o->connect || port_uri_parse(to, &uri, err) == 0)
+        return EXIT_OK;
+    log_error("%s: its host \"%s\" is no name to connect to: say where the cloud is by --connect",
+              o->cloud, host);
+    return EXIT_USAGE;
+}
+
 static int plan(struct plan_options *o, const struct inputs *in)
 {
     static struct plan_answer a;
     char connect[URI_NAME_MAX];
+    int rc = default_connect(o, in->cloud.host, connect);
 
+    if (rc != EXIT_OK)
+        return rc;
     if (plan_search(&o->wish, &a) < 0) {
         log_error("out of memory");
         return EXIT_FAILED;
     }
-    snprintf(connect, sizeof connect, "udp:%s:%u", in->cloud.host, URI_DEFAULT_PORT);
     const struct plan_paper paper = {
         .w = &o->wish,
         .a = &a,
@@ -632,7 +662,7 @@ static int plan(struct plan_options *o, const struct inputs *in)
                   : a.found && a.best.sessions > 1 ? "127.0.0.1:8080"
                                                    : NULL,
     };
-    int rc = o->json ? plan_show_json(&paper) : plan_show(&paper);
+    rc = o->json ? plan_show_json(&paper) : plan_show(&paper);
     if (rc == EXIT_OK && a.found && o->folder)
         rc = plan_write_config(&paper);
     return rc != EXIT_OK ? rc : a.found ? EXIT_OK : EXIT_NO_PLAN;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `isthmus profile`: what a host does with a model, or what a link carries, as a file for `plan`.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,6 +143,15 @@ static int write_text(const char *path, char *text)
     return rc;
 }
 
+/* Whether all that was printed went where it should. */
+static int end_output(void)
+{
+    if (fflush(stdout) != EOF && !ferror(stdout))
+        return EXIT_OK;
+    log_error("stdout: %s", strerror(errno));
+    return EXIT_FAILED;
+}
+
 static int profile_host(const struct profile_options *o)
 {
     struct plan_model shapes = {.layers = NULL};
@@ -158,7 +168,8 @@ static int profile_host(const struct profile_options *o)
         rc = EXIT_USAGE;
     }
     if (rc == EXIT_OK && o->fingerprint) {
-        rc = puts(shapes.fingerprint) == EOF || fflush(stdout) == EOF ? EXIT_FAILED : EXIT_OK;
+        puts(shapes.fingerprint);
+        rc = end_output();
     } else if (rc == EXIT_OK) {
         const uint32_t most = shapes.n_ctx > 256 ? shapes.n_ctx - 128 : shapes.n_ctx / 2;
         const struct measure_params p = {
@@ -243,11 +254,11 @@ static int show(const char *path)
     else
         rc = EXIT_USAGE;
     free(text);
-    if (rc != EXIT_OK)
+    if (rc != EXIT_OK) {
         log_error("%s", err);
-    else if (fflush(stdout) == EOF)
-        rc = EXIT_FAILED;
-    return rc;
+        return rc;
+    }
+    return end_output();
 }
 
 int cmd_profile(int argc, char **argv)

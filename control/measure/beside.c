@@ -3,6 +3,7 @@
  * while the others are at work on other cores of it. */
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -12,12 +13,15 @@
 
 #define ROWS 64u
 
+/* It loads its layers, says that it is ready, and sleeps until it is to work: while a half is
+ * measured alone it takes nothing. */
 struct other {
     const struct measure_params *p;
     struct plan_host *h;
-    int first_core;
-    atomic_int phase; /* 0: it loads; 1: ready; 2: it works; 3: it is to end */
-    int rc;           /* an exit code */
+    struct model_halves cores;
+    sem_t ready, begin;
+    atomic_bool over;
+    int rc; /* an exit code, said */
 };
 
 /* EXIT_OK, or an exit code, said. */
@@ -35,7 +39,8 @@ static int open_all(const struct measure_params *p, uint32_t layers, uint32_t th
     rc = measure_open_layers(p, *team, layers, KV_F16, ROWS, 0, stage);
     if (rc != EXIT_OK)
         return rc;
-    return measure_stage_open(*stage, steps) < 0 ? EXIT_FAILED : EXIT_OK;
+    rc = measure_stage_open(*stage, steps);
+    return rc ? measure_failed(rc, "a half beside another") : EXIT_OK;
 }
 
 static void close_all(struct team *team, struct stage *stage, struct measure_stage *steps)
@@ -43,6 +48,12 @@ static void close_all(struct team *team, struct stage *stage, struct measure_sta
     measure_stage_close(steps);
     stage_close(stage);
     team_close(team);
+}
+
+static void wait_for(sem_t *s)
+{
+    while (sem_wait(s) < 0 && errno == EINTR) {
+    }
 }
 
 static void *work(void *arg)
@@ -54,13 +65,15 @@ static void *work(void *arg)
     struct measure_stage *steps = NULL;
     double s;
 
-    o->rc = open_all(o->p, n - (n + 2) / 3, o->h->threads, o->first_core, &team, &stage, &steps);
-    atomic_store(&o->phase, 1);
-    while (atomic_load(&o->phase) < 2)
-        sched_yield();
-    while (o->rc == EXIT_OK && atomic_load(&o->phase) == 2)
-        if (measure_step(steps, 0, ROWS, 0, MEASURE_AT_ONCE, 0, &s) < 0)
-            break;
+    o->rc =
+        open_all(o->p, n - (n + 2) / 3, o->h->threads, o->cores.cloud_core, &team, &stage, &steps);
+    sem_post(&o->ready);
+    wait_for(&o->begin);
+    while (o->rc == EXIT_OK && !atomic_load(&o->over)) {
+        const int rc = measure_step(steps, 0, ROWS, 0, MEASURE_AT_ONCE, 0, &s);
+        if (rc)
+            o->rc = measure_failed(rc, "the half beside the one that is measured");
+    }
     close_all(team, stage, steps);
     return NULL;
 }
@@ -72,18 +85,20 @@ static int compare_both(struct other *o)
     struct stage *stage = NULL;
     struct measure_stage *steps = NULL;
     double alone_s = 0, beside_s = 0, rested_s = 0, evicted_s = 0;
-    int rc = open_all(p, (p->shapes->n_layers + 2) / 3, o->h->threads, 0, &team, &stage, &steps);
+    int rc = open_all(p, (p->shapes->n_layers + 2) / 3, o->h->threads, o->cores.edge_core, &team,
+                      &stage, &steps);
 
-    if (rc == EXIT_OK &&
-        measure_step(steps, 0, ROWS, 0, MEASURE_AT_ONCE, 2 * p->time_s, &alone_s) < 0)
-        rc = EXIT_FAILED;
-    if (rc == EXIT_OK && (measure_step(steps, 0, 1, 0, MEASURE_RESTED, p->time_s, &rested_s) < 0 ||
-                          measure_step(steps, 0, 1, 0, MEASURE_EVICTED, p->time_s, &evicted_s) < 0))
-        rc = EXIT_FAILED;
-    atomic_store(&o->phase, 2);
-    if (rc == EXIT_OK &&
-        measure_step(steps, 0, ROWS, 0, MEASURE_AT_ONCE, 2 * p->time_s, &beside_s) < 0)
-        rc = EXIT_FAILED;
+    if (rc == EXIT_OK) {
+        rc = measure_step(steps, 0, ROWS, 0, MEASURE_AT_ONCE, 2 * p->time_s, &alone_s);
+        if (rc == 0)
+            rc = measure_step(steps, 0, 1, 0, MEASURE_RESTED, p->time_s, &rested_s);
+        if (rc == 0)
+            rc = measure_step(steps, 0, 1, 0, MEASURE_EVICTED, p->time_s, &evicted_s);
+        sem_post(&o->begin);
+        if (rc == 0)
+            rc = measure_step(steps, 0, ROWS, 0, MEASURE_AT_ONCE, 2 * p->time_s, &beside_s);
+        rc = rc ? measure_failed(rc, "a half alone and beside another") : EXIT_OK;
+    }
     close_all(team, stage, steps);
     if (rc == EXIT_OK) {
         o->h->beside = beside_s > alone_s ? beside_s / alone_s : 1;
@@ -92,23 +107,38 @@ static int compare_both(struct other *o)
     return rc;
 }
 
-int measure_beside(const struct measure_params *p, struct plan_host *h)
+static int compare_with(struct other *o)
 {
-    struct other o = {.p = p, .h = h, .rc = EXIT_OK};
-    struct topology t;
     pthread_t thread;
 
-    /* As control/model.c places two halves: side by side, or, without the cores, on the same. */
-    o.first_core =
-        topology_read(&t) == 0 && t.allowed_cores >= 2 * h->threads ? (int)h->threads : 0;
-    if (pthread_create(&thread, NULL, work, &o)) {
+    if (pthread_create(&thread, NULL, work, o)) {
         log_error("cannot start a thread");
         return EXIT_FAILED;
     }
-    while (atomic_load(&o.phase) < 1)
-        sched_yield();
-    int rc = o.rc == EXIT_OK ? compare_both(&o) : o.rc;
-    atomic_store(&o.phase, 3);
+    wait_for(&o->ready);
+    const int rc = o->rc == EXIT_OK ? compare_both(o) : EXIT_OK;
+    atomic_store(&o->over, true);
+    sem_post(&o->begin);
     pthread_join(thread, NULL);
+    return o->rc != EXIT_OK ? o->rc : rc; /* a half that stopped kept nobody busy */
+}
+
+int measure_beside(const struct measure_params *p, struct plan_host *h)
+{
+    struct model_options options = *p->options;
+    struct other o = {.p = p, .h = h, .rc = EXIT_OK};
+
+    options.threads = h->threads;
+    int rc = model_place_halves(&options, &o.cores);
+    if (rc != EXIT_OK)
+        return rc;
+    /* No cores are left behind those of --first-core, but before them. */
+    if (o.cores.cloud_core == o.cores.edge_core && o.cores.edge_core >= (int)h->threads)
+        o.cores.cloud_core = o.cores.edge_core - (int)h->threads;
+    sem_init(&o.ready, 0, 0);
+    sem_init(&o.begin, 0, 0);
+    rc = compare_with(&o);
+    sem_destroy(&o.begin);
+    sem_destroy(&o.ready);
     return rc;
 }

@@ -17,6 +17,7 @@
 #define ROWS_MAX    128u
 #define ATTEND_ROWS 64u
 #define BOUNDS_S    .3
+#define TURNS_MOST  4u
 #define RESTED_MAX  16u /* rows: of longer steps a rest before is no part that counts */
 
 static const uint32_t row_counts[] = {1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128};
@@ -32,7 +33,7 @@ void measure_names(struct plan_host *h)
     snprintf(h->commit, sizeof h->commit, "%s", ISTHMUS_COMMIT);
 }
 
-static int fail(int rc, const char *what)
+int measure_failed(int rc, const char *what)
 {
     if (rc == -EINTR)
         return EXIT_INTERRUPTED;
@@ -67,7 +68,7 @@ static int time_rows(const struct measure_params *p, struct stage *stage, struct
         h->head_s[i] = with_s > rested_s[i] ? with_s - rested_s[i] : 0;
     }
     measure_stage_close(steps);
-    return rc ? fail(rc, "a step of the model") : EXIT_OK;
+    return rc ? measure_failed(rc, "a step of the model") : EXIT_OK;
 }
 
 static int time_stages(const struct measure_params *p, struct team *team, struct plan_host *h)
@@ -93,17 +94,36 @@ static int time_stages(const struct measure_params *p, struct team *team, struct
 /* --- attention ---------------------------------------------------------------------------------
  */
 
-/* What a row takes more for each token before it. */
-static int slope(const struct measure_params *p, struct measure_stage *steps, uint32_t layers,
-                 uint32_t rows, double *s)
+/* A row's time at the depth beyond that at none; <= 0 where others on the machine took more. */
+static int beyond(const struct measure_params *p, struct measure_stage *steps, uint32_t rows,
+                  double time_s, double *s)
 {
     double near_s, far_s;
-    int rc = measure_step(steps, 0, rows, 0, MEASURE_AT_ONCE, p->time_s, &near_s);
+    int rc = measure_step(steps, 0, rows, 0, MEASURE_AT_ONCE, time_s, &near_s);
 
     if (rc == 0)
-        rc = measure_step(steps, p->depth, rows, 0, MEASURE_AT_ONCE, p->time_s, &far_s);
+        rc = measure_step(steps, p->depth, rows, 0, MEASURE_AT_ONCE, time_s, &far_s);
     if (rc == 0)
-        *s = (far_s > near_s ? far_s - near_s : 1e-3 * near_s) / layers / rows / p->depth;
+        *s = far_s - near_s;
+    return rc;
+}
+
+/* What a row takes more for each token before it. Where that is lost among what others on the
+ * machine take, measured again for longer; 0: it stays lost, which is said. */
+static int slope(const struct measure_params *p, struct measure_stage *steps, uint32_t layers,
+                 enum kv_format kv, uint32_t rows, double *s)
+{
+    double more_s = 0;
+    int rc = 0;
+
+    for (unsigned turn = 0; turn < TURNS_MOST && rc == 0 && more_s <= 0; turn++)
+        rc = beyond(p, steps, rows, p->time_s * (1u << turn), &more_s);
+    if (rc == 0 && more_s <= 0)
+        log_warn("%s: steps of %u rows took no longer with %u tokens before them than with none, "
+                 "%u times: attention is not measured, and nothing with this cache can be planned; "
+                 "is the machine busy? A greater --depth or --time may help",
+                 kv_format_name(kv), rows, p->depth, TURNS_MOST);
+    *s = more_s > 0 ? more_s / layers / rows / p->depth : 0;
     return rc;
 }
 
@@ -119,13 +139,13 @@ static int time_attention(const struct measure_params *p, struct team *team, str
         return rc;
     rc = measure_stage_open(stage, &steps);
     if (rc == 0)
-        rc = slope(p, steps, layers, 1, &h->attend[kv].one_s);
+        rc = slope(p, steps, layers, kv, 1, &h->attend[kv].one_s);
     if (rc == 0)
-        rc = slope(p, steps, layers, ATTEND_ROWS, &h->attend[kv].many_s);
+        rc = slope(p, steps, layers, kv, ATTEND_ROWS, &h->attend[kv].many_s);
     measure_stage_close(steps);
     stage_close(stage);
     progress_add(p->progress, 1);
-    return rc ? fail(rc, "attention") : EXIT_OK;
+    return rc ? measure_failed(rc, "attention") : EXIT_OK;
 }
 
 /* --- bounds ------------------------------------------------------------------------------------
@@ -143,7 +163,7 @@ static int time_bounds(struct team *team, struct plan_host *h)
         h->int8_ops_per_s = bounds_best(b, BOUND_DOT, BOUND_ANY_ISA).rate * 1e9;
     }
     bounds_close(b);
-    return rc ? fail(rc, "bounds of this machine") : EXIT_OK;
+    return rc ? measure_failed(rc, "bounds of this machine") : EXIT_OK;
 }
 
 int measure_host(const struct measure_params *p, struct plan_host *h)
@@ -157,7 +177,7 @@ int measure_host(const struct measure_params *p, struct plan_host *h)
     memcpy(h->rows, row_counts, sizeof row_counts);
     h->attend_rows = ATTEND_ROWS;
     int rc = measure_wake(&h->wake_s); /* before the team pins this thread */
-    rc = rc ? fail(rc, "how long waking takes") : EXIT_OK;
+    rc = rc ? measure_failed(rc, "how long waking takes") : EXIT_OK;
     if (rc == EXIT_OK)
         rc = model_team(p->options, 1, 0, &team);
     if (rc != EXIT_OK)

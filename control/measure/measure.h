@@ -39,6 +39,9 @@ int measure_link(const struct measure_link_params *p, struct plan_link *l);
 /* --- parts --------------------------------------------------------------------------------------
  */
 
+/* The exit code for a part's -errno: it is said, but for -EINTR. */
+int measure_failed(int rc, const char *what);
+
 #define MEASURE_TURNS_MAX 512u
 
 /* A step of `rows` rows of one sequence that has `depth` tokens, with so many logits, timed again
@@ -60,7 +63,8 @@ int measure_open_layers(const struct measure_params *p, struct team *team, uint3
 
 /* Products of the types that the model has and that `isthmus quantize` may give it. EXIT_... */
 int measure_products(const struct measure_params *p, struct plan_host *h);
-/* Steps beside another process' and alone: h->beside. */
+/* Steps beside the other half's and alone, on the cores that both would have: h->beside, evicted.
+ * EXIT_OK or an exit code, said. */
 int measure_beside(const struct measure_params *p, struct plan_host *h);
 /* How long a thread that sleeps on an eventfd takes to run. 0 or -errno. */
 int measure_wake(double *s);

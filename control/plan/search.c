@@ -385,9 +385,8 @@ static int find_longest(struct search *s, uint32_t below, uint32_t sessions)
 
     while (high - low > 1 && rc == 0) {
         const uint32_t mid = low + (high - low) / 2;
-        struct plan_answer try;
+        struct plan_answer try = {.found = false};
         struct search t = {.w = s->w, .a = &try};
-        try.found = false;
         rc = every(&t, BEST, mid * KV_PAGE, sessions);
         if (try.found)
             low = mid;

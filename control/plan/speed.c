@@ -95,7 +95,7 @@ static const double *times_of(const struct plan_host *h, enum qtype type)
 static int make(struct plan_speed *s, enum plan_scheme scheme, uint32_t rows, struct sums *to)
 {
     to->made = true;
-    to->known = plan_scheme_is_standard(scheme); /* others have no kernels to be measured yet */
+    to->known = plan_scheme_is_standard(scheme); /* `isthmus profile` measures no others */
     if (!to->known)
         return 0;
     to->sum = calloc(s->m->n_layers + 1, sizeof(*to->sum));

@@ -80,6 +80,8 @@ def prints():
               "without a table only what costs nothing")
     done = e2e.isthmus("plan", "-m", model, "--edge", "90MB", "--cloud", host, "--link", LINK, "--context", 512)
     e2e.check(done.returncode == 0 and "its speed is taken" in done.stderr, "an edge of so many bytes")
+    e2e.to_full_disk("profile", "--show", host)
+    e2e.to_full_disk("profile", "-m", model, "--fingerprint")
     e2e.to_full_disk("plan", "-m", model, "--edge", host, "--cloud", host, "--link", LINK, "--context", 512)
 
 
@@ -95,7 +97,15 @@ def refuses():
              (("--context", 512, "--link", "rate=4,rtt=20ms"), "rate such as"), ((), "--context is missing"),
              (("--context", 512, "--codec", "zip"), "no such entry"), (("--context", 512, "--kv", "q7"), "no such"),
              (("--context", 512, "--edge", folder + "/none.json"), "No such file"),
-             (("--context", 512, "--link", host), "kind")]
+             (("--context", 512, "--link", host), "kind"),
+             (("--context", 512, "--front", ","), "must be names"), (("--context", 512, "--kv", ""), "must be names"),
+             (("--context", 512, "--split", "1-4294967297"), "whole number from 1"),
+             (("--context", 512, "--split", "4-3"), "whole number from 4"),
+             (("--context", 512, "--split", "-1"), "whole number from 1"),
+             (("--context", 512, "--edge", "0.4B"), "size such as"), (("--context", 512, "--edge", "0"), "size such as"),
+             (("--context", 512, "--edge", "9" * 30), "size such as"),
+             (("--context", 512, "--edge", "1.5.2GB"), "size such as"),
+             *((("--context", 512, "--edge", name), "No such file") for name in ("nan", "infGB", "-1GB", "0x10", "1e30"))]
     for key, value, says in (("model", "0" * 32, "another model"), ("format", 9, "version 9"),
                              ("cpu", "another", None)):
         with open(other + key, "w", encoding="utf-8") as f:
@@ -107,6 +117,23 @@ def refuses():
         done = plan(*args)
         e2e.check(done.returncode == 2 and says in done.stderr and not done.stdout,
                   "plan %s: exit %d, %s" % (args, done.returncode, done.stderr.strip()))
+    table = os.path.join(folder, "table.json")
+    with open(QUALITY, encoding="utf-8") as f:
+        t = json.load(f)
+    with open(table, "w", encoding="utf-8") as f:
+        json.dump({**t, "codecs": [{**t["codecs"][0], "codec": "zip"}]}, f)
+    done = plan("--context", 512, "--quality", table)
+    e2e.check(done.returncode == 2 and table in done.stderr and "unknown mode" in done.stderr,
+              "a codec that there is not: exit %d, %s" % (done.returncode, done.stderr))
+    with open(other, "w", encoding="utf-8") as f:
+        json.dump({**h, "host": "a b;c"}, f)
+    out = os.path.join(folder, "none")
+    args = ("--context", 512, "--cloud", other, "-o", out)
+    done = plan(*args)
+    e2e.check(done.returncode == 2 and "--connect" in done.stderr and not os.path.exists(out),
+              "a host that is no name: exit %d, %s" % (done.returncode, done.stderr))
+    done = plan(*args, "--connect", "udp:cloud:7300")
+    e2e.check(done.returncode == 0, "with --connect: exit %d, %s" % (done.returncode, done.stderr))
     done = plan("--context", 512, "--edge", other + "cpu")
     e2e.check(done.returncode == 0, "of another machine, as a remote one: %s" % done.stderr)
     done = plan("--context", 512, "--here", "edge", "--here", "cloud")
@@ -124,6 +151,25 @@ def nothing_fits():
     e2e.check(none["plan"] is None and none["ruled_out_by"] == "edge_bytes" and need > tight, "as JSON")
     done = plan(*args, "--edge-memory", int(need) + 1)
     e2e.check(done.returncode == 0, "with that it fits")
+
+
+def not_measured():
+    for args, says in ((("--front", "sq3"), "--front sq3: no row in the table"),
+                       (("--kv", "q4"), "--kv q4: no row in the table")):
+        done = plan("--context", 512, "--edge-memory", "200MB", *args)
+        e2e.check(done.returncode == 3 and says in done.stdout and "--edge-memory" not in done.stdout,
+                  "plan %s: exit %d, %s" % (args, done.returncode, done.stdout))
+        none = json.loads(plan("--context", 512, *args, "--json").stdout)
+        e2e.check(none["ruled_out_by"] is None and says in none["missing"], "as JSON: %s" % none)
+    table = os.path.join(folder, "sq3.json")
+    with open(QUALITY, encoding="utf-8") as f:
+        t = json.load(f)
+    t["schemes"] = [{"stage": "front", "scheme": "sq3", "split": s, "kl": .01} for s in (1, 29)]
+    with open(table, "w", encoding="utf-8") as f:
+        json.dump(t, f)
+    done = plan("--context", 512, "--quality", table, "--front", "sq3")
+    e2e.check(done.returncode == 3 and "--front sq3: no times in the edge's profile" in done.stdout,
+              "a scheme without times: exit %d, %s" % (done.returncode, done.stdout))
 
 
 def starts():
@@ -175,6 +221,7 @@ def main():
         prints()
         refuses()
         nothing_fits()
+        not_measured()
         starts()
         remembers()
         profile_link()

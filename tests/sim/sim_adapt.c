@@ -4,7 +4,7 @@
  * fixed setting, beside a rule with a threshold, and beside one that knows the future. For each
  * trace the share of tokens that came later than the limit, and the mean KL that was paid.
  *
- *   sim_adapt [--seed N] [--table]
+ *   sim_adapt [--seed N]
  *
  * Fails where the controller is not better than the rule (fewer late at no more KL), or where some
  * fixed setting is better in both.
