@@ -19,6 +19,7 @@
 #define FIRST_READ        65536u
 #define META_MAX          ((uint64_t)1 << 30) /* of models there are: some 20 MB */
 #define DEFAULT_ALIGNMENT 32u
+#define ALIGNMENT_MAX     (1u << 20)
 #define KEY_MAX           65535u
 #define NAME_MAX_BYTES    255u
 #define KV_MIN_BYTES      14u /* key length, one byte of key, type, one byte of value */
@@ -378,6 +379,8 @@ static int prove_tensor_data(struct parser *p)
         return BAD(p, "must be a 32-bit number");
     if (alignment == 0 || alignment & (alignment - 1))
         return BAD(p, "%u is not a power of two", alignment);
+    if (alignment > ALIGNMENT_MAX)
+        return BAD(p, "%u: at most %u are taken", alignment, ALIGNMENT_MAX);
     const uint64_t below = alignment - 1;
     uint64_t start = (p->at + below) & ~below, next = 0;
     for (uint64_t i = 0; i < g->n_tensors; i++) {

@@ -58,6 +58,8 @@ int gguf_u32(const struct gguf *g, const char *key, uint32_t *v);
 int gguf_f32(const struct gguf *g, const char *key, float *v);
 int gguf_bool(const struct gguf *g, const char *key, bool *v);
 int gguf_str(const struct gguf *g, const char *key, struct gguf_str *v);
+/* The first key, in the order of their bytes, that begins with prefix; false: none. */
+bool gguf_key_from(const struct gguf *g, const char *prefix, struct gguf_str *key);
 /* Arrays: *n elements. Strings are walked in order with gguf_str_next. */
 int gguf_i32_array(const struct gguf *g, const char *key, const void **le32, uint64_t *n);
 int gguf_f32_array(const struct gguf *g, const char *key, const void **le32, uint64_t *n);

@@ -135,6 +135,19 @@ int gguf_str(const struct gguf *g, const char *key, struct gguf_str *v)
     return 0;
 }
 
+bool gguf_key_from(const struct gguf *g, const char *prefix, struct gguf_str *key)
+{
+    const size_t len = strlen(prefix);
+    for (uint64_t i = 0; i < g->n_kv; i++) {
+        const struct gguf_kv *kv = &g->kv[i];
+        if (kv->key_len < len || memcmp(g->meta + kv->key_at, prefix, len) != 0)
+            continue;
+        *key = (struct gguf_str){.ptr = (const char *)g->meta + kv->key_at, .len = kv->key_len};
+        return true;
+    }
+    return false;
+}
+
 int gguf_i32_array(const struct gguf *g, const char *key, const void **le32, uint64_t *n)
 {
     const struct gguf_kv *kv;

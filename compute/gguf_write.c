@@ -292,11 +292,10 @@ int gguf_write_end(struct gguf_writer *w)
     put64(w, &head, w->n_kv);
     put(w, &head, w->kv.at, w->kv.n);
     put(w, &head, w->infos.at, w->infos.n);
-    const uint64_t from = data_from(w);
-    static const uint8_t zero = 0;
-    while (head.n < from && !w->rc)
-        put(w, &head, &zero, 1);
-    const int rc = w->rc ? w->rc : write_at(w->fd, head.at, head.n, 0);
+    int rc = w->rc ? w->rc : write_at(w->fd, head.at, head.n, 0);
+    w->pos = head.n;
+    if (rc == 0)
+        rc = pad(w, data_from(w) - head.n);
     free(head.at);
     return rc;
 }

@@ -129,6 +129,18 @@ static int open_back(const char *directory, struct model *m)
     return rc;
 }
 
+/* Of a half, whose file has only some of the layers. */
+static int check_layers(const struct model *m)
+{
+    struct gguf_str arch = {.ptr = "", .len = 0};
+    if (m->half.half == STAGE_WHOLE || m->half.n_layers == m->n_layers)
+        return EXIT_OK;
+    (void)gguf_str(m->gguf, "general.architecture", &arch); /* it has named the key that was read */
+    log_error("%s: isthmus.layers is %u and %.*s.block_count %u: this half of a model is damaged",
+              m->path, m->half.n_layers, (int)arch.len, arch.ptr, m->n_layers);
+    return EXIT_USAGE;
+}
+
 int model_open_as(enum model_kind kind, const char *path, bool want_tokenizer, struct model *m)
 {
     char err[GGUF_ERR] = "";
@@ -149,6 +161,9 @@ int model_open_as(enum model_kind kind, const char *path, bool want_tokenizer, s
     if (rc < 0)
         goto fail;
     m->n_layers = (uint32_t)rc;
+    rc = check_layers(m);
+    if (rc != EXIT_OK)
+        goto out;
     if (want_tokenizer) {
         rc = tok_open(m->gguf, &m->tok, err);
         if (rc < 0)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A file that comes into being, or takes the place of the one there, whole or not at all: whatever
- * fails or kills the process, the old one stays, and no half one lies beside it. */
+ * fails or kills the process, the old one stays. No half one lies beside it either, but where the
+ * file system has no O_TMPFILE (NFS, FUSE) or /proc is not there: the new one is then called
+ * PATH.xxxxxxxx while it is written, and stays if the process is killed. */
 #ifndef ISTHMUS_CONTROL_REPLACE_FILE_H
 #define ISTHMUS_CONTROL_REPLACE_FILE_H
 

@@ -7,8 +7,22 @@
 #include "compute/arch/weights.h"
 #include "compute/backprop/impl.h"
 
+/* No plain tensor of that name. */
+static int none(const struct gguf *g, const char *name, char *err)
+{
+    struct gguf_str scheme;
+    char key[96];
+
+    snprintf(key, sizeof(key), "isthmus.scheme.%s", name);
+    if (gguf_str(g, key, &scheme))
+        return 0;
+    return gguf_fail(gguf_path(g), err, -ENOTSUP,
+                     "tensor %s: is stored as %.*s: calibrate the model it was made from", name,
+                     (int)scheme.len, scheme.ptr);
+}
+
 /* A tensor, already proved to have its shape. *to is NULL when there is none, or it is but counted.
- */
+ * Here there is no arithmetic on codes: -ENOTSUP of a matrix in a scheme. */
 static int load(const struct gguf *g, const char *name, bool count, float **to, size_t *bytes,
                 char *err)
 {
@@ -16,7 +30,7 @@ static int load(const struct gguf *g, const char *name, bool count, float **to, 
 
     *to = NULL;
     if (!t)
-        return 0;
+        return none(g, name, err);
     const size_t n = (size_t)(t->ne[0] * t->ne[1]);
     *bytes += n * sizeof(**to);
     if (count)
@@ -85,8 +99,9 @@ int bp_weights_load(const struct gguf *g, uint32_t first, bool count, struct bac
     if (rc == 0)
         rc = load(g, "output_norm.weight", count, &b->out_norm, &b->bytes, err);
     if (rc == 0)
-        rc = load(g, gguf_find(g, "output.weight") ? "output.weight" : "token_embd.weight", count,
-                  &b->head, &b->bytes, err);
+        rc = load(g, "output.weight", count, &b->head, &b->bytes, err);
+    if (rc == 0 && !gguf_find(g, "output.weight"))
+        rc = load(g, "token_embd.weight", count, &b->head, &b->bytes, err);
     return rc;
 }
 

@@ -11,9 +11,10 @@
 #include "compute/quantize/impl.h"
 #include "compute/team.h"
 
-#define MOMENTS_DAMP .01f /* of the second moments: they are an estimate */
-#define ROUNDS       2u   /* of feedback, descent, refit */
-#define SWEEPS       2u   /* of descent, at most */
+#define MOMENTS_DAMP    .01f   /* of the second moments: they are an estimate */
+#define SPARSE_COLS_MAX 65536u /* columns of exact weights are u16 */
+#define ROUNDS          2u     /* of feedback, descent, refit */
+#define SWEEPS          2u     /* of descent, at most */
 
 /* --- results --------------------------------------------------------------------------------- */
 
@@ -443,9 +444,23 @@ static int encode_blocks(struct team *team, const struct quantize_input *in, str
 
 /* --- all kinds ------------------------------------------------------------------------------- */
 
+const char *quantize_scheme_refuses(const struct quantize_scheme *s, uint32_t n_cols)
+{
+    if (s->kind == QUANTIZE_KEEP)
+        return NULL;
+    if (n_cols == 0 || n_cols % 32)
+        return "they must be a multiple of 32";
+    if (s->kind == QUANTIZE_BLOCKS && n_cols % qtype_info(s->type)->block_values)
+        return "they are not whole blocks";
+    if ((s->kind == QUANTIZE_GROUPS || s->kind == QUANTIZE_LEVELS) && s->sparse > 0 &&
+        n_cols > SPARSE_COLS_MAX)
+        return "its exact weights are numbered up to column 65535: --sparse 0";
+    return NULL;
+}
+
 static bool possible(const struct quantize_input *in, const struct quantize_scheme *s)
 {
-    if (in->n_rows == 0 || in->n_cols == 0 || in->n_cols % 32)
+    if (in->n_rows == 0 || quantize_scheme_refuses(s, in->n_cols))
         return false;
     switch (s->kind) {
     case QUANTIZE_BLOCKS:
@@ -461,7 +476,7 @@ static bool possible(const struct quantize_input *in, const struct quantize_sche
         return false;
     }
     return in->moments && s->bits >= 2 && s->bits <= 4 && s->sparse >= 0 &&
-           s->sparse <= QUANTIZE_SPARSE_MAX && (s->sparse == 0 || in->n_cols <= 65536);
+           s->sparse <= QUANTIZE_SPARSE_MAX;
 }
 
 int quantize_matrix(struct team *team, const struct quantize_input *in,

@@ -55,6 +55,9 @@ const char *quantize_scheme_name(const struct quantize_scheme *s, char buf[QUANT
 /* Q6_K for columns that are no multiple of 256 becomes Q8_0. Returns whether it did. */
 bool quantize_scheme_fit(struct quantize_scheme *s, uint32_t n_cols);
 
+/* Why a row of n_cols cannot be stored so, the scheme fitted; NULL: it can. */
+const char *quantize_scheme_refuses(const struct quantize_scheme *s, uint32_t n_cols);
+
 /* How many weights of a matrix are exact. */
 uint64_t quantize_n_sparse(const struct quantize_scheme *s, uint64_t n_rows, uint64_t n_cols);
 

@@ -222,6 +222,8 @@ int cmd_quantize(int argc, char **argv)
         rc = quantize_job_run(&o.job, &model, team, &r);
     if (rc == EXIT_OK)
         rc = quantize_result_print(&o.job, &r, o.json);
+    if (rc != EXIT_OK)
+        quantize_job_undo(&o.job);
 
     quantize_result_free(&r);
     quantize_job_free(&o.job);

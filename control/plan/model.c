@@ -8,6 +8,7 @@
 
 #include "compute/arch/arch.h"
 #include "compute/kernels/kernels.h"
+#include "compute/stage.h"
 
 #define PANEL_ROWS 16u
 /* Of `isthmus quantize`: columns of a group, and the share of weights in the sparse part. */
@@ -164,6 +165,22 @@ static uint64_t text_of(const struct gguf *g, const char *key, uint32_t *n)
     return bytes;
 }
 
+/* What a stage would refuse has no plan either: names, types and shapes are those of a model whose
+ * weights are plain tensors. */
+static int prove(const struct gguf *g, char *err)
+{
+    const struct stage_params whole = {0};
+    size_t weights_bytes, kv_bytes;
+    struct gguf_str key;
+
+    if (gguf_key_from(g, "isthmus.scheme.", &key))
+        return gguf_fail(gguf_path(g), err, -ENOTSUP,
+                         "%.*s: was written by isthmus quantize: give the model that it was made "
+                         "from",
+                         (int)key.len, key.ptr);
+    return stage_footprint(g, &whole, 1, &weights_bytes, &kv_bytes, err);
+}
+
 int plan_model_read(const struct gguf *g, struct plan_model *m, char *err)
 {
     struct hparams hp;
@@ -172,6 +189,8 @@ int plan_model_read(const struct gguf *g, struct plan_model *m, char *err)
     int rc = hparams_read(g, &hp, err);
 
     memset(m, 0, sizeof(*m));
+    if (rc == 0)
+        rc = prove(g, err);
     if (rc)
         return rc;
     *m = (struct plan_model){
@@ -195,8 +214,6 @@ int plan_model_read(const struct gguf *g, struct plan_model *m, char *err)
     const struct gguf_tensor *rope = gguf_find(g, "rope_freqs.weight");
     if (!head)
         head = gguf_find(g, "token_embd.weight");
-    if (rc == 0 && !head)
-        rc = gguf_fail(gguf_path(g), err, -EBADMSG, "tensor token_embd.weight: missing");
     if (rc == 0) {
         m->head = matrix_of(head);
         m->rope_bytes = rope ? (size_t)rope->ne[0] * sizeof(float) : 0;

@@ -66,7 +66,8 @@ struct plan_model {
 /* Once the layers are filled in. 0 or -ENOMEM. */
 int plan_model_sum(struct plan_model *m);
 
-/* 0; or as hparams_read, -EBADMSG, -ENOMEM, -EIO with err (GGUF_ERR bytes). */
+/* 0; or as stage_footprint (every tensor's name, type and shape is proved), -ENOTSUP (weights in
+ * schemes), -EBADMSG, -ENOMEM, -EIO with err (GGUF_ERR bytes). */
 int plan_model_read(const struct gguf *g, struct plan_model *m, char *err);
 void plan_model_free(struct plan_model *m);
 

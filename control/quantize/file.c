@@ -209,6 +209,13 @@ int quantize_file_put_matrix(struct quantize_file *f, const struct quantized *q)
     return rc;
 }
 
+int quantize_file_pair(struct quantize_file *f, const char *pair_hex)
+{
+    const int rc = gguf_write_replace_str(f->w, "isthmus.pair", pair_hex);
+
+    return rc ? failed(f, rc) : EXIT_OK;
+}
+
 int quantize_file_end(struct quantize_file *f)
 {
     const int rc = gguf_write_end(f->w);

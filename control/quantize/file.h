@@ -38,6 +38,9 @@ int quantize_file_begin(struct quantize_file *f);
 int quantize_file_put(struct quantize_file *f, const struct gguf_tensor *t);
 int quantize_file_put_matrix(struct quantize_file *f, const struct quantized *q);
 
+/* Say of which pair the file is, in the place declared for it: once all data is put. */
+int quantize_file_pair(struct quantize_file *f, const char *pair_hex);
+
 /* The header, and all of it on the disk, not yet under its name. */
 int quantize_file_end(struct quantize_file *f);
 

@@ -7,8 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "compute/arch/arch.h"
+#include "compute/stage.h"
 #include "control/cmd.h"
 #include "control/log.h"
 #include "control/meminfo.h"
@@ -37,11 +39,12 @@ struct quantize_scheme quantize_job_scheme(const struct quantize_job *j, uint32_
 
 static int check_parent(struct quantize_job *j, const struct model *m)
 {
-    uint32_t version;
+    struct gguf_str key;
 
-    if (gguf_u32(m->gguf, "isthmus.version", &version) != -ENOENT) {
-        log_error("%s: was written by isthmus quantize: give the model that it was made from",
-                  m->path);
+    if (gguf_key_from(m->gguf, "isthmus.version", &key) ||
+        gguf_key_from(m->gguf, "isthmus.scheme.", &key)) {
+        log_error("%s: %.*s: was written by isthmus quantize: give the model that it was made from",
+                  m->path, (int)key.len, key.ptr);
         return EXIT_USAGE;
     }
     if (gguf_fingerprint(m->gguf, j->parent)) {
@@ -50,6 +53,40 @@ static int check_parent(struct quantize_job *j, const struct model *m)
     }
     profile_hex(j->parent, j->parent_hex);
     j->n_layers = m->n_layers;
+    return EXIT_OK;
+}
+
+/* All that a model has to have is there and has its shape, and nothing else. */
+static int check_tensors(const struct model *m)
+{
+    const struct stage_params whole = {0};
+    size_t weights_bytes, kv_bytes;
+    char err[GGUF_ERR] = "";
+
+    if (stage_footprint(m->gguf, &whole, 1, &weights_bytes, &kv_bytes, err) == 0)
+        return EXIT_OK;
+    log_error("%s", err);
+    return EXIT_USAGE;
+}
+
+/* Every matrix can be stored in the scheme that it is to have. */
+static int check_shapes(const struct quantize_job *j, const struct model *m)
+{
+    char name[64], buf[QUANTIZE_NAME_MAX];
+
+    for (uint32_t layer = 0; layer < j->n_layers; layer++)
+        for (unsigned i = 0; i < QUANTIZE_MATRICES; i++) {
+            matrix_name(layer, i, name);
+            const uint32_t n_cols = (uint32_t)gguf_find(m->gguf, name)->ne[0];
+            const struct quantize_scheme s = quantize_job_scheme(j, layer, i, n_cols);
+            const char *why = quantize_scheme_refuses(&s, n_cols);
+
+            if (!why)
+                continue;
+            log_error("%s: tensor %s: %u columns cannot be stored as %s: %s", m->path, name, n_cols,
+                      quantize_scheme_name(&s, buf), why);
+            return EXIT_USAGE;
+        }
     return EXIT_OK;
 }
 
@@ -127,11 +164,12 @@ static int check_ids(const struct quantize_job *j, const struct model *m)
     return EXIT_OK;
 }
 
-static int check_folder(const struct quantize_job *j)
+static int check_folder(struct quantize_job *j)
 {
     struct stat st;
 
-    if (mkdir(j->out, 0777) == 0)
+    j->made_folder = mkdir(j->out, 0777) == 0;
+    if (j->made_folder)
         return EXIT_OK;
     if (errno == EEXIST && stat(j->out, &st) == 0 && S_ISDIR(st.st_mode))
         return EXIT_OK;
@@ -144,7 +182,11 @@ int quantize_job_prepare(struct quantize_job *j, const struct model *m)
     int rc = check_parent(j, m);
 
     if (rc == EXIT_OK)
+        rc = check_tensors(m);
+    if (rc == EXIT_OK)
         rc = check_overrides(j);
+    if (rc == EXIT_OK)
+        rc = check_shapes(j, m);
     if (rc == EXIT_OK)
         rc = check_text(j);
     if (rc == EXIT_OK)
@@ -152,6 +194,12 @@ int quantize_job_prepare(struct quantize_job *j, const struct model *m)
     if (rc == EXIT_OK)
         rc = check_folder(j);
     return rc;
+}
+
+void quantize_job_undo(const struct quantize_job *j)
+{
+    if (j->made_folder)
+        (void)rmdir(j->out);
 }
 
 void quantize_job_free(struct quantize_job *j)

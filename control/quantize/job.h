@@ -36,6 +36,7 @@ struct quantize_job {
     bool memory_check;
 
     /* found */
+    bool made_folder; /* out was not there */
     uint32_t n_layers;
     uint8_t parent[16];
     char parent_hex[33], pair_hex[33];
@@ -63,12 +64,15 @@ struct quantize_result {
 struct quantize_scheme quantize_job_scheme(const struct quantize_job *j, uint32_t layer,
                                            enum quantize_matrix_of m, uint32_t n_cols);
 
-/* What costs nothing is proved: the model, overrides, the calibration. EXIT_OK or an exit code, the
- * error said, here and below. */
+/* What costs nothing is proved: the model's names, types and shapes, overrides, the calibration;
+ * then the folder is made. EXIT_OK or an exit code, the error said, here and below. */
 int quantize_job_prepare(struct quantize_job *j, const struct model *m);
+/* After a failure: the folder goes too if it was made and is empty. */
+void quantize_job_undo(const struct quantize_job *j);
 void quantize_job_free(struct quantize_job *j);
 
-/* Write the files, both or none. */
+/* Write the files, both or none, of a job that is prepared. (If naming the second fails, which is
+ * said, the first is there alone: opening refuses it beside another pair's.) */
 int quantize_job_run(struct quantize_job *j, const struct model *m, struct team *team,
                      struct quantize_result *r);
 void quantize_result_free(struct quantize_result *r);

@@ -34,17 +34,18 @@ static struct quantize_file *file_of(struct run *x, uint32_t layer)
 
 /* --- what there is --------------------------------------------------------------------------- */
 
-/* "blk.LAYER." in front of a name. */
+/* "blk.LAYER." in front of a name, a plain number without zeros before it. */
 static bool layer_of(const char *name, uint32_t *layer)
 {
-    unsigned long v;
-    char *end;
+    const char *p = name + 4;
+    uint64_t v = 0;
 
-    if (strncmp(name, "blk.", 4) != 0)
+    if (strncmp(name, "blk.", 4) != 0 || *p < '0' || *p > '9' || (*p == '0' && p[1] != '.'))
         return false;
-    v = strtoul(name + 4, &end, 10);
+    for (; *p >= '0' && *p <= '9' && v < UINT32_MAX; p++)
+        v = v * 10 + (unsigned)(*p - '0');
     *layer = (uint32_t)v;
-    return end > name + 4 && *end == '.' && v < UINT32_MAX;
+    return *p == '.' && v < UINT32_MAX;
 }
 
 /* Which of the layer's matrices a tensor is; QUANTIZE_MATRICES: none. */
@@ -243,11 +244,17 @@ static int end_files(struct run *x)
     quantize_hash_hex(x->hash, x->j->pair_hex);
     for (unsigned i = 0; i < n_files(x) && rc == EXIT_OK; i++) {
         if (!x->j->as_f16)
-            gguf_write_replace_str(x->files[i].w, "isthmus.pair", x->j->pair_hex);
-        rc = quantize_file_end(&x->files[i]);
+            rc = quantize_file_pair(&x->files[i], x->j->pair_hex);
+        if (rc == EXIT_OK)
+            rc = quantize_file_end(&x->files[i]);
     }
-    for (unsigned i = 0; i < n_files(x) && rc == EXIT_OK; i++)
+    for (unsigned i = 0; i < n_files(x) && rc == EXIT_OK; i++) {
         rc = replacement_take(x->files[i].to);
+        if (rc != EXIT_OK && i > 0)
+            log_error("%s is the new one already: it makes no pair with what is beside it: "
+                      "quantize again",
+                      x->files[0].path);
+    }
     for (unsigned i = 0; i < n_files(x) && rc == EXIT_OK; i++) {
         x->r->path[i] = strdup(x->files[i].path);
         if (!x->r->path[i])
@@ -282,10 +289,9 @@ static int read_matrix(struct run *x, const struct gguf_tensor *t)
 static int say_failed(const struct gguf_tensor *t, int rc)
 {
     log_error("%s: %s", t->name,
-              rc == -EDOM     ? "its values, or its inputs over the calibration text, are not "
-                                "finite or all zero"
-              : rc == -EINVAL ? "its columns are no multiple of 32"
-                              : strerror(-rc));
+              rc == -EDOM ? "its values, or its inputs over the calibration text, are not "
+                            "finite or all zero"
+                          : strerror(-rc));
     return EXIT_FAILED;
 }
 
@@ -353,6 +359,7 @@ struct layer {
     bool any;
 };
 
+/* quantize_job_prepare has proved that all of them are there. */
 static void find_layer(const struct run *x, uint32_t layer, struct layer *l)
 {
     *l = (struct layer){0};

@@ -64,6 +64,33 @@ def read(path):
         return f.read()
 
 
+def patched(model, path, at, bytes_):
+    with open(path, "wb") as f:
+        f.write(read(model))
+        f.seek(at)
+        f.write(bytes_)
+    return path
+
+
+def nan_model(model, path):
+    """Its first matrix begins with a block (Q4_1) whose scale is no number."""
+    g = Gguf(model)
+    kind, _, offset = g.tensors["blk.0.attn_q.weight"]
+    e2e.check(kind == 3, "Q4_1")
+    return patched(model, path, (g.at + 31) // 32 * 32 + offset, b"\xff\xff")
+
+
+def unpaired(out, path):
+    """Halves of which the edge's says another number of layers."""
+    os.mkdir(path)
+    edge = os.path.join(out, "edge.gguf")
+    key = b"isthmus.layers"
+    at = read(edge).index(key) + len(key) + 4
+    patched(edge, os.path.join(path, "edge.gguf"), at, struct.pack("<I", 31))
+    os.link(os.path.join(out, "cloud.gguf"), os.path.join(path, "cloud.gguf"))
+    return path
+
+
 def check_files(folder, result, layers):
     edge, cloud = (Gguf(os.path.join(folder, name + ".gguf")) for name in ("edge", "cloud"))
     for g, stage in ((edge, "edge"), (cloud, "cloud")):
@@ -99,15 +126,19 @@ def main():
         e2e.check(done.returncode == 0, "calibrate: " + done.stderr)
 
         usual = ["-m", model, "--calibration", profile, "--split", FRONT, "--front", "sq3", "--json"]
-        written = []
-        for threads in (2,) if e2e.QUICK else (1, 2):
-            out = os.path.join(folder, "pair%d" % threads)
-            done = run(*usual, "--threads", threads, "--first-core", -1, "-o", out)
+        out = os.path.join(folder, "pair")
+
+        def pair(threads, args):
+            done = run(*args, "--threads", threads, "--first-core", -1, "-o", out)
             e2e.check(done.returncode == 0, "quantize: " + done.stderr)
-            result = json.loads(done.stdout)
-            written.append(read(os.path.join(out, "edge.gguf")) + read(os.path.join(out, "cloud.gguf")))
             e2e.check(sorted(os.listdir(out)) == ["cloud.gguf", "edge.gguf"], "nothing else: %s" % os.listdir(out))
-        e2e.check(all(w == written[0] for w in written), "the same bytes for any --threads")
+            written = read(os.path.join(out, "edge.gguf")) + read(os.path.join(out, "cloud.gguf"))
+            return json.loads(done.stdout), written
+
+        plain_types = ["-m", model, "--split", FRONT, "--front", "Q8_0", "--json"]
+        e2e.check(pair(1, plain_types)[1] == pair(2, plain_types)[1], "Q8_0: the same bytes for any --threads")
+        result, written = pair(2, usual)
+        e2e.check(e2e.QUICK or pair(1, usual)[1] == written, "sq3: the same bytes for any --threads")
         check_files(out, result, 30)
         bits = result["edge"]["bits_per_weight"]
         e2e.check(3.3 < bits <= 3.4, "bits a weight: %s" % bits)
@@ -133,7 +164,14 @@ def main():
         short = os.path.join(folder, "short")
         done = e2e.isthmus(*calibrate, "--chunks", "60-63", "-o", short, timeout=800)
         e2e.check(done.returncode == 0, "calibrate: " + done.stderr)
+        unnamed = patched(model, os.path.join(folder, "unnamed"), read(model).index(b"blk.0.attn_q.weight"), b"blk.0.attn_Q")
+        no_number = nan_model(model, os.path.join(folder, "nan"))
+        odd = unpaired(out, os.path.join(folder, "odd"))
+        done = e2e.isthmus("run", "-m", odd, "-p", "x", "-n", "1")
+        e2e.check(done.returncode == 2 and "isthmus.layers is 31 and llama.block_count 30" in done.stderr, done.stderr)
         there = sorted(os.listdir(folder))
+        refused(2, "blk.0.attn_Q.weight", "-m", unnamed, "--front", "Q8_0", "-o", none)
+        refused(1, "infinite or NaN", "-m", no_number, "--front", "Q8_0", "-o", none)
         refused(2, "no such scheme; there are Q8_0", "-m", model, "--front", "sq5", "-o", none)
         refused(2, "must be 1 to 29", "-m", model, "--split", 30, "--front", "Q8_0", "-o", none)
         refused(2, "needs --calibration", "-m", model, "--front", "sq3", "-o", none)

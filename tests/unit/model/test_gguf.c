@@ -228,6 +228,7 @@ LIE(alignment)
     alignment(0);
     alignment(24);
     alignment(UINT32_MAX);
+    alignment(1u << 21);
     struct build b = {0};
     put_header(&b, 0, 1);
     put_kv_str(&b, "general.alignment", "32");
@@ -290,7 +291,7 @@ LIE(data_start)
 {
     struct build b = {0};
     put_header(&b, 1, 1);
-    put_kv_u32(&b, "general.alignment", 1u << 31);
+    put_kv_u32(&b, "general.alignment", 1u << 20);
     put_tensor(&b, "t", F32, 1, 1, 0);
     put_data(&b, 64);
     refuse(&b, -EBADMSG, "past the end of the file");

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Memory: figures that are known, and the stage's own account. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -165,13 +166,46 @@ static void as_the_stage_says(void **state)
     free(path);
 }
 
+static void no_model(void **state)
+{
+    static const struct {
+        struct tiny_params p;
+        int rc;
+        const char *says;
+    } bad[] = {
+        {{.arch = "llama", .missing = "blk.1.attn_q.weight"},
+         -EBADMSG,
+         "blk.1.attn_q.weight: missing"},
+        {{.arch = "llama", .missing = "token_embd.weight"}, -EBADMSG, "token_embd.weight: missing"},
+        {{.arch = "llama", .misshapen = "blk.2.ffn_up.weight"},
+         -EBADMSG,
+         "blk.2.ffn_up.weight: shape"},
+        {{.arch = "llama", .extra = "blk.0.rot.weight"}, -ENOTSUP, "blk.0.rot.weight"},
+        {{.arch = "llama", .scheme = "sq3"}, -ENOTSUP, "isthmus.scheme."},
+    };
+
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char *path = tiny_write(&bad[i].p), err[GGUF_ERR] = "";
+        struct plan_model m;
+        struct gguf *g;
+
+        assert_int_equal(gguf_open(path, &g, err), 0);
+        assert_int_equal(plan_model_read(g, &m, err), bad[i].rc);
+        if (!strstr(err, bad[i].says))
+            fail_msg("\"%s\" does not say %s", err, bad[i].says);
+        assert_null(m.layers);
+        gguf_close(g);
+        unlink(path);
+        free(path);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden),
-        cmocka_unit_test(monotone),
-        cmocka_unit_test(schemes),
-        cmocka_unit_test(as_the_stage_says),
+        cmocka_unit_test(golden),   cmocka_unit_test(monotone),
+        cmocka_unit_test(schemes),  cmocka_unit_test(as_the_stage_says),
+        cmocka_unit_test(no_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

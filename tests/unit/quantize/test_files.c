@@ -424,6 +424,71 @@ static void test_no_room(void **state)
     gguf_close(g);
 }
 
+/* --- what is refused ------------------------------------------------------------------------- */
+
+static int prepare(const struct tiny_params *p, const char *front, float sparse)
+{
+    char *path = tiny_write(p);
+    struct model m = {.path = path, .n_layers = TINY_LAYERS};
+    struct quantize_job j = {.split = 1, .out = "made"};
+
+    assert_non_null(path);
+    if (gguf_open(path, &m.gguf, err))
+        fail_msg("%s", err);
+    assert_int_equal(quantize_scheme_parse(front, &j.scheme[QUANTIZE_FRONT]), 0);
+    j.scheme[QUANTIZE_FRONT].sparse = sparse;
+    const int rc = quantize_job_prepare(&j, &m);
+    quantize_job_free(&j);
+    gguf_close(m.gguf);
+    unlink(path);
+    free(path);
+    return rc;
+}
+
+/* A model that is not one: said before a folder is made. */
+static void test_bad_models(void **state)
+{
+    const struct tiny_params bad[] = {
+        {.arch = "llama", .missing = "blk.0.attn_q.weight"},
+        {.arch = "llama", .missing = "blk.2.ffn_down.weight"},
+        {.arch = "llama", .misshapen = "blk.1.attn_q.weight"},
+        {.arch = "llama", .extra = "blk.7.attn_q.weight"},
+        {.arch = "llama", .extra = "blk.00.attn_norm.weight"},
+        {.arch = "llama", .scheme = "sq3"},
+    };
+    const struct tiny_params good = {.arch = "llama"};
+
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        print_message("%zu\n", i);
+        assert_int_equal(prepare(&bad[i], "Q8_0", 0), EXIT_USAGE);
+        assert_int_equal(access("made", F_OK), -1);
+    }
+    assert_int_equal(prepare(&good, "Q8_0", 0), EXIT_OK);
+    assert_int_equal(rmdir("made"), 0);
+}
+
+static void test_columns(void **state)
+{
+    static const struct {
+        const char *scheme;
+        float sparse;
+        uint32_t n_cols;
+        bool can;
+    } of[] = {
+        {"keep", 0, 33, true},     {"Q8_0", 0, 32, true},      {"Q8_0", 0, 48, false},
+        {"Q6_K", 0, 576, false},   {"Q6_K", 0, 512, true},     {"Q4_0", 0, 65568, true},
+        {"sq3", .5f, 65536, true}, {"sq3", .5f, 65568, false}, {"sq3", 0, 65568, true},
+        {"g3", 1.f, 65568, false}, {"g3", 0, 0, false},        {"g3", 0, 33, false},
+    };
+    struct quantize_scheme s;
+
+    for (size_t i = 0; i < sizeof(of) / sizeof(of[0]); i++) {
+        assert_int_equal(quantize_scheme_parse(of[i].scheme, &s), 0);
+        s.sparse = of[i].sparse;
+        assert_int_equal(!quantize_scheme_refuses(&s, of[i].n_cols), of[i].can);
+    }
+}
+
 /* --- the calibration's text ------------------------------------------------------------------ */
 
 static void test_text(void **state)
@@ -470,8 +535,10 @@ static void test_text(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_writer),  cmocka_unit_test(test_pair), cmocka_unit_test(test_as_f16),
-        cmocka_unit_test(test_no_room), cmocka_unit_test(test_text),
+        cmocka_unit_test(test_writer),     cmocka_unit_test(test_pair),
+        cmocka_unit_test(test_as_f16),     cmocka_unit_test(test_no_room),
+        cmocka_unit_test(test_bad_models), cmocka_unit_test(test_columns),
+        cmocka_unit_test(test_text),
     };
 
     return open_teams() ? 1 : cmocka_run_group_tests(tests, set_up, tear_down);

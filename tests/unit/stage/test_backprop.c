@@ -293,6 +293,19 @@ static void test_refuses(void **state)
     gguf_close(g);
     unlink(path);
     free(path);
+
+    /* Its names and shapes are proved, but there is nothing to multiply by. */
+    size_t bytes, work_bytes;
+    p = (struct tiny_params){.arch = "llama", .seed = seed, .scheme = "sq3"};
+    path = tiny_write(&p);
+    assert_int_equal(gguf_open(path, &g, err), 0);
+    assert_int_equal(backprop_open(g, 1, &b, err), -ENOTSUP);
+    assert_null(b);
+    assert_non_null(strstr(err, "is stored as sq3: calibrate the model it was made from"));
+    assert_int_equal(backprop_footprint(g, 1, ROWS, SAMPLES, &bytes, &work_bytes, err), -ENOTSUP);
+    gguf_close(g);
+    unlink(path);
+    free(path);
 }
 
 int main(void)
