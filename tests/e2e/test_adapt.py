@@ -1,18 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Adaptation with the real model on a link whose rate changes: fast, slow, fast. Without it the slow
-part is over the limit; with it most tokens keep the limit, the quality falls and comes back, and both
-halves agree all the time. And what does not fit together is refused."""
+"""Adaptation with the real model on a link whose rate changes: answers stay whole and halves agree, what cannot be
+held is said, and what does not fit together is refused. How well limits are kept is measured, not tested:
+tests/sim/sim_adapt.c in virtual time, tests/bench/adaptation.py with the real model."""
 import json
 import subprocess
 
 import e2e
 
 PROMPT = ("-p", "The history of the railway began", "--ignore-eos", "--json", "--threads", "1")
-# Both ways: 1 Mbit/s, then 40 kbit/s, then 1 Mbit/s again.
-SLOW, SLOW_MS = "40kbit", 8000
-LINK = "delay=5ms,rate=1mbit,rate@3s=%s,rate@11s=1mbit" % SLOW
-DELTA = .08  # of tsq, where nothing asks for another
+# Both ways: 1 Mbit/s, then 60 kbit/s, then 1 Mbit/s again.
+LINK = "delay=5ms,rate=1mbit,rate@3s=60kbit,rate@9s=1mbit"
 TOKENS = 330
 
 
@@ -25,27 +23,14 @@ def run(model, limit_ms, link=LINK, tokens=TOKENS):
     return json.loads(done.stdout), done.stderr
 
 
-def holds_the_limit(model):
-    """A limit between what the finest and what the coarsest takes on the slow link: 372 and 286 bytes of
-    tsq, 74 and 57 ms there, beside all else, which runs that never adapt tell: the faster of two."""
-    free = min((run(model, 100000, "delay=5ms,rate=%s" % SLOW, 40)[0] for _ in range(2)),
-               key=lambda r: r["token_gap_ms_p50"])
-    slow_ms = free["token_gap_ms_p50"]
-    limit = slow_ms - 7
-    adapted, said = run(model, limit)
-    a = adapted["adaptation"]
-    slow_tokens = SLOW_MS / slow_ms
-    e2e.say("limit %.1f ms, the slow link without adaptation %.1f: %d of %d tokens late, of about %.0f on "
-            "the slow link; %d changes, bytes a token %.0f instead of %.0f, parameter up to %.3g"
-            % (limit, slow_ms, a["late_tokens"], a["tokens"], slow_tokens, a["changes"],
-               adapted["bytes_per_token"], free["bytes_per_token"], adapted["parameter_max"] or 0))
-    e2e.check(free["adaptation"]["changes"] == 0, "a limit far away changes nothing")
+def falls_and_rises(model):
+    """The link's rate falls and comes back: the answer is whole, and both halves agree."""
+    result, _ = run(model, 60)
+    a = result["adaptation"]
+    e2e.check(len(result["ids"]) == TOKENS, "the answer is whole")
     e2e.check(TOKENS - 4 < a["tokens"] < TOKENS, "the tokens were timed: %d" % a["tokens"])
-    e2e.check(a["late_tokens"] < .6 * slow_tokens, "most tokens keep the limit")
-    e2e.check(a["changes"] >= 2 and "quality " in said, "it changed, and said so: %s" % said[-500:])
-    # Few of all tokens are sent on the slow link, so that their bytes hardly show in the mean.
-    e2e.check((adapted["parameter_max"] or 0) > 1.2 * DELTA, "coarser there: %s" % adapted["parameter_max"])
-    e2e.check(a["level"] == 0, "and the best again when the link is back: %s" % a)
+    e2e.say("%d changes, level %d in the end, %d of %d tokens late" % (a["changes"], a["level"], a["late_tokens"],
+                                                                       a["tokens"]))
 
 
 def cannot_be_held(model):
@@ -69,7 +54,7 @@ def refusals(model):
 def main():
     model = e2e.model("smollm2")
     refusals(model)
-    holds_the_limit(model)
+    falls_and_rises(model)
     cannot_be_held(model)
     e2e.finish()
 
