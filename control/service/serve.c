@@ -161,7 +161,7 @@ static void look_at_budget(struct serving *v, uint64_t now_ns)
     if (!budget_look(b, &a))
         return;
     if (v->front->steer)
-        steer_floor(v->front->steer, b->coarser);
+        steer_floor(v->front->steer, b->coarser, now_ns);
     service_set_limits(v->service, budget_context(b, v->front->engine->info->n_ctx),
                        b->rung == BUDGET_REFUSE);
     if (b->rung != before)
