@@ -158,6 +158,8 @@ static void look_at_budget(struct serving *v, uint64_t now_ns)
     v->budget_ns = now_ns;
     b->can_coarsen = v->front->steer;
     front_account(v->front, &a);
+    while (budget_is_full(b, &a) && engine_make_room(v->front->engine))
+        front_account(v->front, &a);
     if (!budget_look(b, &a))
         return;
     if (v->front->steer)
