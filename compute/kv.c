@@ -281,6 +281,16 @@ int64_t kv_max_tokens(const struct kv *kv, int seq)
     return s ? (int64_t)s->max_tokens : -EINVAL;
 }
 
+size_t kv_own_bytes(const struct kv *kv, int seq)
+{
+    const struct kv_seq *s = find(kv, seq);
+    size_t pages = s ? s->max_pages - s->n_pages : 0;
+
+    for (uint32_t i = 0; s && i < s->n_pages; i++)
+        pages += kv->holders[s->places[i]] == 1;
+    return pages * kv->page_bytes;
+}
+
 int kv_seq_append(struct kv *kv, int seq, uint32_t n)
 {
     struct kv_seq *s = find(kv, seq);

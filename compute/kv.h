@@ -47,6 +47,10 @@ const struct kv_shape *kv_shape(const struct kv *kv);
 int64_t kv_tokens(const struct kv *kv, int seq);
 int64_t kv_max_tokens(const struct kv *kv, int seq);
 
+/* What closing seq would give back: what it may still take, and its pages that nobody else holds.
+ * 0: no such sequence. */
+size_t kv_own_bytes(const struct kv *kv, int seq);
+
 /* Make room for n more tokens, about to be written. 0, or -EINVAL: past what seq may grow to. */
 int kv_seq_append(struct kv *kv, int seq, uint32_t n);
 /* Forget all but the first n_tokens. 0, -EINVAL, or, when that leaves pages that others hold too

@@ -50,6 +50,11 @@ static size_t cpu_seq_bytes(const struct stage *s, uint32_t max_tokens)
     return kv_bytes_for(kv_shape(((const struct cpu_stage *)s)->kv), max_tokens);
 }
 
+static size_t cpu_seq_own_bytes(const struct stage *s, int seq)
+{
+    return kv_own_bytes(((const struct cpu_stage *)s)->kv, seq);
+}
+
 /* What the sequences take, for whoever asks. */
 static void keep_account(struct cpu_stage *s)
 {
@@ -184,6 +189,7 @@ static void cpu_close(struct stage *base)
 static const struct stage_ops cpu_ops = {
     .info = cpu_info,
     .seq_bytes = cpu_seq_bytes,
+    .seq_own_bytes = cpu_seq_own_bytes,
     .seq_open = cpu_seq_open,
     .seq_fork = cpu_seq_fork,
     .seq_truncate = cpu_seq_truncate,

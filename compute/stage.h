@@ -56,6 +56,7 @@ struct stage; /* first member: const struct stage_ops *ops */
 struct stage_ops {
     const struct stage_info *(*info)(const struct stage *s);
     size_t (*seq_bytes)(const struct stage *s, uint32_t max_tokens);
+    size_t (*seq_own_bytes)(const struct stage *s, int seq);
     int (*seq_open)(struct stage *s, uint32_t max_tokens);
     int (*seq_fork)(struct stage *s, int seq, uint32_t n_tokens, uint32_t max_tokens);
     int (*seq_truncate)(struct stage *s, int seq, uint32_t n_tokens);
@@ -108,6 +109,12 @@ static inline const struct stage_info *stage_info(const struct stage *s)
 static inline size_t stage_seq_bytes(const struct stage *s, uint32_t max_tokens)
 {
     return s->ops->seq_bytes(s, max_tokens);
+}
+
+/* What closing the sequence would give back of the KV budget: not what others share with it. */
+static inline size_t stage_seq_own_bytes(const struct stage *s, int seq)
+{
+    return s->ops->seq_own_bytes(s, seq);
 }
 
 /* A new empty sequence that may grow to max_tokens: its id >= 0; -ENOSPC when the KV budget or

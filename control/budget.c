@@ -168,7 +168,8 @@ int budget_begin(const struct model *m, struct stage_params *p, const struct bud
 #define TIGHT_HISTORY .6
 #define TIGHT_KV      .8
 #define FULL          .95
-#define EASE          .1 /* below where it was entered */
+#define EASE          .1                /* below where it was entered, */
+#define EASE_BYTES    UINT64_C(2000000) /* for what is resident: weights may be most of it */
 #define CALM          20u
 #define COARSER_MAX   8u
 
@@ -185,14 +186,25 @@ static double part(uint64_t of, uint64_t limit)
     return limit ? (double)of / (double)limit : 0;
 }
 
+/* What is resident hardly falls by what the ladder does. */
+static bool is_full(const struct account *a, bool ease)
+{
+    const double most = FULL * (double)a->budget_bytes - (ease ? (double)EASE_BYTES : 0);
+    return a->budget_bytes && (double)a->resident_bytes > most;
+}
+
+bool budget_is_full(const struct budget *b, const struct account *a)
+{
+    return is_full(a, b->rung == BUDGET_REFUSE);
+}
+
 /* What the account asks for if `ease` is 0; with EASE, whether less would not do yet. */
 static enum budget_rung asked(const struct budget *b, const struct account *a, double ease)
 {
     const double history = part(a->history_busy_bytes, a->limits[ACCOUNT_HISTORY]);
     const double kv = part(a->kv_busy_bytes, a->limits[ACCOUNT_KV]);
-    const double all = part(a->resident_bytes, a->budget_bytes);
     const double full = FULL - ease;
-    if (all > full || history > full || kv > full)
+    if (is_full(a, ease > 0) || history > full || kv > full)
         return BUDGET_REFUSE;
     if (kv > TIGHT_KV - ease ||
         (history > TIGHT_HISTORY - ease && (!b->can_coarsen || history > TIGHT_KV - ease)))

@@ -58,6 +58,10 @@ struct budget {
     double fullest;   /* how full the tightest of them is: 1 is the limit */
 };
 
+/* Whether so much is resident that caches of sessions that have ended are to be given up, before
+ * the ladder is climbed for it. */
+bool budget_is_full(const struct budget *b, const struct account *a);
+
 /* Look at the account, some ten times a second. True: the rung or `coarser` is another one. */
 bool budget_look(struct budget *b, const struct account *a);
 

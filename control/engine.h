@@ -49,6 +49,7 @@ struct engine_ops {
     bool (*session)(const struct engine *e, int64_t session, struct engine_session *out);
     int (*retarget)(struct engine *e, int64_t session, struct codec_rate_target target);
     uint32_t (*uplinks)(const struct engine *e, struct edge_uplink_stats *list, uint32_t max);
+    bool (*make_room)(struct engine *e); /* as edge_make_room */
 };
 
 struct engine {
@@ -97,6 +98,13 @@ static inline void engine_told(struct engine *e)
 {
     if (e->told)
         e->told(e->told_arg);
+}
+
+/* The longest unused of the sessions that have ended is given up, with its cache. False: none is
+ * left. */
+static inline bool engine_make_room(struct engine *e)
+{
+    return e->ops->make_room(e);
 }
 
 static inline const char *engine_error(const struct engine *e)

@@ -414,9 +414,15 @@ static void local_close(struct engine *e)
     free(l);
 }
 
+static bool local_make_room(struct engine *e)
+{
+    return evict(e);
+}
+
 static const struct engine_ops local_ops = {
     .submit = local_submit,
     .cancel = local_cancel,
+    .make_room = local_make_room,
     .step = local_step,
     .error = local_error,
     .stats = local_stats,

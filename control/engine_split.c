@@ -128,6 +128,11 @@ static int split_retarget(struct engine *e, int64_t session, struct codec_rate_t
     return rc;
 }
 
+static bool split_make_room(struct engine *e)
+{
+    return edge_make_room(((struct split *)e)->edge);
+}
+
 static void split_close(struct engine *e)
 {
     struct split *s = (struct split *)e;
@@ -145,6 +150,7 @@ static const struct engine_ops split_ops = {
     .session = split_session,
     .retarget = split_retarget,
     .uplinks = split_uplinks,
+    .make_room = split_make_room,
 };
 
 int engine_split(const struct edge_params *params, struct engine **out, char *err)

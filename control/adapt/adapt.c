@@ -18,11 +18,13 @@
 #define FINER  .92 /* and below this, to become better */
 
 #define SAME      1.02 /* so little more is not worth a worse quality, */
-#define NEAR      1.1  /* unless some are in time with it */
+#define NEAR      1.1  /* unless some are in time with it; */
+#define STAY      1.2  /* and who has gone there for that stays up to here */
 #define HOLD_MIN  2u
 #define HOLD_MAX  48u
 #define SOON      12u /* windows after which going up was not wrong */
 #define CALM      40u
+#define UNREAD    40u /* windows without a prompt after which the last one tells nothing */
 #define BULK_MIN  2u
 #define CHUNK_MIN 8u
 #define SPREAD    2.0 /* median absolute deviations: nine of ten gaps, as noise usually is */
@@ -222,6 +224,17 @@ static void learn_runs(struct adapt *a, const struct adapt_window *w)
         a->row_ns = run / rows / 2;
 }
 
+/* A prompt that waited for the link to come back tells of the link, not of the quality. */
+static void learn_prompt(struct adapt *a, const struct adapt_window *w, const struct adapt_turn *t)
+{
+    const double ns = (double)t->turn_ns;
+
+    a->unread = 0;
+    a->prompt_rows = towards(a->prompt_rows, t->bytes, SOFTEN);
+    if (!w->rejoined_ns || t->at_ns >= w->rejoined_ns + t->turn_ns)
+        a->ttft_ns = ns > a->ttft_ns ? ns : towards(a->ttft_ns, ns, SOFTEN);
+}
+
 static void learn(struct adapt *a, const struct adapt_window *w, double *tpot_ns)
 {
     static const double loss_share = .1;
@@ -229,13 +242,11 @@ static void learn(struct adapt *a, const struct adapt_window *w, double *tpot_ns
     uint32_t of[ADAPT_TURNS], n = 0, n_gaps = 0;
     const uint32_t first = w->n_turns > ADAPT_TURNS ? w->n_turns - ADAPT_TURNS : 0;
 
+    a->unread = w->reading ? 0 : a->unread + 1;
     for (uint32_t i = first; i < w->n_turns; i++) {
         const struct adapt_turn *t = &w->turns[i];
         if (!t->gap_ns) {
-            a->ttft_ns = (double)t->turn_ns > a->ttft_ns
-                             ? (double)t->turn_ns
-                             : towards(a->ttft_ns, (double)t->turn_ns, SOFTEN);
-            a->prompt_rows = towards(a->prompt_rows, t->bytes, SOFTEN);
+            learn_prompt(a, w, t);
             continue;
         }
         if (t->at_ns - t->turn_ns < a->changed_ns)
@@ -246,6 +257,10 @@ static void learn(struct adapt *a, const struct adapt_window *w, double *tpot_ns
     }
     learn_runs(a, w);
     learn_wire(a, w, of, n);
+    if (!(a->wire.n > 0) && w->rate_byte_per_s) /* no answer was longer than a token yet */
+        a->slope = 1e9 / (double)w->rate_byte_per_s;
+    if (a->unread >= UNREAD) /* one slow prompt is not paid for without end */
+        a->ttft_ns = 0;
     if (w->packets)
         a->loss += loss_share * ((double)w->retransmits / (double)w->packets - a->loss);
     *tpot_ns = n_gaps >= ADAPT_GAPS / 2 ? usual(gaps, n_gaps, dropped(w, n_gaps)) : 0;
@@ -318,9 +333,11 @@ static uint32_t best_level(const struct adapt *a, double bulk, double slope, dou
         if (holds(a, l, bulk, slope, part))
             return l;
     }
-    const double least = excess(a, a->n_levels - 1, bulk, slope);
-    if (least < NEAR && excess(a, 0, bulk, slope) > least)
-        return a->n_levels - 1;
+    const uint32_t cheapest = a->n_levels - 1;
+    const double least = excess(a, cheapest, bulk, slope);
+    const double near = a->choice.level == cheapest && !a->choice.holds ? STAY : NEAR;
+    if (least < near && excess(a, 0, bulk, slope) > SAME * least)
+        return cheapest;
     uint32_t l = 0;
     while (excess(a, l, bulk, slope) > SAME * least)
         l++;
@@ -397,7 +414,8 @@ static uint32_t next_level(struct adapt *a, const struct adapt_window *w, double
         return worse;
     }
     const double bulk = fmax(needed, a->bulk_now);
-    const uint32_t better = best_level(a, bulk, cautious, FINER);
+    uint32_t better = best_level(a, bulk, cautious, FINER);
+    better = better < a->floor ? a->floor : better;
     a->choice.holds = true;
     note_held(a);
     if (better >= now || !holds(a, better, bulk, cautious, FINER)) {
@@ -421,12 +439,13 @@ static void move_to(struct adapt *a, uint32_t level)
     choose(a, level);
 }
 
-bool adapt_floor(struct adapt *a, uint32_t level)
+bool adapt_floor(struct adapt *a, uint32_t level, uint64_t now_ns)
 {
     a->floor = level < a->n_levels ? level : a->n_levels - 1;
     if (a->choice.level >= a->floor)
         return false;
     move_to(a, a->floor);
+    a->changed_ns = now_ns;
     return true;
 }
 
@@ -440,7 +459,7 @@ bool adapt_step(struct adapt *a, const struct adapt_window *w)
         a->tpot_ns = tpot_ns;
     else if (tpot_ns > 0)
         a->tpot_ns = towards(a->tpot_ns, tpot_ns, SOFTEN);
-    else if (!w->n_turns || !(a->tpot_ns > 0))
+    else if (!w->n_turns || !(a->tpot_ns > 0 || a->ttft_ns > 0))
         return false; /* nothing new */
     const double needed = bulk_needed(a, w);
     uint32_t level = next_level(a, w, needed);

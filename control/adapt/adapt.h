@@ -56,6 +56,7 @@ struct adapt_window {
     uint64_t runs, compute_ns;        /* of the stage */
     uint64_t decode_rows, bulk_rows;  /* that these runs had */
     uint32_t decoding, reading;       /* sessions, now */
+    uint64_t rejoined_ns;             /* the link last came back, or was seen to have; 0: never */
 };
 
 struct adapt_choice {
@@ -89,6 +90,7 @@ struct adapt {
     double floor_ns;         /* shortest path of late */
     uint64_t floor_at_ns;
     double tpot_ns, ttft_ns; /* as they are now; 0: not known */
+    uint32_t unread;         /* windows in a row without a prompt */
     double burst;            /* messages that go together */
     double row_ns, run_ns;   /* of the edge: a row more, a run without */
     double bulk_now;         /* rows beside decode, a run */
@@ -112,7 +114,7 @@ bool adapt_step(struct adapt *a, const struct adapt_window *w);
 
 /* No finer than so many levels from the best from now on, whatever the limits of time allow: what
  * is sent is kept, and memory is short. True: the choice is another one. */
-bool adapt_floor(struct adapt *a, uint32_t level);
+bool adapt_floor(struct adapt *a, uint32_t level, uint64_t now_ns);
 
 static inline const struct adapt_choice *adapt_choice(const struct adapt *a)
 {

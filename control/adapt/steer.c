@@ -2,6 +2,7 @@
 #include "control/adapt/steer.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "control/cmd.h"
 #include "control/log.h"
@@ -80,7 +81,9 @@ struct steer {
     uint64_t window_ns;
     uint64_t said_ns, missed_ns; /* when a change, and limits not held, were last said and seen */
     uint32_t said_level;
-    bool moved; /* the choice, by steer_floor */
+    bool moved;           /* the choice, by steer_floor */
+    bool refused;         /* the edge did not take a choice, and that was said */
+    uint64_t rejoined_ns; /* when a reconnection was last seen */
     struct steer_view view;
 };
 
@@ -224,7 +227,11 @@ static void apply(struct steer *s, struct edge *edge)
 {
     const struct adapt_choice *c = adapt_choice(&s->adapt);
     const struct codec_rate_target target = {CODEC_RATE_KL, c->kl};
-    edge_set_target(edge, c->level ? target : s->best);
+    const int rc = edge_set_target(edge, c->level ? target : s->best);
+    if (rc < 0 && !s->refused)
+        log_error("quality %u (parameter %.3g) cannot be sent: %s; what was sent before goes on",
+                  c->level, (double)c->parameter, strerror(-rc));
+    s->refused = rc < 0;
     edge_set_rows(edge, c->chunk_tokens, c->bulk_rows);
 }
 
@@ -246,6 +253,7 @@ static void decide(struct steer *s, struct edge *edge, const struct edge_stats *
         .bulk_rows = now->bulk_rows - before->bulk_rows,
         .decoding = now->decoding,
         .reading = now->reading,
+        .rejoined_ns = s->rejoined_ns,
     };
     const uint32_t level = adapt_choice(&s->adapt)->level;
     if (adapt_step(&s->adapt, &w)) {
@@ -272,6 +280,8 @@ uint64_t steer_step(void *steer, struct edge *edge, uint64_t now_ns)
     if (!adapt_due(s->n_turns, now_ns - s->window_ns))
         return UINT64_MAX; /* what it waits for is a token, which makes a step */
     edge_stats(edge, &now);
+    if (now.reconnections != s->before.reconnections)
+        s->rejoined_ns = now_ns;
     if (s->n_turns)
         decide(s, edge, &now, now_ns);
     s->before = now;
@@ -280,9 +290,9 @@ uint64_t steer_step(void *steer, struct edge *edge, uint64_t now_ns)
     return UINT64_MAX;
 }
 
-void steer_floor(struct steer *s, uint32_t steps)
+void steer_floor(struct steer *s, uint32_t steps, uint64_t now_ns)
 {
-    s->moved |= adapt_floor(&s->adapt, steps);
+    s->moved |= adapt_floor(&s->adapt, steps, now_ns);
 }
 
 void steer_again(struct steer *s, struct edge *edge)

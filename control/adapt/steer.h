@@ -58,7 +58,7 @@ const struct codec_profile_curve *steer_curve(const struct steer *s);
 uint64_t steer_step(void *steer, struct edge *edge, uint64_t now_ns);
 /* No finer than so many steps from the best from now on, whatever the limits of time allow; 0: any.
  */
-void steer_floor(struct steer *s, uint32_t steps);
+void steer_floor(struct steer *s, uint32_t steps, uint64_t now_ns);
 /* A session that was given a target of its own has none any more. */
 void steer_again(struct steer *s, struct edge *edge);
 

@@ -102,12 +102,16 @@ static int encode_prompts(struct completion *m)
             return -1;
         if (p->n == 0)
             return fail(m, 400, "invalid_value", "prompt", "prompt has no tokens");
-        const uint32_t context = service_context_tokens(m->c->service);
-        if (p->n >= context)
-            return fail(m, 400, "context_length_exceeded",
-                        r->kind == API_CHAT ? "messages" : "prompt",
-                        "the prompt has %u tokens, the context %u: no room for an answer", p->n,
-                        context);
+        const uint32_t most = service_context_most(m->c->service);
+        if (p->n >= most)
+            return fail(
+                m, 400, "context_length_exceeded", r->kind == API_CHAT ? "messages" : "prompt",
+                "the prompt has %u tokens, the context %u: no room for an answer", p->n, most);
+        if (p->n >= m->context)
+            return fail(m, 503, "unavailable", "",
+                        "memory is short: for now a prompt may have less than %u tokens, this one "
+                        "has %u",
+                        m->context, p->n);
     }
     return 0;
 }
@@ -117,7 +121,6 @@ static int encode_prompts(struct completion *m)
 static int make_answers(struct completion *m, void *owner)
 {
     const struct api_request *r = &m->request;
-    const uint32_t context = service_context_tokens(m->c->service);
     const uint32_t wanted = r->max_tokens          ? r->max_tokens
                             : r->kind == API_CHAT  ? m->c->answer_tokens
                                                    : 16; /* as OpenAI's */
@@ -126,7 +129,7 @@ static int make_answers(struct completion *m, void *owner)
     if (!m->answers)
         return no_memory(m);
     for (; m->n_made < m->n_answers; m->n_made++) {
-        const uint32_t room = context - m->prompts[m->n_made / r->n].n;
+        const uint32_t room = m->context - m->prompts[m->n_made / r->n].n;
         struct answer *a = answer_new(wanted < room ? wanted : room, r->logprobs, r->top_logprobs);
         if (!a)
             return no_memory(m);
@@ -172,6 +175,7 @@ static int submit(struct completion *m, uint32_t i)
         .n_prompt = p->n,
         .sampler = m->request.sampler,
         .ignore_eos = m->request.ignore_eos,
+        .context_tokens = m->context,
         .client = m->client,
     };
     r.sampler.seed += i % m->request.n;
@@ -271,6 +275,7 @@ int completion_open(struct completion *m, const struct completion_context *c, en
         return fail(m, 404, "model_not_found", "model", "the model '%.100s' is not served here",
                     m->request.model);
     make_id(m);
+    m->context = service_context_tokens(c->service);
     if (encode_prompts(m) < 0 || make_answers(m, owner) < 0)
         return -1;
     return submit_first(m);

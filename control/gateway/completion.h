@@ -31,6 +31,7 @@ struct completion {
     const struct completion_context *c;
     struct api_request request;
     struct completion_prompt *prompts;
+    uint32_t context; /* that it may have, whatever the service says later */
     uint32_t n_prompts;
     struct answer **answers; /* request.n of the first prompt, then the next one's */
     uint32_t n_answers, n_made;

@@ -88,15 +88,18 @@ static void discard(struct service_job *j)
 static int admit(const struct service *s)
 {
     const struct service_stats *st = &s->stats;
-    const uint32_t free_sessions = st->max_sessions - st->running;
+    const bool held = s->holds && st->running;
+    const uint32_t free_sessions = held ? 0 : st->max_sessions - st->running;
     if (s->phase == SERVICE_ENDED || s->draining || s->stopping)
         return -ESHUTDOWN;
-    return !s->refuses && st->waiting < st->max_waiting + free_sessions ? 0 : -EAGAIN;
+    return st->waiting < st->max_waiting + free_sessions ? 0 : -EAGAIN;
 }
 
 int service_submit(struct service *s, const struct service_request *r, uint64_t *id)
 {
-    const uint32_t context = service_context_tokens(s);
+    const uint32_t most = service_context_most(s);
+    uint32_t context = r->context_tokens ? r->context_tokens : service_context_tokens(s);
+    context = context < most ? context : most;
     int rc = check(s, r, context);
     struct service_job *j = rc < 0 ? NULL : make(s, r, context);
     if (rc == 0 && !j)
@@ -156,6 +159,11 @@ uint32_t service_context_tokens(const struct service *s)
     const uint32_t context = s->context;
     pthread_mutex_unlock(&unlocked->lock);
     return context;
+}
+
+uint32_t service_context_most(const struct service *s)
+{
+    return s->info->n_ctx;
 }
 
 int service_set_target(struct service *s, struct codec_rate_target target)
@@ -339,7 +347,9 @@ static struct service_job *choose(const struct service *s)
 static bool begin_one(struct service *s)
 {
     pthread_mutex_lock(&s->lock);
-    const bool room = s->stats.running < s->stats.max_sessions && s->stats.waiting && !s->full;
+    const bool held = s->holds && s->stats.running; /* one at a time is let in, or all would wait */
+    const bool room =
+        s->stats.running < s->stats.max_sessions && s->stats.waiting && !s->full && !held;
     if (room && !s->chosen)
         s->chosen = choose(s);
     struct service_job *j = room ? s->chosen : NULL;

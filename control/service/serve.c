@@ -158,10 +158,12 @@ static void look_at_budget(struct serving *v, uint64_t now_ns)
     v->budget_ns = now_ns;
     b->can_coarsen = v->front->steer;
     front_account(v->front, &a);
+    while (budget_is_full(b, &a) && engine_make_room(v->front->engine))
+        front_account(v->front, &a);
     if (!budget_look(b, &a))
         return;
     if (v->front->steer)
-        steer_floor(v->front->steer, b->coarser);
+        steer_floor(v->front->steer, b->coarser, now_ns);
     service_set_limits(v->service, budget_context(b, v->front->engine->info->n_ctx),
                        b->rung == BUDGET_REFUSE);
     if (b->rung != before)

@@ -176,12 +176,13 @@ void service_set_memory_step(struct service *s, const char *name, uint64_t steps
     pthread_mutex_unlock(&s->lock);
 }
 
-void service_set_limits(struct service *s, uint32_t context_tokens, bool refuse)
+void service_set_limits(struct service *s, uint32_t context_tokens, bool hold)
 {
     pthread_mutex_lock(&s->lock);
     s->context = context_tokens < s->info->n_ctx ? context_tokens : s->info->n_ctx;
-    s->refuses = refuse;
+    s->holds = hold;
     pthread_mutex_unlock(&s->lock);
+    service_wake(s); /* who waited may begin in this step */
 }
 
 void service_set_drain_timeout(struct service *s, uint64_t timeout_ns)

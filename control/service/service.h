@@ -63,6 +63,7 @@ struct service_request {
     uint32_t n_top;                  /* alternatives with each id: as edge_request's */
     bool ignore_eos;                 /* go on after an end-of-generation id */
     struct codec_rate_target target; /* CODEC_RATE_NONE: the service's */
+    uint32_t context_tokens; /* that it was promised by service_context_tokens; 0: as of now */
     const char *client;              /* who asks, for lists and logs; copied, cut to SERVICE_CLIENT */
     void (*on_token)(void *arg, const struct token_sample *t);
     void (*on_done)(void *arg, const struct edge_result *r); /* once, the last */
@@ -74,16 +75,21 @@ struct service_request {
  *   -ERANGE     the prompt leaves no room in the context (service_context_tokens)
  *   -ENOSPC     more cache than the budget has, even alone
  *   -EINVAL     no prompt, an id outside the vocabulary, a sampler or n_top out of range, no curve
- * for target -EAGAIN     max_waiting wait already -ESHUTDOWN  draining, or closed -ENOMEM n_predict
- * is cut to what the context leaves. No callback is called before this returns, nor at all where it
- * fails.
+ *               for target
+ *   -EAGAIN     max_waiting wait already
+ *   -ESHUTDOWN  draining, or closed
+ *   -ENOMEM
+ * n_predict is cut to what the context leaves. No callback is called before this returns, nor at
+ * all where it fails.
  */
 int service_submit(struct service *s, const struct service_request *r, uint64_t *id);
 
 /* Ends it soon with EDGE_CANCELLED; nothing where it has ended. */
 void service_cancel(struct service *s, uint64_t id);
 
+/* Of a new request, now; and when memory is not short. */
 uint32_t service_context_tokens(const struct service *s);
+uint32_t service_context_most(const struct service *s);
 
 /* --- the engine's thread, for others ------------------------------------------------------------ */
 
@@ -102,8 +108,9 @@ void service_set_max_waiting(struct service *s, uint32_t max_waiting);
 void service_set_drain_timeout(struct service *s, uint64_t timeout_ns);
 /* For service_stats; name: a static string. */
 void service_set_memory_step(struct service *s, const char *name, uint64_t steps);
-/* Of requests from now on: a context of so many tokens at most; or none is taken: -EAGAIN. */
-void service_set_limits(struct service *s, uint32_t context_tokens, bool refuse);
+/* Of requests from now on: a context of so many tokens at most. hold: none begins while others run,
+ * they wait for that, as far as max_waiting allows. */
+void service_set_limits(struct service *s, uint32_t context_tokens, bool hold);
 /* Of requests that have none of their own. 0, or -EINVAL: no curve for it. */
 int service_set_target(struct service *s, struct codec_rate_target target);
 

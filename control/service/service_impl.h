@@ -52,7 +52,7 @@ struct service {
     bool stopping;  /* a signal came */
     bool ever_ready;
     uint32_t context; /* of new requests, at most: service_set_limits */
-    bool refuses;     /* all of them */
+    bool holds;       /* they wait while others run */
     struct service_asked *asked, **asked_end;
     uint64_t drain_timeout_ns;
     struct codec_rate_target target; /* of requests that have none; NONE: the engine's */

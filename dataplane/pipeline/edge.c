@@ -588,6 +588,28 @@ static bool is_there(const struct edge_uplink *u)
     return (keys && keys_ready(keys)) || (!u->ever_met && u->port->caps.tells_loss);
 }
 
+/* Of the cache, what busy sessions may take: no more than all their tokens, nor than what is
+ * reserved but for sessions that have ended. */
+static uint64_t kv_busy_bytes(const struct edge *e)
+{
+    uint64_t tokens = 0, reserved = e->info->kv_reserved_bytes;
+
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        const struct edge_session *o = &e->sessions[i];
+
+        if (edge_is_busy(o) && o->seq >= 0)
+            tokens += stage_seq_bytes(e->p.stage, o->r.n_prompt + o->r.n_predict);
+        else if (o->state == EDGE_LINGERING && o->seq >= 0)
+            reserved -= stage_seq_own_bytes(e->p.stage, o->seq);
+    }
+    return tokens < reserved ? tokens : reserved;
+}
+
+bool edge_make_room(struct edge *e)
+{
+    return edge_evict(e);
+}
+
 void edge_stats(const struct edge *e, struct edge_stats *s)
 {
     const struct edge_uplink *first = edge_next_uplink(e, 0);
@@ -613,14 +635,13 @@ void edge_stats(const struct edge *e, struct edge_stats *s)
     s->cipher = pipeline_cipher(first ? &first->security : &e->p.security);
     s->port = first ? first->port_name : "none";
     s->history_bytes = e->history_bytes;
+    s->kv_busy_bytes = kv_busy_bytes(e);
     s->sessions = e->n_busy;
     for (uint32_t i = 0; i < e->n_places; i++) {
         const struct edge_session *o = &e->sessions[i];
 
         s->lingering += o->state == EDGE_LINGERING;
         s->history_busy_bytes += edge_is_busy(o) ? o->history.room : 0;
-        if (edge_is_busy(o) && o->seq >= 0)
-            s->kv_busy_bytes += stage_seq_bytes(e->p.stage, o->r.n_prompt + o->r.n_predict);
         s->reading += o->state == EDGE_RUNNING && o->computed < o->prefill_end;
         s->decoding += o->state == EDGE_RUNNING && o->computed >= o->prefill_end;
     }

@@ -226,6 +226,10 @@ int edge_retarget(struct edge *e, int64_t session, struct codec_rate_target targ
  * by edge_retarget. 0, or -EINVAL as edge_submit. */
 int edge_set_target(struct edge *e, struct codec_rate_target target);
 
+/* Give up the session that has ended, lingers and was of no use for longest. False: there is none.
+ */
+bool edge_make_room(struct edge *e);
+
 /* Most rows of a prompt in a message, no more than edge_params said; and beside decode in a run of the
  * stage, 0: as mix.h has it. From the next run on; no id changes by it. */
 void edge_set_rows(struct edge *e, uint32_t chunk_tokens, uint32_t bulk_rows);

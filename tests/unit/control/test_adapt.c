@@ -239,23 +239,122 @@ static void a_floor_holds(void **state)
     struct plant p = {.sessions = 1, .base_ms = 40, .ns_per_byte = 1000};
     adapt_init(&a, &usual);
     settle(&a, &p, 5);
-    assert_true(adapt_floor(&a, 3));
+    assert_true(adapt_floor(&a, 3, p.now_ns));
+    assert_true(a.changed_ns == p.now_ns); /* what was sent before tells of another level */
     assert_int_equal(adapt_choice(&a)->level, 3);
     settle(&a, &p, 50);
     assert_int_equal(adapt_choice(&a)->level, 3);
-    assert_false(adapt_floor(&a, 0));
+    assert_false(adapt_floor(&a, 0, p.now_ns));
     settle(&a, &p, 50);
     assert_int_equal(adapt_choice(&a)->level, 0);
+}
+
+/* The model would go finer, the floor says no: that was no going up. */
+static void a_floor_is_no_going_up(void **state)
+{
+    (void)state;
+    struct adapt a;
+    struct plant p = {.sessions = 1, .base_ms = 40, .ns_per_byte = 1000};
+    adapt_init(&a, &usual);
+    settle(&a, &p, 5);
+    adapt_floor(&a, 3, p.now_ns);
+    const uint32_t since = a.since_up;
+    settle(&a, &p, 20);
+    assert_int_equal(a.since_up, since + 20);
+    assert_int_equal(a.good, 0);
+}
+
+/* A prompt of 200 rows over 20 us a byte, whose answer is one token. */
+static bool one_token(struct adapt *a, uint64_t *now_ns, uint64_t late_ns, uint64_t rejoined_ns)
+{
+    const uint64_t turn_ns = late_ns + 300 * MS + (uint64_t)(200 * adapt_choice(a)->bytes * 20e3);
+    *now_ns += turn_ns;
+    const struct adapt_turn t = {.at_ns = *now_ns, .turn_ns = turn_ns, .bytes = 200};
+    const struct adapt_window w = {.now_ns = *now_ns,
+                                   .turns = &t,
+                                   .n_turns = 1,
+                                   .rate_byte_per_s = 50000,
+                                   .runs = 4,
+                                   .compute_ns = 80 * MS,
+                                   .bulk_rows = 200,
+                                   .rejoined_ns = rejoined_ns};
+    return adapt_step(a, &w);
+}
+
+/* Answers of a single token have no gaps; their first tokens are held in time all the same. */
+static void short_answers(void **state)
+{
+    (void)state;
+    struct adapt a;
+    struct adapt_params params = usual;
+    uint64_t now_ns = 1000 * MS;
+    params.max_tpot_ns = 0;
+    params.max_ttft_ns = 1000 * MS;
+    adapt_init(&a, &params);
+    for (int i = 0; i < 10; i++)
+        one_token(&a, &now_ns, 0, 0);
+    assert_true(adapt_choice(&a)->level > 0 && adapt_choice(&a)->holds);
+    assert_true(3e8 + 200 * adapt_choice(&a)->bytes * 20e3 <= 1e9);
+}
+
+/* One slow first token is not paid for with worse quality for ever; one that waited for the link
+ * to come back not at all. */
+static void forgets_a_slow_prompt(void **state)
+{
+    (void)state;
+    struct adapt a;
+    struct adapt_params params = usual;
+    struct plant p = {.sessions = 1, .base_ms = 40, .ns_per_byte = 20e3};
+    params.max_tpot_ns = 200 * MS;
+    params.max_ttft_ns = 1400 * MS;
+    adapt_init(&a, &params);
+    settle(&a, &p, 10);
+    assert_int_equal(adapt_choice(&a)->level, 0);
+    one_token(&a, &p.now_ns, 2000 * MS, p.now_ns + 2000 * MS);
+    settle(&a, &p, 2);
+    assert_int_equal(adapt_choice(&a)->level, 0);
+    one_token(&a, &p.now_ns, 2000 * MS, 0);
+    settle(&a, &p, 2);
+    assert_true(adapt_choice(&a)->level > 0);
+    settle(&a, &p, 100);
+    assert_int_equal(adapt_choice(&a)->level, 0);
+    assert_true(adapt_choice(&a)->holds);
+}
+
+/* The cheapest is a little past the limit, now by 9 %, now by 11: it is not left and taken again.
+ */
+static void stays_at_the_cheapest(void **state)
+{
+    (void)state;
+    struct adapt a;
+    struct plant p = {.sessions = 1, .base_ms = 40, .ns_per_byte = 50e3};
+    adapt_init(&a, &usual);
+    settle(&a, &p, 10);
+    for (int i = 0; i < 60; i++) {
+        const double bytes_ms = (a.levels[a.n_levels - 1].bytes + 100) * p.ns_per_byte / 1e6;
+        p.base_ms = 60 * (i / 10 % 2 ? 1.07 : 1.13) - bytes_ms;
+        window(&a, &p);
+        if (i >= 10)
+            assert_int_equal(adapt_choice(&a)->level, a.n_levels - 1);
+    }
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bad_params),         cmocka_unit_test(levels_are_in_order),
-        cmocka_unit_test(finds_the_level),    cmocka_unit_test(leaves_a_long_path_alone),
-        cmocka_unit_test(takes_the_cheapest), cmocka_unit_test(loss_is_no_reason),
-        cmocka_unit_test(prompts_give_way),   cmocka_unit_test(first_tokens),
+        cmocka_unit_test(bad_params),
+        cmocka_unit_test(levels_are_in_order),
+        cmocka_unit_test(finds_the_level),
+        cmocka_unit_test(leaves_a_long_path_alone),
+        cmocka_unit_test(takes_the_cheapest),
+        cmocka_unit_test(loss_is_no_reason),
+        cmocka_unit_test(prompts_give_way),
+        cmocka_unit_test(first_tokens),
         cmocka_unit_test(a_floor_holds),
+        cmocka_unit_test(a_floor_is_no_going_up),
+        cmocka_unit_test(short_answers),
+        cmocka_unit_test(forgets_a_slow_prompt),
+        cmocka_unit_test(stays_at_the_cheapest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

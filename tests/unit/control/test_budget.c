@@ -80,6 +80,25 @@ static void down_slowly(void **state)
         assert_int_equal(look(&b, 50, 10, i % 10 ? 10 : 99), BUDGET_REFUSE);
 }
 
+/* Weights take 90 % of the budget: a spike is climbed for, and left behind. */
+static void a_spike_beside_weights(void **state)
+{
+    (void)state;
+    struct budget b = {.can_coarsen = false};
+    assert_int_equal(look(&b, 92, 0, 0), BUDGET_EASY);
+    const struct account spike = account(96, 0, 0), usual = account(92, 0, 0);
+    assert_true(budget_is_full(&b, &spike) && !budget_is_full(&b, &usual));
+    assert_int_equal(look(&b, 96, 0, 0), BUDGET_REFUSE);
+    struct account a = account(95, 0, 0);
+    a.resident_bytes -= MB; /* just below is too near */
+    assert_true(budget_is_full(&b, &a));
+    for (uint32_t i = 0; i < 1000; i++)
+        budget_look(&b, &a);
+    assert_int_equal(b.rung, BUDGET_REFUSE);
+    for (uint32_t looks = 0; look(&b, 92, 0, 0) != BUDGET_EASY;)
+        assert_true(++looks < 100);
+}
+
 static void sums(void **state)
 {
     (void)state;
@@ -115,9 +134,9 @@ static void of_this_process(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(up_at_once),      cmocka_unit_test(without_coarser),
-        cmocka_unit_test(down_slowly),     cmocka_unit_test(sums),
-        cmocka_unit_test(of_this_process),
+        cmocka_unit_test(up_at_once),  cmocka_unit_test(without_coarser),
+        cmocka_unit_test(down_slowly), cmocka_unit_test(a_spike_beside_weights),
+        cmocka_unit_test(sums),        cmocka_unit_test(of_this_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

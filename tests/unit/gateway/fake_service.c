@@ -16,6 +16,7 @@ struct service {
     void (*told)(void *arg);
     void *told_arg;
     enum service_health health;
+    uint32_t context;
     struct fake_job jobs[FAKE_JOBS];
     uint32_t n_jobs;
     uint64_t submitted, cancelled;
@@ -82,6 +83,7 @@ struct service *fake_open(const struct fake_service_params *p)
     struct service *s = calloc(1, sizeof *s);
     s->p = *p;
     s->health = SERVICE_READY;
+    s->context = FAKE_CONTEXT;
     pthread_mutex_init(&s->lock, NULL);
     pthread_create(&s->thread, NULL, run, s);
     return s;
@@ -108,6 +110,13 @@ void fake_set_health(struct service *s, enum service_health h)
 {
     pthread_mutex_lock(&s->lock);
     s->health = h;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void fake_set_context(struct service *s, uint32_t tokens)
+{
+    pthread_mutex_lock(&s->lock);
+    s->context = tokens;
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -161,6 +170,8 @@ int service_submit(struct service *s, const struct service_request *r, uint64_t 
     pthread_mutex_lock(&s->lock);
     if (s->health == SERVICE_DRAINING)
         rc = -ESHUTDOWN;
+    else if (r->n_prompt >= (r->context_tokens ? r->context_tokens : s->context))
+        rc = -ERANGE;
     else if (s->n_jobs >= s->p.max_jobs || s->n_jobs == FAKE_JOBS)
         rc = -EAGAIN;
     if (rc == 0) {
@@ -197,6 +208,15 @@ void service_on_told(struct service *s, void (*told)(void *arg), void *arg)
 }
 
 uint32_t service_context_tokens(const struct service *s)
+{
+    struct service *unlocked = (struct service *)s;
+    pthread_mutex_lock(&unlocked->lock);
+    const uint32_t context = s->context;
+    pthread_mutex_unlock(&unlocked->lock);
+    return context;
+}
+
+uint32_t service_context_most(const struct service *s)
 {
     (void)s;
     return FAKE_CONTEXT;

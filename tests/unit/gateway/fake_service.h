@@ -39,6 +39,8 @@ struct service *fake_open(const struct fake_service_params *p);
 void fake_close(struct service *s);
 
 void fake_set_health(struct service *s, enum service_health h); /* draining: -ESHUTDOWN */
+/* Of new requests; FAKE_CONTEXT at first, and at most. Too long for what was promised: -ERANGE. */
+void fake_set_context(struct service *s, uint32_t tokens);
 uint32_t fake_running(struct service *s);
 uint64_t fake_submitted(struct service *s);
 uint64_t fake_cancelled(struct service *s);

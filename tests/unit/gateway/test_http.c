@@ -646,6 +646,31 @@ static void test_full(void **state)
     expect(200, "\"index\":7,\"text\":\"abababababababababab\"");
 }
 
+/* The context of new requests is shorter while memory is: that is said as what passes; answers of a
+ * request that was taken before come all the same. */
+static void test_shorter_context(void **state)
+{
+    static const char several[] = TEXT("\"abcdefgh\"", ",\"max_tokens\":40,\"n\":4");
+    (void)state;
+    stop();
+    fake.token_us = 20000;
+    start();
+    const int fd = dial();
+    post_on(fd, COMPLETIONS, several, strlen(several), "");
+    while (!fake_submitted(service))
+        usleep(500);
+    fake_set_context(service, 4);
+    reply_of(fd);
+    expect(200, "\"index\":3,\"text\":\"abcdefghabcdefghabcdefghabcdefghabcdefgh\"");
+    close(fd);
+    post(COMPLETIONS, several);
+    expect(503, "memory is short");
+    has("Retry-After");
+    fake_set_context(service, FAKE_CONTEXT);
+    post(COMPLETIONS, several);
+    expect(200, "\"index\":3");
+}
+
 static void leave(const char *body, bool reset)
 {
     const struct linger at_once = {.l_onoff = 1};
@@ -926,6 +951,7 @@ int main(void)
         TEST(test_top_logprobs_of_chat),
         TEST(test_refused),
         TEST(test_full),
+        TEST(test_shorter_context),
         TEST(test_disconnect),
         TEST(test_keep_alive),
         TEST(test_slow),

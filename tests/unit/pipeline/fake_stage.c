@@ -44,6 +44,12 @@ static size_t fake_seq_bytes(const struct stage *s, uint32_t max_tokens)
     return (size_t)max_tokens * FAKE_TOKEN_BYTES;
 }
 
+/* As if nothing were shared. */
+static size_t fake_seq_own_bytes(const struct stage *s, int seq)
+{
+    return fake_seq_bytes(s, ((const struct fake *)s)->seqs[seq].max);
+}
+
 static int fake_seq_open(struct stage *s, uint32_t max_tokens)
 {
     struct fake *f = (struct fake *)s;
@@ -62,6 +68,7 @@ static int fake_seq_open(struct stage *s, uint32_t max_tokens)
             continue;
         *q = (struct fake_seq){true, 0, max_tokens, 0, calloc(max_tokens, sizeof q->state[0])};
         f->counts.open_seqs++;
+        f->info.kv_reserved_bytes = reserved + fake_seq_bytes(s, max_tokens);
         return (int)i;
     }
     return -ENOSPC;
@@ -104,6 +111,7 @@ static void fake_seq_close(struct stage *s, int seq)
     if (!f->seqs[seq].open)
         abort();
     free(f->seqs[seq].state);
+    f->info.kv_reserved_bytes -= fake_seq_bytes(s, f->seqs[seq].max);
     f->seqs[seq] = (struct fake_seq){0};
     f->counts.open_seqs--;
 }
@@ -211,6 +219,7 @@ static void fake_close(struct stage *s)
 static const struct stage_ops fake_ops = {
     .info = fake_info,
     .seq_bytes = fake_seq_bytes,
+    .seq_own_bytes = fake_seq_own_bytes,
     .seq_open = fake_seq_open,
     .seq_fork = fake_seq_fork,
     .seq_truncate = fake_seq_truncate,

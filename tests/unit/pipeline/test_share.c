@@ -71,6 +71,16 @@ static void test_after_another(void **state)
     assert_int_equal(cs.shared, 80);
     assert_int_equal(es.lingering, 3);
     assert_int_equal(es.sessions, 0);
+    /* They take of the cache what nobody waits for, and can be told to give it up. */
+    const struct stage_info *info = stage_info(r.edge_stage);
+    assert_int_equal(es.kv_busy_bytes, 0);
+    assert_true(info->kv_reserved_bytes > 0);
+    for (unsigned i = 0; i < 3; i++)
+        assert_true(edge_make_room(r.edge));
+    assert_false(edge_make_room(r.edge));
+    assert_int_equal(info->kv_reserved_bytes, 0);
+    edge_stats(r.edge, &es);
+    assert_int_equal(es.lingering, 0);
     for (unsigned i = 0; i < 3; i++)
         rig_request_free(&q[i]);
     rig_close(&r);

@@ -331,6 +331,75 @@ static void test_waits_for_room(struct rig *r)
     assert_int_equal(rig_end(r), EXIT_OK);
 }
 
+/* Memory is short: who comes waits while others run, as far as max_waiting goes, and begins when it
+ * is not short any more. */
+static void test_holds(struct rig *r)
+{
+    struct answer a[4];
+    uint64_t id;
+    rig_start(r, 4, 2);
+    atomic_store(&r->engine.held, true);
+    submit(r->service, &a[0], 0, 2);
+    await_running(r, 1, 0);
+    service_set_limits(r->service, 16, true);
+    for (int i = 1; i < 3; i++)
+        submit(r->service, &a[i], i, 2);
+    answer_init(&a[3]);
+    assert_int_equal(submit_as(r->service, &a[3], 3, 2, "", &id), -EAGAIN);
+    assert_int_equal(service_call(r->service, nothing, NULL), 0);
+    await_running(r, 1, 2);
+    service_set_limits(r->service, FAKE_CTX, false);
+    await_running(r, 3, 0);
+    atomic_store(&r->engine.held, false);
+    service_call(r->service, nothing, NULL);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(await_done(&a[i]), EDGE_LENGTH);
+    assert_int_equal(rig_end(r), EXIT_OK);
+}
+
+/* It stays short though nothing runs: one after the other, none for ever. */
+static void test_holds_one_at_a_time(struct rig *r)
+{
+    struct answer a[3];
+    rig_start(r, 4, 8);
+    service_set_limits(r->service, 16, true);
+    for (int i = 0; i < 3; i++)
+        submit(r->service, &a[i], i, 4);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(await_done(&a[i]), EDGE_LENGTH);
+    assert_int_equal(r->engine.most_busy, 1);
+    assert_int_equal(rig_end(r), EXIT_OK);
+}
+
+/* A shorter context is for those that come; who was promised more has it. */
+static void test_context_is_kept(struct rig *r)
+{
+    struct answer a;
+    int32_t ids[32] = {0};
+    uint64_t id;
+    rig_start(r, 1, 4);
+    answer_init(&a);
+    struct service_request q = {.prompt_ids = ids,
+                                .n_prompt = 32,
+                                .n_predict = 8,
+                                .sampler = sampler_params_default(),
+                                .n_top = N_TOP,
+                                .on_token = on_token,
+                                .on_done = on_done,
+                                .arg = &a};
+    q.context_tokens = service_context_tokens(r->service);
+    assert_int_equal(q.context_tokens, FAKE_CTX);
+    service_set_limits(r->service, 16, false);
+    assert_int_equal(service_context_tokens(r->service), 16);
+    assert_int_equal(service_context_most(r->service), FAKE_CTX);
+    assert_int_equal(service_submit(r->service, &q, &id), 0);
+    assert_int_equal(await_done(&a), EDGE_LENGTH);
+    assert_int_equal(a.n, 8);
+    q.context_tokens = 0;
+    assert_int_equal(service_submit(r->service, &q, &id), -ERANGE);
+    assert_int_equal(rig_end(r), EXIT_OK);
+}
+
 static void test_cancels(struct rig *r)
 {
     struct answer a, b;
@@ -642,6 +711,9 @@ IN_CHILD(test_refuses)
 IN_CHILD(test_waits_in_order)
 IN_CHILD(test_is_fair)
 IN_CHILD(test_waits_for_room)
+IN_CHILD(test_holds)
+IN_CHILD(test_holds_one_at_a_time)
+IN_CHILD(test_context_is_kept)
 IN_CHILD(test_cancels)
 IN_CHILD(test_wakes)
 IN_CHILD(test_drains)
@@ -663,6 +735,9 @@ int main(void)
         cmocka_unit_test(test_waits_in_order_child),
         cmocka_unit_test(test_is_fair_child),
         cmocka_unit_test(test_waits_for_room_child),
+        cmocka_unit_test(test_holds_child),
+        cmocka_unit_test(test_holds_one_at_a_time_child),
+        cmocka_unit_test(test_context_is_kept_child),
         cmocka_unit_test(test_cancels_child),
         cmocka_unit_test(test_wakes_child),
         cmocka_unit_test(test_drains_child),

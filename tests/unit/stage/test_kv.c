@@ -136,6 +136,10 @@ static void forks_share_full_pages(void **state)
     assert_true(b >= 0 && b != a);
     assert_int_equal(kv_tokens(kv, b), 2 * KV_PAGE + 5);
     assert_pages(kv, 6, 4, 2);
+    const size_t page = kv_account(kv).reserved_bytes / 6;
+    assert_int_equal(kv_own_bytes(kv, a), 2 * page); /* one held, one to come */
+    assert_int_equal(kv_own_bytes(kv, b), 2 * page);
+    assert_int_equal(kv_own_bytes(kv, 3), 0);
     for (uint32_t t = 0; t < 2 * KV_PAGE + 5; t++)
         assert_marked(kv, b, t, (uint8_t)(t + 1));
     assert_ptr_equal(kv_tiles(kv, a, 1, 0, 0), kv_tiles(kv, b, 1, 0, 0));
@@ -149,6 +153,7 @@ static void forks_share_full_pages(void **state)
     assert_pages(kv, 6, 4, 2);
     kv_seq_close(kv, a);
     assert_pages(kv, 4, 3, 1);
+    assert_int_equal(kv_own_bytes(kv, b), 3 * page);
     assert_marked(kv, b, KV_PAGE + 3, (uint8_t)(KV_PAGE + 4));
     kv_seq_close(kv, b);
     assert_pages(kv, 1, 1, 0);
