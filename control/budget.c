@@ -7,6 +7,7 @@
 
 #include "control/cmd.h"
 #include "control/log.h"
+#include "control/memory.h"
 #include "control/model.h"
 
 /* --- at start -----------------------------------------------------------------------------------
@@ -87,28 +88,25 @@ static uint32_t context_that_fits(const struct gguf *g, const struct stage_param
     return low / 64 * 64;
 }
 
-/* An edge with fewer layers, or a cloud with fewer: the nearest split at which a session fits. */
-static uint32_t split_that_fits(const struct gguf *g, const struct stage_params *p,
-                                uint32_t n_layers, const struct budget_plan *b)
+struct room {
+    const struct gguf *g;
+    const struct budget_plan *plan;
+};
+
+/* Whether one session of the stage fits. */
+static bool one_fits(const void *arg, const struct stage_params *p)
 {
+    const struct room *r = arg;
     struct terms t;
-    for (uint32_t layers = n_layers - 1; layers > 0; layers--) {
-        struct stage_params q = *p;
-        if (p->first_layer == 0)
-            q.end_layer = layers;
-        else
-            q.first_layer = n_layers - layers;
-        if (terms_of(g, &q, b, &t) == 0 && fixed(&t) + t.kv_one <= b->budget_bytes)
-            return p->first_layer == 0 ? layers : n_layers - layers;
-    }
-    return 0;
+    return terms_of(r->g, p, r->plan, &t) == 0 && fixed(&t) + t.kv_one <= r->plan->budget_bytes;
 }
 
 static int refuse(const struct gguf *g, const struct stage_params *p, uint32_t n_layers,
                   const struct budget_plan *b, const struct terms *t, char line[BUDGET_LINE])
 {
     const uint64_t rest = fixed(t), left = b->budget_bytes > rest ? b->budget_bytes - rest : 0;
-    const uint32_t ctx = context_that_fits(g, p, left), split = split_that_fits(g, p, n_layers, b);
+    const uint32_t ctx = context_that_fits(g, p, left),
+                   split = memory_split(p, n_layers, one_fits, &(struct room){g, b});
     char instead[200] = "";
     size_t at = 0;
     if (ctx)

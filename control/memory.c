@@ -160,23 +160,33 @@ static uint32_t ctx_that_fits(const struct gguf *g, const struct stage_params *p
     return low / CTX_STEP * CTX_STEP;
 }
 
-/* The cut that leaves this stage most, or 0: the end of one that has the embedding, else the first
- * layer of one with the head. */
-static uint32_t split_that_fits(const struct gguf *g, const struct stage_params *p,
-                                uint32_t n_layers, uint64_t there)
+uint32_t memory_split(const struct stage_params *p, uint32_t n_layers,
+                      bool (*has_room)(const void *arg, const struct stage_params *p),
+                      const void *arg)
 {
-    struct need n;
-
     for (uint32_t layers = n_layers - 1; layers > 0; layers--) {
         struct stage_params q = *p;
         if (p->first_layer == 0)
             q.end_layer = layers;
         else
             q.first_layer = n_layers - layers;
-        if (need_of(g, &q, &n) == 0 && fits(&n, there))
+        if (has_room(arg, &q))
             return p->first_layer == 0 ? layers : n_layers - layers;
     }
     return 0;
+}
+
+struct room {
+    const struct gguf *g;
+    uint64_t there;
+};
+
+static bool fits_there(const void *arg, const struct stage_params *p)
+{
+    const struct room *r = arg;
+    struct need n;
+
+    return need_of(r->g, p, &n) == 0 && fits(&n, r->there);
 }
 
 int memory_fits(const struct gguf *g, const struct stage_params *p, uint32_t n_layers,
@@ -188,7 +198,8 @@ int memory_fits(const struct gguf *g, const struct stage_params *p, uint32_t n_l
 
     if (rc || fits(&n, there))
         return rc;
-    const uint32_t ctx = ctx_that_fits(g, p, there), split = split_that_fits(g, p, n_layers, there);
+    const uint32_t ctx = ctx_that_fits(g, p, there),
+                   split = memory_split(p, n_layers, fits_there, &(struct room){g, there});
     char instead[160] = "no part of it fits here";
     size_t at = 0;
     if (ctx)

@@ -4,6 +4,7 @@
 #ifndef ISTHMUS_CONTROL_MEMORY_H
 #define ISTHMUS_CONTROL_MEMORY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "compute/gguf.h"
@@ -32,6 +33,11 @@ int memory_fits(const struct gguf *g, const struct stage_params *p, uint32_t n_l
 /* The budget of a cache that was given none: 0 (all sequences at their longest) where that fits in
  * `there` bytes beside weights and the rest; else what is left, but one sequence of the longest. */
 size_t memory_cache(const struct gguf *g, const struct stage_params *p, uint64_t there);
+
+/* The cut at which a stage like p has room, that leaves it most, or 0: the end of one that has the
+ * embedding, else the first layer of one with the head. n_layers: of the model. */
+uint32_t memory_split(const struct stage_params *p, uint32_t n_layers,
+                      bool (*has_room)(const void *arg, const struct stage_params *p), const void *arg);
 
 /* --no-memory-check: memory_check is to let everything pass. */
 void memory_check_skip(void);
