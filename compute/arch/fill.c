@@ -51,7 +51,7 @@ struct cursor {
 /* A sparse part has no rows of a matrix: each entry counts as one. */
 static bool is_sparse(const struct fill_job *j)
 {
-    return j->mat && j->part != SCHEME_PARTS && j->part >= SCHEME_SP_ROWS;
+    return j->mat && mat_in_scheme(j->mat) && j->part >= SCHEME_SP_ROWS;
 }
 
 static size_t row_values(const struct fill_job *j)
@@ -118,7 +118,7 @@ static int take(const struct fill *f, const struct piece *p, const void *src, ch
                                   p->row, p->row + p->n - 1)
                       : gguf_fail(gguf_path(f->g), err, -EBADMSG,
                                   "tensor %s: an infinite or NaN value", t->name);
-    if (j->mat && j->part != SCHEME_PARTS)
+    if (j->mat && mat_in_scheme(j->mat))
         mat_pack_part(j->mat, j->part, p->row, src, p->n);
     else if (j->mat)
         mat_pack(j->mat, p->row, src, p->n);

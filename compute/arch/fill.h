@@ -16,7 +16,7 @@
 struct fill_job {
     const struct gguf_tensor *t;
     struct mat *mat;       /* new, of the tensor's shape; NULL: to the vector */
-    enum scheme_part part; /* of the matrix; SCHEME_PARTS: all of it */
+    enum scheme_part part; /* of a matrix in a scheme */
     float *vector;         /* [ne[0]] */
 };
 

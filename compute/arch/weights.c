@@ -306,7 +306,7 @@ static int plan(struct walk *walk, const struct spec *s, const struct found *f, 
 
     if (!t)
         return plan_scheme(walk, &f->scheme, to, err);
-    *job = (struct fill_job){.t = t, .part = SCHEME_PARTS};
+    *job = (struct fill_job){.t = t};
     if (s->rows == NONE) {
         float **vector = to;
 

@@ -56,6 +56,7 @@ int mat_from_blocks(enum qtype type, const void *src, uint32_t rows, uint32_t co
 void mat_free(struct mat *m);
 uint32_t mat_rows(const struct mat *m);
 uint32_t mat_cols(const struct mat *m);
+bool mat_in_scheme(const struct mat *m); /* made by mat_new_scheme */
 size_t mat_bytes(const struct mat *m);                       /* resident bytes of the panels */
 size_t mat_bytes_for(enum qtype type, uint32_t rows, uint32_t cols); /* before loading */
 

@@ -176,6 +176,11 @@ uint32_t mat_cols(const struct mat *m)
     return m->cols;
 }
 
+bool mat_in_scheme(const struct mat *m)
+{
+    return m->id == N_LAYOUTS;
+}
+
 size_t mat_bytes(const struct mat *m)
 {
     return m->bytes + sparse_bytes(m->rows, m->sparse.n);

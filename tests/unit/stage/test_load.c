@@ -185,7 +185,7 @@ static int fill(const struct gguf *g, enum gguf_reading how, struct team *by, st
 
     *h = (struct heard){0};
     for (unsigned i = 0; i < N; i++) {
-        jobs[i] = (struct fill_job){.t = gguf_tensor_at(g, i), .part = SCHEME_PARTS};
+        jobs[i] = (struct fill_job){.t = gguf_tensor_at(g, i)};
         if (tensors[i].rows)
             assert_int_equal(
                 mat_new(tensors[i].type, tensors[i].rows, tensors[i].cols, &jobs[i].mat), 0);
@@ -405,7 +405,7 @@ static void test_peak(void **state)
     fault = (typeof(fault)){.preads_left = -1};
     assert_int_equal(gguf_open(big, &g, err), 0);
     for (int how = GGUF_READ_PLAIN; how <= GGUF_READ_DIRECT; how++) {
-        struct fill_job job = {.t = gguf_tensor_at(g, 0), .part = SCHEME_PARTS};
+        struct fill_job job = {.t = gguf_tensor_at(g, 0)};
 
         assert_int_equal(mat_new(QTYPE_Q8_0, ROWS, COLS, &job.mat), 0);
         int clear = open("/proc/self/clear_refs", O_WRONLY); /* the peak, from here on */
