@@ -11,6 +11,7 @@
 #include "control/cmd.h"
 #include "control/log.h"
 #include "control/privileges.h"
+#include "control/signals.h"
 
 #define CONNECT_STEP_NS 20000000u
 #define ATTEMPT_NS      3000000000u /* for one of several addresses */
@@ -254,10 +255,13 @@ int front_plan(struct front *f)
 }
 
 /* Until the cloud is there, as far as the port can tell, so that no answer's time to the first
- * token counts its start. 0, -ETIMEDOUT, or -EPIPE when it was ours and died, which was said. */
+ * token counts its start. 0, -ETIMEDOUT, -EINTR, or -EPIPE when it was ours and died, which was
+ * said. */
 static int await_cloud(struct front *f, uint64_t give_up_ns)
 {
     while (port_alive(f->port) != 1) {
+        if (signals_caught())
+            return -EINTR;
         if (f->cloud.pid && child_gone(&f->cloud, 0)) {
             char fate[80];
             log_error("the cloud half %s", child_fate(&f->cloud, fate, sizeof fate));
@@ -288,7 +292,7 @@ static int find_cloud(struct front *f)
             continue;
         rc = await_cloud(f, port_now_ns() + share_ns);
         if (rc != -ETIMEDOUT)
-            return rc == 0 ? EXIT_OK : EXIT_FAILED;
+            return rc == 0 ? EXIT_OK : rc == -EINTR ? EXIT_INTERRUPTED : EXIT_FAILED;
         if (last)
             log_error("no cloud at %s after %.0f s: is `isthmus cloud --port %s` running, and not "
                       "serving another edge?",
@@ -357,7 +361,7 @@ static int await_fleet(struct front *f)
     f->engine->stays = true; /* waits for packets though nobody asks */
     uint32_t joined = 0;
     int rc = 0;
-    while (rc >= 0 && port_now_ns() < give_up_ns) {
+    while (rc >= 0 && port_now_ns() < give_up_ns && !signals_caught()) {
         rc = engine_step(f->engine, port_now_ns() + CONNECT_STEP_NS);
         const uint32_t before = joined;
         joined = fleet_joined(f->fleet, edge, &known);
@@ -367,6 +371,8 @@ static int await_fleet(struct front *f)
             break;
     }
     f->engine->stays = stays;
+    if (signals_caught())
+        return EXIT_INTERRUPTED;
     if (rc >= 0 && joined)
         return EXIT_OK;
     if (rc < 0)
@@ -382,14 +388,10 @@ static int await_fleet(struct front *f)
 /* --- joining -------------------------------------------------------------------------------------
  */
 
-int front_join(struct front *f, const struct join_options *j, unsigned threads, int first_core)
+static int join(struct front *f, const struct join_options *j)
 {
     const struct front_options *o = f->o;
-    f->join = *j;
-    int rc = open_stage(f, f->plan.split, threads, first_core,
-                        j->workers ? -1 : port_arg_numa_node("/sys", j->at.uris[0]));
-    if (rc == EXIT_OK)
-        rc = j->workers ? open_fleet(f) : find_cloud(f);
+    int rc = j->workers ? open_fleet(f) : find_cloud(f);
     if (rc != EXIT_OK)
         return rc;
     if (f->steer)
@@ -433,6 +435,21 @@ int front_join(struct front *f, const struct join_options *j, unsigned threads, 
         return EXIT_OK;
     engine_split_each(f->engine, fleet_step, f->fleet);
     return await_fleet(f);
+}
+
+int front_join(struct front *f, const struct join_options *j, unsigned threads, int first_core)
+{
+    f->join = *j;
+    int rc = open_stage(f, f->plan.split, threads, first_core,
+                        j->workers ? -1 : port_arg_numa_node("/sys", j->at.uris[0]));
+    if (rc != EXIT_OK)
+        return rc;
+    signals_catch(); /* from here on a port leaves something to clean up */
+    rc = join(f, j);
+    if (rc != EXIT_INTERRUPTED && !(rc == EXIT_OK && signals_caught()))
+        return rc;
+    log_info("stopped while joining the cloud");
+    return 128 + signals_caught();
 }
 
 void front_say_lost(struct front *f)

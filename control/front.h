@@ -87,7 +87,8 @@ int front_local(struct front *f);
 int front_plan(struct front *f);
 
 /* Load layers [0, f->plan.split) and join a cloud, as f->security says; the names of j->at stay until
- * front_close. The threads and first core are those of the options, or else the ones given. */
+ * front_close. The threads and first core are those of the options, or else the ones given. Stopped
+ * by a signal before the cloud was there: 128 and its number. */
 int front_join(struct front *f, const struct join_options *j, unsigned threads, int first_core);
 
 /* The engine has failed: say why, as exactly as can be known. */

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `isthmus edge`: the front half, joined to an `isthmus cloud` that was started by itself. */
+#include <signal.h>
+
 #include "control/cmd.h"
 #include "control/config/config.h"
 #include "control/fleet/registry.h"
@@ -168,5 +170,5 @@ int cmd_edge(int argc, char **argv)
     }
     front_close(&f);
     daemon_end();
-    return rc;
+    return o.serve.listen && rc == 128 + SIGTERM ? EXIT_OK : rc; /* as when it had begun to serve */
 }

@@ -2,6 +2,7 @@
 /* `isthmus run`: both halves on this machine, the cloud half as a child; or --local, unsplit. */
 #include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -245,5 +246,5 @@ int cmd_run(int argc, char **argv)
         rc = o.serve.listen ? serve(&f, &o.serve) : front_answer(&f);
     front_close(&f);
     daemon_end();
-    return rc;
+    return o.serve.listen && rc == 128 + SIGTERM ? EXIT_OK : rc; /* as when it had begun to serve */
 }

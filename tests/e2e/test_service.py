@@ -321,6 +321,20 @@ def test_edge_and_cloud(model):
     e2e.check(front.stop() == 0 and back.stop() == 0, front.said() + back.said())
 
 
+def test_stopped_while_joining(model):
+    """SIGTERM before a cloud was there: what its port left is cleaned up, and a service ends as one that served."""
+    for options, code in ((("--listen", "127.0.0.1:0"), 0), (("-p", PROMPT), 128 + signal.SIGTERM)):
+        lonely = halves.Half("edge", "-m", model, "--split", 10, "--port", "memif:" + path_of("nobody"), "--insecure",
+                             *options)
+
+        def catches():
+            with open("/proc/%d/status" % lonely.process.pid, encoding="ascii") as f:
+                return int(re.search(r"^SigCgt:\s*(\w+)", f.read(), re.M).group(1), 16) >> signal.SIGTERM - 1 & 1
+        e2e.check(e2e.wait_for(catches, halves.LIMIT_S), "it does not mind SIGTERM: " + lonely.said())
+        e2e.check(lonely.stop() == code and "stopped while joining" in lonely.said(),
+                  "stopped while joining: %s %s" % (lonely.process.returncode, lonely.said()))
+
+
 def main():
     signal.signal(signal.SIGHUP, signal.SIG_DFL) # children would inherit that it is ignored
     model = e2e.model("smollm2")
@@ -331,6 +345,7 @@ def main():
     test_journal(model)
     test_both_halves(model)
     test_edge_and_cloud(model)
+    test_stopped_while_joining(model)
     # The managers are this process's own, and end with it.
     e2e.check_nothing_left(before | {s for s in e2e.leftovers() if s.startswith("socket " + path_of(""))
                                      and s.endswith(MANAGERS)})
