@@ -14,6 +14,7 @@
 
 #include "control/cmd.h"
 #include "control/log.h"
+#include "control/service/daemon.h"
 #include "dataplane/port.h"
 #include "dataplane/port/uri.h"
 
@@ -113,7 +114,9 @@ int privileges_drop(const char *uri, const char *user)
     int rc = find(user, &w);
     if (rc != EXIT_OK)
         return rc;
-    rc = become(&w, u.kind == URI_XDP);
+    rc = daemon_hand_over(w.uid, w.gid);
+    if (rc == 0)
+        rc = become(&w, u.kind == URI_XDP);
     if (rc < 0) {
         log_error("cannot give up root: %s", strerror(-rc));
         return EXIT_FAILED;

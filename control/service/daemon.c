@@ -93,6 +93,7 @@ const struct argp daemon_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};
 
 static struct {
     char dir[200], control[220];
+    bool made; /* the folder, just now */
     int lock_fd;
     bool notifies;
     uint64_t watchdog_ns, watched_ns; /* 0: none; when it was last told */
@@ -105,7 +106,8 @@ static uint64_t watchdog_ns(void);
 static int lock_dir(void)
 {
     char path[sizeof self.dir + sizeof "/" LOCK_NAME], holder[24] = "";
-    if (mkdir(self.dir, 0750) < 0 && errno != EEXIST) {
+    self.made = mkdir(self.dir, 0750) == 0;
+    if (!self.made && errno != EEXIST) {
         log_error("cannot make the runtime folder %s: %s", self.dir, strerror(errno));
         return EXIT_FAILED;
     }
@@ -149,6 +151,18 @@ int daemon_begin(const struct daemon_options *o)
     self.notifies = getenv("NOTIFY_SOCKET") && !child_is();
     self.watchdog_ns = self.notifies ? watchdog_ns() : 0;
     return n ? lock_dir() : EXIT_OK;
+}
+
+int daemon_hand_over(uid_t uid, gid_t gid)
+{
+    /* Not one that was there before: somebody may have named a folder of the system's. */
+    const int fd = self.made ? open(self.dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+    int rc = 0;
+    if (self.made)
+        rc = fd < 0 || fchown(fd, uid, gid) < 0 || fchown(self.lock_fd, uid, gid) < 0 ? -errno : 0;
+    if (fd >= 0)
+        close(fd);
+    return rc;
 }
 
 void daemon_end(void)

@@ -11,6 +11,7 @@
 #include <argp.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 /* --config, --check-config, --log-level (takes effect at once), --runtime-dir, --control. An argp child,
  * as those of options.h. */
@@ -30,6 +31,9 @@ extern const struct argp daemon_argp;
  */
 int daemon_begin(const struct daemon_options *o);
 void daemon_end(void);
+/* Root is about to become this user, whose the folder is from then on if daemon_begin made it: what
+ * comes later, as the control socket, is made in it. 0 or -errno. */
+int daemon_hand_over(uid_t uid, gid_t gid);
 
 /* Of daemon_begin; NULL: none. */
 const char *daemon_runtime_dir(void);

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 
 import e2e
@@ -94,12 +95,21 @@ def gave_up_root(kind, cloud):
 def as_whom(kind, model, net):
     """--user, and who called sudo; root and strangers are refused."""
     port = kind + ":east,ip=10.9.0.1/24"
-    for args, env, word in ((("--user", "daemon"), {}, "daemon (uid 1)"),
-                            ((), {"SUDO_UID": "1234", "SUDO_GID": "1234", "SUDO_USER": "ann"},
-                             "ann (uid 1234)")):
-        cloud = halves.Cloud(model, port, *args, *CLOUD, prefix=net.inside(0), env=env)
-        e2e.check(cloud.ready() and word in cloud.said(), "as %s: %s" % (word, cloud.said()))
-        cloud.stop()
+    for args, env, word, uid in ((("--user", "daemon"), {}, "daemon (uid 1)", 1),
+                                 ((), {"SUDO_UID": "1234", "SUDO_GID": "1234", "SUDO_USER": "ann"},
+                                  "ann (uid 1234)", 1234)):
+        with tempfile.TemporaryDirectory(prefix="isthmus-test-ether-") as folder:
+            os.chmod(folder, 0o755)
+            runtime = os.path.join(folder, "runtime")
+            cloud = halves.Cloud(model, port, *args, "--runtime-dir", runtime, *CLOUD, prefix=net.inside(0), env=env)
+            e2e.check(cloud.ready() and word in cloud.said(), "as %s: %s" % (word, cloud.said()))
+            socket = os.path.join(runtime, "control.sock")
+            e2e.check(e2e.wait_for(lambda: os.path.exists(socket), halves.LIMIT_S)
+                      and os.stat(socket).st_uid == uid == os.stat(runtime).st_uid,
+                      "its runtime folder as %s: %s" % (word, cloud.said()))
+            asked = e2e.isthmus("ctl", "--socket", socket, "version")
+            e2e.check(asked.returncode == 0, "ctl as root: %s" % asked.stderr)
+            cloud.stop()
     for user, word in (("root", "root"), ("no-such-user", "no such user")):
         done = halves.edge(model, kind + ":west,ip=10.9.0.2/24,peer=10.9.0.1", "--user", user, "-p", "x",
                            "-n", "2", prefix=net.inside(1))
