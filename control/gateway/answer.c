@@ -93,7 +93,10 @@ void answer_cancel(struct answer *a, struct service *s)
     if (a->state == ANSWER_ENDED || a->cancelled)
         return;
     a->cancelled = true;
-    service_cancel(s, a->id);
+    if (a->text.stopped)
+        service_stop(s, a->id);
+    else
+        service_cancel(s, a->id);
 }
 
 static void take_token(struct answer *a, int32_t id)

@@ -229,7 +229,7 @@ static int start_daemon(struct gateway *g)
         MHD_OPTION_LISTEN_SOCKET, g->listener, MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, g,
         MHD_OPTION_NOTIFY_CONNECTION, clients_on_connection, g, MHD_OPTION_CONNECTION_LIMIT,
         (unsigned)g->limits.connections, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY_BYTES,
-        MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_END);
+        MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
     const union MHD_DaemonInfo *info =
         g->daemon ? MHD_get_daemon_info(g->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
     if (g->epoll < 0 || g->timer < 0 || chime_open(&g->chime) < 0 || !info ||

@@ -63,6 +63,8 @@ static enum MHD_Result reply_with(struct exchange *x, unsigned status, const cha
         MHD_add_response_header(r, "Allow", x->at == AT_COMPLETIONS || x->at == AT_CHAT
                                                 ? "POST"
                                                 : "GET, HEAD");
+    if (x->ends_unsure)
+        MHD_add_response_header(r, "Connection", "close");
     if (status == 429 || status == 503)
         MHD_add_response_header(r, "Retry-After", status == 429 ? "1" : "5");
     x->status = status;
@@ -227,6 +229,25 @@ static void take_body(struct exchange *x, const char *upload, size_t n)
         out_bytes(&x->body, upload, n);
 }
 
+static enum MHD_Result count_lengths(void *arg, enum MHD_ValueKind kind, const char *name,
+                                     const char *value)
+{
+    (void)kind;
+    (void)value;
+    *(unsigned *)arg += strcasecmp(name, "Content-Length") == 0 ||
+                        strcasecmp(name, "Transfer-Encoding") == 0;
+    return MHD_YES;
+}
+
+/* Its body's length is said more than once: a proxy may take another to be true, and what follows for
+ * part of the body, or the other way round (RFC 9112, 11.2). */
+static bool is_ambiguous(struct MHD_Connection *c)
+{
+    unsigned n = 0;
+    MHD_get_connection_values(c, MHD_HEADER_KIND, count_lengths, &n);
+    return n > 1;
+}
+
 /* The head has come. */
 static enum MHD_Result begin(struct gateway *g, struct MHD_Connection *c, const char *url,
                              const char *method, const char *version, void **exchange)
@@ -241,10 +262,15 @@ static enum MHD_Result begin(struct gateway *g, struct MHD_Connection *c, const 
     x->chunked = strcmp(version, "HTTP/1.1") == 0;
     client_enter(client, CLIENT_BODY, port_now_ns());
     admit(x, url, method);
-    if (!is_enormous(x))
+    x->ends_unsure = is_ambiguous(c);
+    if (x->ends_unsure)
+        api_fail(&x->error, 400, INVALID, "ambiguous_length", "",
+                 "more than one of Content-Length and Transfer-Encoding");
+    else if (is_enormous(x))
+        api_fail(&x->error, 413, INVALID, "body_too_large", "", "a body may have up to %zu bytes",
+                 g->limits.body_bytes);
+    else
         return MHD_YES;
-    api_fail(&x->error, 413, INVALID, "body_too_large", "", "a body may have up to %zu bytes",
-             g->limits.body_bytes);
     client_enter(client, CLIENT_BUSY, port_now_ns());
     return http_reply_error(x, &x->error);
 }

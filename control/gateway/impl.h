@@ -66,6 +66,7 @@ struct exchange {
     bool watched;  /* by the gateway's epoll, for a client that leaves */
     bool chunked;  /* a stream would be sent in chunks */
     bool direct;   /* a stream whose head is sent: stream.c sends what is new */
+    bool ends_unsure; /* where its body ends: the connection ends with it */
     bool blocked;  /* and waits for room in the socket, for the rest of `out` */
     char name[SERVICE_CLIENT];
     struct out body, out;

@@ -127,7 +127,7 @@ int service_submit(struct service *s, const struct service_request *r, uint64_t 
     return rc;
 }
 
-void service_cancel(struct service *s, uint64_t id)
+static void cancel(struct service *s, uint64_t id, bool enough)
 {
     bool found = false;
     pthread_mutex_lock(&s->lock);
@@ -135,10 +135,21 @@ void service_cancel(struct service *s, uint64_t id)
         if (j->shown.id != id)
             continue;
         found = j->cancelled = s->cancels = true;
+        j->enough = enough;
     }
     pthread_mutex_unlock(&s->lock);
     if (found)
         service_wake(s);
+}
+
+void service_cancel(struct service *s, uint64_t id)
+{
+    cancel(s, id, false);
+}
+
+void service_stop(struct service *s, uint64_t id)
+{
+    cancel(s, id, true);
 }
 
 uint32_t service_sessions(struct service *s, struct service_session *list, uint32_t max)
@@ -243,6 +254,8 @@ static void on_done(void *arg, const struct edge_result *result)
     r.submitted_ns = j->shown.submitted_ns; /* the engine's is when it left the queue */
 
     pthread_mutex_lock(&s->lock);
+    if (r.finish == EDGE_CANCELLED && j->enough)
+        r.finish = EDGE_STOP;
     *(j->prev ? &j->prev->next : &s->first) = j->next;
     *(j->next ? &j->next->prev : &s->last) = j->prev;
     j->session ? s->stats.running-- : s->stats.waiting--;

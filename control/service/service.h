@@ -86,6 +86,8 @@ int service_submit(struct service *s, const struct service_request *r, uint64_t 
 
 /* Ends it soon with EDGE_CANCELLED; nothing where it has ended. */
 void service_cancel(struct service *s, uint64_t id);
+/* The same, since it has all that is wanted, as a stop string: it ends EDGE_STOP. */
+void service_stop(struct service *s, uint64_t id);
 
 /* Of a new request, now; and when memory is not short. */
 uint32_t service_context_tokens(const struct service *s);

@@ -23,6 +23,7 @@ struct service_job {
     uint64_t client;                 /* a hash of its name */
     int64_t session;                 /* the engine's; 0: it waits */
     bool cancelled, cancel_passed;
+    bool enough; /* cancelled since it has all that was wanted: it ends EDGE_STOP */
 };
 
 struct service_asked { /* service_call */

@@ -120,10 +120,14 @@ def parts(server):
     """Stop strings, several answers, log-probabilities, what is shared."""
     whole = complete(server, prompt=PROMPT, max_tokens=24)["choices"][0]["text"]
     stop = whole[9:13]
+    def ended(how):
+        return metric(server, 'isthmus_requests_finished_total{reason="%s"}' % how)
+    before = ended("stop"), ended("cancelled")
     for found in (complete(server, prompt=PROMPT, max_tokens=24, stop=["\0never".strip("\0"), stop])["choices"][0],):
         e2e.check((found["text"], found["finish_reason"]) == (whole[:whole.index(stop)], "stop"), str(found))
     e2e.check(streamed(events(server, prompt=PROMPT, max_tokens=24, stop=stop)) == (whole[:whole.index(stop)], "stop"),
               "a stop string, streamed")
+    e2e.check((ended("stop") - before[0], ended("cancelled") - before[1]) == (2, 0), "stop strings count as stops")
     several = complete(server, prompt=PROMPT, max_tokens=12, n=3, temperature=1, seed=40)["choices"]
     alone = [complete(server, prompt=PROMPT, max_tokens=12, temperature=1, seed=40 + i)["choices"][0]["text"]
              for i in range(3)]
@@ -155,6 +159,20 @@ def bad_input(server):
     refused(server, 404, "not_found", ok, "/v1/embeddings")
     e2e.check(curl(server, "/v1/completions")[0] == 405, "GET of completions")
     e2e.check(curl(server, "/v1/models", None, "-I")[0] == 200, "HEAD")
+
+
+def ambiguous(server):
+    """A body whose end depends on who reads: one answer, and nothing behind it is taken for a request."""
+    behind = b"0\r\n\r\nGET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"
+    for lengths in (b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n" % len(behind),
+                    b"Content-Length: 5\r\nContent-Length: %d\r\n" % len(behind)):
+        with socket.create_connection(("127.0.0.1", server.port), 30) as s:
+            s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n" + lengths + b"\r\n" + behind)
+            said = b""
+            while more := s.recv(4096):
+                said += more
+        e2e.check(said.startswith(b"HTTP/1.1 400") and said.count(b"HTTP/1.1") == 1 and b"ambiguous_length" in said,
+                  "%s: %s" % (lengths, said))
 
 
 def post_raw(server, **fields):
@@ -337,6 +355,7 @@ def main():
         promtool(server)
         if args is local:
             bad_input(server)
+            ambiguous(server)
             idle_and_slow(server)
         server.stop()
     full(model, local)
