@@ -78,6 +78,8 @@ static void split_stats(const struct engine *e, struct engine_stats *st)
         .packets_up = es.link.tx_packets,
         .packets_down = es.link.rx_packets,
         .retransmits = es.link.retransmits,
+        .spurious = es.link.spurious,
+        .lost_packets = link_lost_packets(&es.link),
         .eal_rss_bytes = port_eal_rss_bytes(),
         .history_bytes = es.history_bytes,
         .reconnections = es.reconnections,

@@ -58,6 +58,8 @@ struct link_params {
 
 struct link_stats {
     uint64_t tx_packets, tx_bytes, tx_messages, retransmits; /* bytes: whole frames */
+    uint64_t spurious; /* of the packets sent again, those that the peer says it had already: late, or
+                        * late acknowledged, and not lost */
     uint64_t rx_packets, rx_bytes, rx_messages, duplicates, bad_frames, over_budget, resets;
     uint64_t strangers; /* frames of another connection, epoch or hop, or our own */
     uint64_t moves;     /* times the peer proved another address */
@@ -69,6 +71,12 @@ struct link_stats {
     uint32_t in_flight_packets;
     uint64_t rate_byte_per_s, path_rtt_ns; /* of the path, as they are estimated now; 0: not known */
 };
+
+/* Packets that were lost, as far as is known now: it may fall as the peer says what it had. */
+static inline uint64_t link_lost_packets(const struct link_stats *s)
+{
+    return s->retransmits > s->spurious ? s->retransmits - s->spurious : 0;
+}
 
 /* A delivered message: packets in fragment order; link_message_payload() skips the link's prefix. */
 struct link_message {

@@ -98,9 +98,12 @@ static void the_link(struct out *o, const struct service_stats *s)
     count(o, "link_packets_sent_total", "Packets sent, those sent again among them.",
           e->packets_up);
     count(o, "link_packets_received_total", "Packets received.", e->packets_down);
-    count(o, "link_packets_lost_total", "Packets taken for lost, and sent again.", e->retransmits);
-    gauge(o, "link_loss_ratio", "Of the packets sent, those sent again, since the start.",
-          ratio((double)e->retransmits, (double)e->packets_up));
+    count(o, "link_packets_retransmitted_total", "Packets taken for lost, and sent again.",
+          e->retransmits);
+    count(o, "link_packets_spurious_total",
+          "Of these, packets that the peer says it had already: late, not lost.", e->spurious);
+    gauge(o, "link_loss_ratio", "Of the packets sent, those that were lost, since the start.",
+          ratio((double)e->lost_packets, (double)e->packets_up));
     count(o, "link_sent_bytes_total", "Whole frames sent.", e->wire_bytes_up);
     count(o, "link_received_bytes_total", "Whole frames received.", e->wire_bytes_down);
     count(o, "link_rows_total", "Rows of hidden state sent, one a token.", e->rows_up);

@@ -93,7 +93,7 @@ static json_t *stats(struct rpc_call *c)
         {"kv_bytes", rpc_count(s.kv_bytes)},
         {"kv_budget_bytes", rpc_count(s.kv_budget_bytes)},
         {"rtt_ms", rpc_ms(e->link_rtt_ns_p50)},
-        {"loss", rpc_ratio((double)e->retransmits, (double)e->packets_up)},
+        {"loss", rpc_ratio((double)e->lost_packets, (double)e->packets_up)},
         {"tile_bytes_per_token", rpc_ratio((double)e->tile_bytes_up, (double)e->rows_up)},
         {"wire_bytes", rpc_count(e->wire_bytes_up + e->wire_bytes_down)},
         {"reconnections", rpc_count(e->reconnections)},
@@ -358,7 +358,7 @@ static json_t *worker_json(const struct edge_uplink_stats *u, const char *state)
     } values[] = {
         {"free_sessions", u->has_status ? rpc_count(u->free_sessions) : json_null()},
         {"free_tokens", u->has_status ? rpc_count(u->free_tokens) : json_null()},
-        {"loss", rpc_ratio((double)u->link.retransmits, (double)u->link.tx_packets)},
+        {"loss", rpc_ratio((double)link_lost_packets(&u->link), (double)u->link.tx_packets)},
         {"reconnections", rpc_count(u->reconnections)},
         {"moved_here", rpc_count(u->moved)},
         {"why", json_string(u->why)},

@@ -20,6 +20,7 @@
 #define PATH_TOKEN_BYTES 16u
 
 #define HOLD_UNKNOWN    UINT32_MAX
+#define ACK_HEAD_BYTES  20u
 #define FIRST_CREDIT    32u /* packets, until the receiver has said what it allows */
 
 enum tx_state { TX_QUEUED, TX_SENT, TX_LOST, TX_REFUSED, TX_ACKED };

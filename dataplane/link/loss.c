@@ -27,7 +27,6 @@
 #define AMBIGUOUS_STEP       8u /* packets whose round trip is not known double the timeout once */
 #define AMBIGUOUS_MAX        32u
 #define PROBES               2u /* packets sent again at a timeout: one may be lost too */
-#define ACK_HEAD_BYTES       16u
 #define ACK_ENTRY_BYTES      8u
 
 static void rtt_sample(struct link *l, uint64_t rtt)
@@ -213,6 +212,7 @@ int loss_read_ack(struct link *l, uint32_t control_number, const uint8_t *payloa
     if (control_number > l->credit_number) { /* not overtaken by a later one */
         l->credit_number = control_number;
         l->credit = get_be16(payload + 10);
+        l->stats.spurious += get_be32(payload + 16) - (uint32_t)l->stats.spurious;
     }
     return 0;
 }

@@ -280,7 +280,7 @@ static size_t write_entry(struct link *l, uint32_t number, uint8_t *p, size_t ca
  */
 size_t receive_write_ack(struct link *l, uint8_t *payload, size_t capacity)
 {
-    size_t at = 16;
+    size_t at = ACK_HEAD_BYTES;
 
     l->credit_told = receive_credit(l);
     put_be32(payload, l->rx_base);
@@ -288,6 +288,7 @@ size_t receive_write_ack(struct link *l, uint8_t *payload, size_t capacity)
     put_be16(payload + 8, l->echo_fragment);
     put_be16(payload + 10, (uint16_t)l->credit_told);
     put_be32(payload + 12, l->echo_message ? hold_since(l, l->echo_ns) : HOLD_UNKNOWN);
+    put_be32(payload + 16, (uint32_t)l->stats.duplicates);
 
     /* Oldest first, but where they don't all fit the next list begins where this one ends. */
     uint32_t number =

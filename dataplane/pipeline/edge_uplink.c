@@ -182,6 +182,7 @@ void edge_add_link_stats(struct link_stats *to, const struct link_stats *s)
     to->tx_bytes += s->tx_bytes;
     to->tx_messages += s->tx_messages;
     to->retransmits += s->retransmits;
+    to->spurious += s->spurious;
     to->rx_packets += s->rx_packets;
     to->rx_bytes += s->rx_bytes;
     to->rx_messages += s->rx_messages;

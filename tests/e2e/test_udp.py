@@ -171,7 +171,7 @@ def noise(targets, stop):
                 for _ in range(10):
                     data = draw.randbytes(draw.choice((0, 1, 24, 40, 100, 1472, 9000)))
                     if draw.random() < .5:
-                        data = bytes([0x20 | draw.randrange(8), draw.randrange(8)]) + data
+                        data = bytes([0x30 | draw.randrange(8), draw.randrange(8)]) + data
                     s.sendto(data, target)
             time.sleep(.005)
 

@@ -199,6 +199,11 @@ void service_cancel(struct service *s, uint64_t id)
     pthread_mutex_unlock(&s->lock);
 }
 
+void service_stop(struct service *s, uint64_t id)
+{
+    service_cancel(s, id);
+}
+
 void service_on_told(struct service *s, void (*told)(void *arg), void *arg)
 {
     pthread_mutex_lock(&s->lock);

@@ -409,6 +409,9 @@ static void test_duplicates(void **state)
         give(&t, t.b, p[i]);
     carry(&t); /* an old duplicate is acknowledged again */
     assert_true(link_idle(t.a));
+    link_stats(t.a, &s);
+    assert_int_equal(s.spurious, 9); /* it was told */
+    assert_int_equal(link_lost_packets(&s), 0);
     expect_none(t.b);
     pair_close(&t);
 }
@@ -766,13 +769,13 @@ static void test_bad_frames(void **state)
     BAD(H(.message = 2 + LINK_MESSAGES_MAX), zeros, 8);        /* too far ahead */
     BAD(H(.message = 5, .n_fragments = LINK_FRAGMENTS_MAX + 1), zeros, 8);
     BAD(H(.message = 5, .fragment = 1, .n_fragments = 2, .flags = WIRE_FLAG_REPLY), zeros, 8);
-    BAD(H(.type = WIRE_ACK), zeros, 15); /* cut short */
-    BAD(H(.type = WIRE_ACK), zeros, 20);
-    uint8_t ack[32] = {0};
-    ack[23] = 64; /* an entry of 64 bits, without them */
-    BAD(H(.type = WIRE_ACK), ack, 24);
-    ack[20] = 0xff; /* beyond any message */
-    BAD(H(.type = WIRE_ACK), ack, 32);
+    BAD(H(.type = WIRE_ACK), zeros, 19); /* cut short */
+    BAD(H(.type = WIRE_ACK), zeros, 24);
+    uint8_t ack[36] = {0};
+    ack[27] = 64; /* an entry of 64 bits, without them */
+    BAD(H(.type = WIRE_ACK), ack, 28);
+    ack[24] = 0xff; /* beyond any message */
+    BAD(H(.type = WIRE_ACK), ack, 36);
     /* Two fragments that disagree about their message */
     assert_int_equal(
         link_input(t.b,
@@ -784,19 +787,19 @@ static void test_bad_frames(void **state)
     BAD(H(.message = 3, .fragment = 1, .n_fragments = 3, .cls = 2), zeros, 8);
     BAD(H(.message = 4), follows_2, 8); /* message 2 has a successor already */
     /* Acknowledgements of what was never sent change nothing. */
-    uint8_t wild[24] = {0xff, 0xff, 0xff, 0xff, 0, 0, 0, 9, 0, 7, 0,
-                        9,    0,    0,    0,    0, 0, 0, 0, 9, 0, 9};
+    uint8_t wild[28] = {0xff, 0xff, 0xff, 0xff, 0, 0, 0, 9, 0, 7, 0, 9, 0,
+                        0,    0,    0,    0,    0, 0, 0, 0, 0, 0, 9, 0, 9};
     assert_int_equal(
-        link_input(t.b, forged(&t, (struct wire_header){.type = WIRE_ACK}, wild, 24), t.now), 0);
+        link_input(t.b, forged(&t, (struct wire_header){.type = WIRE_ACK}, wild, 28), t.now), 0);
     send_one(&t, t.b, 1, 1);
     memset(wild, 0, sizeof wild);
-    wild[3] = wild[7] = wild[19] = 1; /* message 1 exists, but was not sent yet; has one fragment */
-    wild[21] = 1;
+    wild[3] = wild[7] = wild[23] = 1; /* message 1 exists, but was not sent yet; has one fragment */
+    wild[25] = 1;
     assert_int_equal(
-        link_input(t.b, forged(&t, (struct wire_header){.type = WIRE_ACK}, wild, 24), t.now), 0);
-    wild[21] = 2;
+        link_input(t.b, forged(&t, (struct wire_header){.type = WIRE_ACK}, wild, 28), t.now), 0);
+    wild[25] = 2;
     assert_int_equal(
-        link_input(t.b, forged(&t, (struct wire_header){.type = WIRE_ACK}, wild, 24), t.now), 0);
+        link_input(t.b, forged(&t, (struct wire_header){.type = WIRE_ACK}, wild, 28), t.now), 0);
     assert_false(link_idle(t.b));
     p = pkt_alloc(t.pool);
     memset(p->data, 0xa5, 500);

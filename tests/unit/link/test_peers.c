@@ -72,10 +72,10 @@ static int acknowledge(uint32_t below, uint16_t credit, const uint8_t *entries, 
     put_be16(ack + 10, credit);
     put_be32(ack + 12, UINT32_MAX);
     if (n)
-        memcpy(ack + 16, entries, n);
+        memcpy(ack + 20, entries, n);
     return from_peer(
         (struct wire_header){.type = WIRE_ACK, .message = ++controls, .cls = WIRE_CONTROL}, ack,
-        16 + n);
+        20 + n);
 }
 
 static void queue(uint32_t messages, uint16_t fragments)
