@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 
 import e2e
+import halves
 import packaged
 
 EXPOSURE_MAX = 2.0  # of 10, as systemd-analyze security counts
@@ -224,6 +225,33 @@ except k.ValidationError:
     e2e.check({"Deployment isthmus-cloud", "Service isthmus-cloud", "Deployment isthmus-edge",
                "Service isthmus-edge"} <= set(said), "objects: %s" % said)
     e2e.say("%d Kubernetes objects" % (len(said) - 1))
+    with tempfile.TemporaryDirectory(prefix="isthmus-test-probes-") as folder:
+        probes(path, folder)
+
+
+def probes(manifest_path, folder):
+    """The cloud's probes, as they are written there: alive and ready, alive and draining, gone."""
+    script = """
+import json, sys, yaml
+cloud = [o for o in yaml.safe_load_all(open(sys.argv[1])) if o["kind"] == "Deployment"][0]
+container = cloud["spec"]["template"]["spec"]["containers"][0]
+print(json.dumps([container[k + "Probe"]["exec"]["command"] for k in ("startup", "liveness", "readiness")]))
+"""
+    commands_of = json.loads(packaged.must(packaged.python(), "-c", script, manifest_path))
+
+    def answers():
+        """How each of them ends."""
+        here = [[word.replace("/run/isthmus", folder) for word in c] for c in commands_of]
+        return [subprocess.run(c, check=False, capture_output=True,
+                               env={**os.environ, "PATH": os.path.dirname(e2e.BINARY) + ":" + os.environ["PATH"]}
+                               ).returncode for c in here]
+    cloud = halves.Half("cloud", "-m", e2e.model("smollm2"), "--split", "10", "--insecure", "--port",
+                        "memif:" + os.path.join(folder, "port"), "--runtime-dir", os.path.join(folder, "cloud"))
+    e2e.check(e2e.wait_for(lambda: answers() == [0, 0, 0], halves.LIMIT_S), "probes of a cloud: %s" % answers())
+    packaged.must(e2e.BINARY, "ctl", "--socket", os.path.join(folder, "cloud", "control.sock"), "drain")
+    e2e.check(answers() == [0, 0, 1], "probes of one that drains: %s" % answers())
+    cloud.stop()
+    e2e.check(0 not in answers(), "probes of one that is gone: %s" % answers())
 
 
 def as_root(*argv):
