@@ -70,7 +70,7 @@ static const struct argp argp = {
     "Ask a serving `isthmus edge` or `isthmus cloud` something, or tell it to do something, by its "
     "control socket.\v"
     "METHOD is one of `isthmus ctl methods`, or short for one: sessions, show, kill, stats, link, "
-    "ports, workers, drain, undrain, codec, capture, profile, reload, log, methods. A value "
+    "ports, workers, edges, drain, undrain, codec, capture, profile, reload, log, methods. A value "
     "without "
     "a name is of the next parameter: `isthmus ctl kill 7`, `isthmus ctl drain w1`, `isthmus ctl "
     "codec id=7 rate=150`.",
@@ -91,6 +91,7 @@ static const struct alias aliases[] = {
     {"show", "sessions.show", NULL},
     {"kill", "sessions.kill", NULL},
     {"workers", "workers.list", NULL},
+    {"edges", "edges.list", NULL},
     {"methods", "methods.list", NULL},
     {"link", "link.stats", NULL},
     {"ports", "port.stats", NULL},

@@ -256,6 +256,10 @@ static void on_done(void *arg, const struct edge_result *result)
     pthread_mutex_lock(&s->lock);
     if (r.finish == EDGE_CANCELLED && j->enough)
         r.finish = EDGE_STOP;
+    if (r.finish == EDGE_CANCELLED && j->expired) {
+        r.finish = EDGE_REFUSED;
+        snprintf(r.error, sizeof r.error, "the request took longer than --request-timeout allows");
+    }
     *(j->prev ? &j->prev->next : &s->first) = j->next;
     *(j->next ? &j->next->prev : &s->last) = j->prev;
     j->session ? s->stats.running-- : s->stats.waiting--;
@@ -323,6 +327,24 @@ void service_pass_cancels(struct service *s)
         else
             end(j, EDGE_CANCELLED, "");
     }
+}
+
+uint64_t service_expire(struct service *s, uint64_t now_ns)
+{
+    uint64_t next_ns = UINT64_MAX;
+    pthread_mutex_lock(&s->lock);
+    const uint64_t most_ns = s->request_timeout_ns;
+    for (struct service_job *j = most_ns ? s->first : NULL; j && next_ns == UINT64_MAX;
+         j = j->next) {
+        if (j->cancelled)
+            continue;
+        if (now_ns - j->shown.submitted_ns < most_ns)
+            next_ns = j->shown.submitted_ns + most_ns; /* all that follow came later */
+        else
+            j->expired = j->cancelled = s->cancels = true;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return next_ns;
 }
 
 void service_cancel_all(struct service *s)

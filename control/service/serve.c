@@ -27,6 +27,7 @@ enum {
     OPT_MAX_WAITING,
     OPT_MAX_SESSIONS,
     OPT_DRAIN_TIMEOUT,
+    OPT_REQUEST_TIMEOUT,
     OPT_MODEL_ID,
     OPT_DEFAULT_MAX_TOKENS,
     OPT_MAX_CONNECTIONS
@@ -46,6 +47,10 @@ static const struct argp_option options[] = {
     {"max-sessions", OPT_MAX_SESSIONS, "N", 0, "Answers in the making at once (default 16)", 4},
     {"max-waiting", OPT_MAX_WAITING, "N", 0,
      "Requests that may wait for their turn; more are refused (default 64)", 4},
+    {"request-timeout", OPT_REQUEST_TIMEOUT, "SECONDS", 0,
+     "How long a request may take, waiting and answered; then it ends with an error (default 0: no "
+     "limit)",
+     4},
     {"drain-timeout", OPT_DRAIN_TIMEOUT, "SECONDS", 0,
      "After SIGTERM, how long answers may take to end (default 30; 0: no limit)", 4},
     {0},
@@ -83,6 +88,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_MAX_WAITING:
         o->max_waiting = opt_u32(state, "--max-waiting", arg, 0, 1u << 20);
         return 0;
+    case OPT_REQUEST_TIMEOUT:
+        o->request_timeout_s = opt_u32(state, "--request-timeout", arg, 0, 86400);
+        return 0;
     case OPT_DRAIN_TIMEOUT:
         o->drain_timeout_s = opt_u32(state, "--drain-timeout", arg, 0, 86400);
         return 0;
@@ -105,6 +113,7 @@ void serve_check_options(struct argp_state *state, const struct serve_options *o
                             : o->default_max_tokens ? "--default-max-tokens"
                             : o->max_connections    ? "--max-connections"
                             : o->max_sessions       ? "--max-sessions"
+                            : o->request_timeout_s  ? "--request-timeout"
                             : o->daemon.control     ? "--control"
                             : o->daemon.runtime_dir ? "--runtime-dir"
                                                     : NULL;
@@ -222,6 +231,14 @@ static int apply_drain_timeout(void *arg, const char *value, char *err)
     return 0;
 }
 
+static int apply_request_timeout(void *arg, const char *value, char *err)
+{
+    (void)err;
+    const uint64_t s = value ? strtoul(value, NULL, 10) : 0;
+    service_set_request_timeout(((struct serving *)arg)->service, s * UINT64_C(1000000000));
+    return 0;
+}
+
 /* Of answers that begin from now on. */
 static int apply_target(struct serving *v, enum codec_rate_kind kind, const char *value, char *err)
 {
@@ -267,7 +284,8 @@ static int read_api_keys(void *arg, const char *value, char *err)
 static const struct reload_key keys[] = {
     {"api-keys", read_api_keys, true},         {"log-level", reload_log_level, false},
     {"max-waiting", apply_max_waiting, false}, {"drain-timeout", apply_drain_timeout, false},
-    {"quality", apply_quality, false},         {"rate", apply_rate, false},
+    {"request-timeout", apply_request_timeout, false}, {"quality", apply_quality, false},
+            {"rate", apply_rate, false},
 };
 
 /* --- serving ------------------------------------------------------------------------------------
@@ -278,6 +296,7 @@ static int open_service(struct serving *v, const struct serve_options *o)
     const struct service_params params = {
         .front = v->front,
         .max_waiting = o->max_waiting,
+        .request_timeout_ns = o->request_timeout_s * UINT64_C(1000000000),
         .drain_timeout_ns = o->drain_timeout_s * UINT64_C(1000000000),
     };
     const struct reload_params reload = {

@@ -15,7 +15,7 @@ struct serve_options {
     const char *api_keys; /* file; NULL: nobody needs one */
     const char *model_id; /* as programs name it; NULL: after its file */
     uint32_t default_max_tokens, max_connections; /* 0: the gateway's defaults */
-    uint32_t max_waiting, max_sessions, drain_timeout_s;
+    uint32_t max_waiting, max_sessions, drain_timeout_s, request_timeout_s;
 };
 
 /* --listen, --api-keys, --model-id, --default-max-tokens, --max-connections, --max-waiting,

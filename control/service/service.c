@@ -32,6 +32,7 @@ int service_open(const struct service_params *p, struct service **out)
     s->front = p->front;
     s->info = p->front->engine->info;
     s->wake_fd = fd;
+    s->request_timeout_ns = p->request_timeout_ns;
     s->drain_timeout_ns = p->drain_timeout_ns;
     s->asked_end = &s->asked;
     s->context = s->info->n_ctx;
@@ -185,6 +186,14 @@ void service_set_limits(struct service *s, uint32_t context_tokens, bool hold)
     service_wake(s); /* who waited may begin in this step */
 }
 
+void service_set_request_timeout(struct service *s, uint64_t timeout_ns)
+{
+    pthread_mutex_lock(&s->lock);
+    s->request_timeout_ns = timeout_ns;
+    pthread_mutex_unlock(&s->lock);
+    service_wake(s); /* it may be up already */
+}
+
 void service_set_drain_timeout(struct service *s, uint64_t timeout_ns)
 {
     pthread_mutex_lock(&s->lock);
@@ -270,6 +279,7 @@ int service_run(struct service *s)
         }
         heed_signals(s, now_ns);
         answer_calls(s);
+        until_ns = service_expire(s, now_ns);
         service_pass_cancels(s);
         service_begin_waiting(s);
         engine_told(s->front->engine); /* of those that were cancelled, or refused */
@@ -278,7 +288,7 @@ int service_run(struct service *s)
             return EXIT_OK;
         }
         if (s->tick)
-            until_ns = s->tick(s->tick_arg, now_ns);
+            until_ns = sooner(until_ns, s->tick(s->tick_arg, now_ns));
         if (s->stop_by_ns && !s->stopped)
             until_ns = sooner(until_ns, s->stop_by_ns);
         if (engine_step(s->front->engine, sooner(until_ns, now_ns + SLEEP_NS)) < 0)

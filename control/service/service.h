@@ -27,6 +27,8 @@ struct service;
 struct service_params {
     struct front *front;       /* joined or local; not owned */
     uint32_t max_waiting;      /* requests that wait for a session; beyond: -EAGAIN */
+    uint64_t request_timeout_ns; /* from service_submit to the end, which is EDGE_REFUSED then; 0: no
+                                  * limit */
     uint64_t drain_timeout_ns; /* after SIGTERM: how long answers may take to end; 0: no limit */
 };
 
@@ -105,8 +107,9 @@ void service_drain(struct service *s, bool drain);
 /* The engine's thread has a turn, soon. */
 void service_wake(struct service *s);
 
-/* What a reload may change; of requests from now on. */
+/* What a reload may change; of requests from now on, but for timeouts, which are of all. */
 void service_set_max_waiting(struct service *s, uint32_t max_waiting);
+void service_set_request_timeout(struct service *s, uint64_t timeout_ns);
 void service_set_drain_timeout(struct service *s, uint64_t timeout_ns);
 /* For service_stats; name: a static string. */
 void service_set_memory_step(struct service *s, const char *name, uint64_t steps);

@@ -23,6 +23,7 @@ struct service_job {
     uint64_t client;                 /* a hash of its name */
     int64_t session;                 /* the engine's; 0: it waits */
     bool cancelled, cancel_passed;
+    bool expired; /* cancelled since it took too long: it ends EDGE_REFUSED */
     bool enough; /* cancelled since it has all that was wanted: it ends EDGE_STOP */
 };
 
@@ -55,7 +56,7 @@ struct service {
     uint32_t context; /* of new requests, at most: service_set_limits */
     bool holds;       /* they wait while others run */
     struct service_asked *asked, **asked_end;
-    uint64_t drain_timeout_ns;
+    uint64_t request_timeout_ns, drain_timeout_ns;
     struct codec_rate_target target; /* of requests that have none; NONE: the engine's */
     struct service_stats stats;      /* health and KV: filled in when asked for */
 
@@ -70,6 +71,8 @@ struct service {
 
 /* queue.c, in the engine's thread */
 void service_pass_cancels(struct service *s);
+/* Cancels those whose time is up. When the next one's is. */
+uint64_t service_expire(struct service *s, uint64_t now_ns);
 void service_begin_waiting(struct service *s); /* as many as there is room for */
 void service_cancel_all(struct service *s);
 /* All that still wait end so; running ones are the engine's. */

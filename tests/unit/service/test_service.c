@@ -417,6 +417,42 @@ static void test_cancels(struct rig *r)
     assert_int_equal(rig_end(r), EXIT_OK);
 }
 
+/* One that runs, one that waits, and one that has all it wanted before its time is up. */
+static void test_times_out(struct rig *r)
+{
+    struct answer a, b, c;
+    rig_start(r, 1, 4);
+    service_set_request_timeout(r->service, SECOND_NS / 5);
+    submit(r->service, &c, 3, 4);
+    assert_int_equal(await_done(&c), EDGE_LENGTH);
+    atomic_store(&r->engine.held, true);
+    const uint64_t from_ns = port_now_ns();
+    submit(r->service, &a, 1, 20);
+    submit(r->service, &b, 2, 20);
+    await_running(r, 1, 1);
+    assert_int_equal(await_done(&a), EDGE_REFUSED);
+    assert_int_equal(await_done(&b), EDGE_REFUSED);
+    assert_true(port_now_ns() - from_ns >= SECOND_NS / 5);
+    assert_non_null(strstr(a.result.error, "--request-timeout"));
+    assert_int_equal(stats(r).finished[EDGE_REFUSED], 2);
+    assert_int_equal(rig_end(r), EXIT_OK);
+}
+
+/* What was wanted has come: it ends as by the model's own stop. */
+static void test_stops(struct rig *r)
+{
+    struct answer a;
+    rig_start(r, 1, 4);
+    atomic_store(&r->engine.held, true);
+    const uint64_t id = submit(r->service, &a, 1, 20);
+    await_running(r, 1, 0);
+    service_stop(r->service, id);
+    assert_int_equal(await_done(&a), EDGE_STOP);
+    assert_int_equal(stats(r).finished[EDGE_STOP], 1);
+    assert_int_equal(stats(r).finished[EDGE_CANCELLED], 0);
+    assert_int_equal(rig_end(r), EXIT_OK);
+}
+
 /* An idle engine sleeps, and wakes at once. */
 static void test_wakes(struct rig *r)
 {
@@ -715,6 +751,8 @@ IN_CHILD(test_holds)
 IN_CHILD(test_holds_one_at_a_time)
 IN_CHILD(test_context_is_kept)
 IN_CHILD(test_cancels)
+IN_CHILD(test_times_out)
+IN_CHILD(test_stops)
 IN_CHILD(test_wakes)
 IN_CHILD(test_drains)
 IN_CHILD(test_term_drains)
@@ -739,6 +777,8 @@ int main(void)
         cmocka_unit_test(test_holds_one_at_a_time_child),
         cmocka_unit_test(test_context_is_kept_child),
         cmocka_unit_test(test_cancels_child),
+        cmocka_unit_test(test_times_out_child),
+        cmocka_unit_test(test_stops_child),
         cmocka_unit_test(test_wakes_child),
         cmocka_unit_test(test_drains_child),
         cmocka_unit_test(test_term_drains_child),
