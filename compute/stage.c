@@ -30,7 +30,8 @@ struct cpu_stage {
     struct kv *kv;
     struct decoder *decoder;
     struct decoder_row *rows; /* [max_rows] of the running batch */
-    uint32_t *wanted;         /* [max_rows] rows of it whose logits are wanted */
+    uint32_t *wanted;         /* [max_rows] rows of it of which something is wanted, */
+    bool *hidden;             /* [max_rows] and whether that is the hidden state */
 };
 
 static struct cpu_stage *self(struct stage *s)
@@ -99,18 +100,23 @@ static void cpu_seq_close(struct stage *s, int seq)
 
 /* --- running --------------------------------------------------------------------------------- */
 
+struct counts {
+    uint32_t rows, wanted, hidden;
+};
+
 /* Prove the batch and lay it out in rows and wanted. 0 or -EINVAL. */
 static int plan(struct cpu_stage *s, const struct stage_rows *batch, size_t n_batch,
-                uint32_t *n_rows, uint32_t *n_wanted)
+                struct counts *n)
 {
-    *n_rows = *n_wanted = 0;
+    *n = (struct counts){0};
     if (n_batch > s->info.max_seqs)
         return -EINVAL;
     for (size_t b = 0; b < n_batch; b++) {
         const struct stage_rows *r = &batch[b];
+        const uint32_t n_wanted = r->n_logits ? r->n_logits : r->n_hidden;
 
-        if (r->n == 0 || r->n > s->info.max_rows - *n_rows || r->n_logits > r->n ||
-            (r->n_logits && !s->weights.head))
+        if (r->n == 0 || r->n > s->info.max_rows - n->rows || n_wanted > r->n ||
+            (n_wanted && !s->weights.ends) || (r->n_logits && (r->n_hidden || !s->weights.head)))
             return -EINVAL;
         if (kv_tokens(s->kv, r->seq) != r->pos ||
             kv_max_tokens(s->kv, r->seq) < (int64_t)r->pos + r->n)
@@ -119,10 +125,13 @@ static int plan(struct cpu_stage *s, const struct stage_rows *batch, size_t n_ba
             if (batch[other].seq == r->seq)
                 return -EINVAL;
         for (uint32_t i = 0; i < r->n; i++) {
-            if (i >= r->n - r->n_logits)
-                s->wanted[(*n_wanted)++] = *n_rows;
-            s->rows[(*n_rows)++] = (struct decoder_row){.seq = r->seq, .pos = r->pos + i};
+            if (i >= r->n - n_wanted) {
+                s->hidden[n->wanted] = r->n_hidden;
+                s->wanted[n->wanted++] = n->rows;
+            }
+            s->rows[n->rows++] = (struct decoder_row){.seq = r->seq, .pos = r->pos + i};
         }
+        n->hidden += r->n_hidden;
     }
     return 0;
 }
@@ -135,24 +144,41 @@ static int check_ids(const struct cpu_stage *s, const int32_t *ids, uint32_t n)
     return 0;
 }
 
+/* Of the wanted rows, which stand at the front of x: hidden states go out, the others move together
+ * for the head. */
+static void part_wanted(struct cpu_stage *s, const struct counts *n, float *out)
+{
+    const size_t d = s->info.d_model;
+    float *x = decoder_x(s->decoder), *stay = x;
+
+    for (uint32_t i = 0; i < n->wanted; i++, x += d) {
+        float **to = s->hidden[i] ? &out : &stay;
+
+        if (*to != x)
+            memcpy(*to, x, d * sizeof *x);
+        *to += d;
+    }
+}
+
 static int cpu_run(struct stage *base, const struct stage_rows *batch, size_t n_batch,
                    const int32_t *ids, const float *in, float *out, float *logits)
 {
     struct cpu_stage *s = self(base);
     float *x = decoder_x(s->decoder);
-    uint32_t n_rows, n_wanted;
-    int rc = plan(s, batch, n_batch, &n_rows, &n_wanted);
+    struct counts n;
+    int rc = plan(s, batch, n_batch, &n);
 
-    if (rc || n_rows == 0)
+    if (rc || n.rows == 0)
         return rc;
-    if (!ids == !!s->embed || !in == !s->embed || !out == !s->weights.head || (n_wanted && !logits))
+    if (!ids == !!s->embed || !in == !s->embed || !out == (!s->weights.ends || n.hidden) ||
+        (n.wanted > n.hidden && !logits))
         return -EINVAL;
 
-    size_t bytes = (size_t)n_rows * s->info.d_model * sizeof(float);
+    size_t bytes = (size_t)n.rows * s->info.d_model * sizeof(float);
     if (s->embed) {
-        rc = check_ids(s, ids, n_rows);
+        rc = check_ids(s, ids, n.rows);
         if (rc == 0)
-            rc = embed_rows(s->embed, ids, n_rows, x);
+            rc = embed_rows(s->embed, ids, n.rows, x);
         if (rc)
             return rc;
     } else {
@@ -162,9 +188,27 @@ static int cpu_run(struct stage *base, const struct stage_rows *batch, size_t n_
         kv_seq_append(s->kv, batch[b].seq, batch[b].n);
     keep_account(s);
 
-    decoder_run(s->decoder, s->rows, n_rows, s->wanted, n_wanted, logits);
-    if (out)
+    decoder_run(s->decoder, s->rows, n.rows, s->wanted, n.wanted, n.hidden ? NULL : logits);
+    if (!s->weights.ends) {
         memcpy(out, x, bytes);
+    } else if (n.hidden) {
+        part_wanted(s, &n, out);
+        if (n.wanted > n.hidden)
+            decoder_head(s->decoder, n.wanted - n.hidden, logits);
+    }
+    return 0;
+}
+
+static int cpu_head(struct stage *base, uint32_t n, const float *in, float *logits)
+{
+    struct cpu_stage *s = self(base);
+
+    if (n > s->info.max_rows || !s->weights.head)
+        return -EINVAL;
+    if (n == 0)
+        return 0;
+    memcpy(decoder_x(s->decoder), in, (size_t)n * s->info.d_model * sizeof(float));
+    decoder_head(s->decoder, n, logits);
     return 0;
 }
 
@@ -183,6 +227,7 @@ static void cpu_close(struct stage *base)
     weights_free(&s->weights);
     free(s->rows);
     free(s->wanted);
+    free(s->hidden);
     free(s);
 }
 
@@ -195,6 +240,7 @@ static const struct stage_ops cpu_ops = {
     .seq_truncate = cpu_seq_truncate,
     .seq_close = cpu_seq_close,
     .run = cpu_run,
+    .head = cpu_head,
     .set_poll = cpu_set_poll,
     .close = cpu_close,
 };
@@ -214,6 +260,12 @@ static int check_half(const struct gguf *g, const struct hparams *hp, const stru
         return gguf_fail(gguf_path(g), err, -EBADMSG,
                          "isthmus.layers: %u, the model's hyper-parameters say %u", f->n_layers,
                          hp->n_layers);
+    /* An edge half has a head only where that is the embedding's matrix: with the output norm. */
+    if (f->half == STAGE_EDGE && p->head == STAGE_HEAD_WITH && !gguf_find(g, "output_norm.weight"))
+        return gguf_fail(gguf_path(g), err, -ERANGE,
+                         "this edge half of a model has no head: leave out --head edge, or run "
+                         "from the whole model (isthmus quantize gives an edge half a head where "
+                         "the model's is its embedding, in pairs made since it does)");
     if (p->first_layer == first && p->end_layer == end)
         return 0;
     return gguf_fail(gguf_path(g), err, -ERANGE,
@@ -262,6 +314,12 @@ static int resolve(const struct gguf *g, const struct hparams *hp, const struct 
     return 0;
 }
 
+static bool has_head(const struct hparams *hp, const struct stage_params *p)
+{
+    return p->head == STAGE_HEAD_WITH ||
+           (p->head == STAGE_HEAD_OWN && p->end_layer == hp->n_layers);
+}
+
 static struct kv_shape shape_of(const struct hparams *hp, const struct stage_params *p)
 {
     return (struct kv_shape){
@@ -278,8 +336,8 @@ static int build(struct cpu_stage *s, const struct gguf *g, const struct stage_p
     struct kv_shape shape = shape_of(&s->hp, p);
     size_t kv_budget =
         p->kv_budget_bytes ? p->kv_budget_bytes : p->max_seqs * kv_bytes_for(&shape, p->n_ctx);
-    int rc =
-        weights_load(g, &s->hp, p->first_layer, p->end_layer, team, &p->loading, &s->weights, err);
+    int rc = weights_load(g, &s->hp, p->first_layer, p->end_layer, has_head(&s->hp, p), team,
+                          &p->loading, &s->weights, err);
 
     if (rc == 0 && p->first_layer == 0)
         rc = embed_open(g, gguf_find(g, "token_embd.weight"), &s->embed, err);
@@ -288,7 +346,8 @@ static int build(struct cpu_stage *s, const struct gguf *g, const struct stage_p
 
     s->rows = calloc(p->max_rows, sizeof(*s->rows));
     s->wanted = calloc(p->max_rows, sizeof(*s->wanted));
-    if (!s->rows || !s->wanted || kv_open(&shape, p->max_seqs, kv_budget, &s->kv))
+    s->hidden = calloc(p->max_rows, sizeof(*s->hidden));
+    if (!s->rows || !s->wanted || !s->hidden || kv_open(&shape, p->max_seqs, kv_budget, &s->kv))
         return -ENOMEM;
     return decoder_open(&s->hp, &s->weights, s->kv, team, p->max_rows, p->n_ctx, p->exact,
                         &s->decoder);
@@ -321,6 +380,7 @@ int stage_open(const struct gguf *g, const struct stage_params *params, struct t
         .n_ctx = p.n_ctx,
         .max_rows = p.max_rows,
         .max_seqs = p.max_seqs,
+        .has_head = s->weights.head,
         .numerics_id = STAGE_NUMERICS_ID << 24 | (uint32_t)p.kv_format << 16 |
                        KERNELS_NUMERICS_ID << 1 | p.exact,
         .kv_format = p.kv_format,
@@ -354,7 +414,8 @@ int stage_footprint(const struct gguf *g, const struct stage_params *params, uin
     if (rc == 0)
         rc = resolve(g, &hp, params, &p, err);
     if (rc == 0)
-        rc = weights_count(g, &hp, p.first_layer, p.end_layer, weights_bytes, err);
+        rc = weights_count(g, &hp, p.first_layer, p.end_layer, has_head(&hp, &p), weights_bytes,
+                           err);
     if (rc == 0) {
         struct kv_shape shape = shape_of(&hp, &p);
 

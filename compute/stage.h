@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A stage: layers [first, end) of a model, with the embedding when first == 0 and the head when
- * end == n_layers, holding only its own tensors, and the KV cache of its sequences.
+ * end == n_layers, unless it is asked for elsewhere, holding only its own tensors, and the KV cache
+ * of its sequences.
  *
  * The operations stand behind a table so that the pipeline can run on a fake stage in tests, and
  * later on other devices.
@@ -26,6 +27,7 @@ struct stage_info {
     uint32_t n_ctx;    /* longest sequence, tokens */
     uint32_t max_rows; /* rows one stage_run takes at most */
     uint32_t max_seqs;
+    bool has_head;
     uint32_t numerics_id;    /* what decides rounding; equal ids give equal bits */
     uint8_t fingerprint[16]; /* of the model, stage_file_identity() */
     bool is_half;            /* from a file of its own: */
@@ -37,12 +39,13 @@ struct stage_info {
     size_t kv_shared_bytes;   /* of kv_bytes: in pages of more than one sequence */
 };
 
-/* n rows of one sequence at positions pos .. pos+n-1; of the last n_logits of them the logits are
- * wanted (0 unless the stage has the head). pos must be the sequence's present length: rows are
- * appended. A sequence appears once in a batch. */
+/* n rows of one sequence at positions pos .. pos+n-1. Of a stage that ends with the model's last
+ * layer something is wanted of the last of them: of n_logits the logits (if it has the head), or of
+ * n_hidden the hidden states behind that layer; not both. pos must be the sequence's present length:
+ * rows are appended. A sequence appears once in a batch. */
 struct stage_rows {
     int seq;
-    uint32_t pos, n, n_logits;
+    uint32_t pos, n, n_logits, n_hidden;
 };
 
 /* Of a numerics id. */
@@ -63,6 +66,7 @@ struct stage_ops {
     void (*seq_close)(struct stage *s, int seq);
     int (*run)(struct stage *s, const struct stage_rows *batch, size_t n_batch, const int32_t *ids,
                const float *in, float *out, float *logits);
+    int (*head)(struct stage *s, uint32_t n, const float *in, float *logits);
     void (*set_poll)(struct stage *s, void (*poll)(void *arg), void *arg);
     void (*close)(struct stage *s);
 };
@@ -71,9 +75,17 @@ struct stage {
     const struct stage_ops *ops;
 };
 
+/* Who has the output norm and the head. */
+enum stage_head {
+    STAGE_HEAD_OWN,     /* the stage with the last layer */
+    STAGE_HEAD_WITH,    /* this one, whatever its layers */
+    STAGE_HEAD_WITHOUT, /* another, though the last layer is here */
+};
+
 struct stage_params {
     uint32_t first_layer;
     uint32_t end_layer;       /* 0: to the end */
+    enum stage_head head;
     uint32_t max_rows;        /* 0: 128 */
     uint32_t max_seqs;        /* 0: 1 */
     uint32_t n_ctx;           /* 0: the model's, at most 8192 */
@@ -87,8 +99,8 @@ struct stage_params {
 /* Load layers of the model, each member of the team the rows it will multiply. The stage keeps no
  * reference to g; embedding rows are read from the file by its own descriptor. err: gguf.h's
  * GGUF_ERR bytes, one line. 0, -ENOTSUP (architecture, tensor type, scheme: err names it and those
- * supported), -EBADMSG (missing or misshapen tensors), -ERANGE (layers that are not the model's, or
- * not in this half), -ENOMEM, -EIO. */
+ * supported), -EBADMSG (missing or misshapen tensors), -ERANGE (layers or a head that are not the
+ * model's, or not in this half), -ENOMEM, -EIO. */
 int stage_open(const struct gguf *g, const struct stage_params *p, struct team *team,
                struct stage **out, char *err);
 
@@ -150,7 +162,8 @@ static inline void stage_seq_close(struct stage *s, int seq)
  * Run the rows of the batch through the layers; rows are in batch order.
  *   ids     i32[rows]           when the stage has the embedding, else NULL
  *   in      f32[rows][d_model]  otherwise, else NULL
- *   out     f32[rows][d_model]  when the stage lacks the head, else NULL
+ *   out     f32[rows][d_model]  when the stage lacks the last layer, else
+ *           f32[sum n_hidden][d_model], NULL when that sum is 0. It may be `in`
  *   logits  f32[sum n_logits][n_vocab], may be NULL when that sum is 0
  * What a row gives depends only on its sequence's rows so far: not on the batch, its size, the
  * threads or the chunking. 0, -EINVAL (positions, ids or counts out of range; nothing changed),
@@ -160,6 +173,16 @@ static inline int stage_run(struct stage *s, const struct stage_rows *batch, siz
                             const int32_t *ids, const float *in, float *out, float *logits)
 {
     return s->ops->run(s, batch, n_batch, ids, in, out, logits);
+}
+
+/*
+ * Logits f32[n][n_vocab] of n <= max_rows hidden states in[n][d_model] that a stage, this one or
+ * another of the model, gave as wanted by n_hidden: those that it would have given by n_logits. 0,
+ * -EINVAL (too many, or there is no head here).
+ */
+static inline int stage_head(struct stage *s, uint32_t n, const float *in, float *logits)
+{
+    return s->ops->head(s, n, in, logits);
 }
 
 /* poll(arg) is called by the leader thread between kernels, about every millisecond of a long

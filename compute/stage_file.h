@@ -15,7 +15,7 @@
 
 enum stage_half {
     STAGE_WHOLE, /* a model like others */
-    STAGE_EDGE,  /* layers [0, split) and the embedding */
+    STAGE_EDGE,  /* layers [0, split) and the embedding; the output norm if that is the head, too */
     STAGE_CLOUD, /* layers [split, n_layers) and the head */
 };
 

@@ -150,9 +150,18 @@ void account_print(const struct account *a)
     }
 }
 
+static uint64_t wanted_rows(uint32_t max_rows, uint32_t sessions)
+{
+    const uint64_t rows = sessions > PROTO_DRAFTS_MAX ? sessions : PROTO_DRAFTS_MAX + 1;
+    return rows < max_rows ? rows : max_rows;
+}
+
 uint64_t account_logits(uint32_t d_model, uint32_t n_vocab, uint32_t max_rows, uint32_t sessions)
 {
-    uint64_t rows = sessions > PROTO_DRAFTS_MAX ? sessions : PROTO_DRAFTS_MAX + 1;
-    rows = rows < max_rows ? rows : max_rows;
-    return (uint64_t)max_rows * d_model * 4 + rows * n_vocab * 4;
+    return (uint64_t)max_rows * d_model * 4 + wanted_rows(max_rows, sessions) * n_vocab * 4;
+}
+
+uint64_t account_hidden(uint32_t d_model, uint32_t max_rows, uint32_t sessions)
+{
+    return wanted_rows(max_rows, sessions) * d_model * 4;
 }

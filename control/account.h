@@ -71,6 +71,8 @@ void account_print(const struct account *a);
 
 /* Rows between stage and codec and, of a stage with the head, logits for so many sessions. */
 uint64_t account_logits(uint32_t d_model, uint32_t n_vocab, uint32_t max_rows, uint32_t sessions);
+/* Hidden states that an edge with the head makes such logits of. */
+uint64_t account_hidden(uint32_t d_model, uint32_t max_rows, uint32_t sessions);
 /* A number of kB of /proc/self/status, in bytes: "VmRSS", "VmHWM", "RssFile". 0: it is not there. */
 uint64_t process_memory(const char *key);
 

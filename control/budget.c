@@ -64,6 +64,8 @@ static int terms_of(const struct gguf *g, const struct stage_params *p, const st
         .ports = b->ports * BUDGET_PORT_BYTES,
         .program = b->program_bytes + BUDGET_GROWTH_BYTES,
     };
+    if (p->head == STAGE_HEAD_WITH)
+        t->logits += account_hidden(d, p->max_rows, b->sessions);
     return 0;
 }
 

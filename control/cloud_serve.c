@@ -242,14 +242,14 @@ void account_of_cloud(const struct cloud *c, const struct stage *stage, struct p
     const struct stage_info *info = stage_info(stage);
     struct cloud_stats s;
     cloud_stats(c, &s);
-    account_take(
-        &(struct account_source){.stage = stage,
-                                 .ports = &port,
-                                 .n_ports = 1,
-                                 .kv_busy_bytes = s.kv_bytes,
-                                 .dpdk_bytes = port_eal_rss_bytes(),
-                                 .logits_bytes = account_logits(info->d_model, info->n_vocab,
-                                                                info->max_rows, max_sessions),
-                                 .budget_bytes = budget_bytes},
-        a);
+    account_take(&(struct account_source){.stage = stage,
+                                          .ports = &port,
+                                          .n_ports = 1,
+                                          .kv_busy_bytes = s.kv_bytes,
+                                          .dpdk_bytes = port_eal_rss_bytes(),
+                                          .logits_bytes = account_logits(
+                                              info->d_model, info->has_head ? info->n_vocab : 0,
+                                              info->max_rows, max_sessions),
+                                          .budget_bytes = budget_bytes},
+                 a);
 }

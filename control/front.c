@@ -72,6 +72,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         state->child_inputs[2] = &o->sampler;
         state->child_inputs[3] = &o->netem;
         state->child_inputs[4] = &o->adapt;
+        state->child_inputs[5] = &o->head;
         return 0;
     case 'p':
         o->prompt = arg;
@@ -122,8 +123,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_child children[] = {
-    {&model_argp, 0, NULL, 0}, {&split_argp, 0, NULL, 0}, {&sampler_argp, 0, NULL, 0},
-    {&netem_argp, 0, NULL, 0}, {&adapt_argp, 0, NULL, 0}, {0},
+    {&model_argp, 0, NULL, 0},
+    {&split_argp, 0, NULL, 0},
+    {&sampler_argp, 0, NULL, 0},
+    {&netem_argp, 0, NULL, 0},
+    {&adapt_argp, 0, NULL, 0},
+    {&head_argp, 0, NULL, 0},
+    {0},
 };
 
 const struct argp front_argp = {options, parse, NULL, NULL, children, NULL, NULL};
@@ -200,7 +206,7 @@ static int keep_budget(const struct front *f, bool whole, struct stage_params *p
         .history_bytes = f->join.reconnect_ns ? f->join.history_bytes : 0,
         .ports = f->join.workers ? f->join.max_uplinks : !whole,
         .sessions = f->o->parallel,
-        .has_head = whole,
+        .has_head = whole || params->head == STAGE_HEAD_WITH,
     };
     return budget_begin(&f->model, params, &plan);
 }
@@ -213,6 +219,7 @@ static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int
         return rc;
     struct stage_params params = {
         .end_layer = end_layer,
+        .head = f->o->head == HEAD_AT_EDGE ? STAGE_HEAD_WITH : STAGE_HEAD_OWN,
         .max_rows = f->o->chunk_tokens + f->o->parallel,
         .n_ctx = f->o->model.ctx,
         .kv_format = f->o->model.kv,
@@ -471,9 +478,9 @@ void front_account(const struct front *f, struct account *a)
                                   .ports = ports,
                                   .budget_bytes = f->o->memory_budget_bytes,
                                   .dpdk_bytes = port_eal_rss_bytes(),
-                                  .logits_bytes =
-                                      account_logits(info->d_model, edge ? 0 : info->n_vocab,
-                                                     info->max_rows, f->o->parallel)};
+                                  .logits_bytes = account_logits(info->d_model,
+                                                                 info->has_head ? info->n_vocab : 0,
+                                                                 info->max_rows, f->o->parallel)};
     if (edge) {
         edge_stats(edge, &s);
         from.n_ports = edge_ports(edge, ports, EDGE_UPLINKS_MAX);
@@ -481,6 +488,8 @@ void front_account(const struct front *f, struct account *a)
         from.history_busy_bytes = s.history_busy_bytes;
         from.history_limit_bytes = f->join.reconnect_ns ? f->join.history_bytes : 0;
         from.kv_busy_bytes = s.kv_busy_bytes;
+        if (info->has_head)
+            from.logits_bytes += account_hidden(info->d_model, info->max_rows, f->o->parallel);
     }
     account_take(&from, a);
 }

@@ -26,6 +26,7 @@
 struct front_options {
     struct model_options model;
     struct split_options split;
+    enum head_place head;
     struct sampler_params sampler;
     struct adapt_options adapt;
     const char *prompt;        /* NULL: a chat */

@@ -366,7 +366,8 @@ static int check_memory(const struct model *m, const struct stage_params *p, uin
     return EXIT_USAGE;
 }
 
-int model_check_halves(const struct model *m, const struct model_options *o, uint64_t budget_bytes)
+int model_check_halves(const struct model *m, const struct model_options *o, enum head_place head,
+                       uint64_t budget_bytes)
 {
     const struct stage_params both = {
         .n_ctx = o->ctx, .kv_format = o->kv, .kv_budget_bytes = 2 * budget_bytes};
@@ -378,6 +379,8 @@ int model_check_halves(const struct model *m, const struct model_options *o, uin
     char line[MEMORY_LINE];
     edge.end_layer = cloud.first_layer = m->half.split;
     edge.kv_budget_bytes = cloud.kv_budget_bytes = budget_bytes;
+    edge.head = head == HEAD_AT_EDGE ? STAGE_HEAD_WITH : STAGE_HEAD_OWN;
+    cloud.head = head == HEAD_AT_EDGE ? STAGE_HEAD_WITHOUT : STAGE_HEAD_OWN;
     if (memory_check_pair(m->gguf, &edge, m->back, &cloud, line) != -ENOMEM)
         return EXIT_OK;
     log_error("%s", line);

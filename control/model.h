@@ -69,7 +69,8 @@ int model_cache(const struct model *m, uint32_t sessions, bool linger, uint64_t 
 
 /* For two halves on this host: each looks whether its own layers fit, and would not see that those
  * of both don't. budget_bytes: of each. EXIT_OK, or an exit code with the need said. */
-int model_check_halves(const struct model *m, const struct model_options *o, uint64_t budget_bytes);
+int model_check_halves(const struct model *m, const struct model_options *o, enum head_place head,
+                       uint64_t budget_bytes);
 
 /* stage_open, its error said; refused if there is not memory enough, and of a cache without a
  * budget no more than there is; its progress on stderr when it takes long. Said once each: that the

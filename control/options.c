@@ -253,6 +253,38 @@ void split_refuse_local(struct argp_state *state, const struct split_options *o,
 
 const struct argp split_argp = {split_option_list, split_parse, NULL, NULL, NULL, NULL, NULL};
 
+/* --- head ----------------------------------------------------------------------------------------
+ */
+
+static const struct argp_option head_options[] = {
+    {"head", OPT_HEAD, "cloud|edge", 0,
+     "Where the head and the sampler are (default cloud). edge: clouds send hidden states instead "
+     "of "
+     "tokens and are told none; a cloud that is given it has no head, and refuses edges without "
+     "one",
+     2},
+    {0},
+};
+
+static error_t head_parse(int key, char *arg, struct argp_state *state)
+{
+    enum head_place *o = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        *o = HEAD_AT_CLOUD;
+        return 0;
+    case OPT_HEAD:
+        if (strcmp(arg, "cloud") != 0 && strcmp(arg, "edge") != 0)
+            argp_error(state, "--head %s: must be cloud or edge", arg);
+        *o = strcmp(arg, "edge") == 0 ? HEAD_AT_EDGE : HEAD_AT_CLOUD;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+const struct argp head_argp = {head_options, head_parse, NULL, NULL, NULL, NULL, NULL};
+
 int split_resolve(const struct split_options *o, uint32_t n_layers, const char *path)
 {
     if (n_layers < 2) {

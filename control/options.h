@@ -38,6 +38,7 @@ enum {
     OPT_PROFILE,
     OPT_QUALITY,
     OPT_RATE,
+    OPT_HEAD,
     OPT_TEMP,
     OPT_TOP_K,
     OPT_TOP_P,
@@ -82,6 +83,10 @@ extern const struct argp split_argp;
 
 /* --local beside one of these, or beside other (NULL: nothing), ends the program by argp_error. */
 void split_refuse_local(struct argp_state *state, const struct split_options *o, const char *other);
+
+/* --head, of both halves -> enum head_place. */
+enum head_place { HEAD_AT_CLOUD, HEAD_AT_EDGE };
+extern const struct argp head_argp;
 
 /* --temp, --top-k, --top-p, --min-p, --repeat-penalty, --seed -> struct sampler_params. */
 extern const struct argp sampler_argp;

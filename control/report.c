@@ -109,6 +109,12 @@ static void set_answer(json_t *o, const struct generation *g)
     set(o, "token_gap_ms_p99", real(generation_gap_ms(g, .99)));
 }
 
+/* Whose it is. */
+static const char *head_of(const struct front *f)
+{
+    return f->engine->info->has_head ? "edge" : "cloud";
+}
+
 /* The codec with the parameter it took last under a target, else as it was given. */
 static struct codec_params codec_used(const struct front *f, const struct engine_stats *s)
 {
@@ -164,6 +170,7 @@ static void set_run(json_t *o, struct front *f)
     set(o, "port", json_string(s.port));
     set(o, "cipher", json_string(s.cipher));
     set(o, "split", f->plan.split ? json_integer(f->plan.split) : json_null());
+    set(o, "head", f->plan.split ? json_string(head_of(f)) : json_null());
     const struct codec_params used = codec_used(f, &s);
     set(o, "codec", f->plan.split ? json_string(codec_arg_format(&used, codec)) : json_null());
     set(o, "profile",
@@ -256,12 +263,13 @@ static void wire_line(const struct front *f, char *buf, size_t n)
     snprintf(
         buf, n,
         "%.0f bytes/token by %s%s (%.2f bits/value, %.1fx less than f16), %.0f with headers | "
-        "RTT %.1f us | %llu bytes copied on the way, %llu by the port | split %u+%u over %s, %s",
+        "RTT %.1f us | %llu bytes copied on the way, %llu by the port | split %u+%u%s over %s, %s",
         bytes, codec_arg_format(&used, codec), range, bits_per_value(f, &s),
         bytes > 0 ? f16_bytes / bytes : 0, ratio(s.wire_bytes_up, s.rows_up),
         (double)s.link_rtt_ns_p50 / 1e3, (unsigned long long)s.copied_bytes,
         (unsigned long long)s.port_copied_bytes, f->plan.split, f->model.n_layers - f->plan.split,
-        s.port, encryption(&s, cipher, sizeof cipher));
+        f->engine->info->has_head ? ", the head at the edge," : "", s.port,
+        encryption(&s, cipher, sizeof cipher));
 }
 
 void report_run_line(const struct front *f, const struct generation *g)

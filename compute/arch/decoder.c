@@ -217,8 +217,7 @@ static void attention_end(struct decoder *d, uint32_t layer, uint32_t n_rows, un
 static void attention_block(struct decoder *d, uint32_t layer, unsigned part, unsigned parts)
 {
     const struct layer_weights *w = &d->w->layers[layer];
-    const struct product qkv[] = {product(w->q, w->q_bias, d->q),
-                                  product(w->k, w->k_bias, d->keys),
+    const struct product qkv[] = {product(w->q, w->q_bias, d->q), product(w->k, w->k_bias, d->keys),
                                   product(w->v, w->v_bias, d->values)};
 
     norm_quantize(d, d->fine, w->attn_norm, d->n_rows, part, parts);
@@ -230,7 +229,7 @@ static void attention_block(struct decoder *d, uint32_t layer, unsigned part, un
 }
 
 /*
- * The last layer before the head: of rows that nothing is wanted of, only what later ones look at,
+ * The model's last layer: of rows that nothing is wanted of, only what later ones look at,
  * their keys and values. The others move together at the front of x.
  */
 static void last_attention_block(struct decoder *d, uint32_t layer, unsigned part, unsigned parts)
@@ -261,8 +260,7 @@ static void feed_forward_block(struct decoder *d, uint32_t layer, uint32_t n_row
 {
     const struct layer_weights *w = &d->w->layers[layer];
     const struct product down = product(w->down, NULL, d->x),
-                         gate_up[] = {product(w->gate, NULL, d->gate),
-                                      product(w->up, NULL, d->up)};
+                         gate_up[] = {product(w->gate, NULL, d->gate), product(w->up, NULL, d->up)};
     size_t from, to;
 
     norm_quantize(d, d->acts, w->ffn_norm, n_rows, part, parts);
@@ -276,11 +274,20 @@ static void feed_forward_block(struct decoder *d, uint32_t layer, uint32_t n_row
     team_barrier(d->team);
 }
 
+static void head_step(void *arg, unsigned part, unsigned parts)
+{
+    struct decoder *d = arg;
+    const struct product head = product(d->w->head, NULL, d->logits);
+
+    norm_quantize(d, d->fine, d->w->out_norm, d->n_wanted, part, parts);
+    multiply(d, &head, 1, d->fine, 0, d->n_wanted, part, parts);
+}
+
 static void step(void *arg, unsigned part, unsigned parts)
 {
     struct decoder *d = arg;
     const uint32_t last = d->w->n_layers - 1;
-    const bool fewer = d->w->head && d->n_wanted < d->n_rows;
+    const bool fewer = d->w->ends && d->n_wanted < d->n_rows;
 
     attention_angles(d->attention, part, parts);
     for (uint32_t layer = 0; layer < (fewer ? last : last + 1); layer++) {
@@ -291,12 +298,8 @@ static void step(void *arg, unsigned part, unsigned parts)
         last_attention_block(d, last, part, parts);
     if (fewer && d->n_wanted)
         feed_forward_block(d, last, d->n_wanted, part, parts);
-    if (d->n_wanted) {
-        const struct product head = product(d->w->head, NULL, d->logits);
-
-        norm_quantize(d, d->fine, d->w->out_norm, d->n_wanted, part, parts);
-        multiply(d, &head, 1, d->fine, 0, d->n_wanted, part, parts);
-    }
+    if (d->n_wanted && d->logits)
+        head_step(d, part, parts);
 }
 
 void decoder_run(struct decoder *d, const struct decoder_row *rows, uint32_t n_rows,
@@ -309,4 +312,11 @@ void decoder_run(struct decoder *d, const struct decoder_row *rows, uint32_t n_r
     d->logits = logits;
     attention_begin(d->attention, rows, n_rows, wanted, n_wanted);
     team_run(d->team, step, d);
+}
+
+void decoder_head(struct decoder *d, uint32_t n, float *logits)
+{
+    d->n_wanted = n;
+    d->logits = logits;
+    team_run(d->team, head_step, d);
 }

@@ -30,13 +30,16 @@ size_t decoder_bytes(const struct decoder *d);
 /* Called by the leader between kernels; see stage_set_poll. */
 void decoder_set_poll(struct decoder *d, void (*poll)(void *arg), void *arg);
 
-/* Where the rows are put before a run, f32[max_rows][d_model]; and where they stand after it, unless
- * the stage has the head. */
+/* Where the rows are put before a run, f32[max_rows][d_model]; and where they stand after it: all of
+ * them or, where the layers end with the model's last, the wanted ones, one after the other. */
 float *decoder_x(struct decoder *d);
 
-/* Run rows [0, n_rows) through all layers; then logits of rows wanted[0, n_wanted) (ascending), if
- * any: f32[n_wanted][n_vocab]. */
+/* Run rows [0, n_rows) through all layers; then, if logits is not NULL, those of rows
+ * wanted[0, n_wanted) (ascending): f32[n_wanted][n_vocab]. */
 void decoder_run(struct decoder *d, const struct decoder_row *rows, uint32_t n_rows,
                  const uint32_t *wanted, uint32_t n_wanted, float *logits);
+
+/* Logits of the first n rows of decoder_x, which have been through the last layer. */
+void decoder_head(struct decoder *d, uint32_t n, float *logits);
 
 #endif

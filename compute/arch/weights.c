@@ -232,8 +232,8 @@ static bool has(const struct gguf *g, const struct spec *s)
     return gguf_find(g, s->name) || gguf_str(g, key, &scheme) == 0;
 }
 
-static int walk_stage(struct walk *walk, uint32_t first, uint32_t end, visit_fn visit,
-                      struct weights *to, char *err)
+static int walk_stage(struct walk *walk, uint32_t first, uint32_t end, bool with_head,
+                      visit_fn visit, struct weights *to, char *err)
 {
     struct found embd;
     int rc = refuse_unknown(walk->g, walk->hp, err);
@@ -248,7 +248,7 @@ static int walk_stage(struct walk *walk, uint32_t first, uint32_t end, visit_fn 
         rc = walk_one(walk, &rope_spec, visit, to, err);
     for (uint32_t i = first; i < end && rc == 0; i++)
         rc = walk_layer(walk, i, visit, to ? &to->layers[i - first] : NULL, err);
-    if (rc || end < walk->hp->n_layers)
+    if (rc || !with_head)
         return rc;
 
     /* Without a matrix of its own the head is the embedding's. */
@@ -371,7 +371,8 @@ static int check_sparse(const struct walk *walk, char *err)
 }
 
 int weights_load(const struct gguf *g, const struct hparams *hp, uint32_t first, uint32_t end,
-                 struct team *team, const struct loading *loading, struct weights *w, char *err)
+                 bool head, struct team *team, const struct loading *loading, struct weights *w,
+                 char *err)
 {
     struct walk walk = {.g = g, .hp = hp, .jobs = calloc(gguf_n_tensors(g), sizeof(*walk.jobs))};
     enum gguf_reading how = GGUF_READ_QUEUED;
@@ -381,7 +382,8 @@ int weights_load(const struct gguf *g, const struct hparams *hp, uint32_t first,
     w->layers = calloc(end - first, sizeof(*w->layers));
     if (w->layers && walk.jobs) {
         w->n_layers = end - first;
-        rc = walk_stage(&walk, first, end, plan, w, err);
+        w->ends = end == hp->n_layers;
+        rc = walk_stage(&walk, first, end, head, plan, w, err);
     } else {
         rc = gguf_fail(gguf_path(g), err, -ENOMEM, "out of memory");
     }
@@ -399,10 +401,10 @@ int weights_load(const struct gguf *g, const struct hparams *hp, uint32_t first,
 }
 
 int weights_count(const struct gguf *g, const struct hparams *hp, uint32_t first, uint32_t end,
-                  size_t *bytes, char *err)
+                  bool head, size_t *bytes, char *err)
 {
     struct walk walk = {.g = g, .hp = hp};
-    int rc = walk_stage(&walk, first, end, count, NULL, err);
+    int rc = walk_stage(&walk, first, end, head, count, NULL, err);
 
     *bytes = walk.bytes;
     return rc;

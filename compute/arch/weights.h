@@ -6,6 +6,7 @@
 #ifndef ISTHMUS_COMPUTE_WEIGHTS_H
 #define ISTHMUS_COMPUTE_WEIGHTS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,6 +28,7 @@ struct layer_weights {
 
 struct weights {
     uint32_t n_layers;            /* held here */
+    bool ends;                    /* with the model's last */
     struct layer_weights *layers; /* [n_layers] */
     float *rope_factors;          /* [rope_dims / 2], divide the frequencies; NULL: none */
     float *out_norm;              /* [d_model]; NULL: no head here */
@@ -34,15 +36,16 @@ struct weights {
     size_t bytes;                 /* resident, all of it */
 };
 
-/* Load layers [first, end), and the head when end is the last, on the team that will run them. 0,
- * -ENOTSUP (a tensor we don't know), -EBADMSG (missing or misshapen), -ENOMEM, -EIO; err names the
- * tensor. w may be freed whatever comes back. */
+/* Load layers [first, end), and the head if asked for, on the team that will run them. 0, -ENOTSUP
+ * (a tensor we don't know), -EBADMSG (missing or misshapen), -ENOMEM, -EIO; err names the tensor. w
+ * may be freed whatever comes back. */
 int weights_load(const struct gguf *g, const struct hparams *hp, uint32_t first, uint32_t end,
-                 struct team *team, const struct loading *loading, struct weights *w, char *err);
+                 bool head, struct team *team, const struct loading *loading, struct weights *w,
+                 char *err);
 void weights_free(struct weights *w);
 
 /* The same checks and w->bytes, from the metadata alone: *bytes. */
 int weights_count(const struct gguf *g, const struct hparams *hp, uint32_t first, uint32_t end,
-                  size_t *bytes, char *err);
+                  bool head, size_t *bytes, char *err);
 
 #endif

@@ -84,7 +84,7 @@ static int load_layer(const struct gguf *g, uint32_t layer, bool count, struct b
 int bp_weights_load(const struct gguf *g, uint32_t first, bool count, struct backprop *b, char *err)
 {
     size_t proved;
-    int rc = weights_count(g, &b->hp, first, b->hp.n_layers, &proved, err);
+    int rc = weights_count(g, &b->hp, first, b->hp.n_layers, true, &proved, err);
 
     if (rc)
         return rc;
@@ -118,7 +118,7 @@ int bp_rows_open(const struct gguf *g, struct backprop *b, char *err)
     size_t proved;
 
     if (rc == 0)
-        rc = weights_count(g, &b->hp, 0, b->hp.n_layers, &proved, err);
+        rc = weights_count(g, &b->hp, 0, b->hp.n_layers, true, &proved, err);
     if (rc == 0)
         rc = load(g, "rope_freqs.weight", false, &b->rope_factors, &b->bytes, err);
     return rc;

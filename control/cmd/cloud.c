@@ -35,6 +35,7 @@ enum {
 struct cloud_options {
     struct model_options model;
     struct split_options split;
+    enum head_place head;
     struct port_options port;
     struct security_options security;
     struct netem_options netem;
@@ -86,6 +87,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         state->child_inputs[5] = &o->daemon;
         state->child_inputs[6] = &o->control;
         state->child_inputs[7] = &o->registry;
+        state->child_inputs[8] = &o->head;
         return 0;
     case OPT_AUTHORIZED:
         o->authorized = arg;
@@ -131,9 +133,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_child children[] = {
-    {&model_argp, 0, NULL, 0},   {&split_argp, 0, NULL, 0},    {&port_argp, 0, NULL, 0},
-    {&netem_argp, 0, NULL, 0},   {&security_argp, 0, NULL, 0}, {&daemon_argp, 0, NULL, 0},
-    {&control_argp, 0, NULL, 0}, {&register_argp, 0, NULL, 0}, {0},
+    {&model_argp, 0, NULL, 0},    {&split_argp, 0, NULL, 0},
+    {&port_argp, 0, NULL, 0},     {&netem_argp, 0, NULL, 0},
+    {&security_argp, 0, NULL, 0}, {&daemon_argp, 0, NULL, 0},
+    {&control_argp, 0, NULL, 0},  {&register_argp, 0, NULL, 0},
+    {&head_argp, 0, NULL, 0},     {0},
 };
 const struct argp cmd_cloud_argp = {
     options,  parse, NULL, "Hold the back layers of a model and answer the edges that join.",
@@ -161,9 +165,9 @@ static void say_start(const struct cloud_options *o, const struct security *secu
         log_info("identity %s; edges admitted: %zu; AES-128-GCM by %s",
                  fingerprint_format(identity_fingerprint(security->identity), text),
                  authorized_count(security->peers), aead_implementation());
-    log_info("layers %u to %u of %s at %s; %u threads%s%s", plan->split, m->n_layers - 1, m->path,
-             o->port.uris[0], team_size(team), *team_cpus(team) ? " on CPUs " : "",
-             team_cpus(team));
+    log_info("layers %u to %u%s of %s at %s; %u threads%s%s", plan->split, m->n_layers - 1,
+             o->head == HEAD_AT_EDGE ? ", without the head," : "", m->path, o->port.uris[0],
+             team_size(team), *team_cpus(team) ? " on CPUs " : "", team_cpus(team));
     if (strcmp(port->caps.name, "memif") == 0)
         log_info("up to %u sessions, of one edge at a time: memif has one peer, another waits at "
                  "its socket",
@@ -243,6 +247,7 @@ int cmd_cloud(int argc, char **argv)
         goto out;
     struct stage_params stage_params = {
         .first_layer = plan.split,
+        .head = o.head == HEAD_AT_EDGE ? STAGE_HEAD_WITHOUT : STAGE_HEAD_OWN,
         .max_rows = o.chunk_tokens + o.max_sessions,
         .n_ctx = o.model.ctx,
         .kv_format = o.model.kv,
@@ -255,7 +260,7 @@ int cmd_cloud(int argc, char **argv)
                                                 .program_bytes = process_memory("VmRSS"),
                                                 .ports = 1,
                                                 .sessions = o.max_sessions,
-                                                .has_head = true});
+                                                .has_head = o.head == HEAD_AT_CLOUD});
     if (rc == EXIT_OK)
         rc = model_open_stage(&m, &stage_params, team, &stage);
     if (rc != EXIT_OK)

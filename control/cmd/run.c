@@ -55,8 +55,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (o->local)
             split_refuse_local(state, &o->front.split,
-                               o->insecure           ? "--insecure"
-                               : o->front.netem.text ? "--netem"
+                               o->insecure                     ? "--insecure"
+                               : o->front.head == HEAD_AT_EDGE ? "--head"
+                               : o->front.netem.text           ? "--netem"
                                                      : adapt_option_given(&o->front.adapt));
         serve_check_options(state, &o->serve, &o->front);
         return 0;
@@ -94,7 +95,7 @@ static int start_cloud(struct front *f, const char *uri, const struct model_halv
     snprintf(parallel, sizeof parallel, "%u", o->parallel);
     snprintf(chunk, sizeof chunk, "%u", o->chunk_tokens);
 
-    const char *argv[48]; /* all options at once are 41, and a NULL */
+    const char *argv[48]; /* all options at once are 43, and a NULL */
     int n = 0;
     const char *fixed[] = {"isthmus",
                            "cloud",
@@ -124,6 +125,10 @@ static int start_cloud(struct front *f, const char *uri, const struct model_halv
     if (o->model.ctx) {
         argv[n++] = "--ctx";
         argv[n++] = ctx;
+    }
+    if (o->head == HEAD_AT_EDGE) {
+        argv[n++] = "--head";
+        argv[n++] = "edge";
     }
     if (o->model.no_memory_check)
         argv[n++] = "--no-memory-check";
@@ -194,7 +199,7 @@ static int run_split(struct front *f, struct run_options *o, char uri[URI_BYTES]
     struct model_options *model = &o->front.model;
     int rc = front_plan(f);
     if (rc == EXIT_OK)
-        rc = model_check_halves(&f->model, model, o->front.kv_budget_bytes);
+        rc = model_check_halves(&f->model, model, o->front.head, o->front.kv_budget_bytes);
     if (rc != EXIT_OK)
         return rc;
 

@@ -78,9 +78,11 @@ static bool in_stage(const struct run *x, const struct gguf_tensor *t, unsigned 
         return stage == QUANTIZE_FRONT;
     if (strcmp(t->name, "rope_freqs.weight") == 0)
         return true;
-    if (stage == QUANTIZE_FRONT)
-        return embedding;
-    return !embedding || !gguf_find(x->m->gguf, "output.weight");
+    const bool tied = !gguf_find(x->m->gguf, "output.weight");
+
+    if (stage == QUANTIZE_FRONT) /* with the head, where that is all that it takes */
+        return embedding || (tied && strcmp(t->name, "output_norm.weight") == 0);
+    return !embedding || tied;
 }
 
 /* --- shapes ---------------------------------------------------------------------------------- */

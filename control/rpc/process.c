@@ -16,8 +16,9 @@
 static json_t *version(struct rpc_call *c)
 {
     const struct rpc_process *p = c->arg;
-    return json_pack("{s:s, s:s, s:i, s:s, s:f}", "version", ISTHMUS_VERSION, "what", p->what,
-                     "pid", (int)getpid(), "model", p->model, "uptime_s",
+    return json_pack("{s:s, s:s, s:i, s:s, s:b, s:f}", "version", ISTHMUS_VERSION, "what", p->what,
+                     "pid", (int)getpid(), "model", p->model, "head",
+                     stage_info(p->stage)->has_head, "uptime_s",
                      (double)(port_now_ns() - p->started_ns) / 1e9);
 }
 

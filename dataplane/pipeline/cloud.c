@@ -39,10 +39,13 @@ static int allocate(struct cloud *c)
     c->items = calloc(n, sizeof c->items[0]);
     c->batch = calloc(n, sizeof c->batch[0]);
     c->panel = malloc((size_t)rows * c->info->d_model * sizeof c->panel[0]);
-    c->logits = malloc((size_t)c->max_logits * c->info->n_vocab * sizeof c->logits[0]);
+    if (c->info->has_head)
+        c->logits = malloc((size_t)c->max_logits * c->info->n_vocab * sizeof c->logits[0]);
     c->cut.rows = malloc((size_t)rows * c->info->d_model * sizeof c->cut.rows[0]);
-    return c->sessions && c->items && c->batch && c->panel && c->logits && c->cut.rows ? 0
-                                                                                       : -ENOMEM;
+    return c->sessions && c->items && c->batch && c->panel && (c->logits || !c->info->has_head) &&
+                   c->cut.rows
+               ? 0
+               : -ENOMEM;
 }
 
 static void destroy(struct cloud *c)
@@ -251,7 +254,7 @@ static void on_ids(struct cloud *c, const struct cloud_edge *e, const struct lin
 
     if (!s)
         return; /* as with rows, which follow and are answered */
-    if (proto_read_ids(p, len, &ids) || ids.first != s->n_generated ||
+    if (s->edge_has_head || proto_read_ids(p, len, &ids) || ids.first != s->n_generated ||
         ids.n > s->max_tokens - s->n_generated) {
         cloud_break_session(c, s, PROTO_BAD_ROWS, "ids that don't continue the session's");
         return;

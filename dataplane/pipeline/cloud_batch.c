@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "dataplane/pipeline/cloud_impl.h"
+#include "dataplane/pipeline/pick.h"
 
 static const struct link_message *waiting(const struct cloud_session *s)
 {
@@ -88,7 +89,26 @@ static uint64_t bytes_of(const struct link_message *m)
     return bytes;
 }
 
-static const char *check_rows(const struct cloud *c, const struct cloud_session *s,
+/* Bytes of a HIDDEN message that go into a packet to this session's edge. */
+static size_t hidden_part(struct cloud *c, const struct cloud_session *s)
+{
+    return proto_hidden_part(pump_payload(&cloud_peer(c, &c->edges[s->edge])->pump));
+}
+
+static const char *check_hidden(struct cloud *c, const struct cloud_session *s,
+                                const struct proto_rows *head)
+{
+    const size_t values = (size_t)head->n_logits * c->info->d_model;
+
+    if (head->n_drafts)
+        return "guessed ids from an edge that has the head";
+    if (proto_hidden_packets(values, hidden_part(c, s)) >
+        pump_max_fragments(&cloud_peer(c, &c->edges[s->edge])->pump))
+        return "more hidden states wanted than go into a message";
+    return NULL;
+}
+
+static const char *check_rows(struct cloud *c, const struct cloud_session *s,
                               const struct proto_rows *head)
 {
     if (head->n_rows > c->info->max_rows || head->n_logits > c->max_logits)
@@ -97,7 +117,9 @@ static const char *check_rows(const struct cloud *c, const struct cloud_session 
         return "rows beyond the position that the session has reached";
     if (head->position + head->n_rows > s->max_tokens)
         return "more rows than the session was opened for";
-    if (head->n_logits > s->max_tokens - s->n_generated)
+    if (s->edge_has_head)
+        return check_hidden(c, s, head);
+    if (head->n_logits > head->n_drafts + 1u || head->n_logits > s->max_tokens - s->n_generated)
         return "more ids wanted than the session was opened for";
     for (unsigned i = 0; i < head->n_drafts; i++) {
         if ((uint32_t)head->drafts[i] >= c->info->n_vocab)
@@ -124,7 +146,6 @@ static void add_item(struct cloud *c, struct cloud_item item, uint32_t done, uin
 {
     const uint32_t position = item.head.position + done, n = item.last ? item.head.n_logits : 0;
 
-    item.first_logits = *n_logits;
     c->batch[c->n_items] = (struct stage_rows){
         .seq = item.session->seq, .pos = position, .n = item.n_rows, .n_logits = n};
     c->items[c->n_items++] = item;
@@ -288,34 +309,75 @@ static void gather(struct cloud *c)
 
 /* --- answer ----------------------------------------------------------------------------------- */
 
-/* Sample after the last row that was not guessed, and go on while the sample is what was guessed
- * and the answer, with its alternatives, still fits a packet. */
+/* Of rows of sessions whose edge has the head hidden states are wanted, not logits; each item gets
+ * its first row of what comes. True: there are some. */
+static bool want_hidden(struct cloud *c)
+{
+    uint32_t n_logits = 0, n_hidden = 0;
+
+    for (uint32_t i = 0; i < c->n_items; i++) {
+        struct cloud_item *item = &c->items[i];
+        struct stage_rows *rows = &c->batch[i];
+
+        if (item->session->edge_has_head) {
+            rows->n_hidden = rows->n_logits;
+            rows->n_logits = 0;
+        }
+        item->first_wanted = rows->n_hidden ? n_hidden : n_logits;
+        n_logits += rows->n_logits;
+        n_hidden += rows->n_hidden;
+    }
+    return n_hidden;
+}
+
+static void count_tokens(struct cloud *c, const struct cloud_session *s, uint32_t n)
+{
+    c->stats.tokens += n;
+    c->edges[s->edge].tokens += n;
+}
+
+/* As many ids as, with their alternatives, fit a packet. */
 static int sample(struct cloud *c, const struct cloud_item *item, struct proto_tokens *out)
 {
     struct cloud_session *s = item->session;
-    const float *logits = c->logits + (size_t)item->first_logits * c->info->n_vocab;
-    const uint32_t fit =
-        proto_tokens_that_fit(wire_payload_max(c->p.port->caps.mtu_bytes), s->n_top);
+    const struct pick pick = {
+        .sampler = c->sampler,
+        .params = &s->sampler,
+        .logits = c->logits + (size_t)item->first_wanted * c->info->n_vocab,
+        .n_vocab = c->info->n_vocab,
+        .n = item->head.n_logits,
+        .drafts = item->head.drafts,
+        .most = proto_tokens_that_fit(wire_payload_max(c->p.port->caps.mtu_bytes), s->n_top),
+        .n_top = s->n_top,
+        .position = item->head.position + item->head.n_rows - item->head.n_drafts,
+        .generated = s->generated,
+        .n_generated = s->n_generated,
+    };
+    const int err = pick_tokens(&pick, out);
 
-    out->n = 0;
-    out->n_top = item->head.n_logits ? s->n_top : 0;
-    out->position = item->head.position + item->head.n_rows - item->head.n_drafts;
-    while (out->n < item->head.n_logits && out->n < fit) {
-        const unsigned i = out->n++;
-        const float *x = logits + (size_t)i * c->info->n_vocab;
-
-        out->ids[i] = sampler_pick(c->sampler, &s->sampler, x, s->generated, s->n_generated,
-                                   out->position + i, &out->logprobs[i]);
-        if (out->ids[i] < 0)
-            return out->ids[i];
-        (void)sampler_top_logprobs(c->sampler, x, out->top[i], out->n_top);
-        s->generated[s->n_generated++] = out->ids[i];
-        if (i == item->head.n_drafts || out->ids[i] != item->head.drafts[i])
-            break;
-    }
-    c->stats.tokens += out->n;
-    c->edges[s->edge].tokens += out->n;
+    if (err)
+        return err;
+    s->n_generated += out->n;
+    count_tokens(c, s, out->n);
     return 0;
+}
+
+/* All of its rows stay: the edge takes back those of guesses that it does not accept. */
+static void answer_hidden(struct cloud *c, const struct cloud_item *item)
+{
+    struct cloud_session *s = item->session;
+    const size_t values = (size_t)item->head.n_logits * c->info->d_model;
+    const struct proto_hidden head = {.position = s->n_kv - item->head.n_logits + 1,
+                                      .n = (uint8_t)item->head.n_logits};
+    uint8_t *to = pump_reserve(&cloud_peer(c, &c->edges[s->edge])->pump, s->id, item->cls,
+                               item->message, PROTO_HIDDEN_BYTES + 4 * values, hidden_part(c, s));
+
+    s->n_generated = 1;
+    count_tokens(c, s, item->head.n_logits);
+    if (!to)
+        return; /* that edge is lost */
+    to += proto_write_hidden(to, &head);
+    proto_put_values(to, c->panel + (size_t)item->first_wanted * c->info->d_model, values);
 }
 
 static void answer(struct cloud *c, const struct cloud_item *item)
@@ -330,6 +392,10 @@ static void answer(struct cloud *c, const struct cloud_item *item)
     c->edges[s->edge].rows += item->n_rows;
     if (!item->last)
         return;
+    if (s->edge_has_head && item->head.n_logits) {
+        answer_hidden(c, item);
+        return;
+    }
     if (sample(c, item, &tokens)) {
         cloud_break_session(c, s, PROTO_FAILED,
                             "the model's logits are not finite: its file is damaged");
@@ -353,7 +419,8 @@ bool cloud_batch_step(struct cloud *c)
     if (!c->n_items)
         return c->n_sessions != n_sessions; /* broken off: others may have their turn */
     begin_ns = links_now(&c->links);
-    err = stage_run(c->p.stage, c->batch, c->n_items, NULL, c->panel, NULL, c->logits);
+    err = stage_run(c->p.stage, c->batch, c->n_items, NULL, c->panel,
+                    want_hidden(c) ? c->panel : NULL, c->logits);
     mix_ran(&c->mix, links_now(&c->links) - begin_ns);
     for (uint32_t i = 0; i < c->n_items; i++) {
         if (!err) {

@@ -217,6 +217,7 @@ static struct proto_status status_of(struct cloud *c, const struct cloud_edge *e
     const uint64_t token = stage_seq_bytes(c->p.stage, i->n_ctx) / i->n_ctx + 1;
     uint64_t free_bytes = i->kv_budget_bytes > c->kv_bytes ? i->kv_budget_bytes - c->kv_bytes : 0;
     struct proto_status s = {.draining = c->draining,
+                             .headless = !i->has_head,
                              .sessions_free = c->draining ? 0 : c->p.max_sessions - c->n_sessions,
                              .tokens_total = saturate(i->kv_budget_bytes / token),
                              .tokens_max = i->n_ctx,

@@ -19,11 +19,12 @@ struct cloud_session {
     uint64_t used; /* of those that linger: when it was last of use, counted */
     struct sampler_params sampler;
     uint8_t n_top; /* alternatives of each id that it wants */
+    bool edge_has_head; /* it gets hidden states, and its ids are known there only */
     uint32_t max_tokens;
     uint64_t kv_bytes;  /* that it may take of the cache, as if it shared nothing */
     uint32_t n_kv;      /* rows in the stage's cache */
-    int32_t *generated; /* [max_tokens] */
-    uint32_t n_generated;
+    int32_t *generated; /* [max_tokens]; NULL: edge_has_head */
+    uint32_t n_generated; /* edge_has_head: 1 from the first answer with hidden states on */
     bool replays; /* its latest rows were of a replay: what it was given does not mean that it decodes */
     struct link_message queue[CLOUD_QUEUE];
     uint32_t queue_head, queue_count;
@@ -60,7 +61,7 @@ struct cloud_item {
     struct proto_rows head;
     uint32_t n_rows;       /* of its rows: all, or a part */
     bool last;             /* they are its last: it is answered */
-    uint32_t first_logits; /* row of the logits */
+    uint32_t first_wanted; /* row of the logits, or of the hidden states */
 };
 
 /* A message that is computed in parts, for others decode. One at a time. */
@@ -95,9 +96,9 @@ struct cloud {
     uint32_t held;     /* packets in the sessions' queues */
     uint32_t held_max; /* above it messages are taken only from who has none there */
 
-    float *panel;  /* [max_rows][d_model]: the stage's input */
-    float *logits; /* [max_logits][n_vocab] */
-    uint32_t max_logits;
+    float *panel;  /* [max_rows][d_model]: the stage's input; then the hidden states wanted of it */
+    float *logits; /* [max_logits][n_vocab]; NULL: no head here */
+    uint32_t max_logits; /* rows of which something is wanted */
     struct stage_rows *batch; /* [max_sessions] */
     struct cloud_item *items; /* [max_sessions] */
     uint32_t n_items;

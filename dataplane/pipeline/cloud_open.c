@@ -68,6 +68,12 @@ static enum proto_reason mismatch(const struct cloud *c, const struct proto_open
                  m->numerics_id, i->numerics_id);
         return PROTO_BAD_NUMERICS;
     }
+    if (!m->has_head && !i->has_head) {
+        snprintf(text, room,
+                 "this cloud has no head (--head edge): start the edge with --head edge, too, or "
+                 "the cloud without it");
+        return PROTO_BAD_HEAD;
+    }
     return 0;
 }
 
@@ -234,17 +240,19 @@ static enum proto_reason admit(struct cloud *c, struct cloud_edge *e, const stru
                                 .seq = seq,
                                 .sampler = m->sampler,
                                 .n_top = m->n_top,
+                                .edge_has_head = m->has_head,
                                 .max_tokens = m->max_tokens,
                                 .kv_bytes = stage_seq_bytes(c->p.stage, m->max_tokens),
                                 .n_kv = *n_like};
-    s->generated = malloc((size_t)m->max_tokens * sizeof s->generated[0]);
+    if (!m->has_head)
+        s->generated = malloc((size_t)m->max_tokens * sizeof s->generated[0]);
     c->n_sessions++;
     c->kv_bytes += s->kv_bytes;
     e->n_sessions++;
     e->kv_bytes += s->kv_bytes;
     c->version++;
     c->stats.shared += *n_like;
-    if (!s->generated) {
+    if (!s->generated && !m->has_head) {
         cloud_end_session(c, s);
         snprintf(text, room, "the cloud is out of memory");
         return PROTO_NO_ROOM;

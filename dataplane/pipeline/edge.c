@@ -100,6 +100,7 @@ static void destroy(struct edge *e)
     while (e->n_uplinks)
         edge_uplink_free(edge_next_uplink(e, 0));
     codec_close(e->codec);
+    edge_head_close(e);
     free(e->sessions);
     free(e->items);
     free(e->batch);
@@ -166,6 +167,8 @@ int edge_open(const struct edge_params *p, uint64_t now_ns, struct edge **out, c
         rc = codec_open(&p->codec, e->info->d_model, &e->codec);
     if (!rc)
         rc = allocate(e);
+    if (!rc)
+        rc = edge_head_open(e);
     if (!rc && p->port)
         rc = open_first_uplink(e, now_ns, err);
     if (rc)
@@ -305,7 +308,8 @@ void edge_send_open(struct edge *e, const struct edge_session *s)
     uint8_t bytes[PROTO_OPEN_BYTES];
     struct proto_open m = {
         .version = PROTO_VERSION,
-        .n_top = (uint8_t)s->r.n_top,
+        .has_head = e->info->has_head, /* then what it samples by is nobody else's business */
+        .n_top = (uint8_t)(e->info->has_head ? 0 : s->r.n_top),
         .session = s->number,
         .split = e->info->end_layer,
         .n_layers = e->info->n_layers,
@@ -314,7 +318,7 @@ void edge_send_open(struct edge *e, const struct edge_session *s)
         .codec_id = codec_params_id(&e->p.codec),
         .numerics_id = e->info->numerics_id,
         .max_tokens = s->r.n_prompt + s->r.n_predict,
-        .sampler = s->r.sampler,
+        .sampler = e->info->has_head ? sampler_params_default() : s->r.sampler,
         .like = s->like,
         .n_like = s->n_like,
     };
@@ -556,6 +560,8 @@ int edge_poll(struct edge *e, uint64_t now_ns, uint64_t *deadline_ns)
     for (struct edge_uplink *u = edge_next_uplink(e, 0); u && !e->lost;
          u = edge_next_uplink(e, u->index + 1))
         poll_uplink(u);
+    if (!e->lost)
+        edge_head_step(e);
     if (e->lost)
         return -EPIPE;
     end_cancelled(e);

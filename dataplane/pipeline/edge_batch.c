@@ -67,13 +67,13 @@ static void add_item(struct edge *e, struct edge_session *s, uint32_t n, uint32_
         .head = {.position = s->computed,
                  .n_rows = (uint16_t)n,
                  .n_logits = (uint16_t)(s->computed + known == s->n_ids ? 1 + n_drafts : 0),
-                 .n_drafts = (uint8_t)n_drafts},
+                 .n_drafts = (uint8_t)(e->head.sampler ? 0 : n_drafts)}, /* no cloud sees an id */
     };
     for (uint32_t i = 0; i < known; i++)
         e->batch_ids[first + i] = s->ids[s->computed + i];
     for (uint32_t i = 0; i < n_drafts; i++) {
         item->head.drafts[i] = s->drafts[n_generated + i];
-        e->batch_ids[first + known + i] = item->head.drafts[i];
+        e->batch_ids[first + known + i] = s->drafts[n_generated + i];
     }
     e->batch[e->n_items++] = (struct stage_rows){.seq = s->seq, .pos = s->computed, .n = n};
     s->uplink->packets += packets_of(e, n);
@@ -90,6 +90,8 @@ static uint32_t drafts_now(const struct edge *e, const struct edge_session *s)
         return 0;
     n = smaller(s->r.draft_len, s->r.n_drafts - generated);
     n = smaller(n, s->r.n_predict - generated - 1);
+    if (e->head.sampler)
+        n = smaller(n, s->uplink->hidden_rows - 1);
     return smaller(n, s->uplink->chunk_rows - 1);
 }
 
@@ -308,7 +310,7 @@ static void compute(struct edge *e)
             continue;
         }
         s->computed += item->head.n_rows;
-        s->drafted = item->head.n_drafts;
+        s->drafted = item->head.n_logits ? item->head.n_logits - 1u : 0;
         s->unanswered++;
         s->wants_id = item->head.n_logits;
     }

@@ -2,7 +2,8 @@
 /*
  * The edge's inside: edge.c (sessions, and the loop), edge_message.c (what clouds say),
  * edge_uplink.c (its clouds), edge_place.c (which session is at which), edge_join.c (a cloud's
- * connection), edge_batch.c (what to compute, and sending it), edge_replay.c, edge_share.c.
+ * connection), edge_batch.c (what to compute, and sending it), edge_head.c (ids of hidden
+ * states), edge_replay.c, edge_share.c.
  */
 #ifndef ISTHMUS_DATAPLANE_PIPELINE_EDGE_IMPL_H
 #define ISTHMUS_DATAPLANE_PIPELINE_EDGE_IMPL_H
@@ -61,6 +62,7 @@ struct edge_session {
     uint32_t drafted;         /* of these, guesses not answered yet */
     uint32_t unanswered;      /* ROWS messages without their TOKENS */
     bool wants_id;            /* the last of these will bring an id */
+    bool head_due;            /* it brought hidden states, of which ids are yet to be made */
     struct edge_history history;
     size_t replayed;          /* bytes of it that this connection's cloud was given */
     bool replaying;           /* it has not all of it yet */
@@ -82,6 +84,26 @@ struct edge_item {
     enum wire_class cls;
 };
 
+/* An answer that brings ids, or what they are made of, as it came. */
+struct edge_answer {
+    struct edge_session *session;
+    uint32_t number;   /* of the session then */
+    uint32_t message;  /* that the next ROWS acknowledge */
+    uint64_t at_ns;    /* it came */
+    uint32_t held_ns;  /* the cloud had the rows; UINT32_MAX: it does not say */
+    uint32_t first, n; /* of the hidden rows */
+};
+
+/* The head at the edge: what came and waits for it. */
+struct edge_head {
+    struct sampler *sampler; /* NULL: the clouds have the head */
+    float *rows;             /* [max_rows][d_model] */
+    float *logits;           /* [max_rows][n_vocab] */
+    uint32_t n_rows, max_rows;
+    struct edge_answer *answers; /* [max_sessions] */
+    uint32_t n_answers;
+};
+
 /* One of the clouds, and the connection to it. */
 struct edge_uplink {
     struct edge *edge;
@@ -97,6 +119,7 @@ struct edge_uplink {
     uint32_t n_sessions;         /* placed here, and busy */
     uint32_t chunk_rows;         /* rows of a prefill message at most; known when opened */
     uint32_t cloud_rows, cloud_fragments; /* what the cloud takes in a message */
+    uint32_t hidden_rows;        /* that it gives in one, if the head is here */
     uint32_t packets;            /* that the rows being put together take at most */
     bool packets_short;          /* rows or a replay wait for packets */
     uint32_t run_bytes;          /* of frames with rows of the last run, so far */
@@ -163,6 +186,7 @@ struct edge {
     struct edge_item *items;     /* [max_sessions], those from next_item on not sent yet */
     struct pkt **pkts;           /* [LINK_FRAGMENTS_MAX] */
     uint32_t n_items, next_item;
+    struct edge_head head;
     struct mix mix;
     uint32_t turn_decode, turn_prefill; /* sessions to look at first */
     uint32_t max_chunk_tokens;   /* as it was opened with */
@@ -212,6 +236,19 @@ size_t edge_tile_capacity(const struct port *port);
 
 /* edge_message.c: what a cloud says. */
 void edge_on_message(struct edge_uplink *u, const struct link_message *m);
+/* The ids of an answer; m->n is not 0. NULL, or what the session is to end with. */
+const char *edge_take_tokens(struct edge *e, struct edge_session *s, const struct proto_tokens *m,
+                             const struct edge_answer *answer);
+
+/* edge_head.c: ids out of hidden states; nothing where the clouds have the head. */
+int edge_head_open(struct edge *e); /* 0 or -ENOMEM */
+void edge_head_close(struct edge *e);
+/* Rows that a HIDDEN message of this cloud can have: at least 1. */
+uint32_t edge_head_rows(const struct edge_uplink *u);
+/* HIDDEN: what it brings waits. NULL, or what the session is to end with. */
+const char *edge_on_hidden(struct edge *e, struct edge_session *s, const struct link_message *m);
+/* Ids of all that waits. */
+void edge_head_step(struct edge *e);
 
 /* edge_uplink.c: the clouds. */
 /* As edge_uplink_add does; rejoin's fields for the first. NULL: no memory, or no index. */
@@ -279,7 +316,7 @@ uint64_t edge_share_deadline(const struct edge *e);
 /* edge_turns.c: how long ids are waited for. */
 void edge_note_sent(struct edge *e, struct edge_session *s, uint64_t tile_bytes, int n_packets);
 /* Before the ids of an answer are taken. */
-void edge_note_answer(struct edge *e, const struct edge_session *s, const struct link_message *m);
+void edge_note_answer(struct edge *e, const struct edge_session *s, const struct edge_answer *a);
 
 /* edge_replay.c: what a cloud that knows nothing of a session is told. */
 /* Keep a message's tiles, which lie in e->pkts; reply: as it is sent. */

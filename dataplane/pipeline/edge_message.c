@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What clouds say to an edge: OPENED, REFUSED, TOKENS, ERROR, STATUS. */
+/* What clouds say to an edge: OPENED, REFUSED, TOKENS, ERROR, STATUS; HIDDEN: edge_head.c. */
 #include <stdio.h>
 #include <string.h>
 
@@ -28,6 +28,7 @@ static const char *on_opened(struct edge *e, struct edge_session *s, const uint8
     u->chunk_rows = edge_chunk_rows(u, m.max_rows, m.max_fragments);
     u->cloud_rows = m.max_rows;
     u->cloud_fragments = smaller(m.max_fragments, pump_max_fragments(&u->pump));
+    u->hidden_rows = edge_head_rows(u);
     if (m.n_like && m.n_like != s->n_like)
         return "the cloud began the session with other rows than it was asked to";
     s->state = EDGE_RUNNING;
@@ -55,7 +56,9 @@ static bool goes_elsewhere(struct edge *e, struct edge_session *s, const struct 
     struct edge_uplink *u = s->uplink;
     bool others = false;
 
-    if (s->state != EDGE_OPENING || m->reason < PROTO_BAD_VERSION || m->reason > PROTO_BAD_NUMERICS)
+    if (s->state != EDGE_OPENING ||
+        ((m->reason < PROTO_BAD_VERSION || m->reason > PROTO_BAD_NUMERICS) &&
+         m->reason != PROTO_BAD_HEAD))
         return false;
     for (struct edge_uplink *o = edge_next_uplink(e, 0); o; o = edge_next_uplink(e, o->index + 1))
         others |= o != u && !o->unfit;
@@ -132,7 +135,7 @@ static bool tokens_fit(const struct edge *e, const struct edge_session *s,
                 return false;
         }
     }
-    if (s->state != EDGE_RUNNING || !s->unanswered)
+    if (s->state != EDGE_RUNNING || !s->unanswered || s->head_due || (m->n && e->head.sampler))
         return false;
     if (!m->n) /* rows were taken, guesses that a replay brings again among them; no id was due */
         return m->position <= s->r.n_prompt + s->r.n_predict && (s->unanswered > 1 || !s->wants_id);
@@ -140,36 +143,52 @@ static bool tokens_fit(const struct edge *e, const struct edge_session *s,
            s->computed >= s->n_ids && m->n <= s->drafted + 1 && m->n_top == s->r.n_top;
 }
 
-static const char *on_tokens(struct edge *e, struct edge_session *s, const uint8_t *p, size_t len,
-                             const struct link_message *answer)
+/* Rows were answered, and the cloud has so many for good. */
+static void on_answer(struct edge *e, struct edge_session *s, uint32_t message, uint32_t has)
 {
-    struct proto_tokens m;
-    uint32_t kept;
-
-    if (proto_read_tokens(p, len, &m) || !tokens_fit(e, s, &m))
-        return "the cloud sent tokens that don't fit what was asked";
     s->unanswered--;
-    s->to_answer = answer->message;
+    s->to_answer = message;
     if (s->reviving && !s->replaying && !s->unanswered)
         s->reviving = false; /* what follows is taken for good */
     else if (!s->reviving)
-        s->confirmed = smaller(m.n ? m.position + m.n - 1u : m.position, s->sent);
+        s->confirmed = smaller(has, s->sent);
     e->news = true;
-    if (!m.n)
-        return NULL;
+}
+
+const char *edge_take_tokens(struct edge *e, struct edge_session *s, const struct proto_tokens *m,
+                             const struct edge_answer *answer)
+{
+    const uint32_t kept = m->position + m->n - 1;
+
+    on_answer(e, s, answer->message, kept);
     edge_note_answer(e, s, answer);
     /* Guesses that were not accepted leave the cache. */
-    kept = m.position + m.n - 1;
     if (s->computed > kept) {
         if (stage_seq_truncate(e->p.stage, s->seq, kept))
             return "the edge's stage can't take back rejected guesses";
         s->computed = s->sent = kept;
     }
     s->drafted = 0;
-    for (unsigned i = 0; i < m.n; i++) {
-        if (on_id(e, s, &(struct token_sample){m.ids[i], m.logprobs[i], m.n_top, m.top[i]}))
+    for (unsigned i = 0; i < m->n; i++) {
+        if (on_id(e, s, &(struct token_sample){m->ids[i], m->logprobs[i], m->n_top, m->top[i]}))
             break;
     }
+    return NULL;
+}
+
+static const char *on_tokens(struct edge *e, struct edge_session *s, const uint8_t *p, size_t len,
+                             const struct link_message *m)
+{
+    struct proto_tokens tokens;
+
+    if (proto_read_tokens(p, len, &tokens) || !tokens_fit(e, s, &tokens))
+        return "the cloud sent tokens that don't fit what was asked";
+    if (tokens.n)
+        return edge_take_tokens(e, s, &tokens,
+                                &(struct edge_answer){.message = m->message,
+                                                      .at_ns = edge_now(e),
+                                                      .held_ns = link_message_held_ns(m)});
+    on_answer(e, s, m->message, tokens.position);
     return NULL;
 }
 
@@ -191,6 +210,9 @@ void edge_on_message(struct edge_uplink *u, const struct link_message *m)
         break;
     case PROTO_TOKENS:
         error = on_tokens(e, s, p, len, m);
+        break;
+    case PROTO_HIDDEN:
+        error = edge_on_hidden(e, s, m);
         break;
     case PROTO_REFUSED:
     case PROTO_ERROR:

@@ -159,7 +159,7 @@ bool edge_rewind(struct edge *e, struct edge_session *s)
     s->computed = s->sent;
     s->drafted = 0;
     s->unanswered = 0;
-    s->wants_id = false;
+    s->wants_id = s->head_due = false;
     s->to_answer = -1;
     s->replayed = 0;
     return true;
@@ -304,9 +304,12 @@ static bool replay_one(struct edge *e, struct edge_session *s)
     return !rc;
 }
 
-/* The ids that it was given, for the sampler. */
+/* The ids that it was given, for the sampler: where that is the cloud's. */
 static void send_ids(struct edge *e, struct edge_session *s)
 {
+    if (e->head.sampler)
+        return;
+
     uint32_t n = s->result.n_generated, first = s->n_ids - n;
     uint32_t most = smaller(PROTO_IDS_MAX, (uint32_t)e->tile_capacity / 4);
     uint8_t bytes[PROTO_IDS_BYTES + 4 * PROTO_IDS_MAX];

@@ -12,10 +12,9 @@ void edge_note_sent(struct edge *e, struct edge_session *s, uint64_t tile_bytes,
     u->run_bytes += (uint32_t)tile_bytes + (uint32_t)n_packets * WIRE_OVERHEAD;
 }
 
-void edge_note_answer(struct edge *e, const struct edge_session *s, const struct link_message *m)
+void edge_note_answer(struct edge *e, const struct edge_session *s, const struct edge_answer *a)
 {
-    const uint64_t now_ns = edge_now(e);
-    const uint32_t held_ns = link_message_held_ns(m);
+    const uint64_t now_ns = edge_now(e), way_ns = a->at_ns - s->sent_ns;
     const bool first = !s->result.n_generated;
     struct edge_turn *t = &e->turns[e->n_turns++ % EDGE_TURNS];
 
@@ -26,8 +25,8 @@ void edge_note_answer(struct edge *e, const struct edge_session *s, const struct
         .bytes = first ? (uint32_t)s->result.rows_up : s->sent_bytes,
         .before = s->sent_after,
     };
-    if (!first && held_ns != UINT32_MAX && held_ns < t->turn_ns)
-        t->path_ns = t->turn_ns - held_ns;
+    if (!first && a->held_ns != UINT32_MAX && a->held_ns < way_ns)
+        t->path_ns = way_ns - a->held_ns;
 }
 
 uint32_t edge_take_turns(struct edge *e, struct edge_turn *list, uint32_t max)

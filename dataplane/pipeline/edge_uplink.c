@@ -171,6 +171,12 @@ void edge_on_status(struct edge_uplink *u, const uint8_t *p, size_t len)
     if (m.draining && !(u->has_status && u->status.draining) && u->edge->n_uplinks > 1)
         edge_say(u->edge, "the cloud drains (port %s): its %u answers go on at others", u->where,
                  u->n_sessions);
+    if (m.headless && !u->edge->info->has_head && !u->unfit && u->edge->n_uplinks > 1) {
+        u->unfit = true;
+        snprintf(u->lost_why, sizeof u->lost_why,
+                 "it has no head, nor has this edge (--head edge)");
+        edge_say(u->edge, "the cloud is left out: %s (port %s)", u->lost_why, u->where);
+    }
     u->status = m;
     u->has_status = true;
     u->edge->news = true;

@@ -130,7 +130,8 @@ struct edge_rejoin {
 };
 
 struct edge_params {
-    struct stage *stage;           /* layers [0, split); not owned */
+    struct stage *stage;           /* layers [0, split); not owned. With the head: clouds, which need
+                                    * none then, send hidden states, and no id leaves the edge */
     struct port *port;             /* uplink 0's, not owned. NULL: uplinks come by edge_uplink_add */
     const char *name;              /* uplink 0's, for people; NULL: the port's name */
     struct codec_params codec;
@@ -240,7 +241,7 @@ struct edge_turn {
     uint64_t at_ns;   /* it came */
     uint64_t gap_ns;  /* since the one before; 0: it is the first */
     uint64_t turn_ns; /* since its rows were sent; of a first one, since it was asked for */
-    uint64_t path_ns; /* of that, not at the cloud, as it says; 0: it does not */
+    uint64_t path_ns; /* of that, on the way to the cloud and back, as it says; 0: it does not */
     uint32_t bytes;   /* of the message's tiles; of a first one: rows of the prompt that were sent */
     uint32_t before;  /* bytes of messages to the same cloud that were sent together with it, and before */
 };

@@ -48,7 +48,7 @@ size_t proto_write_open(uint8_t *p, const struct proto_open *m)
     p[0] = PROTO_OPEN;
     p[1] = m->version;
     p[2] = m->n_top;
-    p[3] = 0;
+    p[3] = m->has_head;
     put_be32(p + 4, m->session);
     memcpy(p + 8, m->fingerprint, 16);
     put_be32(p + 24, m->split);
@@ -80,7 +80,9 @@ int proto_read_open(const uint8_t *p, size_t len, struct proto_open *m)
     if (m->version != PROTO_VERSION)
         return 0;
     m->n_top = p[2];
-    if (len != PROTO_OPEN_BYTES || m->n_top > SAMPLER_TOP_MAX || p[3])
+    m->has_head = p[3];
+    if (len != PROTO_OPEN_BYTES || m->n_top > SAMPLER_TOP_MAX || p[3] > 1 ||
+        (m->has_head && m->n_top))
         return -EBADMSG;
     memcpy(m->fingerprint, p + 8, 16);
     m->split = get_be32(p + 24);
@@ -147,7 +149,8 @@ int proto_read_rows(const uint8_t *p, size_t len, struct proto_rows *m, size_t *
     *tile_at = PROTO_ROWS_BYTES + 4u * m->n_drafts;
     if (m->n_drafts > PROTO_DRAFTS_MAX || len < *tile_at || m->n_drafts >= m->n_rows)
         return -EBADMSG;
-    if (m->n_logits != m->n_drafts + 1 && (m->n_logits || m->n_drafts))
+    if (m->n_drafts ? m->n_logits != m->n_drafts + 1
+                    : m->n_logits > PROTO_DRAFTS_MAX + 1 || m->n_logits > m->n_rows)
         return -EBADMSG;
     for (unsigned i = 0; i < m->n_drafts; i++)
         m->drafts[i] = (int32_t)get_be32(p + PROTO_ROWS_BYTES + 4 * i);
@@ -205,6 +208,34 @@ int proto_read_tokens(const uint8_t *p, size_t len, struct proto_tokens *m)
     return 0;
 }
 
+size_t proto_write_hidden(uint8_t *p, const struct proto_hidden *m)
+{
+    put_be32(p, (uint32_t)PROTO_HIDDEN << 24 | (uint32_t)m->n << 16);
+    put_be32(p + 4, m->position);
+    return PROTO_HIDDEN_BYTES;
+}
+
+int proto_read_hidden(const uint8_t *p, size_t len, struct proto_hidden *m)
+{
+    if (len < PROTO_HIDDEN_BYTES || p[0] != PROTO_HIDDEN || get_be16(p + 2))
+        return -EBADMSG;
+    m->n = p[1];
+    m->position = get_be32(p + 4);
+    return m->n && m->n <= PROTO_DRAFTS_MAX + 1 ? 0 : -EBADMSG;
+}
+
+void proto_put_values(uint8_t *p, const float *values, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        put_f32(p + 4 * i, values[i]);
+}
+
+void proto_get_values(const uint8_t *p, float *values, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        values[i] = get_f32(p + 4 * i);
+}
+
 size_t proto_write_close(uint8_t *p, uint32_t session, bool linger)
 {
     put_be32(p, (uint32_t)PROTO_CLOSE << 24 | (uint32_t)linger << 16);
@@ -247,7 +278,8 @@ int proto_read_ids(const uint8_t *p, size_t len, struct proto_ids *m)
 
 size_t proto_write_status(uint8_t *p, const struct proto_status *m)
 {
-    put_be32(p, (uint32_t)PROTO_STATUS << 24 | (uint32_t)m->draining << 16);
+    put_be32(p, (uint32_t)PROTO_STATUS << 24 | (uint32_t)m->draining << 16 |
+                    (uint32_t)m->headless << 8);
     put_be32(p + 4, m->sessions_free);
     put_be32(p + 8, m->tokens_free);
     put_be32(p + 12, m->tokens_total);
@@ -263,9 +295,10 @@ size_t proto_write_status(uint8_t *p, const struct proto_status *m)
 
 int proto_read_status(const uint8_t *p, size_t len, struct proto_status *m)
 {
-    if (len != PROTO_STATUS_BYTES || p[0] != PROTO_STATUS || p[1] > 1 || get_be16(p + 2))
+    if (len != PROTO_STATUS_BYTES || p[0] != PROTO_STATUS || p[1] > 1 || p[2] > 1 || p[3])
         return -EBADMSG;
     m->draining = p[1];
+    m->headless = p[2];
     m->sessions_free = get_be32(p + 4);
     m->tokens_free = get_be32(p + 8);
     m->tokens_total = get_be32(p + 12);

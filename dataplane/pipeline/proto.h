@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The messages between edge and cloud, version 5, big-endian. docs/wire.md has the byte tables.
+ * The messages between edge and cloud, version 6, big-endian. docs/wire.md has the byte tables.
  *
  * OPEN and CLOSE travel as the link's session 0, so that they keep their order among each other: a
  * place given up by a CLOSE is free when the next OPEN comes. So do STATUS and ASK, of no session.
@@ -18,7 +18,7 @@
 #include "compute/sampler.h"
 #include "dataplane/link.h"
 
-#define PROTO_VERSION        5u
+#define PROTO_VERSION        6u
 #define PROTO_DRAFTS_MAX     15u
 #define PROTO_TEXT_MAX       224u
 #define PROTO_OPEN_BYTES     104u
@@ -26,10 +26,11 @@
 #define PROTO_ROWS_BYTES     12u /* and 4 a draft, and the tile */
 #define PROTO_ROWS_BYTES_MAX (PROTO_ROWS_BYTES + 4u * PROTO_DRAFTS_MAX)
 #define PROTO_TOKENS_BYTES   8u /* and proto_token_bytes each */
+#define PROTO_HIDDEN_BYTES   8u /* and the values of its rows, over as many packets as needed */
 #define PROTO_CLOSE_BYTES    8u
 #define PROTO_TEXT_BYTES     4u /* REFUSED and ERROR: and the text */
 #define PROTO_CODEC_TEXT_MAX 48u
-#define PROTO_SMALL_MAX      256u /* any message but ROWS, IDS, and TOKENS with alternatives */
+#define PROTO_SMALL_MAX      256u /* any message but ROWS, IDS, HIDDEN, and TOKENS with alternatives */
 #define PROTO_TOKENS_MAX                                                                           \
     (PROTO_TOKENS_BYTES + (PROTO_DRAFTS_MAX + 1u) * 8u * (1u + SAMPLER_TOP_MAX))
 #define PROTO_IDS_BYTES      8u   /* and 4 an id */
@@ -73,6 +74,7 @@ enum proto_kind {
     PROTO_IDS = 8,
     PROTO_STATUS = 9,
     PROTO_ASK = 10,
+    PROTO_HIDDEN = 11,
 };
 
 /* Why a session was refused or broken off. */
@@ -87,11 +89,13 @@ enum proto_reason {
     PROTO_BAD_ROWS = 8,
     PROTO_FAILED = 9,
     PROTO_BUSY = 10, /* no room now: the same OPEN may be sent again */
+    PROTO_BAD_HEAD = 11, /* neither half has one */
 };
 
 struct proto_open {
     uint8_t version;
     uint8_t n_top; /* alternatives that are wanted of each id: to SAMPLER_TOP_MAX */
+    bool has_head; /* the edge has: it wants hidden states instead of ids, and tells none; n_top 0 */
     uint32_t session;
     uint8_t fingerprint[16];
     uint32_t split, n_layers, d_model, n_vocab;
@@ -109,8 +113,9 @@ struct proto_opened {
     uint32_t n_like;        /* rows that the session has of the other: all asked for, or 0 */
 };
 
-/* The head of a ROWS message. The last n_logits rows want logits: none inside a prompt, else one
- * and one for each draft. Row n_rows - n_drafts + i is that of drafts[i]. */
+/* The head of a ROWS message. The last n_logits rows want logits, or where the edge has the head the
+ * hidden states that these are made of: none inside a prompt, else one and one for each draft. Row
+ * n_rows - n_drafts + i is that of drafts[i]; an edge that has the head names no drafts. */
 struct proto_rows {
     uint32_t position; /* of the first row */
     uint16_t n_rows, n_logits;
@@ -127,6 +132,13 @@ struct proto_tokens {
     struct sampler_top top[PROTO_DRAFTS_MAX + 1][SAMPLER_TOP_MAX];
 };
 
+/* The last n rows of a message as they are behind the last layer, the first of them that of the id
+ * before `position`. The values follow, row by row. */
+struct proto_hidden {
+    uint32_t position; /* of the id that is made of the first one */
+    uint8_t n;         /* from 1 to PROTO_DRAFTS_MAX + 1 */
+};
+
 /* Ids that an earlier connection gave the session, for the sampler to know. */
 struct proto_ids {
     uint32_t first; /* so many came before these */
@@ -141,6 +153,7 @@ struct proto_ids {
  */
 struct proto_status {
     bool draining;          /* it takes no new sessions, and those that it has should move */
+    bool headless;          /* only edges that have the head */
     uint32_t sessions_free; /* that this edge may open now, as far as their number goes */
     uint32_t tokens_free;   /* that find room in its cache now, in all */
     uint32_t tokens_total;  /* of its cache */
@@ -172,6 +185,7 @@ size_t proto_write_open(uint8_t *p, const struct proto_open *m);
 size_t proto_write_opened(uint8_t *p, const struct proto_opened *m);
 size_t proto_write_rows(uint8_t *p, const struct proto_rows *m);
 size_t proto_write_tokens(uint8_t *p, const struct proto_tokens *m);
+size_t proto_write_hidden(uint8_t *p, const struct proto_hidden *m); /* the values: proto_put_values */
 size_t proto_write_close(uint8_t *p, uint32_t session, bool linger);
 size_t proto_write_ids(uint8_t *p, uint32_t first, const int32_t *ids, uint16_t n);
 size_t proto_write_status(uint8_t *p, const struct proto_status *m);
@@ -185,11 +199,29 @@ int proto_read_opened(const uint8_t *p, size_t len, struct proto_opened *m);
 /* *tile_at: where the tile begins. */
 int proto_read_rows(const uint8_t *p, size_t len, struct proto_rows *m, size_t *tile_at);
 int proto_read_tokens(const uint8_t *p, size_t len, struct proto_tokens *m);
+/* Of a message's first packet: values follow. */
+int proto_read_hidden(const uint8_t *p, size_t len, struct proto_hidden *m);
 /* linger: its rows may be wanted by sessions that begin like it. */
 int proto_read_close(const uint8_t *p, size_t len, uint32_t *session, bool *linger);
 int proto_read_ids(const uint8_t *p, size_t len, struct proto_ids *m);
 int proto_read_status(const uint8_t *p, size_t len, struct proto_status *m);
 int proto_read_ask(const uint8_t *p, size_t len);
 int proto_read_text(const uint8_t *p, size_t len, struct proto_text *m);
+
+/* Values of HIDDEN, 4 bytes each; no packet has a part of one. */
+void proto_put_values(uint8_t *p, const float *values, size_t n);
+void proto_get_values(const uint8_t *p, float *values, size_t n);
+
+/* Packets that a HIDDEN message of so many values takes, part_bytes of it in each: what is left of a
+ * packet's payload, rounded down. */
+static inline size_t proto_hidden_part(size_t payload_bytes)
+{
+    return (payload_bytes - LINK_REPLY_PREFIX_BYTES) / 4 * 4;
+}
+
+static inline size_t proto_hidden_packets(size_t n_values, size_t part_bytes)
+{
+    return (PROTO_HIDDEN_BYTES + 4 * n_values + part_bytes - 1) / part_bytes;
+}
 
 #endif

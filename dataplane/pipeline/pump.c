@@ -19,7 +19,7 @@ struct pump_small {
     int64_t reply_to;
     uint32_t session;
     enum wire_class cls;
-    uint16_t n;
+    size_t n, part;
     uint8_t bytes[];
 };
 
@@ -171,14 +171,24 @@ static bool is_full(const struct pump *p)
 static bool send_small(struct pump *p, const struct pump_small *s)
 {
     struct pkt_pool *pool = p->port->pool;
-    struct pkt *pkt = NULL;
+    const size_t packets = (s->n + s->part - 1) / s->part;
+    struct pkt *pkts[LINK_FRAGMENTS_MAX];
+    uint16_t bytes[LINK_FRAGMENTS_MAX], n = 0;
 
-    if (!is_full(p) && pool->n_free > pool->n_total / SMALL_SHARE)
-        pkt = pkt_alloc(pool);
-    if (!pkt)
+    if (is_full(p) || pool->n_free < packets + pool->n_total / SMALL_SHARE)
         return false;
-    memcpy(pkt->data + WIRE_PAYLOAD_AT + link_payload_offset(s->reply_to >= 0, 0), s->bytes, s->n);
-    if (link_send(p->link, s->session, s->cls, s->reply_to, &pkt, &s->n, 1) < 0)
+    for (size_t at = 0; at < s->n; at += s->part, n++) {
+        pkts[n] = pkt_alloc(pool);
+        if (!pkts[n]) {
+            while (n)
+                pkt_unref(pkts[--n]);
+            return false;
+        }
+        bytes[n] = (uint16_t)(s->n - at < s->part ? s->n - at : s->part);
+        memcpy(pkts[n]->data + WIRE_PAYLOAD_AT + link_payload_offset(s->reply_to >= 0, n),
+               s->bytes + at, bytes[n]);
+    }
+    if (link_send(p->link, s->session, s->cls, s->reply_to, pkts, bytes, n) < 0)
         pump_link_ended(p);
     return true;
 }
@@ -260,19 +270,36 @@ uint32_t pump_max_fragments(const struct pump *p)
     return smaller(LINK_FRAGMENTS_MAX, p->port->pool->n_total / (2 * PUMP_POOL_SHARE));
 }
 
-void pump_send(struct pump *p, uint32_t session, enum wire_class cls, int64_t reply_to,
-               const uint8_t *bytes, size_t n)
+size_t pump_payload(const struct pump *p)
+{
+    const size_t payload = wire_payload_max(p->port->caps.mtu_bytes),
+                 room = p->port->pool->room - WIRE_OVERHEAD;
+
+    return payload < room ? payload : room;
+}
+
+uint8_t *pump_reserve(struct pump *p, uint32_t session, enum wire_class cls, int64_t reply_to,
+                      size_t n, size_t part)
 {
     struct pump_small *s = p->n_small < SMALL_MAX ? malloc(sizeof *s + n) : NULL;
 
     if (!s) {
         p->dead = p->n_small < SMALL_MAX ? "out of memory" : "the peer acknowledges nothing";
-        return;
+        return NULL;
     }
-    *s =
-        (struct pump_small){.reply_to = reply_to, .session = session, .cls = cls, .n = (uint16_t)n};
-    memcpy(s->bytes, bytes, n);
+    *s = (struct pump_small){
+        .reply_to = reply_to, .session = session, .cls = cls, .n = n, .part = part};
     *p->end = s;
     p->end = &s->next;
     p->n_small++;
+    return s->bytes;
+}
+
+void pump_send(struct pump *p, uint32_t session, enum wire_class cls, int64_t reply_to,
+               const uint8_t *bytes, size_t n)
+{
+    uint8_t *to = pump_reserve(p, session, cls, reply_to, n, n);
+
+    if (to)
+        memcpy(to, bytes, n);
 }

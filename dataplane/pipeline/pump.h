@@ -84,8 +84,17 @@ bool pump_can_alloc(const struct pump *p, uint32_t n);
 /* Packets of one message at most, by this side's pool. */
 uint32_t pump_max_fragments(const struct pump *p);
 
-/* Send a copy of a small message, which fits a packet; it waits here while packets are short.
- * Where it can't wait, for lack of memory or because the peer takes none, the pump is dead. */
+/* Bytes of a message that a packet has room for, with the link's prefix. */
+size_t pump_payload(const struct pump *p);
+
+/* Room for a message of n bytes, which goes, part bytes of it to a packet, when there are enough: it
+ * is to be written before the next call. NULL: it can't wait, for lack of memory or because the peer
+ * takes none, and the pump is dead. */
+uint8_t *pump_reserve(struct pump *p, uint32_t session, enum wire_class cls, int64_t reply_to,
+                      size_t n, size_t part);
+
+/* Send a copy of a small message, which fits a packet; it waits here while packets are short. As
+ * pump_reserve. */
 void pump_send(struct pump *p, uint32_t session, enum wire_class cls, int64_t reply_to,
                const uint8_t *bytes, size_t n);
 

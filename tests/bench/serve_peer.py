@@ -3,7 +3,8 @@
 """As services, beside llama-server: the same model on the same cores under the same load, alternately.
 
 Every round runs each case with llama-server and with Isthmus, one after the other, each under `isthmus bench
-serve`; of each the best round counts. Prints a Markdown table with both figures, their ratio and the one that
+serve`; of each the best round counts. Ours keeps the head at the edge (--head edge at both halves), as llama-server
+keeps the sampler, unless --head cloud asks for the other setting: the texts are the same, the load is shared otherwise. Prints a Markdown table with both figures, their ratio and the one that
 is wanted. Exit code 1 when one falls short.
 
   16 clients     tokens/s, prompts of 92 tokens, answers of 64: llama-server with its RPC worker (layers from
@@ -20,7 +21,7 @@ is wanted. Exit code 1 when one falls short.
 llama.cpp is built as tests/bench/peer.py says, with -DGGML_RPC=ON and `ninja -C llama llama-server
 ggml-rpc-server`.
 
-usage: tests/bench/serve_peer.py --llama llama/bin [--rounds N] [--only TEXT] [--system NAME] [--try]
+usage: tests/bench/serve_peer.py --llama llama/bin [--rounds N] [--only TEXT] [--system NAME] [--head WHERE] [--try]
        (--only: cases whose name has TEXT; --system llama.cpp or isthmus: that one alone; --try: short, only see
        that it runs)
 
@@ -119,8 +120,8 @@ def llama(o, threads, slots, context, *more, rpc=False):
 
 @contextlib.contextmanager
 def cloud(o, port, key, *more):
-    process = start([1], e2e.BINARY, "cloud", "-m", o.model, "--split", SPLIT, "--threads", 1, "--port", port,
-                    "--identity", e2e.keygen(key)[0], "--peer", e2e.keygen("edge")[1], *more)
+    process = start([1], e2e.BINARY, "cloud", "-m", o.model, "--split", SPLIT, "--head", o.head, "--threads", 1,
+                    "--port", port, "--identity", e2e.keygen(key)[0], "--peer", e2e.keygen("edge")[1], *more)
     try:
         if not e2e.wait_for(lambda: "up to" in said(process) or process.poll() is not None, 60) \
                 or process.poll() is not None:
@@ -134,8 +135,8 @@ def cloud(o, port, key, *more):
 def edge(o, sessions, *args):
     """(URL, process) of an edge that serves."""
     port = free_port()
-    process = start([0], e2e.BINARY, "edge", "-m", o.model, "--split", SPLIT, "--threads", 1, "--identity",
-                    e2e.keygen("edge")[0], "--listen", "127.0.0.1:%d" % port, "--max-sessions", sessions, *args)
+    process = start([0], e2e.BINARY, "edge", "-m", o.model, "--split", SPLIT, "--head", o.head, "--threads", 1,
+                    "--identity", e2e.keygen("edge")[0], "--listen", "127.0.0.1:%d" % port, "--max-sessions", sessions, *args)
     try:
         url = "http://127.0.0.1:%d" % port
         await_ready(process, url + "/readyz")
@@ -227,7 +228,8 @@ def start_llama(o):
 def start_isthmus(o):
     port = free_port()
     begin = time.monotonic()
-    process = start([0, 1], e2e.BINARY, "run", "-m", o.model, "--split", SPLIT, "--listen", "127.0.0.1:%d" % port,
+    process = start([0, 1], e2e.BINARY, "run", "-m", o.model, "--split", SPLIT, "--head", o.head,
+                    "--listen", "127.0.0.1:%d" % port,
                     "--ctx", 512, "--max-sessions", 4)
     try:
         await_ready(process, "http://127.0.0.1:%d/readyz" % port)
@@ -301,6 +303,7 @@ def main():
     parser.add_argument("--only", default="", metavar="TEXT")
     parser.add_argument("--system", choices=("both", "llama.cpp", "isthmus"), default="both",
                         help="one alone: its figures, without a table")
+    parser.add_argument("--head", choices=("cloud", "edge"), default="edge", help="where ours has the head")
     parser.add_argument("--try", dest="only_try", action="store_true")
     o = parser.parse_args()
     o.model = e2e.model("smollm2")

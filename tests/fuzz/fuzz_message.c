@@ -34,6 +34,7 @@ static void read_all(const uint8_t *p, size_t n)
     struct proto_text text;
     struct proto_ids ids;
     struct proto_status status;
+    struct proto_hidden hidden;
     uint32_t session;
     bool linger;
     size_t at;
@@ -46,6 +47,12 @@ static void read_all(const uint8_t *p, size_t n)
         uint8_t again[PROTO_TOKENS_MAX];
 
         if (proto_write_tokens(again, &tokens) != n || memcmp(again, p, n))
+            abort();
+    }
+    if (proto_read_hidden(p, n, &hidden) == 0) {
+        uint8_t again[PROTO_HIDDEN_BYTES];
+
+        if (proto_write_hidden(again, &hidden) > n || memcmp(again, p, sizeof again))
             abort();
     }
     (void)proto_read_close(p, n, &session, &linger);
@@ -64,7 +71,7 @@ static void send_any(struct link *l, struct port *port, struct script *s)
     struct pkt *pkts[4];
     uint16_t bytes[4], n = (uint16_t)(1 + next(s) % 4);
     uint32_t session = next(s) % 3;
-    uint8_t kind = next(s) % 12;
+    uint8_t kind = next(s) % 13;
 
     for (uint16_t i = 0; i < n; i++) {
         uint8_t *to;
@@ -105,11 +112,12 @@ static void pump(struct link *l, struct port *port, uint64_t now)
 }
 
 static void send_valid_open(struct link *l, struct port *port, const struct stage_info *info,
-                            uint32_t session, uint32_t like, uint32_t n_like)
+                            uint32_t session, uint32_t like, uint32_t n_like, bool has_head)
 {
     struct codec_params codec = codec_params_default(CODEC_F16);
     struct proto_open m = {.version = PROTO_VERSION,
                            .session = session,
+                           .has_head = has_head,
                            .split = FAKE_SPLIT,
                            .n_layers = info->n_layers,
                            .d_model = info->d_model,
@@ -137,7 +145,7 @@ static void send_valid(struct link *l, struct port *port, const struct stage_inf
     uint16_t n;
 
     if (what % 2) {
-        send_valid_open(l, port, info, which, next(s) % 6, 1 + next(s) % 39);
+        send_valid_open(l, port, info, which, next(s) % 6, 1 + next(s) % 39, what & 2);
         return;
     }
     p = pkt_alloc(port->pool);
@@ -149,7 +157,11 @@ static void against_cloud(struct script s)
 {
     struct network_params quiet = {0};
     struct network *net = network_open(1, &quiet, 512, 600);
-    struct fake_params fp = {.d_model = 4, .max_rows = 8, .max_seqs = 3};
+    const uint8_t how = next(&s);
+    struct fake_params fp = {.d_model = 4,
+                             .max_rows = 8,
+                             .max_seqs = 3,
+                             .head = how & 2 ? STAGE_HEAD_WITHOUT : STAGE_HEAD_WITH};
     struct cloud_params cp = {.stage = fake_open(true, &fp, NULL),
                               .port = network_port(net, 1),
                               .codec = codec_params_default(CODEC_F16),
@@ -162,8 +174,8 @@ static void against_cloud(struct script s)
 
     if (cloud_open(&cp, 0, &c, err) || link_open(&lp, 0, &l))
         abort();
-    send_valid_open(l, network_port(net, 0), stage_info(cp.stage), 1, 0, 0);
-    send_valid_open(l, network_port(net, 0), stage_info(cp.stage), 2, 1, 1);
+    send_valid_open(l, network_port(net, 0), stage_info(cp.stage), 1, 0, 0, true);
+    send_valid_open(l, network_port(net, 0), stage_info(cp.stage), 2, 1, 1, how & 1);
     for (uint64_t now = 0; now < 40; now++) {
         network_set_now(net, now * 1000000);
         if (s.left && next(&s) % 4 == 0)
@@ -190,7 +202,11 @@ static void against_edge(struct script s)
 {
     struct network_params quiet = {0};
     struct network *net = network_open(1, &quiet, 512, 600);
-    struct fake_params fp = {.d_model = 4, .max_rows = 8, .max_seqs = 3};
+    const uint8_t how = next(&s);
+    struct fake_params fp = {.d_model = 4,
+                             .max_rows = 8,
+                             .max_seqs = 3,
+                             .head = how & 4 ? STAGE_HEAD_WITH : STAGE_HEAD_WITHOUT};
     struct edge_params ep = {.stage = fake_open(false, &fp, NULL),
                              .port = network_port(net, 0),
                              .codec = codec_params_default(CODEC_F32),
@@ -213,7 +229,6 @@ static void against_edge(struct script s)
     struct link *l;
     uint64_t deadline;
 
-    const uint8_t how = next(&s);
     if (how & 2)
         r.n_top = 2;
     if (how & 1) /* the history and its replay, too */

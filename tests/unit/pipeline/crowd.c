@@ -121,6 +121,8 @@ void crowd_open(struct crowd *c, const struct crowd_params *p)
         struct rig_params rp = p->edge;
 
         rp.seed += i;
+        if (p->heads)
+            rp.edge_stage.head = p->heads >> i & 1 ? STAGE_HEAD_WITH : STAGE_HEAD_WITHOUT;
         if (p->secure)
             rp.edge_security = (struct pipeline_security){crowd_identity(i), rig_peers(false)};
         rp.secure = p->secure;

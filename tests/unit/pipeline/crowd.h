@@ -13,6 +13,7 @@ struct crowd_params {
     struct fake_params cloud_stage;
     struct link_params cloud_link;
     uint32_t n_edges;
+    uint32_t heads; /* bits: these edges have the head, if any has, the others none */
     uint32_t cloud_sessions, cloud_lingering;
     uint32_t max_edges;
     uint32_t pool_packets; /* the cloud's; 0: 2048 */

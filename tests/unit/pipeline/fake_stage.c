@@ -20,6 +20,7 @@ struct fake {
     struct fake_counts counts;
     struct fake_seq *seqs;
     bool cloud;
+    float *row;  /* [d_model] scratch */
     void (*poll)(void *arg);
     void *poll_arg;
 };
@@ -138,7 +139,9 @@ static int check_batch(const struct fake *f, const struct stage_rows *batch, siz
         const struct fake_seq *q = &f->seqs[r->seq];
 
         if (r->seq < 0 || (uint32_t)r->seq >= f->info.max_seqs || !q->open || r->pos != q->n ||
-            !r->n || r->pos + r->n > q->max || r->n_logits > r->n || (r->n_logits && !f->cloud))
+            !r->n || r->pos + r->n > q->max || r->n_logits > r->n || r->n_hidden > r->n ||
+            (r->n_hidden && (r->n_logits || !f->cloud)) ||
+            (r->n_logits && !(f->cloud && f->info.has_head)))
             return -EINVAL;
         for (size_t other = 0; other < b; other++) {
             if (batch[other].seq == r->seq)
@@ -166,6 +169,36 @@ static void pass_time(struct fake *f, uint64_t rows)
     } while (left);
 }
 
+/* Behind the last layer; and the head, which looks at all of it. */
+static void hidden_of(uint64_t h, float *row, uint32_t d)
+{
+    for (uint32_t k = 0; k < d; k++)
+        row[k] = (float)(int32_t)(mix(h, k + 5000) & 0xffff) - 32768.0f;
+}
+
+static void logits_of(const float *row, uint32_t d, float *logits)
+{
+    const uint64_t h = hash_row(row, d);
+
+    for (uint32_t k = 0; k < FAKE_VOCAB; k++)
+        logits[k] = (float)(mix(h, k + 1000) & 0xffff) / 8192.0f;
+}
+
+static int fake_head(struct stage *s, uint32_t n, const float *in, float *logits)
+{
+    struct fake *f = (struct fake *)s;
+    const uint32_t d = f->info.d_model;
+
+    if (n > f->info.max_rows || !f->info.has_head)
+        return -EINVAL;
+    for (uint32_t i = 0; i < n; i++)
+        logits_of(in + (size_t)i * d, d, logits + (size_t)i * FAKE_VOCAB);
+    f->counts.heads++;
+    if (n > f->counts.largest_head)
+        f->counts.largest_head = n;
+    return 0;
+}
+
 static int fake_run(struct stage *s, const struct stage_rows *batch, size_t n_batch,
                     const int32_t *ids, const float *in, float *out, float *logits)
 {
@@ -187,8 +220,17 @@ static int fake_run(struct stage *s, const struct stage_rows *batch, size_t n_ba
                 out[row * d + k] = (float)(int32_t)(mix(h, k) & 0xffff) - 32768.0f;
             if (!f->cloud && f->p.nan_at && q->n == f->p.nan_at)
                 out[row * d + 3] = NAN;
-            for (uint32_t k = 0; i >= batch[b].n - batch[b].n_logits && k < FAKE_VOCAB; k++)
-                *logits++ = (float)(mix(h, k + 1000) & 0xffff) / 8192.0f;
+            if (f->cloud && i >= batch[b].n - batch[b].n_hidden) {
+                hidden_of(h, out, d);
+                if (f->p.nan_at && q->n == f->p.nan_at)
+                    out[d - 1] = NAN;
+                out += d;
+            }
+            if (i >= batch[b].n - batch[b].n_logits) {
+                hidden_of(h, f->row, d);
+                logits_of(f->row, d, logits);
+                logits += FAKE_VOCAB;
+            }
             q->state[q->n++] = h;
         }
     }
@@ -213,6 +255,7 @@ static void fake_close(struct stage *s)
     for (uint32_t i = 0; i < f->info.max_seqs; i++)
         free(f->seqs[i].state);
     free(f->seqs);
+    free(f->row);
     free(f);
 }
 
@@ -225,13 +268,25 @@ static const struct stage_ops fake_ops = {
     .seq_truncate = fake_seq_truncate,
     .seq_close = fake_seq_close,
     .run = fake_run,
+    .head = fake_head,
     .set_poll = fake_set_poll,
     .close = fake_close,
 };
 
+/* Every test that does not say runs in both settings: HEAD=edge in its environment. */
+static enum stage_head head_of(bool cloud, enum stage_head asked)
+{
+    const char *head = getenv("HEAD");
+
+    if (asked != STAGE_HEAD_OWN || !head || strcmp(head, "edge") != 0)
+        return asked;
+    return cloud ? STAGE_HEAD_WITHOUT : STAGE_HEAD_WITH;
+}
+
 struct stage *fake_open(bool cloud, const struct fake_params *p, struct stage_info **info)
 {
     struct fake *f = calloc(1, sizeof *f);
+    const enum stage_head head = head_of(cloud, p->head);
 
     f->stage.ops = &fake_ops;
     f->p = *p;
@@ -246,10 +301,12 @@ struct stage *fake_open(bool cloud, const struct fake_params *p, struct stage_in
         .max_rows = p->max_rows ? p->max_rows : 128,
         .max_seqs = p->max_seqs ? p->max_seqs : 1,
         .kv_budget_bytes = p->kv_budget_bytes ? p->kv_budget_bytes : SIZE_MAX,
+        .has_head = head == STAGE_HEAD_WITH || (cloud && head == STAGE_HEAD_OWN),
         .numerics_id = 0x600d,
         .fingerprint = {0xf0, 1, 2, 3},
     };
     f->seqs = calloc(f->info.max_seqs, sizeof f->seqs[0]);
+    f->row = malloc(f->info.d_model * sizeof f->row[0]);
     if (info)
         *info = &f->info;
     return &f->stage;
@@ -264,7 +321,7 @@ uint32_t fake_reference(const int32_t *prompt, uint32_t n_prompt, uint32_t n_pre
                         const struct sampler_params *sampler, int32_t stop, uint32_t d_model,
                         int32_t *ids, struct sampler_top *top, uint32_t n_top)
 {
-    struct fake_params p = {.d_model = d_model, .max_rows = FAKE_CTX};
+    struct fake_params p = {.d_model = d_model, .max_rows = FAKE_CTX, .head = STAGE_HEAD_WITH};
     struct stage *edge = fake_open(false, &p, NULL), *cloud = fake_open(true, &p, NULL);
     float *row = malloc(stage_info(edge)->d_model * sizeof *row);
     float logits[FAKE_VOCAB];

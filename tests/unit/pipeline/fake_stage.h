@@ -22,13 +22,15 @@ struct fake_params {
     uint32_t fail_at;  /* position at which stage_run fails; 0: none */
     size_t kv_budget_bytes;  /* 0: none */
     bool stingy;             /* no room to cut a sequence within what it shares */
-    uint32_t nan_at;   /* position whose row holds a NaN; 0: none */
+    uint32_t nan_at;   /* position whose row, or hidden state, holds a NaN; 0: none */
+    enum stage_head head;
 };
 
 #define FAKE_TOKEN_BYTES 8u /* of the KV budget; a fork pays for what is shared too */
 
 struct fake_counts {
     uint64_t runs, rows, largest_batch, open_seqs, truncated;
+    uint64_t heads, largest_head; /* runs of the head alone, and rows of one */
 };
 
 /* cloud: layers [split, n) instead of [0, split). info may be changed before it is used. */

@@ -64,10 +64,19 @@ static void test_open(void **state)
             assert_int_equal(proto_read_open(b, n, &out), !like && !tokens ? 0 : -EBADMSG);
         }
     }
-    b[2] = SAMPLER_TOP_MAX + 1;
+    in.like = in.n_like = 0;
+    n = proto_write_open(b, &in);
+    assert_int_equal(proto_read_open(b, n, &out), 0);
+    assert_false(out.has_head);
+    b[3] = 1; /* who has the head picks the alternatives, too */
     assert_int_equal(proto_read_open(b, n, &out), -EBADMSG);
     b[2] = 0;
-    b[3] = 1;
+    assert_int_equal(proto_read_open(b, n, &out), 0);
+    assert_true(out.has_head);
+    b[3] = 2;
+    assert_int_equal(proto_read_open(b, n, &out), -EBADMSG);
+    b[2] = SAMPLER_TOP_MAX + 1;
+    b[3] = 0;
     assert_int_equal(proto_read_open(b, n, &out), -EBADMSG);
     b[1] = 9; /* another version: nothing else is understood */
     assert_int_equal(proto_read_open(b, 8, &out), 0);
@@ -126,9 +135,15 @@ static void test_rows(void **state)
         assert_int_equal(proto_read_rows(b, n, &out, &at), in.n_logits == 4 ? 0 : -EBADMSG);
     }
     in.n_drafts = 0; /* inside a prompt none, at its end one */
-    for (in.n_logits = 0; in.n_logits < 6; in.n_logits++) {
+    for (in.n_logits = 0; in.n_logits < 6; in.n_logits++) { /* or for guesses that are not named */
         n = proto_write_rows(b, &in);
-        assert_int_equal(proto_read_rows(b, n, &out, &at), in.n_logits < 2 ? 0 : -EBADMSG);
+        assert_int_equal(proto_read_rows(b, n, &out, &at), in.n_logits <= 4 ? 0 : -EBADMSG);
+    }
+    in.n_rows = 40;
+    for (in.n_logits = 15; in.n_logits < 18; in.n_logits++) {
+        n = proto_write_rows(b, &in);
+        assert_int_equal(proto_read_rows(b, n, &out, &at),
+                         in.n_logits <= PROTO_DRAFTS_MAX + 1 ? 0 : -EBADMSG);
     }
     in.n_logits = 1;
     in.n_rows = 0;
@@ -207,6 +222,44 @@ static void test_alternatives(void **state)
     }
 }
 
+static void test_hidden(void **state)
+{
+    static const float values[5] = {1, -.5f, 3e38f, 1e-40f, 0};
+    struct proto_hidden in = {.position = 0x10203, .n = PROTO_DRAFTS_MAX + 1}, out;
+    float back[5];
+    size_t n = proto_write_hidden(b, &in);
+
+    assert_int_equal(n, PROTO_HIDDEN_BYTES);
+    assert_int_equal(proto_kind(b, n), PROTO_HIDDEN);
+    for (size_t len = 0; len <= n + 5; len++) /* values follow */
+        assert_int_equal(proto_read_hidden(b, len, &out), len >= n ? 0 : -EBADMSG);
+    assert_int_equal(out.position, 0x10203);
+    assert_int_equal(out.n, PROTO_DRAFTS_MAX + 1);
+    for (int k = 1; k < 4; k++) {
+        n = proto_write_hidden(b, &in);
+        b[k] = k == 1 ? 0 : 1;
+        assert_int_equal(proto_read_hidden(b, n, &out), -EBADMSG);
+    }
+    b[1] = PROTO_DRAFTS_MAX + 2;
+    assert_int_equal(proto_read_hidden(b, n, &out), -EBADMSG);
+    proto_put_values(b, values, 5);
+    proto_get_values(b, back, 5);
+    assert_memory_equal(back, values, sizeof values);
+    assert_int_equal(b[0] << 8 | b[1], 0x3f80); /* big-endian */
+
+    for (size_t room = 300; room < 9000; room++) { /* whole values, and enough packets */
+        const size_t part = proto_hidden_part(room);
+
+        assert_true(part % 4 == 0 && part + LINK_REPLY_PREFIX_BYTES <= room);
+        for (size_t k = 1; k < 10000; k *= 3) {
+            const size_t packets = proto_hidden_packets(k, part);
+
+            assert_true(packets * part >= PROTO_HIDDEN_BYTES + 4 * k);
+            assert_true((packets - 1) * part < PROTO_HIDDEN_BYTES + 4 * k);
+        }
+    }
+}
+
 static void test_text(void **state)
 {
     char longest[PROTO_TEXT_MAX + 20];
@@ -258,6 +311,7 @@ static void test_ids(void **state)
 static void test_status(void **state)
 {
     static struct proto_status in = {.draining = true,
+                                     .headless = true,
                                      .sessions_free = 3,
                                      .tokens_free = 0x10000,
                                      .tokens_total = 0x20000,
@@ -281,6 +335,11 @@ static void test_status(void **state)
     b[1] = 0;
     assert_int_equal(proto_read_status(b, n, &out), 0);
     assert_false(out.draining);
+    b[2] = 2;
+    assert_int_equal(proto_read_status(b, n, &out), -EBADMSG);
+    b[2] = 0;
+    assert_int_equal(proto_read_status(b, n, &out), 0);
+    assert_false(out.headless);
     b[3] = 1;
     assert_int_equal(proto_read_status(b, n, &out), -EBADMSG);
     in.tokens_free = in.tokens_total + 1; /* more than there are */
@@ -301,6 +360,7 @@ int main(void)
         cmocka_unit_test(test_rows),         cmocka_unit_test(test_tokens),
         cmocka_unit_test(test_alternatives), cmocka_unit_test(test_text),
         cmocka_unit_test(test_ids),          cmocka_unit_test(test_status),
+        cmocka_unit_test(test_hidden),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

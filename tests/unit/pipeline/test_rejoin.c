@@ -821,7 +821,7 @@ static uint8_t *bare_packet(struct bare *b, struct pkt **p)
 static void bare_open(struct bare *b)
 {
     const struct codec_params codec = codec_params_default(CODEC_F32);
-    const struct rig_params p = {.network = quiet};
+    const struct rig_params p = {.network = quiet, .cloud_stage.head = STAGE_HEAD_WITH};
     const struct link_params lp = {.path = &wire_path_edge, .initiator = true, .connection = 7};
     struct proto_open m = {.version = PROTO_VERSION,
                            .session = 1,

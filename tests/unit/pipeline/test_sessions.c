@@ -210,7 +210,8 @@ static void test_alternatives(void **state)
             assert_true(rig_right(&r, &q[k]));
             rig_request_free(&q[k]);
         }
-        if (i >= 9) /* 16 fit, or they don't and rows are taken back */
+        /* 16 fit, or they don't and rows are taken back; with the head at the edge nothing is sent */
+        if (i >= 9 && !stage_info(r.edge_stage)->has_head)
             assert_int_equal(fake_counts(r.cloud_stage)->truncated == 0,
                              proto_tokens_that_fit(wire_payload_max(p.mtu), q[0].n_top) == 16);
         rig_close(&r);

@@ -284,6 +284,110 @@ static void split_equals_whole(void **state)
     }
 }
 
+static struct stage *open_headed(const struct gguf *g, uint32_t first, uint32_t end,
+                                 enum stage_head head)
+{
+    struct stage_params p = {
+        .first_layer = first, .end_layer = end, .max_rows = ROWS, .max_seqs = 4, .head = head};
+    size_t weights, kv;
+    struct stage *s;
+    char err[GGUF_ERR] = "";
+
+    if (stage_open(g, &p, team, &s, err) || stage_footprint(g, &p, 1, &weights, &kv, err))
+        fail_msg("%s", err);
+    assert_int_equal(stage_info(s)->weights_bytes, weights);
+    return s;
+}
+
+/* The head may be at the front stage: of hidden states of the back one it makes the very logits, be
+ * there some of each in a batch, and whatever rows it has at once. */
+static void head_elsewhere_equals_own(void **state)
+{
+    enum { N = 20, CUT = 1 };
+
+    for (size_t m = 0; m < N_MODELS; m++) {
+        char *path;
+        struct gguf *g = tiny_open(models[m], &path);
+        struct stage *own = open_range(g, CUT, 0, false), *plain = open_range(g, 0, CUT, false),
+                     *front = open_headed(g, 0, CUT, STAGE_HEAD_WITH),
+                     *back = open_headed(g, CUT, 0, STAGE_HEAD_WITHOUT);
+        float *want = new_logits(N), *got = new_logits(N), in[N * TINY_D], out[N * TINY_D];
+        const size_t head_bytes = stage_info(own)->weights_bytes - stage_info(back)->weights_bytes;
+        int32_t ids[N];
+
+        assert_true(head_bytes > TINY_D * sizeof(float) + TINY_D * TINY_VOCAB);
+        assert_int_equal(stage_info(front)->weights_bytes,
+                         stage_info(plain)->weights_bytes + head_bytes);
+        assert_true(stage_info(front)->has_head && stage_info(own)->has_head);
+        assert_false(stage_info(back)->has_head || stage_info(plain)->has_head);
+        random_ids(ids, N);
+        int a = stage_seq_open(front, N), b = stage_seq_open(back, N), c = stage_seq_open(own, N),
+            d = stage_seq_open(own, N);
+        struct stage_rows up = {.seq = a, .n = N}, down = {.seq = c, .n = N, .n_logits = N};
+
+        assert_int_equal(stage_run(front, &up, 1, ids, NULL, in, NULL), 0);
+        assert_int_equal(stage_run(own, &down, 1, NULL, in, NULL, want), 0);
+
+        /* All of it, in place; then chunks, of which the last rows are wanted. */
+        memcpy(out, in, sizeof in);
+        down = (struct stage_rows){.seq = b, .n = N, .n_hidden = N};
+        assert_int_equal(stage_run(back, &down, 1, NULL, out, out, NULL), 0);
+        assert_int_equal(stage_head(front, N, out, got), 0);
+        assert_same_bits(got, want, N);
+        assert_int_equal(stage_head(front, 0, out, got), 0);
+        assert_int_equal(stage_seq_truncate(back, b, 0), 0);
+        for (uint32_t pos = 0; pos < N;) {
+            const uint32_t n = 1 + (uint32_t)rand() % (N - pos), some = (uint32_t)rand() % (n + 1);
+
+            down = (struct stage_rows){.seq = b, .pos = pos, .n = n, .n_hidden = some};
+            assert_int_equal(
+                stage_run(back, &down, 1, NULL, in + (size_t)pos * TINY_D, some ? out : NULL, NULL),
+                0);
+            pos += n;
+            for (uint32_t i = 0; i < some; i++)
+                assert_int_equal(
+                    stage_head(own, 1, out + (size_t)i * TINY_D, got + (size_t)i * TINY_VOCAB), 0);
+            assert_same_bits(got, want + (size_t)(pos - some) * TINY_VOCAB, some);
+        }
+
+        /* Logits of one sequence, hidden states of another. */
+        float both[2 * N * TINY_D];
+        struct stage_rows mixed[] = {{.seq = d, .n = N, .n_hidden = 3},
+                                     {.seq = c, .n = N, .n_logits = 5}};
+        memcpy(both, in, sizeof in);
+        memcpy(both + N * TINY_D, in, sizeof in);
+        assert_int_equal(stage_seq_truncate(own, c, 0), 0);
+        assert_int_equal(stage_run(own, mixed, 2, NULL, both, out, got), 0);
+        assert_same_bits(got, want + (N - 5) * TINY_VOCAB, 5);
+        assert_int_equal(stage_head(front, 3, out, got), 0);
+        assert_same_bits(got, want + (N - 3) * TINY_VOCAB, 3);
+
+        /* What does not go. */
+        assert_int_equal(stage_seq_truncate(back, b, 0), 0);
+        assert_int_equal(stage_seq_truncate(own, c, 0), 0);
+        down = (struct stage_rows){.seq = b, .n = N, .n_logits = 1};
+        assert_int_equal(stage_run(back, &down, 1, NULL, in, NULL, got), -EINVAL);
+        down = (struct stage_rows){.seq = c, .n = N, .n_logits = 1, .n_hidden = 1};
+        assert_int_equal(stage_run(own, &down, 1, NULL, in, out, got), -EINVAL);
+        down = (struct stage_rows){.seq = b, .n = N, .n_hidden = N + 1};
+        assert_int_equal(stage_run(back, &down, 1, NULL, in, out, NULL), -EINVAL);
+        down = (struct stage_rows){.seq = b, .n = N, .n_hidden = 1};
+        assert_int_equal(stage_run(back, &down, 1, NULL, in, NULL, NULL), -EINVAL);
+        assert_int_equal(stage_seq_truncate(front, a, 0), 0);
+        up.n_hidden = 1;
+        assert_int_equal(stage_run(front, &up, 1, ids, NULL, out, NULL), -EINVAL);
+        assert_int_equal(stage_head(back, 1, out, got), -EINVAL);
+        assert_int_equal(stage_head(front, ROWS + 1, out, got), -EINVAL);
+        stage_close(own);
+        stage_close(plain);
+        stage_close(front);
+        stage_close(back);
+        free(want);
+        free(got);
+        tiny_close(g, path);
+    }
+}
+
 static void chunks_do_not_matter(void **state)
 {
     for (size_t m = 0; m < N_MODELS; m++) {
@@ -728,6 +832,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(agrees_with_plain_arithmetic),
         cmocka_unit_test(split_equals_whole),
+        cmocka_unit_test(head_elsewhere_equals_own),
         cmocka_unit_test(chunks_do_not_matter),
         cmocka_unit_test(batches_do_not_matter),
         cmocka_unit_test(threads_do_not_matter),
