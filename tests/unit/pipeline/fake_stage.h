@@ -21,6 +21,8 @@ struct fake_params {
     uint64_t run_ns, row_ns; /* a run's time */
     uint32_t fail_at;  /* position at which stage_run fails; 0: none */
     size_t kv_budget_bytes;  /* 0: none */
+    enum kv_format kv;       /* of sequences, unless told otherwise; results differ */
+    uint32_t kv_formats;     /* 0: all */
     bool stingy;             /* no room to cut a sequence within what it shares */
     uint32_t nan_at;   /* position whose row holds a NaN; 0: none */
 };
