@@ -272,6 +272,14 @@ uint32_t fake_reference(const int32_t *prompt, uint32_t n_prompt, uint32_t n_pre
                         const struct sampler_params *sampler, int32_t stop, uint32_t d_model,
                         int32_t *ids, struct sampler_top *top, uint32_t n_top)
 {
+    return fake_reference_as(KV_F16, prompt, n_prompt, n_predict, sampler, stop, d_model, ids, top,
+                             n_top);
+}
+
+uint32_t fake_reference_as(enum kv_format kv, const int32_t *prompt, uint32_t n_prompt,
+                           uint32_t n_predict, const struct sampler_params *sampler, int32_t stop,
+                           uint32_t d_model, int32_t *ids, struct sampler_top *top, uint32_t n_top)
+{
     struct fake_params p = {.d_model = d_model, .max_rows = FAKE_CTX};
     struct stage *edge = fake_open(false, &p, NULL), *cloud = fake_open(true, &p, NULL);
     float *row = malloc(stage_info(edge)->d_model * sizeof *row);
@@ -279,8 +287,8 @@ uint32_t fake_reference(const int32_t *prompt, uint32_t n_prompt, uint32_t n_pre
     struct sampler *s;
     uint32_t n = 0;
 
-    if (sampler_open(FAKE_VOCAB, &s) || stage_seq_open(edge, FAKE_CTX) ||
-        stage_seq_open(cloud, FAKE_CTX))
+    if (sampler_open(FAKE_VOCAB, &s) || stage_seq_open_as(edge, kv, FAKE_CTX) ||
+        stage_seq_open_as(cloud, kv, FAKE_CTX))
         abort();
     for (uint32_t pos = 0; n < n_predict; pos++) {
         int32_t id = pos < n_prompt ? prompt[pos] : ids[pos - n_prompt];

@@ -42,5 +42,9 @@ const struct fake_counts *fake_counts(const struct stage *s);
 uint32_t fake_reference(const int32_t *prompt, uint32_t n_prompt, uint32_t n_predict,
                         const struct sampler_params *sampler, int32_t stop, uint32_t d_model,
                         int32_t *ids, struct sampler_top *top, uint32_t n_top);
+/* The same, with a cache of another format than f16. */
+uint32_t fake_reference_as(enum kv_format kv, const int32_t *prompt, uint32_t n_prompt,
+                           uint32_t n_predict, const struct sampler_params *sampler, int32_t stop,
+                           uint32_t d_model, int32_t *ids, struct sampler_top *top, uint32_t n_top);
 
 #endif
