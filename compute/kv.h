@@ -35,8 +35,8 @@ struct kv;
 int kv_open(const struct kv_shape *shape, uint32_t max_seqs, size_t budget_bytes, struct kv **out);
 void kv_close(struct kv *kv);
 
-/* A new empty sequence: its id, -ENOSPC (no free id, or the budget), -EINVAL (no tokens, or a format
- * that the shape does not take) or -ENOMEM. */
+/* A new empty sequence: its id, -ENOSPC (no free id, or the budget), -EINVAL (no tokens, or a
+ * format that the shape does not take) or -ENOMEM. */
 int kv_seq_open(struct kv *kv, enum kv_format f, uint32_t max_tokens);
 /* The same, of seq's format, beginning with its first n_tokens; their full pages are shared.
  * -EINVAL: seq has fewer, or they don't fit. */

@@ -287,8 +287,9 @@ static int build(struct cpu_stage *s, const struct gguf *g, const struct stage_p
                  struct team *team, char *err)
 {
     struct kv_shape shape = shape_of(&s->hp, p);
-    size_t kv_budget =
-        p->kv_budget_bytes ? p->kv_budget_bytes : p->max_seqs * kv_bytes_for(&shape, p->kv_format, p->n_ctx);
+    size_t kv_budget = p->kv_budget_bytes
+                           ? p->kv_budget_bytes
+                           : p->max_seqs * kv_bytes_for(&shape, p->kv_format, p->n_ctx);
     int rc =
         weights_load(g, &s->hp, p->first_layer, p->end_layer, team, &p->loading, &s->weights, err);
 

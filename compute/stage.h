@@ -31,7 +31,7 @@ struct stage_info {
     bool is_half;            /* from a file of its own: */
     uint8_t parent[16];      /* the fingerprint of the model that was made from */
     size_t weights_bytes, kv_bytes, scratch_bytes; /* resident, by account */
-    enum kv_format kv_format; /* of sequences, unless told otherwise */
+    enum kv_format kv_format;                      /* of sequences, unless told otherwise */
     uint32_t kv_formats;      /* bits, 1 << enum kv_format: those that they may have */
     size_t kv_budget_bytes;   /* the cache never takes more */
     size_t kv_reserved_bytes; /* kv_bytes, and what the open sequences may still take */
@@ -118,8 +118,8 @@ static inline bool stage_has_kv(const struct stage_info *info, enum kv_format f)
     return f < KV_FORMATS && info->kv_formats >> f & 1;
 }
 
-/* What a sequence of a format that may grow to max_tokens and shares nothing takes of the KV budget,
- * which is one for all formats; or of kv_format. */
+/* What a sequence of a format that may grow to max_tokens and shares nothing takes of the KV
+ * budget, which is one for all formats; or of kv_format. */
 static inline size_t stage_seq_bytes_as(const struct stage *s, enum kv_format f,
                                         uint32_t max_tokens)
 {
@@ -138,8 +138,8 @@ static inline size_t stage_seq_own_bytes(const struct stage *s, int seq)
 }
 
 /* A new empty sequence of a format that may grow to max_tokens: its id >= 0; -ENOSPC when the KV
- * budget or max_seqs says no (admission: budget for max_tokens is reserved now), -ERANGE past n_ctx,
- * -ENOTSUP for a format that it hasn't. Or one of kv_format. */
+ * budget or max_seqs says no (admission: budget for max_tokens is reserved now), -ERANGE past
+ * n_ctx, -ENOTSUP for a format that it hasn't. Or one of kv_format. */
 static inline int stage_seq_open_as(struct stage *s, enum kv_format f, uint32_t max_tokens)
 {
     return s->ops->seq_open(s, f, max_tokens);
@@ -150,9 +150,9 @@ static inline int stage_seq_open(struct stage *s, uint32_t max_tokens)
     return stage_seq_open_as(s, stage_info(s)->kv_format, max_tokens);
 }
 
-/* A new sequence, of seq's format, that may grow to max_tokens and begins with the first n_tokens of seq, as if their
- * rows had been run in it. Whole pages (KV_PAGE tokens) of them are shared and take no budget of
- * their own. Its id, or as stage_seq_open, or -EINVAL: seq is not open, has fewer
+/* A new sequence, of seq's format, that may grow to max_tokens and begins with the first n_tokens
+ * of seq, as if their rows had been run in it. Whole pages (KV_PAGE tokens) of them are shared and
+ * take no budget of their own. Its id, or as stage_seq_open, or -EINVAL: seq is not open, has fewer
  * tokens, or n_tokens > max_tokens. */
 static inline int stage_seq_fork(struct stage *s, int seq, uint32_t n_tokens, uint32_t max_tokens)
 {
@@ -178,9 +178,9 @@ static inline void stage_seq_close(struct stage *s, int seq)
  *   in      f32[rows][d_model]  otherwise, else NULL
  *   out     f32[rows][d_model]  when the stage lacks the head, else NULL
  *   logits  f32[sum n_logits][n_vocab], may be NULL when that sum is 0
- * What a row gives depends only on its sequence's format and rows so far: not on the batch, its size,
- * the threads or the chunking. 0, -EINVAL (positions, ids or counts out of range; nothing changed),
- * -EIO or -errno (embedding read).
+ * What a row gives depends only on its sequence's format and rows so far: not on the batch, its
+ * size, the threads or the chunking. 0, -EINVAL (positions, ids or counts out of range; nothing
+ * changed), -EIO or -errno (embedding read).
  */
 static inline int stage_run(struct stage *s, const struct stage_rows *batch, size_t n_batch,
                             const int32_t *ids, const float *in, float *out, float *logits)

@@ -60,7 +60,7 @@ struct attention {
     uint32_t n_rows;
     struct asking all, wanted;
     struct decoder_row *wanted_rows; /* [max_rows] */
-    _Atomic uint32_t next; /* of units times KV heads, to be taken */
+    _Atomic uint32_t next;           /* of units times KV heads, to be taken */
 };
 
 /* --- open, close ----------------------------------------------------------------------------- */
@@ -353,8 +353,8 @@ static void prepare(struct attention *a, const struct asking *ask, uint32_t laye
         const uint32_t h = (uint32_t)(i / ask->n_rows), r = (uint32_t)(i % ask->n_rows);
         const size_t at = query_index(a, ask, h / a->group, r) + h % a->group;
         const enum kv_format f = format_of(a, &ask->rows[r]);
-        uint8_t *query = queries_of(a, ask, h / a->group, r) +
-                         h % a->group * attend_query_bytes(f, a->head_dim);
+        uint8_t *query =
+            queries_of(a, ask, h / a->group, r) + h % a->group * attend_query_bytes(f, a->head_dim);
         float *x = q + ((size_t)r * heads + h) * a->head_dim;
 
         rotate(a, x, ask->which ? ask->which[r] : r);

@@ -152,9 +152,8 @@ void plan_memory_edge(const struct plan_model *m, const struct plan_memory_case 
     out->term[PLAN_TOKENIZER] = tokenizer_bytes(m);
     out->term[PLAN_PANELS] = up_to(panel_bytes(m, 0, c->split, c->front), HUGE_BYTES);
     out->term[PLAN_KV] = cache_bytes(m, c, kv_layers);
-    out->term[PLAN_SCRATCH] =
-        plan_scratch_bytes(m, c->split, rows, c->context, c->edge_threads) +
-        (uint64_t)rows * m->d_model * sizeof(float);
+    out->term[PLAN_SCRATCH] = plan_scratch_bytes(m, c->split, rows, c->context, c->edge_threads) +
+                              (uint64_t)rows * m->d_model * sizeof(float);
     out->term[PLAN_CODEC] = codec_bytes(m, c->profile);
     out->term[PLAN_HISTORY] = (uint64_t)(c->row_bytes * c->context * c->sessions);
     out->term[PLAN_PACKETS] = port_bytes[c->port];
@@ -173,9 +172,8 @@ void plan_memory_cloud(const struct plan_model *m, const struct plan_memory_case
     out->term[PLAN_HEAD] = head;
     out->term[PLAN_PANELS] = up_to(panels + head, HUGE_BYTES) - head; /* they lie together */
     out->term[PLAN_KV] = c->home == PLAN_KV_EDGE ? 0 : cache_bytes(m, c, layers);
-    out->term[PLAN_SCRATCH] =
-        plan_scratch_bytes(m, layers, rows, c->context, c->cloud_threads) +
-        (uint64_t)rows * m->d_model * sizeof(float);
+    out->term[PLAN_SCRATCH] = plan_scratch_bytes(m, layers, rows, c->context, c->cloud_threads) +
+                              (uint64_t)rows * m->d_model * sizeof(float);
     out->term[PLAN_LOGITS] = (uint64_t)m->n_vocab * (c->sessions * sizeof(float) + 8);
     out->term[PLAN_CODEC] = codec_bytes(m, c->profile);
     out->term[PLAN_PACKETS] = port_bytes[c->port];

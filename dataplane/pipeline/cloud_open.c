@@ -70,7 +70,8 @@ static enum proto_reason mismatch(const struct cloud *c, const struct proto_open
         return PROTO_BAD_CODEC;
     }
     if (!stage_has_kv(i, kv_of(m))) {
-        snprintf(text, room, "KV cache mismatch: the edge's sessions have %s, which this cloud lacks",
+        snprintf(text, room,
+                 "KV cache mismatch: the edge's sessions have %s, which this cloud lacks",
                  kv_format_name(kv_of(m)));
         return PROTO_BAD_NUMERICS;
     }

@@ -6,8 +6,8 @@
  * from it, here by a fork of its sequence, and asks the cloud to do the same. The other one may be
  * busy, or have ended and linger until its place is wanted. Only rows that the cloud has answered
  * count: OPEN may overtake rows. Where the other one is still computing what they have in common,
- * the new one WAITS for it. Rows must have been coded alike: those under a target are not; and their
- * caches must be of one format.
+ * the new one WAITS for it. Rows must have been coded alike: those under a target are not; and
+ * their caches must be of one format.
  */
 #include <errno.h>
 #include <stdio.h>

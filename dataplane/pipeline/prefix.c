@@ -35,8 +35,8 @@ int prefix_open(struct stage *stage, enum kv_format f, int seq, uint32_t n, uint
     int rc;
 
     do {
-        rc = n ? stage_seq_fork(stage, seq, n, max_tokens)
-               : stage_seq_open_as(stage, f, max_tokens);
+        rc =
+            n ? stage_seq_fork(stage, seq, n, max_tokens) : stage_seq_open_as(stage, f, max_tokens);
     } while (rc == -ENOSPC && evict(arg));
     return rc;
 }

@@ -398,7 +398,7 @@ static void test_formats_one_after_another(void **state)
 {
     static const struct {
         uint32_t kv, n_shared;
-    } want[] = {{0, 0},          {1 + KV_Q8, 0},    {1 + KV_F16, 90}, {1 + KV_Q4, 0},
+    } want[] = {{0, 0},          {1 + KV_Q8, 0},   {1 + KV_F16, 90}, {1 + KV_Q4, 0},
                 {1 + KV_Q8, 90}, {1 + KV_K8V4, 0}, {1 + KV_Q4, 90},  {0, 90}};
     for (unsigned kv = 0; kv < KV_FORMATS; kv++) {
         const struct rig_params p = {
@@ -522,11 +522,16 @@ static void test_room_in_another_format(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_after_another),    cmocka_unit_test(test_chat),
-        cmocka_unit_test(test_at_once),          cmocka_unit_test(test_switched_off),
-        cmocka_unit_test(test_cloud_gave_it_up), cmocka_unit_test(test_eviction),
-        cmocka_unit_test(test_budget_at_either), cmocka_unit_test(test_busy_is_bounded),
-        cmocka_unit_test(test_cloud_dies),       cmocka_unit_test(test_targets_share_nothing),
+        cmocka_unit_test(test_after_another),
+        cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_at_once),
+        cmocka_unit_test(test_switched_off),
+        cmocka_unit_test(test_cloud_gave_it_up),
+        cmocka_unit_test(test_eviction),
+        cmocka_unit_test(test_budget_at_either),
+        cmocka_unit_test(test_busy_is_bounded),
+        cmocka_unit_test(test_cloud_dies),
+        cmocka_unit_test(test_targets_share_nothing),
         cmocka_unit_test(test_formats_one_after_another),
         cmocka_unit_test(test_formats_at_once),
         cmocka_unit_test(test_format_that_is_not_there),

@@ -140,8 +140,10 @@ void fake_engine_open(struct fake_engine *f, uint32_t parallel)
 {
     *f = (struct fake_engine){.base = {.ops = &ops}};
     f->stage.ops = &stage_ops;
-    f->info = (struct stage_info){
-        .n_ctx = FAKE_CTX, .n_vocab = FAKE_VOCAB, .kv_formats = (1u << KV_FORMATS) - 1, .kv_budget_bytes = (FAKE_CTX - 4) * 10u};
+    f->info = (struct stage_info){.n_ctx = FAKE_CTX,
+                                  .n_vocab = FAKE_VOCAB,
+                                  .kv_formats = (1u << KV_FORMATS) - 1,
+                                  .kv_budget_bytes = (FAKE_CTX - 4) * 10u};
     f->base.info = &f->info;
     f->options.parallel = parallel;
     f->front = (struct front){.o = &f->options, .stage = &f->stage, .engine = &f->base};

@@ -473,7 +473,8 @@ static void formats_do_not_matter_to_one_another(void **state)
             assert_true(seqs[i] >= 0);
         }
         for (uint32_t done = 0; done < SEQS * N;) {
-            const uint32_t most = rand() % 2 ? 1 : ROWS / SEQS; /* a decoding step is split by spans */
+            const uint32_t most =
+                rand() % 2 ? 1 : ROWS / SEQS; /* a decoding step is split by spans */
             struct stage_rows batch[SEQS];
             int of[SEQS], first = rand() % SEQS;
             int32_t batch_ids[ROWS];
