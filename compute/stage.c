@@ -46,9 +46,9 @@ static const struct stage_info *cpu_info(const struct stage *s)
     return &((const struct cpu_stage *)s)->info;
 }
 
-static size_t cpu_seq_bytes(const struct stage *s, uint32_t max_tokens)
+static size_t cpu_seq_bytes(const struct stage *s, enum kv_format f, uint32_t max_tokens)
 {
-    return kv_bytes_for(kv_shape(((const struct cpu_stage *)s)->kv), max_tokens);
+    return kv_bytes_for(kv_shape(((const struct cpu_stage *)s)->kv), f, max_tokens);
 }
 
 static size_t cpu_seq_own_bytes(const struct stage *s, int seq)
@@ -67,11 +67,13 @@ static void keep_account(struct cpu_stage *s)
     s->info.kv_shared_bytes = a.shared_bytes;
 }
 
-static int cpu_seq_open(struct stage *s, uint32_t max_tokens)
+static int cpu_seq_open(struct stage *s, enum kv_format f, uint32_t max_tokens)
 {
     if (max_tokens == 0 || max_tokens > self(s)->info.n_ctx)
         return -ERANGE;
-    int seq = kv_seq_open(self(s)->kv, max_tokens);
+    if (!stage_has_kv(&self(s)->info, f))
+        return -ENOTSUP;
+    int seq = kv_seq_open(self(s)->kv, f, max_tokens);
     keep_account(self(s));
     return seq;
 }
@@ -275,6 +277,24 @@ static int check_half(const struct gguf *g, const struct hparams *hp, const stru
                      p->end_layer - 1);
 }
 
+static struct kv_shape shape_of(const struct hparams *hp, const struct stage_params *p)
+{
+    return (struct kv_shape){
+        .n_layers = p->end_layer - p->first_layer,
+        .n_kv_heads = hp->n_kv_heads,
+        .head_dim = hp->head_dim,
+    };
+}
+
+static uint32_t formats_of(const struct kv_shape *shape)
+{
+    uint32_t bits = 0;
+
+    for (unsigned f = 0; f < KV_FORMATS; f++)
+        bits |= (uint32_t)kv_shape_takes(shape, (enum kv_format)f) << f;
+    return bits;
+}
+
 /* Defaults filled in and proved against the model. */
 static int resolve(const struct gguf *g, const struct hparams *hp, const struct stage_params *in,
                    struct stage_params *p, char *err)
@@ -303,7 +323,8 @@ static int resolve(const struct gguf *g, const struct hparams *hp, const struct 
     if (p->n_ctx > hp->n_ctx)
         return gguf_fail(gguf_path(g), err, -ERANGE, "a context of %u tokens: the model has %u",
                          p->n_ctx, hp->n_ctx);
-    if (kv_value_code(p->kv_format) == KV_CODE_Q4 && hp->head_dim % 32)
+    const struct kv_shape shape = shape_of(hp, p);
+    if (!kv_shape_takes(&shape, p->kv_format))
         return gguf_fail(gguf_path(g), err, -ERANGE,
                          "a %s KV cache: heads of %u dims, which must be a multiple of 32",
                          kv_format_name(p->kv_format), hp->head_dim);
@@ -320,22 +341,13 @@ static bool has_head(const struct hparams *hp, const struct stage_params *p)
            (p->head == STAGE_HEAD_OWN && p->end_layer == hp->n_layers);
 }
 
-static struct kv_shape shape_of(const struct hparams *hp, const struct stage_params *p)
-{
-    return (struct kv_shape){
-        .n_layers = p->end_layer - p->first_layer,
-        .n_kv_heads = hp->n_kv_heads,
-        .head_dim = hp->head_dim,
-        .format = p->kv_format,
-    };
-}
-
 static int build(struct cpu_stage *s, const struct gguf *g, const struct stage_params *p,
                  struct team *team, char *err)
 {
     struct kv_shape shape = shape_of(&s->hp, p);
-    size_t kv_budget =
-        p->kv_budget_bytes ? p->kv_budget_bytes : p->max_seqs * kv_bytes_for(&shape, p->n_ctx);
+    size_t kv_budget = p->kv_budget_bytes
+                           ? p->kv_budget_bytes
+                           : p->max_seqs * kv_bytes_for(&shape, p->kv_format, p->n_ctx);
     int rc = weights_load(g, &s->hp, p->first_layer, p->end_layer, has_head(&s->hp, p), team,
                           &p->loading, &s->weights, err);
 
@@ -381,9 +393,10 @@ int stage_open(const struct gguf *g, const struct stage_params *params, struct t
         .max_rows = p.max_rows,
         .max_seqs = p.max_seqs,
         .has_head = s->weights.head,
-        .numerics_id = STAGE_NUMERICS_ID << 24 | (uint32_t)p.kv_format << 16 |
-                       KERNELS_NUMERICS_ID << 1 | p.exact,
+        .numerics_id = stage_numerics_with(
+            STAGE_NUMERICS_ID << 24 | KERNELS_NUMERICS_ID << 1 | p.exact, p.kv_format),
         .kv_format = p.kv_format,
+        .kv_formats = formats_of(kv_shape(s->kv)),
         .weights_bytes = s->weights.bytes,
         .scratch_bytes = decoder_bytes(s->decoder),
     };
@@ -419,7 +432,7 @@ int stage_footprint(const struct gguf *g, const struct stage_params *params, uin
     if (rc == 0) {
         struct kv_shape shape = shape_of(&hp, &p);
 
-        *kv_bytes = kv_bytes_for(&shape, tokens ? tokens : p.n_ctx);
+        *kv_bytes = kv_bytes_for(&shape, p.kv_format, tokens ? tokens : p.n_ctx);
     }
     return rc;
 }

@@ -33,7 +33,8 @@ struct stage_info {
     bool is_half;            /* from a file of its own: */
     uint8_t parent[16];      /* the fingerprint of the model that was made from */
     size_t weights_bytes, kv_bytes, scratch_bytes; /* resident, by account */
-    enum kv_format kv_format;
+    enum kv_format kv_format;                      /* of sequences, unless told otherwise */
+    uint32_t kv_formats;      /* bits, 1 << enum kv_format: those that they may have */
     size_t kv_budget_bytes;   /* the cache never takes more */
     size_t kv_reserved_bytes; /* kv_bytes, and what the open sequences may still take */
     size_t kv_shared_bytes;   /* of kv_bytes: in pages of more than one sequence */
@@ -48,19 +49,25 @@ struct stage_rows {
     uint32_t pos, n, n_logits, n_hidden;
 };
 
-/* Of a numerics id. */
+/* A numerics id has the format of a sequence's cache in it; the rest is the stage's. */
+#define STAGE_NUMERICS_KV 0x00ff0000u
 static inline enum kv_format stage_numerics_kv(uint32_t numerics_id)
 {
     return (enum kv_format)(numerics_id >> 16 & 0xff);
+}
+
+static inline uint32_t stage_numerics_with(uint32_t numerics_id, enum kv_format f)
+{
+    return (numerics_id & ~STAGE_NUMERICS_KV) | (uint32_t)f << 16;
 }
 
 struct stage; /* first member: const struct stage_ops *ops */
 
 struct stage_ops {
     const struct stage_info *(*info)(const struct stage *s);
-    size_t (*seq_bytes)(const struct stage *s, uint32_t max_tokens);
+    size_t (*seq_bytes)(const struct stage *s, enum kv_format f, uint32_t max_tokens);
     size_t (*seq_own_bytes)(const struct stage *s, int seq);
-    int (*seq_open)(struct stage *s, uint32_t max_tokens);
+    int (*seq_open)(struct stage *s, enum kv_format f, uint32_t max_tokens);
     int (*seq_fork)(struct stage *s, int seq, uint32_t n_tokens, uint32_t max_tokens);
     int (*seq_truncate)(struct stage *s, int seq, uint32_t n_tokens);
     void (*seq_close)(struct stage *s, int seq);
@@ -91,7 +98,7 @@ struct stage_params {
     uint32_t n_ctx;           /* 0: the model's, at most 8192 */
     size_t kv_budget_bytes;   /* hard budget of the cache; 0: max_seqs * n_ctx tokens. Pages are
                                * allocated as sequences grow */
-    enum kv_format kv_format; /* how keys and values are cached */
+    enum kv_format kv_format; /* how keys and values are cached, unless a sequence says otherwise */
     bool exact;               /* f32 activations instead of int8: slow, for eval */
     struct loading loading;   /* who hears of it; zeros: nobody */
 };
@@ -117,10 +124,23 @@ static inline const struct stage_info *stage_info(const struct stage *s)
     return s->ops->info(s);
 }
 
-/* What a sequence that may grow to max_tokens and shares nothing takes of the KV budget. */
+/* Whether its sequences may have this format: q4 values need heads of a multiple of 32 dims. */
+static inline bool stage_has_kv(const struct stage_info *info, enum kv_format f)
+{
+    return f < KV_FORMATS && info->kv_formats >> f & 1;
+}
+
+/* What a sequence of a format that may grow to max_tokens and shares nothing takes of the KV
+ * budget, which is one for all formats; or of kv_format. */
+static inline size_t stage_seq_bytes_as(const struct stage *s, enum kv_format f,
+                                        uint32_t max_tokens)
+{
+    return s->ops->seq_bytes(s, f, max_tokens);
+}
+
 static inline size_t stage_seq_bytes(const struct stage *s, uint32_t max_tokens)
 {
-    return s->ops->seq_bytes(s, max_tokens);
+    return stage_seq_bytes_as(s, stage_info(s)->kv_format, max_tokens);
 }
 
 /* What closing the sequence would give back of the KV budget: not what others share with it. */
@@ -129,16 +149,22 @@ static inline size_t stage_seq_own_bytes(const struct stage *s, int seq)
     return s->ops->seq_own_bytes(s, seq);
 }
 
-/* A new empty sequence that may grow to max_tokens: its id >= 0; -ENOSPC when the KV budget or
- * max_seqs says no (admission: budget for max_tokens is reserved now), -ERANGE past n_ctx. */
-static inline int stage_seq_open(struct stage *s, uint32_t max_tokens)
+/* A new empty sequence of a format that may grow to max_tokens: its id >= 0; -ENOSPC when the KV
+ * budget or max_seqs says no (admission: budget for max_tokens is reserved now), -ERANGE past
+ * n_ctx, -ENOTSUP for a format that it hasn't. Or one of kv_format. */
+static inline int stage_seq_open_as(struct stage *s, enum kv_format f, uint32_t max_tokens)
 {
-    return s->ops->seq_open(s, max_tokens);
+    return s->ops->seq_open(s, f, max_tokens);
 }
 
-/* A new sequence that may grow to max_tokens and begins with the first n_tokens of seq, as if their
- * rows had been run in it. Whole pages (KV_PAGE tokens) of them are shared and take no budget of
- * their own. Its id, or as stage_seq_open, or -EINVAL: seq is not open, has fewer
+static inline int stage_seq_open(struct stage *s, uint32_t max_tokens)
+{
+    return stage_seq_open_as(s, stage_info(s)->kv_format, max_tokens);
+}
+
+/* A new sequence, of seq's format, that may grow to max_tokens and begins with the first n_tokens
+ * of seq, as if their rows had been run in it. Whole pages (KV_PAGE tokens) of them are shared and
+ * take no budget of their own. Its id, or as stage_seq_open, or -EINVAL: seq is not open, has fewer
  * tokens, or n_tokens > max_tokens. */
 static inline int stage_seq_fork(struct stage *s, int seq, uint32_t n_tokens, uint32_t max_tokens)
 {
@@ -165,9 +191,9 @@ static inline void stage_seq_close(struct stage *s, int seq)
  *   out     f32[rows][d_model]  when the stage lacks the last layer, else
  *           f32[sum n_hidden][d_model], NULL when that sum is 0. It may be `in`
  *   logits  f32[sum n_logits][n_vocab], may be NULL when that sum is 0
- * What a row gives depends only on its sequence's rows so far: not on the batch, its size, the
- * threads or the chunking. 0, -EINVAL (positions, ids or counts out of range; nothing changed),
- * -EIO or -errno (embedding read).
+ * What a row gives depends only on its sequence's format and rows so far: not on the batch, its
+ * size, the threads or the chunking. 0, -EINVAL (positions, ids or counts out of range; nothing
+ * changed), -EIO or -errno (embedding read).
  */
 static inline int stage_run(struct stage *s, const struct stage_rows *batch, size_t n_batch,
                             const int32_t *ids, const float *in, float *out, float *logits)

@@ -103,18 +103,35 @@ static bool one_fits(const void *arg, const struct stage_params *p)
     return terms_of(r->g, p, r->plan, &t) == 0 && fixed(&t) + t.kv_one <= r->plan->budget_bytes;
 }
 
+/* The finest format of keys and values with which it would; KV_FORMATS: none that the ladder takes.
+ */
+static enum kv_format format_that_fits(const struct room *r, const struct stage_params *p)
+{
+    struct stage_params other = *p;
+    for (unsigned f = p->kv_format + 1u; f <= BUDGET_KV_LEAST; f++) {
+        other.kv_format = (enum kv_format)f;
+        if (one_fits(r, &other))
+            return other.kv_format;
+    }
+    return KV_FORMATS;
+}
+
 static int refuse(const struct gguf *g, const struct stage_params *p, uint32_t n_layers,
                   const struct budget_plan *b, const struct terms *t, char line[BUDGET_LINE])
 {
     const uint64_t rest = fixed(t), left = b->budget_bytes > rest ? b->budget_bytes - rest : 0;
     const uint32_t ctx = context_that_fits(g, p, left),
                    split = memory_split(p, n_layers, one_fits, &(struct room){g, b});
+    const enum kv_format kv = format_that_fits(&(struct room){g, b}, p);
     char instead[200] = "";
     size_t at = 0;
     if (ctx)
         at += (size_t)snprintf(instead + at, sizeof instead - at, "; --ctx %u would fit", ctx);
     if (split)
         at += (size_t)snprintf(instead + at, sizeof instead - at, "; --split %u would fit", split);
+    if (kv < KV_FORMATS)
+        at += (size_t)snprintf(instead + at, sizeof instead - at, "; --kv %s would fit",
+                               kv_format_name(kv));
     if (t->history && rest + t->kv_one - t->history <= b->budget_bytes)
         snprintf(
             instead + at, sizeof instead - at, "; --history %llu would fit",
@@ -166,6 +183,7 @@ int budget_begin(const struct model *m, struct stage_params *p, const struct bud
 
 /* Parts of a limit. A rung is entered above the first and left below the second. */
 #define TIGHT_HISTORY .6
+#define COARSE_KV     .6 /* the first step; the others follow at equal distances up to */
 #define TIGHT_KV      .8
 #define FULL          .95
 #define EASE          .1                /* below where it was entered, */
@@ -174,11 +192,27 @@ int budget_begin(const struct model *m, struct stage_params *p, const struct bud
 #define COARSER_MAX   8u
 
 static const char *const rung_names[BUDGET_RUNGS] = {"easy", "coarser activations",
-                                                     "shorter contexts", "no new sessions"};
+                                                     "coarser keys and values", "shorter contexts",
+                                                     "no new sessions"};
 
 const char *budget_rung_name(enum budget_rung r)
 {
     return rung_names[r];
+}
+
+void budget_formats(struct budget *b, const struct stage_info *info, enum kv_format from,
+                    enum kv_format least)
+{
+    b->kv[0] = from;
+    b->kv_most = b->kv_steps = 0;
+    for (unsigned f = from + 1u; f <= least && f < KV_FORMATS; f++)
+        if (stage_has_kv(info, (enum kv_format)f))
+            b->kv[++b->kv_most] = (enum kv_format)f;
+}
+
+enum kv_format budget_kv(const struct budget *b)
+{
+    return b->kv[b->kv_steps];
 }
 
 static double part(uint64_t of, uint64_t limit)
@@ -209,7 +243,42 @@ static enum budget_rung asked(const struct budget *b, const struct account *a, d
     if (kv > TIGHT_KV - ease ||
         (history > TIGHT_HISTORY - ease && (!b->can_coarsen || history > TIGHT_KV - ease)))
         return BUDGET_SHORTER;
+    if (b->kv_steps)
+        return BUDGET_KV;
     return history > TIGHT_HISTORY - ease ? BUDGET_COARSER : BUDGET_EASY;
+}
+
+/* Steps to coarser keys and values that so full a cache asks for. */
+static uint32_t steps_asked(const struct budget *b, double kv, double ease)
+{
+    uint32_t n = 0;
+    while (n < b->kv_most && kv > COARSE_KV + (TIGHT_KV - COARSE_KV) * n / b->kv_most - ease)
+        n++;
+    return n;
+}
+
+static void step_kv(struct budget *b, double kv)
+{
+    const uint32_t now = steps_asked(b, kv, 0);
+    if (now > b->kv_steps) {
+        b->kv_steps = now;
+        b->kv_calm = 0;
+    } else if (steps_asked(b, kv, EASE) >= b->kv_steps) {
+        b->kv_calm = 0;
+    } else if (++b->kv_calm >= CALM) {
+        b->kv_steps--;
+        b->kv_calm = 0;
+    }
+}
+
+/* The next rung below that does anything. */
+static enum budget_rung rung_below(const struct budget *b)
+{
+    if (b->rung > BUDGET_SHORTER)
+        return BUDGET_SHORTER;
+    if (b->rung > BUDGET_KV && b->kv_steps)
+        return BUDGET_KV;
+    return b->rung > BUDGET_COARSER && b->can_coarsen ? BUDGET_COARSER : BUDGET_EASY;
 }
 
 bool budget_look(struct budget *b, const struct account *a)
@@ -218,16 +287,17 @@ bool budget_look(struct budget *b, const struct account *a)
     const double history = part(a->history_busy_bytes, a->limits[ACCOUNT_HISTORY]);
     const double kv = part(a->kv_busy_bytes, a->limits[ACCOUNT_KV]);
     const double all = part(a->resident_bytes, a->budget_bytes);
-    const enum budget_rung now = asked(b, a, 0);
 
+    step_kv(b, kv);
+    const enum budget_rung now = asked(b, a, 0);
     b->fullest = history > kv ? history : kv;
     b->fullest = all > b->fullest ? all : b->fullest;
     if (now > b->rung) {
         b->rung = now;
         b->calm = 0;
-    } else if (asked(b, a, EASE) < b->rung) {
-        if (++b->calm >= CALM) {
-            b->rung--;
+    } else if (b->rung == BUDGET_KV ? !b->kv_steps : asked(b, a, EASE) < b->rung) {
+        if (b->rung == BUDGET_KV || ++b->calm >= CALM) { /* its steps were left calmly, too */
+            b->rung = rung_below(b);
             b->calm = 0;
         }
     } else {
@@ -240,8 +310,9 @@ bool budget_look(struct budget *b, const struct account *a)
         b->coarser = 1 + (uint32_t)(over * (COARSER_MAX - 1));
         b->coarser = b->coarser < COARSER_MAX ? b->coarser : COARSER_MAX;
     }
-    b->steps += b->rung != before.rung;
-    return b->rung != before.rung || b->coarser != before.coarser;
+    const bool other_kv = b->kv_steps != before.kv_steps;
+    b->steps += b->rung != before.rung || other_kv;
+    return b->rung != before.rung || b->coarser != before.coarser || other_kv;
 }
 
 uint32_t budget_context(const struct budget *b, uint32_t n_ctx)

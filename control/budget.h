@@ -2,9 +2,8 @@
 /*
  * --memory-budget: what a process may take in all. At start each term is put beside it and what
  * cannot fit is refused; what is left is the cache's. While it runs a ladder keeps it: coarser
- * activations, for the histories that they are kept in; shorter contexts for new sessions; no new
- * sessions. Keys and values keep their format: a cache has one, agreed by both halves, so there is
- * no rung for it (--kv chooses it at start, and a refusal says what it would save).
+ * activations, for the histories that they are kept in; coarser keys and values for new sessions,
+ * whose format is a session's own at both halves; shorter contexts for them; no new sessions.
  */
 #ifndef ISTHMUS_CONTROL_BUDGET_H
 #define ISTHMUS_CONTROL_BUDGET_H
@@ -22,6 +21,9 @@
 /* What a program takes beside what is counted once it runs: threads, connections, answers. */
 #define BUDGET_GROWTH_BYTES UINT64_C(6000000)
 #define BUDGET_LINE         640
+/* The coarsest keys and values that new sessions get when memory is short, unless told otherwise:
+ * those of q4 cost a text a good deal more. */
+#define BUDGET_KV_LEAST KV_K8V4
 
 struct budget_plan {
     uint64_t budget_bytes;
@@ -46,25 +48,42 @@ int budget_begin(const struct model *m, struct stage_params *p, const struct bud
 /* --- while it runs ------------------------------------------------------------------------------
  */
 
-enum budget_rung { BUDGET_EASY, BUDGET_COARSER, BUDGET_SHORTER, BUDGET_REFUSE, BUDGET_RUNGS };
+enum budget_rung {
+    BUDGET_EASY,
+    BUDGET_COARSER,
+    BUDGET_KV,
+    BUDGET_SHORTER,
+    BUDGET_REFUSE,
+    BUDGET_RUNGS
+};
 const char *budget_rung_name(enum budget_rung r);
 
 struct budget {
     enum budget_rung rung;
-    bool can_coarsen; /* somebody adapts activations */
-    uint32_t coarser; /* steps of activations that are asked for */
-    uint32_t calm;    /* looks in a row that would have allowed less */
-    uint64_t steps;   /* taken so far, up and down */
-    double fullest;   /* how full the tightest of them is: 1 is the limit */
+    bool can_coarsen;              /* somebody adapts activations */
+    uint32_t coarser;              /* steps of activations that are asked for */
+    uint32_t calm;                 /* looks in a row that would have allowed less */
+    enum kv_format kv[KV_FORMATS]; /* of new sessions, after 0 .. kv_most steps: budget_formats */
+    uint32_t kv_most, kv_steps, kv_calm;
+    uint64_t steps; /* taken so far, up and down, of rungs and of formats */
+    double fullest; /* how full the tightest of them is: 1 is the limit */
 };
+
+/* The formats that new sessions' keys and values step through when the cache gets full: from `from`
+ * to `least`, the coarsest that is allowed, those that the stage has. Without it they keep one. */
+void budget_formats(struct budget *b, const struct stage_info *info, enum kv_format from,
+                    enum kv_format least);
 
 /* Whether so much is resident that caches of sessions that have ended are to be given up, before
  * the ladder is climbed for it. */
 bool budget_is_full(const struct budget *b, const struct account *a);
 
-/* Look at the account, some ten times a second. True: the rung or `coarser` is another one. */
+/* Look at the account, some ten times a second. True: the rung, `coarser` or `kv_steps` is another
+ * one. */
 bool budget_look(struct budget *b, const struct account *a);
 
+/* That new sessions have. */
+enum kv_format budget_kv(const struct budget *b);
 /* Of a context of n_ctx tokens, those that new sessions may have. */
 uint32_t budget_context(const struct budget *b, uint32_t n_ctx);
 

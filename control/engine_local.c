@@ -16,11 +16,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TELL_LOGITS (1u << 20) /* are sampled in about a millisecond: what came of them is told then */
+#define TELL_LOGITS                                                                                \
+    (1u << 20) /* are sampled in about a millisecond: what came of them is told then */
 
 struct session {
     int64_t id; /* 0: free, or lingers */
     int seq;
+    enum kv_format kv; /* seq's */
     struct edge_request req;
     struct edge_result result;
     int32_t *ids;          /* the prompt, then what was generated */
@@ -84,6 +86,8 @@ static struct prefix_search search(struct local *l, const struct session *s)
     struct prefix_search p = {.prompt = s->ids, .n_prompt = s->result.n_prompt};
     for (uint32_t i = 0; !l->no_prefix && i < l->n_places; i++) {
         struct session *other = &l->sessions[i];
+        if (other->kv != s->kv)
+            continue;
         if (other->lingers)
             prefix_consider(&p, other, other->ids, other->n_run, other->n_run, false);
         else if (other->id && other->id != s->id)
@@ -101,7 +105,7 @@ static int open_seq(struct local *l, struct session *s, struct session *like, ui
     if (n) {
         like->used = ++l->uses;
         l->like = like;
-        seq = prefix_open(l->stage, like->seq, n, max_tokens, evict, l);
+        seq = prefix_open(l->stage, s->kv, like->seq, n, max_tokens, evict, l);
         l->like = NULL;
         s->n_run = s->result.n_shared = n;
         s->begun = true;
@@ -109,7 +113,7 @@ static int open_seq(struct local *l, struct session *s, struct session *like, ui
     if (seq >= 0)
         return seq;
     s->n_run = s->result.n_shared = 0;
-    return prefix_open(l->stage, -1, 0, max_tokens, evict, l);
+    return prefix_open(l->stage, s->kv, -1, 0, max_tokens, evict, l);
 }
 
 static int check_request(const struct stage_info *info, const struct edge_request *r)
@@ -118,6 +122,8 @@ static int check_request(const struct stage_info *info, const struct edge_reques
         return -EINVAL;
     if (r->n_prompt > info->n_ctx || r->n_predict > info->n_ctx - r->n_prompt)
         return -ERANGE;
+    if (!stage_has_kv(info, edge_request_kv(r, info)))
+        return -EINVAL;
     for (uint32_t i = 0; i < r->n_prompt; i++)
         if (r->prompt_ids[i] < 0 || (uint32_t)r->prompt_ids[i] >= info->n_vocab)
             return -EINVAL;
@@ -142,12 +148,13 @@ static int64_t local_submit(struct engine *e, const struct edge_request *r)
     if (bad)
         return bad;
     const uint32_t max_tokens = r->n_prompt + r->n_predict;
-    if (stage_seq_bytes(l->stage, max_tokens) > e->info->kv_budget_bytes)
+    const enum kv_format kv = edge_request_kv(r, e->info);
+    if (stage_seq_bytes_as(l->stage, kv, max_tokens) > e->info->kv_budget_bytes)
         return -ENOSPC;
     if (l->n_busy == l->max_sessions)
         return -EAGAIN;
 
-    struct session s = {.id = l->next_id + 1, .req = *r, .n_ids = r->n_prompt};
+    struct session s = {.id = l->next_id + 1, .kv = kv, .req = *r, .n_ids = r->n_prompt};
     s.ids = malloc(max_tokens * sizeof *s.ids);
     if (!s.ids)
         return -ENOMEM;

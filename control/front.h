@@ -43,6 +43,7 @@ struct front_options {
     bool no_prefix;           /* sessions share no cache */
     uint64_t kv_budget_bytes; /* 0: not given */
     uint64_t memory_budget_bytes; /* of this process in all; 0: none */
+    uint32_t kv_least; /* 1 + the coarsest enum kv_format that it may lead to; 0: not given */
     bool stats;                   /* print the account of memory at the end */
 };
 /* All of the above, for a command's argp as a child. */

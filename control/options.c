@@ -98,7 +98,7 @@ enum kv_format opt_kv_format(struct argp_state *state, const char *arg)
     while (f < KV_FORMATS && strcmp(arg, kv_format_name(f)) != 0)
         f++;
     if (f == KV_FORMATS)
-        argp_error(state, "--kv %s: must be f16, q8, k8v4 or q4", arg);
+        argp_error(state, "keys and values as %s: must be f16, q8, k8v4 or q4", arg);
     return (enum kv_format)f;
 }
 
@@ -121,7 +121,8 @@ static const struct argp_option model_options[] = {
      "Load a model even where it seems not to fit in memory", 1},
     {"kv", OPT_KV, "f16|q8|k8v4|q4", 0,
      "How keys and values are cached (default f16): q8 takes half of the memory, k8v4 (keys as "
-     "q8, values as q4) two fifths, q4 a quarter; the same at both ends",
+     "q8, values as q4) two fifths, q4 a quarter. An edge's choice is its sessions' at the cloud, "
+     "too; a cloud's own is what its room is counted in",
      1},
     {0},
 };

@@ -107,7 +107,7 @@ struct opt_list {
 void opt_u32_list(struct argp_state *state, const char *name, char *text, uint32_t min,
                   uint32_t max, struct opt_list *list);
 
-/* --kv: f16, q8 or q4, or argp_error. */
+/* f16, q8, k8v4 or q4, or argp_error. */
 enum kv_format opt_kv_format(struct argp_state *state, const char *arg);
 
 /* --format: md, csv or jsonl, or argp_error. */

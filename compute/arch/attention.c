@@ -24,6 +24,7 @@ struct unit {
 struct asking {
     const struct decoder_row *rows;
     const uint32_t *which; /* their numbers among the run's rows; NULL: all of them */
+    size_t *query_at;      /* [rows that ask + 1] bytes of a KV head's queries before each row's */
     uint32_t n_rows;
     struct unit *units;
     uint32_t n_units;
@@ -33,21 +34,19 @@ struct asking {
 struct attention {
     struct attention_params p;
     const struct kernels *k;
-    enum kv_format format;
     uint32_t group; /* query heads of a KV head */
     size_t head_dim, state_floats;
-    size_t query_bytes; /* of one */
     float scale;
 
     double *freq; /* [rope_dims / 2] radians a position */
     float *cs;    /* [max_rows][2][rope_dims], as rope() wants them */
 
-    /* [n_layers][n_kv_heads][2][head_dim] what queries are multiplied with, then keys; NULL:
-     * nothing */
+    /* [n_layers][n_kv_heads][2][head_dim] what queries are multiplied with, then keys, of sequences
+     * that aren't f16; NULL: nothing, for there are no biases */
     float *balance;
 
     /* [n_kv_heads][rows that ask][group] */
-    uint8_t *queries; /* as attend.query makes them */
+    uint8_t *queries; /* as attend.query makes them, for the format of the row's sequence */
     float *factors;
 
     float *states;    /* [team][2][UNIT_QUERIES or group]: a unit's, and of the span at work */
@@ -61,7 +60,7 @@ struct attention {
     uint32_t n_rows;
     struct asking all, wanted;
     struct decoder_row *wanted_rows; /* [max_rows] */
-    _Atomic uint32_t next; /* of units times KV heads, to be taken */
+    _Atomic uint32_t next;           /* of units times KV heads, to be taken */
 };
 
 /* --- open, close ----------------------------------------------------------------------------- */
@@ -86,16 +85,19 @@ static int alloc_scratch(struct attention *a)
 
     a->freq = alloc(a, hp->rope_dims / 2 * sizeof(*a->freq));
     a->cs = alloc(a, rows * 2 * hp->rope_dims * sizeof(float));
-    a->queries = alloc(a, rows * hp->n_heads * a->query_bytes);
+    a->queries = alloc(a, rows * hp->n_heads * attend_query_bytes(KV_F16, hp->head_dim));
     a->factors = alloc(a, rows * hp->n_heads * sizeof(float));
     a->states = alloc(a, 2ull * team_size(a->p.team) * unit_queries(a) * state);
     a->visible = alloc(a, team_size(a->p.team) * unit_queries(a));
     a->partials = alloc(a, n_split * hp->n_heads * state);
     a->all.units = alloc(a, (rows > n_split ? rows : n_split) * sizeof(struct unit));
     a->wanted.units = alloc(a, (rows > n_split ? rows : n_split) * sizeof(struct unit));
+    a->all.query_at = alloc(a, (rows + 1) * sizeof(size_t));
+    a->wanted.query_at = alloc(a, (rows + 1) * sizeof(size_t));
     a->wanted_rows = alloc(a, rows * sizeof(*a->wanted_rows));
     return a->freq && a->cs && a->queries && a->factors && a->states && a->visible && a->partials &&
-                   a->all.units && a->wanted.units && a->wanted_rows
+                   a->all.units && a->wanted.units && a->all.query_at && a->wanted.query_at &&
+                   a->wanted_rows
                ? 0
                : -ENOMEM;
 }
@@ -136,6 +138,14 @@ static void balance_head(const struct attention *a, const float *q_bias, const f
     }
 }
 
+static bool has_biases(const struct weights *w)
+{
+    for (uint32_t l = 0; l < w->n_layers; l++)
+        if (w->layers[l].q_bias && w->layers[l].k_bias)
+            return true;
+    return false;
+}
+
 /* A layer at a time: a stage must give what the whole model gives. */
 static int alloc_balance(struct attention *a)
 {
@@ -143,7 +153,7 @@ static int alloc_balance(struct attention *a)
     const uint32_t heads = a->p.hp->n_kv_heads, hd = a->p.hp->head_dim;
     const size_t of_layer = (size_t)heads * 2 * hd;
 
-    if (a->format == KV_F16)
+    if (!has_biases(w))
         return 0;
     a->balance = alloc(a, w->n_layers * of_layer * sizeof(float));
     if (!a->balance)
@@ -171,11 +181,9 @@ int attention_open(const struct attention_params *p, struct attention **out)
         return -ENOMEM;
     a->p = *p;
     a->k = kernels_get();
-    a->format = kv_shape(p->kv)->format;
     a->group = hp->n_heads / hp->n_kv_heads;
     a->head_dim = hp->head_dim;
     a->state_floats = attend_state_floats(hp->head_dim);
-    a->query_bytes = attend_query_bytes(a->format, hp->head_dim);
     a->scale = (float)(1 / sqrt(hp->head_dim));
     a->max_spans = p->n_ctx / KV_SPAN + 1;
     int rc = alloc_scratch(a);
@@ -205,6 +213,8 @@ void attention_close(struct attention *a)
     free(a->partials);
     free(a->all.units);
     free(a->wanted.units);
+    free(a->all.query_at);
+    free(a->wanted.query_at);
     free(a->wanted_rows);
     free(a);
 }
@@ -215,6 +225,16 @@ size_t attention_bytes(const struct attention *a)
 }
 
 /* --- one run --------------------------------------------------------------------------------- */
+
+static enum kv_format format_of(const struct attention *a, const struct decoder_row *row)
+{
+    return kv_seq_format(a->p.kv, row->seq);
+}
+
+static size_t query_bytes(const struct attention *a, const struct decoder_row *row)
+{
+    return attend_query_bytes(format_of(a, row), a->head_dim);
+}
 
 static uint32_t spans_of(const struct decoder_row *row)
 {
@@ -247,6 +267,9 @@ static void plan(const struct attention *a, struct asking *ask, const struct dec
     ask->which = which;
     ask->n_rows = n_rows;
     ask->n_units = 0;
+    ask->query_at[0] = 0;
+    for (uint32_t r = 0; r < n_rows; r++)
+        ask->query_at[r + 1] = ask->query_at[r] + a->group * query_bytes(a, &rows[r]);
     ask->split = n_rows <= SPLIT_ROWS && team_size(a->p.team) > 1;
     if (ask->split)
         plan_split(ask);
@@ -300,10 +323,17 @@ static size_t query_index(const struct attention *a, const struct asking *ask, u
     return ((size_t)kv_head * ask->n_rows + row) * a->group;
 }
 
-static void balance(const struct attention *a, uint32_t layer, uint32_t kv_head, bool is_key,
-                    float *x)
+/* The first query of a row. */
+static uint8_t *queries_of(const struct attention *a, const struct asking *ask, uint32_t kv_head,
+                           uint32_t row)
 {
-    if (!a->balance)
+    return a->queries + kv_head * ask->query_at[ask->n_rows] + ask->query_at[row];
+}
+
+static void balance(const struct attention *a, enum kv_format f, uint32_t layer, uint32_t kv_head,
+                    bool is_key, float *x)
+{
+    if (!a->balance || f == KV_F16)
         return;
     const float *by =
         a->balance + (((size_t)layer * a->p.hp->n_kv_heads + kv_head) * 2 + is_key) * a->head_dim;
@@ -322,12 +352,14 @@ static void prepare(struct attention *a, const struct asking *ask, uint32_t laye
     for (size_t i = from; i < to; i++) {
         const uint32_t h = (uint32_t)(i / ask->n_rows), r = (uint32_t)(i % ask->n_rows);
         const size_t at = query_index(a, ask, h / a->group, r) + h % a->group;
+        const enum kv_format f = format_of(a, &ask->rows[r]);
+        uint8_t *query =
+            queries_of(a, ask, h / a->group, r) + h % a->group * attend_query_bytes(f, a->head_dim);
         float *x = q + ((size_t)r * heads + h) * a->head_dim;
 
         rotate(a, x, ask->which ? ask->which[r] : r);
-        balance(a, layer, h / a->group, false, x);
-        a->factors[at] = a->k->attend.query(a->format, a->queries + at * a->query_bytes,
-                                            a->head_dim, x, a->scale);
+        balance(a, f, layer, h / a->group, false, x);
+        a->factors[at] = a->k->attend.query(f, query, a->head_dim, x, a->scale);
     }
 }
 
@@ -336,7 +368,7 @@ void attention_keep(struct attention *a, uint32_t layer, float *keys, float *val
                     unsigned parts)
 {
     const uint32_t kv_heads = a->p.hp->n_kv_heads;
-    const size_t hd = a->head_dim, key_bytes = kv_key_bytes(a->format, hd);
+    const size_t hd = a->head_dim;
     size_t from, to;
 
     team_share(2ull * kv_heads * a->n_rows, 1, part, parts, &from, &to);
@@ -344,15 +376,16 @@ void attention_keep(struct attention *a, uint32_t layer, float *keys, float *val
         const uint32_t h = (uint32_t)(i / a->n_rows) % kv_heads, r = (uint32_t)(i % a->n_rows);
         const bool is_key = i / a->n_rows < kv_heads;
         const struct decoder_row *row = &a->rows[r];
+        const enum kv_format f = format_of(a, row);
         uint8_t *tiles = kv_tiles(a->p.kv, row->seq, row->pos / KV_PAGE, layer, h);
         float *x = (is_key ? keys : values) + ((size_t)r * kv_heads + h) * hd;
 
         if (is_key) {
             rotate(a, x, r);
-            balance(a, layer, h, true, x);
-            a->k->attend.put_key(a->format, tiles, hd, row->pos % KV_PAGE, x);
+            balance(a, f, layer, h, true, x);
+            a->k->attend.put_key(f, tiles, hd, row->pos % KV_PAGE, x);
         } else {
-            a->k->attend.put_value(a->format, tiles + key_bytes, hd, row->pos % KV_PAGE, x);
+            a->k->attend.put_value(f, tiles + kv_key_bytes(f, hd), hd, row->pos % KV_PAGE, x);
         }
     }
 }
@@ -369,8 +402,9 @@ static void attend_span(struct attention *a, const struct asking *ask, uint32_t 
                         float *states)
 {
     const struct decoder_row *rows = ask->rows + u->first_row;
-    const size_t key_bytes = kv_key_bytes(a->format, a->head_dim);
-    const size_t bytes = key_bytes + kv_value_bytes(a->format, a->head_dim);
+    const enum kv_format f = format_of(a, rows);
+    const size_t key_bytes = kv_key_bytes(f, a->head_dim);
+    const size_t bytes = key_bytes + kv_value_bytes(f, a->head_dim);
     const size_t at = query_index(a, ask, kv_head, u->first_row);
     const uint32_t last_pos = rows[u->n_rows - 1].pos, end = last_pos / KV_PAGE + 1;
     const int seq = rows[0].seq;
@@ -391,9 +425,9 @@ static void attend_span(struct attention *a, const struct asking *ask, uint32_t 
 
             visible[i] = (uint8_t)(seen < KV_PAGE ? seen : KV_PAGE);
         }
-        a->k->attend.page(a->format, tiles, tiles + key_bytes, a->head_dim, n,
-                          a->queries + (at + skipped) * a->query_bytes, a->factors + at + skipped,
-                          visible, states + skipped * a->state_floats);
+        a->k->attend.page(f, tiles, tiles + key_bytes, a->head_dim, n,
+                          queries_of(a, ask, kv_head, u->first_row + first),
+                          a->factors + at + skipped, visible, states + skipped * a->state_floats);
     }
 }
 
@@ -403,13 +437,14 @@ static void begin_states(struct attention *a, float *states, size_t n)
         a->k->attend.begin(states + i * a->state_floats, a->head_dim);
 }
 
-static void finish(struct attention *a, uint32_t kv_head, uint32_t row, float *states, float *q)
+static void finish(struct attention *a, const struct asking *ask, uint32_t kv_head, uint32_t row,
+                   float *states, float *q)
 {
+    const enum kv_format f = format_of(a, &ask->rows[row]);
     float *out = q + ((size_t)row * a->p.hp->n_heads + kv_head * a->group) * a->head_dim;
 
     for (uint32_t i = 0; i < a->group; i++)
-        a->k->attend.finish(a->format, out + i * a->head_dim, states + i * a->state_floats,
-                            a->head_dim);
+        a->k->attend.finish(f, out + i * a->head_dim, states + i * a->state_floats, a->head_dim);
 }
 
 /* All that a unit's rows see. */
@@ -430,7 +465,7 @@ static void attend_whole(struct attention *a, const struct asking *ask, uint32_t
                 a->k->attend.join(states + i * size, of_span + i * size, a->head_dim);
     }
     for (uint32_t r = 0; r < u->n_rows; r++)
-        finish(a, kv_head, u->first_row + r, states + r * a->group * size, q);
+        finish(a, ask, kv_head, u->first_row + r, states + r * a->group * size, q);
 }
 
 static float *partial(const struct attention *a, uint32_t kv_head, uint32_t row, uint32_t span)
@@ -484,7 +519,7 @@ static void join_spans(struct attention *a, const struct asking *ask, float *q, 
                 a->k->attend.join(states + j * a->state_floats,
                                   partial(a, kv_head, row, span) + j * a->state_floats,
                                   a->head_dim);
-        finish(a, kv_head, row, states, q);
+        finish(a, ask, kv_head, row, states, q);
     }
 }
 

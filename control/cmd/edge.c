@@ -16,6 +16,7 @@ enum {
     OPT_WORKERS,
     OPT_MAX_UPLINKS,
     OPT_MEMORY_BUDGET,
+    OPT_KV_LEAST,
     OPT_STATS
 };
 
@@ -50,6 +51,10 @@ static const struct argp_option options[] = {
      "cache "
      "gets what is left",
      0},
+    {"kv-least", OPT_KV_LEAST, "f16|q8|k8v4|q4", 0,
+     "With --memory-budget: the coarsest keys and values that new sessions get when the cache is "
+     "nearly full (default k8v4)",
+     0},
     {"stats", OPT_STATS, NULL, 0, "Print at the end where the memory was", 0},
     {0},
 };
@@ -83,12 +88,21 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_MEMORY_BUDGET:
         o->front.memory_budget_bytes = opt_size(state, "--memory-budget", arg);
         return 0;
+    case OPT_KV_LEAST:
+        o->front.kv_least = 1 + (uint32_t)opt_kv_format(state, arg);
+        return 0;
     case OPT_STATS:
         o->front.stats = true;
         return 0;
     case ARGP_KEY_END:
         if (o->workers && !o->reconnect_s)
             argp_error(state, "--workers come and go: --reconnect 0 does not go with them");
+        if (o->front.kv_least && !o->front.memory_budget_bytes)
+            argp_error(state, "--kv-least is for --memory-budget");
+        if (o->front.kv_least && o->front.kv_least - 1 < (uint32_t)o->front.model.kv)
+            argp_error(state, "--kv-least %s: --kv %s is coarser",
+                       kv_format_name((enum kv_format)(o->front.kv_least - 1)),
+                       kv_format_name(o->front.model.kv));
         serve_check_options(state, &o->serve, &o->front);
         return 0;
     default:

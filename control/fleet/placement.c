@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "compute/stage.h"
+
 uint64_t fleet_hash(uint64_t a, uint64_t b)
 {
     uint64_t z = a + UINT64_C(0x9e3779b97f4a7c15) * (b + 1);
@@ -16,7 +18,8 @@ bool fleet_fits(const struct worker *w, const struct fleet_need *need)
     return !(w->model[0] && need->model[0] && strcmp(w->model, need->model) != 0) &&
            !(w->split && need->split && w->split != need->split) &&
            !(w->codec_id && need->codec_id && w->codec_id != need->codec_id) &&
-           !(w->numerics_id && need->numerics_id && w->numerics_id != need->numerics_id);
+           !(w->numerics_id && need->numerics_id &&
+             (w->numerics_id & ~STAGE_NUMERICS_KV) != (need->numerics_id & ~STAGE_NUMERICS_KV));
 }
 
 /* --- of a session

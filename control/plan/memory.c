@@ -52,8 +52,8 @@ uint64_t plan_kv_bytes(const struct plan_model *m, uint32_t layers, enum kv_form
                        uint32_t tokens)
 {
     const struct kv_shape shape = {
-        .n_layers = layers, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim, .format = kv};
-    return layers ? kv_bytes_for(&shape, tokens) : 0;
+        .n_layers = layers, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim};
+    return layers ? kv_bytes_for(&shape, kv, tokens) : 0;
 }
 
 /* Of all sessions. Large pages are resident by whole huge ones. */
@@ -77,25 +77,25 @@ static uint64_t acts_int16(uint64_t n)
 }
 
 /* compute/arch/attention.c. */
-static uint64_t attention_scratch(const struct plan_model *m, uint32_t layers, enum kv_format kv,
-                                  uint64_t rows, uint32_t context, uint32_t threads)
+static uint64_t attention_scratch(const struct plan_model *m, uint32_t layers, uint64_t rows,
+                                  uint32_t context, uint32_t threads)
 {
     const uint64_t state = (m->head_dim + 16) * sizeof(float);
     const uint64_t group = m->n_heads / m->n_kv_heads, unit = group > 24 ? group : 24;
     const uint64_t spans = context / 256 + 1, split = (rows < 8 ? rows : 8) * spans;
     uint64_t bytes = rows * 2 * m->rope_dims * sizeof(float);
 
-    bytes += rows * m->n_heads * (attend_query_bytes(kv, m->head_dim) + sizeof(float));
+    bytes += rows * m->n_heads * (attend_query_bytes(KV_F16, m->head_dim) + sizeof(float));
     bytes += threads * unit * (2 * state + 1);
     bytes += split * m->n_heads * state;
     bytes += (rows > split ? rows : split) * 16;
-    if (kv != KV_F16)
+    if (m->qkv_bias)
         bytes += (uint64_t)layers * m->n_kv_heads * 2 * m->head_dim * sizeof(float);
     return bytes;
 }
 
-uint64_t plan_scratch_bytes(const struct plan_model *m, uint32_t layers, enum kv_format kv,
-                            uint32_t max_rows, uint32_t context, uint32_t threads)
+uint64_t plan_scratch_bytes(const struct plan_model *m, uint32_t layers, uint32_t max_rows,
+                            uint32_t context, uint32_t threads)
 {
     const uint64_t rows = max_rows, d = m->d_model, ff = m->n_ff;
     const uint64_t q = (uint64_t)m->n_heads * m->head_dim,
@@ -104,7 +104,7 @@ uint64_t plan_scratch_bytes(const struct plan_model *m, uint32_t layers, enum kv
     const uint64_t f32 = rows * (2 * d + q + 2 * k + 2 * ff) * sizeof(float);
 
     return f32 + acts_int8(rows * widest) + acts_int16(rows * d) +
-           attention_scratch(m, layers, kv, rows, context, threads);
+           attention_scratch(m, layers, rows, context, threads);
 }
 
 /* compute/vocab.c: a type, an offset and the bytes of each token; three ids of each merge; tables
@@ -152,9 +152,8 @@ void plan_memory_edge(const struct plan_model *m, const struct plan_memory_case 
     out->term[PLAN_TOKENIZER] = tokenizer_bytes(m);
     out->term[PLAN_PANELS] = up_to(panel_bytes(m, 0, c->split, c->front), HUGE_BYTES);
     out->term[PLAN_KV] = cache_bytes(m, c, kv_layers);
-    out->term[PLAN_SCRATCH] =
-        plan_scratch_bytes(m, c->split, c->kv, rows, c->context, c->edge_threads) +
-        (uint64_t)rows * m->d_model * sizeof(float);
+    out->term[PLAN_SCRATCH] = plan_scratch_bytes(m, c->split, rows, c->context, c->edge_threads) +
+                              (uint64_t)rows * m->d_model * sizeof(float);
     out->term[PLAN_CODEC] = codec_bytes(m, c->profile);
     out->term[PLAN_HISTORY] = (uint64_t)(c->row_bytes * c->context * c->sessions);
     out->term[PLAN_PACKETS] = port_bytes[c->port];
@@ -173,9 +172,8 @@ void plan_memory_cloud(const struct plan_model *m, const struct plan_memory_case
     out->term[PLAN_HEAD] = head;
     out->term[PLAN_PANELS] = up_to(panels + head, HUGE_BYTES) - head; /* they lie together */
     out->term[PLAN_KV] = c->home == PLAN_KV_EDGE ? 0 : cache_bytes(m, c, layers);
-    out->term[PLAN_SCRATCH] =
-        plan_scratch_bytes(m, layers, c->kv, rows, c->context, c->cloud_threads) +
-        (uint64_t)rows * m->d_model * sizeof(float);
+    out->term[PLAN_SCRATCH] = plan_scratch_bytes(m, layers, rows, c->context, c->cloud_threads) +
+                              (uint64_t)rows * m->d_model * sizeof(float);
     out->term[PLAN_LOGITS] = (uint64_t)m->n_vocab * (c->sessions * sizeof(float) + 8);
     out->term[PLAN_CODEC] = codec_bytes(m, c->profile);
     out->term[PLAN_PACKETS] = port_bytes[c->port];

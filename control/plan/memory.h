@@ -60,7 +60,7 @@ uint64_t plan_kv_bytes(const struct plan_model *m, uint32_t layers, enum kv_form
                        uint32_t tokens);
 
 /* A stage's own account of its scratch (stage_info) for steps of max_rows rows. */
-uint64_t plan_scratch_bytes(const struct plan_model *m, uint32_t layers, enum kv_format kv,
-                            uint32_t max_rows, uint32_t context, uint32_t threads);
+uint64_t plan_scratch_bytes(const struct plan_model *m, uint32_t layers, uint32_t max_rows,
+                            uint32_t context, uint32_t threads);
 
 #endif

@@ -99,6 +99,7 @@ static json_t *stats(struct rpc_call *c)
         {"reconnections", rpc_count(e->reconnections)},
         {"adaptation", adapt_show_json(&e->adapt)},
         {"context_tokens", rpc_count(s.context_tokens)},
+        {"kv_format", json_string(kv_format_name(s.kv))},
         {"memory_step", s.memory_step ? json_string(s.memory_step) : json_null()},
         {"memory_steps", rpc_count(s.memory_steps)},
         {"port", json_string(e->port ? e->port : "")},
@@ -178,6 +179,7 @@ static json_t *session_json(const struct service_session *s)
     json_object_set_new(o, "bytes_per_token",
                         rpc_ratio((double)s->tile_bytes_up, (double)s->rows_up));
     json_object_set_new(o, "parameter", s->parameter > 0 ? json_real(s->parameter) : json_null());
+    json_object_set_new(o, "kv", s->running ? json_string(kv_format_name(s->kv)) : json_null());
     return o;
 }
 

@@ -389,6 +389,7 @@ static bool begin_one(struct service *s)
         s->chosen = choose(s);
     struct service_job *j = room ? s->chosen : NULL;
     const struct codec_rate_target target = s->target;
+    const enum kv_format kv = s->kv;
     pthread_mutex_unlock(&s->lock);
     if (!j)
         return false;
@@ -404,6 +405,7 @@ static bool begin_one(struct service *s)
         .on_done = on_done,
         .arg = j,
         .target = j->r.target.kind ? j->r.target : target,
+        .kv = 1 + (uint32_t)kv,
     };
     const int64_t session = engine_submit(s->front->engine, &r);
     if (session == -EAGAIN) {
@@ -418,6 +420,7 @@ static bool begin_one(struct service *s)
     s->chosen = NULL;
     j->session = session;
     j->shown.running = true;
+    j->shown.kv = kv;
     s->stats.waiting--;
     s->stats.running++;
     free((int32_t *)j->r.prompt_ids);

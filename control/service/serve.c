@@ -160,7 +160,7 @@ struct serving {
 static void look_at_budget(struct serving *v, uint64_t now_ns)
 {
     struct budget *b = &v->budget;
-    const enum budget_rung before = b->rung;
+    const struct budget before = *b;
     struct account a;
     if (!v->front->o->memory_budget_bytes || now_ns - v->budget_ns < BUDGET_LOOK_NS)
         return;
@@ -175,10 +175,11 @@ static void look_at_budget(struct serving *v, uint64_t now_ns)
         steer_floor(v->front->steer, b->coarser, now_ns);
     service_set_limits(v->service, budget_context(b, v->front->engine->info->n_ctx),
                        b->rung == BUDGET_REFUSE);
-    if (b->rung != before)
-        log_info("memory: %s (step %u of %u): %.1f MB of %.1f resident, histories %.1f of %.1f, "
-                 "cache promised %.1f of %.1f",
-                 budget_rung_name(b->rung), b->rung, BUDGET_RUNGS - 1,
+    service_set_kv(v->service, budget_kv(b));
+    if (b->rung != before.rung || b->kv_steps != before.kv_steps)
+        log_info("memory: %s (step %u of %u), new keys and values %s: %.1f MB of %.1f resident, "
+                 "histories %.1f of %.1f, cache promised %.1f of %.1f",
+                 budget_rung_name(b->rung), b->rung, BUDGET_RUNGS - 1, kv_format_name(budget_kv(b)),
                  (double)a.resident_bytes * 1e-6, (double)a.budget_bytes * 1e-6,
                  (double)a.history_busy_bytes * 1e-6, (double)a.limits[ACCOUNT_HISTORY] * 1e-6,
                  (double)a.kv_busy_bytes * 1e-6, (double)a.limits[ACCOUNT_KV] * 1e-6);
@@ -329,6 +330,8 @@ static int open_gateway(struct serving *v, const struct serve_options *o)
 int serve(struct front *f, const struct serve_options *o)
 {
     struct serving v = {.front = f, .target = f->plan.target.kind};
+    budget_formats(&v.budget, f->engine->info, f->engine->info->kv_format,
+                   f->o->kv_least ? (enum kv_format)(f->o->kv_least - 1) : BUDGET_KV_LEAST);
     int rc = open_service(&v, o);
     if (rc == EXIT_OK)
         rc = open_gateway(&v, o);

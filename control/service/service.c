@@ -36,6 +36,7 @@ int service_open(const struct service_params *p, struct service **out)
     s->drain_timeout_ns = p->drain_timeout_ns;
     s->asked_end = &s->asked;
     s->context = s->info->n_ctx;
+    s->kv = s->info->kv_format;
     s->stats.max_sessions = p->front->o->parallel;
     s->stats.max_waiting = p->max_waiting;
     s->stats.kv_budget_bytes = s->info->kv_budget_bytes;
@@ -192,6 +193,13 @@ void service_set_request_timeout(struct service *s, uint64_t timeout_ns)
     s->request_timeout_ns = timeout_ns;
     pthread_mutex_unlock(&s->lock);
     service_wake(s); /* it may be up already */
+}
+
+void service_set_kv(struct service *s, enum kv_format f)
+{
+    pthread_mutex_lock(&s->lock);
+    s->kv = f;
+    pthread_mutex_unlock(&s->lock);
 }
 
 void service_set_drain_timeout(struct service *s, uint64_t timeout_ns)

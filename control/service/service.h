@@ -116,6 +116,9 @@ void service_set_memory_step(struct service *s, const char *name, uint64_t steps
 /* Of requests from now on: a context of so many tokens at most. hold: none begins while others run,
  * they wait for that, as far as max_waiting allows. */
 void service_set_limits(struct service *s, uint32_t context_tokens, bool hold);
+/* Of those that begin from now on: the format of their keys and values, at both halves. The stage
+ * has it. */
+void service_set_kv(struct service *s, enum kv_format f);
 /* Of requests that have none of their own. 0, or -EINVAL: no curve for it. */
 int service_set_target(struct service *s, struct codec_rate_target target);
 
@@ -137,6 +140,7 @@ struct service_session {
     uint32_t n_prompt, n_shared, n_predict, n_generated;
     uint64_t submitted_ns, first_token_ns, last_token_ns; /* port_now_ns; 0: not yet */
     uint64_t tile_bytes_up, rows_up;
+    enum kv_format kv;     /* of its keys and values, once it is running */
     double parameter;      /* of its codec now, under a target; 0: the service's own */
     char worker[64];       /* the cloud that it is at; "" when local or none */
 };
@@ -163,6 +167,7 @@ struct service_stats {
     struct engine_stats engine; /* as of the last step, at most a tenth of a second ago */
     enum service_health health;
     uint32_t context_tokens;  /* that a new request may have, now */
+    enum kv_format kv;        /* and the format of its keys and values */
     const char *memory_step;  /* of the ladder that keeps --memory-budget; NULL: none */
     uint64_t memory_steps;    /* taken so far */
 };

@@ -55,6 +55,7 @@ struct service {
     bool ever_ready;
     uint32_t context; /* of new requests, at most: service_set_limits */
     bool holds;       /* they wait while others run */
+    enum kv_format kv; /* of those that begin: service_set_kv */
     struct service_asked *asked, **asked_end;
     uint64_t request_timeout_ns, drain_timeout_ns;
     struct codec_rate_target target; /* of requests that have none; NONE: the engine's */

@@ -129,5 +129,6 @@ void service_stats(struct service *s, struct service_stats *out)
     *out = s->stats;
     out->health = service_health_now(s, NULL);
     out->context_tokens = s->context;
+    out->kv = s->kv;
     pthread_mutex_unlock(&s->lock);
 }

@@ -15,6 +15,7 @@ struct cloud_session {
     uint32_t id;   /* 0: free */
     uint32_t edge; /* whose: several edges may count alike */
     int seq;       /* of the stage */
+    enum kv_format kv; /* seq's, as the edge asked for */
     bool lingers;  /* it has ended; seq stays for others to begin like */
     uint64_t used; /* of those that linger: when it was last of use, counted */
     struct sampler_params sampler;

@@ -15,6 +15,17 @@ static void hex(char *to, const uint8_t *bytes, unsigned n)
         sprintf(to + 2 * i, "%02x", bytes[i]);
 }
 
+/* The edge says in what format a session's keys and values are kept, at both halves. */
+static enum kv_format kv_of(const struct proto_open *m)
+{
+    return stage_numerics_kv(m->numerics_id);
+}
+
+static size_t bytes_of(const struct cloud *c, const struct proto_open *m)
+{
+    return stage_seq_bytes_as(c->p.stage, kv_of(m), m->max_tokens);
+}
+
 /* Why the two halves don't go together, with both values; 0 when they do. */
 static enum proto_reason mismatch(const struct cloud *c, const struct proto_open *m, char *text,
                                   size_t room)
@@ -58,12 +69,13 @@ static enum proto_reason mismatch(const struct cloud *c, const struct proto_open
                  proto_codec_text(codec_id, profile, cloud_codec));
         return PROTO_BAD_CODEC;
     }
-    if (stage_numerics_kv(m->numerics_id) != i->kv_format) {
-        snprintf(text, room, "KV cache mismatch: edge %s, cloud %s: give both the same --kv",
-                 kv_format_name(stage_numerics_kv(m->numerics_id)), kv_format_name(i->kv_format));
+    if (!stage_has_kv(i, kv_of(m))) {
+        snprintf(text, room,
+                 "KV cache mismatch: the edge's sessions have %s, which this cloud lacks",
+                 kv_format_name(kv_of(m)));
         return PROTO_BAD_NUMERICS;
     }
-    if (m->numerics_id != i->numerics_id) {
+    if (m->numerics_id != stage_numerics_with(i->numerics_id, kv_of(m))) {
         snprintf(text, room, "numerics mismatch: edge %08x, cloud %08x: different arithmetic",
                  m->numerics_id, i->numerics_id);
         return PROTO_BAD_NUMERICS;
@@ -120,7 +132,7 @@ static enum proto_reason check_open(struct cloud *c, struct cloud_edge *e,
                                     const struct proto_open *m, char *text, size_t room)
 {
     enum proto_reason reason;
-    size_t bytes = stage_seq_bytes(c->p.stage, m->max_tokens);
+    size_t bytes = bytes_of(c, m);
 
     if (sampler_params_check(&m->sampler) || !m->max_tokens || !m->session ||
         m->n_top > c->info->n_vocab || cloud_find(c, e, m->session)) {
@@ -171,14 +183,14 @@ static int open_seq(struct cloud *c, const struct cloud_edge *e, const struct pr
     int seq = -EINVAL;
 
     *n_like = 0;
-    if (like && like->n_kv >= m->n_like) {
+    if (like && like->n_kv >= m->n_like && like->kv == kv_of(m)) {
         like->used = ++c->uses;
         c->like = like;
-        seq = prefix_open(c->p.stage, like->seq, m->n_like, m->max_tokens, evict, c);
+        seq = prefix_open(c->p.stage, like->kv, like->seq, m->n_like, m->max_tokens, evict, c);
         c->like = NULL;
     }
     if (seq < 0)
-        return prefix_open(c->p.stage, -1, 0, m->max_tokens, evict, c);
+        return prefix_open(c->p.stage, kv_of(m), -1, 0, m->max_tokens, evict, c);
     *n_like = m->n_like;
     return seq;
 }
@@ -238,11 +250,12 @@ static enum proto_reason admit(struct cloud *c, struct cloud_edge *e, const stru
     *s = (struct cloud_session){.id = m->session,
                                 .edge = (uint32_t)(e - c->edges),
                                 .seq = seq,
+                                .kv = kv_of(m),
                                 .sampler = m->sampler,
                                 .n_top = m->n_top,
                                 .edge_has_head = m->has_head,
                                 .max_tokens = m->max_tokens,
-                                .kv_bytes = stage_seq_bytes(c->p.stage, m->max_tokens),
+                                .kv_bytes = bytes_of(c, m),
                                 .n_kv = *n_like};
     if (!m->has_head)
         s->generated = malloc((size_t)m->max_tokens * sizeof s->generated[0]);

@@ -281,6 +281,8 @@ static int check_request(const struct edge *e, const struct edge_request *r)
         return -EINVAL;
     if (r->target.kind && !target_fits(&e->p, r->target))
         return -EINVAL;
+    if (!stage_has_kv(e->info, edge_request_kv(r, e->info)))
+        return -EINVAL;
     if (r->n_prompt > e->info->n_ctx || r->n_predict > e->info->n_ctx - r->n_prompt)
         return -ERANGE;
     for (uint32_t i = 0; i < r->n_prompt; i++) {
@@ -316,7 +318,7 @@ void edge_send_open(struct edge *e, const struct edge_session *s)
         .d_model = e->info->d_model,
         .n_vocab = e->info->n_vocab,
         .codec_id = codec_params_id(&e->p.codec),
-        .numerics_id = e->info->numerics_id,
+        .numerics_id = stage_numerics_with(e->info->numerics_id, s->kv),
         .max_tokens = s->r.n_prompt + s->r.n_predict,
         .sampler = e->info->has_head ? sampler_params_default() : s->r.sampler,
         .like = s->like,
@@ -359,6 +361,7 @@ static struct edge_session *free_place(struct edge *e)
 
 int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_ns)
 {
+    const enum kv_format kv = edge_request_kv(r, e->info);
     struct edge_session *s = NULL;
     int err = check_request(e, r);
     bool drafts = r->drafts && r->n_drafts && r->draft_len;
@@ -369,13 +372,14 @@ int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_n
         return -EPIPE;
     if (now_ns > e->now_ns)
         e->now_ns = now_ns;
-    if (stage_seq_bytes(e->p.stage, r->n_prompt + r->n_predict) > e->info->kv_budget_bytes)
+    if (stage_seq_bytes_as(e->p.stage, kv, r->n_prompt + r->n_predict) > e->info->kv_budget_bytes)
         return -ENOSPC;
     s = e->n_busy < e->p.max_sessions ? free_place(e) : NULL;
     if (!s)
         return -EAGAIN;
     *s = (struct edge_session){.id = e->last_id + 1,
                                .seq = -1,
+                               .kv = kv,
                                .r = *r,
                                .prefill_end = r->n_prompt,
                                .to_answer = -1,
@@ -598,17 +602,17 @@ static bool is_there(const struct edge_uplink *u)
  * reserved but for sessions that have ended. */
 static uint64_t kv_busy_bytes(const struct edge *e)
 {
-    uint64_t tokens = 0, reserved = e->info->kv_reserved_bytes;
+    uint64_t bytes = 0, reserved = e->info->kv_reserved_bytes;
 
     for (uint32_t i = 0; i < e->n_places; i++) {
         const struct edge_session *o = &e->sessions[i];
 
         if (edge_is_busy(o) && o->seq >= 0)
-            tokens += stage_seq_bytes(e->p.stage, o->r.n_prompt + o->r.n_predict);
+            bytes += stage_seq_bytes_as(e->p.stage, o->kv, o->r.n_prompt + o->r.n_predict);
         else if (o->state == EDGE_LINGERING && o->seq >= 0)
             reserved -= stage_seq_own_bytes(e->p.stage, o->seq);
     }
-    return tokens < reserved ? tokens : reserved;
+    return bytes < reserved ? bytes : reserved;
 }
 
 bool edge_make_room(struct edge *e)

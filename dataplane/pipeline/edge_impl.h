@@ -42,6 +42,7 @@ struct edge_session {
     uint64_t nowhere_ns;      /* since when it has none, though clouds are there; 0: it has, or none is */
     uint32_t number;          /* that it has there; no other ever has. 0: nowhere */
     int seq;                  /* of the stage */
+    enum kv_format kv;        /* of its cache here and at every cloud */
     struct edge_request r;    /* prompt_ids points at ids, drafts at a copy */
     int32_t *ids;             /* prompt, then what was generated */
     int32_t *drafts;
@@ -268,6 +269,8 @@ void edge_add_link_stats(struct link_stats *to, const struct link_stats *s);
 /* The uplink that takes the session, or NULL: none now. */
 struct edge_uplink *edge_choose(struct edge *e, struct edge_session *s);
 bool edge_uplink_full(const struct edge_uplink *u);
+/* Tokens of sessions of this format that its cloud has room for, as it says of its own format. */
+uint64_t edge_free_tokens(const struct edge_uplink *u, enum kv_format kv);
 void edge_place(struct edge *e, struct edge_session *s, struct edge_uplink *u);
 void edge_unplace(struct edge_session *s);
 /* The session is to go on elsewhere, or at a new connection: back to what was sent, at no uplink.

@@ -53,6 +53,18 @@ static int place_default(const struct edge_uplink_view *views, uint32_t n)
     return (int)best;
 }
 
+uint64_t edge_free_tokens(const struct edge_uplink *u, enum kv_format kv)
+{
+    const struct edge *e = u->edge;
+    const enum kv_format counted = stage_numerics_kv(u->status.numerics_id);
+
+    if (!u->has_status || counted == kv || counted >= KV_FORMATS)
+        return u->status.tokens_free;
+    /* Its layers' keys and values are as ours are, only more or fewer. */
+    return u->status.tokens_free * (uint64_t)stage_seq_bytes_as(e->p.stage, counted, KV_PAGE) /
+           stage_seq_bytes_as(e->p.stage, kv, KV_PAGE);
+}
+
 struct edge_uplink *edge_choose(struct edge *e, struct edge_session *s)
 {
     struct edge_uplink_view views[EDGE_UPLINKS_MAX];
@@ -73,7 +85,7 @@ struct edge_uplink *edge_choose(struct edge *e, struct edge_session *s)
             .full = edge_uplink_full(u),
             .has_status = u->has_status,
             .free_sessions = u->status.sessions_free,
-            .free_tokens = u->status.tokens_free,
+            .free_tokens = edge_free_tokens(u, s->kv),
         };
     }
     if (!n)
@@ -116,7 +128,8 @@ void edge_leave(struct edge *e, struct edge_session *s, const char *why)
 
 /* --- in time ---------------------------------------------------------------------------------- */
 
-/* Clouds are there, but none takes it: not for ever. Where none is there edge_join.c says how long. */
+/* Clouds are there, but none takes it: not for ever. Where none is there edge_join.c says how long.
+ */
 static void wait_for_one(struct edge *e, struct edge_session *s)
 {
     char why[PIPELINE_ERR];

@@ -6,7 +6,8 @@
  * from it, here by a fork of its sequence, and asks the cloud to do the same. The other one may be
  * busy, or have ended and linger until its place is wanted. Only rows that the cloud has answered
  * count: OPEN may overtake rows. Where the other one is still computing what they have in common,
- * the new one WAITS for it. Rows must have been coded alike: those under a target are not.
+ * the new one WAITS for it. Rows must have been coded alike: those under a target are not; and
+ * their caches must be of one format.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -68,6 +69,11 @@ static bool may_share(const struct edge *e, const struct edge_session *s)
     return !e->p.no_prefix && s->plain && !s->alone && s->n_ids == s->r.n_prompt;
 }
 
+static bool may_be_like(const struct edge_session *o, const struct edge_session *s)
+{
+    return o->state != EDGE_FREE && o->plain && o->kv == s->kv;
+}
+
 /* Among the sessions of an uplink. */
 static struct prefix_search search(struct edge *e, const struct edge_session *s,
                                    const struct edge_uplink *at)
@@ -80,7 +86,7 @@ static struct prefix_search search(struct edge *e, const struct edge_session *s,
         struct edge_session *o = &e->sessions[i];
         uint32_t there = o->reviving ? 0 : o->confirmed;
 
-        if (o == s || !o->plain || o->state == EDGE_FREE || o->cancelled || o->uplink != at)
+        if (o == s || !may_be_like(o, s) || o->cancelled || o->uplink != at)
             continue;
         if (o->state == EDGE_LINGERING)
             prefix_consider(&p, o, o->ids, there, there, false);
@@ -99,8 +105,7 @@ static struct prefix_search search_elsewhere(struct edge *e, const struct edge_s
     for (uint32_t i = 0; i < e->n_places && e->n_uplinks > 1 && may_share(e, s); i++) {
         struct edge_session *o = &e->sessions[i];
 
-        if (o != s && o->plain && o->state != EDGE_FREE && o->uplink != s->uplink &&
-            !o->history.dropped)
+        if (o != s && may_be_like(o, s) && o->uplink != s->uplink && !o->history.dropped)
             prefix_consider(&p, o, o->ids, o->confirmed, o->confirmed, false);
     }
     return p;
@@ -113,10 +118,15 @@ uint32_t edge_shared_at(struct edge *e, const struct edge_session *s, const stru
     return p.n_now > p.n_later ? p.n_now : p.n_later;
 }
 
+static int open_seq(struct edge *e, const struct edge_session *s, int like, uint32_t n)
+{
+    return prefix_open(e->p.stage, s->kv, like, n, s->r.n_prompt + s->r.n_predict, edge_evict, e);
+}
+
 /* s takes the first n rows of `like`, which is at its uplink. */
 static void fork_here(struct edge *e, struct edge_session *s, struct edge_session *like, uint32_t n)
 {
-    s->seq = prefix_open(e->p.stage, like->seq, n, s->r.n_prompt + s->r.n_predict, edge_evict, e);
+    s->seq = open_seq(e, s, like->seq, n);
     if (s->seq < 0)
         return;
     s->like = like->number;
@@ -128,7 +138,7 @@ static void fork_here(struct edge *e, struct edge_session *s, struct edge_sessio
 static void fork_elsewhere(struct edge *e, struct edge_session *s, struct edge_session *like,
                            uint32_t n)
 {
-    s->seq = prefix_open(e->p.stage, like->seq, n, s->r.n_prompt + s->r.n_predict, edge_evict, e);
+    s->seq = open_seq(e, s, like->seq, n);
     if (s->seq < 0)
         return;
     edge_history_copy(e, s, like, n);
@@ -145,7 +155,7 @@ static void fork_elsewhere(struct edge *e, struct edge_session *s, struct edge_s
 /* An empty sequence for s. 0 or -errno: it has none. */
 static int take_plain(struct edge *e, struct edge_session *s)
 {
-    s->seq = prefix_open(e->p.stage, -1, 0, s->r.n_prompt + s->r.n_predict, edge_evict, e);
+    s->seq = open_seq(e, s, -1, 0);
     return s->seq < 0 ? s->seq : 0;
 }
 

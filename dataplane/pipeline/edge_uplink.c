@@ -230,7 +230,7 @@ int edge_uplink_stats(const struct edge *e, uint32_t index, struct edge_uplink_s
         .cipher = pipeline_cipher(&u->security),
         .has_status = u->has_status,
         .free_sessions = u->status.sessions_free,
-        .free_tokens = u->status.tokens_free,
+        .free_tokens = edge_free_tokens(u, e->info->kv_format),
     };
     if (u->joined)
         link_stats(u->pump.link, &s->link);

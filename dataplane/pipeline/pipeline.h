@@ -180,9 +180,17 @@ struct edge_request {
     void (*on_done)(void *arg, const struct edge_result *r);
     void *arg;
     struct codec_rate_target target; /* of this session; CODEC_RATE_NONE: the edge's */
+    uint32_t kv;                     /* 1 + the enum kv_format of its cache, at both halves; 0: that of
+                                      * the edge's stage. Only sessions of one format share */
     const int32_t *drafts;         /* tests: guessed continuation, NULL: none. */
     uint32_t n_drafts, draft_len;  /* guesses sent per ROWS message */
 };
+
+static inline enum kv_format edge_request_kv(const struct edge_request *r,
+                                             const struct stage_info *info)
+{
+    return r->kv ? (enum kv_format)(r->kv - 1) : info->kv_format;
+}
 
 struct edge_stats {
     struct link_stats link; /* packets and bytes: of all connections; the rest: of the last of the
@@ -215,7 +223,8 @@ void edge_close(struct edge *e); /* CLOSE is sent as well as one burst can; sess
 
 /* Queue a request: session id > 0; -EAGAIN when max_sessions are busy, -ERANGE when
  * n_prompt + n_predict exceeds the stage's context, -EINVAL for an id outside the vocabulary, a
- * target without a curve, or more alternatives than SAMPLER_TOP_MAX. */
+ * target without a curve, a format of the cache that the stage hasn't, or more alternatives than
+ * SAMPLER_TOP_MAX. */
 int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_ns);
 int edge_cancel(struct edge *e, int64_t session);
 

@@ -29,13 +29,14 @@ bool prefix_waits(const struct prefix_search *p)
     return p->n_later >= p->n_now + PREFIX_MIN;
 }
 
-int prefix_open(struct stage *stage, int seq, uint32_t n, uint32_t max_tokens,
+int prefix_open(struct stage *stage, enum kv_format f, int seq, uint32_t n, uint32_t max_tokens,
                 bool (*evict)(void *arg), void *arg)
 {
     int rc;
 
     do {
-        rc = n ? stage_seq_fork(stage, seq, n, max_tokens) : stage_seq_open(stage, max_tokens);
+        rc =
+            n ? stage_seq_fork(stage, seq, n, max_tokens) : stage_seq_open_as(stage, f, max_tokens);
     } while (rc == -ENOSPC && evict(arg));
     return rc;
 }

@@ -4,7 +4,8 @@
  * like, and room for a sequence where finished ones linger. For the edge, and for the model in one
  * process.
  *
- * Exact: what a row gives depends only on its sequence so far.
+ * Exact: what a row gives depends only on its sequence so far and its format: one of another format is
+ * not to be considered.
  */
 #ifndef ISTHMUS_DATAPLANE_PIPELINE_PREFIX_H
 #define ISTHMUS_DATAPLANE_PIPELINE_PREFIX_H
@@ -33,10 +34,10 @@ void prefix_consider(struct prefix_search *p, void *session, const int32_t *ids,
 /* Whether `later` is worth waiting for. */
 bool prefix_waits(const struct prefix_search *p);
 
-/* A sequence for max_tokens that begins as the first n tokens of seq (n 0: empty). While there is no
- * room, evict(arg) closes one that nobody needs, never seq; it returns false when there is none.
- * As stage_seq_fork. */
-int prefix_open(struct stage *stage, int seq, uint32_t n, uint32_t max_tokens,
+/* A sequence for max_tokens that begins as the first n tokens of seq (n 0: empty, of format f). While
+ * there is no room, evict(arg) closes one that nobody needs, never seq; it returns false when there is
+ * none. As stage_seq_fork. */
+int prefix_open(struct stage *stage, enum kv_format f, int seq, uint32_t n, uint32_t max_tokens,
                 bool (*evict)(void *arg), void *arg);
 
 #endif

@@ -107,6 +107,8 @@ static void run(void)
             q[i].sampler.seed = dice_next(&d);
         }
         if (dice_chance(&d, .3))
+            q[i].kv = 1 + (uint32_t)dice_below(&d, KV_FORMATS);
+        if (dice_chance(&d, .3))
             q[i].n_top = (uint32_t)dice_between(&d, 1, SAMPLER_TOP_MAX);
         if (dice_chance(&d, .3)) {
             fake_reference(q[i].prompt, q[i].n_prompt, q[i].n_predict, &q[i].sampler, -1,

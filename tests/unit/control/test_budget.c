@@ -80,6 +80,92 @@ static void down_slowly(void **state)
         assert_int_equal(look(&b, 50, 10, i % 10 ? 10 : 99), BUDGET_REFUSE);
 }
 
+static const struct stage_info all_formats = {.kv_formats = (1u << KV_FORMATS) - 1};
+
+/* Keys and values of new sessions get coarser before contexts get shorter, a step at a time, and
+ * finer again as slowly as anything. */
+static void keys_and_values(void **state)
+{
+    (void)state;
+    struct budget b = {.can_coarsen = true};
+    budget_formats(&b, &all_formats, KV_F16, KV_K8V4);
+    assert_int_equal(budget_kv(&b), KV_F16);
+    assert_int_equal(look(&b, 50, 10, 59), BUDGET_EASY);
+    assert_int_equal(budget_kv(&b), KV_F16);
+    assert_int_equal(look(&b, 50, 65, 59), BUDGET_COARSER);
+    assert_int_equal(look(&b, 50, 65, 61), BUDGET_KV);
+    assert_int_equal(budget_kv(&b), KV_Q8);
+    assert_true(b.coarser >= 1); /* a rung has those before it */
+    assert_int_equal(budget_context(&b, 4096), 4096);
+    const uint64_t steps = b.steps;
+    assert_int_equal(look(&b, 50, 10, 71), BUDGET_KV);
+    assert_int_equal(budget_kv(&b), KV_K8V4);
+    assert_int_equal(b.steps, steps + 1);
+    assert_int_equal(look(&b, 50, 10, 81), BUDGET_SHORTER);
+    assert_int_equal(budget_kv(&b), KV_K8V4);
+
+    /* Down: contexts are whole again, then q8, then f16. */
+    uint32_t looks = 0;
+    while (look(&b, 50, 10, 65) == BUDGET_SHORTER)
+        assert_true(++looks < 100);
+    assert_true(looks >= 10);
+    assert_int_equal(b.rung, BUDGET_KV);
+    for (int i = 0; i < 1000; i++) /* .65 is too near to where k8v4 was entered */
+        assert_int_equal(look(&b, 50, 10, 65), BUDGET_KV);
+    assert_int_equal(budget_kv(&b), KV_K8V4);
+    for (looks = 0; budget_kv(&b) == KV_K8V4; looks++)
+        assert_int_equal(look(&b, 50, 10, 55), BUDGET_KV);
+    assert_true(looks >= 10 && looks < 100);
+    for (int i = 0; i < 1000; i++)
+        assert_int_equal(look(&b, 50, 10, 55), BUDGET_KV);
+    assert_int_equal(budget_kv(&b), KV_Q8);
+    for (looks = 0; look(&b, 50, 10, 45) == BUDGET_KV;)
+        assert_true(++looks < 100);
+    assert_true(looks >= 10);
+    assert_int_equal(budget_kv(&b), KV_F16);
+    for (looks = 0; b.rung != BUDGET_EASY; looks++)
+        look(&b, 50, 10, 45);
+    assert_true(looks <= 20);
+    look(&b, 50, 10, 99); /* all at once */
+    assert_int_equal(b.rung, BUDGET_REFUSE);
+    assert_int_equal(budget_kv(&b), KV_K8V4);
+
+    /* Histories are short, not the cache: nothing would be won. */
+    b = (struct budget){.can_coarsen = true};
+    budget_formats(&b, &all_formats, KV_F16, KV_K8V4);
+    assert_int_equal(look(&b, 50, 85, 20), BUDGET_SHORTER);
+    assert_int_equal(budget_kv(&b), KV_F16);
+    while (b.rung == BUDGET_SHORTER)
+        look(&b, 50, 65, 20);
+    assert_int_equal(b.rung, BUDGET_COARSER);
+}
+
+static void formats_there_are(void **state)
+{
+    (void)state;
+    const struct stage_info narrow = {.kv_formats = 1u << KV_F16 | 1u << KV_Q8};
+    struct budget b = {.can_coarsen = false};
+    budget_formats(&b, &all_formats, KV_F16, KV_Q4);
+    assert_int_equal(b.kv_most, 3);
+    look(&b, 50, 10, 65);
+    assert_int_equal(budget_kv(&b), KV_Q8);
+    look(&b, 50, 10, 68);
+    assert_int_equal(budget_kv(&b), KV_K8V4);
+    look(&b, 50, 10, 74);
+    assert_int_equal(budget_kv(&b), KV_Q4);
+    budget_formats(&b, &narrow, KV_F16, KV_Q4);
+    assert_int_equal(b.kv_most, 1);
+    b = (struct budget){.can_coarsen = false};
+    budget_formats(&b, &all_formats, KV_K8V4, KV_K8V4); /* as coarse as is allowed from the start */
+    assert_int_equal(look(&b, 50, 10, 79), BUDGET_EASY);
+    assert_int_equal(budget_kv(&b), KV_K8V4);
+    assert_int_equal(look(&b, 50, 10, 85), BUDGET_SHORTER);
+    while (b.rung != BUDGET_EASY) {
+        assert_true(b.rung == BUDGET_SHORTER); /* no rung on the way that does nothing */
+        look(&b, 50, 10, 10);
+    }
+}
+
 /* Weights take 90 % of the budget: a spike is climbed for, and left behind. */
 static void a_spike_beside_weights(void **state)
 {
@@ -134,9 +220,14 @@ static void of_this_process(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(up_at_once),  cmocka_unit_test(without_coarser),
-        cmocka_unit_test(down_slowly), cmocka_unit_test(a_spike_beside_weights),
-        cmocka_unit_test(sums),        cmocka_unit_test(of_this_process),
+        cmocka_unit_test(up_at_once),
+        cmocka_unit_test(without_coarser),
+        cmocka_unit_test(down_slowly),
+        cmocka_unit_test(keys_and_values),
+        cmocka_unit_test(formats_there_are),
+        cmocka_unit_test(a_spike_beside_weights),
+        cmocka_unit_test(sums),
+        cmocka_unit_test(of_this_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,6 +27,8 @@ static void test_fits(void **state)
     w.numerics_id = 3;
     assert_true(fleet_fits(&w, &need));
     assert_true(fleet_fits(&w, &any));
+    w.numerics_id = 0x20003; /* but for the format of the cache, which is a session's own */
+    assert_true(fleet_fits(&w, &need));
     w.numerics_id = 4;
     assert_false(fleet_fits(&w, &need));
     w.numerics_id = 3;

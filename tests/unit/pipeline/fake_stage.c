@@ -8,6 +8,7 @@
 
 struct fake_seq {
     bool open;
+    enum kv_format kv;
     uint32_t n, max;
     uint32_t shared; /* of another's */
     uint64_t *state; /* [max]: hash of all rows so far, by position */
@@ -39,37 +40,42 @@ static const struct stage_info *fake_info(const struct stage *s)
     return &((const struct fake *)s)->info;
 }
 
-static size_t fake_seq_bytes(const struct stage *s, uint32_t max_tokens)
+/* Of coarser formats, a fraction. */
+static size_t fake_seq_bytes(const struct stage *s, enum kv_format kv, uint32_t max_tokens)
 {
     (void)s;
-    return (size_t)max_tokens * FAKE_TOKEN_BYTES;
+    return (size_t)max_tokens * FAKE_TOKEN_BYTES / (1 + (size_t)kv);
 }
 
 /* As if nothing were shared. */
 static size_t fake_seq_own_bytes(const struct stage *s, int seq)
 {
-    return fake_seq_bytes(s, ((const struct fake *)s)->seqs[seq].max);
+    const struct fake_seq *q = &((const struct fake *)s)->seqs[seq];
+
+    return fake_seq_bytes(s, q->kv, q->max);
 }
 
-static int fake_seq_open(struct stage *s, uint32_t max_tokens)
+static int fake_seq_open(struct stage *s, enum kv_format kv, uint32_t max_tokens)
 {
     struct fake *f = (struct fake *)s;
     size_t reserved = 0;
 
     if (max_tokens > f->info.n_ctx)
         return -ERANGE;
+    if (!stage_has_kv(&f->info, kv))
+        return -ENOTSUP;
     for (uint32_t i = 0; i < f->info.max_seqs; i++)
-        reserved += f->seqs[i].open ? fake_seq_bytes(s, f->seqs[i].max) : 0;
-    if (f->p.kv_budget_bytes && reserved + fake_seq_bytes(s, max_tokens) > f->p.kv_budget_bytes)
+        reserved += f->seqs[i].open ? fake_seq_own_bytes(s, (int)i) : 0;
+    if (f->p.kv_budget_bytes && reserved + fake_seq_bytes(s, kv, max_tokens) > f->p.kv_budget_bytes)
         return -ENOSPC;
     for (uint32_t i = 0; i < f->info.max_seqs; i++) {
         struct fake_seq *q = &f->seqs[i];
 
         if (q->open)
             continue;
-        *q = (struct fake_seq){true, 0, max_tokens, 0, calloc(max_tokens, sizeof q->state[0])};
+        *q = (struct fake_seq){true, kv, 0, max_tokens, 0, calloc(max_tokens, sizeof q->state[0])};
         f->counts.open_seqs++;
-        f->info.kv_reserved_bytes = reserved + fake_seq_bytes(s, max_tokens);
+        f->info.kv_reserved_bytes = reserved + fake_seq_bytes(s, kv, max_tokens);
         return (int)i;
     }
     return -ENOSPC;
@@ -82,7 +88,7 @@ static int fake_seq_fork(struct stage *s, int seq, uint32_t n_tokens, uint32_t m
     if (seq < 0 || (uint32_t)seq >= f->info.max_seqs || !f->seqs[seq].open ||
         n_tokens > f->seqs[seq].n || n_tokens > max_tokens)
         return -EINVAL;
-    int id = fake_seq_open(s, max_tokens);
+    int id = fake_seq_open(s, f->seqs[seq].kv, max_tokens);
 
     if (id >= 0) {
         memcpy(f->seqs[id].state, f->seqs[seq].state, n_tokens * sizeof f->seqs[id].state[0]);
@@ -112,7 +118,7 @@ static void fake_seq_close(struct stage *s, int seq)
     if (!f->seqs[seq].open)
         abort();
     free(f->seqs[seq].state);
-    f->info.kv_reserved_bytes -= fake_seq_bytes(s, f->seqs[seq].max);
+    f->info.kv_reserved_bytes -= fake_seq_own_bytes(s, seq);
     f->seqs[seq] = (struct fake_seq){0};
     f->counts.open_seqs--;
 }
@@ -213,7 +219,7 @@ static int fake_run(struct stage *s, const struct stage_rows *batch, size_t n_ba
         struct fake_seq *q = &f->seqs[batch[b].seq];
 
         for (uint32_t i = 0; i < batch[b].n; i++, row++) {
-            uint64_t h = q->n ? q->state[q->n - 1] : 7;
+            uint64_t h = q->n ? q->state[q->n - 1] : 7 + (uint64_t)q->kv;
 
             h = mix(h, f->cloud ? hash_row(in + row * d, d) : (uint64_t)ids[row] + 1);
             for (uint32_t k = 0; !f->cloud && k < d; k++)
@@ -300,9 +306,11 @@ struct stage *fake_open(bool cloud, const struct fake_params *p, struct stage_in
         .n_ctx = FAKE_CTX,
         .max_rows = p->max_rows ? p->max_rows : 128,
         .max_seqs = p->max_seqs ? p->max_seqs : 1,
+        .kv_format = p->kv,
+        .kv_formats = p->kv_formats ? p->kv_formats : (1u << KV_FORMATS) - 1,
         .kv_budget_bytes = p->kv_budget_bytes ? p->kv_budget_bytes : SIZE_MAX,
         .has_head = head == STAGE_HEAD_WITH || (cloud && head == STAGE_HEAD_OWN),
-        .numerics_id = 0x600d,
+        .numerics_id = stage_numerics_with(0x600d, p->kv),
         .fingerprint = {0xf0, 1, 2, 3},
     };
     f->seqs = calloc(f->info.max_seqs, sizeof f->seqs[0]);
@@ -321,6 +329,14 @@ uint32_t fake_reference(const int32_t *prompt, uint32_t n_prompt, uint32_t n_pre
                         const struct sampler_params *sampler, int32_t stop, uint32_t d_model,
                         int32_t *ids, struct sampler_top *top, uint32_t n_top)
 {
+    return fake_reference_as(KV_F16, prompt, n_prompt, n_predict, sampler, stop, d_model, ids, top,
+                             n_top);
+}
+
+uint32_t fake_reference_as(enum kv_format kv, const int32_t *prompt, uint32_t n_prompt,
+                           uint32_t n_predict, const struct sampler_params *sampler, int32_t stop,
+                           uint32_t d_model, int32_t *ids, struct sampler_top *top, uint32_t n_top)
+{
     struct fake_params p = {.d_model = d_model, .max_rows = FAKE_CTX, .head = STAGE_HEAD_WITH};
     struct stage *edge = fake_open(false, &p, NULL), *cloud = fake_open(true, &p, NULL);
     float *row = malloc(stage_info(edge)->d_model * sizeof *row);
@@ -328,8 +344,8 @@ uint32_t fake_reference(const int32_t *prompt, uint32_t n_prompt, uint32_t n_pre
     struct sampler *s;
     uint32_t n = 0;
 
-    if (sampler_open(FAKE_VOCAB, &s) || stage_seq_open(edge, FAKE_CTX) ||
-        stage_seq_open(cloud, FAKE_CTX))
+    if (sampler_open(FAKE_VOCAB, &s) || stage_seq_open_as(edge, kv, FAKE_CTX) ||
+        stage_seq_open_as(cloud, kv, FAKE_CTX))
         abort();
     for (uint32_t pos = 0; n < n_predict; pos++) {
         int32_t id = pos < n_prompt ? prompt[pos] : ids[pos - n_prompt];

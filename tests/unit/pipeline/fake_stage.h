@@ -21,6 +21,8 @@ struct fake_params {
     uint64_t run_ns, row_ns; /* a run's time */
     uint32_t fail_at;  /* position at which stage_run fails; 0: none */
     size_t kv_budget_bytes;  /* 0: none */
+    enum kv_format kv;       /* of sequences, unless told otherwise; results differ */
+    uint32_t kv_formats;     /* 0: all */
     bool stingy;             /* no room to cut a sequence within what it shares */
     uint32_t nan_at;   /* position whose row, or hidden state, holds a NaN; 0: none */
     enum stage_head head;
@@ -42,5 +44,9 @@ const struct fake_counts *fake_counts(const struct stage *s);
 uint32_t fake_reference(const int32_t *prompt, uint32_t n_prompt, uint32_t n_predict,
                         const struct sampler_params *sampler, int32_t stop, uint32_t d_model,
                         int32_t *ids, struct sampler_top *top, uint32_t n_top);
+/* The same, with a cache of another format than f16. */
+uint32_t fake_reference_as(enum kv_format kv, const int32_t *prompt, uint32_t n_prompt,
+                           uint32_t n_predict, const struct sampler_params *sampler, int32_t stop,
+                           uint32_t d_model, int32_t *ids, struct sampler_top *top, uint32_t n_top);
 
 #endif

@@ -430,6 +430,7 @@ int64_t rig_submit(struct rig *r, struct rig_request *q)
         .on_done = on_done,
         .arg = q,
         .target = q->target,
+        .kv = q->kv,
         .drafts = q->drafts,
         .n_drafts = q->n_drafts,
         .draft_len = q->draft_len,
@@ -473,8 +474,9 @@ bool rig_right(const struct rig *r, const struct rig_request *q)
     int32_t ids[FAKE_CTX];
     const size_t top_bytes = (size_t)q->n_top * sizeof(struct sampler_top);
     struct sampler_top *top = q->n_top ? malloc(q->n_predict * top_bytes) : NULL;
-    uint32_t n = fake_reference(q->prompt, q->n_prompt, q->n_predict, &q->sampler, q->stop,
-                                r->p.edge_stage.d_model, ids, top, q->n_top);
+    const enum kv_format kv = q->kv ? (enum kv_format)(q->kv - 1) : r->p.edge_stage.kv;
+    uint32_t n = fake_reference_as(kv, q->prompt, q->n_prompt, q->n_predict, &q->sampler, q->stop,
+                                   r->p.edge_stage.d_model, ids, top, q->n_top);
     bool right = n == q->n_ids && !memcmp(ids, q->ids, n * sizeof ids[0]);
 
     if (top)

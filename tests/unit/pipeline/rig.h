@@ -52,6 +52,7 @@ struct rig_request {
     const int32_t *drafts;
     uint32_t n_drafts, draft_len;
     struct codec_rate_target target;
+    uint32_t kv;          /* as edge_request has it */
     uint32_t cancel_at;   /* tokens after which it is cancelled; 0: never */
     struct rig *rig;
     int64_t session;      /* 0: not submitted yet */

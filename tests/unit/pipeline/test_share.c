@@ -307,6 +307,7 @@ static void run_family(uint64_t seed, bool shares, uint64_t kill_ns, size_t hist
     for (uint32_t i = 0; i < n; i++) {
         request(&q[i], seed * 10 + i, 60 + 7 * i, 50 + i % 3, 30);
         q[i].sampler.temp = i % 2 ? .8f : 0;
+        q[i].kv = 1 + (seed % 5 == 1 && i > 2 ? KV_Q8 : KV_F16);
         if (i % 3 == 1) { /* half of them wrong */
             struct dice d = {seed + i};
 
@@ -389,14 +390,152 @@ static void test_targets_share_nothing(void **state)
     rig_close(&r);
 }
 
+/* --- formats of the cache --------------------------------------------------------------------- */
+
+/* A session has the format that it was asked with at both halves, whatever is the cloud's own; only
+ * those of one format begin alike. */
+static void test_formats_one_after_another(void **state)
+{
+    static const struct {
+        uint32_t kv, n_shared;
+    } want[] = {{0, 0},          {1 + KV_Q8, 0},   {1 + KV_F16, 90}, {1 + KV_Q4, 0},
+                {1 + KV_Q8, 90}, {1 + KV_K8V4, 0}, {1 + KV_Q4, 90},  {0, 90}};
+    for (unsigned kv = 0; kv < KV_FORMATS; kv++) {
+        const struct rig_params p = {
+            .network = quiet, .lingering = 8, .cloud_stage = {.kv = (enum kv_format)kv}};
+        struct rig_request q[8];
+        struct rig r;
+
+        start(&r, &p);
+        for (unsigned i = 0; i < 8; i++) {
+            request(&q[i], i, 100, 90, 10);
+            q[i].kv = want[i].kv;
+            assert_true(rig_run(&r, &q[i], 1, SECOND));
+            assert_right(&r, &q[i]);
+            assert_int_equal(q[i].result.n_shared, want[i].n_shared);
+            assert_int_equal(q[i].result.rows_up, 109 - want[i].n_shared);
+            if (i && want[i].kv > 1) /* it is another session than in f16 */
+                assert_true(memcmp(q[i].ids, q[0].ids, sizeof(int32_t) * 10) != 0);
+        }
+        for (unsigned i = 0; i < 8; i++)
+            rig_request_free(&q[i]);
+        rig_close(&r);
+    }
+}
+
+/* All at once, under a budget that coarser ones make more of, through a cloud's death. */
+static void test_formats_at_once(void **state)
+{
+    for (unsigned seed = 0; seed < 12; seed++) {
+        const struct rig_params p = {
+            .network = quiet,
+            .sessions = 8,
+            .lingering = 4,
+            .chunk_tokens = 16,
+            .edge_stage = {.kv_budget_bytes = 500 * FAKE_TOKEN_BYTES, .row_ns = 100000},
+            .cloud_stage = {.kv_budget_bytes = 400 * FAKE_TOKEN_BYTES, .row_ns = 100000},
+            .rejoin = {.timeout_ns = 60 * SECOND, .history_bytes = seed % 2 ? 1 << 22 : 30000},
+            .tell_crash = true,
+            .crash = seed % 3 ? .002 : 0,
+            .crash_max = 4,
+            .seed = seed,
+        };
+        struct rig_request q[16];
+        struct edge_stats es;
+        struct rig r;
+
+        start(&r, &p);
+        for (unsigned i = 0; i < 16; i++) {
+            request(&q[i], i, 100, 60, 20);
+            q[i].kv = 1 + (i + seed) % KV_FORMATS;
+        }
+        assert_true(rig_run(&r, q, 16, 60 * SECOND));
+        for (unsigned i = 0; i < 16; i++) {
+            assert_right(&r, &q[i]);
+            rig_request_free(&q[i]);
+        }
+        edge_stats(r.edge, &es);
+        assert_true(es.shared_rows > 0);
+        assert_int_equal(es.kv_busy_bytes, 0);
+        while (edge_make_room(r.edge))
+            ;
+        assert_int_equal(r.edge_info->kv_reserved_bytes, 0);
+        rig_close(&r);
+    }
+}
+
+static void test_format_that_is_not_there(void **state)
+{
+    const struct rig_params none = {.network = quiet, .cloud_stage = {.kv_formats = 1u << KV_F16}},
+                            own = {.network = quiet, .edge_stage = {.kv_formats = 1u << KV_F16}};
+    struct rig_request q;
+    struct rig r;
+
+    start(&r, &none);
+    rig_request(&q, 1, 10, 5);
+    q.kv = 1 + KV_K8V4;
+    assert_true(rig_run(&r, &q, 1, SECOND));
+    assert_int_equal(q.result.finish, EDGE_REFUSED);
+    assert_non_null(strstr(q.result.error, "sessions have k8v4, which this cloud lacks"));
+    rig_request_free(&q);
+    rig_close(&r);
+
+    start(&r, &own);
+    rig_request(&q, 1, 10, 5);
+    q.kv = 1 + KV_Q8;
+    assert_int_equal(rig_submit(&r, &q), -EINVAL);
+    q.kv = 1 + KV_FORMATS;
+    assert_int_equal(rig_submit(&r, &q), -EINVAL);
+    rig_request_free(&q);
+    rig_close(&r);
+}
+
+/* A cloud counts its room in tokens of its own format. */
+static void test_room_in_another_format(void **state)
+{
+    struct rig_params p = {.network = quiet,
+                           .edge_stage = {.kv = KV_F16},
+                           .cloud_stage = {.kv_budget_bytes = 500 * FAKE_TOKEN_BYTES}};
+    uint64_t tokens[2];
+
+    for (unsigned i = 0; i < 2; i++) {
+        struct edge_uplink_stats u;
+        struct rig_request q;
+        struct rig r;
+
+        p.cloud_stage.kv = i ? KV_Q8 : KV_F16;
+        start(&r, &p);
+        rig_request(&q, 1, 10, 5);
+        assert_true(rig_run(&r, &q, 1, SECOND));
+        for (unsigned k = 0; k < 50; k++)
+            rig_step(&r);
+        assert_int_equal(edge_uplink_stats(r.edge, 0, &u), 0);
+        assert_true(u.has_status);
+        tokens[i] = u.free_tokens;
+        rig_request_free(&q);
+        rig_close(&r);
+    }
+    assert_true(tokens[0] > 300 && tokens[0] <= 500);
+    assert_in_range(tokens[1], tokens[0] * 8 / 10, tokens[0]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_after_another),    cmocka_unit_test(test_chat),
-        cmocka_unit_test(test_at_once),          cmocka_unit_test(test_switched_off),
-        cmocka_unit_test(test_cloud_gave_it_up), cmocka_unit_test(test_eviction),
-        cmocka_unit_test(test_budget_at_either), cmocka_unit_test(test_busy_is_bounded),
-        cmocka_unit_test(test_cloud_dies),       cmocka_unit_test(test_targets_share_nothing),
+        cmocka_unit_test(test_after_another),
+        cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_at_once),
+        cmocka_unit_test(test_switched_off),
+        cmocka_unit_test(test_cloud_gave_it_up),
+        cmocka_unit_test(test_eviction),
+        cmocka_unit_test(test_budget_at_either),
+        cmocka_unit_test(test_busy_is_bounded),
+        cmocka_unit_test(test_cloud_dies),
+        cmocka_unit_test(test_targets_share_nothing),
+        cmocka_unit_test(test_formats_one_after_another),
+        cmocka_unit_test(test_formats_at_once),
+        cmocka_unit_test(test_format_that_is_not_there),
+        cmocka_unit_test(test_room_in_another_format),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

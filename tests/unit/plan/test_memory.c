@@ -152,8 +152,7 @@ static void as_the_stage_says(void **state)
             bytes += plan_layer_bytes(&m.layers[l], PLAN_KEEP);
         assert_int_equal(bytes, info->weights_bytes);
         assert_int_equal(plan_kv_bytes(&m, layers, p.kv_format, 50), stage_seq_bytes(stage, 50));
-        const double scratch =
-            (double)plan_scratch_bytes(&m, layers, p.kv_format, p.max_rows, 96, 1);
+        const double scratch = (double)plan_scratch_bytes(&m, layers, p.max_rows, 96, 1);
         const double is = (double)info->scratch_bytes;
         /* Each of its twenty areas begins at a cache line. */
         assert_true(scratch > is * .97 - 21 * 64 && scratch < is * 1.03);

@@ -12,10 +12,10 @@ static const struct stage_info *info(const struct stage *s)
     return &f->info;
 }
 
-static size_t seq_bytes(const struct stage *s, uint32_t max_tokens)
+static size_t seq_bytes(const struct stage *s, enum kv_format kv, uint32_t max_tokens)
 {
     (void)s;
-    return max_tokens * 10u;
+    return max_tokens * 10u / (1 + (size_t)kv);
 }
 
 static const struct stage_ops stage_ops = {.info = info, .seq_bytes = seq_bytes};
@@ -140,8 +140,10 @@ void fake_engine_open(struct fake_engine *f, uint32_t parallel)
 {
     *f = (struct fake_engine){.base = {.ops = &ops}};
     f->stage.ops = &stage_ops;
-    f->info = (struct stage_info){
-        .n_ctx = FAKE_CTX, .n_vocab = FAKE_VOCAB, .kv_budget_bytes = (FAKE_CTX - 4) * 10u};
+    f->info = (struct stage_info){.n_ctx = FAKE_CTX,
+                                  .n_vocab = FAKE_VOCAB,
+                                  .kv_formats = (1u << KV_FORMATS) - 1,
+                                  .kv_budget_bytes = (FAKE_CTX - 4) * 10u};
     f->base.info = &f->info;
     f->options.parallel = parallel;
     f->front = (struct front){.o = &f->options, .stage = &f->stage, .engine = &f->base};

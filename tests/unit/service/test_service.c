@@ -371,6 +371,33 @@ static void test_holds_one_at_a_time(struct rig *r)
     assert_int_equal(rig_end(r), EXIT_OK);
 }
 
+/* Another format of keys and values is for those that begin from then on. */
+static void test_formats(struct rig *r)
+{
+    struct service_session list[2];
+    struct service_stats st;
+    struct answer a[2];
+    rig_start(r, 4, 8);
+    atomic_store(&r->engine.held, true);
+    submit(r->service, &a[0], 0, 2);
+    await_running(r, 1, 0);
+    service_set_kv(r->service, KV_K8V4);
+    submit(r->service, &a[1], 1, 2);
+    await_running(r, 2, 0);
+    assert_int_equal(service_sessions(r->service, list, 2), 2);
+    assert_int_equal(list[0].kv, KV_F16);
+    assert_int_equal(list[1].kv, KV_K8V4);
+    assert_int_equal(r->engine.sessions[0].r.kv, 1 + KV_F16);
+    assert_int_equal(r->engine.sessions[1].r.kv, 1 + KV_K8V4);
+    service_stats(r->service, &st);
+    assert_int_equal(st.kv, KV_K8V4);
+    atomic_store(&r->engine.held, false);
+    service_call(r->service, nothing, NULL);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(await_done(&a[i]), EDGE_LENGTH);
+    assert_int_equal(rig_end(r), EXIT_OK);
+}
+
 /* A shorter context is for those that come; who was promised more has it. */
 static void test_context_is_kept(struct rig *r)
 {
@@ -749,6 +776,7 @@ IN_CHILD(test_is_fair)
 IN_CHILD(test_waits_for_room)
 IN_CHILD(test_holds)
 IN_CHILD(test_holds_one_at_a_time)
+IN_CHILD(test_formats)
 IN_CHILD(test_context_is_kept)
 IN_CHILD(test_cancels)
 IN_CHILD(test_times_out)
@@ -775,6 +803,7 @@ int main(void)
         cmocka_unit_test(test_waits_for_room_child),
         cmocka_unit_test(test_holds_child),
         cmocka_unit_test(test_holds_one_at_a_time_child),
+        cmocka_unit_test(test_formats_child),
         cmocka_unit_test(test_context_is_kept_child),
         cmocka_unit_test(test_cancels_child),
         cmocka_unit_test(test_times_out_child),

@@ -25,7 +25,7 @@ static const struct kv_shape shape = {.n_layers = 2, .n_kv_heads = 3, .head_dim 
 
 static size_t page(void)
 {
-    return kv_bytes_for(&shape, 1);
+    return kv_bytes_for(&shape, KV_F16, 1);
 }
 
 static struct kv *open_pages(uint32_t seqs, size_t pages)
@@ -66,14 +66,14 @@ static void a_sequence_reserves_and_grows(void **state)
 {
     struct kv *kv = open_pages(3, 5);
 
-    assert_int_equal(kv_seq_open(kv, 0), -EINVAL);
-    int a = kv_seq_open(kv, 3 * KV_PAGE);
+    assert_int_equal(kv_seq_open(kv, KV_F16, 0), -EINVAL);
+    int a = kv_seq_open(kv, KV_F16, 3 * KV_PAGE);
     assert_true(a >= 0);
     assert_pages(kv, 3, 0, 0);
-    assert_int_equal(kv_seq_open(kv, 2 * KV_PAGE + 1), -ENOSPC);
-    int b = kv_seq_open(kv, 2 * KV_PAGE);
+    assert_int_equal(kv_seq_open(kv, KV_F16, 2 * KV_PAGE + 1), -ENOSPC);
+    int b = kv_seq_open(kv, KV_F16, 2 * KV_PAGE);
     assert_true(b >= 0);
-    assert_int_equal(kv_seq_open(kv, 1), -ENOSPC);
+    assert_int_equal(kv_seq_open(kv, KV_F16, 1), -ENOSPC);
     assert_pages(kv, 5, 0, 0);
 
     assert_int_equal(kv_seq_append(kv, a, KV_PAGE), 0);
@@ -107,7 +107,7 @@ static void given_back_pages_are_zero(void **state)
     struct kv *kv = open_pages(2, 4);
 
     for (int round = 0; round < 3; round++) {
-        int a = kv_seq_open(kv, 4 * KV_PAGE);
+        int a = kv_seq_open(kv, KV_F16, 4 * KV_PAGE);
 
         assert_int_equal(kv_seq_append(kv, a, 4 * KV_PAGE), 0);
         for (uint32_t t = 0; t < 4 * KV_PAGE; t++) {
@@ -122,7 +122,7 @@ static void given_back_pages_are_zero(void **state)
 static void forks_share_full_pages(void **state)
 {
     struct kv *kv = open_pages(4, 12);
-    int a = kv_seq_open(kv, 4 * KV_PAGE);
+    int a = kv_seq_open(kv, KV_F16, 4 * KV_PAGE);
 
     assert_int_equal(kv_seq_append(kv, a, 3 * KV_PAGE), 0);
     for (uint32_t t = 0; t < 3 * KV_PAGE; t++)
@@ -166,7 +166,7 @@ static void forks_share_full_pages(void **state)
 static void truncation_into_shared_pages(void **state)
 {
     struct kv *kv = open_pages(3, 7);
-    int a = kv_seq_open(kv, 4 * KV_PAGE);
+    int a = kv_seq_open(kv, KV_F16, 4 * KV_PAGE);
 
     assert_int_equal(kv_seq_append(kv, a, 3 * KV_PAGE), 0);
     for (uint32_t t = 0; t < 3 * KV_PAGE; t++)
@@ -193,30 +193,77 @@ static void truncation_into_shared_pages(void **state)
     kv_close(kv);
 }
 
-/* Random opening, forking, growing, cutting and closing against a plain copy of each sequence. */
+/* Sequences of all formats, each with pages of its own size, under one budget. */
+static void formats_share_the_budget(void **state)
+{
+    const size_t q8 = kv_bytes_for(&shape, KV_Q8, 1), q4 = kv_bytes_for(&shape, KV_Q4, 1);
+    struct kv *kv;
+
+    assert_true(q8 < page() && q4 < q8);
+    assert_int_equal(kv_open(&shape, 8, 2 * page() + 2 * q8 + q4, &kv), 0);
+    int a = kv_seq_open(kv, KV_F16, 2 * KV_PAGE), b = kv_seq_open(kv, KV_Q8, 2 * KV_PAGE);
+    assert_true(a >= 0 && b >= 0);
+    assert_int_equal(kv_account(kv).reserved_bytes, 2 * page() + 2 * q8);
+    assert_int_equal(kv_seq_open(kv, KV_Q8, 1), -ENOSPC); /* but q4 fits */
+    assert_int_equal(kv_seq_open(kv, KV_Q4, KV_PAGE + 1), -ENOSPC);
+    int c = kv_seq_open(kv, KV_Q4, KV_PAGE);
+    assert_true(c >= 0);
+    assert_int_equal(kv_account(kv).reserved_bytes, kv_account(kv).budget_bytes);
+    assert_int_equal(kv_seq_format(kv, a), KV_F16);
+    assert_int_equal(kv_seq_format(kv, b), KV_Q8);
+    assert_int_equal(kv_seq_format(kv, c), KV_Q4);
+    assert_int_equal(kv_seq_open(kv, KV_FORMATS, 1), -EINVAL);
+
+    assert_int_equal(kv_seq_append(kv, a, 2 * KV_PAGE), 0);
+    assert_int_equal(kv_seq_append(kv, b, 2 * KV_PAGE), 0);
+    assert_int_equal(kv_seq_append(kv, c, KV_PAGE), 0);
+    assert_int_equal(kv_account(kv).resident_bytes, kv_account(kv).budget_bytes);
+    assert_int_equal(kv_own_bytes(kv, b), 2 * q8);
+
+    /* A fork has its parent's format; what one format gives back another takes. */
+    kv_seq_close(kv, a);
+    int d = kv_seq_fork(kv, b, KV_PAGE + 3, 2 * KV_PAGE);
+    assert_true(d >= 0);
+    assert_int_equal(kv_seq_format(kv, d), KV_Q8);
+    assert_int_equal(kv_account(kv).reserved_bytes, 3 * q8 + q4);
+    assert_int_equal(kv_account(kv).shared_bytes, q8);
+    assert_int_equal(kv_seq_truncate(kv, d, 5), 0); /* a page of its own, as in f16 */
+    assert_int_equal(kv_account(kv).shared_bytes, 0);
+    assert_int_equal(kv_account(kv).reserved_bytes, 4 * q8 + q4);
+    kv_seq_close(kv, b);
+    kv_seq_close(kv, c);
+    kv_seq_close(kv, d);
+    assert_pages(kv, 0, 0, 0);
+    kv_close(kv);
+}
+
+/* Random opening, forking, growing, cutting and closing against a plain copy of each sequence, of
+ * all formats. */
 static void any_order(void **state)
 {
     enum { SEQS = 6, MAX = 5 * KV_PAGE };
     static uint8_t plain[SEQS][MAX];
     uint32_t tokens[SEQS] = {0}, max[SEQS] = {0};
     bool open[SEQS] = {false};
-    struct kv *kv = open_pages(SEQS, 14);
+    struct kv *kv = open_pages(SEQS, 9);
     unsigned full = 0, forks = 0;
 
     for (int step = 0; step < 20000; step++) {
         int i = rand() % SEQS, what = rand() % 8;
+        const enum kv_format f = (enum kv_format)(rand() % KV_FORMATS);
 
         if (!open[i] || what == 0) { /* a new one, or a fork of i */
             uint32_t n = open[i] ? (uint32_t)rand() % (tokens[i] + 1) : 0;
             uint32_t most = n + 1 + (uint32_t)rand() % (MAX - n);
             if (most > MAX)
                 most = MAX;
-            int id = open[i] ? kv_seq_fork(kv, i, n, most) : kv_seq_open(kv, most);
+            int id = open[i] ? kv_seq_fork(kv, i, n, most) : kv_seq_open(kv, f, most);
             full += id == -ENOSPC;
             if (id < 0) {
                 assert_int_equal(id, -ENOSPC);
                 continue;
             }
+            assert_int_equal(kv_seq_format(kv, id), open[i] ? kv_seq_format(kv, i) : f);
             assert_false(open[id]);
             forks += open[i];
             if (open[i])
@@ -398,6 +445,67 @@ static void batches_do_not_matter(void **state)
     }
 }
 
+/* Sequences of all formats in one step, beside one another in every order: each is what it is in a
+ * stage of its format alone. */
+static void formats_do_not_matter_to_one_another(void **state)
+{
+    enum { EACH = 2, SEQS = EACH * KV_FORMATS };
+    static float alone[KV_FORMATS][N * TINY_VOCAB], batch_logits[ROWS * TINY_VOCAB];
+
+    draw_ids();
+    for (int f = 0; f < KV_FORMATS; f++) {
+        struct rig r;
+
+        rig_open(&r, (enum kv_format)f, 1, 0);
+        run_range(&r, stage_seq_open(r.s, N), 0, N, ROWS, ids, alone[f]);
+        rig_close(&r);
+        assert_true(f == 0 || memcmp(alone[f], alone[f - 1], sizeof(alone[f])) != 0);
+    }
+    for (unsigned threads = 1; threads <= 2; threads++) {
+        uint32_t pos[SEQS] = {0};
+        struct rig r;
+        int seqs[SEQS];
+
+        rig_open(&r, threads == 1 ? KV_F16 : KV_Q8, threads, 0);
+        assert_int_equal(stage_info(r.s)->kv_formats, (1u << KV_FORMATS) - 1);
+        for (int i = 0; i < SEQS; i++) {
+            seqs[i] = stage_seq_open_as(r.s, (enum kv_format)(i % KV_FORMATS), N);
+            assert_true(seqs[i] >= 0);
+        }
+        for (uint32_t done = 0; done < SEQS * N;) {
+            const uint32_t most =
+                rand() % 2 ? 1 : ROWS / SEQS; /* a decoding step is split by spans */
+            struct stage_rows batch[SEQS];
+            int of[SEQS], first = rand() % SEQS;
+            int32_t batch_ids[ROWS];
+            uint32_t n = 0, rows = 0;
+
+            for (int j = 0; j < SEQS; j++) {
+                const int i = (first + j) % SEQS;
+                uint32_t left = N - pos[i], take = (uint32_t)rand() % (most + 1);
+
+                take = take < left ? take : left;
+                if (take == 0)
+                    continue;
+                of[n] = i;
+                batch[n++] = (struct stage_rows){seqs[i], pos[i], take, take};
+                memcpy(batch_ids + rows, ids + pos[i], take * sizeof(*ids));
+                rows += take;
+            }
+            assert_int_equal(stage_run(r.s, batch, n, batch_ids, NULL, NULL, batch_logits), 0);
+            const float *at = batch_logits;
+            for (uint32_t b = 0; b < n; b++) {
+                assert_memory_equal(at, alone[of[b] % KV_FORMATS] + batch[b].pos * TINY_VOCAB,
+                                    batch[b].n * TINY_VOCAB * sizeof(float));
+                at += batch[b].n * TINY_VOCAB;
+                pos[of[b]] += batch[b].n;
+            }
+            done += rows;
+        }
+        rig_close(&r);
+    }
+}
+
 /* A fork goes on as if its rows had been run in it, and so does what it was forked from. */
 static void a_fork_is_as_if_run(void **state)
 {
@@ -490,6 +598,15 @@ static void q4_wants_heads_of_32(void **state)
     assert_int_equal(gguf_open(path, &g, err), 0);
     assert_int_equal(stage_open(g, &p, team, &s, err), -ERANGE);
     assert_non_null(strstr(err, "heads of 16 dims"));
+
+    const struct stage_params p8 = {.kv_format = KV_Q8};
+    assert_int_equal(stage_open(g, &p8, team, &s, err), 0);
+    assert_int_equal(stage_info(s)->kv_formats, 1u << KV_F16 | 1u << KV_Q8);
+    assert_int_equal(stage_seq_open_as(s, KV_K8V4, 9), -ENOTSUP);
+    assert_int_equal(stage_seq_open_as(s, KV_Q4, 9), -ENOTSUP);
+    assert_int_equal(stage_seq_open_as(s, KV_FORMATS, 9), -ENOTSUP);
+    assert_true(stage_seq_open_as(s, KV_F16, 9) >= 0);
+    stage_close(s);
     gguf_close(g);
     team_close(team);
     unlink(path);
@@ -513,9 +630,11 @@ int main(void)
         cmocka_unit_test(given_back_pages_are_zero),
         cmocka_unit_test(forks_share_full_pages),
         cmocka_unit_test(truncation_into_shared_pages),
+        cmocka_unit_test(formats_share_the_budget),
         cmocka_unit_test(any_order),
         cmocka_unit_test(chunks_and_threads_do_not_matter),
         cmocka_unit_test(batches_do_not_matter),
+        cmocka_unit_test(formats_do_not_matter_to_one_another),
         cmocka_unit_test(a_fork_is_as_if_run),
         cmocka_unit_test(accounts),
         cmocka_unit_test(q4_wants_heads_of_32),
