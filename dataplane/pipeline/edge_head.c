@@ -94,7 +94,7 @@ const char *edge_on_hidden(struct edge *e, struct edge_session *s, const struct 
 
     if (!h->sampler || proto_read_hidden(p, len, &head) || !fits(s, &head))
         return "the cloud sent hidden states that don't fit what was asked";
-    if (h->n_rows + head.n > h->max_rows)
+    if (h->n_rows + head.n > h->max_rows || h->n_answers == e->p.max_sessions)
         edge_head_step(e);
     to = h->rows + (size_t)h->n_rows * d;
     if (!read_values(m, to, (size_t)head.n * d))

@@ -9,7 +9,8 @@
  * A ROWS message may end in rows whose input ids were guessed (drafts): the cloud samples after the
  * row before the first guess, goes on while its sample equals the next guess, answers the accepted
  * ids plus the one that ends them, and both sides truncate their KV to what was accepted. Plain
- * decode is the case of no guesses. docs/wire.md has the message formats.
+ * decode is the case of no guesses. An edge whose stage has the head does all of that itself: the
+ * cloud answers by hidden states, and is told no id. docs/wire.md has the message formats.
  */
 #ifndef ISTHMUS_DATAPLANE_PIPELINE_H
 #define ISTHMUS_DATAPLANE_PIPELINE_H

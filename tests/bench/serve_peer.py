@@ -4,8 +4,9 @@
 
 Every round runs each case with llama-server and with Isthmus, one after the other, each under `isthmus bench
 serve`; of each the best round counts. Ours keeps the head at the edge (--head edge at both halves), as llama-server
-keeps the sampler, unless --head cloud asks for the other setting: the texts are the same, the load is shared otherwise. Prints a Markdown table with both figures, their ratio and the one that
-is wanted. Exit code 1 when one falls short.
+keeps its sampler, unless --head cloud asks for the other setting: the texts are the same, the load is shared
+otherwise. Prints a Markdown table with both figures, their ratio and the one that is wanted. Exit code 1 when one
+falls short.
 
   16 clients     tokens/s, prompts of 92 tokens, answers of 64: llama-server with its RPC worker (layers from
                  10 on there), a core each, and `isthmus edge --listen` with `isthmus cloud`, a core each; beside
@@ -21,8 +22,8 @@ is wanted. Exit code 1 when one falls short.
 llama.cpp is built as tests/bench/peer.py says, with -DGGML_RPC=ON and `ninja -C llama llama-server
 ggml-rpc-server`.
 
-usage: tests/bench/serve_peer.py --llama llama/bin [--rounds N] [--only TEXT] [--system NAME] [--head WHERE] [--try]
-       (--only: cases whose name has TEXT; --system llama.cpp or isthmus: that one alone; --try: short, only see
+usage: tests/bench/serve_peer.py --llama llama/bin [--rounds N] [--only TEXT] [--system NAME] [--head cloud|edge]
+       [--try] (--only: cases whose name has TEXT; --system llama.cpp or isthmus: that one alone; --try: short, only see
        that it runs)
 
 Needs an idle machine with two cores.

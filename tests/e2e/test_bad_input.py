@@ -147,6 +147,8 @@ def usage(model):
     refused("split past the end", run + ["-p", "x", "--split", "30"], 2, "--split", "1 to 29")
     refused("split no number", run + ["-p", "x", "--split", "ten"], 2, "--split ten")
     refused("unknown codec", run + ["-p", "x", "--codec", "zip"], 2, "tsq, rans, xform, f16 and f32")
+    refused("a head elsewhere", run + ["-p", "x", "--head", "here"], 2, "--head here", "cloud or edge")
+    refused("--local with a head", run + ["-p", "x", "--local", "--head", "edge"], 2, "leave out --head")
     refused("codec out of range", run + ["-p", "x", "--codec", "tsq:delta=2"], 2, "delta")
     refused("another mode's parameter", run + ["-p", "x", "--codec", "xform:tau=4"], 2, "there is step")
     refused("step 0", run + ["-p", "x", "--codec", "rans:step=0"], 2, "step > 0")
@@ -223,6 +225,8 @@ def mismatches(folder, model):
          "split mismatch: ", "11", "10")
     meet("another codec", m + ["--split", "10", "--codec", "f16"], m + ["--split", "10"],
          "codec mismatch: edge tsq, cloud f16:")
+    meet("no head", m + ["--split", "10", "--head", "edge"], m + ["--split", "10"], "no head (--head edge)",
+         "start the edge with --head edge")
     other = os.environ.get("ISTHMUS_QWEN05") or (None if e2e.QUICK else e2e.model("qwen05"))
     if other:
         meet("another model", ["-m", other, "--split", "10"], m + ["--split", "10"],

@@ -1,12 +1,26 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Acceptance 4: split with the lossless codec, the model gives the very ids of --local, whatever the
-split, losses on the way, threads, prefill chunks, sessions at once, and sampling."""
+split, losses on the way, threads, prefill chunks, sessions at once, sampling, and where the head is."""
+import json
 import time
 
 import e2e
 
 NETEM = "drop=20%,dup=20%,reorder=20%"
+
+
+def alternatives(model, prompt):
+    """Log-probabilities and the likeliest ids are those of a head at the cloud, to the bit."""
+    got = []
+    for head in ("cloud", "edge"):
+        done = e2e.isthmus("run", "-m", model, "-p", prompt, "-n", "12", "--ignore-eos", "--json", "--top-logprobs", "7",
+                           "--head", head)
+        got.append(json.loads(done.stdout) if done.returncode == 0 else {"said": done.stderr, "head": head})
+    e2e.check(all("logprobs" in g for g in got) and [g["head"] for g in got] == ["cloud", "edge"], "both answer: %s" % got)
+    for what in ("text", "ids", "logprobs"):
+        e2e.check(got[0].get(what) == got[1].get(what), "the head at the edge: another %s" % what)
+    e2e.say("the head at the edge: the same text, ids, log-probabilities and alternatives")
 
 
 def main():
@@ -46,6 +60,10 @@ def main():
     compare("greedy", greedy, "--split", "10", "--parallel", "3", "--chunk", "7")
     compare("greedy", greedy, "--split", "10", "--parallel", "8", "--chunk", "1", "--threads", "1")
     compare("drawn", drawn, "--split", "10", "--parallel", "8", "--netem", NETEM + ",seed=3")
+    compare("greedy", greedy, "--split", "10", "--parallel", "8", "--head", "edge")
+    compare("drawn", drawn, "--split", "10", "--parallel", "8", "--head", "edge", "--netem", NETEM + ",seed=4")
+    compare("greedy", greedy, "--split", "29", "--parallel", "3", "--head", "edge", "--chunk", "7", "--threads", "1")
+    alternatives(model, prompts[0])
     if not e2e.QUICK:
         compare("greedy", greedy, "--split", "10", "--cpu-mask", "avx2", "--parallel", "8")
     # Plain C is slow: one short prompt.
@@ -58,6 +76,7 @@ def main():
     local["qwen05"] = ids(qwen, "--local", "--parallel", "4")
     for split in ("12",) if e2e.QUICK else ("1", "12", "23"):
         compare("qwen05", qwen, "--split", split, "--parallel", "4")
+    compare("qwen05", qwen, "--split", "12", "--parallel", "4", "--head", "edge")
     e2e.finish()
 
 

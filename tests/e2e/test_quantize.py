@@ -112,6 +112,7 @@ def check_files(folder, result, layers):
     e2e.check(all(not t.startswith("blk.%d." % FRONT) for t in edge.tensors) and
               all(not t.startswith("blk.%d." % (FRONT - 1)) for t in cloud.tensors), "each its own layers")
     e2e.check("blk.%d.ffn_down.weight" % FRONT in cloud.tensors, "kept as they are")
+    e2e.check("output_norm.weight" in edge.tensors and "output_norm.weight" in cloud.tensors, "a head at either half")
 
 
 def main():
@@ -140,6 +141,9 @@ def main():
         result, written = pair(2, usual)
         e2e.check(e2e.QUICK or pair(1, usual)[1] == written, "sq3: the same bytes for any --threads")
         check_files(out, result, 30)
+        texts = [e2e.isthmus("run", "-m", out, "-p", "The capital of France is", "-n", "8", "--head", head).stdout
+                 for head in ("cloud", "edge")]
+        e2e.check(texts[0] and texts[0] == texts[1], "the edge half has the head, too: %s" % texts)
         bits = result["edge"]["bits_per_weight"]
         e2e.check(3.3 < bits <= 3.4, "bits a weight: %s" % bits)
         e2e.check(len(result["matrices"]) == 210 and all(0 < m["error"] < .1 for m in result["matrices"][:14]),

@@ -58,21 +58,21 @@ def same(what, edge, expected, reconnections):
     return totals
 
 
-def killed(model, port, asked, expected, *args, kills=1, codec="f32", sig=signal.SIGKILL):
+def killed(model, port, asked, expected, *args, kills=1, codec="f32", sig=signal.SIGKILL, head=()):
     """At the same place, as often as wanted."""
     def serve():
-        cloud = halves.Cloud(model, port, *SPLIT, "--codec", codec, *CORE, "--drain-timeout", "1")
+        cloud = halves.Cloud(model, port, *SPLIT, "--codec", codec, *CORE, *head, "--drain-timeout", "1")
         e2e.check(cloud.ready(), "the cloud serves: " + cloud.said())
         return cloud
 
     cloud = serve()
-    edge = Edge(model, [port], asked, "--codec", codec, *args)
+    edge = Edge(model, [port], asked, "--codec", codec, *head, *args)
     for i in range(kills):
         cloud.stop(sig)
         e2e.check(edge.hears("the cloud is lost", i + 1), "the loss is said: " + edge.said())
         cloud = serve()
         e2e.check(edge.hears("connected again", i + 1), "and the end of it: " + edge.said())
-    totals = same("%s %s %s" % (port[:5], codec, " ".join(args)), edge, expected, kills)
+    totals = same("%s %s %s" % (port[:5], codec, " ".join((*head, *args))), edge, expected, kills)
     e2e.check(cloud.stop() == 0, "the cloud ends well")
     return totals
 
@@ -134,6 +134,7 @@ def main():
     totals = killed(model, port, asked, local, "--history", "0")
     e2e.check(totals and totals["replayed_bytes"] == 0, "without a history nothing is replayed")
     killed(model, port, asked, local, "--netem", "drop=20%,dup=20%,reorder=20%")
+    killed(model, port, asked, local, "--netem", "drop=10%", head=("--head", "edge"))
     # A lossy codec too: what was lost the first time is lost the same way again.
     killed(model, port, *requests("tsq"), codec="tsq")
     replaced(model, asked, local)
