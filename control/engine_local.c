@@ -16,8 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TELL_LOGITS                                                                                \
-    (1u << 20) /* are sampled in about a millisecond: what came of them is told then */
+#define TELL_LOGITS (1u << 20) /* are sampled in about a millisecond: what came of them is told then */
 
 struct session {
     int64_t id; /* 0: free, or lingers */

@@ -60,7 +60,7 @@ struct attention {
     uint32_t n_rows;
     struct asking all, wanted;
     struct decoder_row *wanted_rows; /* [max_rows] */
-    _Atomic uint32_t next;           /* of units times KV heads, to be taken */
+    _Atomic uint32_t next; /* of units times KV heads, to be taken */
 };
 
 /* --- open, close ----------------------------------------------------------------------------- */

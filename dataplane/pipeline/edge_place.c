@@ -128,8 +128,7 @@ void edge_leave(struct edge *e, struct edge_session *s, const char *why)
 
 /* --- in time ---------------------------------------------------------------------------------- */
 
-/* Clouds are there, but none takes it: not for ever. Where none is there edge_join.c says how long.
- */
+/* Clouds are there, but none takes it: not for ever. Where none is there edge_join.c says how long. */
 static void wait_for_one(struct edge *e, struct edge_session *s)
 {
     char why[PIPELINE_ERR];
