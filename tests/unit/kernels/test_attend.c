@@ -116,7 +116,7 @@ static void head_attend(const struct head *h, const struct attend_kernels *k, si
             }
             k->page(h->format, tiles, tiles + kv_key_bytes(h->format, hd), hd, n,
                     h->queries + first * attend_query_bytes(h->format, hd), h->factors + first,
-                    visible, h->states + first * state);
+                    visible, h->states + first * state, NULL);
         }
     }
     for (size_t i = 0; i < h->n_queries; i++)
