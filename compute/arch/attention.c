@@ -390,44 +390,66 @@ void attention_keep(struct attention *a, uint32_t layer, float *keys, float *val
     }
 }
 
-static void prefetch(const uint8_t *p, size_t bytes)
+/* A page that a unit's rows see, for one KV head. */
+struct place {
+    const struct unit *unit;
+    uint32_t kv_head, page;
+};
+
+/* Tokens of it that the row sees, if any. */
+static uint32_t tokens_seen(const struct decoder_row *row, uint32_t page)
 {
-    for (size_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch(p + i);
+    const uint32_t seen = row->pos + 1 - page * KV_PAGE;
+
+    return seen < KV_PAGE ? seen : KV_PAGE;
 }
 
-/* The pages of one span, for those rows of a unit that see any of it. */
-static void attend_span(struct attention *a, const struct asking *ask, uint32_t layer,
-                        uint32_t kv_head, const struct unit *u, uint32_t span, uint8_t *visible,
-                        float *states)
+static struct attend_ahead tiles_at(const struct attention *a, const struct asking *ask,
+                                    uint32_t layer, struct place at)
 {
+    const struct decoder_row *last = &ask->rows[at.unit->first_row + at.unit->n_rows - 1];
+    const uint8_t *tiles = kv_tiles(a->p.kv, last->seq, at.page, layer, at.kv_head);
+
+    return (struct attend_ahead){tiles, tiles + kv_key_bytes(format_of(a, last), a->head_dim),
+                                 tokens_seen(last, at.page)};
+}
+
+/* The pages of a unit end before this one. */
+static uint32_t end_page(const struct asking *ask, const struct unit *u)
+{
+    const uint32_t end = ask->rows[u->first_row + u->n_rows - 1].pos / KV_PAGE + 1;
+
+    return end < u->end_span * KV_SPAN_PAGES ? end : u->end_span * KV_SPAN_PAGES;
+}
+
+/* The pages of one span, for those rows of a unit that see any of it. `next` is read after the
+ * unit's. */
+static void attend_span(struct attention *a, const struct asking *ask, uint32_t layer,
+                        struct place at, const struct attend_ahead *next, uint32_t span,
+                        uint8_t *visible, float *states)
+{
+    const struct unit *u = at.unit;
     const struct decoder_row *rows = ask->rows + u->first_row;
     const enum kv_format f = format_of(a, rows);
-    const size_t key_bytes = kv_key_bytes(f, a->head_dim);
-    const size_t bytes = key_bytes + kv_value_bytes(f, a->head_dim);
-    const size_t at = query_index(a, ask, kv_head, u->first_row);
-    const uint32_t last_pos = rows[u->n_rows - 1].pos, end = last_pos / KV_PAGE + 1;
-    const int seq = rows[0].seq;
+    const size_t query = query_index(a, ask, at.kv_head, u->first_row);
+    const uint32_t end = end_page(ask, u), span_end = (span + 1) * KV_SPAN_PAGES;
 
-    for (uint32_t page = span * KV_SPAN_PAGES; page < end && page < (span + 1) * KV_SPAN_PAGES;
-         page++) {
-        const uint8_t *tiles = kv_tiles(a->p.kv, seq, page, layer, kv_head);
-        const uint32_t base = page * KV_PAGE;
+    at.page = span * KV_SPAN_PAGES;
+    for (struct attend_ahead tiles = tiles_at(a, ask, layer, at), ahead;
+         at.page < end && at.page < span_end; tiles = ahead) {
         uint32_t first = 0;
 
-        if (page + 1 < end)
-            prefetch(kv_tiles(a->p.kv, seq, page + 1, layer, kv_head), bytes);
-        while (rows[first].pos < base)
+        while (rows[first].pos < at.page * KV_PAGE)
             first++;
         const uint32_t skipped = first * a->group, n = (u->n_rows - first) * a->group;
-        for (uint32_t i = 0; i < n; i++) {
-            const uint32_t seen = rows[first + i / a->group].pos + 1 - base;
-
-            visible[i] = (uint8_t)(seen < KV_PAGE ? seen : KV_PAGE);
-        }
-        a->k->attend.page(f, tiles, tiles + key_bytes, a->head_dim, n,
-                          queries_of(a, ask, kv_head, u->first_row + first),
-                          a->factors + at + skipped, visible, states + skipped * a->state_floats);
+        for (uint32_t i = 0; i < n; i++)
+            visible[i] = (uint8_t)tokens_seen(&rows[first + i / a->group], at.page);
+        at.page++;
+        ahead = at.page < end ? tiles_at(a, ask, layer, at) : *next;
+        a->k->attend.page(f, tiles.keys, tiles.values, a->head_dim, n,
+                          queries_of(a, ask, at.kv_head, u->first_row + first),
+                          a->factors + query + skipped, visible, states + skipped * a->state_floats,
+                          &ahead);
     }
 }
 
@@ -449,23 +471,24 @@ static void finish(struct attention *a, const struct asking *ask, uint32_t kv_he
 
 /* All that a unit's rows see. */
 static void attend_whole(struct attention *a, const struct asking *ask, uint32_t layer,
-                         uint32_t kv_head, const struct unit *u, uint8_t *visible, float *states,
-                         float *q)
+                         struct place at, const struct attend_ahead *next, uint8_t *visible,
+                         float *states, float *q)
 {
+    const struct unit *u = at.unit;
     const size_t n = (size_t)u->n_rows * a->group, size = a->state_floats;
     float *of_span = states + unit_queries(a) * size;
 
     begin_states(a, states, n);
-    attend_span(a, ask, layer, kv_head, u, 0, visible, states);
+    attend_span(a, ask, layer, at, next, 0, visible, states);
     for (uint32_t span = 1; span < u->end_span; span++) {
         begin_states(a, of_span, n);
-        attend_span(a, ask, layer, kv_head, u, span, visible, of_span);
+        attend_span(a, ask, layer, at, next, span, visible, of_span);
         for (size_t i = 0; i < n; i++)
             if (ask->rows[u->first_row + i / a->group].pos >= span * KV_SPAN)
                 a->k->attend.join(states + i * size, of_span + i * size, a->head_dim);
     }
     for (uint32_t r = 0; r < u->n_rows; r++)
-        finish(a, ask, kv_head, u->first_row + r, states + r * a->group * size, q);
+        finish(a, ask, at.kv_head, u->first_row + r, states + r * a->group * size, q);
 }
 
 static float *partial(const struct attention *a, uint32_t kv_head, uint32_t row, uint32_t span)
@@ -475,8 +498,17 @@ static float *partial(const struct attention *a, uint32_t kv_head, uint32_t row,
     return a->partials + at * a->group * a->state_floats;
 }
 
+/* The first page of unit i of all KV heads'. The last units see most: they go first, so that the
+ * team ends together. */
+static struct place unit_at(const struct asking *ask, uint32_t i)
+{
+    const struct unit *u = &ask->units[ask->n_units - 1 - i % ask->n_units];
+
+    return (struct place){u, i / ask->n_units, u->first_span * KV_SPAN_PAGES};
+}
+
 static void attend(struct attention *a, const struct asking *ask, uint32_t layer, float *q,
-                   unsigned part)
+                   unsigned part, unsigned parts)
 {
     const uint32_t n = ask->n_units * a->p.hp->n_kv_heads;
     uint8_t *visible = a->visible + (size_t)part * unit_queries(a);
@@ -487,16 +519,18 @@ static void attend(struct attention *a, const struct asking *ask, uint32_t layer
         if (i >= n)
             return;
 
-        /* The last units see most: they go first, so that the team ends together. */
-        const uint32_t kv_head = i / ask->n_units;
-        const struct unit *u = &ask->units[ask->n_units - 1 - i % ask->n_units];
+        const struct place at = unit_at(ask, i);
+        const struct unit *u = at.unit;
+        struct attend_ahead next = {0};
+        if (i + parts < n) /* a guess: all take as long */
+            next = tiles_at(a, ask, layer, unit_at(ask, i + parts));
         if (ask->split) {
-            float *to = partial(a, kv_head, u->first_row, u->first_span);
+            float *to = partial(a, at.kv_head, u->first_row, u->first_span);
 
             begin_states(a, to, a->group);
-            attend_span(a, ask, layer, kv_head, u, u->first_span, visible, to);
+            attend_span(a, ask, layer, at, &next, u->first_span, visible, to);
         } else {
-            attend_whole(a, ask, layer, kv_head, u, visible, states, q);
+            attend_whole(a, ask, layer, at, &next, visible, states, q);
         }
         a->p.worked(a->p.arg, part,
                     2ull * a->head_dim * u->n_rows * a->group * KV_SPAN *
@@ -532,7 +566,7 @@ void attention_ask(struct attention *a, uint32_t layer, bool wanted, float *q, u
         atomic_store_explicit(&a->next, 0, memory_order_relaxed);
     prepare(a, ask, layer, q, part, parts);
     team_barrier(a->p.team);
-    attend(a, ask, layer, q, part);
+    attend(a, ask, layer, q, part, parts);
     if (ask->split) {
         team_barrier(a->p.team);
         join_spans(a, ask, q, part, parts);

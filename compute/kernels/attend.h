@@ -107,6 +107,12 @@ static inline size_t attend_state_floats(size_t hd)
     return hd + 16;
 }
 
+/* The first tokens of a page, of the same format and head's size. */
+struct attend_ahead {
+    const uint8_t *keys, *values;
+    size_t tokens;
+};
+
 struct attend_kernels {
     /* Put one head's key or value, as token `at` of a page, into a tile. x f32[hd] is overwritten.
      * What f16 can't hold becomes the greatest that it can. */
@@ -119,10 +125,12 @@ struct attend_kernels {
 
     /*
      * n queries q[n][hd], as query() made them, with factors[n], see the first visible[i] >= 1
-     * tokens of a page; state[n] goes on. All queries are of one KV head.
+     * tokens of a page; state[n] goes on. All queries are of one KV head. What is read next is
+     * fetched meanwhile; NULL: nothing.
      */
     void (*page)(enum kv_format f, const uint8_t *keys, const uint8_t *values, size_t hd, size_t n,
-                 const void *q, const float *factors, const uint8_t *visible, float *state);
+                 const void *q, const float *factors, const uint8_t *visible, float *state,
+                 const struct attend_ahead *ahead);
 
     /* An empty state; the state after those of two ranges of tokens, the first in *state. */
     void (*begin)(float *state, size_t hd);

@@ -188,10 +188,63 @@ ROWS_FN float query(enum kv_format f, void *out, size_t hd, float *q, float scal
     return tiny ? 0.f : most / KV_QUERY_MAX * scale / (float)hadamard_dims(hd);
 }
 
+/* --- what is read next ----------------------------------------------------------------------- */
+
+/* Lines of memory to be asked for, `each` a time: of `rows` that begin `apart` bytes from each
+ * other, and go on for row_bytes. */
+struct fetch {
+    const uint8_t *row;
+    size_t rows, apart, row_bytes, at, each;
+};
+
+ROWS_FN struct fetch fetch_rows(const uint8_t *row, size_t rows, size_t apart, size_t row_bytes,
+                                size_t times)
+{
+    const size_t lines = rows * ((row_bytes + 63) / 64);
+
+    return (struct fetch){row, lines ? rows : 0, apart, row_bytes, 0, (lines + times - 1) / times};
+}
+
+ROWS_FN void fetch_some(struct fetch *f)
+{
+    for (size_t i = 0; i < f->each && f->rows; i++) {
+        __builtin_prefetch(f->row + f->at);
+        f->at += 64;
+        if (f->at >= f->row_bytes) {
+            f->at = 0;
+            f->row += f->apart;
+            f->rows--;
+        }
+    }
+}
+
+ROWS_FN struct fetch fetch_keys(enum kv_format f, size_t hd, const struct attend_ahead *a,
+                                size_t times)
+{
+    const size_t scales = f == KV_F16 ? 0 : KV_PAGE * 2, bytes = kv_key_bytes(f, hd) - scales;
+
+    if (scales && a->tokens)
+        for (size_t i = 0; i < scales; i += 64)
+            __builtin_prefetch(a->keys + bytes + i);
+    return fetch_rows(a->keys, 1, 0, (a->tokens + 15) / 16 * (bytes / N_UNITS), times);
+}
+
+ROWS_FN struct fetch fetch_values(enum kv_format f, size_t hd, const struct attend_ahead *a,
+                                  size_t times)
+{
+    const size_t scales = f == KV_F16 ? 0 : KV_PAGE * 2, bytes = kv_value_bytes(f, hd) - scales;
+    const size_t rows = hd / (kv_value_code(f) == KV_CODE_Q4 ? 32 : 16), apart = bytes / rows;
+
+    if (scales && a->tokens)
+        for (size_t i = 0; i < scales; i += 64)
+            __builtin_prefetch(a->values + bytes + i);
+    return fetch_rows(a->values, rows, apart, a->tokens * apart / KV_PAGE, times);
+}
+
 /* --- one unit against R queries -------------------------------------------------------------- */
 
-/* acc[u][r] = sum over k < n of a[r][k] times vector k of unit u; units are `apart` bytes apart. Two
- * at once where few queries leave registers: one's sums alone would wait for each other. */
+/* acc[u][r] = sum over k < n of a[r][k] times vector k of unit u; units are `apart` bytes apart.
+ * Two at once where few queries leave registers: one's sums alone would wait for each other. */
 TILE_FN void dots_f16(const size_t R, const size_t U, const float *a, size_t stride,
                       const uint8_t *unit, size_t apart, size_t n, v16 *acc)
 {
@@ -211,7 +264,8 @@ TILE_FN void dots_f16(const size_t R, const size_t U, const float *a, size_t str
     }
 }
 
-#define TWO_UNITS(R) ((R) <= TILE_QUERIES / 2)
+#define TWO_UNITS(R)        ((R) <= TILE_QUERIES / 2)
+#define PASSES(R, f, units) ((f) == KV_F16 && TWO_UNITS(R) ? ((units) + 1) / 2 : (units))
 
 /* The same over n pairs: q8; or q4's nibbles, where pair k is at unit k / 2 (keys), or all low or
  * all high (values). */
@@ -253,15 +307,19 @@ TILE_FN void dots_int(const size_t R, const enum nibbles nibbles, const int16_t 
 /* --- a page against R queries ---------------------------------------------------------------- */
 
 TILE_FN void page_scores(const size_t R, const enum kv_format f, const uint8_t *keys, size_t hd,
-                         const void *q, const float *factors, size_t n, float scores[][KV_PAGE])
+                         const void *q, const float *factors, size_t n, float scores[][KV_PAGE],
+                         const struct attend_ahead *ahead)
 {
     const uint16_t *d = (const uint16_t *)(const void *)(keys + kv_key_bytes(f, hd) - KV_PAGE * 2);
     const enum nibbles nibbles = kv_key_code(f) == KV_CODE_Q8 ? NONE : BY_TURNS;
     size_t unit_bytes = hd * (f == KV_F16 ? 32 : nibbles == NONE ? 16 : 8), u = 0;
 
+    struct fetch fetch = fetch_keys(f, hd, ahead, PASSES(R, f, (n + 15) / 16));
+
     for (; f == KV_F16 && TWO_UNITS(R) && (u + 1) * 16 < n; u += 2) {
         v16 s[TILE_QUERIES];
 
+        fetch_some(&fetch);
         dots_f16(R, 2, q, hd, keys + u * unit_bytes, unit_bytes, hd, s);
         UNROLL
         for (size_t r = 0; r < R; r++) {
@@ -272,6 +330,7 @@ TILE_FN void page_scores(const size_t R, const enum kv_format f, const uint8_t *
     for (; u * 16 < n; u++) {
         v16 s[TILE_QUERIES];
 
+        fetch_some(&fetch);
         if (f == KV_F16)
             dots_f16(R, 1, q, hd, keys + u * unit_bytes, 0, hd, s);
         else
@@ -285,27 +344,6 @@ TILE_FN void page_scores(const size_t R, const enum kv_format f, const uint8_t *
             v_store(scores[r] + u * 16, v_mul(s[r], factor));
         }
     }
-}
-
-/* Scores of the first n tokens -> exp(score - greatest), then zeros to the end of `units`; what
- * came of it in *top and *sum. */
-ROWS_FN void page_softmax(float *p, size_t n, size_t units, float *top, float *sum)
-{
-    v16 m = v_set1(-INFINITY), total = v_set1(0.f);
-
-    for (size_t j = n; j < units * 16; j++)
-        p[j] = -INFINITY;
-    for (size_t u = 0; u < units; u++)
-        m = v_max(v_load(p + u * 16), m);
-    *top = v_hmax(m);
-    m = v_set1(*top);
-    for (size_t u = 0; u < units; u++) {
-        v16 e = v_exp(v_sub(v_load(p + u * 16), m));
-
-        v_store(p + u * 16, e);
-        total = v_add(total, e);
-    }
-    *sum = v_sum(total);
 }
 
 /* p times the tokens' scales as int16: returns what one is worth. */
@@ -325,15 +363,71 @@ ROWS_FN float page_weights(int16_t *w, const float *p, const uint16_t *d, size_t
     return tiny ? 0.f : most / KV_QUERY_MAX;
 }
 
-/* How much what was and what comes weigh under the greater of both greatest scores. */
-ROWS_FN void weigh(float top, float next, float *old_weight, float *new_weight, float *both)
+/* Of n states at once: how much what was, *top, and what comes weigh under the greater of both
+ * greatest scores, which becomes *top. */
+ROWS_FN void weigh(size_t n, float *top, size_t stride, const float *next, float *old_weight,
+                   float *new_weight)
 {
-    float m = next > top ? next : top, t[16] = {top - m, next - m};
+    float t[16] = {0};
 
+    for (size_t r = 0; r < n; r++) {
+        float *m = top + r * stride, was = *m;
+
+        *m = next[r] > was ? next[r] : was;
+        t[r] = was - *m;
+        t[TILE_QUERIES + r] = next[r] - *m;
+    }
     v_store(t, v_exp(v_load(t)));
-    *old_weight = t[0];
-    *new_weight = t[1];
-    *both = m;
+    memcpy(old_weight, t, n * sizeof(*t));
+    memcpy(new_weight, t + TILE_QUERIES, n * sizeof(*t));
+}
+
+/* Scores of unit u; those of tokens from n on become -infinity. */
+ROWS_FN v16 unit_scores(const float *p, size_t u, size_t n)
+{
+    static const float lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const v16 lane = v_load(lanes), x = v_load(p + u * 16);
+
+    if (n >= u * 16 + 16)
+        return x;
+    const float end = (float)n - (float)(u * 16);
+    return v_add(v_zero_below(v_set1(end - 1), lane, x),
+                 v_zero_below(lane, v_set1(end), v_set1(-INFINITY)));
+}
+
+/* Scores of the tokens that each of R queries sees -> exp(score - greatest), and zeros to the end
+ * of `units`; what came of it goes into the states' greatest scores and sums. Each step for all
+ * queries: one's would wait for each other. */
+ROWS_FN void page_softmax(size_t R, float p[][KV_PAGE], const uint8_t *visible, size_t units,
+                          float *top, size_t stride, float *old_weight, float *new_weight)
+{
+    float next[TILE_QUERIES] = {0};
+
+    for (size_t r = 0; r < R; r++) {
+        v16 m = v_set1(-INFINITY);
+
+        for (size_t u = 0; u < units; u++) {
+            const v16 x = unit_scores(p[r], u, visible[r]);
+
+            v_store(p[r] + u * 16, x);
+            m = v_max(x, m);
+        }
+        next[r] = v_hmax(m);
+    }
+    weigh(R, top, stride, next, old_weight, new_weight);
+    for (size_t r = 0; r < R; r++) {
+        const v16 m = v_set1(next[r]);
+        v16 total = v_set1(0.f);
+        float *sum = top + r * stride + 1;
+
+        for (size_t u = 0; u < units; u++) {
+            const v16 e = v_exp(v_sub(v_load(p[r] + u * 16), m));
+
+            v_store(p[r] + u * 16, e);
+            total = v_add(total, e);
+        }
+        *sum = fmaf(*sum, old_weight[r], v_sum(total) * new_weight[r]);
+    }
 }
 
 /* 16 dims of a state, and what a page gives of them. */
@@ -345,15 +439,15 @@ TILE_FN void fold(float *state, v16 next, float old_weight, float new_weight)
 
 TILE_FN void page_values(const size_t R, const enum kv_format f, const uint8_t *values, size_t hd,
                          const void *weights, size_t n, const float *old_weight,
-                         const float *new_weight, float *state)
+                         const float *new_weight, float *state, const struct attend_ahead *ahead)
 {
-    size_t stride = attend_state_floats(hd);
-
-    size_t g = 0;
+    struct fetch fetch = fetch_values(f, hd, ahead, PASSES(R, f, hd / 16));
+    size_t stride = attend_state_floats(hd), g = 0;
 
     for (; f == KV_F16 && TWO_UNITS(R) && g + 1 < hd / 16; g += 2) {
         v16 s[TILE_QUERIES];
 
+        fetch_some(&fetch);
         dots_f16(R, 2, weights, KV_PAGE, values + g * KV_PAGE * 32, KV_PAGE * 32, n, s);
         UNROLL
         for (size_t r = 0; r < R; r++) {
@@ -366,6 +460,7 @@ TILE_FN void page_values(const size_t R, const enum kv_format f, const uint8_t *
     for (; g < hd / 16; g++) {
         v16 s[TILE_QUERIES];
 
+        fetch_some(&fetch);
         if (f == KV_F16)
             dots_f16(R, 1, weights, KV_PAGE, values + g * KV_PAGE * 32, 0, n, s);
         else if (f == KV_Q8)
@@ -382,7 +477,7 @@ TILE_FN void page_values(const size_t R, const enum kv_format f, const uint8_t *
 
 TILE_FN void page_tile(const size_t R, const enum kv_format f, const uint8_t *keys,
                        const uint8_t *values, size_t hd, const void *q, const float *factors,
-                       const uint8_t *visible, float *state)
+                       const uint8_t *visible, float *state, const struct attend_ahead *ahead)
 {
     const uint16_t *d =
         (const uint16_t *)(const void *)(values + kv_value_bytes(f, hd) - KV_PAGE * 2);
@@ -393,26 +488,20 @@ TILE_FN void page_tile(const size_t R, const enum kv_format f, const uint8_t *ke
     for (size_t r = 0; r < R; r++)
         n = visible[r] > n ? visible[r] : n;
     size_t units = (n + 15) / 16;
-    page_scores(R, f, keys, hd, q, factors, n, p);
-    for (size_t r = 0; r < R; r++) {
-        float *top = state + r * stride + hd, *sum = top + 1, page_top, page_sum;
-
-        page_softmax(p[r], visible[r], units, &page_top, &page_sum);
-        weigh(*top, page_top, &old_weight[r], &new_weight[r], top);
-        *sum = fmaf(*sum, old_weight[r], page_sum * new_weight[r]);
-        if (f != KV_F16)
-            new_weight[r] *= page_weights(w[r], p[r], d, units);
-    }
+    page_scores(R, f, keys, hd, q, factors, n, p, ahead);
+    page_softmax(R, p, visible, units, state + hd, stride, old_weight, new_weight);
+    for (size_t r = 0; r < R && f != KV_F16; r++)
+        new_weight[r] *= page_weights(w[r], p[r], d, units);
     page_values(R, f, values, hd, f == KV_F16 ? (const void *)p : w, n, old_weight, new_weight,
-                state);
+                state, ahead);
 }
 
 #define PAGE_FORMAT(R, f)                                                                          \
     ROWS_FN void page_##f##_##R(const uint8_t *keys, const uint8_t *values, size_t hd,             \
                                 const void *q, const float *factors, const uint8_t *visible,       \
-                                float *state)                                                      \
+                                float *state, const struct attend_ahead *ahead)                    \
     {                                                                                              \
-        page_tile(R, KV_##f, keys, values, hd, q, factors, visible, state);                        \
+        page_tile(R, KV_##f, keys, values, hd, q, factors, visible, state, ahead);                 \
     }
 #define PAGE_FORMATS(R)                                                                            \
     PAGE_FORMAT(R, F16) PAGE_FORMAT(R, Q8) PAGE_FORMAT(R, K8V4) PAGE_FORMAT(R, Q4)
@@ -424,11 +513,14 @@ PAGE_FORMATS(5)
 PAGE_FORMATS(6)
 
 typedef void (*page_fn)(const uint8_t *keys, const uint8_t *values, size_t hd, const void *q,
-                        const float *factors, const uint8_t *visible, float *state);
+                        const float *factors, const uint8_t *visible, float *state,
+                        const struct attend_ahead *ahead);
 
 ROWS_FN void page(enum kv_format f, const uint8_t *keys, const uint8_t *values, size_t hd, size_t n,
-                  const void *q, const float *factors, const uint8_t *visible, float *state)
+                  const void *q, const float *factors, const uint8_t *visible, float *state,
+                  const struct attend_ahead *ahead)
 {
+    static const struct attend_ahead nothing = {0};
     static const page_fn tiles[KV_FORMATS][TILE_QUERIES] = {
         {page_F16_1, page_F16_2, page_F16_3, page_F16_4, page_F16_5, page_F16_6},
         {page_Q8_1, page_Q8_2, page_Q8_3, page_Q8_4, page_Q8_5, page_Q8_6},
@@ -442,7 +534,7 @@ ROWS_FN void page(enum kv_format f, const uint8_t *keys, const uint8_t *values, 
         size_t r = (n - i + tiles_left - 1) / tiles_left; /* 7: 4 and 3, not 6 and 1 */
 
         tiles[f][r - 1](keys, values, hd, (const char *)q + i * bytes, factors + i, visible + i,
-                        state + i * attend_state_floats(hd));
+                        state + i * attend_state_floats(hd), i || !ahead ? &nothing : ahead);
         i += r;
     }
 }
@@ -459,7 +551,7 @@ ROWS_FN void join(float *state, const float *next, size_t hd)
 {
     float old_weight, new_weight;
 
-    weigh(state[hd], next[hd], &old_weight, &new_weight, &state[hd]);
+    weigh(1, state + hd, 0, next + hd, &old_weight, &new_weight);
     state[hd + 1] = fmaf(state[hd + 1], old_weight, next[hd + 1] * new_weight);
     for (size_t i = 0; i < hd; i += 16)
         v_store(state + i, v_fma(v_load(state + i), v_set1(old_weight),

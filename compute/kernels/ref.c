@@ -109,18 +109,28 @@ ROWS_FN void v_store_words(int16_t *p, v16 a)
         p[i] = (int16_t)a.l[i / 4 * 4 + from[i % 4]];
 }
 
-ROWS_FN void v_sum_by4(v16 a, float out[4])
-{
-    for (int i = 0; i < 4; i++)
-        out[i] = (a.l[i] + a.l[i + 8]) + (a.l[i + 4] + a.l[i + 12]);
-}
-
 ROWS_FN float v_sum(v16 a)
 {
     for (int n = 8; n; n /= 2)
         for (int i = 0; i < n; i++)
             a.l[i] += a.l[i + n];
     return a.l[0];
+}
+
+ROWS_FN float v_neg_sums(int16_t neg[6], v16 x, v16 y)
+{
+    int sum[2][2] = {{0}};
+
+    for (int i = 0; i < 16; i++) {
+        sum[0][i / 2 % 2] += (int)x.l[i];
+        sum[1][i / 2 % 2] += (int)y.l[i];
+    }
+    for (int p = 0; p < 2; p++) {
+        neg[p] = (int16_t)-(sum[0][p] + sum[1][p]);
+        neg[2 + p] = (int16_t)-sum[0][p];
+        neg[4 + p] = (int16_t)-sum[1][p];
+    }
+    return (float)-(neg[0] + neg[1]);
 }
 
 ROWS_FN float v_hmax(v16 a)

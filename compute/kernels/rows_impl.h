@@ -15,7 +15,8 @@
  *   v_zero_below(x, lo, y)      x < lo ? 0 : y
  *   v_sum                       halves added: lane i + lane i + 8, then + 4, + 2, + 1
  *   v_hmax                      the greatest lane
- *   v_sum_by4(x, out)           sums of the lanes i % 4 == 0, 1, 2, 3
+ *   v_neg_sums(neg, x, y)       the sum of all lanes, integers of 8 bits; minus the sums over lanes
+ *                               i / 2 % 2 == 0 and 1 of both, of x, of y to neg[6]
  *   v_store_i8(p, x)            integers in [-128, 127]
  *   v_store_words(p, x)         integers of 16 bits, of each four in the order 0, 2, 1, 3
  *   ROWS_FN                     attributes of every function
@@ -174,45 +175,48 @@ ROWS_FN void logsumexp(const float *x, size_t n, float *max, double *sum)
     *sum = total;
 }
 
-/* Minus the sums over k / 2 % 2 == 0 and 1, from those over k % 4. */
-ROWS_FN void store_neg(int16_t neg[2], const float sum[4])
+/* For 16 blocks of 32 at most: d = max|x| / most, and what x is multiplied with. NaNs count as
+ * nothing in the maximum. */
+ROWS_FN void block_scales(const float *x, size_t n, float most, float d[16], float inv[16])
 {
-    neg[0] = (int16_t)-(sum[0] + sum[1]);
-    neg[1] = (int16_t)-(sum[2] + sum[3]);
+    const v16 tiny = v_set1(0x1p-100f); /* its reciprocal might overflow */
+    float top[16] = {0};
+
+    for (size_t b = 0; b < n; b++, x += 32) {
+        v16 top1 = v_max(v_abs(v_load(x + 16)), v_set1(0.f));
+        top[b] = v_hmax(v_max(v_abs(v_load(x)), top1));
+    }
+    const v16 tops = v_load(top);
+    v_store(d, v_zero_below(tops, tiny, v_div(tops, v_set1(most))));
+    v_store(inv, v_zero_below(tops, tiny, v_div(v_set1(most), tops)));
 }
 
-/* A block of 32 to integers: d = max|x| / most, nearest even. NaNs count as nothing in the
- * maximum. All sums are exact. */
+/* Blocks of 32 to integers, nearest even. All sums are exact. */
 ROWS_FN void quantize(const float *x, size_t n_blocks, const struct acts *a, size_t n_tokens,
                       size_t t)
 {
     const float most = a->kind == ACTS_INT16 ? INT16_MAX_ACT : 127;
     const v16 lo = v_set1(-most), hi = v_set1(most);
+    float d[16], inv[16];
 
     for (size_t b = 0; b < n_blocks; b++, x += 32) {
-        size_t at = b * n_tokens + t;
-        v16 x0 = v_load(x), x1 = v_load(x + 16);
-        float top = v_hmax(v_max(v_abs(x0), v_max(v_abs(x1), v_set1(0.f))));
-        bool tiny = top < 0x1p-100f; /* its reciprocal might overflow */
-        float d = tiny ? 0.f : top / most;
-        v16 inv = v_set1(tiny ? 0.f : most / top);
-        v16 q0 = v_max(lo, v_min(v_round(v_mul(x0, inv)), hi));
-        v16 q1 = v_max(lo, v_min(v_round(v_mul(x1, inv)), hi));
-        float sum[3][4];
+        const size_t at = b * n_tokens + t, left = n_blocks - b;
 
-        v_sum_by4(v_add(q0, q1), sum[0]);
+        if (b % 16 == 0)
+            block_scales(x, left < 16 ? left : 16, most, d, inv);
+        const v16 by = v_set1(inv[b % 16]);
+        v16 q0 = v_max(lo, v_min(v_round(v_mul(v_load(x), by)), hi));
+        v16 q1 = v_max(lo, v_min(v_round(v_mul(v_load(x + 16), by)), hi));
         v_store_words(a->w + at * 32, q0);
         v_store_words(a->w + at * 32 + 16, q1);
-        a->d[at] = d;
-        a->s[at] = d * ((sum[0][0] + sum[0][2]) + (sum[0][1] + sum[0][3]));
-        if (a->kind != ACTS_INT8)
+        a->d[at] = d[b % 16];
+        if (a->kind != ACTS_INT8) {
+            a->s[at] = d[b % 16] * v_sum(v_add(q0, q1));
             continue;
+        }
         v_store_i8(a->q + at * 32, q0);
         v_store_i8(a->q + at * 32 + 16, q1);
-        v_sum_by4(q0, sum[1]);
-        v_sum_by4(q1, sum[2]);
-        for (size_t i = 0; i < 3; i++)
-            store_neg(a->neg + at * 6 + 2 * i, sum[i]);
+        a->s[at] = d[b % 16] * v_neg_sums(a->neg + at * 6, q0, q1);
     }
 }
 

@@ -126,7 +126,8 @@ static void attend(struct rows *r, enum kv_format f)
 
     for (unsigned i = 0; i < QUERIES; i++)
         k->begin(r->states + i * attend_state_floats(HEAD), HEAD);
-    k->page(f, r->keys[f], r->values[f], HEAD, QUERIES, r->queries[f], factors, visible, r->states);
+    k->page(f, r->keys[f], r->values[f], HEAD, QUERIES, r->queries[f], factors, visible, r->states,
+            NULL);
 }
 
 static void attend_f16(struct rows *r)

@@ -316,7 +316,7 @@ static double layer_rest(struct layer *l)
             k->attend.begin(l->state, hd);
             for (size_t page = 0; page < KEYS / KV_PAGE; page++)
                 k->attend.page(KV_F16, l->keys, l->values, hd, 1, l->x + (t * s->heads + h) * hd,
-                               &factor, &visible, l->state);
+                               &factor, &visible, l->state, NULL);
             k->attend.finish(KV_F16, l->y, l->state, hd);
         }
         k->silu_mul(l->y, l->x, l->x, s->ffn);

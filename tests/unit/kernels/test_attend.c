@@ -103,8 +103,10 @@ static void head_attend(const struct head *h, const struct attend_kernels *k, si
     for (size_t i = 0; i < h->n_queries; i++)
         k->begin(h->states + i * state, hd);
     for (size_t page = 0; page < h->n_pages; page++) {
-        const uint8_t *tiles = page_tiles(h, page);
-        size_t base = page * KV_PAGE, first = 0;
+        const uint8_t *tiles = page_tiles(h, page), *after = page_tiles(h, page + 1);
+        size_t base = page * KV_PAGE, first = 0, left = h->n - base;
+        struct attend_ahead ahead = {after, after + kv_key_bytes(h->format, hd),
+                                     left < 2 * KV_PAGE ? left - KV_PAGE : KV_PAGE};
 
         while (seen(h, first) <= base)
             first++;
@@ -116,7 +118,7 @@ static void head_attend(const struct head *h, const struct attend_kernels *k, si
             }
             k->page(h->format, tiles, tiles + kv_key_bytes(h->format, hd), hd, n,
                     h->queries + first * attend_query_bytes(h->format, hd), h->factors + first,
-                    visible, h->states + first * state);
+                    visible, h->states + first * state, page + 1 < h->n_pages ? &ahead : NULL);
         }
     }
     for (size_t i = 0; i < h->n_queries; i++)
