@@ -155,8 +155,10 @@ static const char *on_tokens(struct edge *e, struct edge_session *s, const uint8
     else if (!s->reviving)
         s->confirmed = smaller(m.n ? m.position + m.n - 1u : m.position, s->sent);
     e->news = true;
-    if (!m.n)
+    if (!m.n) {
+        edge_note_part(e, s, m.position);
         return NULL;
+    }
     edge_note_answer(e, s, answer);
     /* Guesses that were not accepted leave the cache. */
     kept = m.position + m.n - 1;
