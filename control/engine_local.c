@@ -289,27 +289,34 @@ static void add_decode(struct local *l)
     }
 }
 
-/* The session with the oldest prompt after the one with this id. */
-static struct session *next_prompt(struct local *l, int64_t id)
+static struct mix_prompt prompt_of(const struct session *s)
 {
-    struct session *oldest = NULL;
+    return (struct mix_prompt){.left = s->n_ids - s->n_run, .number = s->id, .turn = s->id};
+}
+
+/* The prompt whose turn it is after that one, NULL: the first. */
+static struct session *next_prompt(struct local *l, const struct mix_prompt *after)
+{
+    struct session *next = NULL;
     for (uint32_t i = 0; i < l->n_places; i++) {
         struct session *s = &l->sessions[i];
-        if (has_prompt(s) && s->id > id && (!oldest || s->id < oldest->id))
-            oldest = s;
+        if (has_prompt(s) && (!after || mix_before(&l->mix, *after, prompt_of(s))) &&
+            (!next || mix_before(&l->mix, prompt_of(s), prompt_of(next))))
+            next = s;
     }
-    return oldest;
+    return next;
 }
 
 static void add_prompts(struct local *l)
 {
     uint32_t left = l->chunk_tokens;
-    int64_t id = 0;
+    struct mix_prompt at, *after = NULL;
     while (left && mix_room(&l->mix, MIX_PREFILL, 0)) {
-        struct session *s = next_prompt(l, id);
+        struct session *s = next_prompt(l, after);
         if (!s)
             break;
-        id = s->id;
+        at = prompt_of(s); /* as it was in the order: what it can begin like may change that */
+        after = &at;
         if (!begin(l, s))
             continue;
         uint32_t n = s->n_ids - s->n_run;

@@ -105,13 +105,52 @@ static bool decode_ready(const struct edge_session *s)
     return s->state == EDGE_RUNNING && !s->replaying && !in_prefill(s) && !s->unanswered;
 }
 
+static bool has_prompt(const struct edge_session *s)
+{
+    return s->state == EDGE_RUNNING && !s->replaying && in_prefill(s);
+}
+
 static bool prefill_ready(const struct edge_session *s)
 {
-    if (s->state != EDGE_RUNNING || s->replaying || !in_prefill(s) ||
-        s->unanswered >= EDGE_CHUNKS_AHEAD)
+    const struct edge_uplink *u = s->uplink;
+
+    if (!has_prompt(s) || s->unanswered >= EDGE_CHUNKS_AHEAD)
+        return false;
+    if (u->oldest && s != u->oldest && s != u->shortest)
         return false;
     /* Nothing is gained by computing ahead of a link that is full. */
-    return link_window_left(s->uplink->pump.link) || link_idle(s->uplink->pump.link);
+    return link_window_left(u->pump.link) || link_idle(u->pump.link);
+}
+
+static struct mix_prompt prompt_of(const struct edge *e, const struct edge_session *s)
+{
+    const uint32_t place = (uint32_t)(s - e->sessions);
+
+    return (struct mix_prompt){.left = s->prefill_end - s->computed,
+                               .number = s->id,
+                               .turn = (place + e->n_places - e->turn_prefill) % e->n_places};
+}
+
+/* At a cloud that is behind the first prompts alone go on, though they have to wait there: rows of
+ * others would not come earlier to anything, but take time from theirs. */
+static void limit_prompts(struct edge *e)
+{
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        const struct edge_session *s = &e->sessions[i];
+        struct edge_uplink *u = s->uplink;
+
+        if (!has_prompt(s) || !u->behind)
+            continue;
+        if (!u->oldest || mix_older(prompt_of(e, s), prompt_of(e, u->oldest)))
+            u->oldest = s;
+        if (!u->shortest || mix_shorter(prompt_of(e, s), prompt_of(e, u->shortest)))
+            u->shortest = s;
+    }
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) {
+        if (u->oldest && u->oldest->unanswered < EDGE_CHUNKS_AHEAD &&
+            u->shortest->unanswered < EDGE_CHUNKS_AHEAD)
+            u->oldest = u->shortest = NULL; /* nothing keeps them from going first */
+    }
 }
 
 static struct edge_session *by_turn(struct edge *e, uint32_t turn, uint32_t i)
@@ -224,27 +263,40 @@ static uint32_t largest_chunk(const struct edge *e)
     return n;
 }
 
+/* The prompt whose turn it is after that one's, NULL: the first. */
+static struct edge_session *next_prompt(struct edge *e, const struct edge_session *after)
+{
+    struct edge_session *next = NULL;
+
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        struct edge_session *s = &e->sessions[i];
+
+        if (prefill_ready(s) &&
+            (!after || mix_before(&e->mix, prompt_of(e, after), prompt_of(e, s))) &&
+            (!next || mix_before(&e->mix, prompt_of(e, s), prompt_of(e, next))))
+            next = s;
+    }
+    return next;
+}
+
 /* One chunk's worth of prompt rows at most, of the first session whose turn it is and of further
  * ones when it leaves room. */
 static void pick_prefill(struct edge *e)
 {
-    uint32_t turn = e->turn_prefill, left = largest_chunk(e);
+    uint32_t left = largest_chunk(e), turn = e->turn_prefill;
 
-    for (uint32_t i = 0; i < e->n_places; i++) {
-        struct edge_session *s = by_turn(e, turn, i);
-        uint32_t n;
+    for (struct edge_session *s = next_prompt(e, NULL);
+         s && left && mix_room(&e->mix, MIX_PREFILL, 0); s = next_prompt(e, s)) {
+        const uint32_t n =
+            smaller(smaller(next_part(s), left), mix_room(&e->mix, MIX_PREFILL, s->computed));
 
-        if (!left)
-            break;
-        if (!prefill_ready(s))
-            continue;
-        n = smaller(smaller(next_part(s), left), mix_room(&e->mix, MIX_PREFILL, s->computed));
         if (!n || !has_packets(e, s->uplink, n))
             continue;
         add_item(e, s, n, 0);
         left -= n;
-        e->turn_prefill = (turn + i + 1) % e->n_places;
+        turn = (uint32_t)(s - e->sessions) + 1;
     }
+    e->turn_prefill = turn % e->n_places;
 }
 
 uint32_t edge_decoding(const struct edge *e, const struct edge_uplink *at)
@@ -262,20 +314,24 @@ uint32_t edge_decoding(const struct edge *e, const struct edge_uplink *at)
 
 static void pick(struct edge *e)
 {
+    const uint32_t n_decoding = edge_decoding(e, NULL);
     bool waiting[MIX_RANKS] = {false};
     uint32_t n_others = 0;
 
-    for (uint32_t i = 0; i < e->n_places; i++) {
-        const struct edge_session *s = &e->sessions[i];
-
-        waiting[MIX_DECODE] |= decode_ready(s);
-        waiting[MIX_PREFILL] |= prefill_ready(s);
-        n_others += s->state == EDGE_RUNNING && in_prefill(s);
-    }
-    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1))
+    for (uint32_t i = 0; i < e->n_places; i++)
+        n_others += e->sessions[i].state == EDGE_RUNNING && in_prefill(&e->sessions[i]);
+    for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) {
         u->packets = u->run_bytes = 0;
+        u->oldest = u->shortest = NULL;
+    }
+    if (!mix_crowded(n_decoding, n_others))
+        limit_prompts(e);
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        waiting[MIX_DECODE] |= decode_ready(&e->sessions[i]);
+        waiting[MIX_PREFILL] |= prefill_ready(&e->sessions[i]);
+    }
     e->n_items = e->next_item = 0;
-    mix_begin(&e->mix, waiting, edge_decoding(e, NULL), n_others, e->info->max_rows);
+    mix_begin(&e->mix, waiting, n_decoding, n_others, e->info->max_rows);
     for (unsigned i = 0; i < MIX_RANKS; i++) {
         if (e->mix.order[i] == MIX_DECODE && waiting[MIX_DECODE])
             pick_decode(e);
@@ -421,7 +477,7 @@ static bool send_item(struct edge *e, const struct edge_item *item)
     s->to_answer = -1;
     s->sent = item->head.position + item->head.n_rows;
     count_sent(e, s, &stats);
-    edge_note_sent(e, s, stats.bytes, n);
+    edge_note_sent(e, s, &item->head, stats.bytes, n);
     return true;
 }
 

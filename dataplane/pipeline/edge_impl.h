@@ -73,6 +73,8 @@ struct edge_session {
     struct codec_rate rate; /* no target: the edge's codec parameters */
     uint64_t sent_ns;       /* its last message */
     uint32_t sent_bytes, sent_after; /* of its tiles; and of what was sent with it before */
+    uint64_t asked_ns;      /* a message that is watched until its answer comes; 0: none is */
+    uint32_t asked_to;      /* the end of its rows */
     struct edge_result result;
 };
 
@@ -124,6 +126,8 @@ struct edge_uplink {
     uint32_t packets;            /* that the rows being put together take at most */
     bool packets_short;          /* rows or a replay wait for packets */
     uint32_t run_bytes;          /* of frames with rows of the last run, so far */
+    const struct edge_session *oldest, *shortest; /* whose prompts alone go on; NULL: all may */
+    bool behind;                 /* its cloud, with the prompts it was sent */
     bool draining;               /* as asked for */
     bool unfit;                  /* its cloud is of another kind */
     uint64_t full_until_ns;      /* its cloud had no room */
@@ -317,7 +321,10 @@ void edge_share_step(struct edge *e);
 uint64_t edge_share_deadline(const struct edge *e);
 
 /* edge_turns.c: how long ids are waited for. */
-void edge_note_sent(struct edge *e, struct edge_session *s, uint64_t tile_bytes, int n_packets);
+void edge_note_sent(struct edge *e, struct edge_session *s, const struct proto_rows *head,
+                    uint64_t tile_bytes, int n_packets);
+/* An answer without ids: the cloud has its prompt up to there. */
+void edge_note_part(struct edge *e, struct edge_session *s, uint32_t position);
 /* Before the ids of an answer are taken. */
 void edge_note_answer(struct edge *e, const struct edge_session *s, const struct edge_answer *a);
 

@@ -189,6 +189,7 @@ static const char *on_tokens(struct edge *e, struct edge_session *s, const uint8
                                                       .at_ns = edge_now(e),
                                                       .held_ns = link_message_held_ns(m)});
     on_answer(e, s, m->message, tokens.position);
+    edge_note_part(e, s, tokens.position);
     return NULL;
 }
 

@@ -2,7 +2,8 @@
 /* How long ids are waited for: for whoever adapts what is sent to that. */
 #include "dataplane/pipeline/edge_impl.h"
 
-void edge_note_sent(struct edge *e, struct edge_session *s, uint64_t tile_bytes, int n_packets)
+void edge_note_sent(struct edge *e, struct edge_session *s, const struct proto_rows *head,
+                    uint64_t tile_bytes, int n_packets)
 {
     struct edge_uplink *u = s->uplink;
 
@@ -10,6 +11,23 @@ void edge_note_sent(struct edge *e, struct edge_session *s, uint64_t tile_bytes,
     s->sent_bytes = (uint32_t)tile_bytes;
     s->sent_after = u->run_bytes;
     u->run_bytes += (uint32_t)tile_bytes + (uint32_t)n_packets * WIRE_OVERHEAD;
+    if (!s->asked_ns || s->unanswered == 1) {
+        s->asked_ns = s->sent_ns;
+        s->asked_to = head->position + head->n_rows;
+    }
+}
+
+/* A cloud is behind when what it is sent is there for longer than under way: of EDGE_CHUNKS_AHEAD
+ * parts of a prompt it has half then. */
+void edge_note_part(struct edge *e, struct edge_session *s, uint32_t position)
+{
+    struct link_stats stats;
+
+    if (!s->asked_ns || position < s->asked_to)
+        return;
+    link_stats(s->uplink->pump.link, &stats);
+    s->uplink->behind = stats.srtt_ns && edge_now(e) - s->asked_ns > 2 * stats.srtt_ns;
+    s->asked_ns = 0;
 }
 
 void edge_note_answer(struct edge *e, const struct edge_session *s, const struct edge_answer *a)

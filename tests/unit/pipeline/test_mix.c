@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What goes into a run together, and that nobody waits for ever. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -100,35 +101,90 @@ static uint32_t room_beside(struct mix *m, uint32_t n_decode, uint32_t n_decodin
     return mix_room(m, MIX_PREFILL, position);
 }
 
-/* The others get as much time as those that decode, or MIX_BULK_NS; what a row takes is learned. */
+/* The others get half the time of those that decode, or MIX_BULK_NS; what a row takes is learned.
+ */
 static void test_time(void **state)
 {
     const uint32_t ms = 1000000, floor_rows = MIX_BULK_NS / ms;
     struct mix m = {0};
 
-    teach(&m, 10, 0, 0, 20 * ms);
-    teach(&m, 10, 8, 0, 28 * ms + ms / 100); /* 1 ms a row, and a little */
-    assert_int_equal(room_beside(&m, 10, 10, 0), 19);
-    assert_int_equal(room_beside(&m, 10, 10, MIX_DEEP), 9);     /* deep ones take longer */
-    assert_int_equal(room_beside(&m, 5, 10, 0), 9);             /* half of them here: their share */
+    teach(&m, 20, 0, 0, 40 * ms);
+    teach(&m, 20, 8, 0, 48 * ms + ms / 100); /* 1 ms a row, and a little */
+    assert_int_equal(room_beside(&m, 20, 20, 0), 19);
+    assert_in_range(room_beside(&m, 20, 20, MIX_DEEP), 9, 11);  /* deep ones take longer */
+    assert_int_equal(room_beside(&m, 10, 20, 0), 9);            /* half of them here: their share */
     assert_int_equal(room_beside(&m, 1, 1, 0), floor_rows - 1); /* one alone: the least time */
     assert_int_equal(room_beside(&m, 0, 0, 0), 128);            /* nobody decodes */
-    mix_begin(&m, (bool[MIX_RANKS])ALL, 2, 20, 128);            /* the others are more: theirs */
-    assert_int_equal(mix_room(&m, MIX_PREFILL, 0), 39);
+    mix_begin(&m, (bool[MIX_RANKS])ALL, 2, 10, 128);            /* more are read: twice theirs */
+    assert_in_range(mix_room(&m, MIX_PREFILL, 0), 38, 42);
     mix_add(&m, MIX_PREFILL, 0, 64);
-    assert_int_equal(room_beside(&m, 10, 10, 0), 19);
+    assert_int_equal(room_beside(&m, 20, 20, 0), 19);
     mix_add(&m, MIX_PREFILL, 0, 19);
     assert_int_equal(mix_room(&m, MIX_REPLAY, 0), 0); /* all others together */
 
     /* What it learned at depth holds for the beginning, and vice versa. */
-    teach(&m, 10, 8, MIX_DEEP, 36 * ms + ms / 50);
-    assert_int_equal(room_beside(&m, 10, 10, 0), 19);
+    teach(&m, 20, 8, MIX_DEEP, 56 * ms + ms / 50);
+    assert_int_equal(room_beside(&m, 20, 20, 0), 19);
 
     /* Where one takes longer than all its time, one goes all the same. */
-    teach(&m, 10, 1, 0, 1000 * ms);
-    assert_int_equal(room_beside(&m, 10, 10, 0), 1);
+    m = (struct mix){0};
+    teach(&m, 20, 0, 0, 40 * ms);
+    teach(&m, 20, 1, 0, 1000 * ms);
+    assert_int_equal(room_beside(&m, 20, 20, 0), 1);
     mix_add(&m, MIX_PREFILL, 0, 1);
     assert_int_equal(mix_room(&m, MIX_PREFILL, 0), 0);
+}
+
+/* Runs of all sizes, where starting one takes as long as several rows, and depth counts as given:
+ * after them it foresees what any takes. */
+static void test_parts(void **state)
+{
+    const double start_ns = 3e6, decode_ns = 1.2e6, bulk_ns = .5e6, depth_ns = .8e6;
+    struct dice d = {5};
+    struct mix m = {0};
+
+    for (int i = 0; i < 600; i++) {
+        const uint32_t n_decode = i % 3 == 0 ? 0 : (uint32_t)dice_between(&d, 1, 8);
+        const uint32_t n_bulk = i % 3 == 1 ? 0 : (uint32_t)dice_between(&d, 1, 16);
+        const uint32_t position = (uint32_t)dice_below(&d, 2 * MIX_DEEP);
+        const double deep = position / (double)MIX_DEEP;
+
+        mix_begin(&m, (bool[MIX_RANKS])ALL, 8, 1, 128);
+        mix_add(&m, MIX_DECODE, 0, n_decode);
+        mix_add(&m, MIX_PREFILL, position, n_bulk);
+        mix_end(&m);
+        mix_ran(&m,
+                (uint64_t)(start_ns + n_decode * decode_ns + n_bulk * (bulk_ns + deep * depth_ns)));
+    }
+    assert_true(fabs(m.ns[MIX_START] - start_ns) < .05 * start_ns);
+    assert_true(fabs(m.ns[MIX_DECODE_ROW] - decode_ns) < .05 * decode_ns);
+    assert_true(fabs(m.ns[MIX_BULK_ROW] - bulk_ns) < .05 * bulk_ns);
+    assert_true(fabs(m.ns[MIX_BULK_DEPTH] - depth_ns) < .05 * depth_ns);
+}
+
+/* By turns the oldest and the shortest, a run each; where more are read than decode, who is next.
+ */
+static void test_order(void **state)
+{
+    const struct mix_prompt old = {.left = 900, .number = 1, .turn = 2},
+                            shorter = {.left = 30, .number = 2, .turn = 1},
+                            alike = {.left = 30, .number = 3, .turn = 0};
+    struct mix m = {0};
+    bool oldest = false;
+
+    for (int i = 0; i < 6; i++) {
+        mix_begin(&m, (bool[MIX_RANKS])ALL, 3, 3, 128);
+        assert_true(mix_before(&m, shorter, alike));
+        assert_false(mix_before(&m, alike, shorter) || mix_before(&m, old, old));
+        assert_true(mix_before(&m, old, shorter) != mix_before(&m, shorter, old));
+        if (i)
+            assert_true(mix_before(&m, old, shorter) != oldest);
+        oldest = mix_before(&m, old, shorter);
+        mix_add(&m, MIX_PREFILL, 0, 1);
+        mix_end(&m);
+    }
+    mix_begin(&m, (bool[MIX_RANKS])ALL, 2, 3, 128);
+    assert_true(mix_before(&m, alike, shorter) && mix_before(&m, shorter, old));
 }
 
 /* One run that was held up, however long, is not taken for the rule. */
@@ -137,16 +193,16 @@ static void test_held_up(void **state)
     const uint32_t ms = 1000000;
     struct mix m = {0};
 
-    teach(&m, 10, 0, 0, 20 * ms);
-    teach(&m, 10, 8, 0, 28 * ms + ms / 100);
-    mix_begin(&m, (bool[MIX_RANKS])ALL, 10, 1, 128);
-    mix_add(&m, MIX_DECODE, 0, 10);
+    teach(&m, 20, 0, 0, 40 * ms);
+    teach(&m, 20, 8, 0, 48 * ms + ms / 100);
+    mix_begin(&m, (bool[MIX_RANKS])ALL, 20, 1, 128);
+    mix_add(&m, MIX_DECODE, 0, 20);
     mix_add(&m, MIX_PREFILL, 0, 8);
     mix_end(&m);
     mix_ran(&m, 5000ull * ms);
-    assert_in_range(room_beside(&m, 10, 10, 0), 14, 19);
+    assert_in_range(room_beside(&m, 20, 20, 0), 14, 24);
     mix_ran(&m, 0); /* a clock that stands still teaches nothing */
-    assert_in_range(room_beside(&m, 10, 10, 0), 14, 19);
+    assert_in_range(room_beside(&m, 20, 20, 0), 14, 24);
 }
 
 /* However little goes into a run, and whatever else waits, each rank has its turn. */
@@ -244,6 +300,60 @@ static void test_cloud_cuts(void **state)
     assert_true(largest_gap(edge_row_ns, cloud_row_ns, 0) < most(edge_row_ns, cloud_row_ns, 0));
 }
 
+/* Two long prompts and then a short one while five others decode: the first is through when the
+ * second is not half read, and the short one waits for neither. */
+static void test_prompts_in_order(void **state)
+{
+    enum { DECODING = 5, ALL_OF_THEM = 8 };
+    const uint32_t long_tokens = 300;
+    struct rig_params p = {.network = {.delay_min_ns = 10000, .delay_max_ns = 10000},
+                           .edge_stage = {.run_ns = RIG_MS / 10, .row_ns = RIG_MS / 20},
+                           .cloud_stage = {.run_ns = RIG_MS, .row_ns = RIG_MS / 2},
+                           .sessions = ALL_OF_THEM,
+                           .chunk_tokens = 64,
+                           .hook = true};
+    struct rig_request q[ALL_OF_THEM];
+    uint64_t first_ns[ALL_OF_THEM] = {0}, from_ns;
+    struct rig r;
+
+    rig_open(&r, &p);
+    rig_start(&r);
+    for (uint32_t i = 0; i < ALL_OF_THEM; i++)
+        rig_request(&q[i], i,
+                    i < DECODING       ? 5
+                    : i < DECODING + 2 ? long_tokens
+                                       : 10,
+                    i < DECODING ? 180 : 1);
+    for (uint32_t i = 0; i < DECODING; i++)
+        assert_true(rig_submit(&r, &q[i]) > 0);
+    while (!q[0].n_ids || !q[DECODING - 1].n_ids)
+        rig_step(&r);
+    from_ns = r.now_ns;
+    for (uint32_t i = DECODING; i < ALL_OF_THEM; i++) {
+        assert_true(rig_submit(&r, &q[i]) > 0);
+        for (uint32_t k = 0; k < 10; k++)
+            rig_step(&r);
+    }
+    while (!first_ns[DECODING] || !first_ns[DECODING + 1] || !first_ns[DECODING + 2]) {
+        rig_step(&r);
+        for (uint32_t i = DECODING; i < ALL_OF_THEM; i++) {
+            if (q[i].n_ids && !first_ns[i])
+                first_ns[i] = r.now_ns - from_ns;
+        }
+    }
+    for (uint32_t i = 0; i < DECODING; i++)
+        assert_false(q[i].done); /* they were there all the time */
+    assert_true(first_ns[DECODING + 2] * 3 < first_ns[DECODING]);
+    assert_true(first_ns[DECODING] * 4 < first_ns[DECODING + 1] * 3);
+    for (uint32_t i = 0; i < ALL_OF_THEM; i++) {
+        while (!q[i].done)
+            rig_step(&r);
+        assert_true(rig_right(&r, &q[i]));
+        rig_request_free(&q[i]);
+    }
+    rig_close(&r);
+}
+
 /* So many that decode go on in two groups, none of them larger than half, and none falls behind. */
 static void test_halves(void **state)
 {
@@ -327,7 +437,8 @@ int main(void)
         cmocka_unit_test(test_time),           cmocka_unit_test(test_held_up),
         cmocka_unit_test(test_nobody_starves), cmocka_unit_test(test_prompt_beside_decode),
         cmocka_unit_test(test_cloud_cuts),     cmocka_unit_test(test_lingering_binds_nobody),
-        cmocka_unit_test(test_halves),
+        cmocka_unit_test(test_halves),         cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_order),          cmocka_unit_test(test_prompts_in_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
