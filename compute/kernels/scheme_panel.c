@@ -3,7 +3,9 @@
 #include "compute/kernels/scheme_panel.h"
 
 #include <endian.h>
+#include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "compute/kernels/internal.h"
@@ -137,6 +139,57 @@ void kernels_scheme_pack(const struct scheme_panel *s, enum scheme_part part, ui
         else
             pack_groups(s, panel, r, from, part == SCHEME_MIN);
     }
+}
+
+/* --- the sparse part -------------------------------------------------------------------------- */
+
+/* Rows of a panel by falling number of entries. */
+static struct sparse_panel sort_rows(const uint32_t *starts, size_t rows)
+{
+    struct sparse_panel p = {.first = starts[0]};
+
+    for (size_t r = 0; r < PANEL_ROWS; r++) {
+        const uint16_t n = r < rows ? (uint16_t)(starts[r + 1] - starts[r]) : 0;
+        size_t i = r;
+
+        for (; i > 0 && p.n[i - 1] < n; i--) {
+            p.n[i] = p.n[i - 1];
+            p.row[i] = p.row[i - 1];
+        }
+        p.n[i] = n;
+        p.row[i] = (uint8_t)r;
+    }
+    return p;
+}
+
+int kernels_order_sparse(struct sparse *s, uint32_t rows)
+{
+    uint32_t *const all = s->memory, most = 0;
+    struct sparse_panel *panels = s->memory;
+
+    for (uint32_t r = 0; r < rows; r += PANEL_ROWS) {
+        const uint32_t n = all[rows - r < PANEL_ROWS ? rows : r + PANEL_ROWS] - all[r];
+        most = n > most ? n : most;
+    }
+    uint32_t *entries = malloc((size_t)most * sizeof(*entries));
+    if (most && !entries)
+        return -ENOMEM;
+    for (uint32_t r = 0; r < rows; r += PANEL_ROWS) {
+        const uint32_t n = rows - r < PANEL_ROWS ? rows - r : PANEL_ROWS;
+        uint32_t starts[PANEL_ROWS + 1], *at = entries;
+
+        memcpy(starts, all + r, (n + 1) * sizeof(*starts)); /* the panel comes to stand before them */
+        const struct sparse_panel p = sort_rows(starts, n);
+        for (size_t i = 0; i < PANEL_ROWS; i += 4)
+            for (uint32_t k = 0; k < p.n[i]; k++)
+                for (size_t j = i; j < i + 4 && p.n[j] > k; j++)
+                    *at++ = s->entries[starts[p.row[j]] + k];
+        memcpy(s->entries + starts[0], entries, (size_t)(at - entries) * sizeof(*entries));
+        memcpy(&panels[r / PANEL_ROWS], &p, sizeof(p));
+    }
+    memset(s->entries + s->n, 0, SPARSE_PAST * sizeof(*s->entries));
+    free(entries);
+    return 0;
 }
 
 /* --- reading back ---------------------------------------------------------------------------- */

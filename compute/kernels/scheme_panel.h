@@ -35,9 +35,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "compute/scheme.h"
-
-struct acts;
+#include "compute/kernels/kernels.h"
 
 /* sq: the greatest u. The fewer bits a code has, the less its levels' rounding is beside its own
  * error: so that more products fit a word's sum: 2, of 3 bits 4, of 2 bits 8 times 127. */
@@ -53,18 +51,35 @@ struct scheme_panel {
     uint32_t unit_blocks, unit_bytes, n_units, head_bytes;
 };
 
-/* Entries of row r: [rows[r], rows[r + 1]), each a column and, 16 bits up, a value in f16. */
-struct sparse {
-    uint32_t n; /* 0: there is no such part, nor memory */
-    uint32_t *rows, *entries;
+/* The entries of a panel. Its rows stand in falling order of how many entries they have, and go four
+ * by four: the first entries of the four, their second ones, and so on, of those that have as many.
+ * So four rows are added at once, whose entries follow one another. */
+struct sparse_panel {
+    uint32_t first; /* of the entries */
+    uint16_t n[PANEL_ROWS];
+    uint8_t row[PANEL_ROWS];
 };
+
+/* An entry is a column and, 16 bits up, a value in f16. */
+struct sparse {
+    uint32_t n;     /* entries; 0: there is no such part, nor memory */
+    void *memory;   /* while it is loaded: u32[rows + 1], where the entries of each row begin */
+    uint32_t *entries; /* SPARSE_PAST more than n, zeros: four are read at once */
+};
+
+#define SPARSE_PAST 3u
+
+static inline const struct sparse_panel *sparse_panel(const struct sparse *s, size_t p)
+{
+    return (const struct sparse_panel *)s->memory + p;
+}
 
 /* Tokens [t0, t0 + nt) of `a` times n panels: acc f32[n][nt][16]. */
 typedef void (*scheme_fn)(const struct scheme_panel *s, const uint8_t *const *panels, size_t n,
                           const struct acts *a, size_t t0, size_t nt, float *acc);
-/* Rows [row, row + n_rows) of at most 16, added to acc f32[nt][16]. */
-typedef void (*sparse_fn)(const struct sparse *s, size_t row, size_t n_rows, const struct acts *a,
-                          size_t t0, size_t nt, float *acc);
+/* The entries of panel p, added to acc f32[nt][16]. */
+typedef void (*sparse_fn)(const struct sparse *s, size_t p, const struct acts *a, size_t t0,
+                          size_t nt, float *acc);
 
 /* cols: a multiple of 32. */
 struct scheme_panel kernels_scheme_panel(const struct scheme *s, uint32_t cols);
@@ -74,10 +89,20 @@ static inline size_t scheme_panel_bytes(const struct scheme_panel *s)
     return s->head_bytes + (size_t)s->n_units * s->unit_bytes;
 }
 
+/* Bytes before the entries: as many row starts as fill the last panel take more than its place. */
+static inline size_t sparse_panels_bytes(uint32_t rows)
+{
+    return (((size_t)rows + PANEL_ROWS - 1) / PANEL_ROWS * PANEL_ROWS + 1) * 4;
+}
+
 static inline size_t sparse_bytes(uint32_t rows, uint32_t n)
 {
-    return n ? ((size_t)rows + 1 + n) * 4 : 0;
+    return n ? sparse_panels_bytes(rows) + ((size_t)n + SPARSE_PAST) * 4 : 0;
 }
+
+/* The entries of each row, [starts[r], starts[r + 1]), in rising order of columns, to panels.
+ * 0, -ENOMEM. */
+int kernels_order_sparse(struct sparse *s, uint32_t rows);
 
 /* Put rows [row, row + n) of a part of the dense weights into panels, of which the first has row 0.
  * Each part has bytes of its own. */

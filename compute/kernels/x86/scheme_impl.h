@@ -476,19 +476,66 @@ KFN void mul_scheme_float(const struct kind k, const struct scheme_panel *s,
 /* --- the sparse part -----------------------------------------------------------------------------
  */
 
-static void sparse_add(const struct sparse *s, size_t row, size_t n_rows, const struct acts *a,
-                       size_t t0, size_t nt, float *acc)
+/* Four rows' next entries; `there` are those of the rows that have one, the first of the four. */
+struct entries {
+    __m128 values, there;
+    size_t col[4], n;
+};
+
+KFN struct entries read_entries(const uint32_t *at, __m128i n, size_t k)
 {
-    for (size_t r = 0; r < n_rows; r++) {
-        const uint32_t from = s->rows[row + r], to = s->rows[row + r + 1];
+    const __m128i there = _mm_cmpgt_epi32(n, _mm_set1_epi32((int)k));
+    const __m128i value = _mm_srli_epi32(_mm_loadu_si128((const __m128i *)(const void *)at), 16);
 
-        for (size_t t = 0; t < nt; t++) {
-            const float *x = a->x + (t0 + t) * a->cols;
-            float y = acc[t * PANEL_ROWS + r];
+    return (struct entries){
+        .values = _mm_cvtph_ps(_mm_packus_epi32(value, value)),
+        .there = _mm_castsi128_ps(there),
+        .col = {at[0] & 0xffff, at[1] & 0xffff, at[2] & 0xffff, at[3] & 0xffff},
+        .n = (size_t)__builtin_popcount((unsigned)_mm_movemask_ps(_mm_castsi128_ps(there))),
+    };
+}
 
-            for (uint32_t i = from; i < to; i++)
-                y = fmaf(_cvtsh_ss((uint16_t)(s->entries[i] >> 16)), x[s->entries[i] & 0xffff], y);
-            acc[t * PANEL_ROWS + r] = y;
+KFN __m128 add_entries(const struct entries *e, const float *x, __m128 y)
+{
+    const __m128 x01 = _mm_insert_ps(_mm_load_ss(x + e->col[0]), _mm_load_ss(x + e->col[1]), 0x10);
+    const __m128 x23 = _mm_insert_ps(_mm_load_ss(x + e->col[2]), _mm_load_ss(x + e->col[3]), 0x10);
+
+    return _mm_blendv_ps(y, _mm_fmadd_ps(e->values, _mm_movelh_ps(x01, x23), y), e->there);
+}
+
+KFN __m128 rows_of(const float *acc, const uint8_t *row)
+{
+    return _mm_setr_ps(acc[row[0]], acc[row[1]], acc[row[2]], acc[row[3]]);
+}
+
+KFN void to_rows(__m128 y, const uint8_t *row, float *acc)
+{
+    float of[4];
+
+    _mm_storeu_ps(of, y);
+    for (size_t i = 0; i < 4; i++)
+        acc[row[i]] = of[i];
+}
+
+static void sparse_add(const struct sparse *s, size_t p, const struct acts *a, size_t t0, size_t nt,
+                       float *acc)
+{
+    const struct sparse_panel *of = sparse_panel(s, p);
+
+    for (size_t t = 0; t < nt; t++, acc += PANEL_ROWS) {
+        const float *x = a->x + (t0 + t) * a->cols;
+        const uint32_t *at = s->entries + of->first;
+
+        for (size_t i = 0; i < PANEL_ROWS && of->n[i]; i += 4) {
+            const __m128i n = _mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)(of->n + i)));
+            __m128 y = rows_of(acc, of->row + i);
+
+            for (size_t k = 0; k < of->n[i]; k++) {
+                const struct entries e = read_entries(at, n, k);
+                y = add_entries(&e, x, y);
+                at += e.n;
+            }
+            to_rows(y, of->row + i, acc);
         }
     }
 }
