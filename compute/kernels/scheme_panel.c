@@ -16,13 +16,21 @@ struct scheme_panel kernels_scheme_panel(const struct scheme *s, uint32_t cols)
         .scheme = *s,
         .blocks = cols / SCHEME_BLOCK,
         .group_blocks = s->group_cols / SCHEME_BLOCK,
-        .unit_blocks = s->bits == 4 ? 1 : 2,
-        .unit_bytes = s->bits == 3 ? 384 : 256,
+        .block_bytes = 64 * s->bits,
     };
-    const uint32_t groups = p.group_blocks ? (p.blocks + p.group_blocks - 1) / p.group_blocks : 0;
 
+    if (p.group_blocks) {
+        p.unit_blocks = p.group_blocks < p.blocks ? p.group_blocks : p.blocks;
+        p.unit_bytes = 4 * PANEL_ROWS + p.unit_blocks * p.block_bytes;
+        p.n_units = (p.blocks + p.unit_blocks - 1) / p.unit_blocks;
+        p.bytes = p.n_units * 4 * PANEL_ROWS + p.blocks * p.block_bytes;
+        return p;
+    }
+    p.unit_blocks = s->bits == 4 ? 1 : 2;
+    p.unit_bytes = p.unit_blocks * p.block_bytes;
     p.n_units = (p.blocks + p.unit_blocks - 1) / p.unit_blocks;
-    p.head_bytes = groups ? groups * 4 * PANEL_ROWS : (PANEL_ROWS << s->bits) + 8 * PANEL_ROWS;
+    p.head_bytes = (PANEL_ROWS << s->bits) + 8 * PANEL_ROWS;
+    p.bytes = p.head_bytes + p.n_units * p.unit_bytes;
     return p;
 }
 
@@ -64,6 +72,57 @@ static void pack_codes(const struct scheme_panel *s, uint8_t *panel, size_t r, c
         if (bits == 3)
             put_thirds(src + 8, q % 2 == 0, unit + 256 + 64 * (q / 2) + at);
     }
+}
+
+/* g: where the code of column c of row r stands in a block: the first of its bits. 3 bits: of group 6
+ * and 7 the bits stand at the same place in three vectors. */
+struct place {
+    size_t at;
+    unsigned shift;
+};
+
+static struct place place_of_code(uint32_t bits, size_t r, size_t c)
+{
+    const size_t g = c / 4, at = 4 * r + c % 4;
+
+    if (bits == 4)
+        return (struct place){64 * (g % 4) + at, 4 * (unsigned)(g / 4)};
+    if (bits == 2)
+        return (struct place){64 * (g / 4) + at, 2 * (unsigned)(g % 4)};
+    return g < 6 ? (struct place){64 * (g / 2) + at, 4 * (unsigned)(g % 2)}
+                 : (struct place){at, 4 * (unsigned)(g % 2) + 3};
+}
+
+static void pack_group_codes(const struct scheme_panel *s, uint8_t *panel, size_t r,
+                             const uint8_t *src)
+{
+    const uint32_t bits = s->scheme.bits;
+
+    for (size_t b = 0; b < s->blocks; b++) {
+        uint8_t code[SCHEME_BLOCK], *to = panel + scheme_block_at(s, b);
+
+        scheme_codes(&s->scheme, src, b, code);
+        for (size_t i = 0; i < s->block_bytes; i += 64)
+            memset(to + i + 4 * r, 0, 4);
+        for (size_t c = 0; c < SCHEME_BLOCK; c++) {
+            const struct place p = place_of_code(bits, r, c);
+            const bool spread = bits == 3 && c >= 24;
+
+            to[p.at] |= (uint8_t)((spread ? code[c] & 1 : code[c]) << p.shift);
+            for (size_t i = 1; spread && i < 3; i++)
+                to[p.at + 64 * i] |= (uint8_t)((code[c] >> i & 1) << p.shift);
+        }
+    }
+}
+
+static uint8_t read_group_code(uint32_t bits, const uint8_t *from, size_t r, size_t c)
+{
+    const struct place p = place_of_code(bits, r, c);
+
+    if (bits == 3 && c >= 24)
+        return (uint8_t)((from[p.at] >> p.shift & 1) | (from[p.at + 64] >> p.shift & 1) << 1 |
+                         (from[p.at + 128] >> p.shift & 1) << 2);
+    return from[p.at] >> p.shift & ((1u << bits) - 1);
 }
 
 /* --- levels and scales ----------------------------------------------------------------------- */
@@ -115,8 +174,8 @@ static void pack_levels(const struct scheme_panel *s, uint8_t *panel, size_t r, 
 static void pack_groups(const struct scheme_panel *s, uint8_t *panel, size_t r, const uint8_t *src,
                         bool is_min)
 {
-    for (size_t at = is_min ? 32 : 0; at < s->head_bytes; at += 64, src += 2)
-        memcpy(panel + at + 2 * r, src, 2);
+    for (size_t i = 0; i < s->n_units; i++, src += 2)
+        memcpy(panel + i * s->unit_bytes + (is_min ? 32 : 0) + 2 * r, src, 2);
 }
 
 void kernels_scheme_pack(const struct scheme_panel *s, enum scheme_part part, uint8_t *panels, uint32_t row,
@@ -125,14 +184,16 @@ void kernels_scheme_pack(const struct scheme_panel *s, enum scheme_part part, ui
     const size_t bytes = scheme_panel_bytes(s);
     const size_t row_bytes = part == SCHEME_CODES ? (size_t)s->blocks * 4 * s->scheme.bits
                              : part == SCHEME_LUT ? (size_t)2 << s->scheme.bits
-                                                  : s->head_bytes / (2 * PANEL_ROWS);
+                                                  : (size_t)s->n_units * 2;
 
     for (uint32_t i = 0; i < n; i++) {
         uint8_t *panel = panels + (row + i) / PANEL_ROWS * bytes;
         const uint8_t *from = (const uint8_t *)src + i * row_bytes;
         const size_t r = (row + i) % PANEL_ROWS;
 
-        if (part == SCHEME_CODES)
+        if (part == SCHEME_CODES && s->group_blocks)
+            pack_group_codes(s, panel, r, from);
+        else if (part == SCHEME_CODES)
             pack_codes(s, panel, r, from);
         else if (part == SCHEME_LUT)
             pack_levels(s, panel, r, from);
@@ -203,6 +264,13 @@ void kernels_scheme_read(const struct scheme_panel *s, const uint8_t *panel, siz
     const uint8_t *low = unit + 64 * q + at, *third = unit + 256 + 64 * (q / 2) + at;
     static const uint8_t third_at[4] = {0, 1, 4, 5};
 
+    if (s->group_blocks) {
+        for (size_t c = 0; c < SCHEME_BLOCK; c++)
+            u[c] = read_group_code(bits, panel + scheme_block_at(s, b), row, c);
+        *d = f32_from_f16(load_u16(unit + 2 * row));
+        *m = f32_from_f16(load_u16(unit + 32 + 2 * row));
+        return;
+    }
     for (size_t c = 0; c < SCHEME_BLOCK; c++) {
         if (bits == 4) {
             u[c] = low[c % 16] >> (c / 16 * 4) & 15;
@@ -213,18 +281,9 @@ void kernels_scheme_read(const struct scheme_panel *s, const uint8_t *panel, siz
             if (bits == 3)
                 u[c] |= (uint8_t)((third[i] >> (third_at[k] + (q % 2 ? 0 : 2)) & 1) << 2);
         }
-        if (s->scheme.kind == SCHEME_SQ)
-            u[c] = panel[table_at(bits, row) + u[c]];
+        u[c] = panel[table_at(bits, row) + u[c]];
     }
-    if (s->scheme.kind == SCHEME_SQ) {
-        const uint8_t *scales = panel + ((size_t)PANEL_ROWS << bits);
-
-        memcpy(d, scales + 4 * row, 4);
-        memcpy(m, scales + 4 * (PANEL_ROWS + row), 4);
-    } else {
-        const uint8_t *group = panel + b / s->group_blocks * 64;
-
-        *d = f32_from_f16(load_u16(group + 2 * row));
-        *m = f32_from_f16(load_u16(group + 32 + 2 * row));
-    }
+    const uint8_t *scales = panel + ((size_t)PANEL_ROWS << bits);
+    memcpy(d, scales + 4 * row, 4);
+    memcpy(m, scales + 4 * (PANEL_ROWS + row), 4);
 }

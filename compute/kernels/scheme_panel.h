@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Panels of 16 rows in the schemes of compute/scheme.h. Row r = 4 l + q of a panel has its codes in
- * lane l (16 bytes) of vector q (64 bytes), so that one table of 16 bytes serves a lane.
+ * Panels of 16 rows in the schemes of compute/scheme.h.
  *
- *   head   sq: the rows' levels, as u8, then d f32[16], m f32[16]:
+ *   sq     row r = 4 l + q has its codes in lane l (16 bytes) of vector q (64 bytes), so that one
+ *          table of 16 bytes serves a lane:
+ *   head   the rows' levels, as u8, then d f32[16], m f32[16]:
  *            4 bits  u8[q][l][16]
  *            3 bits  u8[q / 2][l][q % 2][8]
  *            2 bits  u8[l][q][4]
- *          g: for each group d f16[16], m f16[16]
  *   units  of 32 columns (4 bits) or 64 (2 and 3), one after another:
  *            4 bits  u8[q][l][16]: low nibble column i, high nibble column i + 16
  *            2 bits  u8[q][l][2][8]: of 32 columns each; bits 2k, 2k + 1 are column 8k + i's
  *            3 bits  the same of the codes' low two bits, then u8[q / 2][l][2][8]: the third bits
  *                    of columns i, 8 + i, 16 + i, 24 + i, where q is even at bits 2, 3, 6, 7, else
  *                    at bits 0, 1, 4, 5
+ *
+ *   g      group after group: d f16[16], m f16[16], then its blocks of 32 columns as
+ *          LAYOUT_G2 to LAYOUT_G4 have them (internal.h)
  *
  * A weight is d * u + m. In g, u is the code. In sq, u is the row's level of that code, rounded to
  * an integer from 0, the row's least level, to scheme_level_max(), its greatest; d and m of the row
@@ -48,7 +51,9 @@ struct scheme_panel {
     struct scheme scheme;  /* kind SCHEME_NONE: the matrix is of a plain type */
     uint32_t blocks;       /* of 32 columns in a row */
     uint32_t group_blocks; /* of sq 0 */
-    uint32_t unit_blocks, unit_bytes, n_units, head_bytes;
+    uint32_t block_bytes;  /* g: of the codes of a block */
+    uint32_t unit_blocks, unit_bytes, n_units, head_bytes; /* g: a unit is a group */
+    uint32_t bytes;
 };
 
 /* The entries of a panel. Its rows stand in falling order of how many entries they have, and go four
@@ -86,7 +91,7 @@ struct scheme_panel kernels_scheme_panel(const struct scheme *s, uint32_t cols);
 
 static inline size_t scheme_panel_bytes(const struct scheme_panel *s)
 {
-    return s->head_bytes + (size_t)s->n_units * s->unit_bytes;
+    return s->bytes;
 }
 
 /* Bytes before the entries: as many row starts as fill the last panel take more than its place. */
@@ -108,6 +113,17 @@ int kernels_order_sparse(struct sparse *s, uint32_t rows);
  * Each part has bytes of its own. */
 void kernels_scheme_pack(const struct scheme_panel *s, enum scheme_part part, uint8_t *panels, uint32_t row,
                  const void *src, uint32_t n);
+
+/* g: where block b stands in a panel, d and m of its group first. */
+static inline size_t scheme_group_at(const struct scheme_panel *s, size_t b)
+{
+    return b / s->group_blocks * s->unit_bytes;
+}
+
+static inline size_t scheme_block_at(const struct scheme_panel *s, size_t b)
+{
+    return scheme_group_at(s, b) + 64 + b % s->group_blocks * s->block_bytes;
+}
 
 /* What a panel's row holds, for the reference and tests: u of column block b; d and m there. */
 void kernels_scheme_read(const struct scheme_panel *s, const uint8_t *panel, size_t row, size_t b,

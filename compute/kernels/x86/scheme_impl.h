@@ -20,11 +20,10 @@
 
 #define EACH(i, n) UNROLL for (size_t i = 0, i##_n = (n); i < i##_n; i++)
 
-/* What is known when it is compiled. */
+/* Of sq, what is known when it is compiled. */
 struct kind {
     unsigned bits;
-    bool levels; /* sq */
-    bool words;  /* activations of 16 bits */
+    bool words; /* activations of 16 bits */
 };
 
 #define FIELDS(bits) ((bits) == 4 ? 2u : 4u) /* vectors of u that a vector of codes gives */
@@ -85,21 +84,12 @@ KFN void read_unit(const struct kind k, const uint8_t *unit, const size_t q, con
             vh_or(vh_and(vh_srl16(x, 2), vh_set8(0x33)), vh_and(vh_srl16(third, 1), vh_set8(0x44)));
         u[2] = vh_srl16(u[0], 4); /* bits 3 and 7 are 0, and 4 to 6 no index */
         u[3] = vh_srl16(u[1], 4);
-    } else if (k.levels) {
+    } else {
         u[0] = u[1] = vh_and(x, vh_set8(15));
         u[2] = u[3] = vh_and(vh_srl16(x, 4), vh_set8(15));
-    } else {
-        u[0] = vh_and(x, vh_set8(3));
-        u[1] = vh_and(vh_srl16(x, 2), vh_set8(3));
-        u[2] = vh_and(vh_srl16(x, 4), vh_set8(3));
-        u[3] = vh_and(vh_srl16(x, 6), vh_set8(3));
     }
-    if (k.levels) {
-        EACH(i, FIELDS(k.bits))
-        u[i] = vh_lookup(vh_load(tables + 64 * (q + (k.bits == 2 && i % 2 ? 4 : 0))), u[i]);
-    } else if (k.bits == 3) {
-        EACH(i, 4) u[i] = vh_and(u[i], vh_set8(7));
-    }
+    EACH(i, FIELDS(k.bits))
+    u[i] = vh_lookup(vh_load(tables + 64 * (q + (k.bits == 2 && i % 2 ? 4 : 0))), u[i]);
 }
 
 /* --- few tokens: codes in registers all the while -----------------------------------------------
@@ -153,7 +143,7 @@ KFN void read_acts(const struct kind k, const void *first, const void *second, u
  * scheme_level_max. */
 KFN size_t words_hold(const struct kind k)
 {
-    return !k.levels ? 8 : k.bits == 2 ? 4 : k.bits == 3 ? 2 : 1;
+    return k.bits == 2 ? 4 : k.bits == 3 ? 2 : 1;
 }
 
 /* The i'th of n products of u and signed a, which go to *word and, as often as that is full, to *s:
@@ -204,24 +194,10 @@ KFN vh add_pairs(vh a, vh b)
     return vh_add32(vh_even(a, b), vh_odd(a, b));
 }
 
-/* g: d and m of block b of a panel. */
-KFN v16 group_d(const struct scheme_panel *s, const uint8_t *head, size_t b)
+/* The rows' d and m are for scale_rows. */
+KFN void add_block(float *y, vb sum, const struct acts *a, size_t at)
 {
-    return v_loadh((const uint16_t *)(const void *)(head + b / s->group_blocks * 64));
-}
-
-KFN v16 group_m(const struct scheme_panel *s, const uint8_t *head, size_t b)
-{
-    return v_loadh((const uint16_t *)(const void *)(head + b / s->group_blocks * 64 + 32));
-}
-
-/* sq: the rows' d and m are for scale_rows. */
-KFN void add_block(const struct kind k, float *y, vb sum, v16 d, v16 m, const struct acts *a,
-                   size_t at)
-{
-    const v16 da = v_set1(a->d[at]);
-    const v16 acc = v_fma(k.levels ? da : v_mul(d, da), vb_to_float(sum), v_load(y));
-    v_store(y, k.levels ? acc : v_fma(m, v_set1(a->s[at]), acc));
+    v_store(y, v_fma(v_set1(a->d[at]), vb_to_float(sum), v_load(y)));
 }
 
 KFN void scale_rows(const unsigned bits, const struct scheme_panel *s, const uint8_t *head,
@@ -268,15 +244,10 @@ KFN void unit_few(const struct kind k, const size_t T, const struct scheme_panel
             }
         }
     }
-    v16 d = v_set1(0.f), m = d;
-    if (!k.levels)
-        d = group_d(s, panel, b), m = group_m(s, panel, b);
-    EACH(i, T) add_block(k, y + 16 * i, vh_join(sum0[i]), d, m, a, b * a->n_tokens + t + i);
+    EACH(i, T) add_block(y + 16 * i, vh_join(sum0[i]), a, b * a->n_tokens + t + i);
     if (k.bits == 4 || b + 1 == s->blocks)
         return;
-    if (!k.levels)
-        d = group_d(s, panel, b + 1), m = group_m(s, panel, b + 1);
-    EACH(i, T) add_block(k, y + 16 * i, vh_join(sum1[i]), d, m, a, (b + 1) * a->n_tokens + t + i);
+    EACH(i, T) add_block(y + 16 * i, vh_join(sum1[i]), a, (b + 1) * a->n_tokens + t + i);
 }
 
 #define STREAMS_MAX 4u
@@ -339,8 +310,8 @@ KFN void unpack_unit(const struct kind k, const uint8_t *codes, const uint8_t *t
     }
 }
 
-KFN void tile_many(const struct kind k, const size_t T, const uint8_t *codes, v16 d, v16 m,
-                   const struct acts *a, size_t i, float *y)
+KFN void tile_many(const struct kind k, const size_t T, const uint8_t *codes, const struct acts *a,
+                   size_t i, float *y)
 {
     vb s[4], word[4];
 
@@ -362,24 +333,20 @@ KFN void tile_many(const struct kind k, const size_t T, const uint8_t *codes, v1
         }
     }
     (void)word;
-    EACH(t, T) add_block(k, y + 16 * t, s[t], d, m, a, i + t);
+    EACH(t, T) add_block(y + 16 * t, s[t], a, i + t);
 }
 
-KFN void block_many(const struct kind k, const struct scheme_panel *s, const uint8_t *panel,
-                    size_t b, const uint8_t *codes, const struct acts *a, size_t t0, size_t nt,
-                    float *y)
+KFN void block_many(const struct kind k, size_t b, const uint8_t *codes, const struct acts *a,
+                    size_t t0, size_t nt, float *y)
 {
     size_t i = b * a->n_tokens + t0;
-    v16 d = v_set1(0.f), m = d;
 
-    if (!k.levels)
-        d = group_d(s, panel, b), m = group_m(s, panel, b);
     for (; nt >= 4; nt -= 4, i += 4, y += 64)
-        tile_many(k, 4, codes, d, m, a, i, y);
+        tile_many(k, 4, codes, a, i, y);
     for (; nt >= 2; nt -= 2, i += 2, y += 32)
-        tile_many(k, 2, codes, d, m, a, i, y);
+        tile_many(k, 2, codes, a, i, y);
     if (nt)
-        tile_many(k, 1, codes, d, m, a, i, y);
+        tile_many(k, 1, codes, a, i, y);
 }
 
 KFN void pass_many(const struct kind k, const struct scheme_panel *s, const uint8_t *const *panels,
@@ -394,8 +361,8 @@ KFN void pass_many(const struct kind k, const struct scheme_panel *s, const uint
             STORED(codes);
             for (size_t h = 0; h < s->unit_blocks; h++)
                 if (unit * s->unit_blocks + h < s->blocks)
-                    block_many(k, s, panels[j], unit * s->unit_blocks + h, codes + 512 * h, a, t0,
-                               nt, acc + j * nt * PANEL_ROWS);
+                    block_many(k, unit * s->unit_blocks + h, codes + 512 * h, a, t0, nt,
+                               acc + j * nt * PANEL_ROWS);
         }
 }
 
@@ -410,9 +377,8 @@ KFN void mul_scheme(const struct kind k, const struct scheme_panel *s, const uin
     size_t t = 0;
 
     memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
-    if (k.levels)
-        for (size_t j = 0; j < n; j++)
-            tables_of(k.bits, panels[j], tables[j]);
+    for (size_t j = 0; j < n; j++)
+        tables_of(k.bits, panels[j], tables[j]);
     if (nt >= UNPACK_TOKENS) {
         pass_many(k, s, panels, n, tables, a, t0, nt, acc);
         t = nt;
@@ -423,12 +389,28 @@ KFN void mul_scheme(const struct kind k, const struct scheme_panel *s, const uin
         pass_few(k, 2, s, panels, n, tables, a, t0, t, nt, acc);
     if (t < nt)
         pass_few(k, 1, s, panels, n, tables, a, t0, t, nt, acc);
-    for (size_t j = 0; k.levels && j < n; j++)
+    for (size_t j = 0; j < n; j++)
         scale_rows(k.bits, s, panels[j], a, t0, nt, acc + j * nt * PANEL_ROWS);
 }
 
 /* --- f32 arithmetic ------------------------------------------------------------------------------
  */
+
+KFN void mul_block_float(const float *w, const struct acts *a, size_t t0, size_t nt, size_t b,
+                         float *y)
+{
+    const float *x = a->x + t0 * a->cols + b * SCHEME_BLOCK;
+    size_t t = 0;
+
+    for (; t + 6 <= nt; t += 6)
+        mul_float_6(w, x + t * a->cols, a->cols, y + t * 16);
+    for (; t < nt; t++) {
+        v16 sum = v_load(y + t * 16);
+        for (size_t i = 0; i < SCHEME_BLOCK; i++)
+            sum = v_fma(v_load(w + 16 * i), v_set1(x[t * a->cols + i]), sum);
+        v_store(y + t * 16, sum);
+    }
+}
 
 KFN void mul_scheme_float(const struct kind k, const struct scheme_panel *s,
                           const uint8_t *const *panels, size_t n, const struct acts *a, size_t t0,
@@ -440,15 +422,11 @@ KFN void mul_scheme_float(const struct kind k, const struct scheme_panel *s,
 
     memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
     for (size_t j = 0; j < n; j++) {
-        float *y = acc + j * nt * PANEL_ROWS;
+        const float *scales = (const float *)(const void *)(panels[j] + (16u << k.bits));
+        const v16 d = v_load(scales), m = v_load(scales + 16);
 
-        if (k.levels)
-            tables_of(k.bits, panels[j], tables);
+        tables_of(k.bits, panels[j], tables);
         for (size_t b = 0; b < s->blocks; b++) {
-            const float *scales = (const float *)(const void *)(panels[j] + (16u << k.bits));
-            const v16 d = k.levels ? v_load(scales) : group_d(s, panels[j], b);
-            const v16 m = k.levels ? v_load(scales + 16) : group_m(s, panels[j], b);
-            const float *x = a->x + t0 * a->cols + b * SCHEME_BLOCK;
             const size_t unit = b / s->unit_blocks, h = b % s->unit_blocks;
 
             if (h == 0)
@@ -460,17 +438,55 @@ KFN void mul_scheme_float(const struct kind k, const struct scheme_panel *s,
                 COLUMN(0) COLUMN(1) COLUMN(2) COLUMN(3)
 #undef COLUMN
             }
-            size_t t = 0;
-            for (; t + 6 <= nt; t += 6)
-                mul_float_6(w, x + t * a->cols, a->cols, y + t * 16);
-            for (; t < nt; t++) {
-                v16 sum = v_load(y + t * 16);
-                for (size_t i = 0; i < SCHEME_BLOCK; i++)
-                    sum = v_fma(v_load(w + 16 * i), v_set1(x[t * a->cols + i]), sum);
-                v_store(y + t * 16, sum);
-            }
+            mul_block_float(w, a, t0, nt, b, acc + j * nt * PANEL_ROWS);
         }
     }
+}
+
+/* --- g: as types with a minimum, but for where d and m stand ------------------------------------ */
+
+#define EACH_GROUP_BLOCK(...)                                                                      \
+    for (size_t b = 0, unit = 0; b < s->blocks; unit += s->unit_bytes)                             \
+        for (size_t at = unit + 64, end_ = b + s->unit_blocks;                                     \
+             b < end_ && b < s->blocks; b++, at += kernels_layouts[id].block_bytes)                \
+            for (size_t j = 0; j < n; j++) {                                                       \
+                const struct place p = {panels[j] + unit, panels[j] + at, NULL};                   \
+                const size_t i = b * a->n_tokens + t0;                                             \
+                float *y = acc + j * nt * PANEL_ROWS;                                              \
+                __VA_ARGS__;                                                                       \
+            }
+#define DEFINE_GROUPS(kind)                                                                        \
+    KFN void groups_##kind(enum layout_id id, const struct scheme_panel *s,                        \
+                           const uint8_t *const *panels, size_t n, const struct acts *a,           \
+                           size_t t0, size_t nt, float *acc)                                       \
+    {                                                                                              \
+        memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));                                        \
+        if (nt == 1) {                                                                             \
+            EACH_GROUP_BLOCK(kind##_packed_1(id, p, a, i, y, NULL))                                \
+        } else if (nt == 2) {                                                                      \
+            EACH_GROUP_BLOCK(kind##_packed_2(id, p, a, i, y, NULL))                                \
+        } else if (nt == 3) {                                                                      \
+            EACH_GROUP_BLOCK(kind##_packed_3(id, p, a, i, y, NULL))                                \
+        } else if (nt == 4) {                                                                      \
+            EACH_GROUP_BLOCK(kind##_packed_4(id, p, a, i, y, NULL))                                \
+        } else if (nt == 5) {                                                                      \
+            EACH_GROUP_BLOCK(kind##_packed_5(id, p, a, i, y, NULL))                                \
+        } else {                                                                                   \
+            EACH_GROUP_BLOCK(kind##_block(id, p, a, i, nt, y))                                     \
+        }                                                                                          \
+    }
+DEFINE_GROUPS(byte)
+DEFINE_GROUPS(word)
+
+KFN void groups_float(enum layout_id id, const struct scheme_panel *s, const uint8_t *const *panels,
+                      size_t n, const struct acts *a, size_t t0, size_t nt, float *acc)
+{
+    _Alignas(64) float w[SCHEME_BLOCK * PANEL_ROWS];
+
+    memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
+    EACH_GROUP_BLOCK(
+        (void)i;
+        mul_block_float(weights_at(id, p, w), a, t0, nt, b, y))
 }
 
 /* --- the sparse part -----------------------------------------------------------------------------
@@ -540,28 +556,38 @@ static void sparse_add(const struct sparse *s, size_t p, const struct acts *a, s
     }
 }
 
-#define SCHEME_FN(name, bits_, levels_)                                                            \
-    static void scheme_int_##name(const struct scheme_panel *s, const uint8_t *const *panels,      \
-                                  size_t n, const struct acts *a, size_t t0, size_t nt,            \
-                                  float *acc)                                                      \
+#define SCHEME_ARGS                                                                                \
+    const struct scheme_panel *s, const uint8_t *const *panels, size_t n, const struct acts *a,    \
+        size_t t0, size_t nt, float *acc
+#define LEVELS_FN(name, bits)                                                                      \
+    static void scheme_int_##name(SCHEME_ARGS)                                                     \
     {                                                                                              \
-        mul_scheme((struct kind){bits_, levels_, false}, s, panels, n, a, t0, nt, acc);            \
+        mul_scheme((struct kind){bits, false}, s, panels, n, a, t0, nt, acc);                      \
     }                                                                                              \
-    static void scheme_word_##name(const struct scheme_panel *s, const uint8_t *const *panels,     \
-                                   size_t n, const struct acts *a, size_t t0, size_t nt,           \
-                                   float *acc)                                                     \
+    static void scheme_word_##name(SCHEME_ARGS)                                                    \
     {                                                                                              \
-        mul_scheme((struct kind){bits_, levels_, true}, s, panels, n, a, t0, nt, acc);             \
+        mul_scheme((struct kind){bits, true}, s, panels, n, a, t0, nt, acc);                       \
     }                                                                                              \
-    static void scheme_float_##name(const struct scheme_panel *s, const uint8_t *const *panels,    \
-                                    size_t n, const struct acts *a, size_t t0, size_t nt,          \
-                                    float *acc)                                                    \
+    static void scheme_float_##name(SCHEME_ARGS)                                                   \
     {                                                                                              \
-        mul_scheme_float((struct kind){bits_, levels_, false}, s, panels, n, a, t0, nt, acc);      \
+        mul_scheme_float((struct kind){bits, false}, s, panels, n, a, t0, nt, acc);                \
     }
-SCHEME_FN(sq2, 2, true)
-SCHEME_FN(sq3, 3, true)
-SCHEME_FN(sq4, 4, true)
-SCHEME_FN(g2, 2, false)
-SCHEME_FN(g3, 3, false)
-SCHEME_FN(g4, 4, false)
+#define GROUPS_FN(name, id)                                                                        \
+    static void scheme_int_##name(SCHEME_ARGS)                                                     \
+    {                                                                                              \
+        groups_byte(id, s, panels, n, a, t0, nt, acc);                                             \
+    }                                                                                              \
+    static void scheme_word_##name(SCHEME_ARGS)                                                    \
+    {                                                                                              \
+        groups_word(id, s, panels, n, a, t0, nt, acc);                                             \
+    }                                                                                              \
+    static void scheme_float_##name(SCHEME_ARGS)                                                   \
+    {                                                                                              \
+        groups_float(id, s, panels, n, a, t0, nt, acc);                                            \
+    }
+LEVELS_FN(sq2, 2)
+LEVELS_FN(sq3, 3)
+LEVELS_FN(sq4, 4)
+GROUPS_FN(g2, LAYOUT_G2)
+GROUPS_FN(g3, LAYOUT_G3)
+GROUPS_FN(g4, LAYOUT_G4)
