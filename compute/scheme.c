@@ -158,9 +158,9 @@ static int prove_sparse(struct proof *p, struct scheme_weight *w)
         rc = prove_part(p, w, SCHEME_SP_COLS, QTYPE_I16, cols ? cols->ne[0] : 0, 1);
     if (rc)
         return rc;
-    if (cols->ne[0] > INT32_MAX || w->cols > UINT16_MAX + 1u)
+    if (cols->ne[0] > INT32_MAX || w->cols > UINT16_MAX)
         return REFUSE(p, -EBADMSG, ".sp_cols: %llu entries of %u columns, at most %d of %u",
-                      (unsigned long long)cols->ne[0], w->cols, INT32_MAX, UINT16_MAX + 1u);
+                      (unsigned long long)cols->ne[0], w->cols, INT32_MAX, UINT16_MAX);
     w->n_sparse = (uint32_t)cols->ne[0];
     return prove_part(p, w, SCHEME_SP_VALUES, QTYPE_F16, w->n_sparse, 1);
 }

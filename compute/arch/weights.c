@@ -347,7 +347,7 @@ static int compare_offsets(const void *a, const void *b)
 }
 
 /* Before anything is multiplied: what the sparse parts hold are places in activations. */
-static int check_sparse(const struct walk *walk, char *err)
+static int close_sparse(const struct walk *walk, char *err)
 {
     const char *path = gguf_path(walk->g);
 
@@ -357,11 +357,13 @@ static int check_sparse(const struct walk *walk, char *err)
 
         if (!job->mat || job->part != SCHEME_SP_ROWS)
             continue;
-        int rc = mat_check_sparse(job->mat, &row);
+        int rc = mat_close_sparse(job->mat, &row);
         if (rc == -ERANGE)
             return gguf_fail(path, err, -EBADMSG,
                              "tensor %s: row %u: starts must rise from 0 to the number of entries",
                              job->t->name, row);
+        if (rc == -ENOMEM)
+            return gguf_fail(path, err, rc, "tensor %s: out of memory", job->t->name);
         if (rc)
             return gguf_fail(path, err, -EBADMSG,
                              "tensor %.*scols: row %u: columns must rise, below %u",
@@ -394,7 +396,7 @@ int weights_load(const struct gguf *g, const struct hparams *hp, uint32_t first,
             how = GGUF_READ_DIRECT;
         rc = weights_fill(g, walk.jobs, walk.n_jobs, how, team, loading, err);
         if (rc == 0)
-            rc = check_sparse(&walk, err);
+            rc = close_sparse(&walk, err);
     }
     free(walk.jobs);
     return rc;

@@ -35,7 +35,11 @@ enum layout_id {
     LAYOUT_Q4_K,
     LAYOUT_Q5_K,
     LAYOUT_Q6_K,
-    N_LAYOUTS
+    N_LAYOUTS,
+    LAYOUT_G2, /* groups of a scheme (scheme_panel.h) */
+    LAYOUT_G3,
+    LAYOUT_G4,
+    N_CODINGS
 };
 
 /*
@@ -45,6 +49,9 @@ enum layout_id {
  *   floats  element[32][16]: column by column
  *   others  blocks' codes: n times, from `codes` on, `block_bytes` apart:
  *             Q8_0    int8[8][16][4]: group g of 4 columns, row, column in the group
+ *             2 bits  u8[2][16][4]: of [h] bits 2f, 2f+1 are the code of group 4h + f;
+ *             3 bits  u8[3][16][4]: of [i] bits 0-2 are the code of group 2i, bits 4-6 of group
+ *                     2i + 1, bit 3 is bit i of group 6's code, bit 7 of group 7's
  *             others  nibbles u8[4][16][4]: low nibble group g, high nibble group g + 4;
  *             then    5 bits: u8[16][4], bit g is bit 4 of group g's code;
  *                     6 bits: u8[2][16][4], bits 2g, 2g+1 of [0] are bits 4, 5 of group g's code,
@@ -62,7 +69,7 @@ struct layout {
 
 /* Here and not in panel.c, so that kernels specialised by type fold it. */
 /* clang-format off */
-static const struct layout kernels_layouts[N_LAYOUTS] = {
+static const struct layout kernels_layouts[N_CODINGS] = {
     /*              type        cols  bytes  codes block    d    m  scales bits off  min */
     [LAYOUT_F32]  = {QTYPE_F32,   32, 2048,    0, 2048,     0,   0,   0,   0,   0, false},
     [LAYOUT_F16]  = {QTYPE_F16,   32, 1024,    0, 1024,     0,   0,   0,   0,   0, false},
@@ -75,6 +82,9 @@ static const struct layout kernels_layouts[N_LAYOUTS] = {
     [LAYOUT_Q4_K] = {QTYPE_Q4_K, 256, 2368,  320,  256,     0,  32,  64,   4,   0, true},
     [LAYOUT_Q5_K] = {QTYPE_Q5_K, 256, 2880,  320,  320,     0,  32,  64,   5,   0, true},
     [LAYOUT_Q6_K] = {QTYPE_Q6_K, 256, 3360,  288,  384,     0,   0,  32,   6,  32, false},
+    [LAYOUT_G2]   = {.codes = 64, .block_bytes = 128, .m = 32, .bits = 2, .has_min = true},
+    [LAYOUT_G3]   = {.codes = 64, .block_bytes = 192, .m = 32, .bits = 3, .has_min = true},
+    [LAYOUT_G4]   = {.codes = 64, .block_bytes = 256, .m = 32, .bits = 4, .has_min = true},
 };
 /* clang-format on */
 

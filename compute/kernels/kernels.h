@@ -62,14 +62,15 @@ size_t mat_bytes_for(enum qtype type, uint32_t rows, uint32_t cols); /* before l
 
 /* The same for a weight in a scheme (compute/scheme.h), with n_sparse entries beside its codes.
  * Its parts are packed in any order: rows [row, row + n) of those that have rows, as mat_pack's; of
- * the sparse part entries. Values and codes may be anything; sparse rows and columns are proved
- * (scheme_check_sparse) before the matrix is multiplied. */
+ * the sparse part entries. Values and codes may be anything. */
 int mat_new_scheme(const struct scheme *s, uint64_t rows, uint64_t cols, uint32_t n_sparse,
                    struct mat **out);
 void mat_pack_part(struct mat *m, enum scheme_part part, uint32_t row, const void *src, uint32_t n);
-/* 0; -ERANGE: the row starts do not rise from 0 to n_sparse; -EBADMSG: the columns of *bad_row do
- * not rise, or end past the matrix. */
-int mat_check_sparse(const struct mat *m, uint32_t *bad_row);
+/* Once all of the sparse part is packed, and before the matrix is multiplied: proves its rows and
+ * columns, and puts its entries in the order that products take them in. Without such a part nothing
+ * is done. 0; -ERANGE: the row starts do not rise from 0 to n_sparse; -EBADMSG: the columns of
+ * *bad_row do not rise, or end past the matrix; -ENOMEM. */
+int mat_close_sparse(struct mat *m, uint32_t *bad_row);
 size_t mat_bytes_for_scheme(const struct scheme *s, uint32_t rows, uint32_t cols,
                             uint32_t n_sparse);
 

@@ -57,26 +57,18 @@ static void finish(const struct call *c, const struct product *of, size_t p, con
                    of->bias ? of->bias + row : NULL, c->add, of->y + c->t * of->ldy + row, of->ldy);
 }
 
-static void add_sparse(const struct call *c, const struct mat *w, size_t p, float *acc)
-{
-    const size_t row = p * PANEL_ROWS, rows = w->rows - row;
-
-    if (w->sparse.n)
-        c->isa->sparse(&w->sparse, row, rows < PANEL_ROWS ? rows : PANEL_ROWS, c->acts, c->t, c->nt,
-                       acc);
-}
-
 /* The sparse entries of panel p come from elsewhere in memory, and few: they are asked for before
- * the dense part is read, and the next panel's row starts with them. */
+ * the dense part is read, and the next panel's place with them. */
 static void prefetch_sparse(const struct mat *w, size_t p)
 {
     if (!w->sparse.n)
         return;
-    const uint32_t *rows = w->sparse.rows + p * PANEL_ROWS;
-    const size_t end = w->rows - p * PANEL_ROWS;
-    const uint32_t *at = w->sparse.entries + rows[0],
-                   *to = w->sparse.entries + rows[end < PANEL_ROWS ? end : PANEL_ROWS];
-    __builtin_prefetch(rows + 2 * PANEL_ROWS);
+    const struct sparse_panel *of = sparse_panel(&w->sparse, p);
+    const bool last = p + 1 == n_panels(w->rows);
+    const uint32_t *at = w->sparse.entries + of->first,
+                   *to = w->sparse.entries + (last ? w->sparse.n : of[1].first);
+
+    __builtin_prefetch(of + 2);
     for (; at < to; at += 16)
         __builtin_prefetch(at);
 }
@@ -110,7 +102,9 @@ static void mul_panels(const struct call *c, size_t p, size_t step, size_t n)
     else
         c->mul(panels, n, c->acts, c->t, c->nt, acc);
     for (size_t j = 0; j < n; j++)
-        add_sparse(c, of[j]->w, at[j], acc + j * c->nt * PANEL_ROWS);
+        if (of[j]->w->sparse.n)
+            c->isa->sparse(&of[j]->w->sparse, at[j], c->acts, c->t, c->nt,
+                           acc + j * c->nt * PANEL_ROWS);
     for (size_t j = 0; j < n; j++)
         finish(c, of[j], at[j], acc + j * c->nt * PANEL_ROWS);
 }

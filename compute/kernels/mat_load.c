@@ -105,13 +105,13 @@ int mat_new_scheme(const struct scheme *s, uint64_t rows, uint64_t cols, uint32_
     if (!__builtin_mul_overflow(m->panel_bytes, (size_t)n_panels(m->rows), &m->bytes))
         m->panels = kernels_mem_alloc(m->bytes);
     if (m->panels && n_sparse)
-        m->sparse.rows = kernels_mem_alloc(sparse_bytes(m->rows, n_sparse));
-    if (!m->panels || (n_sparse && !m->sparse.rows)) {
+        m->sparse.memory = kernels_mem_alloc(sparse_bytes(m->rows, n_sparse));
+    if (!m->panels || (n_sparse && !m->sparse.memory)) {
         mat_free(m);
         return -ENOMEM;
     }
     if (n_sparse)
-        m->sparse.entries = m->sparse.rows + m->rows + 1;
+        m->sparse.entries = (uint32_t *)m->sparse.memory + sparse_panels_bytes(m->rows) / 4;
     *out = m;
     return 0;
 }
@@ -119,11 +119,13 @@ int mat_new_scheme(const struct scheme *s, uint64_t rows, uint64_t cols, uint32_
 static void pack_sparse(struct sparse *s, enum scheme_part part, uint32_t at, const uint8_t *src,
                         uint32_t n)
 {
+    uint32_t *starts = s->memory;
+
     for (uint32_t i = 0; i < n; i++) {
         uint32_t *entry = &s->entries[at + i];
 
         if (part == SCHEME_SP_ROWS)
-            s->rows[at + i] = load_u16(src + 4 * i) | (uint32_t)load_u16(src + 4 * i + 2) << 16;
+            starts[at + i] = load_u16(src + 4 * i) | (uint32_t)load_u16(src + 4 * i + 2) << 16;
         else if (part == SCHEME_SP_COLS)
             *entry = (*entry & 0xffff0000) | load_u16(src + 2 * i);
         else
@@ -139,9 +141,9 @@ void mat_pack_part(struct mat *m, enum scheme_part part, uint32_t row, const voi
         kernels_scheme_pack(&m->scheme, part, m->panels, row, src, n);
 }
 
-int mat_check_sparse(const struct mat *m, uint32_t *bad_row)
+int mat_close_sparse(struct mat *m, uint32_t *bad_row)
 {
-    const uint32_t *rows = m->sparse.rows, n = m->sparse.n;
+    const uint32_t *rows = m->sparse.memory, n = m->sparse.n;
 
     for (uint32_t r = 0; r < m->rows && n; r++) {
         *bad_row = r;
@@ -154,7 +156,7 @@ int mat_check_sparse(const struct mat *m, uint32_t *bad_row)
                 return -EBADMSG;
         }
     }
-    return 0;
+    return n ? kernels_order_sparse(&m->sparse, m->rows) : 0;
 }
 
 void mat_free(struct mat *m)
@@ -162,7 +164,7 @@ void mat_free(struct mat *m)
     if (!m)
         return;
     kernels_mem_free(m->panels, m->bytes);
-    kernels_mem_free(m->sparse.rows, sparse_bytes(m->rows, m->sparse.n));
+    kernels_mem_free(m->sparse.memory, sparse_bytes(m->rows, m->sparse.n));
     free(m);
 }
 

@@ -224,6 +224,10 @@ void kernels_pack_panel(enum layout_id id, const uint8_t *src, size_t n_rows, si
         CASE(Q6_K)
 #undef CASE
     case N_LAYOUTS:
-        break;
+    case LAYOUT_G2:
+    case LAYOUT_G3:
+    case LAYOUT_G4:
+    case N_CODINGS:
+        break; /* not of the file's types */
     }
 }

@@ -3,7 +3,9 @@
 #include "compute/kernels/scheme_panel.h"
 
 #include <endian.h>
+#include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "compute/kernels/internal.h"
@@ -14,54 +16,145 @@ struct scheme_panel kernels_scheme_panel(const struct scheme *s, uint32_t cols)
         .scheme = *s,
         .blocks = cols / SCHEME_BLOCK,
         .group_blocks = s->group_cols / SCHEME_BLOCK,
-        .unit_blocks = s->bits == 4 ? 1 : 2,
-        .unit_bytes = s->bits == 3 ? 384 : 256,
+        .block_bytes = 64 * s->bits,
     };
-    const uint32_t groups = p.group_blocks ? (p.blocks + p.group_blocks - 1) / p.group_blocks : 0;
 
+    if (p.group_blocks) {
+        p.unit_blocks = p.group_blocks < p.blocks ? p.group_blocks : p.blocks;
+        p.unit_bytes = 4 * PANEL_ROWS + p.unit_blocks * p.block_bytes;
+        p.n_units = (p.blocks + p.unit_blocks - 1) / p.unit_blocks;
+        p.bytes = p.n_units * 4 * PANEL_ROWS + p.blocks * p.block_bytes;
+        return p;
+    }
+    p.unit_blocks = s->bits == 4 ? 1 : 2;
+    p.unit_bytes = p.unit_blocks * p.block_bytes;
     p.n_units = (p.blocks + p.unit_blocks - 1) / p.unit_blocks;
-    p.head_bytes = groups ? groups * 4 * PANEL_ROWS : (PANEL_ROWS << s->bits) + 8 * PANEL_ROWS;
+    p.head_bytes = (PANEL_ROWS << s->bits) + 8 * PANEL_ROWS;
+    p.bytes = p.head_bytes + p.n_units * p.unit_bytes;
     return p;
 }
 
 /* --- codes ----------------------------------------------------------------------------------- */
 
-/* Bit i of b to bit 0 of byte i. */
-static uint64_t spread(uint8_t b)
+/* sq of 3 bits: a nibble that holds a code beside bit `spare`, and a code of such a nibble. */
+static uint8_t put_spare(uint8_t code, unsigned spare)
 {
-    const uint64_t x = b * UINT64_C(0x0101010101010101) & UINT64_C(0x8040201008040201);
+    const unsigned low = (1u << spare) - 1;
 
-    return (x + UINT64_C(0x7f7f7f7f7f7f7f7f)) >> 7 & UINT64_C(0x0101010101010101);
+    return (uint8_t)((code & low) | (code & ~low) << 1);
 }
 
-static void put_thirds(const uint8_t third[4], bool even, uint8_t *to)
+static uint8_t without_spare(uint8_t nibble, unsigned spare)
 {
-    uint64_t bits =
-        spread(third[0]) | spread(third[1]) << 1 | spread(third[2]) << 4 | spread(third[3]) << 5;
-    uint64_t there = 0;
+    const unsigned low = (1u << spare) - 1;
 
-    if (even)
-        bits <<= 2;
-    else
-        memcpy(&there, to, 8);
-    bits = htole64(bits) | there;
-    memcpy(to, &bits, 8);
+    return (uint8_t)((nibble & low) | (nibble >> 1 & ~low & 7));
+}
+
+/* A row's codes of a block, to bytes i of the three vectors of its pair of rows. */
+static void pack_thirds(const uint8_t code[SCHEME_BLOCK], bool odd, uint8_t *to)
+{
+    for (size_t i = 0; i < 8; i++) {
+        const uint8_t c[4] = {code[i], code[8 + i], code[16 + i], code[24 + i]};
+
+        for (unsigned v = 0; v < 3; v++) {
+            const unsigned spare = 2 - v, its = v == 2 ? 0xff : 0x11u << spare;
+            uint8_t *byte = to + 64 * v + i, bits;
+
+            if (!odd && v == 2)
+                continue;
+            if (!odd) {
+                bits = (uint8_t)(put_spare(c[2 * v], spare) | put_spare(c[2 * v + 1], spare) << 4);
+                *byte = (uint8_t)((*byte & its) | bits);
+                continue;
+            }
+            bits = (uint8_t)((c[2] >> spare & 1) << spare | (c[3] >> spare & 1) << spare << 4);
+            if (v == 2)
+                bits |= (uint8_t)(put_spare(c[0], 0) | put_spare(c[1], 0) << 4);
+            *byte = (uint8_t)((*byte & ~its) | bits);
+        }
+    }
+}
+
+/* Column 8 k + i, of i = 0. */
+static uint8_t read_third(const uint8_t *from, bool odd, size_t k)
+{
+    const unsigned up = 4 * (k % 2);
+
+    if (odd && k >= 2)
+        return (uint8_t)((from[0] >> up & 4) | (from[64] >> up & 2) | (from[128] >> up & 1));
+    const unsigned v = odd ? 2 : (unsigned)k / 2;
+    return without_spare(from[64 * v] >> up & 15, 2 - v);
 }
 
 static void pack_codes(const struct scheme_panel *s, uint8_t *panel, size_t r, const uint8_t *src)
 {
     const uint32_t bits = s->scheme.bits;
     const size_t q = r % 4, lane = 16 * (r / 4);
-    uint8_t *units = panel + s->head_bytes;
+    uint8_t *units = panel + s->head_bytes, code[SCHEME_BLOCK];
 
-    for (size_t b = 0; b < s->blocks; b++, src += 4 * bits) {
+    for (size_t b = 0; b < s->blocks; b++) {
         uint8_t *unit = units + b / s->unit_blocks * s->unit_bytes;
         const size_t at = lane + b % s->unit_blocks * 8;
 
-        memcpy(unit + 64 * q + at, src, bits == 4 ? 16 : 8);
-        if (bits == 3)
-            put_thirds(src + 8, q % 2 == 0, unit + 256 + 64 * (q / 2) + at);
+        if (bits == 3) {
+            scheme_codes(&s->scheme, src, b, code);
+            pack_thirds(code, q % 2, unit + 192 * (q / 2) + at);
+        } else {
+            memcpy(unit + 64 * q + at, src + b * 4 * bits, 4 * bits);
+        }
     }
+}
+
+/* g: where the code of column c of row r stands in a block: the first of its bits. 3 bits: of group 6
+ * and 7 the bits stand at the same place in three vectors. */
+struct place {
+    size_t at;
+    unsigned shift;
+};
+
+static struct place place_of_code(uint32_t bits, size_t r, size_t c)
+{
+    const size_t g = c / 4, at = 4 * r + c % 4;
+
+    if (bits == 4)
+        return (struct place){64 * (g % 4) + at, 4 * (unsigned)(g / 4)};
+    if (bits == 2)
+        return (struct place){64 * (g / 4) + at, 2 * (unsigned)(g % 4)};
+    return g < 6 ? (struct place){64 * (g / 2) + at, 4 * (unsigned)(g % 2)}
+                 : (struct place){at, 4 * (unsigned)(g % 2) + 3};
+}
+
+static void pack_group_codes(const struct scheme_panel *s, uint8_t *panel, size_t r,
+                             const uint8_t *src)
+{
+    const uint32_t bits = s->scheme.bits;
+
+    for (size_t b = 0; b < s->blocks; b++) {
+        uint8_t code[SCHEME_BLOCK], *to = panel + scheme_block_at(s, b);
+
+        scheme_codes(&s->scheme, src, b, code);
+        for (size_t i = 0; i < s->block_bytes; i += 64)
+            memset(to + i + 4 * r, 0, 4);
+        for (size_t c = 0; c < SCHEME_BLOCK; c++) {
+            const struct place p = place_of_code(bits, r, c);
+            const bool spread = bits == 3 && c >= 24;
+
+            to[p.at] |= (uint8_t)((spread ? code[c] & 1 : code[c]) << p.shift);
+            for (size_t i = 1; spread && i < 3; i++)
+                to[p.at + 64 * i] |= (uint8_t)((code[c] >> i & 1) << p.shift);
+        }
+    }
+}
+
+static uint8_t read_group_code(uint32_t bits, const uint8_t *from, size_t r, size_t c)
+{
+    const struct place p = place_of_code(bits, r, c);
+
+    if (bits == 3 && c >= 24)
+        return (uint8_t)((from[p.at] >> p.shift & 1) | (from[p.at + 64] >> p.shift & 1) << 1 |
+                         (from[p.at + 128] >> p.shift & 1) << 2);
+    return from[p.at] >> p.shift & ((1u << bits) - 1);
 }
 
 /* --- levels and scales ----------------------------------------------------------------------- */
@@ -113,8 +206,8 @@ static void pack_levels(const struct scheme_panel *s, uint8_t *panel, size_t r, 
 static void pack_groups(const struct scheme_panel *s, uint8_t *panel, size_t r, const uint8_t *src,
                         bool is_min)
 {
-    for (size_t at = is_min ? 32 : 0; at < s->head_bytes; at += 64, src += 2)
-        memcpy(panel + at + 2 * r, src, 2);
+    for (size_t i = 0; i < s->n_units; i++, src += 2)
+        memcpy(panel + i * s->unit_bytes + (is_min ? 32 : 0) + 2 * r, src, 2);
 }
 
 void kernels_scheme_pack(const struct scheme_panel *s, enum scheme_part part, uint8_t *panels, uint32_t row,
@@ -123,20 +216,73 @@ void kernels_scheme_pack(const struct scheme_panel *s, enum scheme_part part, ui
     const size_t bytes = scheme_panel_bytes(s);
     const size_t row_bytes = part == SCHEME_CODES ? (size_t)s->blocks * 4 * s->scheme.bits
                              : part == SCHEME_LUT ? (size_t)2 << s->scheme.bits
-                                                  : s->head_bytes / (2 * PANEL_ROWS);
+                                                  : (size_t)s->n_units * 2;
 
     for (uint32_t i = 0; i < n; i++) {
         uint8_t *panel = panels + (row + i) / PANEL_ROWS * bytes;
         const uint8_t *from = (const uint8_t *)src + i * row_bytes;
         const size_t r = (row + i) % PANEL_ROWS;
 
-        if (part == SCHEME_CODES)
+        if (part == SCHEME_CODES && s->group_blocks)
+            pack_group_codes(s, panel, r, from);
+        else if (part == SCHEME_CODES)
             pack_codes(s, panel, r, from);
         else if (part == SCHEME_LUT)
             pack_levels(s, panel, r, from);
         else
             pack_groups(s, panel, r, from, part == SCHEME_MIN);
     }
+}
+
+/* --- the sparse part -------------------------------------------------------------------------- */
+
+/* Rows of a panel by falling number of entries. */
+static struct sparse_panel sort_rows(const uint32_t *starts, size_t rows)
+{
+    struct sparse_panel p = {.first = starts[0]};
+
+    for (size_t r = 0; r < PANEL_ROWS; r++) {
+        const uint16_t n = r < rows ? (uint16_t)(starts[r + 1] - starts[r]) : 0;
+        size_t i = r;
+
+        for (; i > 0 && p.n[i - 1] < n; i--) {
+            p.n[i] = p.n[i - 1];
+            p.row[i] = p.row[i - 1];
+        }
+        p.n[i] = n;
+        p.row[i] = (uint8_t)r;
+    }
+    return p;
+}
+
+int kernels_order_sparse(struct sparse *s, uint32_t rows)
+{
+    uint32_t *const all = s->memory, most = 0;
+    struct sparse_panel *panels = s->memory;
+
+    for (uint32_t r = 0; r < rows; r += PANEL_ROWS) {
+        const uint32_t n = all[rows - r < PANEL_ROWS ? rows : r + PANEL_ROWS] - all[r];
+        most = n > most ? n : most;
+    }
+    uint32_t *entries = malloc((size_t)most * sizeof(*entries));
+    if (most && !entries)
+        return -ENOMEM;
+    for (uint32_t r = 0; r < rows; r += PANEL_ROWS) {
+        const uint32_t n = rows - r < PANEL_ROWS ? rows - r : PANEL_ROWS;
+        uint32_t starts[PANEL_ROWS + 1], *at = entries;
+
+        memcpy(starts, all + r, (n + 1) * sizeof(*starts)); /* the panel comes to stand before them */
+        const struct sparse_panel p = sort_rows(starts, n);
+        for (size_t i = 0; i < PANEL_ROWS; i += 4)
+            for (uint32_t k = 0; k < p.n[i]; k++)
+                for (size_t j = i; j < i + 4 && p.n[j] > k; j++)
+                    *at++ = s->entries[starts[p.row[j]] + k];
+        memcpy(s->entries + starts[0], entries, (size_t)(at - entries) * sizeof(*entries));
+        memcpy(&panels[r / PANEL_ROWS], &p, sizeof(p));
+    }
+    memset(s->entries + s->n, 0, SPARSE_PAST * sizeof(*s->entries));
+    free(entries);
+    return 0;
 }
 
 /* --- reading back ---------------------------------------------------------------------------- */
@@ -147,31 +293,24 @@ void kernels_scheme_read(const struct scheme_panel *s, const uint8_t *panel, siz
     const uint32_t bits = s->scheme.bits;
     const uint8_t *unit = panel + s->head_bytes + b / s->unit_blocks * s->unit_bytes;
     const size_t q = row % 4, at = 16 * (row / 4) + b % s->unit_blocks * 8;
-    const uint8_t *low = unit + 64 * q + at, *third = unit + 256 + 64 * (q / 2) + at;
-    static const uint8_t third_at[4] = {0, 1, 4, 5};
 
+    if (s->group_blocks) {
+        for (size_t c = 0; c < SCHEME_BLOCK; c++)
+            u[c] = read_group_code(bits, panel + scheme_block_at(s, b), row, c);
+        *d = f32_from_f16(load_u16(unit + 2 * row));
+        *m = f32_from_f16(load_u16(unit + 32 + 2 * row));
+        return;
+    }
     for (size_t c = 0; c < SCHEME_BLOCK; c++) {
-        if (bits == 4) {
-            u[c] = low[c % 16] >> (c / 16 * 4) & 15;
-        } else {
-            const size_t k = c / 8, i = c % 8;
-
-            u[c] = low[i] >> 2 * k & 3;
-            if (bits == 3)
-                u[c] |= (uint8_t)((third[i] >> (third_at[k] + (q % 2 ? 0 : 2)) & 1) << 2);
-        }
-        if (s->scheme.kind == SCHEME_SQ)
-            u[c] = panel[table_at(bits, row) + u[c]];
+        if (bits == 4)
+            u[c] = unit[64 * q + at + c % 16] >> (c / 16 * 4) & 15;
+        else if (bits == 3)
+            u[c] = read_third(unit + 192 * (q / 2) + at + c % 8, q % 2, c / 8);
+        else
+            u[c] = unit[64 * q + at + c % 8] >> c / 8 * 2 & 3;
+        u[c] = panel[table_at(bits, row) + u[c]];
     }
-    if (s->scheme.kind == SCHEME_SQ) {
-        const uint8_t *scales = panel + ((size_t)PANEL_ROWS << bits);
-
-        memcpy(d, scales + 4 * row, 4);
-        memcpy(m, scales + 4 * (PANEL_ROWS + row), 4);
-    } else {
-        const uint8_t *group = panel + b / s->group_blocks * 64;
-
-        *d = f32_from_f16(load_u16(group + 2 * row));
-        *m = f32_from_f16(load_u16(group + 32 + 2 * row));
-    }
+    const uint8_t *scales = panel + ((size_t)PANEL_ROWS << bits);
+    memcpy(d, scales + 4 * row, 4);
+    memcpy(m, scales + 4 * (PANEL_ROWS + row), 4);
 }

@@ -1,19 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Panels of 16 rows in the schemes of compute/scheme.h. Row r = 4 l + q of a panel has its codes in
- * lane l (16 bytes) of vector q (64 bytes), so that one table of 16 bytes serves a lane.
+ * Panels of 16 rows in the schemes of compute/scheme.h.
  *
- *   head   sq: the rows' levels, as u8, then d f32[16], m f32[16]:
+ *   sq     row r = 4 l + q has its codes in lane l (16 bytes) of vector q (64 bytes), so that one
+ *          table of 16 bytes serves a lane:
+ *   head   the rows' levels, as u8, then d f32[16], m f32[16]:
  *            4 bits  u8[q][l][16]
  *            3 bits  u8[q / 2][l][q % 2][8]
  *            2 bits  u8[l][q][4]
- *          g: for each group d f16[16], m f16[16]
  *   units  of 32 columns (4 bits) or 64 (2 and 3), one after another:
  *            4 bits  u8[q][l][16]: low nibble column i, high nibble column i + 16
  *            2 bits  u8[q][l][2][8]: of 32 columns each; bits 2k, 2k + 1 are column 8k + i's
- *            3 bits  the same of the codes' low two bits, then u8[q / 2][l][2][8]: the third bits
- *                    of columns i, 8 + i, 16 + i, 24 + i, where q is even at bits 2, 3, 6, 7, else
- *                    at bits 0, 1, 4, 5
+ *            3 bits  u8[q / 2][3][l][2][8]: of each nibble of [0] bits 0, 1, 3, low nibbles are
+ *                    columns i, high ones 8 + i of the row whose q is even; of [1] bits 0, 2, 3
+ *                    columns 16 + i and 24 + i; of [2] bits 1, 2, 3 columns i and 8 + i of the
+ *                    other row, and its columns 16 + i and 24 + i are in the bits left over: their
+ *                    bits 2, 1 and 0 in [0], [1] and [2]. So three vectors are eight of indices,
+ *                    for tables that hold every level twice.
+ *
+ *   g      group after group: d f16[16], m f16[16], then its blocks of 32 columns as
+ *          LAYOUT_G2 to LAYOUT_G4 have them (internal.h)
  *
  * A weight is d * u + m. In g, u is the code. In sq, u is the row's level of that code, rounded to
  * an integer from 0, the row's least level, to scheme_level_max(), its greatest; d and m of the row
@@ -35,9 +41,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "compute/scheme.h"
-
-struct acts;
+#include "compute/kernels/kernels.h"
 
 /* sq: the greatest u. The fewer bits a code has, the less its levels' rounding is beside its own
  * error: so that more products fit a word's sum: 2, of 3 bits 4, of 2 bits 8 times 127. */
@@ -50,39 +54,79 @@ struct scheme_panel {
     struct scheme scheme;  /* kind SCHEME_NONE: the matrix is of a plain type */
     uint32_t blocks;       /* of 32 columns in a row */
     uint32_t group_blocks; /* of sq 0 */
-    uint32_t unit_blocks, unit_bytes, n_units, head_bytes;
+    uint32_t block_bytes;  /* g: of the codes of a block */
+    uint32_t unit_blocks, unit_bytes, n_units, head_bytes; /* g: a unit is a group */
+    uint32_t bytes;
 };
 
-/* Entries of row r: [rows[r], rows[r + 1]), each a column and, 16 bits up, a value in f16. */
-struct sparse {
-    uint32_t n; /* 0: there is no such part, nor memory */
-    uint32_t *rows, *entries;
+/* The entries of a panel. Its rows stand in falling order of how many entries they have, and go four
+ * by four: the first entries of the four, their second ones, and so on, of those that have as many.
+ * So four rows are added at once, whose entries follow one another. */
+struct sparse_panel {
+    uint32_t first; /* of the entries */
+    uint16_t n[PANEL_ROWS];
+    uint8_t row[PANEL_ROWS];
 };
+
+/* An entry is a column and, 16 bits up, a value in f16. */
+struct sparse {
+    uint32_t n;     /* entries; 0: there is no such part, nor memory */
+    void *memory;   /* while it is loaded: u32[rows + 1], where the entries of each row begin */
+    uint32_t *entries; /* SPARSE_PAST more than n, zeros: four are read at once */
+};
+
+#define SPARSE_PAST 3u
+
+static inline const struct sparse_panel *sparse_panel(const struct sparse *s, size_t p)
+{
+    return (const struct sparse_panel *)s->memory + p;
+}
 
 /* Tokens [t0, t0 + nt) of `a` times n panels: acc f32[n][nt][16]. */
 typedef void (*scheme_fn)(const struct scheme_panel *s, const uint8_t *const *panels, size_t n,
                           const struct acts *a, size_t t0, size_t nt, float *acc);
-/* Rows [row, row + n_rows) of at most 16, added to acc f32[nt][16]. */
-typedef void (*sparse_fn)(const struct sparse *s, size_t row, size_t n_rows, const struct acts *a,
-                          size_t t0, size_t nt, float *acc);
+/* The entries of panel p, added to acc f32[nt][16]. */
+typedef void (*sparse_fn)(const struct sparse *s, size_t p, const struct acts *a, size_t t0,
+                          size_t nt, float *acc);
 
 /* cols: a multiple of 32. */
 struct scheme_panel kernels_scheme_panel(const struct scheme *s, uint32_t cols);
 
 static inline size_t scheme_panel_bytes(const struct scheme_panel *s)
 {
-    return s->head_bytes + (size_t)s->n_units * s->unit_bytes;
+    return s->bytes;
+}
+
+/* Bytes before the entries: as many row starts as fill the last panel take more than its place. */
+static inline size_t sparse_panels_bytes(uint32_t rows)
+{
+    return (((size_t)rows + PANEL_ROWS - 1) / PANEL_ROWS * PANEL_ROWS + 1) * 4;
 }
 
 static inline size_t sparse_bytes(uint32_t rows, uint32_t n)
 {
-    return n ? ((size_t)rows + 1 + n) * 4 : 0;
+    return n ? sparse_panels_bytes(rows) + ((size_t)n + SPARSE_PAST) * 4 : 0;
 }
+
+/* The entries of each row, [starts[r], starts[r + 1]), in rising order of columns, to panels.
+ * 0, -ENOMEM. */
+int kernels_order_sparse(struct sparse *s, uint32_t rows);
 
 /* Put rows [row, row + n) of a part of the dense weights into panels, of which the first has row 0.
  * Each part has bytes of its own. */
 void kernels_scheme_pack(const struct scheme_panel *s, enum scheme_part part, uint8_t *panels, uint32_t row,
                  const void *src, uint32_t n);
+
+/* g: where block b stands in a panel, d and m of its group first. */
+static inline size_t scheme_group_at(const struct scheme_panel *s, size_t b)
+{
+    return b / s->group_blocks * s->unit_bytes;
+}
+
+static inline size_t scheme_block_at(const struct scheme_panel *s, size_t b)
+{
+    return scheme_group_at(s, b) + 64 + b % s->group_blocks * s->block_bytes;
+}
 
 /* What a panel's row holds, for the reference and tests: u of column block b; d and m there. */
 void kernels_scheme_read(const struct scheme_panel *s, const uint8_t *panel, size_t row, size_t b,

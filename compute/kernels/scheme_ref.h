@@ -55,20 +55,21 @@ static void scheme_integer(const struct scheme_panel *s, const uint8_t *const *p
     scheme_mul(s, panels, n, a, t0, nt, false, acc);
 }
 
-static void sparse_add(const struct sparse *s, size_t row, size_t n_rows, const struct acts *a,
-                       size_t t0, size_t nt, float *acc)
+static void sparse_add(const struct sparse *s, size_t p, const struct acts *a, size_t t0, size_t nt,
+                       float *acc)
 {
-    for (size_t t = 0; t < nt; t++) {
-        const float *x = a->x + (t0 + t) * a->cols;
+    const struct sparse_panel *of = sparse_panel(s, p);
+    const uint32_t *entry = s->entries + of->first;
 
-        for (size_t r = 0; r < n_rows; r++) {
-            float *y = &acc[t * PANEL_ROWS + r];
+    for (size_t i = 0; i < PANEL_ROWS; i += 4)
+        for (size_t k = 0; k < of->n[i]; k++)
+            for (size_t j = i; j < i + 4 && of->n[j] > k; j++, entry++)
+                for (size_t t = 0; t < nt; t++) {
+                    float *y = &acc[t * PANEL_ROWS + of->row[j]];
 
-            for (uint32_t i = s->rows[row + r]; i < s->rows[row + r + 1]; i++)
-                *y = fmaf(f32_from_f16((uint16_t)(s->entries[i] >> 16)), x[s->entries[i] & 0xffff],
-                          *y);
-        }
-    }
+                    *y = fmaf(f32_from_f16((uint16_t)(*entry >> 16)),
+                              a->x[(t0 + t) * a->cols + (*entry & 0xffff)], *y);
+                }
 }
 
 /* One for all: a scheme is read, not compiled in. */

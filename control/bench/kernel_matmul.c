@@ -52,9 +52,10 @@ static unsigned ring_length(const struct matmul *p, const struct ring *r, size_t
 }
 
 /* Every row's entries in every SPARSE_PARTth column. */
-static void pack_sparse(const struct matmul *p, struct mat *m)
+static int pack_sparse(const struct matmul *p, struct mat *m)
 {
     const uint32_t n = p->cols / SPARSE_PART;
+    uint32_t bad_row;
 
     for (uint32_t r = 0; r <= p->rows; r++) {
         const uint32_t start = r * n;
@@ -65,6 +66,7 @@ static void pack_sparse(const struct matmul *p, struct mat *m)
         mat_pack_part(m, SCHEME_SP_COLS, i, &col, 1);
         mat_pack_part(m, SCHEME_SP_VALUES, i, &value, 1);
     }
+    return mat_close_sparse(m, &bad_row);
 }
 
 static int open_scheme(const struct matmul *p, const uint8_t *bytes, struct mat **out)
@@ -79,9 +81,7 @@ static int open_scheme(const struct matmul *p, const uint8_t *bytes, struct mat 
         mat_pack_part(*out, SCHEME_LUT, 0, bytes, p->rows);
     for (int part = SCHEME_SCALE; s->kind == SCHEME_G && part <= SCHEME_MIN; part++)
         mat_pack_part(*out, (enum scheme_part)part, 0, bytes, p->rows);
-    if (n_sparse(p))
-        pack_sparse(p, *out);
-    return 0;
+    return n_sparse(p) ? pack_sparse(p, *out) : 0;
 }
 
 static int open_ring(struct matmul *p, struct ring *r, const uint8_t *blocks, size_t ring_bytes)

@@ -51,6 +51,16 @@ KFN struct place place_of(enum layout_id id, const uint8_t *panel, size_t b)
     return (struct place){unit, unit + l->codes + i * l->block_bytes, unit + l->scales + 32 * i};
 }
 
+/* 3 bits: the codes of groups 6 and 7, in the low and the high nibbles. */
+KFN vb third_bits(const uint8_t *codes)
+{
+    const vb spare = vb_set8((char)0x88);
+    const vb x0 = vb_and(vb_load(codes), spare), x1 = vb_and(vb_load(codes + 64), spare);
+    const vb x2 = vb_and(vb_load(codes + 128), spare);
+
+    return vb_or(vb_srl16(x0, 3), vb_or(vb_srl16(x1, 2), vb_srl16(x2, 1)));
+}
+
 /* The codes of group g, as stored (Q8_0: signed). */
 KFN vb codes_of(enum layout_id id, const uint8_t *codes, size_t g)
 {
@@ -58,6 +68,12 @@ KFN vb codes_of(enum layout_id id, const uint8_t *codes, size_t g)
 
     if (bits == 8)
         return vb_load(codes + 64 * g);
+    if (bits == 2)
+        return vb_and(vb_srl16(vb_load(codes + g / 4 * 64), 2 * (int)(g % 4)), vb_set8(3));
+    if (bits == 3) {
+        vb x = g < 6 ? vb_load(codes + g / 2 * 64) : third_bits(codes);
+        return vb_and(g % 2 ? vb_srl16(x, 4) : x, vb_set8(7));
+    }
     vb c = vb_load(codes + g % 4 * 64);
     c = vb_and(g < 4 ? c : vb_srl16(c, 4), vb_set8(15));
     if (bits == 5) {
@@ -404,7 +420,7 @@ KFN vb sum_of(enum layout_id id, vb w, const int16_t *neg)
     if (kernels_layouts[id].bits == 6) {                                                           \
         T(HALF_, 0) STEPS(T) T(SCALE_, vb_dup_low16(sc))                                           \
         T(HALF_, 1) STEPS_HIGH(T) T(SCALE2_, vb_dup_high16(sc))                                    \
-    } else if (kernels_layouts[id].bits == 4 && kernels_layouts[id].offset == 0) {                 \
+    } else if (kernels_layouts[id].bits <= 4 && kernels_layouts[id].offset == 0) {                 \
         FIRST(T) STEP(T, 1) STEP(T, 2) STEP(T, 3) STEPS_HIGH(T) T(ADD_, 0)                         \
     } else {                                                                                       \
         T(BEGIN_, kernels_layouts[id].bits - 1)                                                    \
@@ -449,18 +465,9 @@ KFN void mul_int(enum layout_id id, const uint8_t *const *panels, size_t n, cons
 
 /* --- f32 arithmetic ---------------------------------------------------------------------------- */
 
-/* Block b as plain weights f32[32][16], in `w` unless the panel holds them so. */
-KFN const float *weights_of(enum layout_id id, const uint8_t *panel, size_t b, float *w)
+/* A block of codes as plain weights f32[32][16] in w. */
+KFN const float *weights_at(enum layout_id id, struct place p, float *w)
 {
-    if (id == LAYOUT_F32)
-        return (const float *)panel + b * 32 * PANEL_ROWS;
-    if (kernels_layouts[id].bits == 0) {
-        const uint16_t *h = (const uint16_t *)panel + b * 32 * PANEL_ROWS;
-        for (size_t k = 0; k < 32; k++)
-            v_store(w + 16 * k, id == LAYOUT_F16 ? v_loadh(h + 16 * k) : v_load_bf16(h + 16 * k));
-        return w;
-    }
-    struct place p = place_of(id, panel, b);
     const v16 d = scale_of(id, p);
     const v16 m = kernels_layouts[id].has_min ? min_of(id, p) : v_set1(0.f);
     const v16 offset = v_set1(kernels_layouts[id].offset);
@@ -483,6 +490,20 @@ KFN const float *weights_of(enum layout_id id, const uint8_t *panel, size_t b, f
 #undef COLUMNS
 #undef COLUMN
     return w;
+}
+
+/* Block b as plain weights f32[32][16], in `w` unless the panel holds them so. */
+KFN const float *weights_of(enum layout_id id, const uint8_t *panel, size_t b, float *w)
+{
+    if (id == LAYOUT_F32)
+        return (const float *)panel + b * 32 * PANEL_ROWS;
+    if (kernels_layouts[id].bits == 0) {
+        const uint16_t *h = (const uint16_t *)panel + b * 32 * PANEL_ROWS;
+        for (size_t k = 0; k < 32; k++)
+            v_store(w + 16 * k, id == LAYOUT_F16 ? v_loadh(h + 16 * k) : v_load_bf16(h + 16 * k));
+        return w;
+    }
+    return weights_at(id, place_of(id, panel, b), w);
 }
 
 /* Six tokens' x, ldx apart, times one block of weights: the accumulators stay in registers. */

@@ -7,6 +7,7 @@
  *   vb_lookup(t, i)     bytes i of the lane's table t, by their low four bits; bit 7 of i is 0
  *   vb_even(a, b)       a lane: dwords 0 and 2 of a's, then of b's
  *   vb_odd(a, b)        1 and 3
+ *   vh_pin(x)           x is known here: GCC moves nothing that makes it, or uses it, across
  *   vh, vh_*            the same and vb_'s others for one of HALVES parts of HALF_BYTES: of a vb
  * what a register holds vh_join(halves)     a vb of them
  *
@@ -20,11 +21,10 @@
 
 #define EACH(i, n) UNROLL for (size_t i = 0, i##_n = (n); i < i##_n; i++)
 
-/* What is known when it is compiled. */
+/* Of sq, what is known when it is compiled. */
 struct kind {
     unsigned bits;
-    bool levels; /* sq */
-    bool words;  /* activations of 16 bits */
+    bool words; /* activations of 16 bits */
 };
 
 #define FIELDS(bits) ((bits) == 4 ? 2u : 4u) /* vectors of u that a vector of codes gives */
@@ -32,8 +32,9 @@ struct kind {
 /* --- tables ------------------------------------------------------------------------------------
  */
 
-/* Of a panel in sq: vector q's at t[q]; 2 bits: for the low two bits of a nibble, and at t[4 + q]
- * for the high two. */
+/* Of a panel in sq. 4 bits: vector q's at t[q]. 3 bits: at t[4 (q / 2) + i] those of its pair of rows'
+ * vectors of indices, by pairs: see read_unit. 2 bits: for the low two bits of a nibble at t[q], for
+ * the high two at t[4 + q]. */
 KFN void tables_of(const unsigned bits, const uint8_t *head, uint8_t *t)
 {
     static const uint8_t low[4][16] = {
@@ -46,8 +47,10 @@ KFN void tables_of(const unsigned bits, const uint8_t *head, uint8_t *t)
         {4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7},
         {8, 8, 8, 8, 9, 9, 9, 9, 10, 10, 10, 10, 11, 11, 11, 11},
         {12, 12, 12, 12, 13, 13, 13, 13, 14, 14, 14, 14, 15, 15, 15, 15}};
-    static const uint8_t half[2][16] = {
-        {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7},
+    static const uint8_t thirds[4][16] = {
+        {0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7},
+        {0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7},
+        {8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15},
         {8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15}};
 
     EACH(q, 4)
@@ -55,7 +58,8 @@ KFN void tables_of(const unsigned bits, const uint8_t *head, uint8_t *t)
         if (bits == 4) {
             vb_store(t + 64 * q, vb_load(head + 64 * q));
         } else if (bits == 3) {
-            vb_store(t + 64 * q, vb_lookup(vb_load(head + 64 * (q / 2)), vb_bcast128(half[q % 2])));
+            vb_store(t + 64 * q, vb_lookup(vb_load(head), vb_bcast128(thirds[q])));
+            vb_store(t + 64 * (4 + q), vb_lookup(vb_load(head + 64), vb_bcast128(thirds[q])));
         } else {
             vb_store(t + 64 * q, vb_lookup(vb_load(head), vb_bcast128(low[q])));
             vb_store(t + 64 * (4 + q), vb_lookup(vb_load(head), vb_bcast128(high[q])));
@@ -66,39 +70,44 @@ KFN void tables_of(const unsigned bits, const uint8_t *head, uint8_t *t)
 /* --- a vector of codes -------------------------------------------------------------------------
  */
 
-/* u of half a vector q of a unit, codes and tables from that half on: 4 bits: columns 16 k + i;
- * else 8 k + i of both blocks, as they lie. */
-KFN void read_unit(const struct kind k, const uint8_t *unit, const size_t q, const uint8_t *tables,
-                   vh u[4])
+/* The low nibbles of x as indices and the high ones. */
+KFN void nibbles(vh x, vh u[2])
 {
-    const vh x = vh_load(unit + 64 * q);
+    u[0] = vh_and(x, vh_set8(15));
+    u[1] = vh_and(vh_srl16(x, 4), vh_set8(15));
+}
 
-    if (k.bits == 4) {
-        u[0] = vh_and(x, vh_set8(15));
-        u[1] = vh_and(vh_srl16(x, 4), vh_set8(15));
-    } else if (k.bits == 3) {
-        vh third = vh_load(unit + 256 + 64 * (q / 2));
-        if (q % 2)
-            third = vh_sll16(third, 2);
-        u[0] = vh_or(vh_and(x, vh_set8(0x33)), vh_and(third, vh_set8(0x44)));
-        u[1] =
-            vh_or(vh_and(vh_srl16(x, 2), vh_set8(0x33)), vh_and(vh_srl16(third, 1), vh_set8(0x44)));
-        u[2] = vh_srl16(u[0], 4); /* bits 3 and 7 are 0, and 4 to 6 no index */
-        u[3] = vh_srl16(u[1], 4);
-    } else if (k.levels) {
-        u[0] = u[1] = vh_and(x, vh_set8(15));
-        u[2] = u[3] = vh_and(vh_srl16(x, 4), vh_set8(15));
-    } else {
-        u[0] = vh_and(x, vh_set8(3));
-        u[1] = vh_and(vh_srl16(x, 2), vh_set8(3));
-        u[2] = vh_and(vh_srl16(x, 4), vh_set8(3));
-        u[3] = vh_and(vh_srl16(x, 6), vh_set8(3));
+/* u of half a vector q of a unit, codes and tables from that half on: 4 bits: columns 16 k + i;
+ * else 8 k + i of both blocks, as they lie. 3 bits: of a row with an even q `left` is what it leaves
+ * to the next one, whose turn it is then. */
+KFN void read_unit(const struct kind k, const uint8_t *unit, const size_t q, const uint8_t *tables,
+                   vh *left, vh u[4])
+{
+    if (k.bits == 3) {
+        const uint8_t *codes = unit + 192 * (q / 2);
+
+        if (q % 2 == 0) {
+            const vh x0 = vh_load(codes), x1 = vh_load(codes + 64);
+            nibbles(x0, u);
+            nibbles(x1, u + 2);
+            *left = vh_or(vh_and(x0, vh_set8(0x44)), vh_and(x1, vh_set8(0x22)));
+        } else {
+            const vh x2 = vh_load(codes + 128);
+            nibbles(x2, u);
+            u[2] = vh_or(*left, vh_and(x2, vh_set8(0x11)));
+            u[3] = vh_srl16(u[2], 4); /* bits 3 and 7 are 0, and 4 to 6 no index */
+        }
+        EACH(i, 4) u[i] = vh_lookup(vh_load(tables + 64 * (2 * q + i / 2)), u[i]);
+        return;
     }
-    if (k.levels) {
-        EACH(i, FIELDS(k.bits))
-        u[i] = vh_lookup(vh_load(tables + 64 * (q + (k.bits == 2 && i % 2 ? 4 : 0))), u[i]);
-    } else if (k.bits == 3) {
-        EACH(i, 4) u[i] = vh_and(u[i], vh_set8(7));
+    const vh x = vh_load(unit + 64 * q);
+    if (k.bits == 4) {
+        nibbles(x, u);
+        EACH(i, 2) u[i] = vh_lookup(vh_load(tables + 64 * q), u[i]);
+    } else {
+        vh two[2];
+        nibbles(x, two);
+        EACH(i, 4) u[i] = vh_lookup(vh_load(tables + 64 * (q + 4 * (i % 2))), two[i / 2]);
     }
 }
 
@@ -153,7 +162,7 @@ KFN void read_acts(const struct kind k, const void *first, const void *second, u
  * scheme_level_max. */
 KFN size_t words_hold(const struct kind k)
 {
-    return !k.levels ? 8 : k.bits == 2 ? 4 : k.bits == 3 ? 2 : 1;
+    return k.bits == 2 ? 4 : k.bits == 3 ? 2 : 1;
 }
 
 /* The i'th of n products of u and signed a, which go to *word and, as often as that is full, to *s:
@@ -204,24 +213,10 @@ KFN vh add_pairs(vh a, vh b)
     return vh_add32(vh_even(a, b), vh_odd(a, b));
 }
 
-/* g: d and m of block b of a panel. */
-KFN v16 group_d(const struct scheme_panel *s, const uint8_t *head, size_t b)
+/* The rows' d and m are for scale_rows. */
+KFN void add_block(float *y, vb sum, const struct acts *a, size_t at)
 {
-    return v_loadh((const uint16_t *)(const void *)(head + b / s->group_blocks * 64));
-}
-
-KFN v16 group_m(const struct scheme_panel *s, const uint8_t *head, size_t b)
-{
-    return v_loadh((const uint16_t *)(const void *)(head + b / s->group_blocks * 64 + 32));
-}
-
-/* sq: the rows' d and m are for scale_rows. */
-KFN void add_block(const struct kind k, float *y, vb sum, v16 d, v16 m, const struct acts *a,
-                   size_t at)
-{
-    const v16 da = v_set1(a->d[at]);
-    const v16 acc = v_fma(k.levels ? da : v_mul(d, da), vb_to_float(sum), v_load(y));
-    v_store(y, k.levels ? acc : v_fma(m, v_set1(a->s[at]), acc));
+    v_store(y, v_fma(v_set1(a->d[at]), vb_to_float(sum), v_load(y)));
 }
 
 KFN void scale_rows(const unsigned bits, const struct scheme_panel *s, const uint8_t *head,
@@ -241,42 +236,41 @@ KFN void scale_rows(const unsigned bits, const struct scheme_panel *s, const uin
 /* One unit of a panel against T tokens: acts of them, y their accumulators. */
 KFN void unit_few(const struct kind k, const size_t T, const struct scheme_panel *s,
                   const uint8_t *panel, size_t unit, const uint8_t *tables, const uint8_t *acts,
-                  const struct acts *a, size_t t, float *y)
+                  const struct acts *a, size_t t0, float *y)
 {
     const uint8_t *codes = panel + s->head_bytes + unit * (k.bits == 3 ? 384 : 256);
     const size_t b = unit * (k.bits == 4 ? 1 : 2);
     vh sum0[4][HALVES], sum1[4][HALVES]; /* of each block */
+    vh u[2][4], left, first[4], low[4];
 
-    EACH(h, HALVES)
+    read_unit(k, codes, 0, tables, &left, u[0]);
+    EACH(i, 4 * HALVES)
     {
-        vh first[4], low[4], u[4];
-        EACH(q, 4)
+        const size_t q = i % 4, h = i / 4, next = i + 1;
+        /* What follows is looked up first: products would wait for it, and all behind them. */
+        EACH(f, T == 1 ? FIELDS(k.bits) : 0) vh_pin(u[i % 2][f]);
+        if (next < 4 * HALVES)
+            read_unit(k, codes + HALF_BYTES * (next / 4), next % 4,
+                      tables + HALF_BYTES * (next / 4), &left, u[next % 2]);
+        EACH(f, T == 1 && next < 4 * HALVES ? FIELDS(k.bits) : 0) vh_pin(u[next % 2][f]);
+        EACH(t, T)
         {
-            read_unit(k, codes + HALF_BYTES * h, q, tables + HALF_BYTES * h, u);
-            EACH(i, T)
-            {
-                const vh sum = dot_unit(k, u, acts + i * ACTS_BYTES);
-                if (q == 0 || q == 2) {
-                    first[i] = sum;
-                } else if (q == 1) {
-                    low[i] = add_pairs(first[i], sum);
-                } else {
-                    const vh high = add_pairs(first[i], sum);
-                    sum0[i][h] = k.bits == 4 ? add_pairs(low[i], high) : vh_even(low[i], high);
-                    sum1[i][h] = vh_odd(low[i], high);
-                }
+            const vh sum = dot_unit(k, u[i % 2], acts + t * ACTS_BYTES);
+            if (q == 0 || q == 2) {
+                first[t] = sum;
+            } else if (q == 1) {
+                low[t] = add_pairs(first[t], sum);
+            } else {
+                const vh up = add_pairs(first[t], sum);
+                sum0[t][h] = k.bits == 4 ? add_pairs(low[t], up) : vh_even(low[t], up);
+                sum1[t][h] = vh_odd(low[t], up);
             }
         }
     }
-    v16 d = v_set1(0.f), m = d;
-    if (!k.levels)
-        d = group_d(s, panel, b), m = group_m(s, panel, b);
-    EACH(i, T) add_block(k, y + 16 * i, vh_join(sum0[i]), d, m, a, b * a->n_tokens + t + i);
+    EACH(i, T) add_block(y + 16 * i, vh_join(sum0[i]), a, b * a->n_tokens + t0 + i);
     if (k.bits == 4 || b + 1 == s->blocks)
         return;
-    if (!k.levels)
-        d = group_d(s, panel, b + 1), m = group_m(s, panel, b + 1);
-    EACH(i, T) add_block(k, y + 16 * i, vh_join(sum1[i]), d, m, a, (b + 1) * a->n_tokens + t + i);
+    EACH(i, T) add_block(y + 16 * i, vh_join(sum1[i]), a, (b + 1) * a->n_tokens + t0 + i);
 }
 
 #define STREAMS_MAX 4u
@@ -313,12 +307,13 @@ KFN void pass_few(const struct kind k, const size_t T, const struct scheme_panel
 KFN void unpack_unit(const struct kind k, const uint8_t *codes, const uint8_t *tables, uint8_t *to)
 {
     vb u[4][4]; /* vector q, of which a lane has row 4 l + q */
+    vh left[HALVES];
 
     EACH(q, 4)
     {
         vh half[HALVES][4];
         EACH(h, HALVES)
-        read_unit(k, codes + HALF_BYTES * h, q, tables + HALF_BYTES * h, half[h]);
+        read_unit(k, codes + HALF_BYTES * h, q, tables + HALF_BYTES * h, &left[h], half[h]);
         EACH(f, FIELDS(k.bits))
         {
             vh field[HALVES];
@@ -339,47 +334,51 @@ KFN void unpack_unit(const struct kind k, const uint8_t *codes, const uint8_t *t
     }
 }
 
-KFN void tile_many(const struct kind k, const size_t T, const uint8_t *codes, v16 d, v16 m,
-                   const struct acts *a, size_t i, float *y)
+/* Half of the rows after the other: of both the sums do not fit the registers. */
+KFN void tile_many(const struct kind k, const size_t T, const uint8_t *codes, const struct acts *a,
+                   size_t i, float *y)
 {
-    vb s[4], word[4];
+    vh sum[4][HALVES];
 
-    EACH(t, T) s[t] = vb_set8(0);
-    EACH(g, 8)
+    EACH(h, HALVES)
     {
-        const vb c = vb_load(codes + 64 * g);
-        if (k.words) {
-            const vb even = vb_and(c, vb_set16(255)), odd = vb_srl16(c, 8);
-            EACH(t, T)
-            {
-                const int16_t *w = a->w + (i + t) * 32 + 4 * g;
-                s[t] = vb_dot16(s[t], even, vb_bcast(w));
-                s[t] = vb_dot16(s[t], odd, vb_bcast(w + 2));
+        vh s[4], word[4];
+
+        EACH(t, T) s[t] = vh_set8(0);
+        EACH(g, 8)
+        {
+            const vh c = vh_load(codes + 64 * g + HALF_BYTES * h);
+            if (k.words) {
+                const vh even = vh_and(c, vh_set16(255)), odd = vh_srl16(c, 8);
+                EACH(t, T)
+                {
+                    const int16_t *w = a->w + (i + t) * 32 + 4 * g;
+                    s[t] = dot_words(s[t], even, vh_bcast(w));
+                    s[t] = dot_words(s[t], odd, vh_bcast(w + 2));
+                }
+            } else {
+                EACH(t, T)
+                ADD_BYTES(vh, k, g, 8u, c, vh_bcast(a->q + (i + t) * 32 + 4 * g), word[t], s[t]);
             }
-        } else {
-            EACH(t, T)
-            ADD_BYTES(vb, k, g, 8u, c, vb_bcast(a->q + (i + t) * 32 + 4 * g), word[t], s[t]);
         }
+        (void)word;
+        EACH(t, T) sum[t][h] = s[t];
+        STORED(codes);
     }
-    (void)word;
-    EACH(t, T) add_block(k, y + 16 * t, s[t], d, m, a, i + t);
+    EACH(t, T) add_block(y + 16 * t, vh_join(sum[t]), a, i + t);
 }
 
-KFN void block_many(const struct kind k, const struct scheme_panel *s, const uint8_t *panel,
-                    size_t b, const uint8_t *codes, const struct acts *a, size_t t0, size_t nt,
-                    float *y)
+KFN void block_many(const struct kind k, size_t b, const uint8_t *codes, const struct acts *a,
+                    size_t t0, size_t nt, float *y)
 {
     size_t i = b * a->n_tokens + t0;
-    v16 d = v_set1(0.f), m = d;
 
-    if (!k.levels)
-        d = group_d(s, panel, b), m = group_m(s, panel, b);
     for (; nt >= 4; nt -= 4, i += 4, y += 64)
-        tile_many(k, 4, codes, d, m, a, i, y);
+        tile_many(k, 4, codes, a, i, y);
     for (; nt >= 2; nt -= 2, i += 2, y += 32)
-        tile_many(k, 2, codes, d, m, a, i, y);
+        tile_many(k, 2, codes, a, i, y);
     if (nt)
-        tile_many(k, 1, codes, d, m, a, i, y);
+        tile_many(k, 1, codes, a, i, y);
 }
 
 KFN void pass_many(const struct kind k, const struct scheme_panel *s, const uint8_t *const *panels,
@@ -394,8 +393,8 @@ KFN void pass_many(const struct kind k, const struct scheme_panel *s, const uint
             STORED(codes);
             for (size_t h = 0; h < s->unit_blocks; h++)
                 if (unit * s->unit_blocks + h < s->blocks)
-                    block_many(k, s, panels[j], unit * s->unit_blocks + h, codes + 512 * h, a, t0,
-                               nt, acc + j * nt * PANEL_ROWS);
+                    block_many(k, unit * s->unit_blocks + h, codes + 512 * h, a, t0, nt,
+                               acc + j * nt * PANEL_ROWS);
         }
 }
 
@@ -410,9 +409,8 @@ KFN void mul_scheme(const struct kind k, const struct scheme_panel *s, const uin
     size_t t = 0;
 
     memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
-    if (k.levels)
-        for (size_t j = 0; j < n; j++)
-            tables_of(k.bits, panels[j], tables[j]);
+    for (size_t j = 0; j < n; j++)
+        tables_of(k.bits, panels[j], tables[j]);
     if (nt >= UNPACK_TOKENS) {
         pass_many(k, s, panels, n, tables, a, t0, nt, acc);
         t = nt;
@@ -423,12 +421,28 @@ KFN void mul_scheme(const struct kind k, const struct scheme_panel *s, const uin
         pass_few(k, 2, s, panels, n, tables, a, t0, t, nt, acc);
     if (t < nt)
         pass_few(k, 1, s, panels, n, tables, a, t0, t, nt, acc);
-    for (size_t j = 0; k.levels && j < n; j++)
+    for (size_t j = 0; j < n; j++)
         scale_rows(k.bits, s, panels[j], a, t0, nt, acc + j * nt * PANEL_ROWS);
 }
 
 /* --- f32 arithmetic ------------------------------------------------------------------------------
  */
+
+KFN void mul_block_float(const float *w, const struct acts *a, size_t t0, size_t nt, size_t b,
+                         float *y)
+{
+    const float *x = a->x + t0 * a->cols + b * SCHEME_BLOCK;
+    size_t t = 0;
+
+    for (; t + 6 <= nt; t += 6)
+        mul_float_6(w, x + t * a->cols, a->cols, y + t * 16);
+    for (; t < nt; t++) {
+        v16 sum = v_load(y + t * 16);
+        for (size_t i = 0; i < SCHEME_BLOCK; i++)
+            sum = v_fma(v_load(w + 16 * i), v_set1(x[t * a->cols + i]), sum);
+        v_store(y + t * 16, sum);
+    }
+}
 
 KFN void mul_scheme_float(const struct kind k, const struct scheme_panel *s,
                           const uint8_t *const *panels, size_t n, const struct acts *a, size_t t0,
@@ -440,15 +454,11 @@ KFN void mul_scheme_float(const struct kind k, const struct scheme_panel *s,
 
     memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
     for (size_t j = 0; j < n; j++) {
-        float *y = acc + j * nt * PANEL_ROWS;
+        const float *scales = (const float *)(const void *)(panels[j] + (16u << k.bits));
+        const v16 d = v_load(scales), m = v_load(scales + 16);
 
-        if (k.levels)
-            tables_of(k.bits, panels[j], tables);
+        tables_of(k.bits, panels[j], tables);
         for (size_t b = 0; b < s->blocks; b++) {
-            const float *scales = (const float *)(const void *)(panels[j] + (16u << k.bits));
-            const v16 d = k.levels ? v_load(scales) : group_d(s, panels[j], b);
-            const v16 m = k.levels ? v_load(scales + 16) : group_m(s, panels[j], b);
-            const float *x = a->x + t0 * a->cols + b * SCHEME_BLOCK;
             const size_t unit = b / s->unit_blocks, h = b % s->unit_blocks;
 
             if (h == 0)
@@ -460,61 +470,156 @@ KFN void mul_scheme_float(const struct kind k, const struct scheme_panel *s,
                 COLUMN(0) COLUMN(1) COLUMN(2) COLUMN(3)
 #undef COLUMN
             }
-            size_t t = 0;
-            for (; t + 6 <= nt; t += 6)
-                mul_float_6(w, x + t * a->cols, a->cols, y + t * 16);
-            for (; t < nt; t++) {
-                v16 sum = v_load(y + t * 16);
-                for (size_t i = 0; i < SCHEME_BLOCK; i++)
-                    sum = v_fma(v_load(w + 16 * i), v_set1(x[t * a->cols + i]), sum);
-                v_store(y + t * 16, sum);
-            }
+            mul_block_float(w, a, t0, nt, b, acc + j * nt * PANEL_ROWS);
         }
     }
+}
+
+/* --- g: as types with a minimum, but for where d and m stand ------------------------------------ */
+
+#define EACH_GROUP_BLOCK(...)                                                                      \
+    for (size_t b = 0, unit = 0; b < s->blocks; unit += s->unit_bytes)                             \
+        for (size_t at = unit + 64, end_ = b + s->unit_blocks;                                     \
+             b < end_ && b < s->blocks; b++, at += kernels_layouts[id].block_bytes)                \
+            for (size_t j = 0; j < n; j++) {                                                       \
+                const struct place p = {panels[j] + unit, panels[j] + at, NULL};                   \
+                const size_t i = b * a->n_tokens + t0;                                             \
+                float *y = acc + j * nt * PANEL_ROWS;                                              \
+                __VA_ARGS__;                                                                       \
+            }
+#define DEFINE_GROUPS(kind)                                                                        \
+    KFN void groups_##kind(enum layout_id id, const struct scheme_panel *s,                        \
+                           const uint8_t *const *panels, size_t n, const struct acts *a,           \
+                           size_t t0, size_t nt, float *acc)                                       \
+    {                                                                                              \
+        memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));                                        \
+        if (nt == 1) {                                                                             \
+            EACH_GROUP_BLOCK(kind##_packed_1(id, p, a, i, y, NULL))                                \
+        } else if (nt == 2) {                                                                      \
+            EACH_GROUP_BLOCK(kind##_packed_2(id, p, a, i, y, NULL))                                \
+        } else if (nt == 3) {                                                                      \
+            EACH_GROUP_BLOCK(kind##_packed_3(id, p, a, i, y, NULL))                                \
+        } else if (nt == 4) {                                                                      \
+            EACH_GROUP_BLOCK(kind##_packed_4(id, p, a, i, y, NULL))                                \
+        } else if (nt == 5) {                                                                      \
+            EACH_GROUP_BLOCK(kind##_packed_5(id, p, a, i, y, NULL))                                \
+        } else {                                                                                   \
+            EACH_GROUP_BLOCK(kind##_block(id, p, a, i, nt, y))                                     \
+        }                                                                                          \
+    }
+DEFINE_GROUPS(byte)
+DEFINE_GROUPS(word)
+
+KFN void groups_float(enum layout_id id, const struct scheme_panel *s, const uint8_t *const *panels,
+                      size_t n, const struct acts *a, size_t t0, size_t nt, float *acc)
+{
+    _Alignas(64) float w[SCHEME_BLOCK * PANEL_ROWS];
+
+    memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
+    EACH_GROUP_BLOCK(
+        (void)i;
+        mul_block_float(weights_at(id, p, w), a, t0, nt, b, y))
 }
 
 /* --- the sparse part -----------------------------------------------------------------------------
  */
 
-static void sparse_add(const struct sparse *s, size_t row, size_t n_rows, const struct acts *a,
-                       size_t t0, size_t nt, float *acc)
+/* Four rows' next entries; `there` are those of the rows that have one, the first of the four. */
+struct entries {
+    __m128 values, there;
+    size_t col[4], n;
+};
+
+KFN struct entries read_entries(const uint32_t *at, __m128i n, size_t k)
 {
-    for (size_t r = 0; r < n_rows; r++) {
-        const uint32_t from = s->rows[row + r], to = s->rows[row + r + 1];
+    const __m128i there = _mm_cmpgt_epi32(n, _mm_set1_epi32((int)k));
+    const __m128i value = _mm_srli_epi32(_mm_loadu_si128((const __m128i *)(const void *)at), 16);
 
-        for (size_t t = 0; t < nt; t++) {
-            const float *x = a->x + (t0 + t) * a->cols;
-            float y = acc[t * PANEL_ROWS + r];
+    return (struct entries){
+        .values = _mm_cvtph_ps(_mm_packus_epi32(value, value)),
+        .there = _mm_castsi128_ps(there),
+        .col = {at[0] & 0xffff, at[1] & 0xffff, at[2] & 0xffff, at[3] & 0xffff},
+        .n = (size_t)__builtin_popcount((unsigned)_mm_movemask_ps(_mm_castsi128_ps(there))),
+    };
+}
 
-            for (uint32_t i = from; i < to; i++)
-                y = fmaf(_cvtsh_ss((uint16_t)(s->entries[i] >> 16)), x[s->entries[i] & 0xffff], y);
-            acc[t * PANEL_ROWS + r] = y;
+KFN __m128 add_entries(const struct entries *e, const float *x, __m128 y)
+{
+    const __m128 x01 = _mm_insert_ps(_mm_load_ss(x + e->col[0]), _mm_load_ss(x + e->col[1]), 0x10);
+    const __m128 x23 = _mm_insert_ps(_mm_load_ss(x + e->col[2]), _mm_load_ss(x + e->col[3]), 0x10);
+
+    return _mm_blendv_ps(y, _mm_fmadd_ps(e->values, _mm_movelh_ps(x01, x23), y), e->there);
+}
+
+KFN __m128 rows_of(const float *acc, const uint8_t *row)
+{
+    return _mm_setr_ps(acc[row[0]], acc[row[1]], acc[row[2]], acc[row[3]]);
+}
+
+KFN void to_rows(__m128 y, const uint8_t *row, float *acc)
+{
+    float of[4];
+
+    _mm_storeu_ps(of, y);
+    for (size_t i = 0; i < 4; i++)
+        acc[row[i]] = of[i];
+}
+
+static void sparse_add(const struct sparse *s, size_t p, const struct acts *a, size_t t0, size_t nt,
+                       float *acc)
+{
+    const struct sparse_panel *of = sparse_panel(s, p);
+
+    for (size_t t = 0; t < nt; t++, acc += PANEL_ROWS) {
+        const float *x = a->x + (t0 + t) * a->cols;
+        const uint32_t *at = s->entries + of->first;
+
+        for (size_t i = 0; i < PANEL_ROWS && of->n[i]; i += 4) {
+            const __m128i n = _mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)(of->n + i)));
+            __m128 y = rows_of(acc, of->row + i);
+
+            for (size_t k = 0; k < of->n[i]; k++) {
+                const struct entries e = read_entries(at, n, k);
+                y = add_entries(&e, x, y);
+                at += e.n;
+            }
+            to_rows(y, of->row + i, acc);
         }
     }
 }
 
-#define SCHEME_FN(name, bits_, levels_)                                                            \
-    static void scheme_int_##name(const struct scheme_panel *s, const uint8_t *const *panels,      \
-                                  size_t n, const struct acts *a, size_t t0, size_t nt,            \
-                                  float *acc)                                                      \
+#define SCHEME_ARGS                                                                                \
+    const struct scheme_panel *s, const uint8_t *const *panels, size_t n, const struct acts *a,    \
+        size_t t0, size_t nt, float *acc
+#define LEVELS_FN(name, bits)                                                                      \
+    static void scheme_int_##name(SCHEME_ARGS)                                                     \
     {                                                                                              \
-        mul_scheme((struct kind){bits_, levels_, false}, s, panels, n, a, t0, nt, acc);            \
+        mul_scheme((struct kind){bits, false}, s, panels, n, a, t0, nt, acc);                      \
     }                                                                                              \
-    static void scheme_word_##name(const struct scheme_panel *s, const uint8_t *const *panels,     \
-                                   size_t n, const struct acts *a, size_t t0, size_t nt,           \
-                                   float *acc)                                                     \
+    static void scheme_word_##name(SCHEME_ARGS)                                                    \
     {                                                                                              \
-        mul_scheme((struct kind){bits_, levels_, true}, s, panels, n, a, t0, nt, acc);             \
+        mul_scheme((struct kind){bits, true}, s, panels, n, a, t0, nt, acc);                       \
     }                                                                                              \
-    static void scheme_float_##name(const struct scheme_panel *s, const uint8_t *const *panels,    \
-                                    size_t n, const struct acts *a, size_t t0, size_t nt,          \
-                                    float *acc)                                                    \
+    static void scheme_float_##name(SCHEME_ARGS)                                                   \
     {                                                                                              \
-        mul_scheme_float((struct kind){bits_, levels_, false}, s, panels, n, a, t0, nt, acc);      \
+        mul_scheme_float((struct kind){bits, false}, s, panels, n, a, t0, nt, acc);                \
     }
-SCHEME_FN(sq2, 2, true)
-SCHEME_FN(sq3, 3, true)
-SCHEME_FN(sq4, 4, true)
-SCHEME_FN(g2, 2, false)
-SCHEME_FN(g3, 3, false)
-SCHEME_FN(g4, 4, false)
+#define GROUPS_FN(name, id)                                                                        \
+    static void scheme_int_##name(SCHEME_ARGS)                                                     \
+    {                                                                                              \
+        groups_byte(id, s, panels, n, a, t0, nt, acc);                                             \
+    }                                                                                              \
+    static void scheme_word_##name(SCHEME_ARGS)                                                    \
+    {                                                                                              \
+        groups_word(id, s, panels, n, a, t0, nt, acc);                                             \
+    }                                                                                              \
+    static void scheme_float_##name(SCHEME_ARGS)                                                   \
+    {                                                                                              \
+        groups_float(id, s, panels, n, a, t0, nt, acc);                                            \
+    }
+LEVELS_FN(sq2, 2)
+LEVELS_FN(sq3, 3)
+LEVELS_FN(sq4, 4)
+GROUPS_FN(g2, LAYOUT_G2)
+GROUPS_FN(g3, LAYOUT_G3)
+GROUPS_FN(g4, LAYOUT_G4)
