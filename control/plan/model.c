@@ -80,18 +80,18 @@ bool plan_matrix_takes(const struct plan_matrix *m, enum plan_scheme s)
 
 enum qtype plan_matrix_type(const struct plan_matrix *m, enum plan_scheme s)
 {
-    struct quantize_scheme q = quantizes(s);
-
     if (s == PLAN_KEEP)
         return m->type;
+    struct quantize_scheme q = quantizes(s);
     quantize_scheme_fit(&q, m->cols);
     return q.type;
 }
 
 size_t plan_matrix_bytes(const struct plan_matrix *m, enum plan_scheme s)
 {
+    if (s == PLAN_KEEP)
+        return mat_bytes_for(m->type, m->rows, m->cols);
     const struct scheme stored = plan_scheme_storage(s);
-
     return stored.kind
                ? mat_bytes_for_scheme(&stored, m->rows, m->cols, plan_matrix_sparse(m, s))
                : mat_bytes_for(plan_matrix_type(m, s), m->rows, m->cols);

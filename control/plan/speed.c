@@ -172,7 +172,7 @@ int plan_speed_attend(const struct plan_speed *s, uint32_t layers, enum kv_forma
                       double depth, double *time_s)
 {
     const double one_s = s->h->attend[kv].one_s, many_s = s->h->attend[kv].many_s;
-    const double share = fmin(1, log2(rows) / log2(s->h->attend_rows));
+    const double share = rows == 1 ? 0 : fmin(1, log2(rows) / log2(s->h->attend_rows));
 
     *time_s = layers * rows * depth * (one_s + (many_s - one_s) * share);
     return one_s > 0 && many_s > 0 ? 0 : -ENOENT;
