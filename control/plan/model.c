@@ -92,9 +92,8 @@ size_t plan_matrix_bytes(const struct plan_matrix *m, enum plan_scheme s)
     if (s == PLAN_KEEP)
         return mat_bytes_for(m->type, m->rows, m->cols);
     const struct scheme stored = plan_scheme_storage(s);
-    return stored.kind
-               ? mat_bytes_for_scheme(&stored, m->rows, m->cols, plan_matrix_sparse(m, s))
-               : mat_bytes_for(plan_matrix_type(m, s), m->rows, m->cols);
+    return stored.kind ? mat_bytes_for_scheme(&stored, m->rows, m->cols, plan_matrix_sparse(m, s))
+                       : mat_bytes_for(plan_matrix_type(m, s), m->rows, m->cols);
 }
 
 size_t plan_layer_bytes(const struct plan_layer *l, enum plan_scheme s)

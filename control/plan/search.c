@@ -324,8 +324,7 @@ static int every_back(struct search *s, struct plan *p)
     for (unsigned b = 0; b < PLAN_SCHEMES && rc == 0; b++) {
         p->back = (enum plan_scheme)b;
         double kl;
-        if (w->back[b] &&
-            plan_quality_scheme(w->quality, PLAN_BACK, p->back, p->split, &kl) == 0 &&
+        if (w->back[b] && plan_quality_scheme(w->quality, PLAN_BACK, p->back, p->split, &kl) == 0 &&
             !too_slow(s, p))
             rc = every_codec(s, p);
     }

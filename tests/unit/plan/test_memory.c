@@ -236,8 +236,10 @@ static void no_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden),   cmocka_unit_test(monotone),
-        cmocka_unit_test(schemes),  cmocka_unit_test(golden_schemes),
+        cmocka_unit_test(golden),
+        cmocka_unit_test(monotone),
+        cmocka_unit_test(schemes),
+        cmocka_unit_test(golden_schemes),
         cmocka_unit_test(as_the_stage_says),
         cmocka_unit_test(no_model),
     };
