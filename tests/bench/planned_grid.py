@@ -227,8 +227,8 @@ def draw(o, found):
         least = .9 * min(min(f[what], f["planned_" + what]) for f in found.values())
         script += ["set title '%s'" % title, "set xrange [%g:%g]" % (least, most), "set yrange [%g:%g]" % (least, most),
                    "plot x with lines lc 'gray' title 'equal', x*1.1 with lines dt 2 lc 'gray' title '10 %', x/1.1 with "
-                   "lines dt 2 lc 'gray' notitle, '-' using 1:2 with points pt 6 title 'the grid', '-' using 1:2 with "
-                   "points pt 7 title 'chosen'"]
+                   "lines dt 2 lc 'gray' notitle, '-' using 1:2 with points pt 6 lc 'steelblue' title 'the grid', '-' using 1:2 with "
+                   "points pt 7 lc 'red' title 'chosen'"]
         for keys in (found.keys() - chosen, chosen):
             script += ["%g %g" % (found[k][what], found[k]["planned_" + what]) for k in sorted(keys)] + ["e"]
     subprocess.run(["gnuplot"], input="\n".join(script + ["unset multiplot"]) + "\n", text=True, check=True)
