@@ -5,7 +5,8 @@
  * trace the share of tokens that came later than the limit, and the mean KL that was paid.
  *
  *   sim_adapt [--seed N]
- *   sim_adapt [--seed N] [--limit MS] --trace FILE...      of recorded links instead (trace.h)
+ *   sim_adapt [--seed N] [--limit MS] --trace FILE ...     of recorded links instead (trace.h),
+ * with the limit that stands before
  *
  * Fails where the controller is not better than the rule (fewer late at no more KL), or where some
  * fixed setting is better in both. Of recorded links only that it has fewer late than the rule and
@@ -172,15 +173,14 @@ static void make_traces(void)
 /* --- recorded ones ------------------------------------------------------------------------------
  */
 
-#define RECORDED_MAX   8u
-#define LEAST_KBIT     20. /* a path on which nothing came through is not one without end */
-#define RECORDED_LIMIT 110.
+#define RECORDED_MAX 8u
+#define LEAST_KBIT   20. /* a path on which nothing came through is not one without end */
 
 static struct trace recorded[RECORDED_MAX];
 static uint32_t n_recorded;
 
 /* 0 or -1, said. */
-static int add_recorded(const char *path)
+static int add_recorded(const char *path, double limit_ms)
 {
     static struct link_trace l;
     struct trace *t = &recorded[n_recorded];
@@ -196,7 +196,7 @@ static int add_recorded(const char *path)
     fclose(f);
     const double end_ms = l.at[l.n - 1].at_ms;
     const char *slash = strrchr(path, '/');
-    *t = (struct trace){.name = slash ? slash + 1 : path, .limit_ms = RECORDED_LIMIT};
+    *t = (struct trace){.name = slash ? slash + 1 : path, .limit_ms = limit_ms};
     for (uint32_t i = 0, k = 0; i < TICKS && i * TICK_S * 1e3 <= end_ms; i++) {
         while (k + 1 < l.n && l.at[k + 1].at_ms <= i * TICK_S * 1e3)
             k++;
@@ -482,7 +482,7 @@ static void print_row(const char *name, const struct outcome *o)
 int main(int argc, char **argv)
 {
     static struct outcome o[TRACES][DECIDERS]; /* more than RECORDED_MAX */
-    double mean_late[DECIDERS] = {0}, mean_kl[DECIDERS] = {0}, limit_ms = 0;
+    double mean_late[DECIDERS] = {0}, mean_kl[DECIDERS] = {0}, limit_ms = 110;
     int bad = 0;
 
     for (int i = 1; i + 1 < argc; i += 2) {
@@ -490,11 +490,9 @@ int main(int argc, char **argv)
             seed = strtoull(argv[i + 1], NULL, 10);
         else if (strcmp(argv[i], "--limit") == 0)
             limit_ms = strtod(argv[i + 1], NULL);
-        else if (strcmp(argv[i], "--trace") != 0 || add_recorded(argv[i + 1]))
+        else if (strcmp(argv[i], "--trace") != 0 || add_recorded(argv[i + 1], limit_ms))
             return 2;
     }
-    for (uint32_t k = 0; k < n_recorded && limit_ms > 0; k++)
-        recorded[k].limit_ms = limit_ms;
     const uint32_t n = n_recorded ? n_recorded : TRACES;
     const struct trace *const all = n_recorded ? recorded : traces;
     make_traces();
