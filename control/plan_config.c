@@ -83,16 +83,11 @@ struct half {
     char peer[FINGERPRINT_TEXT]; /* the other's */
 };
 
-static bool requantized(const struct plan *b)
-{
-    return b->front != PLAN_KEEP || b->back != PLAN_KEEP;
-}
-
 static void add_common(struct text *t, const struct plan_paper *p, const struct half *h)
 {
     const struct plan *b = &p->a->best;
     const struct plan_codec *c = &p->w->quality->codecs[b->codec];
-    char path[PATH_MAX];
+    char path[PATH_MAX], command[PLAN_COMMAND];
 
     add(t,
         "; Planned by isthmus %s: %.1f MB of memory, %.2f ms a token, %.0f ms to the first of %u "
@@ -100,12 +95,11 @@ static void add_common(struct text *t, const struct plan_paper *p, const struct 
         ISTHMUS_VERSION, (double)h->bytes * 1e-6, b->time.tpot_s * 1e3, b->time.ttft_s * 1e3,
         p->w->prompt && p->w->prompt < b->context ? p->w->prompt : b->context - 1,
         b->metric[PLAN_KL]);
-    if (requantized(b))
-        add(t, "; its weights: isthmus quantize -m %s --split %u --front %s --back %s -o %s\n",
-            p->model, b->split, plan_scheme_name(b->front), plan_scheme_name(b->back), h->folder);
     absolute(p->model, path);
-    if (requantized(b))
+    if (plan_quantize_command(p, b, command)) {
+        add(t, "; its weights: %s\n", command);
         snprintf(path, sizeof path, "%s/%s.gguf", h->folder, h->name);
+    }
     add(t, "[%s]\nmodel = %s\nsplit = %u\ncodec = %s\n", h->name, path, b->split, c->text);
     if (*c->profile) {
         absolute(c->profile, path);
@@ -163,7 +157,7 @@ int plan_write_config(const struct plan_paper *p)
                          .layers = p->w->m->n_layers - b->split,
                          .threads = plan_speed_host(p->w->cloud)->threads,
                          .bytes = b->cloud.bytes};
-    char why[PLAN_ERR], path[PATH_MAX];
+    char why[PLAN_ERR], path[PATH_MAX], command[PLAN_COMMAND];
 
     if (!plan_is_runnable(b, why)) {
         log_error("-o: the plan is not runnable: %s", why);
@@ -196,6 +190,9 @@ int plan_write_config(const struct plan_paper *p)
         rc = write_edge(p, &edge);
     if (rc == EXIT_OK)
         rc = write_cloud(p, &cloud);
+    if (rc == EXIT_OK && plan_quantize_command(p, b, command))
+        log_info("first: %s%s", command,
+                 plan_needs_calibration(b) ? " (FILE: by isthmus calibrate, from a text)" : "");
     if (rc == EXIT_OK)
         log_info(
             "%s: edge.ini and cloud.ini are written: `isthmus cloud --config %s/cloud.ini`, then "

@@ -51,7 +51,7 @@ static int codec_kl(const struct asked *a, unsigned i, uint32_t split)
     return plan_quality_codec(&a->w->quality->codecs[i], split, &p);
 }
 
-static const char *scheme_name(const struct plan_wish *w, unsigned i)
+static const char *name_of_scheme(const struct plan_wish *w, unsigned i)
 {
     (void)w;
     return plan_scheme_name((enum plan_scheme)i);
@@ -89,14 +89,14 @@ char *plan_missing(const struct plan_wish *w, char *why)
         unsigned n;
         const char *what;
     } needs[] = {
-        {"--front", &front, scheme_kl, scheme_name, w->front, PLAN_SCHEMES, "row in the table"},
-        {"--back", &back, scheme_kl, scheme_name, w->back, PLAN_SCHEMES, "row in the table"},
+        {"--front", &front, scheme_kl, name_of_scheme, w->front, PLAN_SCHEMES, "row in the table"},
+        {"--back", &back, scheme_kl, name_of_scheme, w->back, PLAN_SCHEMES, "row in the table"},
         {"--kv", &front, kv_kl, kv_name, w->kv, KV_FORMATS, "row in the table"},
         {"--codec", &front, codec_kl, codec_name, w->codec, w->quality->n_codecs,
          "row in the table"},
-        {"--front", &front, scheme_time, scheme_name, w->front, PLAN_SCHEMES,
+        {"--front", &front, scheme_time, name_of_scheme, w->front, PLAN_SCHEMES,
          "times in the edge's profile"},
-        {"--back", &back, scheme_time, scheme_name, w->back, PLAN_SCHEMES,
+        {"--back", &back, scheme_time, name_of_scheme, w->back, PLAN_SCHEMES,
          "times in the cloud's profile"},
         {"--kv", &front, kv_time, kv_name, w->kv, KV_FORMATS, "times in both profiles"},
     };

@@ -49,13 +49,28 @@ static const char *codec_name(const struct plan_paper *p, const struct plan *pla
     return p->w->quality->codecs[plan->codec].text;
 }
 
+bool plan_needs_calibration(const struct plan *b)
+{
+    return !plan_scheme_is_standard(b->front) || !plan_scheme_is_standard(b->back);
+}
+
+char *plan_quantize_command(const struct plan_paper *p, const struct plan *b, char *to)
+{
+    if (b->front == PLAN_KEEP && b->back == PLAN_KEEP)
+        return NULL;
+    snprintf(to, PLAN_COMMAND, "isthmus quantize -m %s --split %u --front %s --back %s%s -o %s",
+             p->model, b->split, plan_scheme_name(b->front), plan_scheme_name(b->back),
+             plan_needs_calibration(b) ? " --calibration FILE" : "", p->folder ? p->folder : "DIR");
+    return to;
+}
+
 /* --- the plan -----------------------------------------------------------------------------------
  */
 
 static void show_choice(const struct plan_paper *p, const struct plan *b)
 {
     const struct plan_codec *c = &p->w->quality->codecs[b->codec];
-    char why[PLAN_ERR];
+    char why[PLAN_ERR], command[PLAN_COMMAND];
 
     printf("%s: split %u+%u, weights %s and %s, keys and values as %s%s, rows by %s%s%s, chunks of "
            "%u, "
@@ -66,6 +81,9 @@ static void show_choice(const struct plan_paper *p, const struct plan *b)
            c->profile, b->chunk, b->context, b->sessions, b->sessions == 1 ? "" : "s");
     if (!plan_is_runnable(b, why))
         printf("not runnable: %s\n", why);
+    if (plan_quantize_command(p, b, command))
+        printf("its weights: %s%s\n", command,
+               plan_needs_calibration(b) ? " (FILE: by isthmus calibrate, from a text)" : "");
 }
 
 static void show_memory(const struct plan_paper *p, const struct plan *b)

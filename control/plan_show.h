@@ -25,6 +25,13 @@ int plan_write_config(const struct plan_paper *p);
 /* Whether this program can run it as it is: what it can't is said in why (PLAN_ERR bytes). */
 bool plan_is_runnable(const struct plan *p, char *why);
 
+/* The command that makes its weights, in a folder that plan -o names or else in "DIR"; NULL: they
+ * stay those of the file. Returns to (PLAN_COMMAND bytes). */
+#define PLAN_COMMAND 8192
+char *plan_quantize_command(const struct plan_paper *p, const struct plan *b, char *to);
+/* Whether that command wants a calibration (FILE in it). */
+bool plan_needs_calibration(const struct plan *b);
+
 /* Where nothing could be computed: which of the wished has no row in the table or no times in a
  * profile. Returns why (PLAN_ERR bytes). */
 char *plan_missing(const struct plan_wish *w, char *why);

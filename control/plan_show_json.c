@@ -34,13 +34,14 @@ static json_t *memory(const struct plan_memory *m)
 static json_t *one(const struct plan_paper *p, const struct plan *b)
 {
     const struct plan_codec *c = &p->w->quality->codecs[b->codec];
-    char why[PLAN_ERR];
+    char why[PLAN_ERR], command[PLAN_COMMAND];
     json_t *o = json_pack(
-        "{s:i, s:s, s:s, s:s, s:s, s:s, s:s?, s:i, s:i, s:i, s:b}", "split", (int)b->split, "front",
-        plan_scheme_name(b->front), "back", plan_scheme_name(b->back), "kv", kv_format_name(b->kv),
-        "kv_home", b->home == PLAN_KV_EDGE ? "edge" : "cloud", "codec", c->text, "profile",
-        *c->profile ? c->profile : NULL, "chunk", (int)b->chunk, "context", (int)b->context,
-        "sessions", (int)b->sessions, "runnable", plan_is_runnable(b, why));
+        "{s:i, s:s, s:s, s:s, s:s, s:s, s:s?, s:i, s:i, s:i, s:b, s:s?}", "split", (int)b->split,
+        "front", plan_scheme_name(b->front), "back", plan_scheme_name(b->back), "kv",
+        kv_format_name(b->kv), "kv_home", b->home == PLAN_KV_EDGE ? "edge" : "cloud", "codec",
+        c->text, "profile", *c->profile ? c->profile : NULL, "chunk", (int)b->chunk, "context",
+        (int)b->context, "sessions", (int)b->sessions, "runnable", plan_is_runnable(b, why),
+        "quantize", plan_quantize_command(p, b, command));
 
     for (unsigned m = 0; m < PLAN_METRICS; m++)
         json_object_set_new(o, keys[m], real(b->metric[m]));

@@ -16,7 +16,7 @@
 #define C_RUNS       3u
 #define C_OPS_A_RUN  2e7 /* some ten milliseconds */
 #define MATRICES_MAX 4096u
-#define SPARSE_PART  200u /* of the columns one */
+#define SPARSE_PART  200u /* of the columns one, unless it is said */
 
 /* The matrices of one instruction set. */
 struct ring {
@@ -32,9 +32,14 @@ struct matmul {
     float *x, *y; /* [tokens][cols], [tokens][rows] */
 };
 
+static uint32_t sparse_part(const struct matmul *p)
+{
+    return p->format.sparse_part ? p->format.sparse_part : SPARSE_PART;
+}
+
 static uint32_t n_sparse(const struct matmul *p)
 {
-    return p->format.sparse ? p->rows * (p->cols / SPARSE_PART) : 0;
+    return p->format.sparse ? p->rows * (p->cols / sparse_part(p)) : 0;
 }
 
 static size_t bytes_of(const struct matmul *p)
@@ -51,10 +56,10 @@ static unsigned ring_length(const struct matmul *p, const struct ring *r, size_t
     return r->isa == 0 ? 1 : n > MATRICES_MAX ? MATRICES_MAX : (unsigned)n;
 }
 
-/* Every row's entries in every SPARSE_PARTth column. */
+/* Every row's entries in every so manieth column. */
 static int pack_sparse(const struct matmul *p, struct mat *m)
 {
-    const uint32_t n = p->cols / SPARSE_PART;
+    const uint32_t part = sparse_part(p), n = p->cols / part;
     uint32_t bad_row;
 
     for (uint32_t r = 0; r <= p->rows; r++) {
@@ -62,7 +67,7 @@ static int pack_sparse(const struct matmul *p, struct mat *m)
         mat_pack_part(m, SCHEME_SP_ROWS, r, &start, 1);
     }
     for (uint32_t i = 0; i < p->rows * n; i++) {
-        const uint16_t col = (uint16_t)(i % n * SPARSE_PART + i / n % SPARSE_PART), value = 0x3000;
+        const uint16_t col = (uint16_t)(i % n * part + i / n % part), value = 0x3000;
         mat_pack_part(m, SCHEME_SP_COLS, i, &col, 1);
         mat_pack_part(m, SCHEME_SP_VALUES, i, &value, 1);
     }

@@ -13,11 +13,12 @@
 struct matmul;
 struct turns_job;
 
-/* A plain type, or a scheme with or without a sparse part of half a percent. */
+/* A plain type, or a scheme with or without a sparse part. */
 struct matmul_format {
     enum qtype type;      /* where there is no scheme */
     struct scheme scheme; /* kind SCHEME_NONE: none */
     bool sparse;
+    uint32_t sparse_part; /* so that each row has an entry for so many columns; 0: 200 */
 };
 
 /* With matrices of their own for each instruction set: a matrix keeps the kernels of its making.

@@ -210,6 +210,31 @@ static int profile_link(const struct profile_options *o)
 /* --- showing -------------------------------------------------------------------------------------
  */
 
+/* Nanoseconds of a thousand multiply-adds. */
+static void show_product(const struct plan_host *h, const char *name, const double *s)
+{
+    printf("| %s |", name);
+    for (uint32_t k = 0; k < h->n_rows; k++)
+        printf(" %.2f |", s[k] * h->threads * 1e12);
+    putchar('\n');
+}
+
+static void show_products(const struct plan_host *h)
+{
+    printf("\n| 1000 multiply-adds of a core, ns, by rows |");
+    for (uint32_t k = 0; k < h->n_rows; k++)
+        printf(" %u |", h->rows[k]);
+    printf("\n|---|");
+    for (uint32_t k = 0; k < h->n_rows; k++)
+        printf("---:|");
+    putchar('\n');
+    for (uint32_t i = 0; i < h->n_types; i++)
+        show_product(h, qtype_info(h->types[i].type)->name, h->types[i].s);
+    for (unsigned s = 0; s < PLAN_SCHEMES; s++)
+        if (h->scheme_s[s][0] > 0)
+            show_product(h, plan_scheme_name((enum plan_scheme)s), h->scheme_s[s]);
+}
+
 static void show_host(const struct plan_host *h)
 {
     printf("host %s, %s, %s, %u threads, %.0f MB of memory; isthmus %s (%s); model %s\n", h->host,
@@ -232,6 +257,7 @@ static void show_host(const struct plan_host *h)
             printf(" %.3f; %.3f |", h->stages[i].s[k] * 1e3, h->stages[i].rested_s[k] * 1e3);
         printf(" %.3f |\n", h->head_s[k] * 1e3);
     }
+    show_products(h);
 }
 
 static int show(const char *path)

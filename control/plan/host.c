@@ -118,10 +118,32 @@ static void get_types(struct plan_reading *r, json_t *o, struct plan_host *h)
     }
 }
 
+static void get_schemes(struct plan_reading *r, json_t *o, struct plan_host *h)
+{
+    json_t *schemes = json_object_get(o, "schemes"), *times;
+    enum plan_scheme s;
+    const char *name;
+
+    if (!json_is_object(schemes)) {
+        plan_json_wrong(r, "schemes: is missing");
+        return;
+    }
+    json_object_foreach(schemes, name, times)
+    {
+        if (plan_scheme_parse(name, &s) < 0 || plan_scheme_is_standard(s)) {
+            plan_json_wrong(r, "schemes: %.20s is none", name);
+            return;
+        }
+        get_times(r, times, "schemes", h->n_rows, h->scheme_s[s]);
+        if (h->scheme_s[s][0] <= 0)
+            plan_json_wrong(r, "schemes: a time of zero");
+    }
+}
+
 int plan_host_parse(const char *text, size_t len, const char *name, struct plan_host *h, char *err)
 {
     struct plan_reading r = {.name = name, .err = err};
-    json_t *o = plan_json_load(&r, text, len, HOST_KIND, PLAN_PROFILE_VERSION);
+    json_t *o = plan_json_load(&r, text, len, HOST_KIND, PLAN_HOST_VERSION);
 
     memset(h, 0, sizeof(*h));
     if (r.rc == 0) {
@@ -145,6 +167,7 @@ int plan_host_parse(const char *text, size_t len, const char *name, struct plan_
         get_times(&r, json_object_get(o, "head_s"), "head_s", h->n_rows, h->head_s);
         get_attend(&r, o, h);
         get_types(&r, o, h);
+        get_schemes(&r, o, h);
     }
     json_decref(o);
     return r.rc;
@@ -153,7 +176,7 @@ int plan_host_parse(const char *text, size_t len, const char *name, struct plan_
 int plan_link_parse(const char *text, size_t len, const char *name, struct plan_link *l, char *err)
 {
     struct plan_reading r = {.name = name, .err = err};
-    json_t *o = plan_json_load(&r, text, len, LINK_KIND, PLAN_PROFILE_VERSION);
+    json_t *o = plan_json_load(&r, text, len, LINK_KIND, PLAN_LINK_VERSION);
 
     memset(l, 0, sizeof(*l));
     if (r.rc == 0) {
@@ -191,7 +214,7 @@ static char *dump(json_t *o)
 char *plan_host_format(const struct plan_host *h)
 {
     json_t *rows = json_array(), *stages = json_array(), *attend = json_object(),
-           *types = json_object();
+           *types = json_object(), *schemes = json_object();
 
     for (uint32_t i = 0; i < h->n_rows; i++)
         json_array_append_new(rows, json_integer(h->rows[i]));
@@ -208,23 +231,27 @@ char *plan_host_format(const struct plan_host *h)
     for (uint32_t i = 0; i < h->n_types; i++)
         json_object_set_new(types, qtype_info(h->types[i].type)->name,
                             times(h->types[i].s, h->n_rows));
+    for (unsigned s = 0; s < PLAN_SCHEMES; s++)
+        if (h->scheme_s[s][0] > 0)
+            json_object_set_new(schemes, plan_scheme_name((enum plan_scheme)s),
+                                times(h->scheme_s[s], h->n_rows));
     return dump(json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:f, s:f, s:f, s:f, "
                           "s:f, s:o, s:o, s:o, "
-                          "s:i, s:o, s:o}",
-                          "kind", HOST_KIND, "format", PLAN_PROFILE_VERSION, "host", h->host, "cpu",
+                          "s:i, s:o, s:o, s:o}",
+                          "kind", HOST_KIND, "format", PLAN_HOST_VERSION, "host", h->host, "cpu",
                           h->cpu, "isa", h->isa, "version", h->version, "commit", h->commit,
                           "model", h->model, "threads", (int)h->threads, "memory_bytes",
                           (json_int_t)h->memory_bytes, "dram_bytes_per_s", h->dram_bytes_per_s,
                           "int8_ops_per_s", h->int8_ops_per_s, "wake_s", h->wake_s, "beside",
                           h->beside, "evicted", h->evicted, "rows", rows, "stages", stages,
                           "head_s", times(h->head_s, h->n_rows), "attend_rows", (int)h->attend_rows,
-                          "attend", attend, "types", types));
+                          "attend", attend, "types", types, "schemes", schemes));
 }
 
 char *plan_link_format(const struct plan_link *l)
 {
     return dump(json_pack("{s:s, s:i, s:s, s:s, s:f, s:f, s:f, s:f, s:i}", "kind", LINK_KIND,
-                          "format", PLAN_PROFILE_VERSION, "host", l->host, "peer", l->peer,
+                          "format", PLAN_LINK_VERSION, "host", l->host, "peer", l->peer,
                           "up_bits_per_s", l->up_bits_per_s, "down_bits_per_s", l->down_bits_per_s,
                           "rtt_s", l->rtt_s, "loss", l->loss, "mtu_bytes", (int)l->mtu_bytes));
 }

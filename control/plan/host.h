@@ -9,11 +9,12 @@
 #include "compute/kernels/attend.h"
 #include "control/plan/model.h"
 
-#define PLAN_PROFILE_VERSION 1
-#define PLAN_ROWS_MAX        12u /* row counts that were measured */
-#define PLAN_STAGES_MAX      8u  /* depths in layers */
-#define PLAN_TYPES_MAX       16u
-#define PLAN_NAME_MAX        96u
+#define PLAN_HOST_VERSION 2 /* 2: products in the schemes of `isthmus quantize` */
+#define PLAN_LINK_VERSION 1
+#define PLAN_ROWS_MAX     12u /* row counts that were measured */
+#define PLAN_STAGES_MAX   8u  /* depths in layers */
+#define PLAN_TYPES_MAX    16u
+#define PLAN_NAME_MAX     96u
 
 /* Times are seconds a step of rows[i] rows; all arrays have n_rows entries. */
 struct plan_host {
@@ -50,6 +51,8 @@ struct plan_host {
         enum qtype type;
         double s[PLAN_ROWS_MAX];
     } types[PLAN_TYPES_MAX];
+    /* The same of a scheme of `isthmus quantize`, with its sparse part; first 0: not measured. */
+    double scheme_s[PLAN_SCHEMES][PLAN_ROWS_MAX];
 };
 
 struct plan_link {

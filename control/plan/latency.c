@@ -38,7 +38,7 @@ static double up_s(const struct plan_link *l, double bytes)
 /* What a lost packet costs the message that it was of, on the average. */
 static double loss_s(const struct plan_link *l, double packets)
 {
-    return (1 - pow(1 - l->loss, packets)) * 1.25 * l->rtt_s;
+    return l->loss > 0 ? (1 - pow(1 - l->loss, packets)) * 1.25 * l->rtt_s : 0;
 }
 
 /* Keys and values of the cloud's layers that travel up for one row, and those of the row back. */
@@ -130,8 +130,8 @@ static uint32_t next_rows(const struct plan_latency_case *c, uint32_t done)
     return left <= c->chunk ? left : done || c->chunk < 2 ? c->chunk : c->chunk / 2;
 }
 
-static int time_prompt(const struct plan_model *m, const struct plan_latency_case *c,
-                       struct plan_latency *out)
+int plan_latency_prompt(const struct plan_model *m, const struct plan_latency_case *c,
+                        struct plan_latency *out)
 {
     const double half_s = c->link->rtt_s / 2;
     double edge_s = 0, link_s = 0, cloud_s = 0, answered_s[AHEAD] = {0};
@@ -170,5 +170,5 @@ int plan_latency(const struct plan_model *m, const struct plan_latency_case *c,
 {
     const int rc = plan_latency_decode(m, c, out);
 
-    return rc ? rc : time_prompt(m, c, out);
+    return rc ? rc : plan_latency_prompt(m, c, out);
 }

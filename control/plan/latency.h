@@ -52,8 +52,10 @@ struct plan_latency {
 /* 0 or as plan_speed_layers. */
 int plan_latency(const struct plan_model *m, const struct plan_latency_case *c,
                  struct plan_latency *out);
-/* The same without ttft_s, which takes longer: 0 there. */
+/* The same without ttft_s, which takes longer: 0 there; and what is missing then. */
 int plan_latency_decode(const struct plan_model *m, const struct plan_latency_case *c,
+                        struct plan_latency *out);
+int plan_latency_prompt(const struct plan_model *m, const struct plan_latency_case *c,
                         struct plan_latency *out);
 
 /* Bytes on the wire of a message of n rows, each of so many bytes. */

@@ -21,7 +21,7 @@
  * end that was given back last, so that few are; DPDK touches its pools when it makes them. */
 static const uint64_t port_bytes[PLAN_PORTS] = {
     [PLAN_PORT_UDP] = 700000,
-    [PLAN_PORT_MEMIF] = 7600000,
+    [PLAN_PORT_MEMIF] = 8600000,
     [PLAN_PORT_ETHER] = 18000000,
 };
 

@@ -8,36 +8,24 @@
 
 #include "compute/arch/arch.h"
 #include "compute/kernels/kernels.h"
+#include "compute/quantize/quantize.h"
 #include "compute/stage.h"
 
-#define PANEL_ROWS 16u
-/* Of `isthmus quantize`: columns of a group, and the share of weights in the sparse part. */
-#define GROUP_COLS 96u
-#define SPARSE     .005
-
-static const struct {
-    const char *name;
-    enum qtype type; /* of a standard one */
-    unsigned bits;   /* of another */
-    bool levels;     /* sq */
-} schemes[PLAN_SCHEMES] = {
-    [PLAN_KEEP] = {"keep", QTYPE_F32, 0, false},  [PLAN_Q8_0] = {"Q8_0", QTYPE_Q8_0, 0, false},
-    [PLAN_Q6_K] = {"Q6_K", QTYPE_Q6_K, 0, false}, [PLAN_Q5_0] = {"Q5_0", QTYPE_Q5_0, 0, false},
-    [PLAN_Q4_1] = {"Q4_1", QTYPE_Q4_1, 0, false}, [PLAN_Q4_0] = {"Q4_0", QTYPE_Q4_0, 0, false},
-    [PLAN_G4] = {"g4", QTYPE_F32, 4, false},      [PLAN_G3] = {"g3", QTYPE_F32, 3, false},
-    [PLAN_G2] = {"g2", QTYPE_F32, 2, false},      [PLAN_SQ4] = {"sq4", QTYPE_F32, 4, true},
-    [PLAN_SQ3] = {"sq3", QTYPE_F32, 3, true},     [PLAN_SQ2] = {"sq2", QTYPE_F32, 2, true},
+static const char *const names[PLAN_SCHEMES] = {
+    [PLAN_KEEP] = "keep", [PLAN_Q8_0] = "Q8_0", [PLAN_Q6_K] = "Q6_K", [PLAN_Q5_0] = "Q5_0",
+    [PLAN_Q4_1] = "Q4_1", [PLAN_Q4_0] = "Q4_0", [PLAN_G4] = "g4",     [PLAN_G3] = "g3",
+    [PLAN_G2] = "g2",     [PLAN_SQ4] = "sq4",   [PLAN_SQ3] = "sq3",   [PLAN_SQ2] = "sq2",
 };
 
 const char *plan_scheme_name(enum plan_scheme s)
 {
-    return s < PLAN_SCHEMES ? schemes[s].name : "?";
+    return s < PLAN_SCHEMES ? names[s] : "?";
 }
 
 int plan_scheme_parse(const char *name, enum plan_scheme *s)
 {
     for (unsigned i = 0; i < PLAN_SCHEMES; i++) {
-        if (strcmp(name, schemes[i].name) == 0) {
+        if (strcmp(name, names[i]) == 0) {
             *s = (enum plan_scheme)i;
             return 0;
         }
@@ -45,9 +33,47 @@ int plan_scheme_parse(const char *name, enum plan_scheme *s)
     return -EINVAL;
 }
 
+/* What `isthmus quantize` takes the name for. */
+static struct quantize_scheme quantizes(enum plan_scheme s)
+{
+    struct quantize_scheme q = {.kind = QUANTIZE_KEEP};
+
+    quantize_scheme_parse(names[s], &q); /* it knows them all: a test holds it */
+    return q;
+}
+
 bool plan_scheme_is_standard(enum plan_scheme s)
 {
-    return schemes[s].bits == 0;
+    const enum quantize_kind kind = quantizes(s).kind;
+
+    return kind == QUANTIZE_KEEP || kind == QUANTIZE_BLOCKS;
+}
+
+struct scheme plan_scheme_storage(enum plan_scheme s)
+{
+    const struct quantize_scheme q = quantizes(s);
+    const bool groups = q.kind == QUANTIZE_GROUPS;
+
+    return (struct scheme){.kind = groups                      ? SCHEME_G
+                                   : q.kind == QUANTIZE_LEVELS ? SCHEME_SQ
+                                                               : SCHEME_NONE,
+                           .bits = q.bits,
+                           .group_cols = groups ? q.group : 0};
+}
+
+uint32_t plan_matrix_sparse(const struct plan_matrix *m, enum plan_scheme s)
+{
+    const struct quantize_scheme q = quantizes(s);
+
+    return (uint32_t)quantize_n_sparse(&q, m->rows, m->cols);
+}
+
+bool plan_matrix_takes(const struct plan_matrix *m, enum plan_scheme s)
+{
+    struct quantize_scheme q = quantizes(s);
+
+    quantize_scheme_fit(&q, m->cols);
+    return !quantize_scheme_refuses(&q, m->cols);
 }
 
 /* --- bytes ----------------------------------------------------------------------------------- */
@@ -56,30 +82,18 @@ enum qtype plan_matrix_type(const struct plan_matrix *m, enum plan_scheme s)
 {
     if (s == PLAN_KEEP)
         return m->type;
-    return s == PLAN_Q6_K && m->cols % 256 ? QTYPE_Q8_0 : schemes[s].type;
-}
-
-static size_t up(double bytes)
-{
-    const size_t whole = (size_t)bytes;
-
-    return whole + ((double)whole < bytes);
+    struct quantize_scheme q = quantizes(s);
+    quantize_scheme_fit(&q, m->cols);
+    return q.type;
 }
 
 size_t plan_matrix_bytes(const struct plan_matrix *m, enum plan_scheme s)
 {
-    if (plan_scheme_is_standard(s))
-        return mat_bytes_for(plan_matrix_type(m, s), m->rows, m->cols);
-
-    /* Rows come in panels of 16. Codes; then a table of f16 for each row, with sparse entries of a
-     * column and a value and where a row's begin; or f16 scale and minimum of each group. */
-    const double rows = (m->rows + PANEL_ROWS - 1) / PANEL_ROWS * PANEL_ROWS;
-    double bytes = rows * m->cols * schemes[s].bits / 8;
-    if (schemes[s].levels)
-        bytes += rows * 2 * (1u << schemes[s].bits) + rows * 4 + SPARSE * m->rows * m->cols * 4;
-    else
-        bytes += rows * 4 * ((m->cols + GROUP_COLS - 1) / GROUP_COLS);
-    return up(bytes);
+    if (s == PLAN_KEEP)
+        return mat_bytes_for(m->type, m->rows, m->cols);
+    const struct scheme stored = plan_scheme_storage(s);
+    return stored.kind ? mat_bytes_for_scheme(&stored, m->rows, m->cols, plan_matrix_sparse(m, s))
+                       : mat_bytes_for(plan_matrix_type(m, s), m->rows, m->cols);
 }
 
 size_t plan_layer_bytes(const struct plan_layer *l, enum plan_scheme s)

@@ -13,6 +13,7 @@
 
 #include "compute/gguf.h"
 #include "compute/qtype.h"
+#include "compute/scheme.h"
 
 #define PLAN_LAYERS_MAX  1024u
 #define PLAN_MATRICES    7u /* of a layer: q k v o gate up down */
@@ -75,8 +76,14 @@ void plan_model_free(struct plan_model *m);
  * Q6_K only where its columns are whole blocks of 256, else Q8_0. */
 size_t plan_matrix_bytes(const struct plan_matrix *m, enum plan_scheme s);
 enum qtype plan_matrix_type(const struct plan_matrix *m, enum plan_scheme s);
-/* Whether a scheme's matrices are of a type of the file format. */
+/* Whether a scheme's matrices are of a type of the file format; else how they are stored, and how
+ * many weights of one have entries of their own, as `isthmus quantize` does without --group and
+ * --sparse. */
 bool plan_scheme_is_standard(enum plan_scheme s);
+struct scheme plan_scheme_storage(enum plan_scheme s);
+uint32_t plan_matrix_sparse(const struct plan_matrix *m, enum plan_scheme s);
+/* Whether `isthmus quantize` writes a matrix so. */
+bool plan_matrix_takes(const struct plan_matrix *m, enum plan_scheme s);
 
 /* Of the matrices and vectors of a layer; multiply-adds of a row through it. */
 size_t plan_layer_bytes(const struct plan_layer *l, enum plan_scheme s);

@@ -255,7 +255,7 @@ static int finish(struct search *s, struct plan *p)
     if (s->aim == BEST && a->found && w->least != PLAN_TTFT &&
         p->metric[w->least] > a->best.metric[w->least])
         return 0;
-    rc = plan_latency(w->m, &c, &p->time);
+    rc = plan_latency_prompt(w->m, &c, &p->time);
     p->metric[PLAN_TTFT] = p->time.ttft_s;
     if (rc == 0)
         visit(s, p);
@@ -297,6 +297,25 @@ static bool edge_is_full(const struct search *s, struct plan *p)
     return (double)memory.bytes > s->w->limit[PLAN_EDGE_BYTES];
 }
 
+/* From token to token with rows of no bytes: no codec is faster. */
+static bool too_slow(const struct search *s, struct plan *p)
+{
+    const struct plan_wish *w = s->w;
+    const struct plan_answer *a = s->a;
+    struct plan_latency least;
+
+    if (s->aim == WHY)
+        return false;
+    p->row = (struct plan_codec_point){0};
+    p->chunk = w->chunks[0];
+    const struct plan_latency_case c = latency_case(w, p);
+    if (plan_latency_decode(w->m, &c, &least))
+        return false; /* for finish() to say */
+    return least.tpot_s > w->limit[PLAN_TPOT] ||
+           (s->aim == BEST && a->found && w->least == PLAN_TPOT &&
+            least.tpot_s > a->best.metric[PLAN_TPOT]);
+}
+
 static int every_back(struct search *s, struct plan *p)
 {
     const struct plan_wish *w = s->w;
@@ -305,7 +324,8 @@ static int every_back(struct search *s, struct plan *p)
     for (unsigned b = 0; b < PLAN_SCHEMES && rc == 0; b++) {
         p->back = (enum plan_scheme)b;
         double kl;
-        if (w->back[b] && plan_quality_scheme(w->quality, PLAN_BACK, p->back, p->split, &kl) == 0)
+        if (w->back[b] && plan_quality_scheme(w->quality, PLAN_BACK, p->back, p->split, &kl) == 0 &&
+            !too_slow(s, p))
             rc = every_codec(s, p);
     }
     return rc;

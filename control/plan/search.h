@@ -74,7 +74,8 @@ struct plan_answer {
     bool has_nearest;
     uint32_t longest; /* context that would fit with the fewest sessions; 0: none */
 
-    uint64_t n_all, n_timed; /* configurations; those that were computed to the end */
+    /* Configurations that no bound ruled out together with others; those computed to the end. */
+    uint64_t n_all, n_timed;
 };
 
 /* 0, also when none was found; -ENOMEM. */

@@ -81,8 +81,16 @@ static double stage_s(const struct plan_host *h, uint32_t layers, uint32_t rows,
     return before;
 }
 
-static const double *times_of(const struct plan_host *h, enum qtype type)
+/* Of a multiply-add with a matrix stored as a scheme has it. NULL: not measured, or not to be had.
+ */
+static const double *times_of(const struct plan_host *h, const struct plan_matrix *m,
+                              enum plan_scheme s)
 {
+    if (!plan_matrix_takes(m, s))
+        return NULL;
+    if (!plan_scheme_is_standard(s))
+        return h->scheme_s[s][0] > 0 ? h->scheme_s[s] : NULL;
+    const enum qtype type = plan_matrix_type(m, s);
     for (uint32_t i = 0; i < h->n_types; i++)
         if (h->types[i].type == type)
             return h->types[i].s;
@@ -94,10 +102,7 @@ static const double *times_of(const struct plan_host *h, enum qtype type)
 
 static int make(struct plan_speed *s, enum plan_scheme scheme, uint32_t rows, struct sums *to)
 {
-    to->made = true;
-    to->known = plan_scheme_is_standard(scheme); /* `isthmus profile` measures no others */
-    if (!to->known)
-        return 0;
+    to->made = to->known = true;
     to->sum = calloc(s->m->n_layers + 1, sizeof(*to->sum));
     if (!to->sum)
         return -ENOMEM;
@@ -106,7 +111,7 @@ static int make(struct plan_speed *s, enum plan_scheme scheme, uint32_t rows, st
         double time_s = 0;
         for (uint32_t i = 0; i < layer->n_mats; i++) {
             const struct plan_matrix *m = &layer->mats[i];
-            const double *of = times_of(s->h, plan_matrix_type(m, scheme));
+            const double *of = times_of(s->h, m, scheme);
             if (!of) {
                 to->known = false;
                 return 0;
@@ -167,7 +172,7 @@ int plan_speed_attend(const struct plan_speed *s, uint32_t layers, enum kv_forma
                       double depth, double *time_s)
 {
     const double one_s = s->h->attend[kv].one_s, many_s = s->h->attend[kv].many_s;
-    const double share = fmin(1, log2(rows) / log2(s->h->attend_rows));
+    const double share = rows == 1 ? 0 : fmin(1, log2(rows) / log2(s->h->attend_rows));
 
     *time_s = layers * rows * depth * (one_s + (many_s - one_s) * share);
     return one_s > 0 && many_s > 0 ? 0 : -ENOENT;

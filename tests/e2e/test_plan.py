@@ -4,6 +4,7 @@
 from; and the planned memory of both halves beside what real ones have resident, within 5 %."""
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -43,8 +44,11 @@ def profile_host():
     e2e.check(h["stages"][-1]["s"][-1] > 1.5 * h["stages"][0]["s"][-1], "30 layers longer than 5")
     e2e.check(set(h["attend"]) == {"f16", "q8", "k8v4", "q4"}, "attention in every format")
     e2e.check({"Q4_1", "Q8_0", "Q5_0", "Q4_0"} <= set(h["types"]), "products by storage")
+    e2e.check(set(h["schemes"]) == {"g4", "g3", "g2", "sq4", "sq3", "sq2"}, "and by scheme")
+    for name, times in h["schemes"].items():
+        e2e.check(len(times) == len(h["rows"]) and min(times) > 0, "times of %s" % name)
     shown = e2e.isthmus("profile", "--show", host)
-    e2e.check(shown.returncode == 0 and "| rows |" in shown.stdout, "--show")
+    e2e.check(shown.returncode == 0 and "| rows |" in shown.stdout and "| sq3 |" in shown.stdout, "--show")
 
 
 def profile_link():
@@ -106,13 +110,13 @@ def refuses():
              (("--context", 512, "--edge", "9" * 30), "size such as"),
              (("--context", 512, "--edge", "1.5.2GB"), "size such as"),
              *((("--context", 512, "--edge", name), "No such file") for name in ("nan", "infGB", "-1GB", "0x10", "1e30"))]
-    for key, value, says in (("model", "0" * 32, "another model"), ("format", 9, "version 9"),
+    for key, value, says in (("model", "0" * 32, "another model"), ("format", 1, "version 1"), ("format", 9, "version 9"),
                              ("cpu", "another", None)):
-        with open(other + key, "w", encoding="utf-8") as f:
+        with open(other + key + str(value), "w", encoding="utf-8") as f:
             json.dump({**h, key: value}, f)
         if says:
-            cases.append((("--context", 512, "--edge", other + key), says))
-    cases.append((("--context", 512, "--edge", other + "cpu", "--here", "edge"), "not of this machine"))
+            cases.append((("--context", 512, "--edge", other + key + str(value)), says))
+    cases.append((("--context", 512, "--edge", other + "cpuanother", "--here", "edge"), "not of this machine"))
     for args, says in cases:
         done = plan(*args)
         e2e.check(done.returncode == 2 and says in done.stderr and not done.stdout,
@@ -134,7 +138,7 @@ def refuses():
               "a host that is no name: exit %d, %s" % (done.returncode, done.stderr))
     done = plan(*args, "--connect", "udp:cloud:7300")
     e2e.check(done.returncode == 0, "with --connect: exit %d, %s" % (done.returncode, done.stderr))
-    done = plan("--context", 512, "--edge", other + "cpu")
+    done = plan("--context", 512, "--edge", other + "cpuanother")
     e2e.check(done.returncode == 0, "of another machine, as a remote one: %s" % done.stderr)
     done = plan("--context", 512, "--here", "edge", "--here", "cloud")
     e2e.check(done.returncode == 0, "of this machine: %s" % done.stderr)
@@ -153,6 +157,17 @@ def nothing_fits():
     e2e.check(done.returncode == 0, "with that it fits")
 
 
+def table_with_sq3():
+    """The table, and what a front of three bits costs: made up, and little."""
+    table = os.path.join(folder, "sq3.json")
+    with open(QUALITY, encoding="utf-8") as f:
+        t = json.load(f)
+    t["schemes"] = [{"stage": "front", "scheme": "sq3", "split": s, "kl": .01} for s in (1, 29)]
+    with open(table, "w", encoding="utf-8") as f:
+        json.dump(t, f)
+    return table
+
+
 def not_measured():
     for args, says in ((("--front", "sq3"), "--front sq3: no row in the table"),
                        (("--kv", "q4"), "--kv q4: no row in the table")):
@@ -161,15 +176,25 @@ def not_measured():
                   "plan %s: exit %d, %s" % (args, done.returncode, done.stdout))
         none = json.loads(plan("--context", 512, *args, "--json").stdout)
         e2e.check(none["ruled_out_by"] is None and says in none["missing"], "as JSON: %s" % none)
-    table = os.path.join(folder, "sq3.json")
-    with open(QUALITY, encoding="utf-8") as f:
-        t = json.load(f)
-    t["schemes"] = [{"stage": "front", "scheme": "sq3", "split": s, "kl": .01} for s in (1, 29)]
-    with open(table, "w", encoding="utf-8") as f:
-        json.dump(t, f)
-    done = plan("--context", 512, "--quality", table, "--front", "sq3")
+    with open(host, encoding="utf-8") as f:
+        h = json.load(f)
+    without = os.path.join(folder, "without.json")
+    with open(without, "w", encoding="utf-8") as f:
+        json.dump({**h, "schemes": {}}, f)
+    done = plan("--context", 512, "--quality", table_with_sq3(), "--front", "sq3", "--edge", without)
     e2e.check(done.returncode == 3 and "--front sq3: no times in the edge's profile" in done.stdout,
               "a scheme without times: exit %d, %s" % (done.returncode, done.stdout))
+
+
+def answers(out):
+    cloud = subprocess.Popen([e2e.BINARY, "cloud", "--config", out + "/cloud.ini"], stdout=subprocess.PIPE,
+                             stderr=subprocess.DEVNULL)
+    try:
+        edge = e2e.isthmus("edge", "--config", out + "/edge.ini", "-p", "The capital of France is", "-n", 8, "--json")
+        answer = e2e.json_lines(edge, "edge --config")[0]
+        e2e.check(len(answer["ids"]) == 8 or answer["finish"] == "stop", "it answers")
+    finally:
+        e2e.end(cloud, "cloud")
 
 
 def starts():
@@ -180,39 +205,60 @@ def starts():
     for half in ("edge", "cloud"):
         checked = e2e.isthmus(half, "--config", "%s/%s.ini" % (out, half), "--check-config")
         e2e.check(checked.returncode == 0, "%s --check-config: %s" % (half, checked.stderr))
-    cloud = subprocess.Popen([e2e.BINARY, "cloud", "--config", out + "/cloud.ini"], stdout=subprocess.PIPE,
-                             stderr=subprocess.DEVNULL)
-    try:
-        edge = e2e.isthmus("edge", "--config", out + "/edge.ini", "-p", "The capital of France is", "-n", 8, "--json")
-        answer = e2e.json_lines(edge, "edge --config")[0]
-        e2e.check(len(answer["ids"]) == 8 or answer["finish"] == "stop", "it answers")
-    finally:
-        e2e.end(cloud, "cloud")
+    answers(out)
     done = plan("--quality", QUALITY, "--context", 256, "--kv-home", "edge", "-o", out)
     e2e.check(done.returncode == 2 and "not runnable" in done.stdout + done.stderr,
               "keys and values that travel can't be run: %s" % done.stderr)
 
 
+def beside_resident(where, wish, split, kv, sessions, tokens):
+    """Planned memory beside that of real halves (run's options `where`, plan's `wish`), which a prompt of so many
+    tokens fills."""
+    with open(e2e.shared("eval/wikitext2-valid.txt"), encoding="utf-8") as f:
+        words = f.read(200000).split()
+    requests = [{"prompt": " ".join(words[i * 900:i * 900 + tokens * 2 // 3]), "n_predict": 24}
+                for i in range(sessions)]
+    results, edge, cloud = resident.run_requests(
+        requests, *where, "--kv", kv, "--ctx", 1024, "--threads", 1, "--parallel", sessions, "--ignore-eos", "--json",
+        "--no-prefix-cache")
+    longest = max(len(a["prompt_ids"]) for a in results) + 24
+    p = planned("--context", longest, "--prompt", longest - 24, "--sessions", sessions, "--split", split, "--kv", kv,
+                "--codec", TSQ, "--chunk", 64, "--back", "keep", "--max-kl", 9, "-o", folder + "/x", "--port",
+                "memif:/x", *wish)
+    for half, is_, should in (("edge", edge, p["edge_bytes"]), ("cloud", cloud, p["cloud_bytes"])):
+        e2e.say("split %d, %s, %s, %d sessions of %d tokens: %s %.1f MB planned, %.1f resident: %+.1f %%"
+                % (split, p["front"], kv, sessions, longest, half, should / 1e6, is_ / 1e6, 100 * (should / is_ - 1)))
+        e2e.check(abs(should / is_ - 1) <= .05, "planned memory within 5 %")
+
+
+def three_bits():
+    """Too little memory for the front as it is: planned in three bits, the back as it is; its halves made by the
+    command that plan names, started from the files that it writes, resident as planned."""
+    out, port, text = os.path.join(folder, "bits"), "memif:%s/bits.sock" % folder, os.path.join(folder, "text.profile")
+    args = ("--context", 256, "--split", 8, "--kv", "f16", "--chunk", 64, "--codec", TSQ, "-o", out,
+            "--port", port, "--connect", port)
+    kept = planned(*args, "--front", "keep")
+    e2e.check(kept["quantize"] is None, "nothing to be made for weights as they are")
+    p = planned(*args, "--edge-memory", int(kept["edge_bytes"] - 4e6), "--quality", table_with_sq3())
+    e2e.check(p["front"] == "sq3" and p["back"] == "keep", "in three bits: %s, %s" % (p["front"], p["back"]))
+    want = "isthmus quantize -m %s --split 8 --front sq3 --back keep --calibration FILE -o %s" % (model, out)
+    e2e.check(p["quantize"] == want, "the command: %s" % p["quantize"])
+    with open(out + "/edge.ini", encoding="utf-8") as f:
+        e2e.check(want in f.read(), "the command, in edge.ini")
+    done = e2e.isthmus("calibrate", "-m", model, "--text", e2e.shared("eval/wikitext2-valid.txt"), "--chunks", "60-67",
+                       "--split", 8, "--samples", 1, "--classes", 0, "-o", text, timeout=1700)
+    e2e.check(done.returncode == 0, "calibrate: exit %d: %s" % (done.returncode, done.stderr))
+    done = e2e.isthmus(*shlex.split(want.replace("FILE", text))[1:], timeout=1700)
+    if e2e.check(done.returncode == 0, "quantize: exit %d: %s" % (done.returncode, done.stderr)):
+        answers(out)
+        beside_resident(("-m", out), ("--front", "sq3", "--quality", table_with_sq3()), 8, "f16", 1, 500)
+
+
 def remembers():
     """Planned beside resident: one session or several, whole contexts, both formats, several splits."""
-    words = e2e.shared("eval/wikitext2-valid.txt")
-    with open(words, encoding="utf-8") as f:
-        words = f.read(200000).split()
     cases = [(5, "f16", 1, 600), (10, "q8", 1, 600), (20, "f16", 1, 300), (10, "f16", 4, 400)]
     for split, kv, sessions, tokens in cases[::3] if e2e.QUICK else cases:
-        requests = [{"prompt": " ".join(words[i * 900:i * 900 + tokens * 2 // 3]), "n_predict": 24}
-                    for i in range(sessions)]
-        answers, edge, cloud = resident.run_requests(
-            requests, "-m", model, "--split", split, "--kv", kv, "--ctx", 1024, "--threads", 1, "--parallel",
-            sessions, "--ignore-eos", "--json", "--no-prefix-cache")
-        longest = max(len(a["prompt_ids"]) for a in answers) + 24
-        p = planned("--context", longest, "--prompt", longest - 24, "--sessions", sessions, "--split", split, "--kv",
-                    kv, "--codec", TSQ, "--chunk", 64, "--front", "keep", "--back", "keep", "--max-kl", 9,
-                    "-o", folder + "/x", "--port", "memif:/x")
-        for half, is_, should in (("edge", edge, p["edge_bytes"]), ("cloud", cloud, p["cloud_bytes"])):
-            e2e.say("split %d, %s, %d sessions of %d tokens: %s %.1f MB planned, %.1f resident: %+.1f %%"
-                    % (split, kv, sessions, longest, half, should / 1e6, is_ / 1e6, 100 * (should / is_ - 1)))
-            e2e.check(abs(should / is_ - 1) <= .05, "planned memory within 5 %")
+        beside_resident(("-m", model, "--split", split), ("--front", "keep"), split, kv, sessions, tokens)
 
 
 def main():
@@ -224,6 +270,7 @@ def main():
         not_measured()
         starts()
         remembers()
+        three_bits()
         profile_link()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -5,9 +5,12 @@
  * trace the share of tokens that came later than the limit, and the mean KL that was paid.
  *
  *   sim_adapt [--seed N]
+ *   sim_adapt [--seed N] [--limit MS] --trace FILE ...     of recorded links instead (trace.h),
+ * with the limit that stands before
  *
  * Fails where the controller is not better than the rule (fewer late at no more KL), or where some
- * fixed setting is better in both.
+ * fixed setting is better in both. Of recorded links only that it has fewer late than the rule and
+ * than the finest setting is asked: docs/adaptation.md has what that costs.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -16,6 +19,7 @@
 #include <string.h>
 
 #include "control/adapt/adapt.h"
+#include "trace.h"
 
 #define MS       1e6
 #define S        1e9
@@ -68,6 +72,7 @@ struct trace {
     double prompts_per_s; /* of PROMPT tokens each */
     void (*make)(struct moment *m, uint32_t i, void *memory);
     struct moment at[TICKS];
+    uint32_t n; /* of them; 0: all */
 };
 #define PROMPT 200
 
@@ -165,6 +170,46 @@ static void make_traces(void)
     }
 }
 
+/* --- recorded ones ------------------------------------------------------------------------------
+ */
+
+#define RECORDED_MAX 8u
+#define LEAST_KBIT   20. /* a path on which nothing came through is not one without end */
+
+static struct trace recorded[RECORDED_MAX];
+static uint32_t n_recorded;
+
+/* 0 or -1, said. */
+static int add_recorded(const char *path, double limit_ms)
+{
+    static struct link_trace l;
+    struct trace *t = &recorded[n_recorded];
+    FILE *f = n_recorded < RECORDED_MAX ? fopen(path, "r") : NULL;
+    unsigned line = 0;
+
+    if (!f || link_trace_read(f, &l, &line)) {
+        fprintf(stderr, "%s: cannot be read, or line %u is none of a link's trace\n", path, line);
+        if (f)
+            fclose(f);
+        return -1;
+    }
+    fclose(f);
+    const double end_ms = l.at[l.n - 1].at_ms;
+    const char *slash = strrchr(path, '/');
+    *t = (struct trace){.name = slash ? slash + 1 : path, .limit_ms = limit_ms};
+    for (uint32_t i = 0, k = 0; i < TICKS && i * TICK_S * 1e3 <= end_ms; i++) {
+        while (k + 1 < l.n && l.at[k + 1].at_ms <= i * TICK_S * 1e3)
+            k++;
+        t->at[i] = calm;
+        t->at[i].byte_per_s = fmax(l.at[k].kbit_per_s, LEAST_KBIT) * 125;
+        t->at[i].rtt_ns = l.at[k].rtt_ms * MS;
+        t->at[i].loss = l.at[k].loss;
+        t->n = i + 1;
+    }
+    n_recorded++;
+    return 0;
+}
+
 /* --- who decides --------------------------------------------------------------------------------
  */
 
@@ -216,10 +261,15 @@ struct plant {
     struct outcome out;
 };
 
+static uint32_t ticks(const struct trace *t)
+{
+    return t->n ? t->n : TICKS;
+}
+
 static const struct moment *moment(const struct plant *p)
 {
     const uint32_t i = (uint32_t)(p->now_ns / S / TICK_S);
-    return &p->t->at[i < TICKS ? i : TICKS - 1];
+    return &p->t->at[i < ticks(p->t) ? i : ticks(p->t) - 1];
 }
 
 /* Mean time of a step, as the plant has it. */
@@ -391,7 +441,7 @@ static struct outcome play(const struct trace *t, uint32_t k, const struct decid
     state = seed * 7919 + k; /* the same for all */
     if (t->prompts_per_s > 0)
         p.next_prompt_ns = S;
-    while (p.now_ns < TRACE_S * S) {
+    while (p.now_ns < ticks(t) * TICK_S * S) {
         if (p.now_ns >= p.next_prompt_ns) {
             if (p.prompts < 64) {
                 p.prompt_left[p.prompts] = PROMPT;
@@ -431,13 +481,20 @@ static void print_row(const char *name, const struct outcome *o)
 
 int main(int argc, char **argv)
 {
-    static struct outcome o[TRACES][DECIDERS];
-    double mean_late[DECIDERS] = {0}, mean_kl[DECIDERS] = {0};
+    static struct outcome o[TRACES][DECIDERS]; /* more than RECORDED_MAX */
+    double mean_late[DECIDERS] = {0}, mean_kl[DECIDERS] = {0}, limit_ms = 110;
     int bad = 0;
 
-    for (int i = 1; i + 1 < argc; i++)
+    for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--seed") == 0)
             seed = strtoull(argv[i + 1], NULL, 10);
+        else if (strcmp(argv[i], "--limit") == 0)
+            limit_ms = strtod(argv[i + 1], NULL);
+        else if (strcmp(argv[i], "--trace") != 0 || add_recorded(argv[i + 1], limit_ms))
+            return 2;
+    }
+    const uint32_t n = n_recorded ? n_recorded : TRACES;
+    const struct trace *const all = n_recorded ? recorded : traces;
     make_traces();
     printf("| trace |");
     for (uint32_t i = 0; i < DECIDERS; i++)
@@ -446,14 +503,14 @@ int main(int argc, char **argv)
     for (uint32_t i = 0; i < DECIDERS; i++)
         printf("---|");
     printf("\n");
-    for (uint32_t k = 0; k < TRACES; k++) {
+    for (uint32_t k = 0; k < n; k++) {
         for (uint32_t i = 0; i < DECIDERS; i++) {
-            o[k][i] = play(&traces[k], k, &deciders[i]);
-            mean_late[i] += late(&o[k][i]) / TRACES;
-            mean_kl[i] += kl(&o[k][i]) / TRACES;
+            o[k][i] = play(&all[k], k, &deciders[i]);
+            mean_late[i] += late(&o[k][i]) / n;
+            mean_kl[i] += kl(&o[k][i]) / n;
         }
         char name[80];
-        snprintf(name, sizeof name, "%s; %g ms", traces[k].name, traces[k].limit_ms);
+        snprintf(name, sizeof name, "%.60s; %g ms", all[k].name, all[k].limit_ms);
         print_row(name, o[k]);
     }
     printf("| mean |");
@@ -461,6 +518,12 @@ int main(int argc, char **argv)
         printf(" %.2f %%, %.4f |", mean_late[i], mean_kl[i]);
     printf("\n");
     const uint32_t rule = 5, ours = 6;
+    if (n_recorded) {
+        bad = mean_late[ours] >= mean_late[rule] || mean_late[ours] >= mean_late[0];
+        if (bad)
+            fprintf(stderr, "FAILED: no fewer are late (seed %" PRIu64 ")\n", seed);
+        return bad;
+    }
     if (mean_late[ours] >= mean_late[rule] || mean_kl[ours] > mean_kl[rule]) {
         fprintf(stderr, "FAILED: not better than the rule (seed %" PRIu64 ")\n", seed);
         bad = 1;

@@ -48,6 +48,7 @@ void made_host(const struct plan_model *m, double per_layer_s, struct plan_host 
 {
     static const uint32_t rows[] = {1, 4, 16, 64, 128};
     static const enum qtype types[] = {QTYPE_Q4_1, QTYPE_Q8_0, QTYPE_Q6_K, QTYPE_Q5_0, QTYPE_Q4_0};
+    static const enum plan_scheme schemes[] = {PLAN_SQ3, PLAN_G3};
     const double macs = plan_layer_macs(&m->layers[0]);
 
     *h = (struct plan_host){
@@ -77,6 +78,9 @@ void made_host(const struct plan_model *m, double per_layer_s, struct plan_host 
             h->types[i].type = types[i];
             h->types[i].s[k] = per_layer_s * .9 * weight(rows[k]) / macs / rows[k] * bytes / .625;
         }
+        for (unsigned i = 0; i < sizeof schemes / sizeof *schemes; i++)
+            h->scheme_s[schemes[i]][k] =
+                per_layer_s * weight(rows[k]) / macs / rows[k] * (i ? .9 : .8);
     }
     for (unsigned f = 0; f < KV_FORMATS; f++) {
         h->attend[f].one_s = per_layer_s * 1e-4 * (1 + f * .1);

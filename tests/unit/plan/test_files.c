@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Profiles, tables and a link's text: written and read again, and what is wrong with others. */
 #include <errno.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -27,6 +28,9 @@ static void host_again(void **state)
     assert_string_equal(text, twice);
     assert_string_equal(again.host, "made up");
     assert_int_equal(again.n_stages, 2);
+    for (unsigned s = 0; s < PLAN_SCHEMES; s++)
+        assert_true(fabs(again.scheme_s[s][2] - h.scheme_s[s][2]) <= h.scheme_s[s][2] * 1e-5);
+    assert_true(again.scheme_s[PLAN_SQ3][0] > 0 && again.scheme_s[PLAN_SQ2][0] == 0);
     assert_int_equal(plan_host_check(&again, "p", &m, NULL, err), 0);
     assert_int_equal(plan_host_check(&again, "p", &m, &h, err), 0);
     free(twice);
@@ -83,13 +87,16 @@ static void bad_hosts(void **state)
     made_model(6, &m);
     made_host(&m, 1e-3, &h);
     char *good = plan_host_format(&h);
-    refuse(good, "\"format\": 1", "\"format\": 2", "version 2");
+    refuse(good, "\"format\": 2", "\"format\": 1", "version 1");
     refuse(good, "isthmus-host-profile", "isthmus-link-profile", "kind");
     refuse(good, "\"threads\": 4", "\"threads\": 0", "threads");
     refuse(good, "\"threads\": 4", "\"threads\": -1", "threads");
     refuse(good, "\"beside\": 1", "\"beside\": 0", "beside");
     refuse(good, "\"layers\": 6", "\"layers\": 3", "rise");
     refuse(good, "\"Q8_0\"", "\"Q8_9\"", "types");
+    refuse(good, "\"sq3\"", "\"sq5\"", "schemes");
+    refuse(good, "\"sq3\"", "\"Q4_0\"", "schemes"); /* a type */
+    refuse(good, "\"schemes\"", "\"skemes\"", "schemes");
     refuse(good, "\"made up\"", "\"made\\nup\"", "control");
     refuse(good, "\"rows\"", "\"ranks\"", "rows");
     refuse(good, "\"rested_s\"", "\"rest\"", "rested_s");

@@ -153,6 +153,9 @@ static void storage(void **state)
     assert_int_equal(plan_latency(&x->m, &x->c, &wide), 0);
     NEAR(wide.edge_s - keep.edge_s, 2 * 1e-3 * .9 * (1.0625 - .625) / .625);
     x->c.front = PLAN_SQ3;
+    assert_int_equal(plan_latency(&x->m, &x->c, &wide), 0);
+    NEAR(wide.edge_s - keep.edge_s, 2 * 1e-3 * (.8 - .9));
+    x->c.front = PLAN_SQ2;
     assert_int_equal(plan_latency(&x->m, &x->c, &wide), -ENOENT);
     x->c.front = PLAN_KEEP;
     x->host.attend[KV_Q4].one_s = 0;

@@ -12,6 +12,7 @@
 
 #include "../stage/tiny_model.h"
 #include "compute/kernels/kernels.h"
+#include "compute/quantize/quantize.h"
 #include "compute/stage.h"
 #include "compute/team.h"
 #include "models.h"
@@ -99,8 +100,8 @@ static void schemes(void **state)
         double least, most;
     } of[] = {
         {PLAN_KEEP, 5, 5},      {PLAN_Q8_0, 8.5, 8.6},  {PLAN_Q6_K, 6.5, 7.1},
-        {PLAN_Q5_0, 5.5, 6.1},  {PLAN_Q4_0, 4.5, 5.1},  {PLAN_SQ4, 4.16, 4.55},
-        {PLAN_SQ3, 3.16, 3.40}, {PLAN_SQ2, 2.16, 2.40}, {PLAN_G3, 3.3, 3.4},
+        {PLAN_Q5_0, 5.5, 6.1},  {PLAN_Q4_0, 4.5, 5.1},  {PLAN_SQ4, 4.12, 4.20},
+        {PLAN_SQ3, 3.17, 3.20}, {PLAN_SQ2, 2.07, 2.10}, {PLAN_G3, 3.3, 3.4},
     };
     struct plan_model m;
     enum plan_scheme s;
@@ -119,6 +120,38 @@ static void schemes(void **state)
     }
     assert_true(plan_scheme_parse("Q9_9", &s) < 0);
     plan_model_free(&m);
+}
+
+/* To the byte, as the kernels lay panels out and `isthmus quantize` counts exact weights: a panel
+ * of sq3 has 16 rows' levels, a line through each, and units of 64 columns. */
+static void golden_schemes(void **state)
+{
+    const struct plan_matrix square = {4096, 4096, QTYPE_Q4_1}, small = {1536, 576, QTYPE_Q4_1};
+    const uint64_t units = 64 * 16 * 3 / 8, head = 16 * 8 + 2 * 16 * 4;
+    enum plan_scheme s;
+
+    assert_int_equal(plan_matrix_sparse(&square, PLAN_SQ3), 4096 * 4096 / 200);
+    assert_int_equal(plan_matrix_bytes(&square, PLAN_SQ3),
+                     256 * (head + 64 * units) + (4096 + 1 + 4096 * 4096 / 200) * 4);
+    assert_int_equal(plan_matrix_sparse(&small, PLAN_SQ4), 3361); /* .38 % */
+    assert_int_equal(plan_matrix_sparse(&small, PLAN_SQ2), 1592); /* .18 % */
+    assert_int_equal(plan_matrix_sparse(&small, PLAN_G3), 0);
+    /* six groups of 96, f16 scale and minimum of each; nothing exact */
+    assert_int_equal(plan_matrix_bytes(&small, PLAN_G3), 96 * (9 * units + 6 * 2 * 16 * 2));
+    for (unsigned i = 0; i < PLAN_SCHEMES; i++) {
+        const struct scheme stored = plan_scheme_storage((enum plan_scheme)i);
+        struct quantize_scheme q;
+        assert_int_equal(quantize_scheme_parse(plan_scheme_name((enum plan_scheme)i), &q), 0);
+        assert_true((stored.kind == SCHEME_NONE) == plan_scheme_is_standard((enum plan_scheme)i));
+        assert_true(plan_matrix_takes(&square, (enum plan_scheme)i));
+    }
+    /* Q6_K has blocks of 256 columns, of which 576 is no multiple. */
+    assert_int_equal(plan_matrix_type(&small, PLAN_Q6_K), QTYPE_Q8_0);
+    assert_int_equal(plan_matrix_type(&square, PLAN_Q6_K), QTYPE_Q6_K);
+    const struct plan_matrix odd = {64, 100, QTYPE_F32};
+    assert_true(plan_matrix_takes(&odd, PLAN_KEEP) && !plan_matrix_takes(&odd, PLAN_SQ3) &&
+                !plan_matrix_takes(&odd, PLAN_Q4_0));
+    assert_int_equal(plan_scheme_parse("sq5", &s), -EINVAL);
 }
 
 /* A real stage: weights and cache as it says, scratch within a hundredth. */
@@ -202,8 +235,11 @@ static void no_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden),   cmocka_unit_test(monotone),
-        cmocka_unit_test(schemes),  cmocka_unit_test(as_the_stage_says),
+        cmocka_unit_test(golden),
+        cmocka_unit_test(monotone),
+        cmocka_unit_test(schemes),
+        cmocka_unit_test(golden_schemes),
+        cmocka_unit_test(as_the_stage_says),
         cmocka_unit_test(no_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

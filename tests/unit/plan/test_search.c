@@ -269,6 +269,33 @@ static void most_load(void **state)
     end(x);
 }
 
+/* Many layers at an edge that has no room for them as they are: in three bits, whose cost was
+ * allowed, and the back as it is. With room, or without leave, not. */
+static void tight_edge(void **state)
+{
+    struct world *x = world_of(12);
+    static struct plan_answer a;
+
+    x->w.split_min = x->w.split_max = 6;
+    x->w.limit[PLAN_KL] = .08;
+    x->w.least = PLAN_KL;
+    assert_int_equal(plan_search(&x->w, &a), 0);
+    assert_true(a.found && a.best.front == PLAN_KEEP);
+    const double kept = (double)a.best.edge.term[PLAN_PANELS];
+    x->w.limit[PLAN_EDGE_BYTES] = a.best.metric[PLAN_EDGE_BYTES] - .3 * kept;
+    assert_int_equal(plan_search(&x->w, &a), 0);
+    assert_true(a.found);
+    assert_int_equal(a.best.front, PLAN_SQ3);
+    assert_int_equal(a.best.back, PLAN_KEEP);
+    assert_true(a.best.front_kl > 0 && a.best.back_kl == 0);
+    assert_true((double)a.best.edge.term[PLAN_PANELS] < .66 * kept);
+    x->w.front[PLAN_SQ3] = false;
+    assert_int_equal(plan_search(&x->w, &a), 0);
+    assert_false(a.found);
+    assert_int_equal(a.ruled_out, PLAN_EDGE_BYTES);
+    end(x);
+}
+
 /* A plan whose figures are known; the model's tests have the sums by hand. */
 static void golden_plan(void **state)
 {
@@ -301,12 +328,32 @@ static void golden_plan(void **state)
     end(x);
 }
 
-/* 80 layers, everything allowed: found or not, under two seconds of CPU. */
+/* Every scheme has times, and costs at both ends of the model. */
+static void measure_all(struct world *x)
+{
+    const uint32_t n_layers = x->m.n_layers;
+
+    for (unsigned s = PLAN_KEEP + 1; s < PLAN_SCHEMES; s++) {
+        for (unsigned stage = 0; stage < PLAN_STAGE_KINDS; stage++) {
+            x->q.schemes[stage][s].n = 2;
+            for (unsigned k = 0; k < 2; k++)
+                x->q.schemes[stage][s].points[k] = (struct plan_scheme_point){
+                    .split = k ? n_layers - 1 : 1, .kl = .0008 * s * (k == stage ? .1 : 1)};
+        }
+        for (uint32_t k = 0; k < x->edge.n_rows && !plan_scheme_is_standard((enum plan_scheme)s);
+             k++)
+            x->edge.scheme_s[s][k] = x->edge.types[0].s[k] * (1.2 - .04 * s);
+        memcpy(x->cloud.scheme_s[s], x->edge.scheme_s[s], sizeof x->cloud.scheme_s[s]);
+    }
+}
+
+/* 80 layers, everything measured and allowed: found or not, under two seconds of CPU. */
 static void in_time(void **state)
 {
     struct world *x = world_of(80);
     static struct plan_answer a;
 
+    measure_all(x);
     for (unsigned i = 0; i < 2; i++) {
         if (i)
             x->w.limit[PLAN_TPOT] = .021;
@@ -330,7 +377,7 @@ int main(void)
         cmocka_unit_test(as_trying_all), cmocka_unit_test(neighbours),
         cmocka_unit_test(least_change),  cmocka_unit_test(longest_context),
         cmocka_unit_test(most_load),     cmocka_unit_test(in_time),
-        cmocka_unit_test(golden_plan),
+        cmocka_unit_test(golden_plan),   cmocka_unit_test(tight_edge),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
