@@ -48,7 +48,7 @@ static const struct argp_option options[] = {
     {"ignore-eos", OPT_IGNORE_EOS, NULL, 0, "Go on after the model has ended its answer", 0},
     {"chat-template", OPT_CHAT_TEMPLATE, "NAME", 0,
      "How a chat is written for the model, where its file does not say so in a way that is "
-     "recognised: chatml, llama3 or gemma",
+     "recognised: chatml, llama3 or gemma (default: what the file says)",
      0},
     {"kv-budget", OPT_KV_BUDGET, "SIZE", 0,
      "Most memory for the cache of keys and values, of each half if split: 64MB. Sessions that "
@@ -450,6 +450,7 @@ static int join(struct front *f, const struct join_options *j)
         .connect_timeout_ns = j->connect_ns,
         .rejoin = {.timeout_ns = j->reconnect_ns,
                    .history_bytes = j->history_bytes,
+                   .endless = o->serves && j->reconnect_ns,
                    .say = say,
                    .arg = f},
     };

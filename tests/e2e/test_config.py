@@ -159,6 +159,13 @@ def test_show():
                                    {"value": "udp:b:1", "from": path + ":3"}], o["port"])
     e2e.check(o["threads"]["set"] == [{"value": "3", "from": "command line"}], o["threads"])
     e2e.check(o["connect"]["default"] == "10" and not o["connect"]["set"], o["connect"])
+    # A default is said, too; where there is none, that.
+    shown = e2e.isthmus("config", "--show", "edge").stdout.splitlines()
+    for line in (";codec = tsq, and with --profile xform", ";temp = 0", ";top-k = 0", ";top-p = 1", ";min-p = 0",
+                 ";repeat-penalty = 1", ";seed = 0", ";chat-template = what the file says", ";threads = 1",
+                 ";mlock = no", ";api-keys = ; none", ";kv = f16", ";reconnect = 60"):
+        e2e.check(line in shown, "config --show edge: no %r in %s" % (line, shown))
+    e2e.check(not [line for line in shown if line.endswith("=")], "a key without a value: %s" % shown)
     # What is printed is a file again.
     done = e2e.isthmus("config", "--show", "--config", path, "edge", "--insecure")
     again = write("again.conf", done.stdout)
