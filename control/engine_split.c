@@ -84,6 +84,7 @@ static void split_stats(const struct engine *e, struct engine_stats *st)
         .history_bytes = es.history_bytes,
         .reconnections = es.reconnections,
         .replayed_bytes = es.replayed_bytes,
+        .moved = es.moved,
         .copied_bytes = es.copied_bytes,
         .port_copied_bytes = es.port_copied_bytes,
         .kept_bytes = es.kept_bytes,

@@ -48,7 +48,7 @@ static const struct argp_option options[] = {
     {"ignore-eos", OPT_IGNORE_EOS, NULL, 0, "Go on after the model has ended its answer", 0},
     {"chat-template", OPT_CHAT_TEMPLATE, "NAME", 0,
      "How a chat is written for the model, where its file does not say so in a way that is "
-     "recognised: chatml, llama3 or gemma",
+     "recognised: chatml, llama3 or gemma (default: what the file says)",
      0},
     {"kv-budget", OPT_KV_BUDGET, "SIZE", 0,
      "Most memory for the cache of keys and values, of each half if split: 64MB. Sessions that "
@@ -211,23 +211,33 @@ static int keep_budget(const struct front *f, bool whole, struct stage_params *p
     return budget_begin(&f->model, params, &plan);
 }
 
-static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int first_core,
-                      int near_numa_node)
+/* What a stage of these layers is to be. */
+static int plan_stage(const struct front *f, uint32_t first_layer, uint32_t end_layer,
+                      struct stage_params *params)
 {
-    int rc = model_team_near(&f->o->model, threads, first_core, near_numa_node, &f->team);
-    if (rc != EXIT_OK)
-        return rc;
-    struct stage_params params = {
+    *params = (struct stage_params){
+        .first_layer = first_layer,
         .end_layer = end_layer,
         .head = f->o->head == HEAD_AT_EDGE ? STAGE_HEAD_WITH : STAGE_HEAD_OWN,
         .max_rows = f->o->chunk_tokens + f->o->parallel,
         .n_ctx = f->o->model.ctx,
         .kv_format = f->o->model.kv,
     };
-    rc = model_cache(&f->model, f->o->parallel, !f->o->no_prefix, f->o->kv_budget_bytes, &params);
+    int rc =
+        model_cache(&f->model, f->o->parallel, !f->o->no_prefix, f->o->kv_budget_bytes, params);
     account_begin();
     if (rc == EXIT_OK && f->o->memory_budget_bytes)
-        rc = keep_budget(f, end_layer == 0, &params);
+        rc = keep_budget(f, end_layer == 0, params);
+    return rc;
+}
+
+static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int first_core,
+                      int near_numa_node)
+{
+    struct stage_params params;
+    int rc = model_team_near(&f->o->model, threads, first_core, near_numa_node, &f->team);
+    if (rc == EXIT_OK)
+        rc = plan_stage(f, 0, end_layer, &params);
     if (rc == EXIT_OK)
         rc = model_open_stage(&f->model, &params, f->team, &f->stage);
     if (rc == EXIT_OK)
@@ -235,14 +245,20 @@ static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int
     return rc;
 }
 
+static int check_whole(const struct front *f)
+{
+    if (f->model.half.half == STAGE_WHOLE)
+        return EXIT_OK;
+    log_error("--local: %s is the %s half of a model in two files: it can only run split",
+              f->model.path, stage_half_name(f->model.half.half));
+    return EXIT_USAGE;
+}
+
 int front_local(struct front *f)
 {
-    if (f->model.half.half != STAGE_WHOLE) {
-        log_error("--local: %s is the %s half of a model in two files: it can only run split",
-                  f->model.path, stage_half_name(f->model.half.half));
-        return EXIT_USAGE;
-    }
-    int rc = open_stage(f, 0, 0, 0, -1);
+    int rc = check_whole(f);
+    if (rc == EXIT_OK)
+        rc = open_stage(f, 0, 0, 0, -1);
     if (rc != EXIT_OK)
         return rc;
     rc = engine_local(f->stage, f->o->chunk_tokens, f->o->parallel, f->o->no_prefix, &f->engine);
@@ -259,6 +275,29 @@ int front_plan(struct front *f)
     return rc == EXIT_OK ? steer_open(&f->o->adapt, &f->plan, f->model.n_layers, f->o->chunk_tokens,
                                       &f->steer)
                          : rc;
+}
+
+int front_check(const struct front_options *o, const struct join_options *join, bool local)
+{
+    struct front_options look = *o;
+    struct stage_params params;
+    struct front f;
+    if ((o->prompt && strcmp(o->prompt, "-") == 0) || (o->requests && strcmp(o->requests, "-") == 0))
+        look.serves = true;
+    look.both_halves = !join;
+    int rc = front_open(&f, &look);
+    if (join)
+        f.join = *join;
+    if (rc == EXIT_OK)
+        rc = local ? check_whole(&f) : front_plan(&f);
+    if (rc == EXIT_OK)
+        rc = model_check_team(&o->model);
+    if (rc == EXIT_OK)
+        rc = plan_stage(&f, 0, local ? 0 : f.plan.split, &params);
+    if (rc == EXIT_OK && !local && !join)
+        rc = plan_stage(&f, f.plan.split, 0, &params);
+    front_close(&f);
+    return rc;
 }
 
 /* Until the cloud is there, as far as the port can tell, so that no answer's time to the first
@@ -418,6 +457,7 @@ static int join(struct front *f, const struct join_options *j)
         .connect_timeout_ns = j->connect_ns,
         .rejoin = {.timeout_ns = j->reconnect_ns,
                    .history_bytes = j->history_bytes,
+                   .endless = o->serves && j->reconnect_ns,
                    .say = say,
                    .arg = f},
     };

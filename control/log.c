@@ -23,6 +23,12 @@ static const struct {
 static const char *log_name = "";
 static atomic_int log_level = LOG_LEVEL_INFO;
 static bool to_journal;
+static void (*on_error)(const char *text);
+
+void log_on_error(void (*said)(const char *text))
+{
+    on_error = said;
+}
 
 void log_set_name(const char *name)
 {
@@ -72,6 +78,8 @@ static void log_line(enum log_level level, const char *fmt, va_list ap)
     if (to_journal)
         snprintf(priority, sizeof priority, "<%d>", levels[level].priority);
     fprintf(stderr, "%sisthmus: %s%s%s\n", priority, log_name, levels[level].mark, text);
+    if (level == LOG_LEVEL_ERROR && on_error)
+        on_error(text);
 }
 
 void log_error(const char *fmt, ...)

@@ -10,6 +10,9 @@ void log_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_debug(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* not said by default */
 
+/* Called with the text of every error once it was said; NULL: nobody. While one thread runs. */
+void log_on_error(void (*said)(const char *text));
+
 /* Put in front of every line, e.g. "cloud: ". Static string; "" by default. */
 void log_set_name(const char *name);
 

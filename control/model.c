@@ -269,6 +269,15 @@ int model_team(const struct model_options *o, unsigned default_threads, int defa
     return model_team_near(o, default_threads, default_first_core, -1, team);
 }
 
+int model_check_team(const struct model_options *o)
+{
+    const struct team_params p = model_team_params(o);
+    struct team_plan plan;
+    char err[TEAM_ERR];
+    const int rc = team_plan(&p, &plan, err);
+    return rc < 0 ? refuse_team(o, rc, err) : EXIT_OK;
+}
+
 int model_place_halves(const struct model_options *o, struct model_halves *h)
 {
     struct team_params p = model_team_params(o);

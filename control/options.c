@@ -112,10 +112,11 @@ static const struct argp_option model_options[] = {
      "First of the allowed cores to pin threads to; -1: do not pin", 1},
     {"cpus", OPT_CPUS, "LIST", 0,
      "Use only these CPUs, like 0-3,8, a thread on each (default: one on each allowed core)", 1},
-    {"numa", OPT_NUMA, "N", 0, "Use only cores of this NUMA node", 1},
+    {"numa", OPT_NUMA, "N", 0, "Use only cores of this NUMA node (default: any)", 1},
     {"mlock", OPT_MLOCK, NULL, 0, "Keep the weights from being swapped out", 1},
     {"cpu-mask", OPT_CPU_MASK, "MASK", 0,
-     "Instruction sets to use: c, avx2, avx512, vnni or all. Changes speed, never results", 1},
+     "Instruction sets to use: c, avx2, avx512, vnni or all (default all). Changes speed, never "
+     "results", 1},
     {"ctx", OPT_CTX, "N", 0, "Longest sequence in tokens (default: the model's, at most 8192)", 1},
     {"no-memory-check", OPT_NO_MEMORY_CHECK, NULL, 0,
      "Load a model even where it seems not to fit in memory", 1},
@@ -189,8 +190,8 @@ static const struct argp_option split_option_list[] = {
     {"split", OPT_SPLIT, "N", 0,
      "Layers at the edge (default: the profile's, or a third of the model's)", 2},
     {"codec", OPT_CODEC, "CODEC", 0,
-     "How activations are compressed: tsq (default) or tsq:tau=4,delta=.08,qmin=2,qmax=8; rans, "
-     "xform (default with --profile) or xform:step=.0115; f16; f32",
+     "How activations are compressed: tsq or tsq:tau=4,delta=.08,qmin=2,qmax=8; rans, xform or "
+     "xform:step=.0115; f16; f32 (default tsq, and with --profile xform)",
      2},
     {"profile", OPT_PROFILE, "FILE", 0,
      "What `isthmus calibrate` learned of this model at this split, for xform and rans; the same "
@@ -306,11 +307,11 @@ int split_resolve(const struct split_options *o, uint32_t n_layers, const char *
  */
 
 static const struct argp_option sampler_options[] = {
-    {"temp", OPT_TEMP, "T", 0, "Temperature; 0 (default): always the likeliest token", 3},
-    {"top-k", OPT_TOP_K, "N", 0, "Only the N likeliest tokens; 0 (default): off", 3},
-    {"top-p", OPT_TOP_P, "P", 0, "Only the likeliest tokens that sum to P; 1 (default): off", 3},
-    {"min-p", OPT_MIN_P, "P", 0, "Only tokens at least P times as likely as the likeliest", 3},
-    {"repeat-penalty", OPT_REPEAT_PENALTY, "R", 0, "Weigh generated tokens down by R; 1: off", 3},
+    {"temp", OPT_TEMP, "T", 0, "Temperature (default 0: always the likeliest token)", 3},
+    {"top-k", OPT_TOP_K, "N", 0, "Only the N likeliest tokens (default 0: off)", 3},
+    {"top-p", OPT_TOP_P, "P", 0, "Only the likeliest tokens that sum to P (default 1: off)", 3},
+    {"min-p", OPT_MIN_P, "P", 0, "Only tokens at least P times as likely as the likeliest (default 0: off)", 3},
+    {"repeat-penalty", OPT_REPEAT_PENALTY, "R", 0, "Weigh generated tokens down by R (default 1: off)", 3},
     {"seed", OPT_SEED, "N", 0, "Same seed, same text (default 0)", 3},
     {0},
 };

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/un.h>
 
 #include "control/cmd.h"
 #include "control/log.h"
@@ -93,6 +94,44 @@ int port_arg_open(const char *uri, enum port_role role, const struct security *s
     if (inner->caps.how[0])
         log_info("%s, MTU %u", inner->caps.how, inner->caps.mtu_bytes);
     return impair(inner, role, n, out);
+}
+
+/* Of an address as text: whether it is of another host; of a name that is not known. */
+static bool reaches_out(const struct port_uri *u)
+{
+    uint8_t a[16];
+    static const uint8_t loopback6[16] = {[15] = 1};
+    if (u->kind != URI_UDP)
+        return u->kind != URI_MEMIF;
+    if (!u->name[0])
+        return true;
+    if (inet_pton(AF_INET, u->name, a) == 1)
+        return a[0] != 127;
+    return inet_pton(AF_INET6, u->name, a) == 1 && memcmp(a, loopback6, sizeof a) != 0;
+}
+
+int port_arg_check(const char *uri, enum port_role role, bool insecure)
+{
+    char err[PORT_ERR];
+    struct port_uri u;
+    if (port_uri_parse(uri, &u, err) < 0) {
+        log_error("--port: %s", err);
+        return EXIT_USAGE;
+    }
+    const size_t n = strlen(u.name), room = sizeof ((struct sockaddr_un *)0)->sun_path;
+    const char *wrong = NULL;
+    if (u.kind == URI_MEMIF && (n < 1u + (u.name[0] == '@') || n >= room))
+        wrong = "the name of a socket has 1 to 107 characters";
+    else if (role == PORT_CLIENT && u.kind == URI_UDP && !u.name[0])
+        wrong = "the edge needs the cloud's host: udp:HOST:PORT";
+    else if (role == PORT_CLIENT && u.kind != URI_UDP && u.kind != URI_MEMIF && !u.peer)
+        wrong = "the edge needs the cloud's address: peer=ADDR";
+    else if (insecure && reaches_out(&u))
+        wrong = "reaches beyond this host, which --insecure does not go with";
+    if (!wrong)
+        return EXIT_OK;
+    log_error("--port %s: %s", uri, wrong);
+    return EXIT_USAGE;
 }
 
 struct port *port_arg_reopen(const char *uri, const struct security *security,

@@ -25,7 +25,11 @@ extern const struct argp port_argp;
 int port_arg_open(const char *uri, enum port_role role, const struct security *security,
                   const struct netem_options *n, struct port **out);
 
-/* The same for an edge that looks for its cloud again and again: what was said last is not said
+/* For --check-config: whether it is a port of this role, as far as its name tells; a host is not
+ * looked up. EXIT_OK or EXIT_USAGE, said. */
+int port_arg_check(const char *uri, enum port_role role, bool insecure);
+
+/* port_arg_open for an edge that looks for its cloud again and again: what was said last is not said
  * anew. NULL: it can't be opened now. */
 struct port *port_arg_reopen(const char *uri, const struct security *security,
                              const struct netem_options *n);

@@ -91,6 +91,20 @@ static int become(const struct who *w, bool xdp)
     return setresuid(0, 0, 0) == 0 ? -ENOTRECOVERABLE : 0; /* is it really gone? */
 }
 
+static bool needs_root(const char *uri, struct port_uri *u)
+{
+    char err[PORT_ERR];
+    return port_uri_parse(uri, u, err) == 0 &&
+           (u->kind == URI_PACKET || u->kind == URI_XDP || u->kind == URI_PCI);
+}
+
+int privileges_check(const char *uri, const char *user)
+{
+    struct port_uri u;
+    struct who w;
+    return user && geteuid() == 0 && needs_root(uri, &u) ? find(user, &w) : EXIT_OK;
+}
+
 void privileges_begin(void)
 {
     if (geteuid() == 0)
@@ -100,11 +114,9 @@ void privileges_begin(void)
 int privileges_drop(const char *uri, const char *user)
 {
     struct port_uri u;
-    char err[PORT_ERR];
     struct who w;
 
-    if (port_uri_parse(uri, &u, err) < 0 ||
-        (u.kind != URI_PACKET && u.kind != URI_XDP && u.kind != URI_PCI))
+    if (!needs_root(uri, &u))
         return EXIT_OK;
     if (geteuid() != 0) {
         if (user)

@@ -15,4 +15,7 @@ void privileges_begin(void);
  */
 int privileges_drop(const char *uri, const char *user);
 
+/* For --check-config: whether there is such a user, where one would be needed. */
+int privileges_check(const char *uri, const char *user);
+
 #endif

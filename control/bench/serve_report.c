@@ -39,6 +39,7 @@ static const struct table_column columns[] = {
     {"tokens", NULL, TABLE_COUNT},
     {"prompt_tokens_mean", NULL, 1},
     {"unfinished", "cut off", TABLE_COUNT},
+    {"errors", "failed", TABLE_COUNT},
     {"errors_connect", NULL, TABLE_COUNT},
     {"errors_busy", NULL, TABLE_COUNT},
     {"errors_http", NULL, TABLE_COUNT},
@@ -119,6 +120,10 @@ static void put_results(struct row *r, const struct load_params *p, const struct
     put(r, (double)f->tokens);
     put(r, (double)f->prompt_tokens / (double)f->prompts_counted);
     put(r, (double)f->outcomes[CALL_UNDER_WAY]);
+    uint64_t errors = 0;
+    for (unsigned o = CALL_CONNECT; o < CALL_OUTCOMES; o++)
+        errors += f->outcomes[o];
+    put(r, (double)errors);
     for (unsigned o = CALL_CONNECT; o < CALL_OUTCOMES; o++)
         put(r, (double)f->outcomes[o]);
     put(r, (double)(f->ttft.n - f->ttft_open));

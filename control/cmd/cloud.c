@@ -176,15 +176,70 @@ static void say_start(const struct cloud_options *o, const struct security *secu
         log_info("up to %u sessions of %u edges at once", o->max_sessions, o->max_edges);
 }
 
-/* What can be checked without loading a model or opening a port. */
+static struct stage_params stage_of(const struct cloud_options *o, const struct split_plan *plan)
+{
+    return (struct stage_params){
+        .first_layer = plan->split,
+        .head = o->head == HEAD_AT_EDGE ? STAGE_HEAD_WITHOUT : STAGE_HEAD_OWN,
+        .max_rows = o->chunk_tokens + o->max_sessions,
+        .n_ctx = o->model.ctx,
+        .kv_format = o->model.kv,
+    };
+}
+
+/* The cache, and what --memory-budget leaves for it; or it is refused. */
+static int plan_stage(const struct cloud_options *o, const struct model *m, struct stage_params *p)
+{
+    int rc = model_cache(m, o->max_sessions, true, o->kv_budget_bytes, p);
+    account_begin();
+    if (rc == EXIT_OK && o->memory_budget_bytes)
+        rc = budget_begin(m, p,
+                          &(struct budget_plan){.budget_bytes = o->memory_budget_bytes,
+                                                .program_bytes = process_memory("VmRSS"),
+                                                .ports = 1,
+                                                .sessions = o->max_sessions,
+                                                .has_head = o->head == HEAD_AT_CLOUD});
+    return rc;
+}
+
+static int check_model(const struct cloud_options *o)
+{
+    struct split_plan plan = {0};
+    struct model m;
+    int rc = model_open_as(MODEL_CLOUD, o->model.path, false, &m);
+    if (rc != EXIT_OK)
+        return rc;
+    rc = split_plan(&o->split, &m, &plan);
+    if (rc == EXIT_OK)
+        rc = model_check_team(&o->model);
+    struct stage_params params = stage_of(o, &plan);
+    if (rc == EXIT_OK)
+        rc = plan_stage(o, &m, &params);
+    split_plan_free(&plan);
+    model_close(&m);
+    return rc;
+}
+
+/* What can be checked without loading weights or opening ports. */
 static int check(const struct cloud_options *o)
 {
     struct security security;
+    config_check_begin();
     int rc = config_check_file("--model", o->model.path);
+    if (rc == EXIT_OK)
+        rc = daemon_check(&o->daemon);
     if (rc == EXIT_OK) {
         rc = security_open(&o->security, true, &security);
         security_close(&security);
     }
+    if (rc == EXIT_OK)
+        rc = privileges_check(o->port.uris[0], o->security.user);
+    if (rc == EXIT_OK)
+        rc = port_arg_check(o->port.uris[0], PORT_SERVER, o->security.insecure);
+    if (rc == EXIT_OK)
+        rc = register_check(&o->registry, o->port.uris[0]);
+    if (rc == EXIT_OK)
+        rc = check_model(o);
     return rc == EXIT_OK ? config_say_good(&o->daemon) : EXIT_USAGE;
 }
 
@@ -245,22 +300,8 @@ int cmd_cloud(int argc, char **argv)
         rc = model_team_near(&o.model, 1, 1, port_arg_numa_node("/sys", o.port.uris[0]), &team);
     if (rc != EXIT_OK)
         goto out;
-    struct stage_params stage_params = {
-        .first_layer = plan.split,
-        .head = o.head == HEAD_AT_EDGE ? STAGE_HEAD_WITHOUT : STAGE_HEAD_OWN,
-        .max_rows = o.chunk_tokens + o.max_sessions,
-        .n_ctx = o.model.ctx,
-        .kv_format = o.model.kv,
-    };
-    rc = model_cache(&m, o.max_sessions, true, o.kv_budget_bytes, &stage_params);
-    account_begin();
-    if (rc == EXIT_OK && o.memory_budget_bytes)
-        rc = budget_begin(&m, &stage_params,
-                          &(struct budget_plan){.budget_bytes = o.memory_budget_bytes,
-                                                .program_bytes = process_memory("VmRSS"),
-                                                .ports = 1,
-                                                .sessions = o.max_sessions,
-                                                .has_head = o.head == HEAD_AT_CLOUD});
+    struct stage_params stage_params = stage_of(&o, &plan);
+    rc = plan_stage(&o, &m, &stage_params);
     if (rc == EXIT_OK)
         rc = model_open_stage(&m, &stage_params, team, &stage);
     if (rc != EXIT_OK)

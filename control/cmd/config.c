@@ -25,17 +25,27 @@ struct showing {
     json_t *options; /* NULL: as INI */
 };
 
-/* What the option's text says of its default, or "". Static. */
-static const char *said_default(const struct argp_option *o)
+/* Defaults that are each command's own. */
+static const struct {
+    const char *command, *key, *value;
+} own[] = {
+    {"edge", "threads", "1"},    {"cloud", "threads", "1"},    {"run", "threads", "half of the cores"},
+    {"edge", "first-core", "0"}, {"cloud", "first-core", "1"}, {"run", "first-core", "0"},
+};
+
+/* What it is without the option, as the command or the option's text says it; "": nothing. Static. */
+static const char *said_default(const struct config_command *c, const struct argp_option *o)
 {
     static char text[120];
     const char *from = o->doc ? strstr(o->doc, "(default") : NULL;
-    text[0] = '\0';
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        if (strcmp(own[i].command, c->name) == 0 && strcmp(own[i].key, o->name) == 0)
+            return own[i].value;
     if (!from)
-        return text;
+        return o->arg ? "" : "no";
     from += strlen("(default");
     from += strspn(from, ": ");
-    snprintf(text, sizeof text, "%.*s", (int)strcspn(from, ";)"), from);
+    snprintf(text, sizeof text, "%.*s", (int)strcspn(from, ":;)"), from);
     return text;
 }
 
@@ -60,9 +70,9 @@ static void show_option(void *arg, const struct argp_option *o)
         printf("%s = %s ; %s\n", o->name, e->value ? e->value : "yes", from);
         set = true;
     }
-    const char *value = said_default(o);
+    const char *value = said_default(s->config->command, o);
     if (!set && !(o->flags & OPTION_HIDDEN))
-        printf(";%s =%s%s\n", o->name, *value ? " " : "", value);
+        printf(";%s = %s\n", o->name, *value ? value : "; none");
 }
 
 static void show_option_json(void *arg, const struct argp_option *o)
@@ -80,7 +90,8 @@ static void show_option_json(void *arg, const struct argp_option *o)
     }
     json_array_append_new(s->options, json_pack("{s:s, s:s?, s:s, s:s, s:o}", "key", o->name,
                                                 "argument", o->arg, "help", o->doc, "default",
-                                                said_default(o), "set", values));
+                                                said_default(s->config->command, o), "set",
+                                                values));
 }
 
 static int show(const struct config *c, bool json)

@@ -7,6 +7,7 @@
 #include "control/fleet/registry.h"
 #include "control/front.h"
 #include "control/log.h"
+#include "control/privileges.h"
 #include "control/service/serve.h"
 
 enum {
@@ -124,22 +125,52 @@ const struct argp cmd_edge_argp = {
     NULL,
 };
 
-/* What can be checked without loading a model or opening a port. */
-static int check(const struct edge_options *o)
+static struct join_options join_of(const struct edge_options *o)
 {
-    struct security security;
-    int rc = serve_check(&o->serve, &o->front.model);
-    if (rc == EXIT_OK) {
-        rc = security_open(&o->security, false, &security);
-        security_close(&security);
-    }
+    return (struct join_options){
+        .at = o->port,
+        .workers = o->workers,
+        .max_uplinks = o->max_uplinks,
+        .connect_ns = o->connect_s * UINT64_C(1000000000),
+        .reconnect_ns = o->reconnect_s * UINT64_C(1000000000),
+        .history_bytes = (size_t)o->history_mb * 1000000,
+    };
+}
+
+static int check_clouds(const struct edge_options *o)
+{
     char err[WORKERS_ERR];
     struct registry *registry = NULL;
+    int rc = EXIT_OK;
+    for (unsigned i = 0; i < o->port.n && rc == EXIT_OK; i++)
+        rc = port_arg_check(o->port.uris[i], PORT_CLIENT, o->security.insecure);
+    if (rc == EXIT_OK && o->port.n == 1)
+        rc = privileges_check(o->port.uris[0], o->security.user);
     if (rc == EXIT_OK && o->workers && registry_open(o->workers, &registry, err) < 0) {
         log_error("--workers: %s", err);
         rc = EXIT_USAGE;
     }
     registry_close(registry);
+    return rc;
+}
+
+/* What can be checked without loading weights or opening ports. */
+static int check(const struct edge_options *o)
+{
+    const struct join_options join = join_of(o);
+    struct security security;
+    config_check_begin();
+    int rc = config_check_file("--model", o->front.model.path);
+    if (rc == EXIT_OK)
+        rc = serve_check(&o->serve);
+    if (rc == EXIT_OK) {
+        rc = security_open(&o->security, false, &security);
+        security_close(&security);
+    }
+    if (rc == EXIT_OK)
+        rc = check_clouds(o);
+    if (rc == EXIT_OK)
+        rc = front_check(&o->front, &join, false);
     return rc == EXIT_OK ? config_say_good(&o->serve.daemon) : EXIT_USAGE;
 }
 
@@ -153,14 +184,7 @@ int cmd_edge(int argc, char **argv)
     security_begin(&o.security);
     if (o.serve.daemon.check_config)
         return check(&o);
-    const struct join_options join = {
-        .at = o.port,
-        .workers = o.workers,
-        .max_uplinks = o.max_uplinks,
-        .connect_ns = o.connect_s * UINT64_C(1000000000),
-        .reconnect_ns = o.reconnect_s * UINT64_C(1000000000),
-        .history_bytes = (size_t)o.history_mb * 1000000,
-    };
+    const struct join_options join = join_of(&o);
 
     struct front f;
     int rc = o.serve.listen ? daemon_begin(&o.serve.daemon) : EXIT_OK;

@@ -226,6 +226,18 @@ static int run_split(struct front *f, struct run_options *o, char uri[URI_BYTES]
     return rc;
 }
 
+/* What can be checked without loading weights or opening ports. */
+static int check(const struct run_options *o)
+{
+    config_check_begin();
+    int rc = config_check_file("--model", o->front.model.path);
+    if (rc == EXIT_OK)
+        rc = serve_check(&o->serve);
+    if (rc == EXIT_OK)
+        rc = front_check(&o->front, NULL, o->local);
+    return rc == EXIT_OK ? config_say_good(&o->serve.daemon) : EXIT_USAGE;
+}
+
 int cmd_run(int argc, char **argv)
 {
     struct run_options o = {.local = false};
@@ -233,8 +245,7 @@ int cmd_run(int argc, char **argv)
     if (o.serve.daemon.check_options)
         return EXIT_OK;
     if (o.serve.daemon.check_config)
-        return serve_check(&o.serve, &o.front.model) == EXIT_OK ? config_say_good(&o.serve.daemon)
-                                                                : EXIT_USAGE;
+        return check(&o);
 
     char uri[URI_BYTES];
     struct front f;

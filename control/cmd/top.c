@@ -400,7 +400,9 @@ int cmd_top(int argc, char **argv)
     if (rc != EXIT_OK)
         return rc;
 
-    const bool tty = isatty(STDOUT_FILENO) && !o.once;
+    const char *terminal = getenv("TERM");
+    const bool dumb = terminal && strcmp(terminal, "dumb") == 0; /* it knows no escape sequences */
+    const bool tty = isatty(STDOUT_FILENO) && !dumb && !o.once;
     const struct sigaction action = {.sa_handler = on_resize};
     signals_catch();
     sigaction(SIGWINCH, &action, NULL);

@@ -62,7 +62,10 @@ char **config_parsed_arguments(int *argc);
 void config_each_option(const struct config_command *c,
                         void (*each)(void *arg, const struct argp_option *o), void *arg);
 
-/* For --check-config. EXIT_USAGE where it can't be read, said. */
+/* For --check-config: from now on errors are followed by the lines of the file that they are about,
+ * those of the options that they name, or else of the values that they quote. */
+void config_check_begin(void);
+/* EXIT_USAGE where it can't be read, said. */
 int config_check_file(const char *option, const char *path);
 /* Says so on stdout; EXIT_OK. */
 int config_say_good(const struct daemon_options *o);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* config_parse: a command's own parser over file and command line. */
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,14 +25,56 @@ static void say(void *arg, const char *line)
     log_error("%s", line);
 }
 
+static void say_entry(const struct config_entry *e)
+{
+    log_error("%s:%u: %s = %s", now.config.file, e->line, e->option->name,
+              e->value ? e->value : "yes");
+}
+
 static void say_where(void)
 {
     const size_t i = now.state ? (size_t)now.state->next : 0; /* behind the one that is parsed */
     if (i < 2 || i - 2 >= now.config.n_file)
         return;
-    const struct config_entry *e = &now.config.list[i - 2];
-    log_error("%s:%u: %s = %s", now.config.file, e->line, e->option->name,
-              e->value ? e->value : "yes");
+    say_entry(&now.config.list[i - 2]);
+}
+
+/* --- errors of a check --------------------------------------------------------------------------
+ */
+
+#define QUOTED 4u /* characters that a value has at least, to be looked for in a text */
+
+static bool names_option(const char *text, const char *name)
+{
+    const size_t n = strlen(name);
+    for (const char *at = text; (at = strstr(at, name)); at++)
+        if (at - text >= 2 && at[-1] == '-' && at[-2] == '-' &&
+            !isalnum((unsigned char)at[n]) && at[n] != '-')
+            return true;
+    return false;
+}
+
+static void say_lines(const char *text)
+{
+    const struct config *c = &now.config;
+    bool named = false;
+    log_on_error(NULL);
+    for (size_t i = 0; i < c->n_file; i++)
+        if (names_option(text, c->list[i].option->name)) {
+            say_entry(&c->list[i]);
+            named = true;
+        }
+    for (size_t i = 0; i < c->n_file && !named; i++) {
+        const char *value = c->list[i].value;
+        if (value && strlen(value) >= QUOTED && strstr(text, value))
+            say_entry(&c->list[i]);
+    }
+    log_on_error(say_lines);
+}
+
+void config_check_begin(void)
+{
+    log_on_error(say_lines);
 }
 
 const struct config *config_parsed(void)

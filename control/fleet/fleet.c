@@ -2,6 +2,7 @@
 #include "control/fleet/fleet.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,8 +31,9 @@ struct berth {
 
 /* What is known of a worker beside its line. */
 struct note {
-    bool drained;
+    bool drained, unfit;
     uint64_t avoid_until_ns;
+    char *why; /* it is avoided, or was; NULL: not known */
 };
 
 struct fleet {
@@ -63,6 +65,13 @@ int fleet_open(const struct fleet_params *p, struct fleet **out)
     return EXIT_OK;
 }
 
+static void free_notes(struct fleet *f)
+{
+    for (size_t i = 0; i < f->list.n; i++)
+        free(f->notes[i].why);
+    free(f->notes);
+}
+
 static void empty(struct berth *b)
 {
     port_close(b->port);
@@ -77,8 +86,8 @@ void fleet_close(struct fleet *f)
     registry_close(f->registry);
     for (unsigned i = 0; i < EDGE_UPLINKS_MAX; i++)
         empty(&f->berths[i]);
+    free_notes(f);
     workers_free(&f->list);
-    free(f->notes);
     free(f);
 }
 
@@ -129,11 +138,15 @@ static void take_list(struct fleet *f, struct workers *w)
         if (old == f->list.n || strcmp(f->list.list[old].name, w->list[i].name) != 0)
             continue;
         notes[i].drained = f->notes[old].drained;
-        if (worker_same(&f->list.list[old], &w->list[i]))
-            notes[i].avoid_until_ns = f->notes[old].avoid_until_ns;
+        if (!worker_same(&f->list.list[old], &w->list[i]))
+            continue;
+        notes[i].avoid_until_ns = f->notes[old].avoid_until_ns;
+        notes[i].unfit = f->notes[old].unfit;
+        notes[i].why = f->notes[old].why;
+        f->notes[old].why = NULL;
     }
+    free_notes(f);
     workers_free(&f->list);
-    free(f->notes);
     f->list = *w;
     f->notes = notes;
     f->dirty = true;
@@ -162,12 +175,24 @@ static size_t choose(struct fleet *f, uint64_t now_ns, uint32_t *chosen)
     return n;
 }
 
-static void avoid(struct fleet *f, const struct berth *b, uint64_t until_ns)
+static void avoid(struct fleet *f, const struct berth *b, uint64_t until_ns, bool unfit,
+                  const char *why)
 {
     const size_t i = position(&f->list, b->worker.name);
-    if (i < f->list.n)
-        f->notes[i].avoid_until_ns = until_ns;
     f->dirty = true;
+    if (i == f->list.n)
+        return;
+    struct note *n = &f->notes[i];
+    n->avoid_until_ns = until_ns;
+    n->unfit = unfit;
+    free(n->why);
+    n->why = strdup(why);
+}
+
+/* Why it is avoided, or was. */
+static const char *noted(const struct note *n)
+{
+    return n->why ? n->why : "";
 }
 
 /* --- uplinks
@@ -222,9 +247,13 @@ static void add(struct fleet *f, struct edge *e, size_t position_in_list, uint64
         .used = true, .worker = f->list.list[position_in_list], .heard_ns = now_ns, .p = &f->p};
     struct edge_uplink_params u = {.name = b->worker.name, .next_port = next_port, .arg = b};
     int rc = know_peer(f, b, &u.security) ? 0 : -EACCES;
+    if (rc < 0)
+        snprintf(err, sizeof err, "no fingerprint is known of it, or none that --peer names");
     if (rc == 0) {
         b->port = port_arg_reopen(b->worker.port, f->p.security, f->p.netem);
         rc = b->port ? 0 : -EIO;
+        if (rc < 0)
+            snprintf(err, sizeof err, "its port can't be opened: the log says why");
     }
     if (rc == 0) {
         u.port = b->port;
@@ -235,7 +264,7 @@ static void add(struct fleet *f, struct edge *e, size_t position_in_list, uint64
     if (rc < 0) {
         /* Where there is no other it is tried again soon. */
         const bool soon = rc == -EIO && f->list.n <= f->p.max_uplinks;
-        avoid(f, b, now_ns + (soon ? AGAIN_NS : AVOID_NS));
+        avoid(f, b, now_ns + (soon ? AGAIN_NS : AVOID_NS), false, err);
         empty(b);
         return;
     }
@@ -314,10 +343,10 @@ static void tend(struct fleet *f, struct edge *e, uint64_t now_ns)
         if (s.state == EDGE_UPLINK_UNFIT && !b->told_unfit) {
             log_error("%s does not fit: %s", b->worker.name, s.why);
             b->told_unfit = true;
-            avoid(f, b, now_ns + AVOID_NS);
+            avoid(f, b, now_ns + AVOID_NS, true, s.why);
         } else if (now_ns - b->heard_ns > SILENT_NS && f->list.n > f->p.max_uplinks &&
                    !b->leaving) {
-            avoid(f, b, now_ns + AVOID_NS);
+            avoid(f, b, now_ns + AVOID_NS, false, s.why[0] ? s.why : "it does not answer");
             b->heard_ns = now_ns;
         }
     }
@@ -354,19 +383,60 @@ uint32_t fleet_joined(const struct fleet *f, const struct edge *e, size_t *known
     return n;
 }
 
+static enum fleet_state uplink_state(const struct edge_uplink_stats *u)
+{
+    if (u->state == EDGE_UPLINK_UNFIT)
+        return FLEET_UNFIT;
+    if (u->state != EDGE_UPLINK_JOINED)
+        return FLEET_AWAY;
+    return u->draining || u->drains ? FLEET_DRAINING : FLEET_JOINED;
+}
+
+/* One that an uplink is there for. */
+static void see_berth(const struct fleet *f, const struct berth *b, struct fleet_worker *w)
+{
+    const size_t at = position(&f->list, b->worker.name);
+    const char *why = w->uplink.why;
+    w->worker = b->worker;
+    w->joined = true;
+    w->in_list = at < f->list.n && worker_same(&f->list.list[at], &b->worker);
+    w->worker.draining = w->in_list && f->list.list[at].draining;
+    w->drained = w->in_list && f->notes[at].drained;
+    w->state = uplink_state(&w->uplink);
+    if (w->drained || w->worker.draining || !w->in_list)
+        w->state = FLEET_DRAINING;
+    if (!*why && w->in_list)
+        why = noted(&f->notes[at]);
+    snprintf(w->why, sizeof w->why, "%s", why);
+}
+
+/* One that there is none for. */
+static void see_member(const struct fleet *f, size_t i, struct fleet_worker *w)
+{
+    const struct note *n = &f->notes[i];
+    const bool avoided = n->avoid_until_ns > f->look_ns;
+    *w = (struct fleet_worker){
+        .worker = f->list.list[i], .drained = n->drained, .in_list = true, .state = FLEET_KNOWN};
+    if (w->drained || w->worker.draining)
+        w->state = FLEET_DRAINING;
+    else if (!fleet_fits(&w->worker, &f->p.need))
+        w->state = FLEET_UNFIT;
+    else if (avoided)
+        w->state = n->unfit ? FLEET_UNFIT : FLEET_AWAY;
+    snprintf(w->why, sizeof w->why, "%s", noted(n));
+    fleet_misfit(&w->worker, &f->p.need, w->why, sizeof w->why);
+}
+
 size_t fleet_list(const struct fleet *f, const struct edge *e, struct fleet_worker *list,
                   size_t max)
 {
     size_t n = 0;
     for (unsigned i = 0; i < EDGE_UPLINKS_MAX; i++) {
         const struct berth *b = &f->berths[i];
-        struct fleet_worker w = {.worker = b->worker, .joined = true};
+        struct fleet_worker w = {.joined = true};
         if (!b->used || edge_uplink_stats(e, b->index, &w.uplink) < 0)
             continue;
-        const size_t at = position(&f->list, b->worker.name);
-        w.in_list = at < f->list.n && worker_same(&f->list.list[at], &b->worker);
-        w.worker.draining = w.in_list && f->list.list[at].draining;
-        w.drained = w.in_list && f->notes[at].drained;
+        see_berth(f, b, &w);
         if (n++ < max)
             list[n - 1] = w;
     }
@@ -375,10 +445,50 @@ size_t fleet_list(const struct fleet *f, const struct edge *e, struct fleet_work
         for (unsigned k = 0; k < EDGE_UPLINKS_MAX; k++)
             joined |= f->berths[k].used && worker_same(&f->berths[k].worker, &f->list.list[i]);
         if (!joined && n++ < max)
-            list[n - 1] = (struct fleet_worker){
-                .worker = f->list.list[i], .drained = f->notes[i].drained, .in_list = true};
+            see_member(f, i, &list[n - 1]);
     }
     return n;
+}
+
+/* Two uplinks of one name are one worker, that has moved. */
+static void count_uplink(struct fleet_counts *c, const char *name, bool up)
+{
+    for (uint32_t i = 0; i < c->n_uplinks; i++)
+        if (strcmp(c->uplinks[i].name, name) == 0) {
+            c->uplinks[i].up |= up;
+            return;
+        }
+    struct fleet_up *u = &c->uplinks[c->n_uplinks++];
+    snprintf(u->name, sizeof u->name, "%s", name);
+    u->up = up;
+}
+
+void fleet_count(const struct fleet *f, const struct edge *e, struct fleet_counts *c)
+{
+    *c = (struct fleet_counts){.n_uplinks = 0};
+    for (uint32_t i = 0; !f && i < EDGE_UPLINKS_MAX; i++) {
+        struct edge_uplink_stats s;
+        if (edge_uplink_stats(e, i, &s) == 0)
+            c->n[uplink_state(&s)]++;
+    }
+    for (unsigned i = 0; f && i < EDGE_UPLINKS_MAX; i++) {
+        struct fleet_worker w = {.joined = true};
+        if (!f->berths[i].used || edge_uplink_stats(e, f->berths[i].index, &w.uplink) < 0)
+            continue;
+        see_berth(f, &f->berths[i], &w);
+        c->n[w.state]++;
+        count_uplink(c, w.worker.name, w.uplink.state == EDGE_UPLINK_JOINED);
+    }
+    for (size_t i = 0; f && i < f->list.n; i++) {
+        struct fleet_worker w;
+        bool joined = false;
+        for (unsigned k = 0; k < EDGE_UPLINKS_MAX && !joined; k++)
+            joined = f->berths[k].used && worker_same(&f->berths[k].worker, &f->list.list[i]);
+        if (joined)
+            continue;
+        see_member(f, i, &w);
+        c->n[w.state]++;
+    }
 }
 
 int fleet_drain(struct fleet *f, const char *name, bool drain)

@@ -42,14 +42,27 @@ uint32_t fleet_joined(const struct fleet *f, const struct edge *e, size_t *known
 
 struct fleet_worker {
     struct worker worker; /* draining: as the registry says */
+    enum fleet_state state;
     bool drained;         /* by fleet_drain */
     bool in_list;         /* false: the registry has it no more; it is being left */
     bool joined;          /* an uplink is there: */
     struct edge_uplink_stats uplink;
+    char why[PIPELINE_ERR]; /* it is unfit, or away, or was; "": nothing to say */
 };
 /* Up to max of them, those joined first; returns how many there are. */
 size_t fleet_list(const struct fleet *f, const struct edge *e, struct fleet_worker *list,
                   size_t max);
+/* How many there are of each, and those that this edge is joined to or tries, by name. */
+struct fleet_counts {
+    uint32_t n[FLEET_STATES], n_uplinks;
+    struct fleet_up {
+        char name[EDGE_UPLINK_NAME];
+        bool up;
+    } uplinks[EDGE_UPLINKS_MAX];
+};
+/* f NULL: of the uplinks of an edge without a registry, whose names are not given. */
+void fleet_count(const struct fleet *f, const struct edge *e, struct fleet_counts *c);
+
 /* Whatever the registry says, this edge places nothing there, and the sessions move. False: again.
  * 0 or -ENOENT. It lasts as long as the worker is in the list, and this process. */
 int fleet_drain(struct fleet *f, const char *name, bool drain);

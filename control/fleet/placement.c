@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/fleet/placement.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "compute/stage.h"
@@ -20,6 +21,28 @@ bool fleet_fits(const struct worker *w, const struct fleet_need *need)
            !(w->codec_id && need->codec_id && w->codec_id != need->codec_id) &&
            !(w->numerics_id && need->numerics_id &&
              (w->numerics_id & ~STAGE_NUMERICS_KV) != (need->numerics_id & ~STAGE_NUMERICS_KV));
+}
+
+void fleet_misfit(const struct worker *w, const struct fleet_need *need, char *text, size_t room)
+{
+    if (w->model[0] && need->model[0] && strcmp(w->model, need->model) != 0)
+        snprintf(text, room, "model %s, not %s", w->model, need->model);
+    else if (w->split && need->split && w->split != need->split)
+        snprintf(text, room, "split %u, not %u", w->split, need->split);
+    else if (w->codec_id && need->codec_id && w->codec_id != need->codec_id)
+        snprintf(text, room, "codec %x, not %x", w->codec_id, need->codec_id);
+    else if (w->numerics_id && need->numerics_id && w->numerics_id != need->numerics_id)
+        snprintf(text, room, "numerics %x, not %x", w->numerics_id, need->numerics_id);
+}
+
+const char *fleet_state_name(enum fleet_state s)
+{
+    static const char *const names[] = {[FLEET_KNOWN] = "known",
+                                        [FLEET_JOINED] = "joined",
+                                        [FLEET_DRAINING] = "draining",
+                                        [FLEET_UNFIT] = "unfit",
+                                        [FLEET_AWAY] = "away"};
+    return names[s];
 }
 
 /* --- of a session

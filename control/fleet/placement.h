@@ -19,6 +19,19 @@ struct fleet_need {
 };
 /* A worker that says nothing of a property may have it; it is found out when it is joined. */
 bool fleet_fits(const struct worker *w, const struct fleet_need *need);
+/* What it has that is not needed: "split 5, not 10". text stays as it is where it fits. */
+void fleet_misfit(const struct worker *w, const struct fleet_need *need, char *text, size_t room);
+
+/* What a worker is to an edge. */
+enum fleet_state {
+    FLEET_KNOWN,    /* of the registry, and others were chosen */
+    FLEET_JOINED,
+    FLEET_DRAINING, /* it, the registry or whoever operates the edge says so; it may be empty already */
+    FLEET_UNFIT,    /* another model, split, codec or arithmetic */
+    FLEET_AWAY,     /* it doesn't answer; it, or another, is tried */
+    FLEET_STATES
+};
+const char *fleet_state_name(enum fleet_state s);
 
 /* A worker that could take a session now. */
 struct fleet_view {

@@ -225,6 +225,23 @@ static int complete(struct worker *self, const struct register_options *o)
     return EXIT_USAGE;
 }
 
+int register_check(const struct register_options *o, const char *port)
+{
+    struct worker self = {.split = 0};
+    struct etcd *etcd = NULL;
+    char err[WORKERS_ERR] = "";
+    if (!o->where)
+        return EXIT_OK;
+    snprintf(self.port, sizeof self.port, "%s", port);
+    int rc = complete(&self, o);
+    if (rc == EXIT_OK && etcd_open(o->where + strlen("etcd:"), &etcd, err) < 0) {
+        log_error("--register %s", err);
+        rc = EXIT_USAGE;
+    }
+    etcd_close(etcd);
+    return rc;
+}
+
 static int start(struct registration *r)
 {
     sigset_t all, before;

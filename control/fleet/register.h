@@ -22,6 +22,10 @@ extern const struct argp register_argp;
 
 struct registration;
 
+/* For --check-config, with the --port that it would serve at. EXIT_OK or an exit code, the error said.
+ */
+int register_check(const struct register_options *o, const char *port);
+
 /* self: what it serves; its name and, with --register-port, its port come from the options. The
  * worker serves already. EXIT_OK with *out NULL where nothing was asked for, or an exit code, the
  * error said. */

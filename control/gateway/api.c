@@ -402,11 +402,13 @@ int api_parse(enum api_kind kind, const char *body, size_t n, struct api_request
     json_error_t err;
     *r = (struct api_request){.kind = kind};
     r->root = json_loadb(body, n, 0, &err);
-    if (!r->root) {
+    if (!r->root && n == 0)
+        api_fail(e, 400, INVALID, "invalid_json", "", "the body is empty: a JSON object is needed");
+    else if (!r->root)
         api_fail(e, 400, INVALID, "invalid_json", "", "the body is not JSON: %s (byte %d)", err.text,
                  err.position);
+    if (!r->root)
         return -1;
-    }
     if (!json_is_object(r->root))
         return bad(e, "", "the body must be a JSON object");
     if (get_common(r, e) < 0)

@@ -251,6 +251,15 @@ static int start_listening(struct gateway *g, const char *address)
     return rc == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
 }
 
+int gateway_check_listen(const char *address)
+{
+    char err[200];
+    if (gateway_check_address(address, err) == 0)
+        return EXIT_OK;
+    log_error("--listen %s: %s", address, err);
+    return EXIT_USAGE;
+}
+
 /* Where it can be asked, for people and for programs that gave port 0. */
 static void say_where(const struct gateway *g, const char *address)
 {

@@ -44,6 +44,9 @@ struct gateway_params {
 /* Listening, and said so with the port. EXIT_OK or an exit code, the error said. */
 int gateway_open(const struct gateway_params *p, struct gateway **out);
 
+/* For --check-config: whether the address to listen at is one. EXIT_OK or EXIT_USAGE, said. */
+int gateway_check_listen(const char *address);
+
 /* Read keys_file again. EXIT_OK, or an exit code with the error said; the old keys stay then. Any
  * thread. */
 int gateway_reload_keys(struct gateway *g);

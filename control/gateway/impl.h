@@ -109,7 +109,9 @@ struct gateway {
     struct gateway_counts counts;
 };
 
-/* listen.c: "HOST:PORT" to a listening socket, and its port. 0 or -errno with err (200 bytes). */
+/* listen.c: whether the address is one, whatever its host is. 0 or -EINVAL with err (200 bytes). */
+int gateway_check_address(const char *address, char *err);
+/* "HOST:PORT" to a listening socket, and its port. 0 or -errno with err (200 bytes). */
 int gateway_listen(const char *address, int backlog, int *fd, unsigned *port, char *err);
 
 /* clients.c */

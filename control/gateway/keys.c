@@ -77,6 +77,20 @@ static int parse_line(const char *at, const char *end, size_t line, struct api_k
     return digest_of(key, n_key, k->digest) < 0 ? -ENOMEM : 1;
 }
 
+/* Whether what was read into the place behind the last is neither a name nor a key of those before. 1,
+ * or -EBADMSG. */
+static int check_new(const struct api_keys *k, size_t line, char *err)
+{
+    const struct api_key *one = &k->list[k->n];
+    for (size_t i = 0; i < k->n; i++) {
+        if (strcmp(k->list[i].name, one->name) == 0)
+            return bad(err, line, "this name is there already");
+        if (CRYPTO_memcmp(k->list[i].digest, one->digest, DIGEST) == 0)
+            return bad(err, line, "this key is another name's already");
+    }
+    return 1;
+}
+
 static size_t count_lines(const char *text, size_t n)
 {
     size_t lines = 1;
@@ -98,6 +112,8 @@ int api_keys_parse(const char *text, size_t n, struct api_keys **out, char *err)
         rc = parse_line(at, stop, line, &k->list[k->n], err);
         if (rc == 1 && k->n == max)
             rc = bad(err, line, "too many keys");
+        if (rc == 1)
+            rc = check_new(k, line, err);
         k->n += rc == 1;
         at = stop < end ? stop + 1 : end;
     }

@@ -76,6 +76,15 @@ static unsigned port_of(int fd)
                                           : ((struct sockaddr_in *)&at)->sin_port);
 }
 
+int gateway_check_address(const char *address, char *err)
+{
+    char host[256], service[8];
+    if (cut(address, host, service) == 0)
+        return 0;
+    snprintf(err, ERR, "must be HOST:PORT, [ADDRESS]:PORT or :PORT");
+    return -EINVAL;
+}
+
 int gateway_listen(const char *address, int backlog, int *fd, unsigned *port, char *err)
 {
     char host[256], service[8];

@@ -109,10 +109,26 @@ static void the_link(struct out *o, const struct service_stats *s)
     count(o, "link_rows_total", "Rows of hidden state sent, one a token.", e->rows_up);
     count(o, "link_payload_bytes_total", "Compressed rows sent, without the link's own heads.",
           e->tile_bytes_up);
-    gauge(o, "link_bytes_per_token", "Compressed bytes of a row, on average since the start.",
+    gauge(o, "link_bytes_per_token", "Compressed bytes of a row sent, one a token, on average since the start.",
           ratio((double)e->tile_bytes_up, (double)e->rows_up));
     count(o, "link_reconnections_total", "Times that the cloud was lost and found again.",
           e->reconnections);
+}
+
+static void fleet(struct out *o, const struct service_stats *s)
+{
+    const struct fleet_counts *c = &s->fleet;
+    about(o, "workers", "gauge",
+          "Clouds that are known, by what they are to this edge: each is one of these.");
+    for (unsigned i = 0; i < FLEET_STATES; i++)
+        out_format(o, "isthmus_workers{state=\"%s\"} %u\n", fleet_state_name(i), c->n[i]);
+    about(o, "worker_up", "gauge",
+          "Whether this worker of a registry is connected, of those that the edge has or tries.");
+    for (uint32_t i = 0; i < c->n_uplinks; i++)
+        out_format(o, "isthmus_worker_up{worker=\"%s\"} %d\n", c->uplinks[i].name,
+                   c->uplinks[i].up);
+    count(o, "sessions_moved_total", "Sessions that went on at another cloud than before.",
+          s->engine.moved);
 }
 
 static const char *endpoint_name(enum endpoint at)
@@ -159,5 +175,6 @@ void gateway_metrics(struct gateway *g, struct out *o)
     requests(o, &s);
     cache(o, &s);
     the_link(o, &s);
+    fleet(o, &s);
     http(o, g);
 }

@@ -129,7 +129,7 @@ static json_t *link_stats_of(struct rpc_call *c)
         {"tokens", rpc_count(s.tokens)},
         {"rows_up", rpc_count(s.rows_up)},
         {"shared_rows", rpc_count(s.shared_rows)},
-        {"tile_bytes_per_row", rpc_ratio((double)s.codec.bytes, (double)s.rows_up)},
+        {"bytes_per_token", rpc_ratio((double)s.codec.bytes, (double)s.rows_up)},
         {"reconnections", rpc_count(s.reconnections)},
         {"replayed_rows", rpc_count(s.replayed_rows)},
         {"replayed_bytes", rpc_count(s.replayed_bytes)},
@@ -373,13 +373,18 @@ static json_t *worker_json(const struct edge_uplink_stats *u, const char *state)
 /* A worker of the registry, joined or not. */
 static json_t *member_json(const struct fleet_worker *w)
 {
-    const bool leaves = w->drained || w->worker.draining || !w->in_list;
-    if (w->joined)
-        return worker_json(&w->uplink, leaves ? "draining" : uplink_state(&w->uplink));
-    struct edge_uplink_stats none = {.sessions = 0};
-    snprintf(none.name, sizeof none.name, "%s", w->worker.name);
-    snprintf(none.port, sizeof none.port, "%.*s", (int)sizeof none.port - 1, w->worker.port);
-    return worker_json(&none, leaves ? "drained" : "known");
+    struct edge_uplink_stats u = {.sessions = 0};
+    const char *state = fleet_state_name(w->state);
+    if (w->joined) {
+        u = w->uplink;
+        state = w->state == FLEET_DRAINING ? "draining" : uplink_state(&u);
+    } else {
+        snprintf(u.name, sizeof u.name, "%s", w->worker.name);
+        snprintf(u.port, sizeof u.port, "%.*s", (int)sizeof u.port - 1, w->worker.port);
+        state = w->state == FLEET_DRAINING ? "drained" : state;
+    }
+    snprintf(u.why, sizeof u.why, "%s", w->why);
+    return worker_json(&u, state);
 }
 
 /* All that there are, or those of that name. */

@@ -3,6 +3,12 @@
 
 #include "control/rpc/process.h"
 
+/* 0: not known, as of several links together. */
+static json_t *known_ms(uint64_t ns)
+{
+    return ns ? rpc_ms(ns) : json_null();
+}
+
 json_t *link_json(const struct link_stats *s, const char *port, const char *cipher, uint64_t tokens)
 {
     json_t *o = json_pack("{s:s, s:s}", "port", port, "cipher", cipher);
@@ -10,12 +16,14 @@ json_t *link_json(const struct link_stats *s, const char *port, const char *ciph
         const char *name;
         json_t *value;
     } values[] = {
-        {"rtt_ms", rpc_ms(s->rtt_p50_ns)},
-        {"rtt_min_ms", rpc_ms(s->rtt_min_ns)},
-        {"rtt_smoothed_ms", rpc_ms(s->srtt_ns)},
+        {"rtt_ms", known_ms(s->rtt_p50_ns)},
+        {"rtt_min_ms", known_ms(s->rtt_min_ns)},
+        {"rtt_smoothed_ms", known_ms(s->srtt_ns)},
         {"loss", rpc_ratio((double)link_lost_packets(s), (double)s->tx_packets)},
-        {"bytes_per_token", rpc_ratio((double)(s->tx_bytes + s->rx_bytes), (double)tokens)},
-        {"rate_bit_per_s", json_real(8 * (double)s->rate_byte_per_s)},
+        {"wire_bytes_per_answer_token",
+         rpc_ratio((double)(s->tx_bytes + s->rx_bytes), (double)tokens)},
+        {"rate_bit_per_s",
+         s->rate_byte_per_s ? json_real(8 * (double)s->rate_byte_per_s) : json_null()},
         {"tx_packets", rpc_count(s->tx_packets)},
         {"tx_bytes", rpc_count(s->tx_bytes)},
         {"tx_messages", rpc_count(s->tx_messages)},

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -151,6 +152,61 @@ int daemon_begin(const struct daemon_options *o)
     self.notifies = getenv("NOTIFY_SOCKET") && !child_is();
     self.watchdog_ns = self.notifies ? watchdog_ns() : 0;
     return n ? lock_dir() : EXIT_OK;
+}
+
+/* Whether something can be made in the folder. */
+static int check_folder(const char *option, const char *path, const char *folder)
+{
+    struct stat st;
+    const int rc = stat(folder, &st) < 0                   ? errno
+                   : !S_ISDIR(st.st_mode)                  ? ENOTDIR
+                   : access(folder, W_OK | X_OK) < 0 ? errno
+                                                           : 0;
+    if (!rc)
+        return EXIT_OK;
+    log_error("%s %s: %s: %s", option, path, folder, strerror(rc));
+    return EXIT_USAGE;
+}
+
+static int check_parent(const char *option, const char *path)
+{
+    char *copy = strdup(path);
+    const int rc = copy ? check_folder(option, path, dirname(copy)) : EXIT_FAILED;
+    free(copy);
+    return rc;
+}
+
+static int check_control(const char *path)
+{
+    struct sockaddr_un a;
+    struct stat st;
+    if (strcmp(path, "none") == 0)
+        return EXIT_OK;
+    if (!*path || strlen(path) >= sizeof a.sun_path) {
+        log_error("--control %s: the path of a socket has 1 to %zu bytes", path,
+                  sizeof a.sun_path - 1);
+        return EXIT_USAGE;
+    }
+    if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode)) {
+        log_error("--control %s: that is no socket", path);
+        return EXIT_USAGE;
+    }
+    return check_parent("--control", path);
+}
+
+int daemon_check(const struct daemon_options *o)
+{
+    const char *dir = o->runtime_dir;
+    struct stat st;
+    int rc = EXIT_OK;
+    if (dir && strlen(dir) >= sizeof self.dir) {
+        log_error("--runtime-dir %.40s...: longer than %zu bytes", dir, sizeof self.dir - 1);
+        return EXIT_USAGE;
+    }
+    if (dir && *dir)
+        rc = stat(dir, &st) == 0 ? check_folder("--runtime-dir", dir, dir)
+                                 : check_parent("--runtime-dir", dir);
+    return rc == EXIT_OK && o->control ? check_control(o->control) : rc;
 }
 
 int daemon_hand_over(uid_t uid, gid_t gid)

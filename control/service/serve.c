@@ -128,17 +128,17 @@ void serve_check_options(struct argp_state *state, const struct serve_options *o
     front->parallel = o->max_sessions ? o->max_sessions : 16;
 }
 
-int serve_check(const struct serve_options *o, const struct model_options *model)
+int serve_check(const struct serve_options *o)
 {
     struct api_keys *read = NULL;
     char err[API_KEYS_ERR];
-    const int rc = config_check_file("--model", model->path);
+    int rc = o->listen ? gateway_check_listen(o->listen) : EXIT_OK;
     if (rc == EXIT_OK && o->api_keys && api_keys_read(o->api_keys, &read, err) < 0) {
         log_error("--api-keys: %s", err);
-        return EXIT_USAGE;
+        rc = EXIT_USAGE;
     }
     api_keys_free(read);
-    return rc;
+    return rc == EXIT_OK && o->listen ? daemon_check(&o->daemon) : rc;
 }
 
 /* --- in the engine's thread ---------------------------------------------------------------------

@@ -28,7 +28,7 @@ void serve_check_options(struct argp_state *state, const struct serve_options *o
                          struct front_options *front);
 
 /* For --check-config: what can be looked at without serving. EXIT_OK or EXIT_USAGE, said. */
-int serve_check(const struct serve_options *o, const struct model_options *model);
+int serve_check(const struct serve_options *o);
 
 /*
  * Answer until a signal comes, f being joined or local: opens the service, the gateway and the control

@@ -82,10 +82,15 @@ void service_look(struct service *s, uint64_t now_ns)
         return;
     s->looked_ns = now_ns;
     struct engine_stats e;
+    struct fleet_counts fleet = {.n_uplinks = 0};
+    const struct edge *edge = engine_edge(s->front->engine);
     engine_stats(s->front->engine, &e);
+    if (edge)
+        fleet_count(s->front->fleet, edge, &fleet);
     pthread_mutex_lock(&s->lock);
     look_at_sessions(s);
     s->stats.engine = e;
+    s->stats.fleet = fleet;
     s->stats.kv_bytes = s->info->kv_bytes;
     s->ever_ready |= e.ready;
     pthread_mutex_unlock(&s->lock);

@@ -255,7 +255,8 @@ static void give_up(struct edge *e)
     const struct edge_uplink *u = edge_next_uplink(e, 0);
 
     if (!u)
-        edge_lose(e, "there was no cloud to go to within %.0f s",
+        edge_lose(e, "no cloud took the answer within %.0f s: all that are known drain, don't fit or "
+                     "don't answer",
                   seconds(e->ever_met ? e->p.rejoin.timeout_ns : e->p.connect_timeout_ns));
     else if (e->ever_met && e->n_uplinks > 1)
         edge_lose(e, "none of %u clouds answered within %.0f s; at the first: %s", e->n_uplinks,

@@ -62,12 +62,12 @@ static bool goes_elsewhere(struct edge *e, struct edge_session *s, const struct 
         return false;
     for (struct edge_uplink *o = edge_next_uplink(e, 0); o; o = edge_next_uplink(e, o->index + 1))
         others |= o != u && !o->unfit;
+    snprintf(u->lost_why, sizeof u->lost_why, "%s", m->text);
     if (!others)
         return false;
     if (!u->unfit)
         edge_say(e, "the cloud is left out: %s (port %s)", m->text, u->where);
     u->unfit = true;
-    snprintf(u->lost_why, sizeof u->lost_why, "%s", m->text);
     edge_leave(e, s, m->text);
     return true;
 }

@@ -221,6 +221,10 @@ def formats():
     lines = done.stdout.splitlines()
     e2e.check(done.returncode == 0 and fake.url in lines[0] and lines[-1].startswith("| load | 2 | 2 |"),
               "Markdown: %s %s" % (lines, done.stderr))
+    # What failed is in the table.
+    done = e2e.isthmus("bench", "serve", "--url", "http://127.0.0.1:1", "--model", "m", "--requests", 3)
+    table = [[c.strip() for c in line.strip("|").split("|")] for line in done.stdout.splitlines()[2:]]
+    e2e.check("failed" in table[0] and table[-1][table[0].index("failed")] == "3", "failed: %s" % table)
     done = e2e.isthmus("bench", "serve", "--url", fake.url, "--requests", 2, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     e2e.check(done.returncode == 0 and len(rows) == 1 and rows[0]["ok"] == "2", "CSV: %s" % rows)

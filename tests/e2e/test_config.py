@@ -72,6 +72,72 @@ def test_mistakes():
     e2e.check(done.returncode == 2 and "/nonexistent/f: cannot be read" in done.stderr, done.stderr)
 
 
+def test_mistakes_that_the_start_would_find():
+    """All that is known without loading weights or opening ports is said, with the file's line."""
+    model = "model = %s\n" % e2e.model("smollm2")
+    plain = os.path.join(folder.name, "plain")
+    write("plain", "x")
+    ports = ("udp:127.0.0.1:99999", "udp:127.0.0.1", "udp:127.0.0.1:7300,mtu=1", "memif:" + 120 * "x",
+             "memif:", "xdp:lo", "tcp:a:1")
+    both = [
+        ("split = 99", "--split 99: ", "it must be 1 to 29"),
+        ("cpus = 5000", "--cpus 5000"),
+        ("numa = 1000", "--numa 1000"),
+        ("profile = /nonexistent", "/nonexistent: No such file"),
+        ("kv-budget = 1kB", "--kv-budget of 1000 bytes: even a session of"),
+    ]
+    serving = [
+        ("runtime-dir = /nonexistent/a/b", "--runtime-dir /nonexistent/a/b: /nonexistent/a: No such"),
+        ("runtime-dir = " + plain, "--runtime-dir %s: %s: Not a directory" % (plain, plain)),
+        ("control = /nonexistent/sock", "--control /nonexistent/sock: /nonexistent: No such"),
+        ("control = " + plain, "--control %s: that is no socket" % plain),
+    ]
+    front = [
+        ("chat-template = foo", "--chat-template foo: must be one of chatml"),
+        ("quality = kl=.01", "--quality: needs a profile of split 10"),
+        ("listen = nonsense", "--listen nonsense: must be HOST:PORT"),
+        ("listen = 127.0.0.1:99999", "--listen 127.0.0.1:99999: must be"),
+        ("max-tpot = 50\nmax-kl = .01", "--max-kl: what a quality costs", "max-kl = .01"),
+    ]
+    for section, faults, rest in (
+            ("run", both + front, ""),
+            ("run", serving, "listen = 127.0.0.1:0\n"),
+            ("edge", both + front, "port = memif:@x\ninsecure = yes\n"),
+            ("edge", serving, "port = memif:@x\ninsecure = yes\nlisten = 127.0.0.1:0\n"),
+            ("cloud", both + serving, "port = memif:@x\ninsecure = yes\n"),
+            ("cloud", [("register = etcd:nothing", "--register"),
+                       ("register = etcd:http://127.0.0.1:1/x", "--port (with --register"),
+                       ("memory-budget = 1MB", "--memory-budget of 1.0 MB: needed are at least")],
+             "port = udp:*:1\nidentity = IDENTITY\npeer = sha256:%s\n" % (64 * "0"))):
+        if "IDENTITY" in rest:
+            key = os.path.join(folder.name, "key")
+            e2e.check(e2e.isthmus("keygen", "-o", key).returncode == 0, "keygen")
+            rest = rest.replace("IDENTITY", key)
+        for text, *said in faults:
+            number = 3 + rest.count("\n")
+            lines = ["FILE:%d: %s" % (number, text)] if "\n" not in text and "register" not in text else []
+            refused("[%s]\n%s%s%s\n" % (section, model, rest, text), *said, *lines, command=section)
+    for section in ("edge", "cloud"):
+        for port in ports:
+            if section == "cloud" and port == "xdp:lo":
+                continue
+            refused("[%s]\n%sinsecure = yes\nport = %s\n" % (section, model, port), "FILE:4: port = ",
+                    command=section)
+    refused("[edge]\n%sinsecure = yes\nport = udp:*:7300\n" % model, "the edge needs the cloud's host",
+            command="edge")
+    refused("[edge]\n%sinsecure = yes\nport = udp:10.0.0.1:7300\n" % model,
+            "reaches beyond this host", "FILE:4: port", command="edge")
+    # On the command line there is no line to say.
+    done = e2e.isthmus("run", "-m", e2e.model("smollm2"), "--listen", "127.0.0.1:99999", "--check-config")
+    e2e.check(done.returncode == 2 and "--listen 127.0.0.1:99999: must be" in done.stderr and not done.stdout,
+              done.stderr)
+    # What no check can know: whether a host has a name, and whether somebody serves there.
+    path = write("unknown.conf", "[edge]\n%sport = udp:nowhere.invalid:7300\nlisten = nowhere.invalid:80\n"
+                 "insecure = yes\n" % model)
+    done = e2e.isthmus("edge", "--config", path, "--check-config")
+    e2e.check(done.returncode == 0, done.stderr)
+
+
 def test_good():
     path = write("good.conf", "[isthmus]\nmodel = %s\n[run]\nlocal = yes\nseed = 7\n"
                  "[cloud]\nport = memif:@x\ninsecure = yes\n" % e2e.model("smollm2"))
@@ -93,6 +159,13 @@ def test_show():
                                    {"value": "udp:b:1", "from": path + ":3"}], o["port"])
     e2e.check(o["threads"]["set"] == [{"value": "3", "from": "command line"}], o["threads"])
     e2e.check(o["connect"]["default"] == "10" and not o["connect"]["set"], o["connect"])
+    # A default is said, too; where there is none, that.
+    shown = e2e.isthmus("config", "--show", "edge").stdout.splitlines()
+    for line in (";codec = tsq, and with --profile xform", ";temp = 0", ";top-k = 0", ";top-p = 1", ";min-p = 0",
+                 ";repeat-penalty = 1", ";seed = 0", ";chat-template = what the file says", ";threads = 1",
+                 ";mlock = no", ";api-keys = ; none", ";kv = f16", ";reconnect = 60"):
+        e2e.check(line in shown, "config --show edge: no %r in %s" % (line, shown))
+    e2e.check(not [line for line in shown if line.endswith("=")], "a key without a value: %s" % shown)
     # What is printed is a file again.
     done = e2e.isthmus("config", "--show", "--config", path, "edge", "--insecure")
     again = write("again.conf", done.stdout)
@@ -107,5 +180,6 @@ def test_show():
 test_every_key_has_its_paragraph()
 test_show()
 test_mistakes()
+test_mistakes_that_the_start_would_find()
 test_good()
 e2e.finish()

@@ -221,6 +221,21 @@ def top(path):
     os.close(write)
     e2e.check(done.returncode == 1 and not done.stderr, "top | head: %d %s" % (done.returncode, done.stderr))
 
+    # On one that knows no escape sequences: lines.
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.environ["TERM"] = "dumb"
+        os.execv(e2e.BINARY, [e2e.BINARY, "top", "--socket", path, "--interval", ".2"])
+    seen = b""
+    end = time.monotonic() + 30
+    while seen.count(b"tokens/s") < 2 and time.monotonic() < end:
+        if select.select([fd], [], [], 1)[0]:
+            seen += os.read(fd, 65536)
+    os.kill(pid, signal.SIGTERM)
+    os.waitpid(pid, 0)
+    os.close(fd)
+    e2e.check(seen.count(b"tokens/s") >= 2 and b"\033" not in seen, "TERM=dumb top: %s" % seen[-300:])
+
     # On a terminal: a page, and q.
     pid, fd = pty.fork()
     if pid == 0:

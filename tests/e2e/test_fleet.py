@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 
 import e2e
@@ -396,11 +397,95 @@ def by_hand(model):
         e2e.check(half.stop() == 0, "%s ends: %s" % (half.what, half.said()[-800:]))
 
 
+def fetch(url):
+    """Status and text."""
+    try:
+        with urllib.request.urlopen(url, timeout=60) as r:
+            return r.status, r.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def completion(address, limit_s=60):
+    body = {"model": "m", "prompt": "Water", "max_tokens": 3}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(
+                "http://%s/v1/completions" % address, json.dumps(body).encode(),
+                {"Content-Type": "application/json"}), timeout=limit_s) as r:
+            return r.status, json.load(r)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def not_for_us(model):
+    """Workers that don't fit, drain or die: ctl says why, metrics count them, and while none takes an answer it
+    ends as where no cloud is there, and the edge goes on."""
+    w1, w2 = Worker(model, "w1").start(), Worker(model, "w2")
+    w2.cloud = halves.Cloud(model, w2.port, "--split", "12", "--codec", "f32", *ONE, "--identity", w2.key, "--peer",
+                            e2e.keygen("edge")[1], prefix=NET.inside(w2.host))
+    e2e.check(w2.cloud.ready(), "w2 serves")
+    put("odd", w1.line() + w2.line() + "w3 udp:127.0.0.1:9 %s split=11\n" % e2e.keygen("nobody")[1])
+    at = path("odd.sock")
+    edge = halves.Half("edge", "-m", model, "--workers", "file:" + path("odd"), "--identity", e2e.keygen("edge")[0],
+                       *SPLIT, *ONE, "--listen", NET.address("edge") + ":0", "--control", at, "--model-id", "m",
+                       "--reconnect", "3", prefix=NET.inside("edge"))
+    e2e.check(e2e.wait_for(lambda: "listening at http" in edge.said(), 60), "it listens: " + edge.said())
+    address = edge.said().split("listening at http://")[1].split("/")[0]
+
+    def workers():
+        done = e2e.isthmus("ctl", "--socket", at, "--json", "workers")
+        return {w["name"]: (w["state"], w["why"]) for w in json.loads(done.stdout)} if not done.returncode else {}
+
+    def metrics():
+        return dict(line.rsplit(" ", 1) for line in fetch("http://%s/metrics" % address)[1].splitlines()
+                    if line and line[0] != "#")
+
+    def count(**states):
+        want = {**dict.fromkeys(("known", "joined", "draining", "unfit", "away"), 0), **states}
+
+        def right():
+            now = metrics()
+            return all(now.get('isthmus_workers{state="%s"}' % s) == str(n) for s, n in want.items())
+        e2e.check(e2e.wait_for(right, 30), "workers are %s: %s" % (want, {k: v for k, v in metrics().items()
+                                                                          if "worker" in k}))
+
+    e2e.check(workers()["w3"] == ("unfit", "split 11, not 10"), "w3: %s" % workers())
+    for _ in range(20):  # the first that is placed at w2 finds out
+        e2e.check(completion(address)[0] == 200, "an answer, by w1")
+        if workers()["w2"][0] == "unfit":
+            break
+    state, why = workers()["w2"]
+    e2e.check(state == "unfit" and "split mismatch" in why, "w2: %s %s" % (state, why))
+    count(joined=1, unfit=2)
+    e2e.check(metrics().get('isthmus_worker_up{worker="w1"}') == "1"
+              and int(metrics()["isthmus_sessions_moved_total"]) >= 1, "metrics: %s" % metrics())
+
+    e2e.check(e2e.isthmus("ctl", "--socket", at, "drain", "w1").returncode == 0, "drain w1")
+    count(draining=1, unfit=2)
+    began = time.monotonic()
+    status, said = completion(address)
+    took = time.monotonic() - began
+    e2e.check(status == 503 and "no cloud took the answer within 3 s" in said["error"]["message"] and 2 < took < 9,
+              "none takes it: %s %s after %.1f s" % (status, said, took))
+    e2e.check(fetch("http://%s/readyz" % address)[0] == 503, "it is not ready")
+    e2e.check(e2e.isthmus("ctl", "--socket", at, "undrain", "w1").returncode == 0, "undrain w1")
+    count(joined=1, unfit=2)
+    e2e.check(completion(address)[0] == 200, "it goes on: " + edge.said()[-800:])
+
+    w1.kill()
+    count(away=1, unfit=2)
+    e2e.check(metrics().get('isthmus_worker_up{worker="w1"}') == "0", "w1 is down")
+    e2e.check(workers()["w1"][1], "why w1 is away: %s" % workers())
+    e2e.say("workers that are not for us     named with their reasons, counted, and 503 after --reconnect")
+    e2e.check(edge.stop() == 0, "the edge ends: " + edge.said()[-800:])
+    w2.cloud.stop()
+
+
 def main():
     model = e2e.model("smollm2")
     NET.become("programs")
-    parts = sys.argv[1:] or ["wrong", "ctl", "file", "srv", "etcd"]
-    for part, run in (("wrong", wrong), ("ctl", by_hand)):
+    parts = sys.argv[1:] or ["wrong", "odd", "ctl", "file", "srv", "etcd"]
+    for part, run in (("wrong", wrong), ("odd", not_for_us), ("ctl", by_hand)):
         if part in parts:
             run(model)
     if set(parts) & {"file", "srv", "etcd"}:

@@ -163,6 +163,14 @@ def completion():
     e2e.check(groups >= 1, "a group of commands")
     e2e.check(complete("edge", "--kv", "") == {"f16", "q8", "k8v4", "q4"}, "--kv: %s" % complete("edge", "--kv", ""))
     e2e.check(complete("edge", "--kv", "=", "q") == {"q8", "q4"}, "--kv=q: %s" % complete("edge", "--kv", "=", "q"))
+    short = complete("ctl", "")
+    e2e.check({"sessions", "workers", "drain", "undrain", "codec", "log", "methods"} <= short, "ctl: %s" % short)
+    for name in short:  # with nobody there: each is a method, whatever comes of it
+        done = e2e.isthmus("ctl", "--socket", "/nonexistent/sock", name)
+        e2e.check("no control socket" in done.stderr, "ctl %s: %s" % (name, done.stderr))
+    e2e.check(complete("ctl", "sess") == {"sessions"}, "ctl sess: %s" % complete("ctl", "sess"))
+    e2e.check(complete("config", "") == {"edge", "cloud", "run"}, "config: %s" % complete("config", ""))
+    e2e.check(complete("config", "--show", "e") == {"edge"}, "config --show e: %s" % complete("config", "--show", "e"))
     with tempfile.NamedTemporaryFile(suffix=".gguf") as f:
         for option in ("--model", "-m"):
             e2e.check(complete("run", option, f.name[:-3]) == {f.name}, option + " completes files")

@@ -168,7 +168,7 @@ static void test_messages(void **state)
 static void test_refused(void **state)
 {
     (void)state;
-    bad(API_COMPLETION, "", "", "not JSON");
+    bad(API_COMPLETION, "", "", "the body is empty");
     bad(API_COMPLETION, "{", "", "not JSON");
     bad(API_COMPLETION, "[]", "", "object");
     bad_n(API_COMPLETION, "{\"model\":\"\xff\"}", 12, "", "not JSON");

@@ -53,6 +53,8 @@ static void test_refused(void **state)
     refuse("# nothing\n", "no key");
     refuse("alice " ALICE "\nbob\n", "line 2");
     refuse("alice sk-short\n", "16 to 256");
+    refuse("alice " ALICE "\n# one\nalice " BOB "\n", "line 3: this name is there already");
+    refuse("alice " ALICE "\nbob " ALICE "\n", "line 2: this key is another name's already");
     refuse("alice " ALICE " " BOB "\n", "NAME KEY");
     refuse("al\x01ice " ALICE "\n", "name");
     refuse("a234567890123456789012345678901234567890123456789 " ALICE "\n", "name");
