@@ -6,6 +6,7 @@ A layer's codes depend on the layers below it and on the calibration alone. So o
 quantized, at the deepest split that is asked for, and those of all other splits are cut from its files, the
 layers behind them taken from the model; tests/e2e/test_quantize.py has `isthmus quantize` write the same
 tensors. Results are kept as JSON lines, so that a run that was ended goes on where it was."""
+import contextlib
 import hashlib
 import json
 import os
@@ -42,7 +43,7 @@ def layer_of(name):
     return int(found[1]) if found else None
 
 
-def layer_bytes(tensors, split):
+def matrix_bytes(tensors, split):
     """What the matrices of layers [0, split) take, tables and exact weights too: codes and blocks of the
     seven, whatever their scheme."""
     return sum(len(t.data) for t in tensors
@@ -102,8 +103,7 @@ class Pairs:
         os.makedirs(folder, exist_ok=True)
 
     def quantize(self, front, back, split, options=()):
-        """A folder with the pair that `isthmus quantize` writes. A back of the front's scheme has no
-        split that matters: that pair is made once, with all layers but one in front."""
+        """A folder with the pair that `isthmus quantize` writes."""
         out = os.path.join(self.folder, "-".join([front, back, str(split), *options]).replace("/", "_"))
         if not os.path.exists(os.path.join(out, "cloud.gguf")):
             need = [] if {front, back} <= {*PLAIN, "keep"} else ["--calibration", self.calibration]
@@ -114,35 +114,51 @@ class Pairs:
                 "--threads", self.threads, "-o", out, *options)
         return out
 
-    def at(self, front, split, deepest, options=()):
-        """A pair with its front layers in a scheme, its back as is. The second: a folder to be removed."""
-        deep = self.quantize(front, "keep", deepest, options)
-        if split == deepest:
-            return deep, None
-        out = os.path.join(self.folder, "cut")
-        shutil.rmtree(out, ignore_errors=True)
-        cut(deep, self.model, split, out)
-        return out, out
+    def key(self, front, back, split, options=()):
+        """What a pair is called among the results. The model as it is: keep, keep, 0."""
+        plain = {front, back} <= {*PLAIN, "keep"}
+        return {"front": front, "back": back, "split": split, "options": list(options),
+                "calibration": None if plain else os.path.basename(self.calibration or "")}
+
+    @contextlib.contextmanager
+    def made(self, front, back, split, deepest, options=()):
+        """The pair for as long as the block runs; the model where nothing is to be quantized. back: keep, or
+        with front keep another scheme, or the front's (the whole model at one width)."""
+        if front == back == "keep":
+            yield self.model
+        elif back != "keep" or split == deepest:
+            yield self.quantize(front, back, split if back == "keep" else deepest, options)
+        else:
+            deep, out = self.quantize(front, "keep", deepest, options), os.path.join(self.folder, "cut")
+            cut(deep, self.model, split, out)
+            try:
+                yield out
+            finally:
+                shutil.rmtree(out)
 
     def measure(self, results, front, back, split, deepest, text, chunks, options=()):
-        """A cell of results: divergence from the model, perplexities, bytes. back: keep, or the front's
-        scheme (the whole model at one width, whose split changes bytes only), or with front keep another."""
-        key = {"front": front, "back": back, "split": split, "chunks": chunks, "options": list(options),
-               "calibration": None if front in PLAIN else os.path.basename(self.calibration or "")}
+        """A cell of results: divergence from the model, perplexities, bytes of the edge's matrices and of all."""
+        key = {**self.key(front, back, split, options), "chunks": chunks}
         found = results.find(**key)
         if found:
             return found
-        gone = None
-        if back == "keep":
-            folder, gone = self.at(front, split, deepest, options)
-        else:
-            folder = self.quantize(front, back, split, options)
-        r, = run_lines("eval", "-m", folder, "--reference", self.model, "--text", text, "--chunks", chunks,
-                       "--threads", self.threads)
-        tensors = [t for half in ("edge", "cloud")
-                   for t in pair.Model(os.path.join(folder, half + ".gguf")).tensors.values()]
-        if gone:
-            shutil.rmtree(gone)
-        return results.add({**key, "edge_bytes": layer_bytes(tensors, split),
-                            "all_bytes": layer_bytes(tensors, 1 << 30),
+        with self.made(front, back, split, deepest, options) as folder:
+            r, = run_lines("eval", "-m", folder, "--reference", self.model, "--text", text, "--chunks", chunks,
+                           "--threads", self.threads)
+            halves = [os.path.join(folder, half + ".gguf") for half in ("edge", "cloud")]
+            tensors = [t for path in halves for t in pair.Model(path).tensors.values()]
+        return results.add({**key, "edge_bytes": matrix_bytes(tensors, split),
+                            "all_bytes": matrix_bytes(tensors, 1 << 30),
                             **{k: v for k, v in r.items() if k not in ("model", "reference", "exact")}})
+
+    def measure_suite(self, results, front, back, split, deepest, suite, path, items, options=()):
+        """A cell: the share of a suite's first items that come out right, which the model itself has as keep."""
+        key = {**self.key(front, back, split, options), "suite": suite, "items": items}
+        found = results.find(**key)
+        if found:
+            return found
+        with self.made(front, back, split, deepest, options) as folder:
+            whole = ["--split", deepest] if folder == self.model else []
+            r, = run_lines("eval", "-m", folder, "--suite", suite, path, *(["--items", items] if items else []),
+                           "--codec", "f32", "--threads", self.threads, *whole)
+        return results.add({**key, "n": r["items"], "acc": r["acc_ref"], "acc_norm": r["acc_norm_ref"]})
