@@ -15,6 +15,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BINARY = os.environ.get("ISTHMUS") or os.path.join(ROOT, "build", "isthmus")
@@ -58,9 +59,8 @@ def cut(deep, model, split, out):
     whole = pair.Model(model)
     of_edge = {n: t for n, t in edge.tensors.items() if (layer_of(n) or 0) < split}
     kept = edge.metadata["isthmus.back"][12:] == b"keep"
-    between = (whole if kept else edge).tensors
-    of_cloud = {n: t for n, t in between.items()
-                if layer_of(n) is not None and split <= layer_of(n) and n in (whole if kept else edge).tensors}
+    of_cloud = {n: t for n, t in (whole if kept else edge).tensors.items()
+                if layer_of(n) is not None and split <= layer_of(n)}
     of_cloud.update((n, t) for n, t in cloud.tensors.items() if n not in of_cloud)
     identity = hashlib.md5(edge.metadata["isthmus.pair"][12:] + b" %d" % split).hexdigest()
     changed = {"isthmus.split": struct.pack("<II", pair.U32, split),
@@ -117,7 +117,7 @@ class Pairs:
     def key(self, front, back, split, options=()):
         """What a pair is called among the results. The model as it is: keep, keep, 0."""
         plain = {front, back} <= {*PLAIN, "keep"}
-        return {"front": front, "back": back, "split": split, "options": list(options),
+        return {"model": os.path.basename(self.model), "front": front, "back": back, "split": split, "options": list(options),
                 "calibration": None if plain else os.path.basename(self.calibration or "")}
 
     @contextlib.contextmanager
@@ -129,7 +129,8 @@ class Pairs:
         elif back != "keep" or split == deepest:
             yield self.quantize(front, back, split if back == "keep" else deepest, options)
         else:
-            deep, out = self.quantize(front, "keep", deepest, options), os.path.join(self.folder, "cut")
+            deep = self.quantize(front, "keep", deepest, options)
+            out = tempfile.mkdtemp(prefix="cut-", dir=self.folder)
             cut(deep, self.model, split, out)
             try:
                 yield out

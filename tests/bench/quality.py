@@ -39,7 +39,10 @@ def wilson(share, n):
 
 def rows_of(o, n_layers):
     """What is asked for: (front, back, split, options) of each row."""
-    rows = [(front, "keep", split, ()) for front in o.front for split in o.splits]
+    rows = []
+    for front in o.front:
+        scheme, *options = front.split()
+        rows += [(scheme, "keep", split, tuple(options)) for split in o.splits]
     for uniform in o.uniform:
         scheme, *options = uniform.split()
         rows.append((scheme, scheme, n_layers - 1, tuple(options)))
@@ -59,7 +62,7 @@ def suite_text(o, made, results, row, deepest):
 def named(row, n_layers):
     front, back, split, options = row
     if back == "keep":
-        return "front %d %s" % (split, front)
+        return "front %d %s" % (split, " ".join([front, *options]))
     return "all %d %s" % (n_layers, " ".join([front, *options]))
 
 
@@ -93,10 +96,11 @@ def main():
     p.add_argument("--text")
     p.add_argument("--chunks", default="0-3", help="windows of 512 tokens; second halves count (default 0-3)")
     p.add_argument("--calibration")
-    p.add_argument("--front", action="append", default=[])
+    p.add_argument("--front", action="append", default=[],
+                   help="a scheme, with options of isthmus quantize behind it ('sq3 --sparse 0')")
     p.add_argument("--splits", default="5,10,15,20,25")
     p.add_argument("--uniform", action="append", default=[],
-                   help="a scheme of all layers, with options of isthmus quantize behind it ('sq2 --sparse 1')")
+                   help="a scheme of all layers, likewise")
     p.add_argument("--suites", metavar="FOLDER")
     p.add_argument("--suite-cells", default="", help="sq3:10,sq3: front sq3 at split 10, and all layers sq3")
     p.add_argument("--items", type=int, default=0, help="only the first of a suite (default: all)")
