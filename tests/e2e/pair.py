@@ -55,7 +55,8 @@ class Model:
             values, size = SIZES[kind]
             data = raw[base + offset:base + offset + n // values * size]
             self.tensors[name] = Tensor(name, ne, kind, data)
-        self.n_layers = struct.unpack("<I", self.metadata["llama.block_count"][4:])[0]
+        family = self.metadata["general.architecture"][12:].decode()
+        self.n_layers = struct.unpack("<I", self.metadata[family + ".block_count"][4:])[0]
 
     def take(self, fmt):
         value, = struct.unpack_from("<" + fmt, self.raw, self.at)

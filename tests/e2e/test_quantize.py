@@ -5,9 +5,13 @@ threads, plain files of the same values against the model, and bad input, which 
 import json
 import os
 import struct
+import sys
 import tempfile
 
 import e2e
+
+sys.path.append(os.path.join(e2e.ROOT, "tools"))
+import pairs  # noqa: E402  pylint: disable=wrong-import-position
 
 CHUNKS = "60-67"  # as few windows as are taken
 FRONT = 2  # layers: each takes seconds
@@ -115,6 +119,21 @@ def check_files(folder, result, layers):
     e2e.check("output_norm.weight" in edge.tensors and "output_norm.weight" in cloud.tensors, "a head at either half")
 
 
+def check_cut(model, deep, want, folder):
+    """A pair with more layers in front, cut to FRONT, is the one that was quantized there: all tools that
+    measure many splits build on it."""
+    cut = os.path.join(folder, "cut")
+    pairs.cut(deep, model, FRONT, cut)
+    for half in ("edge.gguf", "cloud.gguf"):
+        ours, theirs = (pairs.pair.Model(os.path.join(p, half)) for p in (cut, want))
+        e2e.check({n: (t.ne, t.kind, t.data) for n, t in ours.tensors.items()}
+                  == {n: (t.ne, t.kind, t.data) for n, t in theirs.tensors.items()}, "cut: tensors of " + half)
+        differ = {k for k in {*ours.metadata, *theirs.metadata} if ours.metadata.get(k) != theirs.metadata.get(k)}
+        e2e.check(differ == {"isthmus.pair"}, "cut: metadata of %s: %s" % (half, differ))
+    done = e2e.isthmus("run", "-m", cut, "-p", "The capital of France is", "-n", "1")
+    e2e.check(done.returncode == 0, "a pair that was cut: " + done.stderr)
+
+
 def main():
     model = e2e.model("smollm2")
     text = os.path.join(e2e.SHARED, "eval", "wikitext2-valid.txt")
@@ -148,6 +167,11 @@ def main():
         e2e.check(3.3 < bits <= 3.4, "bits a weight: %s" % bits)
         e2e.check(len(result["matrices"]) == 210 and all(0 < m["error"] < .1 for m in result["matrices"][:14]),
                   "errors: %s" % result["matrices"][:14])
+
+        deep = os.path.join(folder, "deep")
+        done = run("-m", model, "--calibration", profile, "--split", FRONT + 1, "--front", "sq3", "-o", deep)
+        e2e.check(done.returncode == 0, "quantize: " + done.stderr)
+        check_cut(model, deep, out, folder)
 
         done = run(*usual, "--as", "f16", "-o", out)
         e2e.check(done.returncode == 0, "--as f16: " + done.stderr)
