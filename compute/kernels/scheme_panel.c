@@ -36,73 +36,41 @@ struct scheme_panel kernels_scheme_panel(const struct scheme *s, uint32_t cols)
 
 /* --- codes ----------------------------------------------------------------------------------- */
 
-/* sq of 3 bits: a nibble that holds a code beside bit `spare`, and a code of such a nibble. */
-static uint8_t put_spare(uint8_t code, unsigned spare)
+/* Bit i of b to bit 0 of byte i. */
+static uint64_t spread(uint8_t b)
 {
-    const unsigned low = (1u << spare) - 1;
+    const uint64_t x = b * UINT64_C(0x0101010101010101) & UINT64_C(0x8040201008040201);
 
-    return (uint8_t)((code & low) | (code & ~low) << 1);
+    return (x + UINT64_C(0x7f7f7f7f7f7f7f7f)) >> 7 & UINT64_C(0x0101010101010101);
 }
 
-static uint8_t without_spare(uint8_t nibble, unsigned spare)
+static void put_thirds(const uint8_t third[4], bool even, uint8_t *to)
 {
-    const unsigned low = (1u << spare) - 1;
+    uint64_t bits =
+        spread(third[0]) | spread(third[1]) << 1 | spread(third[2]) << 4 | spread(third[3]) << 5;
+    uint64_t there = 0;
 
-    return (uint8_t)((nibble & low) | (nibble >> 1 & ~low & 7));
-}
-
-/* A row's codes of a block, to bytes i of the three vectors of its pair of rows. */
-static void pack_thirds(const uint8_t code[SCHEME_BLOCK], bool odd, uint8_t *to)
-{
-    for (size_t i = 0; i < 8; i++) {
-        const uint8_t c[4] = {code[i], code[8 + i], code[16 + i], code[24 + i]};
-
-        for (unsigned v = 0; v < 3; v++) {
-            const unsigned spare = 2 - v, its = v == 2 ? 0xff : 0x11u << spare;
-            uint8_t *byte = to + 64 * v + i, bits;
-
-            if (!odd && v == 2)
-                continue;
-            if (!odd) {
-                bits = (uint8_t)(put_spare(c[2 * v], spare) | put_spare(c[2 * v + 1], spare) << 4);
-                *byte = (uint8_t)((*byte & its) | bits);
-                continue;
-            }
-            bits = (uint8_t)((c[2] >> spare & 1) << spare | (c[3] >> spare & 1) << spare << 4);
-            if (v == 2)
-                bits |= (uint8_t)(put_spare(c[0], 0) | put_spare(c[1], 0) << 4);
-            *byte = (uint8_t)((*byte & ~its) | bits);
-        }
-    }
-}
-
-/* Column 8 k + i, of i = 0. */
-static uint8_t read_third(const uint8_t *from, bool odd, size_t k)
-{
-    const unsigned up = 4 * (k % 2);
-
-    if (odd && k >= 2)
-        return (uint8_t)((from[0] >> up & 4) | (from[64] >> up & 2) | (from[128] >> up & 1));
-    const unsigned v = odd ? 2 : (unsigned)k / 2;
-    return without_spare(from[64 * v] >> up & 15, 2 - v);
+    if (even)
+        bits <<= 2;
+    else
+        memcpy(&there, to, 8);
+    bits = htole64(bits) | there;
+    memcpy(to, &bits, 8);
 }
 
 static void pack_codes(const struct scheme_panel *s, uint8_t *panel, size_t r, const uint8_t *src)
 {
     const uint32_t bits = s->scheme.bits;
     const size_t q = r % 4, lane = 16 * (r / 4);
-    uint8_t *units = panel + s->head_bytes, code[SCHEME_BLOCK];
+    uint8_t *units = panel + s->head_bytes;
 
-    for (size_t b = 0; b < s->blocks; b++) {
+    for (size_t b = 0; b < s->blocks; b++, src += 4 * bits) {
         uint8_t *unit = units + b / s->unit_blocks * s->unit_bytes;
         const size_t at = lane + b % s->unit_blocks * 8;
 
-        if (bits == 3) {
-            scheme_codes(&s->scheme, src, b, code);
-            pack_thirds(code, q % 2, unit + 192 * (q / 2) + at);
-        } else {
-            memcpy(unit + 64 * q + at, src + b * 4 * bits, 4 * bits);
-        }
+        memcpy(unit + 64 * q + at, src, bits == 4 ? 16 : 8);
+        if (bits == 3)
+            put_thirds(src + 8, q % 2 == 0, unit + 256 + 64 * (q / 2) + at);
     }
 }
 
@@ -293,6 +261,8 @@ void kernels_scheme_read(const struct scheme_panel *s, const uint8_t *panel, siz
     const uint32_t bits = s->scheme.bits;
     const uint8_t *unit = panel + s->head_bytes + b / s->unit_blocks * s->unit_bytes;
     const size_t q = row % 4, at = 16 * (row / 4) + b % s->unit_blocks * 8;
+    const uint8_t *low = unit + 64 * q + at, *third = unit + 256 + 64 * (q / 2) + at;
+    static const uint8_t third_at[4] = {0, 1, 4, 5};
 
     if (s->group_blocks) {
         for (size_t c = 0; c < SCHEME_BLOCK; c++)
@@ -302,12 +272,15 @@ void kernels_scheme_read(const struct scheme_panel *s, const uint8_t *panel, siz
         return;
     }
     for (size_t c = 0; c < SCHEME_BLOCK; c++) {
-        if (bits == 4)
-            u[c] = unit[64 * q + at + c % 16] >> (c / 16 * 4) & 15;
-        else if (bits == 3)
-            u[c] = read_third(unit + 192 * (q / 2) + at + c % 8, q % 2, c / 8);
-        else
-            u[c] = unit[64 * q + at + c % 8] >> c / 8 * 2 & 3;
+        if (bits == 4) {
+            u[c] = low[c % 16] >> (c / 16 * 4) & 15;
+        } else {
+            const size_t k = c / 8, i = c % 8;
+
+            u[c] = low[i] >> 2 * k & 3;
+            if (bits == 3)
+                u[c] |= (uint8_t)((third[i] >> (third_at[k] + (q % 2 ? 0 : 2)) & 1) << 2);
+        }
         u[c] = panel[table_at(bits, row) + u[c]];
     }
     const uint8_t *scales = panel + ((size_t)PANEL_ROWS << bits);

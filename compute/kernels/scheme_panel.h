@@ -11,12 +11,9 @@
  *   units  of 32 columns (4 bits) or 64 (2 and 3), one after another:
  *            4 bits  u8[q][l][16]: low nibble column i, high nibble column i + 16
  *            2 bits  u8[q][l][2][8]: of 32 columns each; bits 2k, 2k + 1 are column 8k + i's
- *            3 bits  u8[q / 2][3][l][2][8]: of each nibble of [0] bits 0, 1, 3, low nibbles are
- *                    columns i, high ones 8 + i of the row whose q is even; of [1] bits 0, 2, 3
- *                    columns 16 + i and 24 + i; of [2] bits 1, 2, 3 columns i and 8 + i of the
- *                    other row, and its columns 16 + i and 24 + i are in the bits left over: their
- *                    bits 2, 1 and 0 in [0], [1] and [2]. So three vectors are eight of indices,
- *                    for tables that hold every level twice.
+ *            3 bits  the same of the codes' low two bits, then u8[q / 2][l][2][8]: the third bits
+ *                    of columns i, 8 + i, 16 + i, 24 + i, where q is even at bits 2, 3, 6, 7, else
+ *                    at bits 0, 1, 4, 5
  *
  *   g      group after group: d f16[16], m f16[16], then its blocks of 32 columns as
  *          LAYOUT_G2 to LAYOUT_G4 have them (internal.h)

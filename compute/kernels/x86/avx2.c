@@ -307,14 +307,6 @@ ROWS_FN vh vh_bcast128(const void *p)
     return _mm256_broadcastsi128_si256(_mm_loadu_si128(p));
 }
 
-ROWS_FN vh vh_bcast(const void *p)
-{
-    int x;
-    memcpy(&x, p, 4);
-    return _mm256_set1_epi32(x);
-}
-
-#define vh_pin(x)       __asm__ volatile("" : "+x"(x))
 #define vh_set8         _mm256_set1_epi8
 #define vh_set16        _mm256_set1_epi16
 #define vh_and          _mm256_and_si256

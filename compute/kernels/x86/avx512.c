@@ -343,8 +343,6 @@ typedef vb vh;
 
 #define vh_load         vb_load
 #define vh_bcast128     vb_bcast128
-#define vh_bcast        vb_bcast
-#define vh_pin(x)       (void)(x)
 #define vh_set8         vb_set8
 #define vh_set16        vb_set16
 #define vh_and          vb_and

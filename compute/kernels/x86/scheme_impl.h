@@ -7,7 +7,6 @@
  *   vb_lookup(t, i)     bytes i of the lane's table t, by their low four bits; bit 7 of i is 0
  *   vb_even(a, b)       a lane: dwords 0 and 2 of a's, then of b's
  *   vb_odd(a, b)        1 and 3
- *   vh_pin(x)           x is known here: GCC moves nothing that makes it, or uses it, across
  *   vh, vh_*            the same and vb_'s others for one of HALVES parts of HALF_BYTES: of a vb
  * what a register holds vh_join(halves)     a vb of them
  *
@@ -32,9 +31,8 @@ struct kind {
 /* --- tables ------------------------------------------------------------------------------------
  */
 
-/* Of a panel in sq. 4 bits: vector q's at t[q]. 3 bits: at t[4 (q / 2) + i] those of its pair of rows'
- * vectors of indices, by pairs: see read_unit. 2 bits: for the low two bits of a nibble at t[q], for
- * the high two at t[4 + q]. */
+/* Of a panel in sq: vector q's at t[q]; 2 bits: for the low two bits of a nibble, and at t[4 + q]
+ * for the high two. */
 KFN void tables_of(const unsigned bits, const uint8_t *head, uint8_t *t)
 {
     static const uint8_t low[4][16] = {
@@ -47,10 +45,8 @@ KFN void tables_of(const unsigned bits, const uint8_t *head, uint8_t *t)
         {4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7},
         {8, 8, 8, 8, 9, 9, 9, 9, 10, 10, 10, 10, 11, 11, 11, 11},
         {12, 12, 12, 12, 13, 13, 13, 13, 14, 14, 14, 14, 15, 15, 15, 15}};
-    static const uint8_t thirds[4][16] = {
-        {0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7},
-        {0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7},
-        {8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15},
+    static const uint8_t half[2][16] = {
+        {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7},
         {8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15}};
 
     EACH(q, 4)
@@ -58,8 +54,7 @@ KFN void tables_of(const unsigned bits, const uint8_t *head, uint8_t *t)
         if (bits == 4) {
             vb_store(t + 64 * q, vb_load(head + 64 * q));
         } else if (bits == 3) {
-            vb_store(t + 64 * q, vb_lookup(vb_load(head), vb_bcast128(thirds[q])));
-            vb_store(t + 64 * (4 + q), vb_lookup(vb_load(head + 64), vb_bcast128(thirds[q])));
+            vb_store(t + 64 * q, vb_lookup(vb_load(head + 64 * (q / 2)), vb_bcast128(half[q % 2])));
         } else {
             vb_store(t + 64 * q, vb_lookup(vb_load(head), vb_bcast128(low[q])));
             vb_store(t + 64 * (4 + q), vb_lookup(vb_load(head), vb_bcast128(high[q])));
@@ -70,45 +65,31 @@ KFN void tables_of(const unsigned bits, const uint8_t *head, uint8_t *t)
 /* --- a vector of codes -------------------------------------------------------------------------
  */
 
-/* The low nibbles of x as indices and the high ones. */
-KFN void nibbles(vh x, vh u[2])
-{
-    u[0] = vh_and(x, vh_set8(15));
-    u[1] = vh_and(vh_srl16(x, 4), vh_set8(15));
-}
-
 /* u of half a vector q of a unit, codes and tables from that half on: 4 bits: columns 16 k + i;
- * else 8 k + i of both blocks, as they lie. 3 bits: of a row with an even q `left` is what it leaves
- * to the next one, whose turn it is then. */
+ * else 8 k + i of both blocks, as they lie. */
 KFN void read_unit(const struct kind k, const uint8_t *unit, const size_t q, const uint8_t *tables,
-                   vh *left, vh u[4])
+                   vh u[4])
 {
-    if (k.bits == 3) {
-        const uint8_t *codes = unit + 192 * (q / 2);
-
-        if (q % 2 == 0) {
-            const vh x0 = vh_load(codes), x1 = vh_load(codes + 64);
-            nibbles(x0, u);
-            nibbles(x1, u + 2);
-            *left = vh_or(vh_and(x0, vh_set8(0x44)), vh_and(x1, vh_set8(0x22)));
-        } else {
-            const vh x2 = vh_load(codes + 128);
-            nibbles(x2, u);
-            u[2] = vh_or(*left, vh_and(x2, vh_set8(0x11)));
-            u[3] = vh_srl16(u[2], 4); /* bits 3 and 7 are 0, and 4 to 6 no index */
-        }
-        EACH(i, 4) u[i] = vh_lookup(vh_load(tables + 64 * (2 * q + i / 2)), u[i]);
-        return;
-    }
     const vh x = vh_load(unit + 64 * q);
+
     if (k.bits == 4) {
-        nibbles(x, u);
-        EACH(i, 2) u[i] = vh_lookup(vh_load(tables + 64 * q), u[i]);
+        u[0] = vh_and(x, vh_set8(15));
+        u[1] = vh_and(vh_srl16(x, 4), vh_set8(15));
+    } else if (k.bits == 3) {
+        vh third = vh_load(unit + 256 + 64 * (q / 2));
+        if (q % 2)
+            third = vh_sll16(third, 2);
+        u[0] = vh_or(vh_and(x, vh_set8(0x33)), vh_and(third, vh_set8(0x44)));
+        u[1] =
+            vh_or(vh_and(vh_srl16(x, 2), vh_set8(0x33)), vh_and(vh_srl16(third, 1), vh_set8(0x44)));
+        u[2] = vh_srl16(u[0], 4); /* bits 3 and 7 are 0, and 4 to 6 no index */
+        u[3] = vh_srl16(u[1], 4);
     } else {
-        vh two[2];
-        nibbles(x, two);
-        EACH(i, 4) u[i] = vh_lookup(vh_load(tables + 64 * (q + 4 * (i % 2))), two[i / 2]);
+        u[0] = u[1] = vh_and(x, vh_set8(15));
+        u[2] = u[3] = vh_and(vh_srl16(x, 4), vh_set8(15));
     }
+    EACH(i, FIELDS(k.bits))
+    u[i] = vh_lookup(vh_load(tables + 64 * (q + (k.bits == 2 && i % 2 ? 4 : 0))), u[i]);
 }
 
 /* --- few tokens: codes in registers all the while -----------------------------------------------
@@ -236,41 +217,37 @@ KFN void scale_rows(const unsigned bits, const struct scheme_panel *s, const uin
 /* One unit of a panel against T tokens: acts of them, y their accumulators. */
 KFN void unit_few(const struct kind k, const size_t T, const struct scheme_panel *s,
                   const uint8_t *panel, size_t unit, const uint8_t *tables, const uint8_t *acts,
-                  const struct acts *a, size_t t0, float *y)
+                  const struct acts *a, size_t t, float *y)
 {
     const uint8_t *codes = panel + s->head_bytes + unit * (k.bits == 3 ? 384 : 256);
     const size_t b = unit * (k.bits == 4 ? 1 : 2);
     vh sum0[4][HALVES], sum1[4][HALVES]; /* of each block */
-    vh u[2][4], left, first[4], low[4];
 
-    read_unit(k, codes, 0, tables, &left, u[0]);
-    EACH(i, 4 * HALVES)
+    EACH(h, HALVES)
     {
-        const size_t q = i % 4, h = i / 4, next = i + 1;
-        /* What follows is looked up first: products would wait for it, and all behind them. */
-        EACH(f, T == 1 ? FIELDS(k.bits) : 0) vh_pin(u[i % 2][f]);
-        if (next < 4 * HALVES)
-            read_unit(k, codes + HALF_BYTES * (next / 4), next % 4,
-                      tables + HALF_BYTES * (next / 4), &left, u[next % 2]);
-        EACH(f, T == 1 && next < 4 * HALVES ? FIELDS(k.bits) : 0) vh_pin(u[next % 2][f]);
-        EACH(t, T)
+        vh first[4], low[4], u[4];
+        EACH(q, 4)
         {
-            const vh sum = dot_unit(k, u[i % 2], acts + t * ACTS_BYTES);
-            if (q == 0 || q == 2) {
-                first[t] = sum;
-            } else if (q == 1) {
-                low[t] = add_pairs(first[t], sum);
-            } else {
-                const vh up = add_pairs(first[t], sum);
-                sum0[t][h] = k.bits == 4 ? add_pairs(low[t], up) : vh_even(low[t], up);
-                sum1[t][h] = vh_odd(low[t], up);
+            read_unit(k, codes + HALF_BYTES * h, q, tables + HALF_BYTES * h, u);
+            EACH(i, T)
+            {
+                const vh sum = dot_unit(k, u, acts + i * ACTS_BYTES);
+                if (q == 0 || q == 2) {
+                    first[i] = sum;
+                } else if (q == 1) {
+                    low[i] = add_pairs(first[i], sum);
+                } else {
+                    const vh high = add_pairs(first[i], sum);
+                    sum0[i][h] = k.bits == 4 ? add_pairs(low[i], high) : vh_even(low[i], high);
+                    sum1[i][h] = vh_odd(low[i], high);
+                }
             }
         }
     }
-    EACH(i, T) add_block(y + 16 * i, vh_join(sum0[i]), a, b * a->n_tokens + t0 + i);
+    EACH(i, T) add_block(y + 16 * i, vh_join(sum0[i]), a, b * a->n_tokens + t + i);
     if (k.bits == 4 || b + 1 == s->blocks)
         return;
-    EACH(i, T) add_block(y + 16 * i, vh_join(sum1[i]), a, (b + 1) * a->n_tokens + t0 + i);
+    EACH(i, T) add_block(y + 16 * i, vh_join(sum1[i]), a, (b + 1) * a->n_tokens + t + i);
 }
 
 #define STREAMS_MAX 4u
@@ -307,13 +284,12 @@ KFN void pass_few(const struct kind k, const size_t T, const struct scheme_panel
 KFN void unpack_unit(const struct kind k, const uint8_t *codes, const uint8_t *tables, uint8_t *to)
 {
     vb u[4][4]; /* vector q, of which a lane has row 4 l + q */
-    vh left[HALVES];
 
     EACH(q, 4)
     {
         vh half[HALVES][4];
         EACH(h, HALVES)
-        read_unit(k, codes + HALF_BYTES * h, q, tables + HALF_BYTES * h, &left[h], half[h]);
+        read_unit(k, codes + HALF_BYTES * h, q, tables + HALF_BYTES * h, half[h]);
         EACH(f, FIELDS(k.bits))
         {
             vh field[HALVES];
@@ -334,38 +310,30 @@ KFN void unpack_unit(const struct kind k, const uint8_t *codes, const uint8_t *t
     }
 }
 
-/* Half of the rows after the other: of both the sums do not fit the registers. */
 KFN void tile_many(const struct kind k, const size_t T, const uint8_t *codes, const struct acts *a,
                    size_t i, float *y)
 {
-    vh sum[4][HALVES];
+    vb s[4], word[4];
 
-    EACH(h, HALVES)
+    EACH(t, T) s[t] = vb_set8(0);
+    EACH(g, 8)
     {
-        vh s[4], word[4];
-
-        EACH(t, T) s[t] = vh_set8(0);
-        EACH(g, 8)
-        {
-            const vh c = vh_load(codes + 64 * g + HALF_BYTES * h);
-            if (k.words) {
-                const vh even = vh_and(c, vh_set16(255)), odd = vh_srl16(c, 8);
-                EACH(t, T)
-                {
-                    const int16_t *w = a->w + (i + t) * 32 + 4 * g;
-                    s[t] = dot_words(s[t], even, vh_bcast(w));
-                    s[t] = dot_words(s[t], odd, vh_bcast(w + 2));
-                }
-            } else {
-                EACH(t, T)
-                ADD_BYTES(vh, k, g, 8u, c, vh_bcast(a->q + (i + t) * 32 + 4 * g), word[t], s[t]);
+        const vb c = vb_load(codes + 64 * g);
+        if (k.words) {
+            const vb even = vb_and(c, vb_set16(255)), odd = vb_srl16(c, 8);
+            EACH(t, T)
+            {
+                const int16_t *w = a->w + (i + t) * 32 + 4 * g;
+                s[t] = vb_dot16(s[t], even, vb_bcast(w));
+                s[t] = vb_dot16(s[t], odd, vb_bcast(w + 2));
             }
+        } else {
+            EACH(t, T)
+            ADD_BYTES(vb, k, g, 8u, c, vb_bcast(a->q + (i + t) * 32 + 4 * g), word[t], s[t]);
         }
-        (void)word;
-        EACH(t, T) sum[t][h] = s[t];
-        STORED(codes);
     }
-    EACH(t, T) add_block(y + 16 * t, vh_join(sum[t]), a, i + t);
+    (void)word;
+    EACH(t, T) add_block(y + 16 * t, s[t], a, i + t);
 }
 
 KFN void block_many(const struct kind k, size_t b, const uint8_t *codes, const struct acts *a,
