@@ -134,7 +134,7 @@ def ladder(model, folder):
     for kv in ("f16", "q8", "k8v4"):
         mine = [a for a in asked if a.kv == kv or kv == "f16"]
         got = e2e.run_requests([{"prompt": prompt(a.i), "n_predict": TOKENS - a.n_prompt} for a in mine], "-m", model,
-                               "--local", "--ignore-eos", "--parallel", "4", "--kv", kv)
+                               "--local", "--ignore-eos", "--parallel", "8", "--threads", "1", "--kv", kv)
         differ += sum(texts.get(a.i, r["text"]) != r["text"] for a, r in zip(mine, got))
         texts.update({a.i: r["text"] for a, r in zip(mine, got)})
     for a in asked:
