@@ -18,7 +18,7 @@ struct engine_stats {
     struct codec_rate_range parameter; /* as the edge's */
     uint64_t link_rtt_ns_p50;
     uint64_t packets_up, packets_down, retransmits;
-    uint64_t reconnections, replayed_bytes, moved; /* as the edge's */
+    uint64_t reconnections, replayed_bytes, moved;        /* as the edge's */
     uint64_t copied_bytes, port_copied_bytes, kept_bytes; /* as the edge's */
     uint64_t eal_rss_bytes, history_bytes;
     struct steer_view adapt; /* on false: the quality does not change */
