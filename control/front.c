@@ -282,7 +282,8 @@ int front_check(const struct front_options *o, const struct join_options *join, 
     struct front_options look = *o;
     struct stage_params params;
     struct front f;
-    if ((o->prompt && strcmp(o->prompt, "-") == 0) || (o->requests && strcmp(o->requests, "-") == 0))
+    if ((o->prompt && strcmp(o->prompt, "-") == 0) ||
+        (o->requests && strcmp(o->requests, "-") == 0))
         look.serves = true;
     look.both_halves = !join;
     int rc = front_open(&f, &look);

@@ -85,8 +85,8 @@ int front_open(struct front *f, const struct front_options *o);
 /*
  * For --check-config: all of the above, the cut, the cache, the budget and the cores, as they would
  * be found wrong at the start; stdin is not read. Whether there is memory enough is left to it:
- * what serves now may take it. local: nothing is cut; join NULL: both halves are run here. EXIT_OK or
- * an exit code, the error said.
+ * what serves now may take it. local: nothing is cut; join NULL: both halves are run here. EXIT_OK
+ * or an exit code, the error said.
  */
 int front_check(const struct front_options *o, const struct join_options *join, bool local);
 

@@ -58,7 +58,8 @@ struct model_halves {
 /* EXIT_OK or an exit code. */
 int model_place_halves(const struct model_options *o, struct model_halves *h);
 
-/* For --check-config: whether they name CPUs, or a node, that may be used. EXIT_OK or an exit code. */
+/* For --check-config: whether they name CPUs, or a node, that may be used. EXIT_OK or an exit code.
+ */
 int model_check_team(const struct model_options *o);
 
 /* team_params of options, all threads and first cores as they are given. */

@@ -116,7 +116,8 @@ static const struct argp_option model_options[] = {
     {"mlock", OPT_MLOCK, NULL, 0, "Keep the weights from being swapped out", 1},
     {"cpu-mask", OPT_CPU_MASK, "MASK", 0,
      "Instruction sets to use: c, avx2, avx512, vnni or all (default all). Changes speed, never "
-     "results", 1},
+     "results",
+     1},
     {"ctx", OPT_CTX, "N", 0, "Longest sequence in tokens (default: the model's, at most 8192)", 1},
     {"no-memory-check", OPT_NO_MEMORY_CHECK, NULL, 0,
      "Load a model even where it seems not to fit in memory", 1},
@@ -310,8 +311,10 @@ static const struct argp_option sampler_options[] = {
     {"temp", OPT_TEMP, "T", 0, "Temperature (default 0: always the likeliest token)", 3},
     {"top-k", OPT_TOP_K, "N", 0, "Only the N likeliest tokens (default 0: off)", 3},
     {"top-p", OPT_TOP_P, "P", 0, "Only the likeliest tokens that sum to P (default 1: off)", 3},
-    {"min-p", OPT_MIN_P, "P", 0, "Only tokens at least P times as likely as the likeliest (default 0: off)", 3},
-    {"repeat-penalty", OPT_REPEAT_PENALTY, "R", 0, "Weigh generated tokens down by R (default 1: off)", 3},
+    {"min-p", OPT_MIN_P, "P", 0,
+     "Only tokens at least P times as likely as the likeliest (default 0: off)", 3},
+    {"repeat-penalty", OPT_REPEAT_PENALTY, "R", 0,
+     "Weigh generated tokens down by R (default 1: off)", 3},
     {"seed", OPT_SEED, "N", 0, "Same seed, same text (default 0)", 3},
     {0},
 };

@@ -118,7 +118,7 @@ int port_arg_check(const char *uri, enum port_role role, bool insecure)
         log_error("--port: %s", err);
         return EXIT_USAGE;
     }
-    const size_t n = strlen(u.name), room = sizeof ((struct sockaddr_un *)0)->sun_path;
+    const size_t n = strlen(u.name), room = sizeof((struct sockaddr_un *)0)->sun_path;
     const char *wrong = NULL;
     if (u.kind == URI_MEMIF && (n < 1u + (u.name[0] == '@') || n >= room))
         wrong = "the name of a socket has 1 to 107 characters";

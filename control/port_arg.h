@@ -29,8 +29,8 @@ int port_arg_open(const char *uri, enum port_role role, const struct security *s
  * looked up. EXIT_OK or EXIT_USAGE, said. */
 int port_arg_check(const char *uri, enum port_role role, bool insecure);
 
-/* port_arg_open for an edge that looks for its cloud again and again: what was said last is not said
- * anew. NULL: it can't be opened now. */
+/* port_arg_open for an edge that looks for its cloud again and again: what was said last is not
+ * said anew. NULL: it can't be opened now. */
 struct port *port_arg_reopen(const char *uri, const struct security *security,
                              const struct netem_options *n);
 

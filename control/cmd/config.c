@@ -29,11 +29,16 @@ struct showing {
 static const struct {
     const char *command, *key, *value;
 } own[] = {
-    {"edge", "threads", "1"},    {"cloud", "threads", "1"},    {"run", "threads", "half of the cores"},
-    {"edge", "first-core", "0"}, {"cloud", "first-core", "1"}, {"run", "first-core", "0"},
+    {"edge", "threads", "1"},
+    {"cloud", "threads", "1"},
+    {"run", "threads", "half of the cores"},
+    {"edge", "first-core", "0"},
+    {"cloud", "first-core", "1"},
+    {"run", "first-core", "0"},
 };
 
-/* What it is without the option, as the command or the option's text says it; "": nothing. Static. */
+/* What it is without the option, as the command or the option's text says it; "": nothing. Static.
+ */
 static const char *said_default(const struct config_command *c, const struct argp_option *o)
 {
     static char text[120];
@@ -88,10 +93,10 @@ static void show_option_json(void *arg, const struct argp_option *o)
         json_array_append_new(
             values, json_pack("{s:s, s:s}", "value", e->value ? e->value : "yes", "from", from));
     }
-    json_array_append_new(s->options, json_pack("{s:s, s:s?, s:s, s:s, s:o}", "key", o->name,
-                                                "argument", o->arg, "help", o->doc, "default",
-                                                said_default(s->config->command, o), "set",
-                                                values));
+    json_array_append_new(s->options,
+                          json_pack("{s:s, s:s?, s:s, s:s, s:o}", "key", o->name, "argument",
+                                    o->arg, "help", o->doc, "default",
+                                    said_default(s->config->command, o), "set", values));
 }
 
 static int show(const struct config *c, bool json)

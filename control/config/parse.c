@@ -48,8 +48,8 @@ static bool names_option(const char *text, const char *name)
 {
     const size_t n = strlen(name);
     for (const char *at = text; (at = strstr(at, name)); at++)
-        if (at - text >= 2 && at[-1] == '-' && at[-2] == '-' &&
-            !isalnum((unsigned char)at[n]) && at[n] != '-')
+        if (at - text >= 2 && at[-1] == '-' && at[-2] == '-' && !isalnum((unsigned char)at[n]) &&
+            at[n] != '-')
             return true;
     return false;
 }

@@ -24,9 +24,10 @@ void fleet_misfit(const struct worker *w, const struct fleet_need *need, char *t
 
 /* What a worker is to an edge. */
 enum fleet_state {
-    FLEET_KNOWN,    /* of the registry, and others were chosen */
+    FLEET_KNOWN, /* of the registry, and others were chosen */
     FLEET_JOINED,
-    FLEET_DRAINING, /* it, the registry or whoever operates the edge says so; it may be empty already */
+    FLEET_DRAINING, /* it, the registry or whoever operates the edge says so; it may be empty
+                       already */
     FLEET_UNFIT,    /* another model, split, codec or arithmetic */
     FLEET_AWAY,     /* it doesn't answer; it, or another, is tried */
     FLEET_STATES

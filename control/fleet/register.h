@@ -22,7 +22,8 @@ extern const struct argp register_argp;
 
 struct registration;
 
-/* For --check-config, with the --port that it would serve at. EXIT_OK or an exit code, the error said.
+/* For --check-config, with the --port that it would serve at. EXIT_OK or an exit code, the error
+ * said.
  */
 int register_check(const struct register_options *o, const char *port);
 

@@ -77,8 +77,8 @@ static int parse_line(const char *at, const char *end, size_t line, struct api_k
     return digest_of(key, n_key, k->digest) < 0 ? -ENOMEM : 1;
 }
 
-/* Whether what was read into the place behind the last is neither a name nor a key of those before. 1,
- * or -EBADMSG. */
+/* Whether what was read into the place behind the last is neither a name nor a key of those before.
+ * 1, or -EBADMSG. */
 static int check_new(const struct api_keys *k, size_t line, char *err)
 {
     const struct api_key *one = &k->list[k->n];

@@ -109,7 +109,8 @@ static void the_link(struct out *o, const struct service_stats *s)
     count(o, "link_rows_total", "Rows of hidden state sent, one a token.", e->rows_up);
     count(o, "link_payload_bytes_total", "Compressed rows sent, without the link's own heads.",
           e->tile_bytes_up);
-    gauge(o, "link_bytes_per_token", "Compressed bytes of a row sent, one a token, on average since the start.",
+    gauge(o, "link_bytes_per_token",
+          "Compressed bytes of a row sent, one a token, on average since the start.",
           ratio((double)e->tile_bytes_up, (double)e->rows_up));
     count(o, "link_reconnections_total", "Times that the cloud was lost and found again.",
           e->reconnections);

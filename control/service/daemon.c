@@ -158,10 +158,10 @@ int daemon_begin(const struct daemon_options *o)
 static int check_folder(const char *option, const char *path, const char *folder)
 {
     struct stat st;
-    const int rc = stat(folder, &st) < 0                   ? errno
-                   : !S_ISDIR(st.st_mode)                  ? ENOTDIR
+    const int rc = stat(folder, &st) < 0             ? errno
+                   : !S_ISDIR(st.st_mode)            ? ENOTDIR
                    : access(folder, W_OK | X_OK) < 0 ? errno
-                                                           : 0;
+                                                     : 0;
     if (!rc)
         return EXIT_OK;
     log_error("%s %s: %s: %s", option, path, folder, strerror(rc));

@@ -35,8 +35,8 @@ void daemon_end(void);
  * comes later, as the control socket, is made in it. 0 or -errno. */
 int daemon_hand_over(uid_t uid, gid_t gid);
 
-/* For --check-config: whether the folder is there or could be made, and the control socket in its own;
- * not whether somebody serves there. EXIT_OK or EXIT_USAGE, said. */
+/* For --check-config: whether the folder is there or could be made, and the control socket in its
+ * own; not whether somebody serves there. EXIT_OK or EXIT_USAGE, said. */
 int daemon_check(const struct daemon_options *o);
 
 /* Of daemon_begin; NULL: none. */

@@ -165,7 +165,7 @@ struct service_stats {
     uint64_t kv_bytes, kv_budget_bytes; /* of this process's stage: held now, and at most */
     struct service_histogram ttft, inter_token, end_to_end;
     struct engine_stats engine; /* as of the last step, at most a tenth of a second ago */
-    struct fleet_counts fleet; /* as engine */
+    struct fleet_counts fleet;  /* as engine */
     enum service_health health;
     uint32_t context_tokens;  /* that a new request may have, now */
     enum kv_format kv;        /* and the format of its keys and values */

@@ -22,7 +22,10 @@ import e2e
 import halves
 import packaged
 
-DOCS = ("README.md", "docs/operations.md", "docs/api.md", "docs/control.md", "docs/fleet.md")
+# Guides whose commands want a host with units and sockets of its own.
+OPERATED = ("docs/operations.md", "docs/api.md", "docs/control.md", "docs/fleet.md")
+DOCS = ("README.md", *OPERATED, "docs/adaptation.md", "docs/codec.md", "docs/performance.md", "docs/planner.md",
+        "docs/quantize.md", "docs/security.md")
 LIMIT_S = 420
 BEGUN_S = 3 if e2e.QUICK else 10  # enough to refuse what is wrong
 
@@ -39,6 +42,12 @@ LEFT_OUT = [
     ("docs/operations.md", r"^tools/build-deb", "test_package.py makes it"),
     ("docs/operations.md", r"apt-get install", "test_package.py installs it"),
     ("docs/operations.md", r"^(sudo )?meson ", "done for this test, into a folder"),
+    ("docs/adaptation.md", r"^isthmus edge [.][.][.]", "a part of a command"),
+    ("docs/performance.md", r"^tests/bench/peer.py", "another engine, built by hand"),
+    ("docs/planner.md", r"^isthmus plan ", "the profiles before it take minutes; test_plan.py runs both"),
+    ("docs/codec.md", r"^isthmus eval .*--plot docs/", "minutes, with a profile of the whole text; test_eval.py draws one"),
+    ("docs/quantize.md", r"^isthmus (quantize|run -m pair|eval -m pair) ", "takes minutes; test_quantize.py and test_pair.py run them"),
+    ("docs/security.md", r"^(echo|isthmus (cloud|edge)) ", "others' keys and hosts; test_secure.py has such"),
     ("docs/operations.md", r"^sudo (systemd-sysusers|systemd-tmpfiles|chown) ?", "changes this host"),
 ]
 
@@ -51,6 +60,11 @@ BEGUN = [
     ("README.md", r"^build/isthmus eval "),
     ("README.md", r"^build/isthmus calibrate -m"),
     ("README.md", r"^build/isthmus profile "),
+    ("docs/adaptation.md", r"^build/tests/sim/sim_adapt "),
+    ("docs/codec.md", r"^isthmus (eval|bench codec) "),
+    ("docs/performance.md", r"^build/isthmus bench (machine|compute|kernels)"),
+    ("docs/planner.md", r"^isthmus profile "),
+    ("docs/quantize.md", r"^isthmus calibrate "),
 ]
 
 # (document, pattern, what it says when it serves). Left running for the commands behind, to the document's end.
@@ -241,7 +255,12 @@ class Operated:
             e2e.check(rc == 0, "%s ends: exit %s: %s" % (name, rc, unit.said()[-2000:]))
 
 
-def workplace(folder, readme):
+def named(doc, command):
+    """What a guide leaves to its reader: $model and MODEL are the small model. README.md says it itself."""
+    return command if doc == "README.md" else re.sub(r"\$model\b|\bMODEL\b", shlex.quote(e2e.model("smollm2")), command)
+
+
+def workplace(folder, texts):
     """What stands beside a reader of the documents."""
     for name in os.listdir(e2e.ROOT):
         if not name.startswith(".") and name != "build":
@@ -249,11 +268,11 @@ def workplace(folder, readme):
     os.symlink(os.path.dirname(os.path.abspath(e2e.BINARY)), os.path.join(folder, "build"))
     with open(os.path.join(folder, "requests.jsonl"), "w", encoding="utf-8") as f:
         f.write(e2e.lines_of([{"prompt": p, "n_predict": 8} for p in e2e.PROMPTS[:4]]))
-    if not readme:
+    if not texts:
         return
     shutil.copy(e2e.shared("eval/wikitext2-valid.txt"), folder)
     shutil.copy(e2e.shared("eval/hellaswag-dev.jsonl"), folder)
-    if e2e.QUICK:
+    if e2e.QUICK or "README.md" not in texts:
         return
     # README's profile takes minutes; of less text, it is one all the same.
     done = e2e.isthmus("calibrate", "-m", e2e.model("smollm2"), "--split", "10", "--text",
@@ -268,7 +287,7 @@ def document(doc, folder):
         return 0
     with open(path, encoding="utf-8") as f:
         found = commands(f.read())
-    host = Operated(folder) if found and doc != "README.md" else None
+    host = Operated(folder) if found and doc in OPERATED else None
     if host and doc != "docs/operations.md":
         # docs/fleet.md has the command for the edge.
         host.serve(("isthmus-cloud",) if doc == "docs/fleet.md" else ("isthmus-cloud", "isthmus-edge"))
@@ -280,11 +299,11 @@ def document(doc, folder):
             if left:
                 e2e.say("        left out (%s): %s" % (left[2], command))
             elif server:
-                session.serve(command, server[2])
+                session.serve(named(doc, command), server[2])
             elif listed(BEGUN, "BEGUN", doc, command):
-                session.run(command, BEGUN_S, False)
+                session.run(named(doc, command), BEGUN_S, False)
             else:
-                session.run(command, LIMIT_S, True)
+                session.run(named(doc, command), LIMIT_S, True)
     finally:
         session.end()
         if host:
@@ -303,7 +322,7 @@ def main():
                         print("\n".join("%s: %s" % (doc, c) for c in commands(f.read())))
             return
         chosen = [d for d in DOCS if d in (sys.argv[1:] or DOCS) and os.path.exists(os.path.join(e2e.ROOT, d))]
-        workplace(folder, "README.md" in chosen)
+        workplace(folder, set(chosen) - set(OPERATED))
         for doc in chosen:
             n = document(doc, folder)
             e2e.check(n or doc != "README.md", doc + " has commands")

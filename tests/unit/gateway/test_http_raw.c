@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Bytes that are no HTTP, or nearly: heads, chunks and pipelines that a seeded generator spoils, cut
- * up as the network might. Whatever comes back is a reply, no answer goes on without its client, and
- * the next client is served. Memory errors are the sanitizers' to find.
+ * Bytes that are no HTTP, or nearly: heads, chunks and pipelines that a seeded generator spoils,
+ * cut up as the network might. Whatever comes back is a reply, no answer goes on without its
+ * client, and the next client is served. Memory errors are the sanitizers' to find.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -32,7 +32,8 @@ static struct service *service;
 static struct gateway *gateway;
 static struct model model;
 
-/* --- a gateway ---------------------------------------------------------------------------------- */
+/* --- a gateway ----------------------------------------------------------------------------------
+ */
 
 static const struct vocab_token tokens[] = {{"<|im_start|>", 3}, {"<|im_end|>", 3}};
 static const struct vocab vocab = {
@@ -87,7 +88,8 @@ static int dial(void)
     return fd;
 }
 
-/* --- what is sent ------------------------------------------------------------------------------- */
+/* --- what is sent -------------------------------------------------------------------------------
+ */
 
 static uint64_t seed;
 
@@ -120,18 +122,42 @@ static const char *const requests[] = {
     "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 45\r\n\r\n" BODY,
     "POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     "10\r\n{\"model\":\"echo\",\r\n1f\r\n\"prompt\":\"ab\",\"max_tokens\":4}  \r\n0\r\n\r\n",
-    "POST /v1/completions HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 45\r\n\r\n" BODY,
+    "POST /v1/completions HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: "
+    "45\r\n\r\n" BODY,
     "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
     "DELETE /v1/models?a=%00&b=%zz HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\n\r\n",
 };
 
 static const char *const spoilers[] = {
-    "\r\n", "\n", "\r", "\r\n\r\n", "\r\n ", " ", "\t", ":", "%", "?&=&", "\xff", "HTTP/9.9",
-    "HTTP/1.1 ", "Content-Length: 99999999999999999999\r\n", "Content-Length: -1\r\n",
-    "Content-Length: 3\r\nContent-Length: 4\r\n", "Transfer-Encoding: chunked\r\n",
-    "Transfer-Encoding: gzip, chunked\r\n", "Connection: close\r\n", "Connection: upgrade\r\n",
-    "Expect: 200-ok\r\n", "ffffffffffffffff\r\n", "fffffffffffffffff\r\n", "-1\r\n", "0x5\r\n",
-    "5;name=\"\r\n", "0\r\nTrailer: x\r\n\r\n", "Cookie: a=\"", "Host: y\r\n",
+    "\r\n",
+    "\n",
+    "\r",
+    "\r\n\r\n",
+    "\r\n ",
+    " ",
+    "\t",
+    ":",
+    "%",
+    "?&=&",
+    "\xff",
+    "HTTP/9.9",
+    "HTTP/1.1 ",
+    "Content-Length: 99999999999999999999\r\n",
+    "Content-Length: -1\r\n",
+    "Content-Length: 3\r\nContent-Length: 4\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "Transfer-Encoding: gzip, chunked\r\n",
+    "Connection: close\r\n",
+    "Connection: upgrade\r\n",
+    "Expect: 200-ok\r\n",
+    "ffffffffffffffff\r\n",
+    "fffffffffffffffff\r\n",
+    "-1\r\n",
+    "0x5\r\n",
+    "5;name=\"\r\n",
+    "0\r\nTrailer: x\r\n\r\n",
+    "Cookie: a=\"",
+    "Host: y\r\n",
 };
 
 static void spoil(struct bytes *b)
@@ -182,7 +208,8 @@ static void make(struct bytes *b)
         spoil(b);
 }
 
-/* --- what comes of it --------------------------------------------------------------------------- */
+/* --- what comes of it ---------------------------------------------------------------------------
+ */
 
 static void send_in_parts(int fd, const struct bytes *b)
 {
@@ -212,7 +239,8 @@ static void look(int fd, unsigned round)
         n += (size_t)got;
     }
     text[n] = '\0';
-    if (n >= 12 && (strncmp(text, "HTTP/1.", 7) != 0 || text[8] != ' ' || text[9] < '1' || text[9] > '5'))
+    if (n >= 12 &&
+        (strncmp(text, "HTTP/1.", 7) != 0 || text[8] != ' ' || text[9] < '1' || text[9] > '5'))
         fail_msg("round %u: no reply is \"%.60s\"", round, text);
 }
 
