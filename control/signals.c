@@ -59,6 +59,8 @@ void signals_serve(int fd)
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGHUP, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
+    if (caught == SIGINT || caught == SIGTERM) /* after the last look at signals_caught */
+        on_serving_signal(SIGTERM);
 }
 
 void signals_serve_end(void)

@@ -194,9 +194,13 @@ static void show_link(FILE *f, const struct look *before, const struct look *l)
             fprintf(f, "link     none: the whole model is there\n");
         return;
     }
-    fprintf(f, "link     %s, %s   RTT %.3f ms   loss %.2f %%   bytes/token %.0f   %s/s\n",
-            text(link, "port"), text(link, "cipher"), number(link, "rtt_ms"),
-            100 * number(link, "loss"), number(link, "bytes_per_token"),
+    const bool of_cloud = !json_object_get(link, "bytes_per_token"); /* it knows no rows' sizes */
+    fprintf(f, "link     %s, %s   ", text(link, "port"), text(link, "cipher"));
+    if (json_is_number(json_object_get(link, "rtt_ms")))
+        fprintf(f, "RTT %.3f ms   ", number(link, "rtt_ms"));
+    fprintf(f, "loss %.2f %%   %s %.0f   %s/s\n", 100 * number(link, "loss"),
+            of_cloud ? "wire bytes/answered token" : "bytes/token",
+            number(link, of_cloud ? "wire_bytes_per_answer_token" : "bytes_per_token"),
             rpc_show_bytes(rate(before, l, "wire_bytes"), buf));
     if (number(s, "reconnections") > 0)
         fprintf(f, "         %.0f reconnections\n", number(s, "reconnections"));

@@ -14,25 +14,46 @@ uint64_t fleet_hash(uint64_t a, uint64_t b)
     return z ^ z >> 31;
 }
 
+enum misfit { FITS, MODEL, SPLIT, CODEC, NUMERICS };
+
+/* The format of the cache is a session's own, so not a reason. */
+static enum misfit misfit(const struct worker *w, const struct fleet_need *need)
+{
+    if (w->model[0] && need->model[0] && strcmp(w->model, need->model) != 0)
+        return MODEL;
+    if (w->split && need->split && w->split != need->split)
+        return SPLIT;
+    if (w->codec_id && need->codec_id && w->codec_id != need->codec_id)
+        return CODEC;
+    if (w->numerics_id && need->numerics_id &&
+        (w->numerics_id ^ need->numerics_id) & ~STAGE_NUMERICS_KV)
+        return NUMERICS;
+    return FITS;
+}
+
 bool fleet_fits(const struct worker *w, const struct fleet_need *need)
 {
-    return !(w->model[0] && need->model[0] && strcmp(w->model, need->model) != 0) &&
-           !(w->split && need->split && w->split != need->split) &&
-           !(w->codec_id && need->codec_id && w->codec_id != need->codec_id) &&
-           !(w->numerics_id && need->numerics_id &&
-             (w->numerics_id & ~STAGE_NUMERICS_KV) != (need->numerics_id & ~STAGE_NUMERICS_KV));
+    return misfit(w, need) == FITS;
 }
 
 void fleet_misfit(const struct worker *w, const struct fleet_need *need, char *text, size_t room)
 {
-    if (w->model[0] && need->model[0] && strcmp(w->model, need->model) != 0)
+    switch (misfit(w, need)) {
+    case FITS:
+        break;
+    case MODEL:
         snprintf(text, room, "model %s, not %s", w->model, need->model);
-    else if (w->split && need->split && w->split != need->split)
+        break;
+    case SPLIT:
         snprintf(text, room, "split %u, not %u", w->split, need->split);
-    else if (w->codec_id && need->codec_id && w->codec_id != need->codec_id)
+        break;
+    case CODEC:
         snprintf(text, room, "codec %x, not %x", w->codec_id, need->codec_id);
-    else if (w->numerics_id && need->numerics_id && w->numerics_id != need->numerics_id)
+        break;
+    case NUMERICS:
         snprintf(text, room, "numerics %x, not %x", w->numerics_id, need->numerics_id);
+        break;
+    }
 }
 
 const char *fleet_state_name(enum fleet_state s)

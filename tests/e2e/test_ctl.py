@@ -415,6 +415,11 @@ def cloud(path, model, folder):
     e2e.check(done.returncode == 0, "an edge: %s" % done.stderr)
     stats = control.result("stats")
     e2e.check(stats["generated_tokens"] >= 8 and stats["edges_joined"] == 1, "a cloud's figures: %s" % stats)
+    page = e2e.isthmus("top", "--socket", path, "--once", "--interval", ".1")
+    e2e.check(page.returncode == 0 and "wire bytes/answered token" in page.stdout and "RTT 0.000" not in page.stdout,
+              "top of a cloud: %s %s" % (page.stdout, page.stderr))
+    page = e2e.isthmus("ctl", "--socket", path, "--json", "edges")
+    e2e.check(page.returncode == 0, "ctl edges: %s" % page.stderr)
     start = time.monotonic()
     for _ in range(20):
         control.result("health")

@@ -28,9 +28,14 @@ static void test_fits(void **state)
     assert_true(fleet_fits(&w, &need));
     assert_true(fleet_fits(&w, &any));
     w.numerics_id = 0x20003; /* but for the format of the cache, which is a session's own */
+    char why[80] = "";
     assert_true(fleet_fits(&w, &need));
+    fleet_misfit(&w, &need, why, sizeof why);
+    assert_string_equal(why, "");
     w.numerics_id = 4;
     assert_false(fleet_fits(&w, &need));
+    fleet_misfit(&w, &need, why, sizeof why);
+    assert_string_equal(why, "numerics 4, not 3");
     w.numerics_id = 3;
     w.split = 11;
     assert_false(fleet_fits(&w, &need));
