@@ -58,8 +58,8 @@ struct link_params {
 
 struct link_stats {
     uint64_t tx_packets, tx_bytes, tx_messages, retransmits; /* bytes: whole frames */
-    uint64_t spurious; /* of the packets sent again, those that the peer says it had already: late, or
-                        * late acknowledged, and not lost */
+    uint64_t spurious; /* that the peer says came more than once: of those sent again, as many were
+                        * late, or late acknowledged, and not lost; or the path made copies */
     uint64_t rx_packets, rx_bytes, rx_messages, duplicates, bad_frames, over_budget, resets;
     uint64_t strangers; /* frames of another connection, epoch or hop, or our own */
     uint64_t moves;     /* times the peer proved another address */
@@ -181,5 +181,7 @@ bool link_idle(const struct link *l);
 /* Say goodbye: queues a CLOSE frame; the link then reports -EPIPE. */
 void link_shutdown(struct link *l);
 void link_stats(const struct link *l, struct link_stats *s);
+/* What was counted on another link, too; times, rates and what is in flight stay. */
+void link_stats_add(struct link_stats *to, const struct link_stats *s);
 
 #endif

@@ -107,7 +107,7 @@ static inline size_t attend_state_floats(size_t hd)
     return hd + 16;
 }
 
-/* The first tokens of a page, of the same format and head's size. */
+/* The first tokens of a page, of the same format and head's size: of another the hint is off. */
 struct attend_ahead {
     const uint8_t *keys, *values;
     size_t tokens;

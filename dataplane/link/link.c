@@ -559,3 +559,24 @@ void link_stats(const struct link *l, struct link_stats *s)
     s->path_rtt_ns = l->pace.rtt_min_ns;
     s->epoch = l->p.keys ? keys_epoch(l->p.keys) : l->p.epoch;
 }
+
+void link_stats_add(struct link_stats *to, const struct link_stats *s)
+{
+    to->tx_packets += s->tx_packets;
+    to->tx_bytes += s->tx_bytes;
+    to->tx_messages += s->tx_messages;
+    to->retransmits += s->retransmits;
+    to->spurious += s->spurious;
+    to->rx_packets += s->rx_packets;
+    to->rx_bytes += s->rx_bytes;
+    to->rx_messages += s->rx_messages;
+    to->duplicates += s->duplicates;
+    to->bad_frames += s->bad_frames;
+    to->over_budget += s->over_budget;
+    to->resets += s->resets;
+    to->strangers += s->strangers;
+    to->moves += s->moves;
+    to->replays += s->replays;
+    for (unsigned i = 0; i < sizeof s->copied_bytes / sizeof s->copied_bytes[0]; i++)
+        to->copied_bytes[i] += s->copied_bytes[i];
+}

@@ -102,6 +102,10 @@ static const char *check_hidden(struct cloud *c, const struct cloud_session *s,
 
     if (head->n_drafts)
         return "guessed ids from an edge that has the head";
+    /* So that what waits for an edge that takes nothing is bounded by its sessions. */
+    if (head->n_logits && pump_holds(&cloud_peer(c, &c->edges[s->edge])->pump, s->id,
+                                     PROTO_HIDDEN_BYTES + 4u * c->info->d_model))
+        return "hidden states wanted before the last ones were sent";
     if (proto_hidden_packets(values, hidden_part(c, s)) >
         pump_max_fragments(&cloud_peer(c, &c->edges[s->edge])->pump))
         return "more hidden states wanted than go into a message";
@@ -330,6 +334,7 @@ static bool want_hidden(struct cloud *c)
     return n_hidden;
 }
 
+/* Of an edge that has the head one an answer: which guesses it accepts is not known here. */
 static void count_tokens(struct cloud *c, const struct cloud_session *s, uint32_t n)
 {
     c->stats.tokens += n;
@@ -373,7 +378,7 @@ static void answer_hidden(struct cloud *c, const struct cloud_item *item)
                                item->message, PROTO_HIDDEN_BYTES + 4 * values, hidden_part(c, s));
 
     s->n_generated = 1;
-    count_tokens(c, s, item->head.n_logits);
+    count_tokens(c, s, 1);
     if (!to)
         return; /* that edge is lost */
     to += proto_write_hidden(to, &head);

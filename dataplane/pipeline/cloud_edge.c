@@ -75,28 +75,6 @@ void cloud_meet_edges(struct cloud *c)
     }
 }
 
-static void add_link(struct link_stats *to, const struct link_stats *s)
-{
-    to->tx_packets += s->tx_packets;
-    to->tx_bytes += s->tx_bytes;
-    to->tx_messages += s->tx_messages;
-    to->retransmits += s->retransmits;
-    to->spurious += s->spurious;
-    to->rx_packets += s->rx_packets;
-    to->rx_bytes += s->rx_bytes;
-    to->rx_messages += s->rx_messages;
-    to->duplicates += s->duplicates;
-    to->bad_frames += s->bad_frames;
-    to->over_budget += s->over_budget;
-    to->resets += s->resets;
-    to->strangers += s->strangers;
-    to->moves += s->moves;
-    to->replays += s->replays;
-    to->in_flight_packets += s->in_flight_packets;
-    for (unsigned i = 0; i < sizeof s->copied_bytes / sizeof s->copied_bytes[0]; i++)
-        to->copied_bytes[i] += s->copied_bytes[i];
-}
-
 static void lose(struct cloud *c, struct cloud_edge *e)
 {
     struct links_peer *p = cloud_peer(c, e);
@@ -108,8 +86,7 @@ static void lose(struct cloud *c, struct cloud_edge *e)
             cloud_end_session(c, &c->sessions[i]);
     }
     link_stats(p->pump.link, &s);
-    s.in_flight_packets = 0;
-    add_link(&c->past, &s);
+    link_stats_add(&c->past, &s);
     if (e->joined) {
         c->stats.edges--;
         c->stats.edges_left++;
@@ -333,7 +310,8 @@ void cloud_stats(const struct cloud *c, struct cloud_stats *s)
         if (!links_is_live(p))
             continue;
         link_stats(p->pump.link, &of);
-        add_link(&s->link, &of);
+        link_stats_add(&s->link, &of);
+        s->link.in_flight_packets += of.in_flight_packets;
     }
     s->turned_away = c->links.turned_away;
     s->sessions = c->n_sessions;

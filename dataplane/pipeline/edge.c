@@ -638,9 +638,9 @@ void edge_stats(const struct edge *e, struct edge_stats *s)
         if (u == first)
             continue;
         link_stats(u->pump.link, &now);
-        edge_add_link_stats(&past, &now);
+        link_stats_add(&past, &now);
     }
-    edge_add_link_stats(&s->link, &past);
+    link_stats_add(&s->link, &past);
     s->copied_bytes = s->link.copied_bytes[WIRE_DECODE] + s->link.copied_bytes[WIRE_PREFILL];
     s->cipher = pipeline_cipher(first ? &first->security : &e->p.security);
     s->port = first ? first->port_name : "none";

@@ -266,7 +266,6 @@ bool edge_any_met(const struct edge *e);
 bool edge_uplink_open(const struct edge_uplink *u);
 void edge_ask(struct edge_uplink *u);
 void edge_on_status(struct edge_uplink *u, const uint8_t *p, size_t len);
-void edge_add_link_stats(struct link_stats *to, const struct link_stats *s);
 
 /* edge_place.c: which session is at which cloud. */
 #define EDGE_REPLAYS 4u /* sessions that are replayed at once to a cloud */

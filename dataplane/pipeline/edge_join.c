@@ -85,7 +85,7 @@ int edge_join(struct edge_uplink *u, uint64_t now_ns)
     u->port_copied_before = u->port->stats.copied_bytes;
     edge_uplink_name_port(u);
     u->joined = e->ever_joined = true;
-    u->met = u->unfit = u->has_status = false;
+    u->met = u->unfit = u->has_status = u->behind = false;
     u->full_until_ns = 0;
     u->attempt_ns = now_ns;
     e->news = true;
@@ -140,8 +140,8 @@ static void add_past(struct edge_uplink *u)
     struct link_stats s;
 
     link_stats(u->pump.link, &s);
-    edge_add_link_stats(&u->past, &s);
-    edge_add_link_stats(&u->edge->past, &s);
+    link_stats_add(&u->past, &s);
+    link_stats_add(&u->edge->past, &s);
     u->edge->stats.port_copied_bytes += u->port->stats.copied_bytes - u->port_copied_before;
 }
 

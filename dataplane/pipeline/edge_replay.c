@@ -137,6 +137,7 @@ bool edge_rewind(struct edge *e, struct edge_session *s)
     s->confirmed = 0;
     s->reviving = true;
     s->replaying = false;
+    s->asked_ns = 0;
     s->retry_ns = s->give_up_ns = 0;
     if (s->state == EDGE_WAITING)
         return true;

@@ -182,20 +182,6 @@ void edge_on_status(struct edge_uplink *u, const uint8_t *p, size_t len)
     u->edge->news = true;
 }
 
-void edge_add_link_stats(struct link_stats *to, const struct link_stats *s)
-{
-    to->tx_packets += s->tx_packets;
-    to->tx_bytes += s->tx_bytes;
-    to->tx_messages += s->tx_messages;
-    to->retransmits += s->retransmits;
-    to->spurious += s->spurious;
-    to->rx_packets += s->rx_packets;
-    to->rx_bytes += s->rx_bytes;
-    to->rx_messages += s->rx_messages;
-    for (unsigned c = 0; c < sizeof s->copied_bytes / sizeof s->copied_bytes[0]; c++)
-        to->copied_bytes[c] += s->copied_bytes[c];
-}
-
 const char *edge_uplink_title(const struct edge_uplink *u)
 {
     if (u->name[0])
@@ -235,7 +221,7 @@ int edge_uplink_stats(const struct edge *e, uint32_t index, struct edge_uplink_s
     if (u->joined)
         link_stats(u->pump.link, &s->link);
     s->rtt_ns = s->link.rtt_p50_ns;
-    edge_add_link_stats(&s->link, &u->past);
+    link_stats_add(&s->link, &u->past);
     snprintf(s->name, sizeof s->name, "%s", edge_uplink_title(u));
     s->index = index;
     snprintf(s->port, sizeof s->port, "%s", u->port_text);

@@ -172,7 +172,10 @@ void mix_ran(struct mix *m, uint64_t ns)
         if (!m->n_bulk)
             learn(m, count, error_ns);
     } else if (m->n_bulk && m->ns[MIX_BULK_ROW] == 0) {
-        m->ns[MIX_BULK_ROW] = at_least(error_ns / (m->n_bulk + m->bulk_depth), 1);
+        if (m->ns[MIX_START] == 0) /* a few rows would count for all of it */
+            learn(m, count, error_ns);
+        else
+            m->ns[MIX_BULK_ROW] = at_least(error_ns / (m->n_bulk + m->bulk_depth), 1);
         m->ns[MIX_BULK_DEPTH] = m->ns[MIX_BULK_ROW]; /* a guess, as good as any */
     } else {
         const double most_ns = (LEARN_UP - 1) * expected_ns;

@@ -270,6 +270,15 @@ uint32_t pump_max_fragments(const struct pump *p)
     return smaller(LINK_FRAGMENTS_MAX, p->port->pool->n_total / (2 * PUMP_POOL_SHARE));
 }
 
+bool pump_holds(const struct pump *p, uint32_t session, size_t bytes)
+{
+    for (const struct pump_small *s = p->first; s; s = s->next) {
+        if (s->session == session && s->n >= bytes)
+            return true;
+    }
+    return false;
+}
+
 size_t pump_payload(const struct pump *p)
 {
     const size_t payload = wire_payload_max(p->port->caps.mtu_bytes),

@@ -84,6 +84,9 @@ bool pump_can_alloc(const struct pump *p, uint32_t n);
 /* Packets of one message at most, by this side's pool. */
 uint32_t pump_max_fragments(const struct pump *p);
 
+/* A small message of the session, of so many bytes or more, waits for a packet. */
+bool pump_holds(const struct pump *p, uint32_t session, size_t bytes);
+
 /* Bytes of a message that a packet has room for, with the link's prefix. */
 size_t pump_payload(const struct pump *p);
 
