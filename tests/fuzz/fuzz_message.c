@@ -112,7 +112,8 @@ static void pump(struct link *l, struct port *port, uint64_t now)
 }
 
 static void send_valid_open(struct link *l, struct port *port, const struct stage_info *info,
-                            uint32_t session, uint32_t like, uint32_t n_like, bool has_head)
+                            uint32_t session, uint32_t like, uint32_t n_like, bool has_head,
+                            uint8_t kv)
 {
     struct codec_params codec = codec_params_default(CODEC_F16);
     struct proto_open m = {.version = PROTO_VERSION,
@@ -123,7 +124,7 @@ static void send_valid_open(struct link *l, struct port *port, const struct stag
                            .d_model = info->d_model,
                            .n_vocab = info->n_vocab,
                            .codec_id = codec_params_id(&codec),
-                           .numerics_id = info->numerics_id,
+                           .numerics_id = stage_numerics_with(info->numerics_id, kv),
                            .max_tokens = 40,
                            .like = like,
                            .n_like = like ? n_like : 0,
@@ -145,7 +146,7 @@ static void send_valid(struct link *l, struct port *port, const struct stage_inf
     uint16_t n;
 
     if (what % 2) {
-        send_valid_open(l, port, info, which, next(s) % 6, 1 + next(s) % 39, what & 2);
+        send_valid_open(l, port, info, which, next(s) % 6, 1 + next(s) % 39, what & 2, next(s) % 6);
         return;
     }
     p = pkt_alloc(port->pool);
@@ -174,8 +175,8 @@ static void against_cloud(struct script s)
 
     if (cloud_open(&cp, 0, &c, err) || link_open(&lp, 0, &l))
         abort();
-    send_valid_open(l, network_port(net, 0), stage_info(cp.stage), 1, 0, 0, true);
-    send_valid_open(l, network_port(net, 0), stage_info(cp.stage), 2, 1, 1, how & 1);
+    send_valid_open(l, network_port(net, 0), stage_info(cp.stage), 1, 0, 0, true, KV_F16);
+    send_valid_open(l, network_port(net, 0), stage_info(cp.stage), 2, 1, 1, how & 1, KV_F16);
     for (uint64_t now = 0; now < 40; now++) {
         network_set_now(net, now * 1000000);
         if (s.left && next(&s) % 4 == 0)
