@@ -134,7 +134,9 @@ class Session:
         folder = os.path.dirname(e2e.BINARY)
         if self.host:
             command, folder = self.host.here(command), self.host.bin
+        # A port and a socket of its own: another program may have those of the text.
         command = command.replace("127.0.0.1:8080", "127.0.0.1:%d" % self.http)
+        command = command.replace("memif:/tmp/", "memif:%s/" % self.folder)
         script = ". %s; %s\nrc=$?; %s exit $rc" % (shlex.quote(self.state), command, keep)
         env = {**os.environ, "PATH": folder + ":" + os.environ["PATH"]}
         if self.host and serves:  # as a unit would
