@@ -11,9 +11,10 @@ link. For each wish (an objective and its limits) it prints the choice's measure
 Every configuration runs --rounds times, in an order that is drawn anew for each round; a run is a short prompt, by
 which the link learns its path's rate, and then two that count. Then the finalists, which are for each wish the best
 three of the grid and the plan's choice, run --finals times more, in turns. A time is that which a quarter of a
-configuration's prompts kept below: others on the machine only ever make one slower, as `isthmus profile` has it. Memory is the most that the kernel counted. KL is not
-measured here: it is the table's, of the grid's configurations and of the plan alike. Exit code of --summarize, 1: a
-choice is more than 10 % off the best, or needed more memory than it may.
+configuration's prompts kept below: others on the machine only ever make one slower, as `isthmus profile` has it.
+Memory is the most that the kernel counted. KL is not measured here: it is the table's, of the grid's configurations
+and of the plan alike. Exit code of --summarize, 1: a choice is more than 10 % off the best, or needed more memory than
+it may.
 """
 import argparse
 import json

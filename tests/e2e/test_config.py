@@ -161,7 +161,8 @@ def test_show():
     e2e.check(o["connect"]["default"] == "10" and not o["connect"]["set"], o["connect"])
     # A default is said, too; where there is none, that.
     shown = e2e.isthmus("config", "--show", "edge").stdout.splitlines()
-    for line in (";codec = ; tsq, and with --profile xform", ";numa = ; any", ";temp = 0", ";top-k = 0", ";top-p = 1", ";min-p = 0",
+    for line in (";codec = ; tsq, and with --profile xform", ";numa = ; any", ";temp = 0", ";top-k = 0", ";top-p = 1",
+                 ";min-p = 0",
                  ";repeat-penalty = 1", ";seed = 0", ";chat-template = ; what the file says", ";threads = 1",
                  ";mlock = no", ";api-keys = ; none", ";kv = f16", ";reconnect = 60"):
         e2e.check(line in shown, "config --show edge: no %r in %s" % (line, shown))
