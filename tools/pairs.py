@@ -7,6 +7,7 @@ quantized, at the deepest split that is asked for, and those of all other splits
 layers behind them taken from the model; tests/e2e/test_quantize.py has `isthmus quantize` write the same
 tensors. Results are kept as JSON lines, so that a run that was ended goes on where it was."""
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -37,6 +38,13 @@ def run(*args):
 
 def run_lines(*args):
     return [json.loads(line) for line in run(*args).splitlines()]
+
+
+@functools.lru_cache(None)
+def hash_of(path):
+    """By which results know a file: what is in it, not what it is called."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()[:16]
 
 
 def layer_of(name):
@@ -116,9 +124,16 @@ class Pairs:
 
     def key(self, front, back, split, options=()):
         """What a pair is called among the results. The model as it is: keep, keep, 0."""
-        plain = {front, back} <= {*PLAIN, "keep"}
-        return {"model": os.path.basename(self.model), "front": front, "back": back, "split": split, "options": list(options),
-                "calibration": None if plain else os.path.basename(self.calibration or "")}
+        calibration = None if {front, back} <= {*PLAIN, "keep"} else self.calibration
+        return {"model": os.path.basename(self.model), "model_hash": hash_of(self.model), "front": front, "back": back,
+                "split": split, "options": list(options),
+                "calibration": calibration and os.path.basename(calibration),
+                "calibration_hash": calibration and hash_of(calibration)}
+
+    def text_key(self, front, back, split, text, chunks, options=()):
+        """What it is called that was measured on windows of a text."""
+        return {**self.key(front, back, split, options), "text": os.path.basename(text), "text_hash": hash_of(text),
+                "chunks": chunks}
 
     @contextlib.contextmanager
     def made(self, front, back, split, deepest, options=()):
@@ -139,7 +154,7 @@ class Pairs:
 
     def measure(self, results, front, back, split, deepest, text, chunks, options=()):
         """A cell of results: divergence from the model, perplexities, bytes of the edge's matrices and of all."""
-        key = {**self.key(front, back, split, options), "chunks": chunks}
+        key = self.text_key(front, back, split, text, chunks, options)
         found = results.find(**key)
         if found:
             return found
@@ -154,7 +169,7 @@ class Pairs:
 
     def measure_suite(self, results, front, back, split, deepest, suite, path, items, options=()):
         """A cell: the share of a suite's first items that come out right, which the model itself has as keep."""
-        key = {**self.key(front, back, split, options), "suite": suite, "items": items}
+        key = {**self.key(front, back, split, options), "suite": suite, "text_hash": hash_of(path), "items": items}
         found = results.find(**key)
         if found:
             return found

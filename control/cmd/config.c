@@ -7,6 +7,7 @@
 
 #include "control/cmd.h"
 #include "control/config/config.h"
+#include "control/config/ini.h"
 #include "control/log.h"
 #include "control/options.h"
 
@@ -31,26 +32,35 @@ static const struct {
 } own[] = {
     {"edge", "threads", "1"},
     {"cloud", "threads", "1"},
-    {"run", "threads", "half of the cores"},
+    {"run", "threads", "half of the cores; with local all"},
     {"edge", "first-core", "0"},
     {"cloud", "first-core", "1"},
     {"run", "first-core", "0"},
 };
 
-/* What it is without the option, as the command or the option's text says it; "": nothing. Static.
+/*
+ * What it is without the option, as the command or the option's text says it; "": nothing. Static.
+ * in_words: it is no value that the option takes. The text has a colon before what it says in
+ * words.
  */
-static const char *said_default(const struct config_command *c, const struct argp_option *o)
+static const char *said_default(const struct config_command *c, const struct argp_option *o,
+                                bool *in_words)
 {
     static char text[120];
+    *in_words = false;
     const char *from = o->doc ? strstr(o->doc, "(default") : NULL;
     for (size_t i = 0; i < sizeof own / sizeof *own; i++)
-        if (strcmp(own[i].command, c->name) == 0 && strcmp(own[i].key, o->name) == 0)
+        if (strcmp(own[i].command, c->name) == 0 && strcmp(own[i].key, o->name) == 0) {
+            *in_words = strchr(own[i].value, ' ') != NULL;
             return own[i].value;
+        }
     if (!from)
         return o->arg ? "" : "no";
     from += strlen("(default");
+    *in_words = *from == ':';
     from += strspn(from, ": ");
     snprintf(text, sizeof text, "%.*s", (int)strcspn(from, ":;)"), from);
+    *in_words |= strchr(text, ' ') != NULL;
     return text;
 }
 
@@ -60,6 +70,42 @@ static void source(const struct config *c, const struct config_entry *e, char *t
         snprintf(to, room, "%s:%u", c->file, e->line);
     else
         snprintf(to, room, "command line");
+}
+
+/* Whether a line of a file is this key and value, of which none may be empty. */
+static bool reads_back(const char *line, const char *key, const char *value)
+{
+    struct ini ini;
+    char err[INI_ERR];
+    const bool same = ini_read(line, strlen(line), &ini, err) == 0 && ini.n == 1 &&
+                      strcmp(ini.list[0].key, key) == 0 && strcmp(ini.list[0].value, value) == 0;
+    ini_free(&ini);
+    return same;
+}
+
+/* The beginning of a text, in one line. */
+static void show_begin(const char *text)
+{
+    for (size_t i = 0; text[i] && i < 60; i++)
+        putchar((unsigned char)text[i] < ' ' ? '?' : text[i]);
+    if (strlen(text) > 60)
+        printf("...");
+}
+
+static void show_value(const char *key, const char *value, const char *from)
+{
+    char *line = NULL;
+    if (*value && asprintf(&line, "%s = %s ; %s", key, value, from) >= 0 &&
+        reads_back(line, key, value)) {
+        puts(line);
+    } else {
+        printf("; %s can't be said in a file, give it to the command (", key);
+        show_begin(from);
+        printf("): ");
+        show_begin(value);
+        putchar('\n');
+    }
+    free(line);
 }
 
 static void show_option(void *arg, const struct argp_option *o)
@@ -72,18 +118,20 @@ static void show_option(void *arg, const struct argp_option *o)
         if (e->option != o)
             continue;
         source(s->config, e, from, sizeof from);
-        printf("%s = %s ; %s\n", o->name, e->value ? e->value : "yes", from);
+        show_value(o->name, e->value ? e->value : "yes", from);
         set = true;
     }
-    const char *value = said_default(s->config->command, o);
+    bool in_words;
+    const char *value = said_default(s->config->command, o, &in_words);
     if (!set && !(o->flags & OPTION_HIDDEN))
-        printf(";%s = %s\n", o->name, *value ? value : "; none");
+        printf(";%s = %s%s\n", o->name, in_words || !*value ? "; " : "", *value ? value : "none");
 }
 
 static void show_option_json(void *arg, const struct argp_option *o)
 {
     const struct showing *s = arg;
     json_t *values = json_array();
+    bool in_words;
     for (size_t i = 0; i < s->config->n; i++) {
         const struct config_entry *e = &s->config->list[i];
         char from[300];
@@ -96,7 +144,7 @@ static void show_option_json(void *arg, const struct argp_option *o)
     json_array_append_new(s->options,
                           json_pack("{s:s, s:s?, s:s, s:s, s:o}", "key", o->name, "argument",
                                     o->arg, "help", o->doc, "default",
-                                    said_default(s->config->command, o), "set", values));
+                                    said_default(s->config->command, o, &in_words), "set", values));
 }
 
 static int show(const struct config *c, bool json)

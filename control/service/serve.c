@@ -283,10 +283,13 @@ static int read_api_keys(void *arg, const char *value, char *err)
 }
 
 static const struct reload_key keys[] = {
-    {"api-keys", read_api_keys, true},         {"log-level", reload_log_level, false},
-    {"max-waiting", apply_max_waiting, false}, {"drain-timeout", apply_drain_timeout, false},
-    {"request-timeout", apply_request_timeout, false}, {"quality", apply_quality, false},
-            {"rate", apply_rate, false},
+    {"api-keys", read_api_keys, true},
+    {"log-level", reload_log_level, false},
+    {"max-waiting", apply_max_waiting, false},
+    {"drain-timeout", apply_drain_timeout, false},
+    {"request-timeout", apply_request_timeout, false},
+    {"quality", apply_quality, false},
+    {"rate", apply_rate, false},
 };
 
 /* --- serving ------------------------------------------------------------------------------------

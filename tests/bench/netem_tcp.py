@@ -16,7 +16,11 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
+from namespaces import bridged  # noqa: E402  pylint: disable=wrong-import-position
+
+ROOT = os.path.join(HERE, "..", "..")
 BINARY = os.environ.get("ISTHMUS", os.path.join(ROOT, "build", "isthmus"))
 NAMES = ["isthmus-bench-%d-%s" % (os.getpid(), n) for n in ("edge", "netem", "cloud")]
 PATHS = (
@@ -51,10 +55,6 @@ else:
 """
 
 
-def ip(*args):
-    subprocess.run(["ip", *args], check=True, stdin=subprocess.DEVNULL)
-
-
 def inside(i, *args):
     return ["ip", "netns", "exec", NAMES[i], *args]
 
@@ -77,24 +77,6 @@ def started(args, word):
             p.send_signal(signal.SIGTERM)
         p.wait(timeout=30)
         p.stdout.close()
-
-
-@contextlib.contextmanager
-def namespaces():
-    try:
-        for name in NAMES:
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        for i, interface, address in ((0, "west", "10.9.0.1/24"), (2, "east", "10.9.0.2/24")):
-            ip("link", "add", "out", "netns", NAMES[i], "type", "veth", "peer", "name", interface, "netns",
-               NAMES[1])
-            ip("-n", NAMES[1], "link", "set", interface, "up")
-            ip("-n", NAMES[i], "addr", "add", address, "dev", "out")
-            ip("-n", NAMES[i], "link", "set", "out", "up")
-        yield
-    finally:
-        for name in NAMES:
-            subprocess.run(["ip", "netns", "del", name], check=False)
 
 
 @contextlib.contextmanager
@@ -142,7 +124,7 @@ def main():
     args = parser.parse_args()
     print("| path | link Mbit/s | its queue ms p50 / p99 | TCP cubic Mbit/s | its queue | 4 MB by TCP, s |", flush=True)
     print("|---|---|---|---|---|---|", flush=True)
-    with tempfile.TemporaryDirectory() as folder, namespaces():
+    with tempfile.TemporaryDirectory() as folder, bridged(NAMES):
         for name, spec in (PATHS[int(i)] for i in args.paths.split(",")):
             with started(inside(1, BINARY, "netem", "west", "east", spec), "bridging"):
                 base = min(float(t) for t in re.findall(r"time=([0-9.]+) ms", out(

@@ -22,7 +22,11 @@ import sys
 import threading
 import time
 
-ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
+from namespaces import bridged  # noqa: E402  pylint: disable=wrong-import-position
+
+ROOT = os.path.join(HERE, "..", "..")
 BINARY = os.environ.get("ISTHMUS", os.path.join(ROOT, "build", "isthmus"))
 NAMES = ["isthmus-trace-%d-%s" % (os.getpid(), n) for n in ("edge", "netem", "cloud")]
 EVERY_S, PROBES, STREAMS = .2, 4, 3  # of a line of the trace; in it; beside
@@ -79,10 +83,6 @@ with socket.create_connection(("10.9.0.2", 7301), timeout=60) as c:
 """
 
 
-def ip(*args):
-    subprocess.run(["ip", *args], check=True, stdin=subprocess.DEVNULL)
-
-
 def inside(i, *args):
     return ["ip", "netns", "exec", NAMES[i], *args]
 
@@ -100,23 +100,6 @@ def started(args, word):
             p.send_signal(signal.SIGTERM)
         p.wait(timeout=30)
         p.stdout.close()
-
-
-@contextlib.contextmanager
-def namespaces():
-    try:
-        for name in NAMES:
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        for i, interface, address in ((0, "west", "10.9.0.1/24"), (2, "east", "10.9.0.2/24")):
-            ip("link", "add", "out", "netns", NAMES[i], "type", "veth", "peer", "name", interface, "netns", NAMES[1])
-            ip("-n", NAMES[1], "link", "set", interface, "up")
-            ip("-n", NAMES[i], "addr", "add", address, "dev", "out")
-            ip("-n", NAMES[i], "link", "set", "out", "up")
-        yield
-    finally:
-        for name in NAMES:
-            subprocess.run(["ip", "netns", "del", name], check=False)
 
 
 def others(dice, seconds, over):
@@ -150,7 +133,7 @@ def main():
     p.add_argument("--seed", type=int, default=1, help="of when others come and go")
     o = p.parse_args()
     over = threading.Event()
-    with namespaces(), started(inside(1, BINARY, "netem", "west", "east", o.path), "bridging"), \
+    with bridged(NAMES), started(inside(1, BINARY, "netem", "west", "east", o.path), "bridging"), \
             started(inside(2, sys.executable, "-c", FAR), "ready"):
         crowd = [threading.Thread(target=others, args=(random.Random(o.seed * 10 + i), o.seconds, over))
                  for i in range(STREAMS)]

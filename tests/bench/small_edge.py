@@ -27,30 +27,6 @@ import resident  # noqa: E402  pylint: disable=wrong-import-position
 
 SHARE, GOAL = .4, 1.49
 RATE, RTT_MS = "4mbit", 20
-BASES = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max"))
-
-
-class Group:
-    """A memory cgroup with a hard limit, as test_soak.py's."""
-
-    def __init__(self, limit):
-        for base, name in BASES:
-            self.folder = os.path.join(base, "isthmus-edge-%d" % os.getpid())
-            try:
-                os.mkdir(self.folder)
-                with open(os.path.join(self.folder, name), "w", encoding="ascii") as f:
-                    f.write(str(int(limit)))
-                return
-            except OSError:
-                if os.path.isdir(self.folder):
-                    os.rmdir(self.folder)
-        e2e.skip("no memory cgroup can be made here")
-
-    def prefix(self):
-        return ("sh", "-c", "echo $$ > %s/cgroup.procs; exec \"$@\"" % self.folder, "sh")
-
-    def remove(self):
-        os.rmdir(self.folder)
 
 
 def plan(o, folder, port):
@@ -67,19 +43,24 @@ def halves(o, group, folder, requests, codec):
     """The answers, and the most memory that the edge had resident."""
     netem = "delay=%gms" % (RTT_MS / 2)
     more = ["--codec", codec] if codec else []
-    cloud = subprocess.Popen([e2e.BINARY, "cloud", "--config", folder + "/cloud.ini", "--netem", netem, *more,
-                              "--first-core", "1"],
-                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     with tempfile.TemporaryFile("w+", encoding="utf-8") as lines, tempfile.TemporaryFile("w+") as err:
         lines.write(e2e.lines_of(requests))
         lines.seek(0)
-        edge = subprocess.Popen([*group.prefix(), e2e.BINARY, "edge", "--config", folder + "/edge.ini", "--requests",
-                                 "-", "--ignore-eos", "--json", "--no-prefix-cache", "--first-core", "0", "--no-memory-check", *more,
-                                 "--netem", "rate=%s,%s" % (RATE, netem)],
-                                stdin=lines, stdout=subprocess.PIPE, stderr=err, text=True)
-        most, watch = [0], lambda: most.__setitem__(0, max(most[0], resident.peak_bytes(edge.pid)))
-        out = reading(edge, watch)
-        e2e.end(cloud, "cloud")
+        begun = [subprocess.Popen([e2e.BINARY, "cloud", "--config", folder + "/cloud.ini", "--netem", netem, *more,
+                                   "--first-core", "1"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)]
+        try:
+            begun.append(subprocess.Popen(
+                [*group.prefix(), e2e.BINARY, "edge", "--config", folder + "/edge.ini", "--requests", "-",
+                 "--ignore-eos", "--json", "--no-prefix-cache", "--first-core", "0", "--no-memory-check", *more,
+                 "--netem", "rate=%s,%s" % (RATE, netem)],
+                stdin=lines, stdout=subprocess.PIPE, stderr=err, text=True))
+            edge, most = begun[1], [0]
+            out = reading(edge, lambda: most.__setitem__(0, max(most[0], resident.peak_bytes(edge.pid))))
+            e2e.end(begun[0], "cloud")
+        finally:
+            for process in begun:
+                process.kill()
+                process.wait()
         if edge.returncode != 0:
             err.seek(0)
             sys.exit("edge: exit code %d: %s" % (edge.returncode, err.read()[-2000:]))
@@ -119,8 +100,12 @@ def main():
     o = p.parse_args()
     o.model = os.path.abspath(o.model or e2e.model("smollm2"))
     o.limit = int(os.path.getsize(o.model) * SHARE)
-    folder = tempfile.mkdtemp(prefix="isthmus-small-")
-    group = Group(o.limit)
+    with tempfile.TemporaryDirectory(prefix="isthmus-small-") as folder, \
+            resident.Group("small-edge", o.limit) as group:
+        return compare(o, folder, group)
+
+
+def compare(o, folder, group):
     refused = refusal(o, group) and refusal(o, group, "--no-memory-check")
     port = "udp:127.0.0.1:%d" % random.Random(os.getpid()).randrange(20000, 30000)
     best = plan(o, folder, port)
@@ -143,7 +128,6 @@ def main():
             answers, peak = halves(o, group, folder, requests, codec)
             speeds[codec] += [1e3 * len(a["prompt_ids"]) / a["ttft_ms"] for a in answers[1:]]
             most[codec] = max(most[codec], peak)
-    group.remove()
     planned, f16 = (sorted(speeds[c])[-1 - len(speeds[c]) // 4] for c in (None, "f16"))
     medians = [statistics.median(speeds[c]) for c in (None, "f16")]
     e2e.say("| rows | tokens/s of a prompt of about %d | median | each | edge MB, most |\n|---|---:|---:|---|---:|"

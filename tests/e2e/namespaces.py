@@ -8,6 +8,7 @@ is said. They go when the program ends, by whatever but SIGKILL; those of one th
 begins.
 """
 import atexit
+import contextlib
 import ctypes
 import os
 import re
@@ -25,6 +26,25 @@ CLONE_NEWNET = 0x40000000
 def ip(*args, check=True):
     return subprocess.run(["ip", *args], check=check, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, timeout=LIMIT_S)
+
+
+@contextlib.contextmanager
+def bridged(names):
+    """Three namespaces of these names, 10.9.0.1 in the first and 10.9.0.2 in the last. Between them there is only what
+    runs in the middle one, over "west" and "east"."""
+    try:
+        for name in names:
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        for i, interface, address in ((0, "west", "10.9.0.1/24"), (2, "east", "10.9.0.2/24")):
+            ip("link", "add", "out", "netns", names[i], "type", "veth", "peer", "name", interface, "netns", names[1])
+            ip("-n", names[1], "link", "set", interface, "up")
+            ip("-n", names[i], "addr", "add", address, "dev", "out")
+            ip("-n", names[i], "link", "set", "out", "up")
+        yield
+    finally:
+        for name in names:
+            ip("netns", "del", name, check=False)
 
 
 def end_by(number, _):

@@ -161,8 +161,9 @@ def test_show():
     e2e.check(o["connect"]["default"] == "10" and not o["connect"]["set"], o["connect"])
     # A default is said, too; where there is none, that.
     shown = e2e.isthmus("config", "--show", "edge").stdout.splitlines()
-    for line in (";codec = tsq, and with --profile xform", ";temp = 0", ";top-k = 0", ";top-p = 1", ";min-p = 0",
-                 ";repeat-penalty = 1", ";seed = 0", ";chat-template = what the file says", ";threads = 1",
+    for line in (";codec = ; tsq, and with --profile xform", ";numa = ; any", ";temp = 0", ";top-k = 0", ";top-p = 1",
+                 ";min-p = 0",
+                 ";repeat-penalty = 1", ";seed = 0", ";chat-template = ; what the file says", ";threads = 1",
                  ";mlock = no", ";api-keys = ; none", ";kv = f16", ";reconnect = 60"):
         e2e.check(line in shown, "config --show edge: no %r in %s" % (line, shown))
     e2e.check(not [line for line in shown if line.endswith("=")], "a key without a value: %s" % shown)
@@ -172,6 +173,20 @@ def test_show():
     p = options_of("edge", "--config", again)
     e2e.check([v["value"] for v in p["port"]["set"]] == ["udp:a:1", "udp:b:1"], p["port"])
     e2e.check(p["insecure"]["set"][0]["value"] == "yes", p["insecure"])
+    # So are defaults without their first ;.
+    for command in ("edge", "cloud", "run"):
+        shown = e2e.isthmus("config", "--show", command).stdout.splitlines()
+        bare = "".join(line.lstrip(";") + "\n" for line in shown if "= ;" not in line)
+        for key, o in options_of(command, "--config", write("bare.conf", bare)).items():
+            for value in (v["value"] for v in o["set"]):
+                e2e.check(" " not in value, "%s: %s = %s is no value" % (command, key, value))
+    # What no line can say is none.
+    for text in ("a ; b", "a\nthreads = 7", ";", " a", "a ", "x" * 1000, "a\n[edge", ""):
+        done = e2e.isthmus("config", "--show", "run", "-p", text, "--chunk", "7")
+        o = options_of("run", "--config", write("said.conf", done.stdout))
+        e2e.check(not o["prompt"]["set"] and not o["threads"]["set"] and o["chunk"]["set"][0]["value"] == "7",
+                  "%r: %s" % (text, done.stdout))
+        e2e.check("; prompt can't be said in a file" in done.stdout, "%r: %s" % (text, done.stdout))
     for args in ((), ("--show",), ("--show", "bench"), ("edge",)):
         done = e2e.isthmus("config", *args)
         e2e.check(done.returncode == 2, "config %s: exit %d" % (args, done.returncode))

@@ -4,9 +4,9 @@
 reason that is said here.
 
 Commands are the lines indented by four spaces (in a block with "$ " lines those alone, the rest being what
-they print), run in order by bash, in a folder in which the repository's folders and the files that the text
-speaks of lie. What is neither in LEFT_OUT nor in BEGUN must end well within LIMIT_S. An entry that fits no
-command is an error, too.
+they print), run in order by bash, in a folder of the document's own in which the repository's folders and the
+files that the text speaks of lie. What is neither in LEFT_OUT nor in BEGUN must end well within LIMIT_S. An
+entry that fits no command is an error, too.
 """
 import os
 import re
@@ -45,8 +45,11 @@ LEFT_OUT = [
     ("docs/adaptation.md", r"^isthmus edge [.][.][.]", "a part of a command"),
     ("docs/performance.md", r"^tests/bench/peer.py", "another engine, built by hand"),
     ("docs/planner.md", r"^isthmus plan ", "the profiles before it take minutes; test_plan.py runs both"),
+    ("docs/planner.md", r"^tests/bench/planned_grid", "the profile before it takes minutes, and the grid an hour"),
+    ("docs/planner.md", r"^sudo tests/bench/small_edge", "root, and the profile"),
     ("docs/codec.md", r"^isthmus eval .*--plot docs/", "minutes, with a profile of the whole text; test_eval.py draws one"),
     ("docs/quantize.md", r"^isthmus (quantize|run -m pair|eval -m pair) ", "takes minutes; test_quantize.py and test_pair.py run them"),
+    ("docs/quantize.md", r"^tests/bench/quality", "takes minutes a row, and the calibration before it"),
     ("docs/security.md", r"^(echo|isthmus (cloud|edge)) ", "others' keys and hosts; test_secure.py has such"),
     ("docs/operations.md", r"^sudo (systemd-sysusers|systemd-tmpfiles|chown) ?", "changes this host"),
 ]
@@ -131,7 +134,9 @@ class Session:
         folder = os.path.dirname(e2e.BINARY)
         if self.host:
             command, folder = self.host.here(command), self.host.bin
+        # A port and a socket of its own: another program may have those of the text.
         command = command.replace("127.0.0.1:8080", "127.0.0.1:%d" % self.http)
+        command = command.replace("memif:/tmp/", "memif:%s/" % self.folder)
         script = ". %s; %s\nrc=$?; %s exit $rc" % (shlex.quote(self.state), command, keep)
         env = {**os.environ, "PATH": folder + ":" + os.environ["PATH"]}
         if self.host and serves:  # as a unit would
@@ -260,19 +265,20 @@ def named(doc, command):
     return command if doc == "README.md" else re.sub(r"\$model\b|\bMODEL\b", shlex.quote(e2e.model("smollm2")), command)
 
 
-def workplace(folder, texts):
-    """What stands beside a reader of the documents."""
+def workplace(folder, doc):
+    """What stands beside a reader of the document."""
+    os.mkdir(folder)
     for name in os.listdir(e2e.ROOT):
         if not name.startswith(".") and name != "build":
             os.symlink(os.path.join(e2e.ROOT, name), os.path.join(folder, name))
     os.symlink(os.path.dirname(os.path.abspath(e2e.BINARY)), os.path.join(folder, "build"))
     with open(os.path.join(folder, "requests.jsonl"), "w", encoding="utf-8") as f:
         f.write(e2e.lines_of([{"prompt": p, "n_predict": 8} for p in e2e.PROMPTS[:4]]))
-    if not texts:
+    if doc in OPERATED:
         return
     shutil.copy(e2e.shared("eval/wikitext2-valid.txt"), folder)
     shutil.copy(e2e.shared("eval/hellaswag-dev.jsonl"), folder)
-    if e2e.QUICK or "README.md" not in texts:
+    if e2e.QUICK or doc != "README.md":
         return
     # README's profile takes minutes; of less text, it is one all the same.
     done = e2e.isthmus("calibrate", "-m", e2e.model("smollm2"), "--split", "10", "--text",
@@ -322,9 +328,10 @@ def main():
                         print("\n".join("%s: %s" % (doc, c) for c in commands(f.read())))
             return
         chosen = [d for d in DOCS if d in (sys.argv[1:] or DOCS) and os.path.exists(os.path.join(e2e.ROOT, d))]
-        workplace(folder, set(chosen) - set(OPERATED))
         for doc in chosen:
-            n = document(doc, folder)
+            own = os.path.join(folder, os.path.basename(doc))
+            workplace(own, doc)
+            n = document(doc, own)
             e2e.check(n or doc != "README.md", doc + " has commands")
             e2e.say("%s: %d commands" % (doc, n))
     for name, entries in (("LEFT_OUT", LEFT_OUT), ("BEGUN", BEGUN), ("SERVERS", SERVERS)):

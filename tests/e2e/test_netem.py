@@ -14,6 +14,7 @@ import tempfile
 
 import e2e
 import halves
+from namespaces import bridged, ip
 
 PID = os.getpid()
 TCP = r"""
@@ -35,10 +36,6 @@ else:
 """
 
 
-def ip(*args):
-    subprocess.run(["ip", *args], check=True, stdin=subprocess.DEVNULL)
-
-
 class Path:
     """edge - netem - cloud, a namespace each; the outer ones have addresses."""
 
@@ -51,23 +48,6 @@ class Path:
     def run(self, i, *args, timeout=120):
         return subprocess.run([*self.inside(i), *args], text=True, check=False, timeout=timeout,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-    def __enter__(self):
-        for name in self.names:
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        for i, interface, address in ((0, "west", "10.9.0.1/24"), (2, "east", "10.9.0.2/24")):
-            ip("link", "add", "out", "netns", self.names[i], "type", "veth", "peer", "name", interface,
-               "netns", self.names[1])
-            ip("-n", self.names[1], "link", "set", interface, "up")
-            ip("-n", self.names[i], "addr", "add", address, "dev", "out")
-            ip("-n", self.names[i], "link", "set", "out", "up")
-        return self
-
-    def __exit__(self, *_):
-        halves.stop_all()
-        for name in self.names:
-            subprocess.run(["ip", "netns", "del", name], check=False)
 
     @contextlib.contextmanager
     def impaired(self, spec, counts):
@@ -203,11 +183,15 @@ def can_make_namespaces():
 def main():
     refusals()
     if can_make_namespaces():
-        with Path() as path:
-            delay(path)
-            tcp(path)
-            halves_beyond(path, e2e.model("smollm2"))
-            ends(path)
+        path = Path()
+        with bridged(path.names):
+            try:
+                delay(path)
+                tcp(path)
+                halves_beyond(path, e2e.model("smollm2"))
+                ends(path)
+            finally:
+                halves.stop_all()
     e2e.finish()
 
 

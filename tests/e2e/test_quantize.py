@@ -134,12 +134,31 @@ def check_cut(model, deep, want, folder):
     e2e.check(done.returncode == 0, "a pair that was cut: " + done.stderr)
 
 
+def check_results(folder, model):
+    """A cell of results is of what is in its files: another text or calibration of the same name is another cell."""
+    for name in ("text", "calibration"):
+        for which in ("a", "b"):
+            os.makedirs(os.path.join(folder, which), exist_ok=True)
+            with open(os.path.join(folder, which, name), "w", encoding="utf-8") as f:
+                f.write(which)
+
+    def key(calibration, text):
+        made = pairs.Pairs(model, folder, os.path.join(folder, calibration, "calibration"))
+        return made.text_key("sq3", "keep", FRONT, os.path.join(folder, text, "text"), "0-0")
+
+    results = pairs.Results(None)
+    results.add({**key("a", "a"), "kl_mean": 1})
+    found = {which: results.find(**key(*which)) is not None for which in ("aa", "ab", "ba")}
+    e2e.check(found == {"aa": True, "ab": False, "ba": False}, "results: found %s" % found)
+
+
 def main():
     model = e2e.model("smollm2")
     text = os.path.join(e2e.SHARED, "eval", "wikitext2-valid.txt")
     if not os.path.exists(text):
         e2e.skip("no text: %s" % text)
     with tempfile.TemporaryDirectory() as folder:
+        check_results(folder, model)
         profile = os.path.join(folder, "profile")
         calibrate = ["calibrate", "-m", model, "--text", text, "--split", "29", "--samples", "1", "--classes", "0"]
         done = e2e.isthmus(*calibrate, "--chunks", CHUNKS, "-o", profile, timeout=800)

@@ -19,6 +19,7 @@ import time
 
 import e2e
 import halves
+import resident
 
 MB = 1000000
 EDGE_MB, CLOUD_MB = 84, 152  # hardly more than both refuse to start with
@@ -28,59 +29,6 @@ NEAR = {"edge": .10, "cloud": .05}  # an edge is small: stacks of threads, pages
 WORST = .15  # at any moment: what a session was just given may not be touched yet
 PACKETS_MB = 2  # of all buffers, those that are touched
 CLIENTS = 10
-BASES = (("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.failcnt",
-          "memory.max_usage_in_bytes"),
-         ("/sys/fs/cgroup", "memory.max", "memory.events", "memory.peak"))
-
-
-class Group:
-    """A memory cgroup of version 1 or 2 with a hard limit."""
-
-    def __init__(self, name, limit):
-        for base, self.limit, self.events, self.peak in BASES:
-            self.folder = os.path.join(base, "isthmus-soak-%s-%d" % (name, os.getpid()))
-            try:
-                os.mkdir(self.folder)
-            except OSError:
-                continue
-            try:
-                self.set(limit)
-                return
-            except OSError:
-                os.rmdir(self.folder)
-        e2e.skip("no memory cgroup can be made here")
-
-    def set(self, limit):
-        with open(os.path.join(self.folder, self.limit), "w", encoding="ascii") as f:
-            f.write(str(int(limit)))
-        self.bytes = limit
-
-    def prefix(self):
-        return ("sh", "-c", "echo $$ > %s/cgroup.procs; exec \"$@\"" % self.folder, "sh")
-
-    def read(self, name):
-        with open(os.path.join(self.folder, name), encoding="ascii") as f:
-            return f.read()
-
-    def hits(self):
-        """Times that the limit was hit."""
-        if self.events == "memory.failcnt":
-            return int(self.read("memory.failcnt"))
-        found = dict(line.split() for line in self.read(self.events).splitlines())
-        return int(found["max"]) + int(found["oom_kill"])
-
-    def most(self):
-        try:
-            return int(self.read(self.peak))
-        except OSError:
-            return 0  # before Linux 5.19
-
-    def remove(self):
-        e2e.wait_for(lambda: not self.read("cgroup.procs").strip(), 30)
-        try:
-            os.rmdir(self.folder)
-        except OSError:
-            e2e.say("%s stays" % self.folder)
 
 
 class Load:
@@ -169,8 +117,7 @@ def start_cloud(model, port, group, socket):
     return cloud
 
 
-def soak(model, seconds, folder):
-    groups = {"edge": Group("edge", EDGE_MB * MB * ABOVE), "cloud": Group("cloud", CLOUD_MB * MB * ABOVE)}
+def soak(model, seconds, folder, groups):
     paths = {half: os.path.join(folder, half + ".sock") for half in groups}
     port = "udp:127.0.0.1:%d" % halves.free_port()
     http_port = halves.free_port()
@@ -224,7 +171,6 @@ def soak(model, seconds, folder):
         e2e.check(abs(worst[half]) <= WORST, "%s: the account within %.0f %% at any time: %+.1f %%"
                   % (half, 100 * WORST, 100 * worst[half]))
         e2e.check(group.bytes < .95 * budget, "%s: the limit is near what it uses" % half)
-        group.remove()
     e2e.say("%.0f s, %d kills of the cloud: %s; steps of the ladder: %s"
             % (seconds, kills, load.count, sorted(filter(None, rungs))))
     e2e.check(load.count["answered"] > 0, "answers came: %s" % load.count)
@@ -259,8 +205,13 @@ def main():
     with open(model, "rb") as f:  # its pages are nobody's of ours
         while f.read(1 << 24):
             pass
-    with tempfile.TemporaryDirectory() as folder:
-        soak(model, seconds, folder)
+    with tempfile.TemporaryDirectory() as folder, \
+            resident.Group("soak-edge", EDGE_MB * MB * ABOVE) as edge, \
+            resident.Group("soak-cloud", CLOUD_MB * MB * ABOVE) as cloud:
+        try:
+            soak(model, seconds, folder, {"edge": edge, "cloud": cloud})
+        finally:
+            halves.stop_all()
     e2e.finish()
 
 
