@@ -85,6 +85,7 @@ def test_mistakes_that_the_start_would_find():
         ("numa = 1000", "--numa 1000"),
         ("profile = /nonexistent", "/nonexistent: No such file"),
         ("kv-budget = 1kB", "--kv-budget of 1000 bytes: even a session of"),
+        ("ctx = 100000", "a context of 100000 tokens: the model has "),
     ]
     serving = [
         ("runtime-dir = /nonexistent/a/b", "--runtime-dir /nonexistent/a/b: /nonexistent/a: No such"),
