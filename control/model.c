@@ -351,14 +351,12 @@ int model_cache(const struct model *m, uint32_t sessions, bool linger, uint64_t 
     size_t weights, kv;
     p->max_seqs = sessions + (linger ? LINGERING : 0);
     p->kv_budget_bytes = budget_bytes;
-    if (!budget_bytes)
-        return EXIT_OK;
     const int rc = stage_footprint(file_of(m, p), p, SMALLEST, &weights, &kv, err);
     if (rc < 0) {
         log_error("%s", err[0] ? err : strerror(-rc));
         return exit_code(rc);
     }
-    if (kv <= budget_bytes)
+    if (!budget_bytes || kv <= budget_bytes)
         return EXIT_OK;
     log_error("--kv-budget of %llu bytes: even a session of %u tokens needs %zu here",
               (unsigned long long)budget_bytes, SMALLEST, kv);

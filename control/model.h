@@ -66,8 +66,9 @@ int model_check_team(const struct model_options *o);
 struct team_params model_team_params(const struct model_options *o);
 
 /* What a stage for so many busy sessions is to have of sequences and, if budget_bytes is not 0, of
- * cache, in p; linger: and for some that have ended, which others may begin like. A budget that has
- * no room for the smallest session is said. EXIT_OK or an exit code. */
+ * cache, in p; linger: and for some that have ended, which others may begin like. What else p says
+ * is there already: a stage that the model has not, and a budget that has no room for the smallest
+ * session, are said. EXIT_OK or an exit code. */
 int model_cache(const struct model *m, uint32_t sessions, bool linger, uint64_t budget_bytes,
                 struct stage_params *p);
 

@@ -158,6 +158,9 @@ static int refuse(struct completion *m, const struct answer *a, const struct com
         return fail(m, 429, "rate_limit_exceeded", "", "too many requests wait already");
     case -ESHUTDOWN:
         return fail(m, 503, "unavailable", "", "the service is stopping, or is being drained");
+    case -ETIMEDOUT:
+        return fail(m, 503, "unavailable", "",
+                    "the request took longer than --request-timeout allows");
     case -EINVAL:
         return fail(m, 400, "invalid_value", "", "the sampling parameters are out of range");
     default:
@@ -176,6 +179,7 @@ static int submit(struct completion *m, uint32_t i)
         .sampler = m->request.sampler,
         .ignore_eos = m->request.ignore_eos,
         .context_tokens = m->context,
+        .asked_ns = m->asked_ns,
         .client = m->client,
     };
     r.sampler.seed += i % m->request.n;
@@ -265,7 +269,7 @@ static void make_id(struct completion *m)
 int completion_open(struct completion *m, const struct completion_context *c, enum api_kind kind,
                     const char *body, size_t n, const char *client, void *owner)
 {
-    *m = (struct completion){.c = c};
+    *m = (struct completion){.c = c, .asked_ns = port_now_ns()};
     snprintf(m->client, sizeof m->client, "%s", client);
     if (api_parse(kind, body, n, &m->request, &m->error) < 0) {
         m->failed = true;

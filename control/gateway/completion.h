@@ -37,6 +37,7 @@ struct completion {
     uint32_t n_answers, n_made;
     char id[40];        /* "chatcmpl-..." */
     int64_t created_s;
+    uint64_t asked_ns; /* all its answers' time counts from then */
     char client[SERVICE_CLIENT];
     struct out head;  /* of a stream: what each of its events begins with */
     bool failed;      /* *error says why; no answer is wanted any more */

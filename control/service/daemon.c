@@ -137,7 +137,8 @@ static int lock_dir(void)
     return EXIT_OK;
 }
 
-int daemon_begin(const struct daemon_options *o)
+/* The folder that it is to be; "": none. */
+static int name_dir(const struct daemon_options *o, char to[static sizeof self.dir])
 {
     /* A cloud half that `run` started is its parent's affair, and so are the manager's folder and
      * its socket. */
@@ -148,10 +149,18 @@ int daemon_begin(const struct daemon_options *o)
         log_error("--runtime-dir %.40s...: longer than %zu bytes", dir, sizeof self.dir - 1);
         return EXIT_USAGE;
     }
-    snprintf(self.dir, sizeof self.dir, "%.*s", (int)n, dir ? dir : "");
+    snprintf(to, sizeof self.dir, "%.*s", (int)n, dir ? dir : "");
+    return EXIT_OK;
+}
+
+int daemon_begin(const struct daemon_options *o)
+{
+    const int rc = name_dir(o, self.dir);
+    if (rc != EXIT_OK)
+        return rc;
     self.notifies = getenv("NOTIFY_SOCKET") && !child_is();
     self.watchdog_ns = self.notifies ? watchdog_ns() : 0;
-    return n ? lock_dir() : EXIT_OK;
+    return *self.dir ? lock_dir() : EXIT_OK;
 }
 
 /* Whether something can be made in the folder. */
@@ -176,7 +185,20 @@ static int check_parent(const char *option, const char *path)
     return rc;
 }
 
-static int check_control(const char *path)
+static bool is_in(const char *path, const char *folder)
+{
+    size_t n = strlen(folder);
+    while (n > 1 && folder[n - 1] == '/')
+        n--;
+    char *copy = strdup(path);
+    const char *its = copy ? dirname(copy) : "";
+    const bool in = strlen(its) == n && memcmp(its, folder, n) == 0;
+    free(copy);
+    return in;
+}
+
+/* coming: a folder that will be there; "": none. */
+static int check_control(const char *path, const char *coming)
 {
     struct sockaddr_un a;
     struct stat st;
@@ -191,22 +213,20 @@ static int check_control(const char *path)
         log_error("--control %s: that is no socket", path);
         return EXIT_USAGE;
     }
-    return check_parent("--control", path);
+    return is_in(path, coming) ? EXIT_OK : check_parent("--control", path);
 }
 
 int daemon_check(const struct daemon_options *o)
 {
-    const char *dir = o->runtime_dir;
+    char dir[sizeof self.dir];
     struct stat st;
-    int rc = EXIT_OK;
-    if (dir && strlen(dir) >= sizeof self.dir) {
-        log_error("--runtime-dir %.40s...: longer than %zu bytes", dir, sizeof self.dir - 1);
-        return EXIT_USAGE;
-    }
-    if (dir && *dir)
-        rc = stat(dir, &st) == 0 ? check_folder("--runtime-dir", dir, dir)
-                                 : check_parent("--runtime-dir", dir);
-    return rc == EXIT_OK && o->control ? check_control(o->control) : rc;
+    int rc = name_dir(o, dir);
+    if (rc != EXIT_OK)
+        return rc;
+    const bool there = *dir && stat(dir, &st) == 0;
+    if (*dir && o->runtime_dir) /* the manager's is its own affair */
+        rc = there ? check_folder("--runtime-dir", dir, dir) : check_parent("--runtime-dir", dir);
+    return rc == EXIT_OK && o->control ? check_control(o->control, there ? "" : dir) : rc;
 }
 
 int daemon_hand_over(uid_t uid, gid_t gid)

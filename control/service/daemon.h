@@ -36,7 +36,7 @@ void daemon_end(void);
 int daemon_hand_over(uid_t uid, gid_t gid);
 
 /* For --check-config: whether the folder is there or could be made, and the control socket in its
- * own; not whether somebody serves there. EXIT_OK or EXIT_USAGE, said. */
+ * own or in that; not whether somebody serves there. EXIT_OK or EXIT_USAGE, said. */
 int daemon_check(const struct daemon_options *o);
 
 /* Of daemon_begin; NULL: none. */

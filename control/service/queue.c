@@ -72,6 +72,8 @@ static struct service_job *make(struct service *s, const struct service_request 
         j->r.n_predict = context - r->n_prompt;
     j->shown = (struct service_session){
         .n_prompt = r->n_prompt, .n_predict = j->r.n_predict, .submitted_ns = port_now_ns()};
+    if (!r->asked_ns)
+        j->r.asked_ns = j->shown.submitted_ns;
     snprintf(j->shown.client, sizeof j->shown.client, "%s", r->client ? r->client : "");
     j->client = hash(j->shown.client);
     j->r.client = j->shown.client;
@@ -85,13 +87,15 @@ static void discard(struct service_job *j)
 }
 
 /* What a request meets now; the lock is held. */
-static int admit(const struct service *s)
+static int admit(const struct service *s, const struct service_job *j)
 {
     const struct service_stats *st = &s->stats;
     const bool held = s->holds && st->running;
     const uint32_t free_sessions = held ? 0 : st->max_sessions - st->running;
     if (s->phase == SERVICE_ENDED || s->draining || s->stopping)
         return -ESHUTDOWN;
+    if (s->request_timeout_ns && j->shown.submitted_ns - j->r.asked_ns >= s->request_timeout_ns)
+        return -ETIMEDOUT;
     return st->waiting < st->max_waiting + free_sessions ? 0 : -EAGAIN;
 }
 
@@ -107,7 +111,7 @@ int service_submit(struct service *s, const struct service_request *r, uint64_t 
 
     pthread_mutex_lock(&s->lock);
     if (rc == 0)
-        rc = admit(s);
+        rc = admit(s, j);
     if (rc == 0) {
         j->shown.id = *id = ++s->last_id;
         j->prev = s->last;
@@ -334,14 +338,14 @@ uint64_t service_expire(struct service *s, uint64_t now_ns)
     uint64_t next_ns = UINT64_MAX;
     pthread_mutex_lock(&s->lock);
     const uint64_t most_ns = s->request_timeout_ns;
-    for (struct service_job *j = most_ns ? s->first : NULL; j && next_ns == UINT64_MAX;
-         j = j->next) {
+    for (struct service_job *j = most_ns ? s->first : NULL; j; j = j->next) {
+        const uint64_t until_ns = j->r.asked_ns + most_ns;
         if (j->cancelled)
             continue;
-        if (now_ns - j->shown.submitted_ns < most_ns)
-            next_ns = j->shown.submitted_ns + most_ns; /* all that follow came later */
-        else
+        if (now_ns >= until_ns)
             j->expired = j->cancelled = s->cancels = true;
+        else if (until_ns < next_ns)
+            next_ns = until_ns;
     }
     pthread_mutex_unlock(&s->lock);
     return next_ns;

@@ -27,7 +27,7 @@ struct service;
 struct service_params {
     struct front *front;       /* joined or local; not owned */
     uint32_t max_waiting;      /* requests that wait for a session; beyond: -EAGAIN */
-    uint64_t request_timeout_ns; /* from service_submit to the end, which is EDGE_REFUSED then; 0: no
+    uint64_t request_timeout_ns; /* from asked_ns to the end, which is EDGE_REFUSED then; 0: no
                                   * limit */
     uint64_t drain_timeout_ns; /* after SIGTERM: how long answers may take to end; 0: no limit */
 };
@@ -66,6 +66,7 @@ struct service_request {
     bool ignore_eos;                 /* go on after an end-of-generation id */
     struct codec_rate_target target; /* CODEC_RATE_NONE: the service's */
     uint32_t context_tokens; /* that it was promised by service_context_tokens; 0: as of now */
+    uint64_t asked_ns; /* port_now_ns: request_timeout_ns counts from then; 0: from now */
     const char *client;              /* who asks, for lists and logs; copied, cut to SERVICE_CLIENT */
     void (*on_token)(void *arg, const struct token_sample *t);
     void (*on_done)(void *arg, const struct edge_result *r); /* once, the last */
@@ -80,6 +81,7 @@ struct service_request {
  *               for target
  *   -EAGAIN     max_waiting wait already
  *   -ESHUTDOWN  draining, or closed
+ *   -ETIMEDOUT  it was asked for longer ago than a request may take
  *   -ENOMEM
  * n_predict is cut to what the context leaves. No callback is called before this returns, nor at
  * all where it fails.

@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import subprocess
 import tempfile
 
 import e2e
@@ -85,6 +86,7 @@ def test_mistakes_that_the_start_would_find():
         ("numa = 1000", "--numa 1000"),
         ("profile = /nonexistent", "/nonexistent: No such file"),
         ("kv-budget = 1kB", "--kv-budget of 1000 bytes: even a session of"),
+        ("ctx = 100000", "a context of 100000 tokens: the model has "),
     ]
     serving = [
         ("runtime-dir = /nonexistent/a/b", "--runtime-dir /nonexistent/a/b: /nonexistent/a: No such"),
@@ -136,6 +138,36 @@ def test_mistakes_that_the_start_would_find():
                  "insecure = yes\n" % model)
     done = e2e.isthmus("edge", "--config", path, "--check-config")
     e2e.check(done.returncode == 0, done.stderr)
+
+
+def test_the_folder_that_the_start_makes():
+    """A control socket may be in the runtime folder, though only the start makes that; in another it may not."""
+    serving = "[run]\nmodel = %s\nlocal = yes\nlisten = 127.0.0.1:0\n" % e2e.model("smollm2")
+    ours, others = (os.path.join(folder.name, name) for name in ("runtime", "other"))
+    sock = "control = %s/control.sock\n"
+
+    def check(text, **environment):
+        done = e2e.isthmus("run", "--config", write("folder.conf", serving + text), "--check-config",
+                           env=environment)
+        return done.returncode, done.stderr
+
+    for dir in (ours, ours + "//"):
+        rc, said = check("runtime-dir = %s\n" % dir + sock % ours)
+        e2e.check(rc == 0, "%s: exit %d: %s" % (dir, rc, said))
+    # The manager's is made by the manager.
+    rc, said = check(sock % ours, RUNTIME_DIRECTORY=ours + ":" + others)
+    e2e.check(rc == 0, "RUNTIME_DIRECTORY: exit %d: %s" % (rc, said))
+    for text, environment in (("runtime-dir = %s\n" % ours, {}), ("", {"RUNTIME_DIRECTORY": ours}), ("", {})):
+        rc, said = check(text + sock % others, **environment)
+        e2e.check(rc == 2 and "--control %s/control.sock: %s: No such file" % (others, others) in said,
+                  "%r: exit %d: %s" % (text, rc, said))
+    # What was good starts.
+    path = write("folder.conf", serving + "runtime-dir = %s\n" % ours + sock % ours)
+    server = subprocess.Popen([e2e.BINARY, "run", "--config", path], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT)
+    there = e2e.wait_for(lambda: os.path.exists(os.path.join(ours, "control.sock")), 60)
+    said = e2e.end(server, "the run")
+    e2e.check(there and server.returncode == 0, "no control socket, exit %d: %s" % (server.returncode, said))
 
 
 def test_good():
@@ -196,5 +228,6 @@ test_every_key_has_its_paragraph()
 test_show()
 test_mistakes()
 test_mistakes_that_the_start_would_find()
+test_the_folder_that_the_start_makes()
 test_good()
 e2e.finish()

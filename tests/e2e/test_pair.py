@@ -96,6 +96,7 @@ def main():
         refused("another split", ["run", "-m", same, "-p", "x", "--split", "11"], 2, "--split 11", "10")
         refused("a half without a head", ["run", "-m", same, "-p", "x", "--head", "edge"], 2, "no head",
                 "leave out --head edge")
+        refused("the same, looked at", ["run", "-m", same, "--head", "edge", "--check-config"], 2, "no head")
         refused("local", ["run", "-m", same, "-p", "x", "--local"], 2, "--local", "edge half")
         refused("one file of two", ["run", "-m", edge, "-p", "x"], 2, "edge half", "directory")
         refused("the edge's as a cloud", ["cloud", "-m", edge, "--port", "memif:/tmp/x", "--insecure"], 2,

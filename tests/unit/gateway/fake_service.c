@@ -17,6 +17,7 @@ struct service {
     void *told_arg;
     enum service_health health;
     uint32_t context;
+    uint64_t timeout_ns;
     struct fake_job jobs[FAKE_JOBS];
     uint32_t n_jobs;
     uint64_t submitted, cancelled;
@@ -120,6 +121,13 @@ void fake_set_context(struct service *s, uint32_t tokens)
     pthread_mutex_unlock(&s->lock);
 }
 
+void fake_set_timeout(struct service *s, uint64_t timeout_ns)
+{
+    pthread_mutex_lock(&s->lock);
+    s->timeout_ns = timeout_ns;
+    pthread_mutex_unlock(&s->lock);
+}
+
 uint32_t fake_running(struct service *s)
 {
     pthread_mutex_lock(&s->lock);
@@ -172,6 +180,8 @@ int service_submit(struct service *s, const struct service_request *r, uint64_t 
         rc = -ESHUTDOWN;
     else if (r->n_prompt >= (r->context_tokens ? r->context_tokens : s->context))
         rc = -ERANGE;
+    else if (s->timeout_ns && port_now_ns() - r->asked_ns >= s->timeout_ns)
+        rc = -ETIMEDOUT;
     else if (s->n_jobs >= s->p.max_jobs || s->n_jobs == FAKE_JOBS)
         rc = -EAGAIN;
     if (rc == 0) {

@@ -41,6 +41,8 @@ void fake_close(struct service *s);
 void fake_set_health(struct service *s, enum service_health h); /* draining: -ESHUTDOWN */
 /* Of new requests; FAKE_CONTEXT at first, and at most. Too long for what was promised: -ERANGE. */
 void fake_set_context(struct service *s, uint32_t tokens);
+/* -ETIMEDOUT for what was asked for so long ago; 0, as at first: no limit. None that runs ends. */
+void fake_set_timeout(struct service *s, uint64_t timeout_ns);
 uint32_t fake_running(struct service *s);
 uint64_t fake_submitted(struct service *s);
 uint64_t fake_cancelled(struct service *s);

@@ -646,6 +646,26 @@ static void test_full(void **state)
     expect(200, "\"index\":7,\"text\":\"abababababababababab\"");
 }
 
+/* All answers of a request have its time, whenever there is room for them: here never, since the
+ * first has the only place for a second. */
+static void test_later_answers_time_out(void **state)
+{
+    static const char two[] = TEXT("\"ab\"", ",\"max_tokens\":500,\"n\":2");
+    (void)state;
+    stop();
+    fake.max_jobs = 1;
+    fake.token_us = 2000;
+    start();
+    fake_set_timeout(service, 200000000u);
+    const uint64_t from_ns = port_now_ns(), before = fake_cancelled(service);
+    post(COMPLETIONS, two);
+    expect(503, "--request-timeout");
+    assert_true(port_now_ns() - from_ns >= 200000000u);
+    assert_int_equal(fake_submitted(service), 1);
+    assert_int_equal(fake_cancelled(service), before + 1);
+    wait_until_idle();
+}
+
 /* The context of new requests is shorter while memory is: that is said as what passes; answers of a
  * request that was taken before come all the same. */
 static void test_shorter_context(void **state)
@@ -951,6 +971,7 @@ int main(void)
         TEST(test_top_logprobs_of_chat),
         TEST(test_refused),
         TEST(test_full),
+        TEST(test_later_answers_time_out),
         TEST(test_shorter_context),
         TEST(test_disconnect),
         TEST(test_keep_alive),

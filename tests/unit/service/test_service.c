@@ -271,6 +271,42 @@ static void test_times_out(struct rig *r)
     assert_int_equal(rig_end(r), EXIT_OK);
 }
 
+/* One that comes later and was asked for before the others: its time is up first, and one whose time
+ * is up already is not taken. */
+static void test_times_out_from_when_asked(struct rig *r)
+{
+    const int32_t first = 1;
+    struct service_request late = {.prompt_ids = &first,
+                                   .n_prompt = 1,
+                                   .n_predict = 20,
+                                   .sampler = sampler_params_default(),
+                                   .n_top = N_TOP,
+                                   .on_token = on_token,
+                                   .on_done = on_done};
+    struct answer a, b;
+    uint64_t id;
+    rig_start(r, 1, 4);
+    service_set_request_timeout(r->service, 60 * SECOND_NS);
+    atomic_store(&r->engine.held, true);
+    submit(r->service, &a, 1, 20);
+    const uint64_t now_ns = port_now_ns();
+    answer_init(&b);
+    late.arg = &b;
+    late.asked_ns = now_ns - 60 * SECOND_NS;
+    assert_int_equal(service_submit(r->service, &late, &id), -ETIMEDOUT);
+    late.asked_ns += SECOND_NS / 5;
+    assert_int_equal(service_submit(r->service, &late, &id), 0);
+    assert_int_equal(await_done(&b), EDGE_REFUSED);
+    assert_true(port_now_ns() - now_ns >= SECOND_NS / 5);
+    assert_true(port_now_ns() - now_ns < 30 * SECOND_NS);
+    assert_non_null(strstr(b.result.error, "--request-timeout"));
+    assert_int_equal(stats(r).running, 1);
+    atomic_store(&r->engine.held, false);
+    service_call(r->service, nothing, NULL);
+    assert_int_equal(await_done(&a), EDGE_LENGTH);
+    assert_int_equal(rig_end(r), EXIT_OK);
+}
+
 /* What was wanted has come: it ends as by the model's own stop. */
 static void test_stops(struct rig *r)
 {
@@ -406,6 +442,7 @@ IN_CHILD(test_formats)
 IN_CHILD(test_context_is_kept)
 IN_CHILD(test_cancels)
 IN_CHILD(test_times_out)
+IN_CHILD(test_times_out_from_when_asked)
 IN_CHILD(test_stops)
 IN_CHILD(test_wakes)
 IN_CHILD(test_many)
@@ -424,6 +461,7 @@ int main(void)
         cmocka_unit_test(test_context_is_kept_child),
         cmocka_unit_test(test_cancels_child),
         cmocka_unit_test(test_times_out_child),
+        cmocka_unit_test(test_times_out_from_when_asked_child),
         cmocka_unit_test(test_stops_child),
         cmocka_unit_test(test_wakes_child),
         cmocka_unit_test(test_many_child),
