@@ -25,7 +25,9 @@ MB = 1000000
 EDGE_MB, CLOUD_MB = 84, 152  # hardly more than both refuse to start with
 CTX = 2048
 ABOVE = 1.05
-NEAR = {"edge": .10, "cloud": .05}  # an edge is small: stacks of threads, pages of code
+# An edge is small: stacks of threads, pages of code. A cloud's cache has a pool for each format in use, on huge pages
+# of which some have room left: 2 MB or more each.
+NEAR = {"edge": .10, "cloud": .08}
 WORST = .15  # at any moment: what a session was just given may not be touched yet
 PACKETS_MB = 2  # of all buffers, those that are touched
 CLIENTS = 10
