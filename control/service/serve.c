@@ -149,6 +149,7 @@ struct serving {
     struct service *service;
     struct gateway *gateway;
     struct reload *reload;
+    bool told_ready;             /* the manager */
     enum codec_rate_kind target; /* of answers that have none of their own */
     struct budget budget;        /* of memory */
     uint64_t budget_ns;          /* when it was last looked at */
@@ -192,6 +193,9 @@ static uint64_t tick(void *arg, uint64_t now_ns)
     struct serving *v = arg;
     const char *why;
     const enum service_health health = service_health(v->service, &why);
+    if (!v->told_ready)
+        daemon_ready(); /* now and not before: who asks /readyz is told what the manager was */
+    v->told_ready = true;
     daemon_status("%s", health == SERVICE_READY ? "ready" : why);
     look_at_budget(v, now_ns);
     if (reload_poll(v->reload))
@@ -343,7 +347,6 @@ int serve(struct front *f, const struct serve_options *o)
         rc = control_open_edge(&o->control, daemon_control_path(&o->daemon), v.service, f,
                                o->daemon.config || o->api_keys, &control);
     if (rc == EXIT_OK) {
-        daemon_ready();
         rc = service_run(v.service);
         daemon_stopping();
     }

@@ -280,6 +280,7 @@ int service_run(struct service *s)
     pthread_mutex_lock(&s->lock);
     s->phase = SERVICE_RUNNING;
     pthread_mutex_unlock(&s->lock);
+    service_look(s, port_now_ns()); /* from the first turn on it is known whether a cloud is there */
     for (;;) {
         uint64_t news, until_ns = UINT64_MAX, now_ns = port_now_ns();
         if (read(s->wake_fd, &news, sizeof news) < 0 && errno != EAGAIN) {
