@@ -68,6 +68,9 @@ def killed(model, port, asked, expected, *args, kills=1, codec="f32", sig=signal
     cloud = serve()
     edge = Edge(model, [port], asked, "--codec", codec, *head, *args)
     for i in range(kills):
+        if sig == signal.SIGTERM: # it would drain; the second ends it at once, however fast the answers are
+            cloud.process.send_signal(sig)
+            e2e.wait_for(lambda: "draining" in cloud.said(), 10)
         cloud.stop(sig)
         e2e.check(edge.hears("the cloud is lost", i + 1), "the loss is said: " + edge.said())
         cloud = serve()
