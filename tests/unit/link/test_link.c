@@ -412,6 +412,13 @@ static void test_duplicates(void **state)
     link_stats(t.a, &s);
     assert_int_equal(s.spurious, 9); /* it was told */
     assert_int_equal(link_lost_packets(&s), 0);
+    struct link_stats sum = {.rtt_p50_ns = 7, .copied_bytes = {1, 2, 3, 4}};
+    link_stats_add(&sum, &s);
+    link_stats_add(&sum, &s);
+    assert_int_equal(sum.spurious, 18);
+    assert_int_equal(sum.tx_packets, 2 * s.tx_packets);
+    assert_int_equal(sum.copied_bytes[3], 4 + 2 * s.copied_bytes[3]);
+    assert_int_equal(sum.rtt_p50_ns, 7); /* of one link */
     expect_none(t.b);
     pair_close(&t);
 }
