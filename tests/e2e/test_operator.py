@@ -137,7 +137,8 @@ def started(site):
         if not e2e.check(u.start(), "%s starts: %s" % (u.name, u.said()[-3000:])):
             e2e.finish()
         e2e.say("%s: ready after %.2f s" % (u.name, time.monotonic() - begun))
-    e2e.check(site.ready(), "/readyz: %s %s" % site.curl("/readyz"))
+    # A unit has started when it serves; its cloud may be heard a moment later.
+    e2e.check(e2e.wait_for(site.ready, 20), "/readyz: %s %s" % site.curl("/readyz"))
     e2e.check(site.curl("/healthz")[0] == "200", "/healthz")
 
 
