@@ -150,18 +150,13 @@ void account_print(const struct account *a)
     }
 }
 
-static uint64_t wanted_rows(uint32_t max_rows, uint32_t sessions)
-{
-    const uint64_t rows = sessions > PROTO_DRAFTS_MAX ? sessions : PROTO_DRAFTS_MAX + 1;
-    return rows < max_rows ? rows : max_rows;
-}
-
 uint64_t account_logits(uint32_t d_model, uint32_t n_vocab, uint32_t max_rows, uint32_t sessions)
 {
-    return (uint64_t)max_rows * d_model * 4 + wanted_rows(max_rows, sessions) * n_vocab * 4;
+    const uint64_t wanted = proto_wanted_rows(sessions, max_rows);
+    return (uint64_t)max_rows * d_model * 4 + wanted * n_vocab * 4;
 }
 
 uint64_t account_hidden(uint32_t d_model, uint32_t max_rows, uint32_t sessions)
 {
-    return wanted_rows(max_rows, sessions) * d_model * 4;
+    return (uint64_t)proto_wanted_rows(sessions, max_rows) * d_model * 4;
 }

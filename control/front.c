@@ -211,14 +211,14 @@ static int keep_budget(const struct front *f, bool whole, struct stage_params *p
     return budget_begin(&f->model, params, &plan);
 }
 
-/* What a stage of these layers is to be; head: where it is at the edge. */
+/* What a stage of these layers is to be. */
 static int plan_stage(const struct front *f, uint32_t first_layer, uint32_t end_layer,
                       enum stage_head head, struct stage_params *params)
 {
     *params = (struct stage_params){
         .first_layer = first_layer,
         .end_layer = end_layer,
-        .head = f->o->head == HEAD_AT_EDGE ? head : STAGE_HEAD_OWN,
+        .head = head,
         .max_rows = f->o->chunk_tokens + f->o->parallel,
         .n_ctx = f->o->model.ctx,
         .kv_format = f->o->model.kv,
@@ -237,7 +237,7 @@ static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int
     struct stage_params params;
     int rc = model_team_near(&f->o->model, threads, first_core, near_numa_node, &f->team);
     if (rc == EXIT_OK)
-        rc = plan_stage(f, 0, end_layer, STAGE_HEAD_WITH, &params);
+        rc = plan_stage(f, 0, end_layer, head_of_front(f->o->head), &params);
     if (rc == EXIT_OK)
         rc = model_open_stage(&f->model, &params, f->team, &f->stage);
     if (rc == EXIT_OK)
@@ -294,9 +294,9 @@ int front_check(const struct front_options *o, const struct join_options *join, 
     if (rc == EXIT_OK)
         rc = model_check_team(&o->model);
     if (rc == EXIT_OK)
-        rc = plan_stage(&f, 0, local ? 0 : f.plan.split, STAGE_HEAD_WITH, &params);
+        rc = plan_stage(&f, 0, local ? 0 : f.plan.split, head_of_front(o->head), &params);
     if (rc == EXIT_OK && !local && !join)
-        rc = plan_stage(&f, f.plan.split, 0, STAGE_HEAD_WITHOUT, &params);
+        rc = plan_stage(&f, f.plan.split, 0, head_of_back(o->head), &params);
     front_close(&f);
     return rc;
 }

@@ -386,8 +386,8 @@ int model_check_halves(const struct model *m, const struct model_options *o, enu
     char line[MEMORY_LINE];
     edge.end_layer = cloud.first_layer = m->half.split;
     edge.kv_budget_bytes = cloud.kv_budget_bytes = budget_bytes;
-    edge.head = head == HEAD_AT_EDGE ? STAGE_HEAD_WITH : STAGE_HEAD_OWN;
-    cloud.head = head == HEAD_AT_EDGE ? STAGE_HEAD_WITHOUT : STAGE_HEAD_OWN;
+    edge.head = head_of_front(head);
+    cloud.head = head_of_back(head);
     if (memory_check_pair(m->gguf, &edge, m->back, &cloud, line) != -ENOMEM)
         return EXIT_OK;
     log_error("%s", line);

@@ -19,6 +19,7 @@
 #include "codec/rate.h"
 #include "compute/kernels/attend.h"
 #include "compute/sampler.h"
+#include "compute/stage.h"
 #include "control/table.h"
 
 /* Keys of options without a letter; a command's own keys start at OPT_OWN. */
@@ -87,6 +88,16 @@ void split_refuse_local(struct argp_state *state, const struct split_options *o,
 /* --head, of both halves -> enum head_place. */
 enum head_place { HEAD_AT_CLOUD, HEAD_AT_EDGE };
 extern const struct argp head_argp;
+/* What the stages of the front and the back layers are told by it. */
+static inline enum stage_head head_of_front(enum head_place p)
+{
+    return p == HEAD_AT_EDGE ? STAGE_HEAD_WITH : STAGE_HEAD_OWN;
+}
+
+static inline enum stage_head head_of_back(enum head_place p)
+{
+    return p == HEAD_AT_EDGE ? STAGE_HEAD_WITHOUT : STAGE_HEAD_OWN;
+}
 
 /* --temp, --top-k, --top-p, --min-p, --repeat-penalty, --seed -> struct sampler_params. */
 extern const struct argp sampler_argp;

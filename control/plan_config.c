@@ -191,8 +191,7 @@ int plan_write_config(const struct plan_paper *p)
     if (rc == EXIT_OK)
         rc = write_cloud(p, &cloud);
     if (rc == EXIT_OK && plan_quantize_command(p, b, command))
-        log_info("first: %s%s", command,
-                 plan_needs_calibration(b) ? " (FILE: by isthmus calibrate, from a text)" : "");
+        log_info("first: %s%s", command, plan_calibration_note(b));
     if (rc == EXIT_OK)
         log_info(
             "%s: edge.ini and cloud.ini are written: `isthmus cloud --config %s/cloud.ini`, then "

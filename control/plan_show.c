@@ -49,9 +49,14 @@ static const char *codec_name(const struct plan_paper *p, const struct plan *pla
     return p->w->quality->codecs[plan->codec].text;
 }
 
-bool plan_needs_calibration(const struct plan *b)
+static bool needs_calibration(const struct plan *b)
 {
     return !plan_scheme_is_standard(b->front) || !plan_scheme_is_standard(b->back);
+}
+
+const char *plan_calibration_note(const struct plan *b)
+{
+    return needs_calibration(b) ? " (FILE: by isthmus calibrate, from a text)" : "";
 }
 
 char *plan_quantize_command(const struct plan_paper *p, const struct plan *b, char *to)
@@ -60,7 +65,7 @@ char *plan_quantize_command(const struct plan_paper *p, const struct plan *b, ch
         return NULL;
     snprintf(to, PLAN_COMMAND, "isthmus quantize -m %s --split %u --front %s --back %s%s -o %s",
              p->model, b->split, plan_scheme_name(b->front), plan_scheme_name(b->back),
-             plan_needs_calibration(b) ? " --calibration FILE" : "", p->folder ? p->folder : "DIR");
+             needs_calibration(b) ? " --calibration FILE" : "", p->folder ? p->folder : "DIR");
     return to;
 }
 
@@ -82,8 +87,7 @@ static void show_choice(const struct plan_paper *p, const struct plan *b)
     if (!plan_is_runnable(b, why))
         printf("not runnable: %s\n", why);
     if (plan_quantize_command(p, b, command))
-        printf("its weights: %s%s\n", command,
-               plan_needs_calibration(b) ? " (FILE: by isthmus calibrate, from a text)" : "");
+        printf("its weights: %s%s\n", command, plan_calibration_note(b));
 }
 
 static void show_memory(const struct plan_paper *p, const struct plan *b)

@@ -180,7 +180,7 @@ static struct stage_params stage_of(const struct cloud_options *o, const struct 
 {
     return (struct stage_params){
         .first_layer = plan->split,
-        .head = o->head == HEAD_AT_EDGE ? STAGE_HEAD_WITHOUT : STAGE_HEAD_OWN,
+        .head = head_of_back(o->head),
         .max_rows = o->chunk_tokens + o->max_sessions,
         .n_ctx = o->model.ctx,
         .kv_format = o->model.kv,

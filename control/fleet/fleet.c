@@ -271,11 +271,11 @@ static void add(struct fleet *f, struct edge *e, size_t position_in_list, uint64
     b->index = (uint32_t)rc;
 }
 
-static struct berth *berth_of(struct fleet *f, const struct worker *w)
+static struct berth *berth_of(const struct fleet *f, const struct worker *w)
 {
     for (unsigned i = 0; i < EDGE_UPLINKS_MAX; i++)
         if (f->berths[i].used && worker_same(&f->berths[i].worker, w))
-            return &f->berths[i];
+            return (struct berth *)&f->berths[i];
     return NULL;
 }
 
@@ -427,25 +427,32 @@ static void see_member(const struct fleet *f, size_t i, struct fleet_worker *w)
     fleet_misfit(&w->worker, &f->p.need, w->why, sizeof w->why);
 }
 
+/* Uplinks first, then the list's: the i-th of both together. False: there is none, or it was one of
+ * the uplinks. */
+static bool see(const struct fleet *f, const struct edge *e, size_t i, struct fleet_worker *w)
+{
+    if (i >= EDGE_UPLINKS_MAX) {
+        i -= EDGE_UPLINKS_MAX;
+        if (berth_of(f, &f->list.list[i]))
+            return false;
+        see_member(f, i, w);
+        return true;
+    }
+    const struct berth *b = &f->berths[i];
+    if (!b->used || edge_uplink_stats(e, b->index, &w->uplink) < 0)
+        return false;
+    see_berth(f, b, w);
+    return true;
+}
+
 size_t fleet_list(const struct fleet *f, const struct edge *e, struct fleet_worker *list,
                   size_t max)
 {
     size_t n = 0;
-    for (unsigned i = 0; i < EDGE_UPLINKS_MAX; i++) {
-        const struct berth *b = &f->berths[i];
-        struct fleet_worker w = {.joined = true};
-        if (!b->used || edge_uplink_stats(e, b->index, &w.uplink) < 0)
-            continue;
-        see_berth(f, b, &w);
-        if (n++ < max)
+    for (size_t i = 0; i < EDGE_UPLINKS_MAX + f->list.n; i++) {
+        struct fleet_worker w;
+        if (see(f, e, i, &w) && n++ < max)
             list[n - 1] = w;
-    }
-    for (size_t i = 0; i < f->list.n; i++) {
-        bool joined = false;
-        for (unsigned k = 0; k < EDGE_UPLINKS_MAX; k++)
-            joined |= f->berths[k].used && worker_same(&f->berths[k].worker, &f->list.list[i]);
-        if (!joined && n++ < max)
-            see_member(f, i, &list[n - 1]);
     }
     return n;
 }
@@ -471,23 +478,13 @@ void fleet_count(const struct fleet *f, const struct edge *e, struct fleet_count
         if (edge_uplink_stats(e, i, &s) == 0)
             c->n[uplink_state(&s)]++;
     }
-    for (unsigned i = 0; f && i < EDGE_UPLINKS_MAX; i++) {
-        struct fleet_worker w = {.joined = true};
-        if (!f->berths[i].used || edge_uplink_stats(e, f->berths[i].index, &w.uplink) < 0)
-            continue;
-        see_berth(f, &f->berths[i], &w);
-        c->n[w.state]++;
-        count_uplink(c, w.worker.name, w.uplink.state == EDGE_UPLINK_JOINED);
-    }
-    for (size_t i = 0; f && i < f->list.n; i++) {
+    for (size_t i = 0; f && i < EDGE_UPLINKS_MAX + f->list.n; i++) {
         struct fleet_worker w;
-        bool joined = false;
-        for (unsigned k = 0; k < EDGE_UPLINKS_MAX && !joined; k++)
-            joined = f->berths[k].used && worker_same(&f->berths[k].worker, &f->list.list[i]);
-        if (joined)
+        if (!see(f, e, i, &w))
             continue;
-        see_member(f, i, &w);
         c->n[w.state]++;
+        if (w.joined)
+            count_uplink(c, w.worker.name, w.uplink.state == EDGE_UPLINK_JOINED);
     }
 }
 

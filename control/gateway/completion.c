@@ -159,8 +159,7 @@ static int refuse(struct completion *m, const struct answer *a, const struct com
     case -ESHUTDOWN:
         return fail(m, 503, "unavailable", "", "the service is stopping, or is being drained");
     case -ETIMEDOUT:
-        return fail(m, 503, "unavailable", "",
-                    "the request took longer than --request-timeout allows");
+        return fail(m, 503, "unavailable", "", "%s", SERVICE_TIMED_OUT);
     case -EINVAL:
         return fail(m, 400, "invalid_value", "", "the sampling parameters are out of range");
     default:

@@ -76,22 +76,25 @@ static unsigned port_of(int fd)
                                           : ((struct sockaddr_in *)&at)->sin_port);
 }
 
-int gateway_check_address(const char *address, char *err)
+static int cut_or_say(const char *address, char host[256], char service[8], char *err)
 {
-    char host[256], service[8];
     if (cut(address, host, service) == 0)
         return 0;
     snprintf(err, ERR, "must be HOST:PORT, [ADDRESS]:PORT or :PORT");
     return -EINVAL;
 }
 
+int gateway_check_address(const char *address, char *err)
+{
+    char host[256], service[8];
+    return cut_or_say(address, host, service, err);
+}
+
 int gateway_listen(const char *address, int backlog, int *fd, unsigned *port, char *err)
 {
     char host[256], service[8];
-    if (cut(address, host, service) < 0) {
-        snprintf(err, ERR, "must be HOST:PORT, [ADDRESS]:PORT or :PORT");
+    if (cut_or_say(address, host, service, err) < 0)
         return -EINVAL;
-    }
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                                    .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
     struct addrinfo *list = NULL;

@@ -101,7 +101,9 @@ static void the_link(struct out *o, const struct service_stats *s)
     count(o, "link_packets_retransmitted_total", "Packets taken for lost, and sent again.",
           e->retransmits);
     count(o, "link_packets_spurious_total",
-          "Packets that the peer says came more than once: of those sent again, as many were late, not lost.", e->spurious);
+          "Packets that the peer says came more than once: of those sent again, as many were late, "
+          "not lost.",
+          e->spurious);
     gauge(o, "link_loss_ratio", "Of the packets sent, those that were lost, since the start.",
           ratio((double)e->lost_packets, (double)e->packets_up));
     count(o, "link_sent_bytes_total", "Whole frames sent.", e->wire_bytes_up);

@@ -81,7 +81,7 @@ static json_t *edge_json(const struct cloud_link *l, uint64_t now_ns)
     } values[] = {
         {"age_ms", rpc_ms(now_ns - l->joined_ns)},
         {"silent_ms", rpc_ms(l->silent_ns)},
-        {"rtt_ms", l->link.rtt_p50_ns ? rpc_ms(l->link.rtt_p50_ns) : json_null()},
+        {"rtt_ms", rpc_known_ms(l->link.rtt_p50_ns)},
         {"loss", rpc_ratio((double)link_lost_packets(&l->link), (double)l->link.tx_packets)},
         {"wire_bytes_per_answer_token",
          rpc_ratio((double)(l->link.tx_bytes + l->link.rx_bytes), (double)l->tokens)},

@@ -353,7 +353,7 @@ static json_t *worker_json(const struct edge_uplink_stats *u, const char *state)
 {
     json_t *o = json_pack("{s:s, s:s, s:s, s:i, s:o}", "name", u->name, "port", u->port, "state",
                           state, "sessions", (int)u->sessions, "rtt_ms",
-                          u->rtt_ns ? rpc_ms(u->rtt_ns) : json_null());
+                          rpc_known_ms(u->rtt_ns));
     const struct {
         const char *name;
         json_t *value;

@@ -3,12 +3,6 @@
 
 #include "control/rpc/process.h"
 
-/* 0: not known, as of several links together. */
-static json_t *known_ms(uint64_t ns)
-{
-    return ns ? rpc_ms(ns) : json_null();
-}
-
 json_t *link_json(const struct link_stats *s, const char *port, const char *cipher, uint64_t tokens)
 {
     json_t *o = json_pack("{s:s, s:s}", "port", port, "cipher", cipher);
@@ -16,9 +10,9 @@ json_t *link_json(const struct link_stats *s, const char *port, const char *ciph
         const char *name;
         json_t *value;
     } values[] = {
-        {"rtt_ms", known_ms(s->rtt_p50_ns)},
-        {"rtt_min_ms", known_ms(s->rtt_min_ns)},
-        {"rtt_smoothed_ms", known_ms(s->srtt_ns)},
+        {"rtt_ms", rpc_known_ms(s->rtt_p50_ns)},
+        {"rtt_min_ms", rpc_known_ms(s->rtt_min_ns)},
+        {"rtt_smoothed_ms", rpc_known_ms(s->srtt_ns)},
         {"loss", rpc_ratio((double)link_lost_packets(s), (double)s->tx_packets)},
         {"wire_bytes_per_answer_token",
          rpc_ratio((double)(s->tx_bytes + s->rx_bytes), (double)tokens)},

@@ -37,6 +37,12 @@ static inline json_t *rpc_ms(uint64_t ns)
     return json_real((double)ns / 1e6);
 }
 
+/* 0: not known, null. */
+static inline json_t *rpc_known_ms(uint64_t ns)
+{
+    return ns ? rpc_ms(ns) : json_null();
+}
+
 static inline json_t *rpc_count(uint64_t n)
 {
     return json_integer((json_int_t)n);

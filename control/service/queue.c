@@ -262,7 +262,7 @@ static void on_done(void *arg, const struct edge_result *result)
         r.finish = EDGE_STOP;
     if (r.finish == EDGE_CANCELLED && j->expired) {
         r.finish = EDGE_REFUSED;
-        snprintf(r.error, sizeof r.error, "the request took longer than --request-timeout allows");
+        snprintf(r.error, sizeof r.error, "%s", SERVICE_TIMED_OUT);
     }
     *(j->prev ? &j->prev->next : &s->first) = j->next;
     *(j->next ? &j->next->prev : &s->last) = j->prev;

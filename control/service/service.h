@@ -88,6 +88,9 @@ struct service_request {
  */
 int service_submit(struct service *s, const struct service_request *r, uint64_t *id);
 
+/* What it is told then, as one that is ended by it later. */
+#define SERVICE_TIMED_OUT "the request took longer than --request-timeout allows"
+
 /* Ends it soon with EDGE_CANCELLED; nothing where it has ended. */
 void service_cancel(struct service *s, uint64_t id);
 /* The same, since it has all that is wanted, as a stop string: it ends EDGE_STOP. */

@@ -32,8 +32,7 @@ static int allocate(struct cloud *c)
     uint32_t n = c->p.max_sessions, rows = c->info->max_rows;
 
     c->message_rows = rows - smaller(n, rows / 2);
-    c->max_logits = n > PROTO_DRAFTS_MAX ? n : PROTO_DRAFTS_MAX + 1;
-    c->max_logits = c->max_logits < rows ? c->max_logits : rows;
+    c->max_logits = proto_wanted_rows(n, rows);
     c->n_places = n > c->info->max_seqs ? n : c->info->max_seqs;
     c->sessions = calloc(c->n_places, sizeof c->sessions[0]);
     c->items = calloc(n, sizeof c->items[0]);

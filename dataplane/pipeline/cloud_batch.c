@@ -89,25 +89,24 @@ static uint64_t bytes_of(const struct link_message *m)
     return bytes;
 }
 
-/* Bytes of a HIDDEN message that go into a packet to this session's edge. */
-static size_t hidden_part(struct cloud *c, const struct cloud_session *s)
+/* Bytes of a HIDDEN message that go into a packet. */
+static size_t hidden_part(const struct cloud *c)
 {
-    return proto_hidden_part(pump_payload(&cloud_peer(c, &c->edges[s->edge])->pump));
+    return proto_hidden_part(pump_payload(c->p.port));
 }
 
 static const char *check_hidden(struct cloud *c, const struct cloud_session *s,
                                 const struct proto_rows *head)
 {
+    const struct pump *pump = &cloud_peer(c, &c->edges[s->edge])->pump;
     const size_t values = (size_t)head->n_logits * c->info->d_model;
 
     if (head->n_drafts)
         return "guessed ids from an edge that has the head";
     /* So that what waits for an edge that takes nothing is bounded by its sessions. */
-    if (head->n_logits && pump_holds(&cloud_peer(c, &c->edges[s->edge])->pump, s->id,
-                                     PROTO_HIDDEN_BYTES + 4u * c->info->d_model))
+    if (head->n_logits && pump_holds(pump, s->id, PROTO_HIDDEN_BYTES + 4u * c->info->d_model))
         return "hidden states wanted before the last ones were sent";
-    if (proto_hidden_packets(values, hidden_part(c, s)) >
-        pump_max_fragments(&cloud_peer(c, &c->edges[s->edge])->pump))
+    if (proto_hidden_packets(values, hidden_part(c)) > pump_max_fragments(pump))
         return "more hidden states wanted than go into a message";
     return NULL;
 }
@@ -375,7 +374,7 @@ static void answer_hidden(struct cloud *c, const struct cloud_item *item)
     const struct proto_hidden head = {.position = s->n_kv - item->head.n_logits + 1,
                                       .n = (uint8_t)item->head.n_logits};
     uint8_t *to = pump_reserve(&cloud_peer(c, &c->edges[s->edge])->pump, s->id, item->cls,
-                               item->message, PROTO_HIDDEN_BYTES + 4 * values, hidden_part(c, s));
+                               item->message, PROTO_HIDDEN_BYTES + 4 * values, hidden_part(c));
 
     s->n_generated = 1;
     count_tokens(c, s, 1);

@@ -57,11 +57,7 @@ static int check_params(const struct edge_params *p, const struct stage_info *in
 
 size_t edge_tile_capacity(const struct port *port)
 {
-    size_t payload = wire_payload_max(port->caps.mtu_bytes);
-
-    if (payload > port->pool->room - WIRE_OVERHEAD)
-        payload = port->pool->room - WIRE_OVERHEAD;
-    return proto_tile_capacity(payload);
+    return proto_tile_capacity(pump_payload(port));
 }
 
 int edge_pack_for(struct edge *e, const struct port *port, char *err)

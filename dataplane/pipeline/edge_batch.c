@@ -67,7 +67,7 @@ static void add_item(struct edge *e, struct edge_session *s, uint32_t n, uint32_
         .head = {.position = s->computed,
                  .n_rows = (uint16_t)n,
                  .n_logits = (uint16_t)(s->computed + known == s->n_ids ? 1 + n_drafts : 0),
-                 .n_drafts = (uint8_t)(e->head.sampler ? 0 : n_drafts)}, /* no cloud sees an id */
+                 .n_drafts = (uint8_t)(e->info->has_head ? 0 : n_drafts)}, /* no cloud sees an id */
     };
     for (uint32_t i = 0; i < known; i++)
         e->batch_ids[first + i] = s->ids[s->computed + i];
@@ -90,7 +90,7 @@ static uint32_t drafts_now(const struct edge *e, const struct edge_session *s)
         return 0;
     n = smaller(s->r.draft_len, s->r.n_drafts - generated);
     n = smaller(n, s->r.n_predict - generated - 1);
-    if (e->head.sampler)
+    if (e->info->has_head)
         n = smaller(n, s->uplink->hidden_rows - 1);
     return smaller(n, s->uplink->chunk_rows - 1);
 }

@@ -15,12 +15,10 @@ int edge_head_open(struct edge *e)
 {
     struct edge_head *h = &e->head;
     const struct stage_info *i = e->info;
-    uint32_t n = e->p.max_sessions;
 
     if (!i->has_head)
         return 0;
-    n = n > PROTO_DRAFTS_MAX ? n : PROTO_DRAFTS_MAX + 1;
-    h->max_rows = smaller(n, i->max_rows);
+    h->max_rows = proto_wanted_rows(e->p.max_sessions, i->max_rows);
     h->rows = malloc((size_t)h->max_rows * i->d_model * sizeof h->rows[0]);
     h->logits = malloc((size_t)h->max_rows * i->n_vocab * sizeof h->logits[0]);
     h->answers = calloc(e->p.max_sessions, sizeof h->answers[0]);
@@ -39,7 +37,7 @@ void edge_head_close(struct edge *e)
 
 uint32_t edge_head_rows(const struct edge_uplink *u)
 {
-    const size_t part = proto_hidden_part(pump_payload(&u->pump));
+    const size_t part = proto_hidden_part(pump_payload(u->port));
     uint32_t n = PROTO_DRAFTS_MAX + 1;
 
     while (n > 1 &&
@@ -92,7 +90,7 @@ const char *edge_on_hidden(struct edge *e, struct edge_session *s, const struct 
     size_t len;
     const uint8_t *p = link_message_payload(m, 0, &len);
 
-    if (!h->sampler || proto_read_hidden(p, len, &head) || !fits(s, &head))
+    if (!e->info->has_head || proto_read_hidden(p, len, &head) || !fits(s, &head))
         return "the cloud sent hidden states that don't fit what was asked";
     if (h->n_rows + head.n > h->max_rows || h->n_answers == e->p.max_sessions)
         edge_head_step(e);

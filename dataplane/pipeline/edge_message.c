@@ -135,7 +135,7 @@ static bool tokens_fit(const struct edge *e, const struct edge_session *s,
                 return false;
         }
     }
-    if (s->state != EDGE_RUNNING || !s->unanswered || s->head_due || (m->n && e->head.sampler))
+    if (s->state != EDGE_RUNNING || !s->unanswered || s->head_due || (m->n && e->info->has_head))
         return false;
     if (!m->n) /* rows were taken, guesses that a replay brings again among them; no id was due */
         return m->position <= s->r.n_prompt + s->r.n_predict && (s->unanswered > 1 || !s->wants_id);

@@ -308,7 +308,7 @@ static bool replay_one(struct edge *e, struct edge_session *s)
 /* The ids that it was given, for the sampler: where that is the cloud's. */
 static void send_ids(struct edge *e, struct edge_session *s)
 {
-    if (e->head.sampler)
+    if (e->info->has_head)
         return;
 
     uint32_t n = s->result.n_generated, first = s->n_ids - n;

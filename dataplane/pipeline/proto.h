@@ -63,6 +63,15 @@ static inline uint32_t proto_tokens_that_fit(size_t payload_bytes, uint32_t n_to
     return n > PROTO_DRAFTS_MAX ? PROTO_DRAFTS_MAX + 1u : n ? (uint32_t)n : 1u;
 }
 
+/* Rows of one run of which something is wanted, at most: one of each of so many sessions, or all of
+ * one message. */
+static inline uint32_t proto_wanted_rows(uint32_t sessions, uint32_t max_rows)
+{
+    const uint32_t n = sessions > PROTO_DRAFTS_MAX ? sessions : PROTO_DRAFTS_MAX + 1u;
+
+    return n < max_rows ? n : max_rows;
+}
+
 enum proto_kind {
     PROTO_OPEN = 1,
     PROTO_OPENED = 2,

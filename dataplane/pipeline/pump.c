@@ -279,10 +279,10 @@ bool pump_holds(const struct pump *p, uint32_t session, size_t bytes)
     return false;
 }
 
-size_t pump_payload(const struct pump *p)
+size_t pump_payload(const struct port *port)
 {
-    const size_t payload = wire_payload_max(p->port->caps.mtu_bytes),
-                 room = p->port->pool->room - WIRE_OVERHEAD;
+    const size_t payload = wire_payload_max(port->caps.mtu_bytes),
+                 room = port->pool->room - WIRE_OVERHEAD;
 
     return payload < room ? payload : room;
 }

@@ -87,8 +87,8 @@ uint32_t pump_max_fragments(const struct pump *p);
 /* A small message of the session, of so many bytes or more, waits for a packet. */
 bool pump_holds(const struct pump *p, uint32_t session, size_t bytes);
 
-/* Bytes of a message that a packet has room for, with the link's prefix. */
-size_t pump_payload(const struct pump *p);
+/* Bytes of a message that a port's packet has room for, with the link's prefix. */
+size_t pump_payload(const struct port *port);
 
 /* Room for a message of n bytes, which goes, part bytes of it to a packet, when there are enough: it
  * is to be written before the next call. NULL: it can't wait, for lack of memory or because the peer

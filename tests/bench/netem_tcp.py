@@ -18,7 +18,7 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
-from namespaces import bridged  # noqa: E402  pylint: disable=wrong-import-position
+from namespaces import bridged, started  # noqa: E402  pylint: disable=wrong-import-position
 
 ROOT = os.path.join(HERE, "..", "..")
 BINARY = os.environ.get("ISTHMUS", os.path.join(ROOT, "build", "isthmus"))
@@ -61,22 +61,6 @@ def inside(i, *args):
 
 def out(args):
     return subprocess.run(args, check=True, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE).stdout
-
-
-@contextlib.contextmanager
-def started(args, word):
-    p = subprocess.Popen(args, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT)
-    try:
-        while word not in (line := p.stdout.readline()):
-            if not line:
-                raise SystemExit("%s ended early" % args)
-        yield p
-    finally:
-        if p.poll() is None:
-            p.send_signal(signal.SIGTERM)
-        p.wait(timeout=30)
-        p.stdout.close()
 
 
 @contextlib.contextmanager

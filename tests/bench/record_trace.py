@@ -11,11 +11,9 @@ Round trips are those of small packets beside the streams, twenty a second: the 
 the share that is lost are those of the last second.
 """
 import argparse
-import contextlib
 import json
 import os
 import random
-import signal
 import statistics
 import subprocess
 import sys
@@ -24,7 +22,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
-from namespaces import bridged  # noqa: E402  pylint: disable=wrong-import-position
+from namespaces import bridged, started  # noqa: E402  pylint: disable=wrong-import-position
 
 ROOT = os.path.join(HERE, "..", "..")
 BINARY = os.environ.get("ISTHMUS", os.path.join(ROOT, "build", "isthmus"))
@@ -85,21 +83,6 @@ with socket.create_connection(("10.9.0.2", 7301), timeout=60) as c:
 
 def inside(i, *args):
     return ["ip", "netns", "exec", NAMES[i], *args]
-
-
-@contextlib.contextmanager
-def started(args, word):
-    p = subprocess.Popen(args, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    try:
-        while word not in (line := p.stdout.readline()):
-            if not line:
-                raise SystemExit("%s ended early" % args)
-        yield p
-    finally:
-        if p.poll() is None:
-            p.send_signal(signal.SIGTERM)
-        p.wait(timeout=30)
-        p.stdout.close()
 
 
 def others(dice, seconds, over):

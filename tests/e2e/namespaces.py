@@ -124,3 +124,19 @@ class Network:
             found = re.match(PREFIX + r"(\d+)-", name)
             if found and not os.path.exists("/proc/" + found[1]):
                 ip("netns", "del", name, check=False)
+
+
+@contextlib.contextmanager
+def started(args, word):
+    """A process that has said this."""
+    p = subprocess.Popen(args, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        while word not in (line := p.stdout.readline()):
+            if not line:
+                raise SystemExit("%s ended early" % args)
+        yield p
+    finally:
+        if p.poll() is None:
+            p.send_signal(signal.SIGTERM)
+        p.wait(timeout=30)
+        p.stdout.close()

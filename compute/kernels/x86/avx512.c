@@ -125,38 +125,14 @@ ROWS_FN float v_hmax(v16 a)
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
 }
 
-ROWS_FN void v_store_words(int16_t *p, v16 a)
+/* What words_impl.h is made of: lanes 0-3, 8-11, 4-7, 12-15 as words. */
+ROWS_FN __m256i v_pack_words(v16 a)
 {
-    __m256i lo = _mm256_cvtps_epi32(_mm512_castps512_ps256(a)), hi = _mm256_cvtps_epi32(upper(a));
-    __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8);
-    w = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(w, 0xd8), 0xd8);
-    _mm256_storeu_si256((__m256i *)p, w);
+    return _mm256_packs_epi32(_mm256_cvtps_epi32(_mm512_castps512_ps256(a)),
+                              _mm256_cvtps_epi32(upper(a)));
 }
 
-ROWS_FN void v_store_i8(int8_t *p, v16 a)
-{
-    __m256i lo = _mm256_cvtps_epi32(_mm512_castps512_ps256(a)), hi = _mm256_cvtps_epi32(upper(a));
-    __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8);
-    _mm_storeu_si128((__m128i *)p,
-                     _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
-}
-
-ROWS_FN float v_neg_sums(int16_t neg[6], v16 x, v16 y)
-{
-    const __m256i one = _mm256_set1_epi16(1);
-    __m256i wx = _mm256_packs_epi32(_mm256_cvtps_epi32(_mm512_castps512_ps256(x)),
-                                    _mm256_cvtps_epi32(upper(x)));
-    __m256i wy = _mm256_packs_epi32(_mm256_cvtps_epi32(_mm512_castps512_ps256(y)),
-                                    _mm256_cvtps_epi32(upper(y)));
-    __m256i both = _mm256_packs_epi32(_mm256_madd_epi16(wx, one), _mm256_madd_epi16(wy, one));
-    /* Pairs' sums by i / 2 % 2: four of x, then of y. */
-    __m128i sum = _mm_add_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
-    sum = _mm_sub_epi16(_mm_setzero_si128(), _mm_add_epi16(sum, _mm_srli_epi64(sum, 32)));
-    __m128i of_y = _mm_srli_si128(sum, 8), all = _mm_add_epi16(sum, of_y);
-    _mm_storel_epi64((__m128i *)neg, _mm_unpacklo_epi32(all, sum));
-    _mm_storeu_si32(neg + 4, of_y);
-    return _mm_cvtss_f32(_mm_cvtepi32_ps(_mm_madd_epi16(all, _mm_set1_epi16(-1))));
-}
+#include "compute/kernels/x86/words_impl.h"
 
 /* --- 64 bytes ---------------------------------------------------------------------------------- */
 

@@ -16,10 +16,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "../model/vocab_build.h"
 #include "control/cmd.h"
 #include "control/gateway/gateway.h"
 #include "dataplane/port.h"
+#include "echo.h"
 #include "fake_service.h"
 
 #define LIMIT_MS 20000 /* tells a hang from an end */
@@ -31,31 +31,10 @@ static struct model model;
 static struct fake_service_params fake = {.max_jobs = 64, .token_us = 300};
 static struct gateway_params params;
 
-/* --- a tokenizer of bytes ----------------------------------------------------------------------- */
-
-static const struct vocab_token tokens[] = {{"<|im_start|>", 3}, {"<|im_end|>", 3}};
-static const struct vocab vocab = {
-    .model = "gpt2",
-    .pre = "gpt-2",
-    .chat = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}",
-    .tokens = tokens,
-    .n_tokens = 2,
-    .lost_byte = -1,
-    .eos = 257,
-};
-
 static int open_model(void **state)
 {
-    struct build b = {0};
-    struct gguf *g;
-    char err[GGUF_ERR];
     (void)state;
-    vocab_file(&b, &vocab);
-    if (gguf_open_mem(b.bytes, b.n, "the file", &g, err) < 0 || tok_open(g, &model.tok, err) < 0)
-        fail_msg("%s", err);
-    gguf_close(g);
-    free(b.bytes);
-    model.path = "/models/echo.gguf";
+    echo_model(&model);
     return 0;
 }
 
@@ -101,15 +80,7 @@ static int teardown(void **state)
 
 static int dial_with(int receive_bytes)
 {
-    const struct sockaddr_in to = {.sin_family = AF_INET,
-                                   .sin_port = htons((uint16_t)gateway_port(gateway)),
-                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_true(fd >= 0);
-    if (receive_bytes)
-        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof receive_bytes);
-    assert_int_equal(connect(fd, (const struct sockaddr *)&to, sizeof to), 0);
-    return fd;
+    return echo_dial(gateway_port(gateway), receive_bytes);
 }
 
 static int dial(void)

@@ -18,9 +18,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../model/vocab_build.h"
 #include "control/cmd.h"
 #include "control/gateway/gateway.h"
+#include "echo.h"
 #include "fake_service.h"
 
 #define ROUNDS   1500
@@ -35,29 +35,11 @@ static struct model model;
 /* --- a gateway ----------------------------------------------------------------------------------
  */
 
-static const struct vocab_token tokens[] = {{"<|im_start|>", 3}, {"<|im_end|>", 3}};
-static const struct vocab vocab = {
-    .model = "gpt2",
-    .pre = "gpt-2",
-    .tokens = tokens,
-    .n_tokens = 2,
-    .lost_byte = -1,
-    .eos = 257,
-};
-
 static int open_all(void **state)
 {
     static const struct fake_service_params fake = {.max_jobs = 64, .token_us = 100};
-    struct build b = {0};
-    struct gguf *g;
-    char err[GGUF_ERR];
     (void)state;
-    vocab_file(&b, &vocab);
-    if (gguf_open_mem(b.bytes, b.n, "the file", &g, err) < 0 || tok_open(g, &model.tok, err) < 0)
-        fail_msg("%s", err);
-    gguf_close(g);
-    free(b.bytes);
-    model.path = "/models/echo.gguf";
+    echo_model(&model);
     service = fake_open(&fake);
     const struct gateway_params params = {
         .service = service,
@@ -79,13 +61,7 @@ static int close_all(void **state)
 
 static int dial(void)
 {
-    const struct sockaddr_in to = {.sin_family = AF_INET,
-                                   .sin_port = htons((uint16_t)gateway_port(gateway)),
-                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_true(fd >= 0);
-    assert_int_equal(connect(fd, (const struct sockaddr *)&to, sizeof to), 0);
-    return fd;
+    return echo_dial(gateway_port(gateway), 0);
 }
 
 /* --- what is sent -------------------------------------------------------------------------------

@@ -492,3 +492,19 @@ void rig_request_free(struct rig_request *q)
     q->prompt = NULL;
     q->top = NULL;
 }
+
+bool rig_one(const struct rig_params *p, struct edge_result *result)
+{
+    struct rig_request q;
+    struct rig r;
+    bool ended;
+
+    rig_open(&r, p);
+    rig_start(&r);
+    rig_request(&q, 1, 10, 30);
+    ended = rig_run(&r, &q, 1, UINT64_C(10000000000));
+    *result = q.result;
+    rig_request_free(&q);
+    rig_close(&r);
+    return ended;
+}

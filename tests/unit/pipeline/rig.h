@@ -124,6 +124,8 @@ void rig_begin_like(struct rig_request *q, uint64_t seed, uint32_t n);
 int64_t rig_submit(struct rig *r, struct rig_request *q);
 /* Submit all, as places are free, and poll until all are done. False: not within limit_ns. */
 bool rig_run(struct rig *r, struct rig_request *q, uint32_t n, uint64_t limit_ns);
+/* What became of one request, of a rig of its own. False: nothing, in ten seconds. */
+bool rig_one(const struct rig_params *p, struct edge_result *result);
 /* Whether the ids are those of an unsplit run. */
 bool rig_right(const struct rig *r, const struct rig_request *q);
 void rig_request_free(struct rig_request *q);

@@ -186,18 +186,12 @@ static void test_cancelled(void **state)
 
 static void expect_end(const struct rig_params *p, enum edge_finish finish, const char *text)
 {
-    struct rig_request q;
-    struct rig r;
+    struct edge_result result;
 
-    rig_open(&r, p);
-    rig_start(&r);
-    rig_request(&q, 1, 10, 30);
-    assert_true(rig_run(&r, &q, 1, 10 * SECOND));
-    assert_int_equal(q.result.finish, finish);
-    if (!strstr(q.result.error, text))
-        fail_msg("'%s' lacks '%s'", q.result.error, text);
-    rig_request_free(&q);
-    rig_close(&r);
+    assert_true(rig_one(p, &result));
+    assert_int_equal(result.finish, finish);
+    if (!strstr(result.error, text))
+        fail_msg("'%s' lacks '%s'", result.error, text);
 }
 
 static void test_what_does_not_go(void **state)

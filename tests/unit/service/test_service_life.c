@@ -8,15 +8,28 @@
 
 #include "tests/unit/service/service_rig.h"
 
+/* One that runs, held, and one that waits. */
+static void start_with_two(struct rig *r, struct answer *a, struct answer *b)
+{
+    rig_start(r, 1, 4);
+    atomic_store(&r->engine.held, true);
+    submit(r->service, a, 1, 3);
+    submit(r->service, b, 1, 3);
+}
+
+static void drain_by_signal(struct rig *r)
+{
+    kill(getpid(), SIGTERM);
+    while (service_health(r->service, NULL) != SERVICE_DRAINING)
+        nap(100000);
+}
+
 static void test_drains(struct rig *r)
 {
     struct answer a, b;
     uint64_t id;
     const char *why;
-    rig_start(r, 1, 4);
-    atomic_store(&r->engine.held, true);
-    submit(r->service, &a, 1, 3);
-    submit(r->service, &b, 1, 3);
+    start_with_two(r, &a, &b);
     service_drain(r->service, true);
     assert_int_equal(service_health(r->service, &why), SERVICE_DRAINING);
     assert_non_null(strstr(why, "draining"));
@@ -36,13 +49,8 @@ static void test_term_drains(struct rig *r)
 {
     struct answer a, b;
     uint64_t id;
-    rig_start(r, 1, 4);
-    atomic_store(&r->engine.held, true);
-    submit(r->service, &a, 1, 3);
-    submit(r->service, &b, 1, 3);
-    kill(getpid(), SIGTERM);
-    while (service_health(r->service, NULL) != SERVICE_DRAINING)
-        nap(100000);
+    start_with_two(r, &a, &b);
+    drain_by_signal(r);
     assert_int_equal(submit_as(r->service, &b, 1, 3, "", &id), -ESHUTDOWN);
     nap(SECOND_NS / 20);
     assert_int_equal(a.done, 0);
@@ -56,13 +64,8 @@ static void test_term_drains(struct rig *r)
 static void test_second_signal_stops(struct rig *r)
 {
     struct answer a, b;
-    rig_start(r, 1, 4);
-    atomic_store(&r->engine.held, true);
-    submit(r->service, &a, 1, 3);
-    submit(r->service, &b, 1, 3);
-    kill(getpid(), SIGTERM);
-    while (service_health(r->service, NULL) != SERVICE_DRAINING)
-        nap(100000);
+    start_with_two(r, &a, &b);
+    drain_by_signal(r);
     kill(getpid(), SIGINT);
     assert_int_equal(await_done(&a), EDGE_CANCELLED);
     assert_int_equal(await_done(&b), EDGE_CANCELLED);
@@ -113,10 +116,7 @@ static void test_engine_fails(struct rig *r)
 {
     struct answer a, b;
     uint64_t id;
-    rig_start(r, 1, 4);
-    atomic_store(&r->engine.held, true);
-    submit(r->service, &a, 1, 3);
-    submit(r->service, &b, 1, 3);
+    start_with_two(r, &a, &b);
     await_running(r, 1, 1);
     atomic_store(&r->engine.fails, true);
     service_call(r->service, nothing, NULL);
