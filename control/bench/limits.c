@@ -134,7 +134,7 @@ static int print_bound(const struct bench *b, const struct bound *bound)
 /* Memory by the best loop of all, units by the best of each instruction set. */
 static int print_bounds(const struct bench *b)
 {
-    static const unsigned isas[] = {0, CPU_AVX2, CPU_AVX512, CPU_VNNI};
+    static const unsigned isas[] = {0, CPU_AVX2, CPU_AVX2 | CPU_AVX512, CPU_ALL};
     int rc = EXIT_OK;
 
     for (enum bound_kind kind = 0; kind < BOUND_KINDS; kind++)

@@ -129,7 +129,7 @@ static const struct memory_loop loops[] = {
     LOOP_LIST(16, 0),
 #if defined(__x86_64__)
     LOOP_LIST(32, CPU_AVX2),
-    LOOP_LIST(64, CPU_AVX512),
+    LOOP_LIST(64, CPU_AVX2 | CPU_AVX512),
 #endif
 };
 

@@ -86,10 +86,10 @@ static const struct units_loop loops[] = {
 #if defined(__x86_64__)
     {"vpmaddubsw, vpaddw; an eighth vpmaddwd, vpaddd", CPU_AVX2, false, OPS(4 * 8 * 32), dot_avx2},
     {"vfmadd231ps ymm", CPU_AVX2, true, OPS(12 * 8), fma_avx2},
-    {"vpmaddubsw, vpaddw; an eighth vpmaddwd, vpaddd", CPU_AVX512, false, OPS(4 * 8 * 64),
-     dot_avx512},
-    {"vfmadd231ps zmm", CPU_AVX512, true, OPS(12 * 16), fma_avx512},
-    {"vpdpbusd zmm", CPU_VNNI, false, OPS(12 * 64), dot_vnni},
+    {"vpmaddubsw, vpaddw; an eighth vpmaddwd, vpaddd", CPU_AVX2 | CPU_AVX512, false,
+     OPS(4 * 8 * 64), dot_avx512},
+    {"vfmadd231ps zmm", CPU_AVX2 | CPU_AVX512, true, OPS(12 * 16), fma_avx512},
+    {"vpdpbusd zmm", CPU_ALL, false, OPS(12 * 64), dot_vnni},
 #endif
 };
 

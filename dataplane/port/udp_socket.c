@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "dataplane/port/udp.h"
@@ -16,6 +17,8 @@
 #define MTU_DEFAULT         1500u
 #define IPV6_EXTRA_BYTES    20u /* its header is that much longer than IPv4's */
 #define NAMES_MAX           16u
+#define IN_USE_WAIT_NS      1000000000u
+#define IN_USE_RETRY_NS     20000000
 
 void udp_address_text(const struct sockaddr_in6 *a, char *to, size_t room)
 {
@@ -195,7 +198,7 @@ static int open_client(struct udp *u, const struct port_uri *uri, const struct a
     return rc;
 }
 
-static int open_server(struct udp *u, const struct port_uri *uri, const struct addrinfo *found)
+static int try_server(struct udp *u, const struct port_uri *uri, const struct addrinfo *found)
 {
     int rc = -EADDRNOTAVAIL;
     /* To listen anywhere, IPv6 first: such a socket takes IPv4, too. */
@@ -203,6 +206,23 @@ static int open_server(struct udp *u, const struct port_uri *uri, const struct a
         for (const struct addrinfo *ai = found; ai && rc < 0; ai = ai->ai_next)
             if (uri->name[0] ? pass == 0 : (ai->ai_family == AF_INET6) == (pass == 0))
                 rc = try_address(u, uri, found, ai, PORT_SERVER);
+    return rc;
+}
+
+/* The kernel takes down the io_uring of a killed process after the process is gone, and with it the
+ * socket: who is started again at once finds its own address in use for a moment. */
+static int open_server(struct udp *u, const struct port_uri *uri, const struct addrinfo *found)
+{
+    const uint64_t until_ns = port_now_ns() + IN_USE_WAIT_NS;
+    int rc = try_server(u, uri, found);
+
+    if (rc == -EADDRINUSE)
+        port_tell("port udp:%.80s:%u is in use: waiting a second for it to be let go",
+                  uri->name[0] ? uri->name : "*", uri->port);
+    while (rc == -EADDRINUSE && port_now_ns() < until_ns) {
+        nanosleep(&(struct timespec){.tv_nsec = IN_USE_RETRY_NS}, NULL);
+        rc = try_server(u, uri, found);
+    }
     return rc;
 }
 

@@ -589,6 +589,34 @@ static bool foreign_addresses_bind(void)
     return c == '1';
 }
 
+static void an_address_still_in_use_is_waited_for(void **state)
+{
+    const unsigned number = free_port();
+    const struct sockaddr_in here = {.sin_family = AF_INET,
+                                     .sin_addr = {htonl(INADDR_LOOPBACK)},
+                                     .sin_port = htons((uint16_t)number)};
+    const int held = socket(AF_INET, SOCK_DGRAM, 0);
+    char uri[64], err[PORT_ERR] = "";
+    struct port *p;
+    int status;
+
+    assert_int_equal(bind(held, (const void *)&here, sizeof(here)), 0);
+    const pid_t holder = fork();
+    if (holder == 0) {
+        usleep(200000);
+        _exit(0);
+    }
+    assert_true(holder > 0);
+    close(held);
+    snprintf(uri, sizeof(uri), "udp:127.0.0.1:%u", number);
+    news[0] = 0;
+    assert_int_equal(port_open(uri, PORT_SERVER, &p, err), 0);
+    assert_non_null(strstr(news, "in use: waiting"));
+    port_close(p);
+    assert_int_equal(waitpid(holder, &status, 0), holder);
+    (void)state;
+}
+
 static void bad_ports_are_named(void **state)
 {
     char uri[64], err[PORT_ERR] = "";
@@ -674,6 +702,7 @@ int main(void)
         cmocka_unit_test(strangers_end_nothing),
         cmocka_unit_test(names_addresses_take_turns),
         cmocka_unit_test(without_io_uring_it_works_too),
+        cmocka_unit_test(an_address_still_in_use_is_waited_for),
         cmocka_unit_test(bad_ports_are_named),
         cmocka_unit_test(long_packets_go_where_asked_for),
     };
