@@ -199,7 +199,8 @@ static const char *noted(const struct note *n)
  * --------------------------------------------------------------------------------------
  */
 
-/* The port again, or another where a name may stand for another address by now: once that is known. */
+/* The port again, or another where a name may stand for another address by now: once that is
+ * known. */
 static struct port *next_port(void *arg)
 {
     struct berth *b = arg;

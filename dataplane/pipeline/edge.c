@@ -301,28 +301,10 @@ void edge_send_close(struct edge *e, const struct edge_session *s, bool linger)
                   proto_write_close(bytes, s->number, linger));
 }
 
-struct proto_open edge_asks(const struct edge *e)
-{
-    struct proto_open m = {
-        .version = PROTO_VERSION,
-        .has_head = e->info->has_head,
-        .split = e->info->end_layer,
-        .n_layers = e->info->n_layers,
-        .d_model = e->info->d_model,
-        .n_vocab = e->info->n_vocab,
-        .codec_id = codec_params_id(&e->p.codec),
-        .numerics_id = e->info->numerics_id,
-    };
-
-    memcpy(m.fingerprint, e->info->fingerprint, sizeof m.fingerprint);
-    codec_params_profile(&e->p.codec, m.profile);
-    return m;
-}
-
 void edge_send_open(struct edge *e, const struct edge_session *s)
 {
     uint8_t bytes[PROTO_OPEN_BYTES];
-    struct proto_open m = edge_asks(e);
+    struct proto_open m = edge_needs(e);
 
     if (!s->uplink || !s->uplink->joined)
         return;

@@ -231,8 +231,6 @@ void edge_free_session(struct edge *e, struct edge_session *s);
 void edge_end_session(struct edge *e, struct edge_session *s, enum edge_finish finish,
                       const char *error);
 /* Where it is placed, once there is a connection; before, nothing. */
-/* What all of its OPENs have. */
-struct proto_open edge_asks(const struct edge *e);
 void edge_send_open(struct edge *e, const struct edge_session *s);
 void edge_send_close(struct edge *e, const struct edge_session *s, bool linger);
 /* Every session ends; no other can begin, unless the edge is to go on forever. */
@@ -268,6 +266,8 @@ bool edge_any_met(const struct edge *e);
 bool edge_uplink_open(const struct edge_uplink *u);
 void edge_ask(struct edge_uplink *u);
 void edge_on_status(struct edge_uplink *u, const uint8_t *p, size_t len);
+/* What all of the edge's OPENs have. */
+struct proto_open edge_needs(const struct edge *e);
 /* It gets no sessions in this connection, for its cloud is of another kind. False: there is no
  * other that may do, so that sessions are to be told why. */
 bool edge_uplink_leave_out(struct edge_uplink *u, const char *why);

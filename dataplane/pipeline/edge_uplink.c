@@ -65,6 +65,24 @@ void edge_uplink_free(struct edge_uplink *u)
     free(u);
 }
 
+struct proto_open edge_needs(const struct edge *e)
+{
+    struct proto_open m = {
+        .version = PROTO_VERSION,
+        .has_head = e->info->has_head,
+        .split = e->info->end_layer,
+        .n_layers = e->info->n_layers,
+        .d_model = e->info->d_model,
+        .n_vocab = e->info->n_vocab,
+        .codec_id = codec_params_id(&e->p.codec),
+        .numerics_id = e->info->numerics_id,
+    };
+
+    memcpy(m.fingerprint, e->info->fingerprint, sizeof m.fingerprint);
+    codec_params_profile(&e->p.codec, m.profile);
+    return m;
+}
+
 bool edge_uplink_leave_out(struct edge_uplink *u, const char *why)
 {
     struct edge *e = u->edge;
@@ -84,13 +102,13 @@ bool edge_uplink_leave_out(struct edge_uplink *u, const char *why)
 /* By what its cloud says of itself, so that no session has to find it out. */
 static void judge(struct edge_uplink *u)
 {
-    const struct proto_open asks = edge_asks(u->edge);
+    const struct proto_open needs = edge_needs(u->edge);
     char why[PROTO_TEXT_MAX + 1];
     enum proto_reason reason;
 
     if (!u->joined || !u->has_status || u->unfit || u->edge->n_uplinks < 2)
         return;
-    reason = fit_check(&asks, &u->status, why, sizeof why);
+    reason = fit_check(&needs, &u->status, why, sizeof why);
     if (reason == PROTO_BAD_MODEL && u->edge->info->is_half)
         fit_add_parent(why, sizeof why, "the edge's", u->edge->info->parent);
     if (reason)

@@ -11,7 +11,7 @@
  * session's own. */
 enum proto_reason fit_check(const struct proto_open *edge, const struct proto_status *cloud,
                             char *text, size_t room);
-/* For a model mismatch: that the half of `whose`, "the edge's", was made of another model, and which. */
+/* For a model mismatch: that the model of `whose`, "the edge's", is a half, and of which. */
 void fit_add_parent(char *text, size_t room, const char *whose, const uint8_t parent[16]);
 
 #endif

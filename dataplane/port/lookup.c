@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A thread for each host that is being looked up, so that one whose name server is silent keeps
- * none of the others waiting. Not getaddrinfo_a: its threads' stacks of 64 kB are what a resolver's
- * plug-ins have to do with.
+ * none of the others waiting. Not getaddrinfo_a: its threads have stacks of 64 kB, in which
+ * ThreadSanitizer crashes and a resolver's plug-ins may not have enough.
  */
 #include "dataplane/port/lookup.h"
 
@@ -15,8 +15,8 @@
 
 #include "dataplane/port.h"
 
-#define LOOKUPS_MAX 32u            /* at once */
-#define FRESH_NS    10000000000u   /* what was found may wait so long to be used */
+#define LOOKUPS_MAX 32u          /* at once */
+#define FRESH_NS    10000000000u /* what was found may wait so long to be used */
 #define STACK_BYTES (256u << 10)
 
 struct lookup {
