@@ -360,8 +360,12 @@ static struct port *next_port(void *arg)
     const struct port_options *at = &f->join.at;
     if (f->port && at->n == 1 && !port_arg_may_move(at->uris[0]))
         return f->port;
+    const unsigned next = (f->address + 1) % at->n;
     port_close(f->port);
-    f->address = (f->address + 1) % at->n;
+    f->port = NULL;
+    if (!port_looked_up(at->uris[next]))
+        return NULL; /* asked for again in a moment */
+    f->address = next;
     f->port = port_arg_reopen(at->uris[f->address], &f->security, &f->o->netem);
     return f->port;
 }

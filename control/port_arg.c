@@ -157,9 +157,7 @@ bool port_arg_may_move(const char *uri)
 {
     char err[PORT_ERR];
     struct port_uri u;
-    uint8_t address[16];
-    return port_uri_parse(uri, &u, err) == 0 && u.kind == URI_UDP &&
-           inet_pton(AF_INET, u.name, address) != 1 && inet_pton(AF_INET6, u.name, address) != 1;
+    return port_uri_parse(uri, &u, err) == 0 && port_uri_has_name(&u);
 }
 
 int port_arg_numa_node(const char *sysfs, const char *uri)

@@ -79,6 +79,14 @@ enum port_role { PORT_SERVER, PORT_CLIENT };
  */
 int port_open(const char *uri, enum port_role role, struct port **out, char *err);
 
+/*
+ * Whether port_open of this client's name would not have to wait for a name server. False: its host
+ * is being looked up by a thread of its own; ask again in a while. What that finds, or that there is
+ * nothing, is port_open's for the next ten seconds, once. True, too, where there is nothing to be
+ * looked up, or no means to do so beside.
+ */
+bool port_looked_up(const char *uri);
+
 /* Two joined in-process ports without DPDK, each with a heap pool of n packets and a queue of
  * `depth` packets each way. Packets are copied from pool to pool. */
 int port_loop_pair(uint32_t n, uint32_t depth, uint32_t mtu_bytes, struct port **a,

@@ -199,14 +199,17 @@ static const char *noted(const struct note *n)
  * --------------------------------------------------------------------------------------
  */
 
-/* The port again, or another where a name may stand for another address by now. */
+/* The port again, or another where a name may stand for another address by now: once that is
+ * known. */
 static struct port *next_port(void *arg)
 {
     struct berth *b = arg;
     if (b->port && !port_arg_may_move(b->worker.port))
         return b->port;
     port_close(b->port);
-    b->port = port_arg_reopen(b->worker.port, b->p->security, b->p->netem);
+    b->port = NULL;
+    if (port_looked_up(b->worker.port))
+        b->port = port_arg_reopen(b->worker.port, b->p->security, b->p->netem);
     return b->port;
 }
 
@@ -242,6 +245,10 @@ static void add(struct fleet *f, struct edge *e, size_t position_in_list, uint64
         i++;
     if (i == EDGE_UPLINKS_MAX)
         return; /* those on their way out make room */
+    if (!port_looked_up(f->list.list[position_in_list].port)) {
+        f->choose_again_ns = now_ns; /* at the next look */
+        return;
+    }
     struct berth *b = &f->berths[i];
     *b = (struct berth){
         .used = true, .worker = f->list.list[position_in_list], .heard_ns = now_ns, .p = &f->p};

@@ -17,7 +17,7 @@ struct fleet_need {
     char model[65];
     uint32_t split, codec_id, numerics_id;
 };
-/* A worker that says nothing of a property may have it; it is found out when it is joined. */
+/* A worker that says nothing of a property may have it; it says so itself when it is joined. */
 bool fleet_fits(const struct worker *w, const struct fleet_need *need);
 /* What it has that is not needed: "split 5, not 10". text stays as it is where it fits. */
 void fleet_misfit(const struct worker *w, const struct fleet_need *need, char *text, size_t room);

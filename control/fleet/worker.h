@@ -20,7 +20,7 @@ struct worker {
     char port[WORKER_PORT]; /* as --port takes it: "udp:cloud1:7300" */
     bool has_peer;          /* it has a key of its own; else the edge's --peer */
     struct fingerprint peer;
-    /* What it serves; zero or "": not said, found out when joined */
+    /* What it serves; zero or "": not said: it says so itself when joined */
     char model[65]; /* fingerprint of the model, hexadecimal */
     uint32_t split;
     uint32_t codec_id, numerics_id;

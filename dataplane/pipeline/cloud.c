@@ -160,9 +160,11 @@ static void drop_queue(struct cloud *c, struct cloud_session *s)
         c->cut.session = NULL;
 }
 
-/* It counts as busy no more. */
+/* It counts as busy no more, and no hidden states wait for it. */
 static void retire(struct cloud *c, const struct cloud_session *s)
 {
+    if (s->edge_has_head)
+        pump_drop(&cloud_peer(c, &c->edges[s->edge])->pump, s->id, cloud_hidden_bytes(c));
     c->version++;
     c->n_sessions--;
     c->kv_bytes -= s->kv_bytes;

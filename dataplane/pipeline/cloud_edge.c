@@ -186,6 +186,19 @@ static uint32_t saturate(uint64_t n)
     return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
 }
 
+struct proto_status cloud_serves(const struct cloud *c)
+{
+    const struct stage_info *i = c->info;
+    struct proto_status s = {.headless = !i->has_head,
+                             .split = i->first_layer,
+                             .codec_id = codec_params_id(&c->p.codec),
+                             .numerics_id = i->numerics_id};
+
+    memcpy(s.fingerprint, i->fingerprint, sizeof s.fingerprint);
+    codec_params_profile(&c->p.codec, s.profile);
+    return s;
+}
+
 static struct proto_status status_of(struct cloud *c, const struct cloud_edge *e)
 {
     const struct authorized_peer *who = cloud_peer(c, e)->who;
@@ -193,16 +206,13 @@ static struct proto_status status_of(struct cloud *c, const struct cloud_edge *e
     const struct cloud_usage has = cloud_usage(c, e);
     const uint64_t token = stage_seq_bytes(c->p.stage, i->n_ctx) / i->n_ctx + 1;
     uint64_t free_bytes = i->kv_budget_bytes > c->kv_bytes ? i->kv_budget_bytes - c->kv_bytes : 0;
-    struct proto_status s = {.draining = c->draining,
-                             .headless = !i->has_head,
-                             .sessions_free = c->draining ? 0 : c->p.max_sessions - c->n_sessions,
-                             .tokens_total = saturate(i->kv_budget_bytes / token),
-                             .tokens_max = i->n_ctx,
-                             .sessions_open = c->n_sessions,
-                             .split = i->first_layer,
-                             .codec_id = codec_params_id(&c->p.codec),
-                             .numerics_id = i->numerics_id};
+    struct proto_status s = cloud_serves(c);
 
+    s.draining = c->draining;
+    s.sessions_free = c->draining ? 0 : c->p.max_sessions - c->n_sessions;
+    s.tokens_total = saturate(i->kv_budget_bytes / token);
+    s.tokens_max = i->n_ctx;
+    s.sessions_open = c->n_sessions;
     if (who && who->sessions_max) {
         const uint32_t left =
             has.sessions < who->sessions_max ? who->sessions_max - has.sessions : 0;
@@ -216,8 +226,6 @@ static struct proto_status status_of(struct cloud *c, const struct cloud_edge *e
         free_bytes = left < free_bytes ? left : free_bytes;
     }
     s.tokens_free = saturate(free_bytes / token);
-    memcpy(s.fingerprint, i->fingerprint, sizeof s.fingerprint);
-    codec_params_profile(&c->p.codec, s.profile);
     return s;
 }
 

@@ -116,6 +116,12 @@ static inline struct links_peer *cloud_peer(struct cloud *c, const struct cloud_
     return &c->links.peers[e - c->edges];
 }
 
+/* The least of a message with hidden states: no other to an edge that has the head is as long. */
+static inline size_t cloud_hidden_bytes(const struct cloud *c)
+{
+    return PROTO_HIDDEN_BYTES + 4 * (size_t)c->info->d_model;
+}
+
 /* cloud.c */
 void cloud_end_session(struct cloud *c, struct cloud_session *s);
 /* Tell the edge why, and end the session. */
@@ -145,6 +151,8 @@ struct cloud_usage cloud_usage(struct cloud *c, const struct cloud_edge *e);
 /* Whether its rate lets it have rows computed now, and that it had some. */
 bool cloud_rate_lets(struct cloud *c, const struct cloud_edge *e);
 void cloud_rate_take(struct cloud *c, const struct cloud_edge *e, uint64_t bytes, uint32_t rows);
+/* What STATUS says of the cloud itself; the rest of it is zero. */
+struct proto_status cloud_serves(const struct cloud *c);
 /* STATUS to who is due one; tell_at_ns: when to look again. */
 void cloud_tell(struct cloud *c);
 void cloud_answer_ask(struct cloud *c, struct cloud_edge *e, uint32_t number);

@@ -7,13 +7,8 @@
 #include <string.h>
 
 #include "dataplane/pipeline/cloud_impl.h"
+#include "dataplane/pipeline/fit.h"
 #include "dataplane/pipeline/prefix.h"
-
-static void hex(char *to, const uint8_t *bytes, unsigned n)
-{
-    for (unsigned i = 0; i < n; i++)
-        sprintf(to + 2 * i, "%02x", bytes[i]);
-}
 
 /* The edge says in what format a session's keys and values are kept, at both halves. */
 static enum kv_format kv_of(const struct proto_open *m)
@@ -31,60 +26,30 @@ static enum proto_reason mismatch(const struct cloud *c, const struct proto_open
                                   size_t room)
 {
     const struct stage_info *i = c->info;
-    uint32_t codec_id = codec_params_id(&c->p.codec);
-    char a[33], b[33], edge_codec[PROTO_CODEC_TEXT_MAX], cloud_codec[PROTO_CODEC_TEXT_MAX];
-    uint8_t profile[16];
+    const struct proto_status serves = cloud_serves(c);
+    enum proto_reason reason;
 
     if (m->version != PROTO_VERSION) {
         snprintf(text, room, "protocol mismatch: edge speaks version %u, cloud %u", m->version,
                  PROTO_VERSION);
         return PROTO_BAD_VERSION;
     }
-    if (memcmp(m->fingerprint, i->fingerprint, sizeof m->fingerprint)) {
-        hex(a, m->fingerprint, 16);
-        hex(b, i->fingerprint, 16);
-        const int n = snprintf(text, room, "model mismatch: edge %s, cloud %s", a, b);
-        if (i->is_half && n > 0 && (size_t)n < room) {
-            hex(a, i->parent, 16);
-            snprintf(text + n, room - (size_t)n, " (the cloud's is a half of %s)", a);
-        }
-        return PROTO_BAD_MODEL;
-    }
+    reason = fit_check(m, &serves, text, room);
+    if (reason == PROTO_BAD_MODEL && i->is_half)
+        fit_add_parent(text, room, "the cloud's", i->parent);
+    if (reason)
+        return reason;
     if (m->n_layers != i->n_layers || m->d_model != i->d_model || m->n_vocab != i->n_vocab) {
         snprintf(text, room,
                  "model mismatch: edge has %u layers of %u values and %u ids, cloud %u, %u, %u",
                  m->n_layers, m->d_model, m->n_vocab, i->n_layers, i->d_model, i->n_vocab);
         return PROTO_BAD_MODEL;
     }
-    if (m->split != i->first_layer) {
-        snprintf(text, room, "split mismatch: edge ends before layer %u, cloud begins at layer %u",
-                 m->split, i->first_layer);
-        return PROTO_BAD_SPLIT;
-    }
-    codec_params_profile(&c->p.codec, profile);
-    if (m->codec_id != codec_id || memcmp(m->profile, profile, sizeof profile)) {
-        snprintf(text, room,
-                 "codec mismatch: edge %s, cloud %s: give both the same --codec and --profile",
-                 proto_codec_text(m->codec_id, m->profile, edge_codec),
-                 proto_codec_text(codec_id, profile, cloud_codec));
-        return PROTO_BAD_CODEC;
-    }
     if (!stage_has_kv(i, kv_of(m))) {
         snprintf(text, room,
                  "KV cache mismatch: the edge's sessions have %s, which this cloud lacks",
                  kv_format_name(kv_of(m)));
         return PROTO_BAD_NUMERICS;
-    }
-    if (m->numerics_id != stage_numerics_with(i->numerics_id, kv_of(m))) {
-        snprintf(text, room, "numerics mismatch: edge %08x, cloud %08x: different arithmetic",
-                 m->numerics_id, i->numerics_id);
-        return PROTO_BAD_NUMERICS;
-    }
-    if (!m->has_head && !i->has_head) {
-        snprintf(text, room,
-                 "this cloud has no head (--head edge): start the edge with --head edge, too, or "
-                 "the cloud without it");
-        return PROTO_BAD_HEAD;
     }
     return 0;
 }

@@ -304,27 +304,18 @@ void edge_send_close(struct edge *e, const struct edge_session *s, bool linger)
 void edge_send_open(struct edge *e, const struct edge_session *s)
 {
     uint8_t bytes[PROTO_OPEN_BYTES];
-    struct proto_open m = {
-        .version = PROTO_VERSION,
-        .has_head = e->info->has_head, /* then what it samples by is nobody else's business */
-        .n_top = (uint8_t)(e->info->has_head ? 0 : s->r.n_top),
-        .session = s->number,
-        .split = e->info->end_layer,
-        .n_layers = e->info->n_layers,
-        .d_model = e->info->d_model,
-        .n_vocab = e->info->n_vocab,
-        .codec_id = codec_params_id(&e->p.codec),
-        .numerics_id = stage_numerics_with(e->info->numerics_id, s->kv),
-        .max_tokens = s->r.n_prompt + s->r.n_predict,
-        .sampler = e->info->has_head ? sampler_params_default() : s->r.sampler,
-        .like = s->like,
-        .n_like = s->n_like,
-    };
+    struct proto_open m = edge_needs(e);
 
     if (!s->uplink || !s->uplink->joined)
         return;
-    memcpy(m.fingerprint, e->info->fingerprint, sizeof m.fingerprint);
-    codec_params_profile(&e->p.codec, m.profile);
+    /* Where the head is here, what is sampled by is nobody else's business. */
+    m.n_top = (uint8_t)(m.has_head ? 0 : s->r.n_top);
+    m.sampler = m.has_head ? sampler_params_default() : s->r.sampler;
+    m.session = s->number;
+    m.numerics_id = stage_numerics_with(m.numerics_id, s->kv);
+    m.max_tokens = s->r.n_prompt + s->r.n_predict;
+    m.like = s->like;
+    m.n_like = s->n_like;
     pump_send(&s->uplink->pump, 0, WIRE_CONTROL, -1, bytes, proto_write_open(bytes, &m));
 }
 

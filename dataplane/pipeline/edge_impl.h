@@ -266,6 +266,11 @@ bool edge_any_met(const struct edge *e);
 bool edge_uplink_open(const struct edge_uplink *u);
 void edge_ask(struct edge_uplink *u);
 void edge_on_status(struct edge_uplink *u, const uint8_t *p, size_t len);
+/* What all of the edge's OPENs have. */
+struct proto_open edge_needs(const struct edge *e);
+/* It gets no sessions in this connection, for its cloud is of another kind. False: there is no
+ * other that may do, so that sessions are to be told why. */
+bool edge_uplink_leave_out(struct edge_uplink *u, const char *why);
 
 /* edge_place.c: which session is at which cloud. */
 #define EDGE_REPLAYS 4u /* sessions that are replayed at once to a cloud */

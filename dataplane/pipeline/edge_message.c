@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "dataplane/pipeline/edge_impl.h"
+#include "dataplane/pipeline/fit.h"
 
 /* By the number that it has at the uplink. */
 static struct edge_session *find_at(const struct edge_uplink *u, uint32_t number)
@@ -54,33 +55,15 @@ static const char *on_opened(struct edge *e, struct edge_session *s, const uint8
 static bool goes_elsewhere(struct edge *e, struct edge_session *s, const struct proto_text *m)
 {
     struct edge_uplink *u = s->uplink;
-    bool others = false;
 
     if (s->state != EDGE_OPENING ||
         ((m->reason < PROTO_BAD_VERSION || m->reason > PROTO_BAD_NUMERICS) &&
          m->reason != PROTO_BAD_HEAD))
         return false;
-    for (struct edge_uplink *o = edge_next_uplink(e, 0); o; o = edge_next_uplink(e, o->index + 1))
-        others |= o != u && !o->unfit;
-    snprintf(u->lost_why, sizeof u->lost_why, "%s", m->text);
-    if (!others)
+    if (!edge_uplink_leave_out(u, m->text))
         return false;
-    if (!u->unfit)
-        edge_say(e, "the cloud is left out: %s (port %s)", m->text, u->where);
-    u->unfit = true;
     edge_leave(e, s, m->text);
     return true;
-}
-
-/* A cloud of another model knows its own parent: ours is added. */
-static void add_parent(const struct edge *e, char text[PROTO_TEXT_MAX + 1])
-{
-    char parent[33];
-    const size_t n = strlen(text);
-
-    for (unsigned i = 0; i < 16; i++)
-        sprintf(parent + 2 * i, "%02x", e->info->parent[i]);
-    snprintf(text + n, PROTO_TEXT_MAX + 1 - n, " (the edge's is a half of %s)", parent);
 }
 
 static void on_text(struct edge *e, struct edge_session *s, const uint8_t *p, size_t len)
@@ -91,8 +74,8 @@ static void on_text(struct edge *e, struct edge_session *s, const uint8_t *p, si
     if (proto_read_text(p, len, &m))
         snprintf(m.text, sizeof m.text,
                  "the cloud broke the session off without a readable reason");
-    if (refused && m.reason == PROTO_BAD_MODEL && e->info->is_half)
-        add_parent(e, m.text);
+    if (refused && m.reason == PROTO_BAD_MODEL && e->info->is_half) /* the cloud knows its own */
+        fit_add_parent(m.text, sizeof m.text, "the edge's", e->info->parent);
     if (refused && m.reason == PROTO_BUSY && edge_share_busy(e, s))
         return;
     if (refused && goes_elsewhere(e, s, &m))

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "dataplane/pipeline/edge_impl.h"
+#include "dataplane/pipeline/fit.h"
 
 /* --- coming and going ------------------------------------------------------------------------- */
 
@@ -64,6 +65,56 @@ void edge_uplink_free(struct edge_uplink *u)
     free(u);
 }
 
+struct proto_open edge_needs(const struct edge *e)
+{
+    struct proto_open m = {
+        .version = PROTO_VERSION,
+        .has_head = e->info->has_head,
+        .split = e->info->end_layer,
+        .n_layers = e->info->n_layers,
+        .d_model = e->info->d_model,
+        .n_vocab = e->info->n_vocab,
+        .codec_id = codec_params_id(&e->p.codec),
+        .numerics_id = e->info->numerics_id,
+    };
+
+    memcpy(m.fingerprint, e->info->fingerprint, sizeof m.fingerprint);
+    codec_params_profile(&e->p.codec, m.profile);
+    return m;
+}
+
+bool edge_uplink_leave_out(struct edge_uplink *u, const char *why)
+{
+    struct edge *e = u->edge;
+    bool others = false;
+
+    for (struct edge_uplink *o = edge_next_uplink(e, 0); o; o = edge_next_uplink(e, o->index + 1))
+        others |= o != u && !o->unfit;
+    snprintf(u->lost_why, sizeof u->lost_why, "%s", why);
+    if (!others)
+        return false;
+    if (!u->unfit)
+        edge_say(e, "the cloud is left out: %s (port %s)", why, u->where);
+    u->unfit = true;
+    return true;
+}
+
+/* By what its cloud says of itself, so that no session has to find it out. */
+static void judge(struct edge_uplink *u)
+{
+    const struct proto_open needs = edge_needs(u->edge);
+    char why[PROTO_TEXT_MAX + 1];
+    enum proto_reason reason;
+
+    if (!u->joined || !u->has_status || u->unfit || u->edge->n_uplinks < 2)
+        return;
+    reason = fit_check(&needs, &u->status, why, sizeof why);
+    if (reason == PROTO_BAD_MODEL && u->edge->info->is_half)
+        fit_add_parent(why, sizeof why, "the edge's", u->edge->info->parent);
+    if (reason)
+        (void)edge_uplink_leave_out(u, why);
+}
+
 int edge_uplink_add(struct edge *e, const struct edge_uplink_params *p, uint64_t now_ns, char *err)
 {
     struct edge_uplink *u;
@@ -92,6 +143,7 @@ int edge_uplink_add(struct edge *e, const struct edge_uplink_params *p, uint64_t
         if (!o->asks && o->joined && !o->met) /* it was the only one */
             edge_ask(o);
         o->asks = true;
+        judge(o);
     }
     e->news = true;
     return (int)u->index;
@@ -171,14 +223,9 @@ void edge_on_status(struct edge_uplink *u, const uint8_t *p, size_t len)
     if (m.draining && !(u->has_status && u->status.draining) && u->edge->n_uplinks > 1)
         edge_say(u->edge, "the cloud drains (port %s): its %u answers go on at others", u->where,
                  u->n_sessions);
-    if (m.headless && !u->edge->info->has_head && !u->unfit && u->edge->n_uplinks > 1) {
-        u->unfit = true;
-        snprintf(u->lost_why, sizeof u->lost_why,
-                 "it has no head, nor has this edge (--head edge)");
-        edge_say(u->edge, "the cloud is left out: %s (port %s)", u->lost_why, u->where);
-    }
     u->status = m;
     u->has_status = true;
+    judge(u);
     u->edge->news = true;
 }
 

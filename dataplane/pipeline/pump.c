@@ -279,6 +279,24 @@ bool pump_holds(const struct pump *p, uint32_t session, size_t bytes)
     return false;
 }
 
+void pump_drop(struct pump *p, uint32_t session, size_t bytes)
+{
+    struct pump_small **at = &p->first;
+
+    while (*at) {
+        struct pump_small *s = *at;
+
+        if (s->session != session || s->n < bytes) {
+            at = &s->next;
+            continue;
+        }
+        *at = s->next;
+        p->n_small--;
+        free(s);
+    }
+    p->end = at;
+}
+
 size_t pump_payload(const struct port *port)
 {
     const size_t payload = wire_payload_max(port->caps.mtu_bytes),

@@ -86,6 +86,8 @@ uint32_t pump_max_fragments(const struct pump *p);
 
 /* A small message of the session, of so many bytes or more, waits for a packet. */
 bool pump_holds(const struct pump *p, uint32_t session, size_t bytes);
+/* Those are wanted by nobody any more. */
+void pump_drop(struct pump *p, uint32_t session, size_t bytes);
 
 /* Bytes of a message that a port's packet has room for, with the link's prefix. */
 size_t pump_payload(const struct port *port);

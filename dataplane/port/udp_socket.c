@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "dataplane/port/lookup.h"
 #include "dataplane/port/udp.h"
 
 #define SOCKET_BUFFER_BYTES (4 << 20)
@@ -242,21 +243,26 @@ static const char *mend(int error)
     }
 }
 
-int udp_socket(struct udp *u, const struct port_uri *uri, enum port_role role, char *err)
+static int look_here(const struct port_uri *uri, struct addrinfo **found)
 {
     const struct addrinfo hints = {.ai_family = AF_UNSPEC,
                                    .ai_socktype = SOCK_DGRAM,
-                                   .ai_flags =
-                                       AI_NUMERICSERV | (role == PORT_SERVER ? AI_PASSIVE : 0)};
-    struct addrinfo *found = NULL;
+                                   .ai_flags = AI_NUMERICSERV | AI_PASSIVE};
     char service[8];
+
     snprintf(service, sizeof(service), "%u", uri->port);
+    return getaddrinfo(uri->name[0] ? uri->name : NULL, service, &hints, found);
+}
+
+int udp_socket(struct udp *u, const struct port_uri *uri, enum port_role role, char *err)
+{
+    struct addrinfo *found = NULL;
     if (!uri->name[0] && role == PORT_CLIENT) {
         snprintf(err, PORT_ERR, "port udp:*:%u: the edge needs the cloud's host: udp:HOST:PORT",
                  uri->port);
         return -EINVAL;
     }
-    int rc = getaddrinfo(uri->name[0] ? uri->name : NULL, service, &hints, &found);
+    int rc = role == PORT_CLIENT ? lookup_take(uri, &found) : look_here(uri, &found);
     if (rc) {
         snprintf(err, PORT_ERR, "port udp: host '%.80s' is not known: %s", uri->name,
                  rc == EAI_SYSTEM ? strerror(errno) : gai_strerror(rc));

@@ -243,3 +243,10 @@ int port_uri_parse(const char *text, struct port_uri *u, char *err)
     snprintf(err, PORT_ERR, "port '%.60s': %s; write %s", text, why, kinds[k].usage);
     return -EINVAL;
 }
+
+bool port_uri_has_name(const struct port_uri *u)
+{
+    uint8_t address[16];
+    return u->kind == URI_UDP && u->name[0] && inet_pton(AF_INET, u->name, address) != 1 &&
+           inet_pton(AF_INET6, u->name, address) != 1;
+}

@@ -37,6 +37,9 @@ struct port_uri {
 /* 0, or -EINVAL and err (PORT_ERR bytes): what is wrong, and how it is written. */
 int port_uri_parse(const char *text, struct port_uri *u, char *err);
 
+/* Whether it is a port of UDP whose host is a name, not an address: to be looked up. */
+bool port_uri_has_name(const struct port_uri *u);
+
 /* 10.0.0.1, into buf. Returns buf. */
 #define URI_IP_TEXT 16
 const char *port_uri_ip(uint32_t ip, char buf[URI_IP_TEXT]);

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "dataplane/pipeline/proto.h"
+#include "dataplane/pipeline/cloud_impl.h"
 #include "tests/unit/pipeline/crowd.h"
 
 #define SECOND (1000 * RIG_MS)
@@ -273,6 +273,182 @@ static void test_both_kinds(void **state)
     crowd_close(&c);
 }
 
+/* --- an edge that means harm ------------------------------------------------------------------- */
+
+#define HARM_CONNECTION 7u
+#define HARM_SESSIONS   2500u
+#define WIDTH           1000u /* a hidden state takes 3 packets */
+
+struct harm {
+    struct crowd *c;
+    struct port *port;
+    struct codec *codec;
+    uint32_t number; /* of its last message */
+};
+
+static uint8_t *harm_packet(const struct harm *h, struct pkt **pkt, uint16_t fragment)
+{
+    *pkt = pkt_alloc(h->port->pool);
+    assert_non_null(*pkt);
+    memset((*pkt)->data + WIRE_PAYLOAD_AT, 0, link_payload_offset(false, fragment));
+    return (*pkt)->data + WIRE_PAYLOAD_AT + link_payload_offset(false, fragment);
+}
+
+static void harm_send(struct harm *h, uint32_t session, struct pkt **pkts, const uint16_t *bytes, uint16_t n)
+{
+    h->number++;
+    for (uint16_t i = 0; i < n; i++) {
+        const struct wire_header head = {.flags = WIRE_FLAG_INITIATOR,
+                                         .connection = HARM_CONNECTION,
+                                         .message = h->number,
+                                         .fragment = i,
+                                         .n_fragments = n,
+                                         .session = session,
+                                         .cls = session ? WIRE_DECODE : WIRE_CONTROL,
+                                         .payload_bytes = (uint16_t)(link_payload_offset(false, i) + bytes[i])};
+
+        assert_int_equal(wire_seal(NULL, pkts[i], h->port->path, &head), 0);
+        assert_int_equal(port_tx(h->port, &pkts[i], 1), 1);
+        pkt_unref(pkts[i]);
+    }
+}
+
+static void harm_opens(struct harm *h, uint32_t session)
+{
+    const struct stage_info *i = h->c->edges[0].edge_info;
+    const struct codec_params codec = codec_params_default(CODEC_F32);
+    struct proto_open m = {.version = PROTO_VERSION,
+                           .has_head = true,
+                           .session = session,
+                           .split = i->end_layer,
+                           .n_layers = i->n_layers,
+                           .d_model = i->d_model,
+                           .n_vocab = i->n_vocab,
+                           .codec_id = codec_params_id(&codec),
+                           .numerics_id = i->numerics_id,
+                           .max_tokens = 8,
+                           .sampler = sampler_params_default()};
+    struct pkt *pkt;
+    uint16_t n;
+
+    memcpy(m.fingerprint, i->fingerprint, sizeof m.fingerprint);
+    n = (uint16_t)proto_write_open(harm_packet(h, &pkt, 0), &m);
+    harm_send(h, 0, &pkt, &n, 1);
+}
+
+/* Its row 0, whose hidden state it wants. */
+static void harm_wants(struct harm *h, uint32_t session)
+{
+    static const float row[WIDTH] = {1, 2, 3};
+    const struct proto_rows head = {.n_rows = 1, .n_logits = 1};
+    struct codec_cursor at = {0, 0};
+    struct pkt *pkts[8];
+    uint16_t bytes[8], n = 0;
+
+    while (at.row < 1) {
+        uint8_t *to = harm_packet(h, &pkts[n], n);
+        const size_t skip = n ? 0 : proto_write_rows(to, &head);
+        const int tile = codec_encode(h->codec, row, WIDTH, 1, 0, &at, to + skip, 1300, NULL);
+
+        assert_true(tile > 0 && n < 7);
+        bytes[n++] = (uint16_t)(skip + (size_t)tile);
+    }
+    harm_send(h, session, pkts, bytes, n);
+}
+
+static void harm_closes(struct harm *h, uint32_t session, bool linger)
+{
+    struct pkt *pkt;
+    uint16_t n = (uint16_t)proto_write_close(harm_packet(h, &pkt, 0), session, linger);
+
+    harm_send(h, 0, &pkt, &n, 1);
+}
+
+/* Messages with hidden states that the cloud keeps for it, of sessions [1, n]. */
+static uint32_t kept_for(const struct harm *h, uint32_t n)
+{
+    const struct links *l = &h->c->cloud->links;
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < l->n_used; i++) {
+        if (!links_is_live(&l->peers[i]) || l->peers[i].pump.params.connection != HARM_CONNECTION)
+            continue;
+        for (uint32_t id = 1; id <= n; id++)
+            kept += pump_holds(&l->peers[i].pump, id, PROTO_HIDDEN_BYTES + 4 * WIDTH);
+    }
+    return kept;
+}
+
+/* It acknowledges nothing and opens sessions, each to want hidden states in, again before it has them, or to
+ * be closed, with its rows kept or not. The cloud keeps no more for it than one answer for each session that
+ * it may have at once, leaves the other edge its packets, and gives it up in the end. */
+static void test_one_takes_nothing(void **state)
+{
+    struct crowd_params p = {.edge = {.network = quiet, .sessions = 3},
+                             .cloud_stage = {.head = STAGE_HEAD_WITHOUT, .d_model = WIDTH, .run_ns = RIG_MS / 20},
+                             .n_edges = 2,
+                             .heads = 0x3,
+                             .cloud_sessions = 6,
+                             .cloud_lingering = 2,
+                             .pool_packets = 512};
+    const struct codec_params codec = codec_params_default(CODEC_F32);
+    struct rig_request q[3];
+    uint32_t least = UINT32_MAX, most = 0, n = 0, answered = 0;
+    struct harm h;
+    struct crowd c;
+
+    p.edge.edge_stage.d_model = WIDTH;
+    crowd_open(&c, &p);
+    crowd_kill_edge(&c, 0);
+    h = (struct harm){.c = &c, .port = network_port(c.edges[0].network, 0)};
+    assert_int_equal(codec_open(&codec, WIDTH, &h.codec), 0);
+    for (uint32_t i = 0; i < 3; i++) {
+        rig_request(&q[i], 80 + i, 20, 50);
+        assert_true(rig_submit(&c.edges[1], &q[i]) > 0);
+    }
+    while (!cloud_edges_left(c.cloud)) {
+        const uint32_t n_free = hub_port(c.hub)->pool->n_free;
+
+        assert_true(++n < HARM_SESSIONS);
+        harm_opens(&h, n);
+        harm_wants(&h, n);
+        crowd_run_for(&c, RIG_MS / 5);
+        if (n % 3)
+            harm_wants(&h, n);
+        crowd_run_for(&c, RIG_MS / 5);
+        if (n > 2) /* so that it has three at once, as many as are left to it */
+            harm_closes(&h, n - 2, n % 2);
+        least = n_free < least ? n_free : least;
+        if (n % 16 == 0) {
+            const uint32_t kept = kept_for(&h, n);
+
+            assert_in_range(kept, 0, p.cloud_sessions);
+            most = kept > most ? kept : most;
+        }
+        for (uint32_t i = 0; i < 3; i++) { /* others are answered meanwhile, one after the other */
+            if (!q[i].done)
+                continue;
+            assert_true(rig_right(&c.edges[1], &q[i]));
+            rig_request_free(&q[i]);
+            answered++;
+            rig_request(&q[i], 80 + i, 20, 50);
+            assert_true(rig_submit(&c.edges[1], &q[i]) > 0);
+        }
+    }
+    print_message("%.2f s, %u sessions, at most %u answers kept; at least %u of 512 packets free; %u answers of "
+                  "the other\n", (double)c.now_ns * 1e-9, n, most, least, answered);
+    assert_non_null(strstr(c.all_said, "the peer acknowledges nothing"));
+    assert_true(most > 1 && least > 512 / 2 && answered > 6);
+    for (uint32_t i = 0; i < 3; i++) {
+        while (!q[i].done)
+            crowd_step(&c);
+        assert_true(rig_right(&c.edges[1], &q[i]));
+        rig_request_free(&q[i]);
+    }
+    codec_close(h.codec);
+    crowd_close(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -280,6 +456,7 @@ int main(void)
         cmocka_unit_test(test_many_guesses), cmocka_unit_test(test_lost_clouds),
         cmocka_unit_test(test_cancelled),    cmocka_unit_test(test_what_does_not_go),
         cmocka_unit_test(test_one_of_two),   cmocka_unit_test(test_both_kinds),
+        cmocka_unit_test(test_one_takes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

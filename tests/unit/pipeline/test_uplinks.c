@@ -495,19 +495,93 @@ static void test_second(void **state)
     rig_close(&r);
 }
 
-/* A cloud of another kind takes nobody down with it. */
+static uint64_t refused(const struct cloud *c)
+{
+    struct cloud_stats s;
+
+    cloud_stats(c, &s);
+    return s.refused;
+}
+
+/* A cloud of another kind takes nobody down with it, and says so before a session is there. */
 static void test_unfit(void **state)
+{
+    static const struct {
+        size_t at; /* the byte of its info that differs */
+        const char *why;
+    } kinds[] = {{offsetof(struct stage_info, fingerprint), "model mismatch: edge f001"},
+                 {offsetof(struct stage_info, first_layer), "split mismatch: edge ends before layer 5"},
+                 {offsetof(struct stage_info, numerics_id), "numerics mismatch"}};
+    struct rig_params p = clouds(2);
+
+    for (unsigned i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        rig_open(&r, &p);
+        ((uint8_t *)r.more[0].info)[kinds[i].at] ^= 1;
+        rig_start(&r);
+        until_joined(2);
+        run_for(SECOND / 100);
+        assert_int_equal(at(1).state, EDGE_UPLINK_UNFIT);
+        if (!strstr(at(1).why, kinds[i].why))
+            fail_msg("'%s' lacks '%s'", at(1).why, kinds[i].why);
+        submit(0, 6, 60, 50);
+        finish(0, 6, 20 * SECOND);
+        assert_int_equal(refused(r.more[0].cloud), 0);
+        assert_int_equal(at(0).moved, 0);
+        rig_kill_more(&r, &r.more[0]); /* the next one there may be of our kind */
+        ((uint8_t *)r.more[0].info)[kinds[i].at] ^= 1;
+        rig_start_more(&r, &r.more[0]);
+        run_for(SECOND);
+        assert_int_equal(at(1).state, EDGE_UPLINK_JOINED);
+        rig_close(&r);
+    }
+}
+
+/* The format of the cache is a session's own, so no reason. */
+static void test_other_cache(void **state)
 {
     struct rig_params p = clouds(2);
 
     rig_open(&r, &p);
-    r.more[0].info->numerics_id ^= 1;
+    r.more[0].info->kv_format = KV_Q8;
+    r.more[0].info->numerics_id = stage_numerics_with(r.more[0].info->numerics_id, KV_Q8);
     rig_start(&r);
+    until_joined(2);
+    run_for(SECOND / 100);
+    submit(0, 6, 60, 50);
+    until_ids(0, 6, 1);
+    assert_int_equal(at(1).state, EDGE_UPLINK_JOINED);
+    assert_int_equal(at(1).sessions, 3);
+    finish(0, 6, 20 * SECOND);
+    rig_close(&r);
+}
+
+/* Where there is no other, sessions are told why; once there is one, they go there. */
+static void test_unfit_alone(void **state)
+{
+    struct rig_params p = clouds(2);
+
+    rig_open(&r, &p);
+    r.cloud_info->numerics_id ^= 1;
+    r.more[0].info->numerics_id ^= 2;
+    rig_start(&r);
+    until_joined(2);
+    run_for(SECOND / 100);
+    assert_int_equal((at(0).state == EDGE_UPLINK_UNFIT) + (at(1).state == EDGE_UPLINK_UNFIT), 1);
+    rig_request(&q[0], 1, 20, 20);
+    assert_true(rig_run(&r, q, 1, SECOND));
+    assert_int_equal(q[0].result.finish, EDGE_REFUSED);
+    assert_non_null(strstr(q[0].result.error, "numerics mismatch"));
+    rig_request_free(&q[0]);
+    assert_int_equal(edge_uplink_remove(r.edge, 1, r.now_ns), 0);
+    rig_kill_more(&r, &r.more[0]);
+    r.more[0].info->numerics_id ^= 2;
+    rig_start_more(&r, &r.more[0]);
+    assert_int_equal(rig_add_uplink(&r, "fits", network_port(r.more[0].network, 0)), 1);
+    assert_int_equal(at(0).state, EDGE_UPLINK_UNFIT); /* what it had said counts now */
     until_joined(2);
     submit(0, 6, 60, 50);
     finish(0, 6, 20 * SECOND);
-    assert_int_equal(at(1).state, EDGE_UPLINK_UNFIT);
-    assert_non_null(strstr(at(1).why, "numerics mismatch"));
+    assert_int_equal(at(1).state, EDGE_UPLINK_JOINED);
     rig_close(&r);
 }
 
@@ -539,7 +613,8 @@ int main(void)
         cmocka_unit_test(test_drain_last),  cmocka_unit_test(test_all_drain),
         cmocka_unit_test(test_full),
         cmocka_unit_test(test_come_and_go), cmocka_unit_test(test_second),
-        cmocka_unit_test(test_unfit),       cmocka_unit_test(test_wrong_calls),
+        cmocka_unit_test(test_unfit),       cmocka_unit_test(test_other_cache),
+        cmocka_unit_test(test_unfit_alone), cmocka_unit_test(test_wrong_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -529,7 +530,13 @@ static void strangers_end_nothing(void **state)
     }
 }
 
-/* In place of the C library's, which it calls: two.test has an address of each family. */
+static struct {
+    atomic_int waiting; /* who looks up a host of .slow.test */
+    atomic_bool answer; /* they get one */
+} name_server;
+
+/* In place of the C library's, which it calls: two.test has an address of each family, a.slow.test and so on
+ * have one when the name server answers, but for none.slow.test. */
 int getaddrinfo(const char *name, const char *service, const struct addrinfo *hints,
                 struct addrinfo **found)
 {
@@ -537,10 +544,88 @@ int getaddrinfo(const char *name, const char *service, const struct addrinfo *hi
         (int (*)(const char *, const char *, const struct addrinfo *, struct addrinfo **))dlsym(
             RTLD_NEXT, __func__);
     bool two = name && strcmp(name, "two.test") == 0;
+    if (name && strstr(name, ".slow.test")) {
+        name_server.waiting++;
+        while (!name_server.answer)
+            usleep(1000);
+        name_server.waiting--;
+        if (strncmp(name, "none", 4) == 0)
+            return EAI_NONAME;
+        name = "127.0.0.1";
+    }
     int rc = right ? right(two ? "::1" : name, service, hints, found) : EAI_SYSTEM;
     if (rc == 0 && two)
         rc = right("127.0.0.1", service, hints, &(*found)->ai_next);
     return rc;
+}
+
+static void until_looked_up(const char *uri)
+{
+    const uint64_t until = port_now_ns() + 20000 * MS;
+    while (!port_looked_up(uri)) {
+        assert_true(port_now_ns() < until);
+        usleep(1000);
+    }
+}
+
+/* Names are looked up beside who opens ports: all at once, however long their server takes. */
+static void names_are_looked_up_beside(void **state)
+{
+    static const char *const at_once[] = {"udp:127.0.0.1:7300", "udp:[::1]:7300", "memif:@x", "no port"};
+    const uint64_t began = port_now_ns();
+    char err[PORT_ERR] = "";
+    struct port *p;
+    for (unsigned i = 0; i < sizeof at_once / sizeof at_once[0]; i++)
+        assert_true(port_looked_up(at_once[i]));
+    name_server.answer = false;
+    for (unsigned i = 0; i < 3; i++) {
+        assert_false(port_looked_up("udp:a.slow.test:7300"));
+        assert_false(port_looked_up("udp:a.slow.test:7301"));
+        assert_false(port_looked_up("udp:none.slow.test:7300"));
+    }
+    while (name_server.waiting < 3)
+        assert_true(port_now_ns() < began + 20000 * MS);
+    until_looked_up("udp:localhost:7300");
+    assert_int_equal(name_server.waiting, 3);
+    p = must_open("udp:localhost:7300", PORT_CLIENT);
+    port_close(p);
+
+    name_server.answer = true;
+    until_looked_up("udp:a.slow.test:7300");
+    until_looked_up("udp:a.slow.test:7301");
+    until_looked_up("udp:none.slow.test:7300");
+    name_server.answer = false; /* so that who asked again would wait for ever */
+    for (unsigned i = 0; i < 2; i++) {
+        char uri[64], peer[64];
+        snprintf(uri, sizeof(uri), "udp:a.slow.test:%u", 7300 + i);
+        snprintf(peer, sizeof(peer), "127.0.0.1:%u", 7300 + i);
+        p = must_open(uri, PORT_CLIENT);
+        assert_string_equal(p->caps.peer, peer);
+        port_close(p);
+        assert_false(port_looked_up(uri)); /* it is used up: the next time it may be another */
+    }
+    assert_int_equal(port_open("udp:none.slow.test:7300", PORT_CLIENT, &p, err), -EINVAL);
+    assert_non_null(strstr(err, "'none.slow.test' is not known"));
+    name_server.answer = true;
+    until_looked_up("udp:a.slow.test:7300");
+    until_looked_up("udp:a.slow.test:7301");
+
+    /* No more than some at once; others have their turn then. */
+    name_server.answer = false;
+    for (unsigned i = 0; i < 40; i++) {
+        char uri[64];
+        snprintf(uri, sizeof(uri), "udp:n%u.slow.test:7300", i);
+        assert_false(port_looked_up(uri));
+    }
+    while (name_server.waiting < 16)
+        assert_true(port_now_ns() < began + 20000 * MS);
+    usleep(50000);
+    assert_in_range(name_server.waiting, 16, 32);
+    assert_false(port_looked_up("udp:n39.slow.test:7300"));
+    name_server.answer = true;
+    while (name_server.waiting)
+        assert_true(port_now_ns() < began + 20000 * MS);
+    usleep(50000);
 }
 
 /* A name's next address has its turn where the last one gave nothing, and none where it did. */
@@ -701,6 +786,7 @@ int main(void)
         cmocka_unit_test(the_end_of_the_peer_is_seen),
         cmocka_unit_test(strangers_end_nothing),
         cmocka_unit_test(names_addresses_take_turns),
+        cmocka_unit_test(names_are_looked_up_beside),
         cmocka_unit_test(without_io_uring_it_works_too),
         cmocka_unit_test(an_address_still_in_use_is_waited_for),
         cmocka_unit_test(bad_ports_are_named),
