@@ -610,11 +610,13 @@ static void test_full(void **state)
     post(COMPLETIONS, TEXT("\"a\"", ""));
     expect(429, "Retry-After: 1");
     has("rate_limit_exceeded");
+    assert_int_equal(fake_rejected(service), 1);
     close(fd);
     wait_until_idle();
-    /* Answers that find no room later wait for it. */
+    /* Answers that find no room later wait for it: none of them is refused. */
     post(COMPLETIONS, TEXT("\"ab\"", ",\"max_tokens\":20,\"n\":8"));
     expect(200, "\"index\":7,\"text\":\"abababababababababab\"");
+    assert_int_equal(fake_rejected(service), 1);
 }
 
 /* All answers of a request have its time, whenever there is room for them: here never, since the
