@@ -186,20 +186,23 @@ static bool is_over(struct cloud_serve *s, struct ending *e, int sessions, uint6
     return true;
 }
 
+int cloud_serve_reloads(struct cloud_serve *s, struct reload **out)
+{
+    const struct reload_params params = {
+        .keys = keys, .n_keys = sizeof keys / sizeof *keys, .wake = wake, .arg = s};
+    if (reload_open(&params, out) == 0)
+        return EXIT_OK;
+    log_error("out of memory");
+    return EXIT_FAILED;
+}
+
 int cloud_serve(struct cloud_serve *s)
 {
     const bool in_terminal = isatty(STDERR_FILENO);
     struct ending ending = {.draining = false};
     struct said said = {.refusals = 0};
     uint64_t look_ns = 0;
-    const struct reload_params params = {
-        .keys = keys, .n_keys = sizeof keys / sizeof *keys, .wake = wake, .arg = s};
-    struct reload *reload;
 
-    if (reload_open(&params, &reload) < 0) {
-        log_error("out of memory");
-        return EXIT_FAILED;
-    }
     daemon_ready();
     for (bool slept = false;;) {
         uint64_t deadline_ns = 0;
@@ -213,11 +216,9 @@ int cloud_serve(struct cloud_serve *s)
         if (signals_take_reloads()) {
             if (in_terminal || s->once)
                 break;
-            daemon_reloading();
-            reload_begin(reload);
+            reload_begin(s->reload);
         }
-        if (reload_poll(reload))
-            daemon_ready();
+        reload_poll(s->reload);
         say_refusals(s->cloud, &said, now_ns);
         if (now_ns >= look_ns) {
             say_news(s->cloud, &said);
@@ -232,7 +233,6 @@ int cloud_serve(struct cloud_serve *s)
                                : deadline_ns); /* also when there is
                                                 * work: the port's peers come and go there */
     }
-    reload_close(reload);
     return EXIT_OK;
 }
 

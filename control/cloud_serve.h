@@ -16,6 +16,7 @@ struct cloud_serve {
     uint32_t drain_timeout_s;  /* 0: as long as it takes */
     struct security *security; /* its peers are replaced when SIGHUP reads --authorized again */
     struct control *control;   /* NULL: none */
+    struct reload *reload;     /* cloud_serve_reloads */
     struct registration *registration; /* told of draining; NULL: none */
 };
 
@@ -29,11 +30,15 @@ void cloud_serve_end(void);
 /* Any thread: ends the wait of cloud_serve. */
 void cloud_serve_wake(void);
 
+/* What SIGHUP and the control socket have read the configuration again, for s->reload: closed after
+ * the control socket. s stays where it is. EXIT_OK, or EXIT_FAILED, said. */
+int cloud_serve_reloads(struct cloud_serve *s, struct reload **out);
+
 /*
  * Serve until a signal: SIGTERM or SIGINT drains - no new sessions, which all edges are told -
  * until no session is left or the time is up; a second one ends it at once. SIGHUP reads the list
  * of edges and the configuration again (reload.h); in a terminal it ends, as that has gone.
- * EXIT_OK, or EXIT_FAILED, said.
+ * EXIT_OK.
  */
 int cloud_serve(struct cloud_serve *s);
 

@@ -282,6 +282,7 @@ int cmd_cloud(int argc, char **argv)
     struct port *port = NULL;
     struct cloud *cloud = NULL;
     struct control *control = NULL;
+    struct reload *reload = NULL;
     struct security security;
     struct split_plan plan = {0};
     struct model m;
@@ -345,6 +346,10 @@ int cmd_cloud(int argc, char **argv)
         .drain_timeout_s = o.drain_timeout_s,
         .security = &security,
     };
+    rc = cloud_serve_reloads(&serve, &reload);
+    if (rc != EXIT_OK)
+        goto out;
+    serve.reload = reload;
     const struct control_cloud asked = {
         .cloud = cloud,
         .port = port,
@@ -354,7 +359,7 @@ int cmd_cloud(int argc, char **argv)
         .cipher = pipeline_cipher(&params.security),
         .max_sessions = o.max_sessions,
         .budget_bytes = o.memory_budget_bytes,
-        .reloads = o.daemon.config || o.authorized,
+        .reload = o.daemon.config || o.authorized ? reload : NULL,
         .wake = cloud_serve_wake,
     };
     rc = control_open_cloud(&o.control, o.once ? NULL : daemon_control_path(&o.daemon), &asked,
@@ -367,6 +372,7 @@ int cmd_cloud(int argc, char **argv)
     register_close(serve.registration);
 out:
     control_close(control);
+    reload_close(reload);
     cloud_close(cloud);
     port_close(port);
     cloud_serve_end();

@@ -18,6 +18,7 @@
 enum { OPT_SOCKET = OPT_OWN, OPT_JSON, OPT_WATCH };
 
 #define LOOK_S .25 /* between two looks at threads */
+#define RELOAD "config.reload"
 
 struct ctl_options {
     const char *socket;
@@ -98,7 +99,7 @@ static const struct alias aliases[] = {
     {"codec", "codec.get", "codec.set"},
     {"capture", "capture.status", "capture.start"},
     {"profile", "profile.dump", NULL},
-    {"reload", "config.reload", NULL},
+    {"reload", RELOAD, NULL},
     {"log", "log.level", NULL},
     {"drain", "drain", "workers.drain"},
     {"undrain", "undrain", "workers.undrain"},
@@ -244,6 +245,8 @@ static int print(const struct ctl_options *o, const char *method, const json_t *
         json_t *rows = methods_for_people(json_object_get(result, "methods"));
         rpc_show(stdout, rows);
         json_decref(rows);
+    } else if (strcmp(method, RELOAD) == 0) {
+        rpc_show_lines(stdout, json_object_get(result, "lines"));
     } else {
         rpc_show(stdout, result);
     }
@@ -296,9 +299,9 @@ static int once(const struct ctl_options *o, struct rpc_client *c, const char *m
                          ? ask_threads(c)
                          : rpc_client_ask(c, rpc_client_request(1, method, json_deep_copy(params)));
     const json_t *result = json_object_get(answer, "result");
-    const int rc = result   ? print(o, method, result)
-                   : answer ? say_refusal(c, answer)
-                            : EXIT_FAILED;
+    int rc = result ? print(o, method, result) : answer ? say_refusal(c, answer) : EXIT_FAILED;
+    if (strcmp(method, RELOAD) == 0 && json_is_true(json_object_get(result, "refused")))
+        rc = EXIT_FAILED;
     json_decref(answer);
     return rc;
 }

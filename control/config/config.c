@@ -136,10 +136,12 @@ static void collect_command_line(struct gathering *g, int argc, char **argv)
         argp_parse(&argp, argc, argv, ARGP_NO_HELP | ARGP_NO_ERRS | ARGP_NO_EXIT, NULL, g) == 0;
 }
 
+/* From the descriptor that --check-options says, where it says one. */
 static char *read_file(struct gathering *g, const char *path, size_t *n)
 {
     char *text = malloc(INI_BYTES_MAX + 1);
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const char *copy = config_value(g->out, "check-options");
+    const int fd = copy ? (int)strtol(copy, NULL, 10) : open(path, O_RDONLY | O_CLOEXEC);
     ssize_t got = fd < 0 || !text ? -1 : 1;
     *n = 0;
     while (got > 0 && *n <= INI_BYTES_MAX) {
@@ -264,7 +266,10 @@ static void collect_file(struct gathering *g)
     }
     free(other);
     ini_free(&ini);
-    free(text);
+    c->text = realloc(text, n + 1); /* most of its room was not needed */
+    c->n_text = n;
+    if (!c->text)
+        c->text = text;
     c->n_file = c->n - n_given;
 }
 
@@ -319,6 +324,7 @@ void config_free(struct config *c)
         free(c->list[i].value);
     free(c->list);
     free(c->file);
+    free(c->text);
     *c = (struct config){.n = 0};
 }
 

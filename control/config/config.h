@@ -31,6 +31,8 @@ struct config_entry {
 struct config {
     const struct config_command *command;
     char *file; /* NULL: none */
+    char *text; /* as it was read; NULL: it was not */
+    size_t n_text;
     struct config_entry *list;
     size_t n, n_file; /* the first n_file of them are the file's */
     bool complete;    /* the command line could be read: else its errors are argp's to say */

@@ -5,18 +5,22 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <spawn.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "control/cmd.h"
 #include "control/config/config.h"
 #include "control/log.h"
+#include "dataplane/port.h"
 
 #define SAID_BYTES 4096u
+#define CHECKED_FD 3 /* the checking process's copy of the file */
 
 /* An option as it is in force. */
 struct in_force {
@@ -28,9 +32,11 @@ struct reload {
     struct reload_params p;
     struct in_force *list;
     size_t n;
-    bool running, again;
-    bool failed; /* the thread could not be begun, which reload_poll is to tell */
+    bool running, again, refused;
     pthread_t thread;
+    FILE *report; /* the lines of the one that runs, into `lines`; NULL: out of memory */
+    char *lines;
+    size_t n_lines;
 
     /* the thread's, until `done` */
     struct config config;
@@ -38,6 +44,14 @@ struct reload {
     char said[SAID_BYTES];
     size_t n_said;
     atomic_bool done;
+
+    /* of others, who ask for one and wait for its end */
+    atomic_bool asked;
+    pthread_mutex_t lock; /* of what follows */
+    pthread_cond_t ended;
+    uint64_t n_begun, n_ended;
+    bool shut;
+    struct reload_result last;
 };
 
 /* --- what is in force ----------------------------------------------------------------------------
@@ -87,6 +101,8 @@ int reload_open(const struct reload_params *p, struct reload **out)
     if (!r)
         return -ENOMEM;
     r->p = *p;
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_cond_init(&r->ended, NULL);
     config_each_option(config_parsed()->command, list_option, &l);
     if (l.no_memory) {
         reload_close(r);
@@ -102,11 +118,99 @@ void reload_close(struct reload *r)
         return;
     if (r->running)
         pthread_join(r->thread, NULL);
+    if (r->report)
+        fclose(r->report);
+    free(r->lines);
+    free(r->last.lines);
     config_free(&r->config);
     for (size_t i = 0; i < r->n; i++)
         free(r->list[i].value);
     free(r->list);
+    pthread_cond_destroy(&r->ended);
+    pthread_mutex_destroy(&r->lock);
     free(r);
+}
+
+/* --- what comes of one ---------------------------------------------------------------------------
+ */
+
+/* A line of the log, and of what those get who asked. */
+__attribute__((format(printf, 3, 4))) static void tell(struct reload *r, enum log_level level,
+                                                       const char *format, ...)
+{
+    char line[RELOAD_LINE];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(line, sizeof line, format, ap);
+    va_end(ap);
+    if (level == LOG_LEVEL_ERROR)
+        log_error("reload: %s", line);
+    else if (level == LOG_LEVEL_WARN)
+        log_warn("reload: %s", line);
+    else
+        log_info("reload: %s", line);
+    r->refused |= level == LOG_LEVEL_ERROR;
+    if (r->report)
+        fprintf(r->report, "%s\n", line);
+}
+
+static void begin_report(struct reload *r)
+{
+    r->refused = false;
+    r->report = open_memstream(&r->lines, &r->n_lines);
+    pthread_mutex_lock(&r->lock);
+    r->n_begun++;
+    pthread_mutex_unlock(&r->lock);
+}
+
+static void end_report(struct reload *r)
+{
+    bool whole = r->report && !ferror(r->report);
+    if (r->report && fclose(r->report) != 0)
+        whole = false;
+    if (!whole)
+        free(r->lines);
+    pthread_mutex_lock(&r->lock);
+    free(r->last.lines);
+    r->last = (struct reload_result){r->refused, whole ? r->lines : NULL};
+    r->n_ended++;
+    pthread_cond_broadcast(&r->ended);
+    pthread_mutex_unlock(&r->lock);
+    r->report = NULL;
+    r->lines = NULL;
+    daemon_ready();
+}
+
+int reload_ask(struct reload *r, uint64_t patience_ns, struct reload_result *out)
+{
+    const uint64_t until_ns = port_now_ns() + patience_ns;
+    const struct timespec until = {(time_t)(until_ns / 1000000000u),
+                                   (long)(until_ns % 1000000000u)};
+    int rc = 0;
+    pthread_mutex_lock(&r->lock);
+    /* One that runs may have read what was there before. */
+    const uint64_t mine = r->n_begun + 1;
+    atomic_store(&r->asked, true);
+    r->p.wake(r->p.arg);
+    while (r->n_ended < mine && !r->shut && rc == 0)
+        rc = pthread_cond_clockwait(&r->ended, &r->lock, CLOCK_MONOTONIC, &until);
+    *out = (struct reload_result){r->last.refused, NULL};
+    if (r->n_ended >= mine) {
+        out->lines = r->last.lines ? strdup(r->last.lines) : NULL;
+        rc = out->lines ? 0 : -ENOMEM;
+    } else {
+        rc = r->shut ? -ESHUTDOWN : -ETIMEDOUT;
+    }
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
+void reload_shut(struct reload *r)
+{
+    pthread_mutex_lock(&r->lock);
+    r->shut = true;
+    pthread_cond_broadcast(&r->ended);
+    pthread_mutex_unlock(&r->lock);
 }
 
 /* --- the check, in a thread ----------------------------------------------------------------------
@@ -134,27 +238,38 @@ static void listen_to(struct reload *r, int fd)
     r->said[r->n_said] = '\0';
 }
 
-/* Runs this program as `isthmus COMMAND ... --check-options`. 0: it found nothing wrong. */
-static int check(struct reload *r)
+/* The text of the file that r->config is of, to be read again. A descriptor, or -errno. */
+static int copy_of_file(const struct config *c)
 {
-    static char option[] = "--check-options";
-    posix_spawn_file_actions_t actions;
-    int fds[2], status = -1, argc;
-    char **argv = config_parsed_arguments(&argc), **all = calloc((size_t)argc + 3, sizeof *all);
-    if (!all || pipe2(fds, O_CLOEXEC) < 0) {
-        free(all);
-        return -ENOMEM;
+    const int fd = memfd_create("configuration", MFD_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    for (size_t at = 0; at < c->n_text;) {
+        const ssize_t n = pwrite(fd, c->text + at, c->n_text - at, (off_t)at);
+        if (n < 0) {
+            const int rc = -errno;
+            close(fd);
+            return rc;
+        }
+        at += (size_t)n;
     }
-    all[0] = argv[0];
-    all[1] = (char *)config_parsed()->command->name;
-    memcpy(all + 2, argv + 1, ((size_t)argc - 1) * sizeof *all);
-    all[argc + 1] = option;
+    return fd;
+}
 
+/* With the text at `file` in the place of the file's; < 0: there is none. */
+static int run_check(struct reload *r, char **argv, int file)
+{
+    posix_spawn_file_actions_t actions;
+    int fds[2], status = -1;
+    pid_t pid;
+    if (pipe2(fds, O_CLOEXEC) < 0)
+        return -errno;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, fds[1], STDERR_FILENO);
     posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-    pid_t pid;
-    const int rc = posix_spawn(&pid, "/proc/self/exe", &actions, NULL, all, environ);
+    if (file >= 0)
+        posix_spawn_file_actions_adddup2(&actions, file, CHECKED_FD);
+    const int rc = posix_spawn(&pid, "/proc/self/exe", &actions, NULL, argv, environ);
     posix_spawn_file_actions_destroy(&actions);
     close(fds[1]);
     if (rc == 0) {
@@ -163,40 +278,72 @@ static int check(struct reload *r)
             ;
     }
     close(fds[0]);
-    free(all);
     return rc ? -rc : status == 0 ? 0 : -EINVAL;
 }
 
+/* Runs this program as `isthmus COMMAND ... --check-options`. 0: it found nothing wrong. */
+static int check(struct reload *r)
+{
+    char option[32];
+    int argc, rc = -ENOMEM;
+    char **argv = config_parsed_arguments(&argc), **all = calloc((size_t)argc + 3, sizeof *all);
+    const int file = r->config.text ? copy_of_file(&r->config) : -1;
+    snprintf(option, sizeof option, file < 0 ? "--check-options" : "--check-options=%d",
+             CHECKED_FD);
+    if (all && (file >= 0 || !r->config.text)) {
+        all[0] = argv[0];
+        all[1] = (char *)config_parsed()->command->name;
+        memcpy(all + 2, argv + 1, ((size_t)argc - 1) * sizeof *all);
+        all[argc + 1] = option;
+        rc = run_check(r, all, file);
+    } else if (all) {
+        rc = file;
+    }
+    if (file >= 0)
+        close(file);
+    free(all);
+    return rc;
+}
+
+/* The file is read once, here: what was checked is what will be applied. */
 static void *look(void *arg)
 {
     struct reload *r = arg;
     int argc;
     char **argv = config_parsed_arguments(&argc);
-    const int rc = check(r);
+    int rc = config_gather(config_parsed()->command, argc, argv, say, r, &r->config);
+    if (rc == 0)
+        rc = check(r);
     if (rc < 0 && !r->n_said)
         say(r, rc == -EINVAL ? "the check ended without a word" : strerror(-rc));
-    r->good =
-        rc == 0 && config_gather(config_parsed()->command, argc, argv, say, r, &r->config) == 0;
+    r->good = rc == 0;
     atomic_store(&r->done, true);
     r->p.wake(r->p.arg);
     return NULL;
 }
 
-void reload_begin(struct reload *r)
+static void begin(struct reload *r)
 {
-    if (r->running) {
-        r->again = true;
-        return;
-    }
     r->n_said = 0;
     r->said[0] = '\0';
     r->again = false;
+    begin_report(r);
     atomic_store(&r->done, false);
     const int rc = pthread_create(&r->thread, NULL, look, r);
     r->running = rc == 0;
-    r->failed = rc;
-    if (rc)
-        log_error("reload: cannot be checked: %s; all values stay", strerror(rc));
+    if (rc) {
+        tell(r, LOG_LEVEL_ERROR, "cannot be checked: %s; all values stay", strerror(rc));
+        end_report(r);
+    }
+}
+
+void reload_begin(struct reload *r)
+{
+    daemon_reloading();
+    if (r->running)
+        r->again = true;
+    else
+        begin(r);
 }
 
 /* --- what comes of it, in the serving thread
@@ -227,19 +374,20 @@ static bool apply(struct reload *r, struct in_force *f, char *value)
         return false;
     }
     if (!key || (key->file && !same)) {
-        log_warn("reload: %s: %s -> %s needs a restart", name, shown(f->value), shown(value));
+        tell(r, LOG_LEVEL_WARN, "%s: %s -> %s needs a restart", name, shown(f->value),
+             shown(value));
         free(value);
         return true;
     }
     if (key->apply(r->p.arg, value, err) < 0) {
-        log_error("reload: %s %s refused: %s; the old one stays", name, shown(value), err);
+        tell(r, LOG_LEVEL_ERROR, "%s %s refused: %s; the old one stays", name, shown(value), err);
         free(value);
         return true;
     }
     if (same)
-        log_info("reload: %s %s read again", name, value);
+        tell(r, LOG_LEVEL_INFO, "%s %s read again", name, value);
     else
-        log_info("reload: %s: %s -> %s", name, shown(f->value), shown(value));
+        tell(r, LOG_LEVEL_INFO, "%s: %s -> %s", name, shown(f->value), shown(value));
     free(f->value);
     f->value = value;
     return true;
@@ -264,12 +412,12 @@ static void apply_all(struct reload *r)
         bool no_memory = false;
         char *value = joined(&r->config, r->list[i].option, &no_memory);
         if (no_memory)
-            log_error("reload: %s: out of memory", r->list[i].option->name);
+            tell(r, LOG_LEVEL_ERROR, "%s: out of memory", r->list[i].option->name);
         else
             any |= apply(r, &r->list[i], value);
     }
     if (!any)
-        log_info("reload: nothing has changed");
+        tell(r, LOG_LEVEL_INFO, "nothing has changed");
 }
 
 static void refuse(struct reload *r)
@@ -279,19 +427,17 @@ static void refuse(struct reload *r)
     for (char *line = strtok_r(r->said, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
         const bool marked = strncmp(line, ours, sizeof ours - 1) == 0;
         if (strncmp(line, "Try ", 4) != 0) /* argp's `--help' */
-            log_error("reload: %s", line + (marked ? sizeof ours - 1 : 0));
+            tell(r, LOG_LEVEL_ERROR, "%s", line + (marked ? sizeof ours - 1 : 0));
     }
-    log_error("reload: refused: all values stay");
+    tell(r, LOG_LEVEL_ERROR, "refused: all values stay");
 }
 
-bool reload_poll(struct reload *r)
+void reload_poll(struct reload *r)
 {
-    if (r->failed) {
-        r->failed = false;
-        return true;
-    }
+    if (atomic_load_explicit(&r->asked, memory_order_relaxed) && atomic_exchange(&r->asked, false))
+        reload_begin(r);
     if (!r->running || !atomic_load(&r->done))
-        return false;
+        return;
     pthread_join(r->thread, NULL);
     r->running = false;
     if (r->good)
@@ -299,7 +445,9 @@ bool reload_poll(struct reload *r)
     else
         refuse(r);
     config_free(&r->config);
-    if (r->again)
-        reload_begin(r);
-    return !r->running && !r->failed; /* else at the next look */
+    end_report(r);
+    if (r->again) {
+        daemon_reloading();
+        begin(r);
+    }
 }

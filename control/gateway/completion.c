@@ -179,6 +179,7 @@ static int submit(struct completion *m, uint32_t i)
         .ignore_eos = m->request.ignore_eos,
         .context_tokens = m->context,
         .asked_ns = m->asked_ns,
+        .comes_again = i % m->request.n > 0,
         .client = m->client,
     };
     r.sampler.seed += i % m->request.n;

@@ -278,6 +278,16 @@ static void ring(void *arg)
     chime_ring(&((struct gateway *)arg)->chime);
 }
 
+static int take_keys(struct gateway *g, const char *path)
+{
+    char err[API_KEYS_ERR] = "out of memory";
+    g->keys_file = strdup(path);
+    const int rc = g->keys_file ? gateway_reload_keys(g, err) : -ENOMEM;
+    if (rc < 0)
+        log_error("%s: %s", path, err);
+    return rc == 0 ? EXIT_OK : rc == -ENOMEM ? EXIT_FAILED : EXIT_USAGE;
+}
+
 int gateway_open(const struct gateway_params *p, struct gateway **out)
 {
     struct gateway *g = calloc(1, sizeof *g);
@@ -298,10 +308,8 @@ int gateway_open(const struct gateway_params *p, struct gateway **out)
         .chime = &g->chime,
     };
     int rc = EXIT_OK;
-    if (p->keys_file) {
-        g->keys_file = strdup(p->keys_file);
-        rc = g->keys_file ? gateway_reload_keys(g) : EXIT_FAILED;
-    }
+    if (p->keys_file)
+        rc = take_keys(g, p->keys_file);
     if (rc == EXIT_OK)
         rc = start_listening(g, p->listen);
     if (rc == EXIT_OK) {
@@ -326,23 +334,18 @@ unsigned gateway_port(const struct gateway *g)
     return g->port;
 }
 
-int gateway_reload_keys(struct gateway *g)
+int gateway_reload_keys(struct gateway *g, char *err)
 {
     struct api_keys *keys = NULL;
-    char err[API_KEYS_ERR];
-    if (!g->keys_file)
-        return EXIT_OK;
-    const int rc = api_keys_read(g->keys_file, &keys, err);
-    if (rc < 0) {
-        log_error("%s: %s", g->keys_file, err);
-        return rc == -ENOMEM ? EXIT_FAILED : EXIT_USAGE;
-    }
+    const int rc = g->keys_file ? api_keys_read(g->keys_file, &keys, err) : 0;
+    if (rc < 0 || !g->keys_file)
+        return rc;
     pthread_mutex_lock(&g->keys_lock);
     struct api_keys *old = g->keys;
     g->keys = keys;
     pthread_mutex_unlock(&g->keys_lock);
     api_keys_free(old);
-    return EXIT_OK;
+    return 0;
 }
 
 void gateway_close(struct gateway *g)

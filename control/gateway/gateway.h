@@ -47,9 +47,9 @@ int gateway_open(const struct gateway_params *p, struct gateway **out);
 /* For --check-config: whether the address to listen at is one. EXIT_OK or EXIT_USAGE, said. */
 int gateway_check_listen(const char *address);
 
-/* Read keys_file again. EXIT_OK, or an exit code with the error said; the old keys stay then. Any
- * thread. */
-int gateway_reload_keys(struct gateway *g);
+/* Read keys_file again. 0, or as api_keys_read with err (API_KEYS_ERR bytes), and the old keys stay.
+ * Any thread. */
+int gateway_reload_keys(struct gateway *g, char *err);
 
 /* Of the socket, host byte order. */
 unsigned gateway_port(const struct gateway *g);

@@ -192,7 +192,7 @@ static int finish(struct control *c, const struct control_options *o, const char
 }
 
 int control_open_edge(const struct control_options *o, const char *path, struct service *s,
-                      struct front *f, bool reloads, struct control **out)
+                      struct front *f, struct reload *reload, struct control **out)
 {
     *out = NULL;
     if (path && strcmp(path, "none") == 0)
@@ -207,7 +207,7 @@ int control_open_edge(const struct control_options *o, const char *path, struct 
     c->process.stage = f->stage;
     c->process.codec = split ? &f->plan.codec : NULL;
     c->process.profile = split ? f->plan.profile : NULL;
-    c->process.reloads = reloads;
+    c->process.reload = reload;
     c->process.ports = edge_ports_now;
     c->process.account = edge_account;
     c->sets[1] = (struct rpc_methods){edge_methods, &c->edge};
@@ -232,7 +232,7 @@ int control_open_cloud(const struct control_options *o, const char *path,
     c->process.stage = of->stage;
     c->process.codec = &of->plan->codec;
     c->process.profile = of->plan->profile;
-    c->process.reloads = of->reloads;
+    c->process.reload = of->reload;
     c->process.ports = cloud_ports_now;
     c->process.account = cloud_account;
     c->budget_bytes = of->budget_bytes;
@@ -247,6 +247,8 @@ void control_close(struct control *c)
 {
     if (!c)
         return;
+    if (c->process.reload)
+        reload_shut(c->process.reload);
     rpc_close(c->rpc);
     capture_close(c->capture);
     free(c);

@@ -6,6 +6,7 @@
 #include <argp.h>
 #include <stdbool.h>
 
+#include "control/config/reload.h"
 #include "control/rpc/rpc.h"
 #include "control/service/service.h"
 #include "control/split_plan.h"
@@ -28,12 +29,13 @@ struct control;
 /*
  * Of an edge that serves; at `path` (daemon_control_path), or where it is NULL at the first default
  * one that can be had, and not at all where none can, which is said. Right before service_run, and
- * closed right after: in the engine's thread. reloads: SIGHUP reads a configuration.
+ * closed right after: in the engine's thread. reload: what reads the
+ * configuration again; NULL: there is none.
  * EXIT_OK, with *out NULL where there is none ("none" says so, too); or an exit code, the error
  * said.
  */
 int control_open_edge(const struct control_options *o, const char *path, struct service *s,
-                      struct front *f, bool reloads, struct control **out);
+                      struct front *f, struct reload *reload, struct control **out);
 
 /* Of a cloud; none where path is NULL. What it works with stays until control_close. */
 struct control_cloud {
@@ -45,8 +47,8 @@ struct control_cloud {
     const char *cipher; /* pipeline_cipher */
     uint32_t max_sessions;
     uint64_t budget_bytes; /* of memory; 0: none */
-    bool reloads;
-    void (*wake)(void); /* ends the wait of the cloud's loop; from any thread */
+    struct reload *reload; /* NULL: there is no configuration to read again */
+    void (*wake)(void);    /* ends the wait of the cloud's loop; from any thread */
 };
 int control_open_cloud(const struct control_options *o, const char *path,
                        const struct control_cloud *c, struct control **out);
@@ -54,6 +56,7 @@ int control_open_cloud(const struct control_options *o, const char *path,
 /* A cloud's loop, in every turn: what was asked meanwhile. NULL: nothing. */
 void control_run_pending(struct control *c);
 
+/* The engine's thread, which does nothing of what is asked any more. */
 void control_close(struct control *c);
 
 #endif

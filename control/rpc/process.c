@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/rpc/process.h"
 
-#include <signal.h>
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -10,8 +11,10 @@
 #include "control/log.h"
 #include "control/rpc/capture.h"
 #include "control/rpc/threads.h"
+#include "control/utf8.h"
 
 #define THREADS_MAX 512u
+#define RELOAD_S    10u /* for a reload to end; the engine's thread begins and ends it */
 
 static json_t *version(struct rpc_call *c)
 {
@@ -106,13 +109,38 @@ static json_t *profile_dump(struct rpc_call *c)
                      p->profile ? calibrate_show_json(p->profile) : NULL);
 }
 
+static json_t *lines_json(const char *text)
+{
+    json_t *list = json_array();
+    size_t n;
+    char *clean = utf8_clean(text, strlen(text), &n), *save = NULL; /* a file may be no text */
+    for (char *line = clean ? strtok_r(clean, "\n", &save) : NULL; line;
+         line = strtok_r(NULL, "\n", &save))
+        json_array_append_new(list, json_string(line));
+    free(clean);
+    return list;
+}
+
 static json_t *config_reload(struct rpc_call *c)
 {
     const struct rpc_process *p = c->arg;
-    if (!p->reloads)
+    struct reload_result r;
+    if (!p->reload)
         return rpc_fail(c, RPC_NOT_NOW, "this process was given no configuration file to reload");
-    kill(getpid(), SIGHUP); /* the same path; what came of it is in the log */
-    return json_pack("{s:b}", "asked", 1);
+    const int rc = reload_ask(p->reload, RELOAD_S * UINT64_C(1000000000), &r);
+    if (rc == -ETIMEDOUT)
+        return rpc_fail(c, RPC_NOT_NOW,
+                        "the reload goes on, but has not ended within %u s: what comes of it is in "
+                        "the log",
+                        RELOAD_S);
+    if (rc == -ENOMEM)
+        return rpc_fail(c, RPC_INTERNAL, "out of memory: what the reload did is in the log");
+    if (rc < 0)
+        return rpc_fail(c, RPC_SHUTDOWN, "the process is ending");
+    json_t *result =
+        json_pack("{s:b, s:o}", "refused", (int)r.refused, "lines", lines_json(r.lines));
+    free(r.lines);
+    return result;
 }
 
 static json_t *log_level(struct rpc_call *c)
@@ -145,7 +173,7 @@ const struct rpc_method process_methods[] = {
     {"profile.dump", RPC_USER, "The codec, and the profile in use with its curves", NULL, false,
      profile_dump},
     {"log.level", RPC_USER, "How much is logged, or another level", log_params, false, log_level},
-    {"config.reload", RPC_ADMIN, "Read the configuration again, as SIGHUP does", NULL, false,
-     config_reload},
+    {"config.reload", RPC_ADMIN, "Read the configuration again, as SIGHUP does; what came of it",
+     NULL, false, config_reload},
     {NULL, RPC_NOBODY, NULL, NULL, false, NULL},
 };

@@ -10,6 +10,7 @@
 #include "codec/profile.h"
 #include "compute/stage.h"
 #include "control/account.h"
+#include "control/config/reload.h"
 #include "control/rpc/rpc.h"
 #include "dataplane/port.h"
 
@@ -21,7 +22,7 @@ struct rpc_process {
     const struct stage *stage;           /* asked in the engine's thread */
     const struct codec_params *codec;    /* NULL: nothing is coded */
     const struct codec_profile *profile; /* NULL: none */
-    bool reloads;                        /* SIGHUP reads the configuration again */
+    struct reload *reload;               /* NULL: there is no configuration to read again */
     /* In the engine's thread: the ports there are now, and the memory. */
     uint32_t (*ports)(void *arg, struct port **ports, uint32_t max);
     void (*account)(void *arg, struct account *a);

@@ -95,7 +95,8 @@ struct rpc_method {
     const char *help;               /* one line */
     const struct rpc_param *params; /* up to one without a name; NULL: none */
     bool in_engine;                 /* call runs in the engine's thread, else in the socket's */
-    /* The result, or NULL after rpc_fail. Must not block. */
+    /* The result, or NULL after rpc_fail. Must not block; in the socket's thread it may wait for
+     * the engine's some seconds, in which nobody else is heard. */
     json_t *(*call)(struct rpc_call *c);
 };
 

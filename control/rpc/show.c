@@ -40,11 +40,16 @@ static bool ends_in(const char *name, const char *end)
 
 /* What a terminal would obey is shown as a question mark: a client's name is the client's choice.
  */
+static bool is_control(char c)
+{
+    return (unsigned char)c < ' ' || c == 0x7f;
+}
+
 static void copy_text(const char *text, char buf[SHOW_CELL])
 {
     size_t n = 0;
     for (; text[n] && n < SHOW_CELL - 1; n++)
-        buf[n] = (unsigned char)text[n] < ' ' || text[n] == 0x7f ? '?' : text[n];
+        buf[n] = is_control(text[n]) ? '?' : text[n];
     buf[n] = '\0';
 }
 
@@ -191,6 +196,18 @@ static void show_object(FILE *f, const json_t *o, int indent)
             continue;
         fprintf(f, "\n%*s%s\n", indent, "", heading(name, buf));
         show_table(f, v);
+    }
+}
+
+void rpc_show_lines(FILE *f, const json_t *lines)
+{
+    json_t *line;
+    size_t i;
+    json_array_foreach(lines, i, line)
+    {
+        for (const char *c = json_string_value(line); c && *c; c++)
+            fputc(is_control(*c) ? '?' : *c, f);
+        fputc('\n', f);
     }
 }
 

@@ -10,6 +10,9 @@
  * after them. */
 void rpc_show(FILE *f, const json_t *result);
 
+/* A list of texts, each as a line, whatever its length. */
+void rpc_show_lines(FILE *f, const json_t *lines);
+
 /* A value as a cell: bytes with their unit when the name ends in _bytes, "-" for null. Returns buf.
  */
 #define SHOW_CELL 256

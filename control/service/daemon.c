@@ -41,8 +41,8 @@ static const struct argp_option options[] = {
      "Read options from FILE, see isthmus.conf(5); those given here win", 5},
     {"check-config", OPT_CHECK_CONFIG, NULL, 0,
      "Only say whether the configuration is good; exit code 2: it is not", 5},
-    {"check-options", OPT_CHECK_OPTIONS, NULL, OPTION_HIDDEN, /* reload.h */
-     "The same, the options alone", 5},
+    {"check-options", OPT_CHECK_OPTIONS, "FD", OPTION_ARG_OPTIONAL | OPTION_HIDDEN, /* reload.h */
+     "The same, the options alone, and the file as it is in a descriptor", 5},
     {"log-level", OPT_LOG_LEVEL, "error|warn|info|debug", 0,
      "How much is said on stderr (default info)", 5},
     {"runtime-dir", OPT_RUNTIME_DIR, "DIR", 0,

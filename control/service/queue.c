@@ -120,7 +120,7 @@ int service_submit(struct service *s, const struct service_request *r, uint64_t 
         s->stats.waiting++;
         s->stats.requests++;
         s->stats.prompt_tokens += r->n_prompt;
-    } else if (rc == -EAGAIN || rc == -ENOSPC || rc == -ERANGE) {
+    } else if ((rc == -EAGAIN && !r->comes_again) || rc == -ENOSPC || rc == -ERANGE) {
         s->stats.rejected++;
     }
     pthread_mutex_unlock(&s->lock);

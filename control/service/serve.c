@@ -198,8 +198,7 @@ static uint64_t tick(void *arg, uint64_t now_ns)
     v->told_ready = true;
     daemon_status("%s", health == SERVICE_READY ? "ready" : why);
     look_at_budget(v, now_ns);
-    if (reload_poll(v->reload))
-        daemon_ready();
+    reload_poll(v->reload);
     const uint64_t again_ns = daemon_tick(now_ns);
     const uint64_t budget_ns = v->budget.rung ? v->budget_ns + BUDGET_LOOK_NS : UINT64_MAX;
     return budget_ns < again_ns ? budget_ns : again_ns; /* a ladder is left in time, too */
@@ -207,9 +206,7 @@ static uint64_t tick(void *arg, uint64_t now_ns)
 
 static void on_reload(void *arg)
 {
-    struct serving *v = arg;
-    daemon_reloading();
-    reload_begin(v->reload);
+    reload_begin(((struct serving *)arg)->reload);
 }
 
 static void wake(void *arg)
@@ -277,13 +274,12 @@ static int apply_rate(void *arg, const char *value, char *err)
     return apply_target(arg, CODEC_RATE_BYTES, value, err);
 }
 
+_Static_assert(RELOAD_ERR >= API_KEYS_ERR, "room for what is wrong with a file of keys");
+
 static int read_api_keys(void *arg, const char *value, char *err)
 {
     (void)value; /* the gateway knows the file */
-    if (gateway_reload_keys(((struct serving *)arg)->gateway) == EXIT_OK)
-        return 0;
-    snprintf(err, RELOAD_ERR, "see above");
-    return -EINVAL;
+    return gateway_reload_keys(((struct serving *)arg)->gateway, err);
 }
 
 static const struct reload_key keys[] = {
@@ -345,7 +341,7 @@ int serve(struct front *f, const struct serve_options *o)
     struct control *control = NULL;
     if (rc == EXIT_OK)
         rc = control_open_edge(&o->control, daemon_control_path(&o->daemon), v.service, f,
-                               o->daemon.config || o->api_keys, &control);
+                               o->daemon.config || o->api_keys ? v.reload : NULL, &control);
     if (rc == EXIT_OK) {
         rc = service_run(v.service);
         daemon_stopping();

@@ -67,6 +67,7 @@ struct service_request {
     struct codec_rate_target target; /* CODEC_RATE_NONE: the service's */
     uint32_t context_tokens; /* that it was promised by service_context_tokens; 0: as of now */
     uint64_t asked_ns; /* port_now_ns: request_timeout_ns counts from then; 0: from now */
+    bool comes_again;  /* after -EAGAIN, which is no rejection then */
     const char *client;              /* who asks, for lists and logs; copied, cut to SERVICE_CLIENT */
     void (*on_token)(void *arg, const struct token_sample *t);
     void (*on_done)(void *arg, const struct edge_result *r); /* once, the last */
@@ -164,7 +165,8 @@ struct service_histogram {
 
 struct service_stats {
     uint64_t started_ns; /* port_now_ns */
-    uint64_t requests, finished[EDGE_LOST + 1], rejected; /* rejected: -EAGAIN, -ENOSPC, -ERANGE */
+    uint64_t requests, finished[EDGE_LOST + 1], rejected; /* rejected: -EAGAIN unless it
+                                                                * comes again, -ENOSPC, -ERANGE */
     uint64_t prompt_tokens, shared_tokens, generated_tokens;
     uint32_t waiting, running, max_sessions, max_waiting;
     uint64_t kv_bytes, kv_budget_bytes; /* of this process's stage: held now, and at most */

@@ -153,7 +153,8 @@ def configured(folder, model):
 
     listed = "authorized = " + edges
     write(listed, "drain-timeout = 60")
-    site = Site(folder, model, {"one": ""}, "--config", config, listed=False)
+    control = os.path.join(folder, "control.sock")
+    site = Site(folder, model, {"one": ""}, "--config", config, "--control", control, listed=False)
     write(listed, "drain-timeout = 1", "log-level = debug", "max-edges = 3")
     hang_up("reload: max-edges: (default) -> 3 needs a restart")
     site.says("reload: drain-timeout: 60 -> 1")
@@ -163,6 +164,15 @@ def configured(folder, model):
     hang_up("reload: refused: all values stay")
     write("drain-timeout = 1")
     hang_up("reload: authorized: %s -> (default) needs a restart" % edges)
+    done = e2e.isthmus("ctl", "--socket", control, "reload")
+    e2e.check(done.returncode == 0 and "authorized: %s -> (default) needs a restart\n" % edges in done.stdout,
+              "ctl reload: %d %s %s" % (done.returncode, done.stdout, done.stderr))
+    os.rename(edges, edges + ".away")
+    write(listed, "drain-timeout = 1")
+    done = e2e.isthmus("ctl", "--socket", control, "reload")
+    e2e.check(done.returncode == 1 and "authorized %s refused: " % edges in done.stdout
+              and "; the old one stays\n" in done.stdout, "ctl reload, no list: %d %s" % (done.returncode, done.stdout))
+    os.rename(edges + ".away", edges)
     site.write({"one": "", "two": ""})
     write(listed, "drain-timeout = 1")
     hang_up("2 edges are admitted")

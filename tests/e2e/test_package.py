@@ -9,8 +9,11 @@ neither mounts nor a bootstrapped system are needed.
 import glob
 import json
 import os
+import pty
 import re
+import select
 import shutil
+import signal
 import subprocess
 import tempfile
 
@@ -48,6 +51,7 @@ def layout(installed, prefix):
     for path in (config + "/isthmus/edge.ini", config + "/isthmus/cloud.ini", prefix + "/bin/isthmus",
                  prefix + "/lib/sysusers.d/isthmus.conf", prefix + "/lib/tmpfiles.d/isthmus.conf",
                  prefix + "/share/bash-completion/completions/isthmus",
+                 prefix + "/share/zsh/site-functions/_isthmus",
                  prefix + "/share/isthmus/grafana/isthmus.json",
                  prefix + "/share/isthmus/prometheus/isthmus.rules.yml",
                  prefix + "/share/doc/isthmus/README.md", prefix + "/share/doc/isthmus/docs/operations.md",
@@ -130,7 +134,7 @@ def calls(root, prefix, folder):
     e2e.say("%d different system calls, all of them allowed" % len(made - {"iopl"}))
 
 
-COMPLETE = r"""
+BASH = r"""
 source /usr/share/bash-completion/bash_completion
 source "$1"; shift
 COMP_WORDBREAKS=$' \t\n"\x27><=;|&(:'
@@ -139,16 +143,74 @@ _isthmus
 printf '%s\n' "${COMPREPLY[@]}"
 """
 
+# Of an interactive shell, which on its first line completes $LINE. A compadd with an option of those stores what
+# it finds for a function that then adds it. What becomes of the line is the last that is said.
+ZSHRC = r"""
+unsetopt nomatch beep
+fpath=($FUNCTIONS $fpath)
+autoload -Uz compinit
+compinit -u -d $ZDOTDIR/dump
+compadd() {
+    local -a matches
+    [[ -n ${@[(r)-[OAD]*]} ]] || { builtin compadd -O matches "$@"; print -rl -- $matches >>$FOUND; }
+    builtin compadd "$@"
+}
+complete-it() {
+    BUFFER=$LINE CURSOR=${#LINE}
+    zle complete-word
+    print -r -- "$BUFFER" >>$FOUND
+    exit
+}
+zle -N zle-line-init complete-it
+"""
 
-def completion():
-    script = os.path.join(e2e.ROOT, "packaging/completion/isthmus")
+
+def in_bash(root, prefix):
+    script = root + prefix + "/share/bash-completion/completions/isthmus"
 
     def complete(*words):
-        done = packaged.run("bash", "--norc", "-c", COMPLETE, "bash", script, e2e.BINARY, *words)
+        words = [w for word in words for w in (re.split("(=)", word) if word.startswith("--") else [word])]
+        done = packaged.run("bash", "--norc", "-c", BASH, "bash", script, e2e.BINARY, *words)
         return set(done.stdout.split())
+    return complete
 
-    e2e.check(complete("") == set(commands()), "commands: %s" % complete(""))
-    e2e.check(complete("cl") == {"cloud"}, "cl: %s" % complete("cl"))
+
+def in_zsh(root, prefix, folder):
+    home, found = os.path.join(folder, "zsh"), os.path.join(folder, "found")
+    os.mkdir(home)
+    with open(os.path.join(home, ".zshrc"), "w", encoding="ascii") as f:
+        f.write(ZSHRC)
+
+    def complete(*words):
+        with open(found, "w", encoding="utf-8"):
+            pass
+        line = " ".join((e2e.BINARY,) + words)
+        pid, fd = pty.fork()
+        if pid == 0:
+            os.environ.update(ZDOTDIR=home, FOUND=found, LINE=line, TERM="dumb",
+                              FUNCTIONS=root + prefix + "/share/zsh/site-functions")
+            os.execvp("zsh", ["zsh", "-d", "-i"])
+        said = b""
+        while select.select([fd], [], [], 30)[0]:
+            try:
+                said += os.read(fd, 65536)
+            except OSError: # its end
+                break
+        else:
+            os.kill(pid, signal.SIGKILL)
+        os.close(fd)
+        os.waitpid(pid, 0)
+        with open(found, encoding="utf-8") as f:
+            *matches, after = f.read().splitlines() or [""]
+        e2e.check(after.startswith(line), "zsh completes %r: %r %r" % (line, after, said[-500:]))
+        found_words = {m for m in matches if m}
+        return {after.split()[-1]} if len(found_words) == 1 else found_words # a file's is its last part alone
+    return complete
+
+
+def completion(shell, complete):
+    e2e.check(complete("") == set(commands()), "%s: commands: %s" % (shell, complete("")))
+    e2e.check(complete("cl") == {"cloud"}, "%s: cl: %s" % (shell, complete("cl")))
     groups = 0
     for name in commands():
         text = e2e.isthmus(name, "--help").stdout
@@ -157,24 +219,25 @@ def completion():
         if "%s NAME --help" % name in text:
             groups += 1
             members = set(re.findall(r"^  ([a-z]+) ", text, re.M))
-            e2e.check(complete(name, "") == members, "%s: %s" % (name, complete(name, "")))
+            e2e.check(complete(name, "") == members, "%s: %s: %s" % (shell, name, complete(name, "")))
         else:
-            e2e.check(options <= found, "%s: not completed: %s" % (name, sorted(options - found)))
+            e2e.check(options <= found, "%s: %s: not completed: %s" % (shell, name, sorted(options - found)))
     e2e.check(groups >= 1, "a group of commands")
-    e2e.check(complete("edge", "--kv", "") == {"f16", "q8", "k8v4", "q4"}, "--kv: %s" % complete("edge", "--kv", ""))
-    e2e.check(complete("edge", "--kv", "=", "q") == {"q8", "q4"}, "--kv=q: %s" % complete("edge", "--kv", "=", "q"))
+    for words, expected in ((("edge", "--kv", ""), {"f16", "q8", "k8v4", "q4"}), (("edge", "--kv=q"), {"q8", "q4"}),
+                            (("ctl", "sess"), {"sessions"}), (("config", ""), {"edge", "cloud", "run"}),
+                            (("config", "--show", "e"), {"edge"})):
+        e2e.check(complete(*words) == expected, "%s: %s: %s" % (shell, words, complete(*words)))
     short = complete("ctl", "")
-    e2e.check({"sessions", "workers", "drain", "undrain", "codec", "log", "methods"} <= short, "ctl: %s" % short)
+    e2e.check({"sessions", "workers", "drain", "undrain", "codec", "log", "methods"} <= short,
+              "%s: ctl: %s" % (shell, short))
     for name in short:  # with nobody there: each is a method, whatever comes of it
         done = e2e.isthmus("ctl", "--socket", "/nonexistent/sock", name)
         e2e.check("no control socket" in done.stderr, "ctl %s: %s" % (name, done.stderr))
-    e2e.check(complete("ctl", "sess") == {"sessions"}, "ctl sess: %s" % complete("ctl", "sess"))
-    e2e.check(complete("config", "") == {"edge", "cloud", "run"}, "config: %s" % complete("config", ""))
-    e2e.check(complete("config", "--show", "e") == {"edge"}, "config --show e: %s" % complete("config", "--show", "e"))
     with tempfile.NamedTemporaryFile(suffix=".gguf") as f:
         for option in ("--model", "-m"):
-            e2e.check(complete("run", option, f.name[:-3]) == {f.name}, option + " completes files")
-    e2e.say("completion agrees with --help of %d commands" % len(commands()))
+            e2e.check(complete("run", option, f.name[:-3]) == {f.name}, "%s: %s completes files: %s"
+                      % (shell, option, complete("run", option, f.name[:-3])))
+    e2e.say("completion by %s agrees with --help of %d commands" % (shell, len(commands())))
 
 
 def alerts():
@@ -313,7 +376,8 @@ def debian(folder, prefix):
     packaged.must(*dpkg, "-i", package)
     with open(os.path.join(root, "etc/passwd"), encoding="utf-8") as f:
         e2e.check("\nisthmus:" in f.read(), "the user is made")
-    for path in ("run/isthmus", "var/lib/isthmus", "lib/systemd/system/isthmus-edge.service"):
+    for path in ("run/isthmus", "var/lib/isthmus", "lib/systemd/system/isthmus-edge.service",
+                 "usr/share/bash-completion/completions/isthmus", "usr/share/zsh/vendor-completions/_isthmus"):
         e2e.check(os.path.exists(os.path.join(root, path)), path + " is there")
     e2e.check(not os.path.exists(os.path.join(root, "etc/systemd/system/multi-user.target.wants")),
               "nothing is started before it is configured")
@@ -346,7 +410,8 @@ def main():
         manual(installed, prefix)
         units(root, prefix)
         calls(root, prefix, folder)
-        completion()
+        completion("bash", in_bash(root, prefix))
+        completion("zsh", in_zsh(root, prefix, folder))
         alerts()
         dashboard()
         manifest()

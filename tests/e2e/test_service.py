@@ -211,7 +211,42 @@ def reload(d, config, model, keys):
     d.process.send_signal(signal.SIGHUP)
     d.says("reload: api-keys %s refused" % keys)
     e2e.check(d.complete(1, SECOND)[0] == 200, "the old keys did not stay")
+    reload_by_control(d, config, keys)
     os.rename(keys + ".away", keys)
+
+
+def reload_by_control(d, config, keys):
+    """The same, asked for by somebody who is told what came of it; the file of keys is not there."""
+    def asked(*options):
+        return e2e.isthmus("ctl", "--socket", path_of("runtime") + "/control.sock", *options, "reload")
+
+    restart = "max-sessions: 2 -> 3 needs a restart"
+    refused = "api-keys %s refused: No such file or directory; the old one stays" % keys
+    told = len(d.manager.told)
+    change(config, "max-waiting = 7\n", "max-waiting = 8\n")
+    done = asked()
+    e2e.check(done.returncode == 1 and sorted(done.stdout.splitlines()) == sorted(
+        [refused, restart, "max-waiting: 7 -> 8"]), "ctl reload, no keys: %d %s" % (done.returncode, done.stdout))
+    for line in done.stdout.splitlines():
+        d.says("reload: " + line)
+    e2e.check(d.manager.hears("RELOADING=1", told) and d.manager.hears("READY=1", told), "the manager is told")
+    os.rename(keys + ".away", keys)
+    done = asked("--json")
+    result = json.loads(done.stdout)
+    e2e.check(done.returncode == 0 and result["refused"] is False
+              and sorted(result["lines"]) == sorted(["api-keys %s read again" % keys, restart]),
+              "ctl --json reload: %d %s" % (done.returncode, result))
+    change(config, "max-waiting = 8\n", "max-waiting = 9\nthreds = 1\n")
+    done = asked()
+    e2e.check(done.returncode == 1 and "has no key `threds`: did you mean `threads`?\n" in done.stdout
+              and done.stdout.endswith("\nrefused: all values stay\n"), "ctl reload: %s" % done.stdout)
+    change(config, "threds = 1\n", "log-level = nonsense\n")
+    done = asked("--json")
+    lines = json.loads(done.stdout)["lines"]
+    e2e.check(done.returncode == 1 and any("nonsense" in line for line in lines[:-1])
+              and lines[-1] == "refused: all values stay", "a value that is none: %s" % lines)
+    change(config, "max-waiting = 9\nlog-level = nonsense\n", "max-waiting = 7\n")
+    os.rename(keys, keys + ".away")
 
 
 def drain(d):

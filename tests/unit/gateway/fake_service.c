@@ -20,7 +20,7 @@ struct service {
     uint64_t timeout_ns;
     struct fake_job jobs[FAKE_JOBS];
     uint32_t n_jobs;
-    uint64_t submitted, cancelled;
+    uint64_t submitted, cancelled, rejected;
     uint64_t seeds[FAKE_JOBS];
     char client[SERVICE_CLIENT];
     struct sampler_params sampler;
@@ -152,6 +152,14 @@ uint64_t fake_cancelled(struct service *s)
     return n;
 }
 
+uint64_t fake_rejected(struct service *s)
+{
+    pthread_mutex_lock(&s->lock);
+    const uint64_t n = s->rejected;
+    pthread_mutex_unlock(&s->lock);
+    return n;
+}
+
 void fake_seeds(struct service *s, uint64_t *seeds, uint32_t n)
 {
     pthread_mutex_lock(&s->lock);
@@ -184,6 +192,7 @@ int service_submit(struct service *s, const struct service_request *r, uint64_t 
         rc = -ETIMEDOUT;
     else if (s->n_jobs >= s->p.max_jobs || s->n_jobs == FAKE_JOBS)
         rc = -EAGAIN;
+    s->rejected += rc == -EAGAIN && !r->comes_again;
     if (rc == 0) {
         struct fake_job *j = &s->jobs[s->n_jobs++];
         *j = (struct fake_job){.n_prompt = r->n_prompt, .n_predict = r->n_predict, .r = *r};

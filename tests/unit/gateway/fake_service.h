@@ -46,6 +46,7 @@ void fake_set_timeout(struct service *s, uint64_t timeout_ns);
 uint32_t fake_running(struct service *s);
 uint64_t fake_submitted(struct service *s);
 uint64_t fake_cancelled(struct service *s);
+uint64_t fake_rejected(struct service *s); /* -EAGAIN, but for who comes again */
 /* Of the last submitted ones: their seeds, newest last. */
 void fake_seeds(struct service *s, uint64_t *seeds, uint32_t n);
 /* Whose the last one was. */

@@ -18,6 +18,7 @@
 
 #include "control/cmd.h"
 #include "control/gateway/gateway.h"
+#include "control/gateway/keys.h"
 #include "dataplane/port.h"
 #include "echo.h"
 #include "fake_service.h"
@@ -610,11 +611,13 @@ static void test_full(void **state)
     post(COMPLETIONS, TEXT("\"a\"", ""));
     expect(429, "Retry-After: 1");
     has("rate_limit_exceeded");
+    assert_int_equal(fake_rejected(service), 1);
     close(fd);
     wait_until_idle();
-    /* Answers that find no room later wait for it. */
+    /* Answers that find no room later wait for it: none of them is refused. */
     post(COMPLETIONS, TEXT("\"ab\"", ",\"max_tokens\":20,\"n\":8"));
     expect(200, "\"index\":7,\"text\":\"abababababababababab\"");
+    assert_int_equal(fake_rejected(service), 1);
 }
 
 /* All answers of a request have its time, whenever there is room for them: here never, since the
@@ -850,7 +853,7 @@ static void test_many_idle(void **state)
 
 static void test_keys(void **state)
 {
-    char path[] = "/tmp/isthmus-test-keys-XXXXXX";
+    char path[] = "/tmp/isthmus-test-keys-XXXXXX", err[API_KEYS_ERR];
     const int file = mkstemp(path);
     (void)state;
     stop();
@@ -874,11 +877,12 @@ static void test_keys(void **state)
     /* Another file: the old key is no good any more; a bad file changes nothing. */
     assert_int_equal(ftruncate(file, 0), 0);
     assert_int_equal(pwrite(file, "x", 1, 0), 1);
-    assert_int_equal(gateway_reload_keys(gateway), EXIT_USAGE);
+    assert_int_equal(gateway_reload_keys(gateway, err), -EBADMSG);
+    assert_non_null(strstr(err, "line 1"));
     get("GET", "/v1/models");
     expect(200, "echo");
     assert_int_equal(pwrite(file, "bob sk-fedcba9876543210\n", 24, 0), 24);
-    assert_int_equal(gateway_reload_keys(gateway), EXIT_OK);
+    assert_int_equal(gateway_reload_keys(gateway, err), 0);
     get("GET", "/v1/models");
     expect(401, "invalid_api_key");
     extra = "";

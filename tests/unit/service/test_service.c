@@ -80,6 +80,15 @@ static void test_waits_in_order(struct rig *r)
     assert_int_equal(submit_as(r->service, &a[4], 4, 2, "", &id), -EAGAIN);
     await_running(r, 1, 3);
     assert_int_equal(submit_as(r->service, &a[4], 4, 2, "", &id), -EAGAIN);
+    const int32_t prompt = 4;
+    const struct service_request later = {.prompt_ids = &prompt,
+                                          .n_prompt = 1,
+                                          .n_predict = 2,
+                                          .sampler = sampler_params_default(),
+                                          .comes_again = true,
+                                          .on_done = on_done,
+                                          .arg = &a[4]};
+    assert_int_equal(service_submit(r->service, &later, &id), -EAGAIN); /* not counted */
     struct service_session list[4];
     assert_int_equal(service_sessions(r->service, list, 4), 4);
     assert_true(list[0].running && !list[1].running && list[0].id < list[3].id);
