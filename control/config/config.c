@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "control/cmd.h"
@@ -136,14 +137,34 @@ static void collect_command_line(struct gathering *g, int argc, char **argv)
         argp_parse(&argp, argc, argv, ARGP_NO_HELP | ARGP_NO_ERRS | ARGP_NO_EXIT, NULL, g) == 0;
 }
 
-/* From the descriptor that --check-options says, where it says one. */
+/* A descriptor, which --check-options may say, or -1 with the fault said. A reload must not wait for
+ * a FIFO's writer. */
+static int open_file(struct gathering *g, const char *path)
+{
+    const char *copy = config_value(g->out, "check-options");
+    char *end = NULL;
+    struct stat st;
+    const int fd = copy ? (int)strtol(copy, &end, 10)
+                        : open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (fd < 0 || (copy && (end == copy || *end)) || fstat(fd, &st) < 0) {
+        fault(g, "%s: cannot be read: %s", path, strerrordesc_np(fd < 0 ? errno : EBADF));
+        return -1;
+    }
+    if (S_ISREG(st.st_mode))
+        return fd;
+    fault(g, "%s: cannot be read: it is not a regular file", path);
+    close(fd);
+    return -1;
+}
+
 static char *read_file(struct gathering *g, const char *path, size_t *n)
 {
-    char *text = malloc(INI_BYTES_MAX + 1);
-    const char *copy = config_value(g->out, "check-options");
-    const int fd = copy ? (int)strtol(copy, NULL, 10) : open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd < 0 || !text ? -1 : 1;
+    const int fd = open_file(g, path);
+    char *text = fd < 0 ? NULL : malloc(INI_BYTES_MAX + 1);
+    ssize_t got = text ? 1 : -1;
     *n = 0;
+    if (fd < 0)
+        return NULL;
     while (got > 0 && *n <= INI_BYTES_MAX) {
         got = read(fd, text + *n, INI_BYTES_MAX + 1 - *n);
         *n += got > 0 ? (size_t)got : 0;
@@ -151,9 +172,8 @@ static char *read_file(struct gathering *g, const char *path, size_t *n)
     if (!text)
         g->no_memory = true;
     else if (got < 0)
-        fault(g, "%s: cannot be read: %s", path, strerror(errno));
-    if (fd >= 0)
-        close(fd);
+        fault(g, "%s: cannot be read: %s", path, strerrordesc_np(errno));
+    close(fd);
     if (got < 0) {
         free(text);
         return NULL;

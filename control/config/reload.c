@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -34,6 +35,7 @@ struct reload {
     size_t n;
     bool running, again, refused;
     pthread_t thread;
+    pid_t child; /* the checking process, below the lock; 0: none that could be ended */
     FILE *report; /* the lines of the one that runs, into `lines`; NULL: out of memory */
     char *lines;
     size_t n_lines;
@@ -101,8 +103,12 @@ int reload_open(const struct reload_params *p, struct reload **out)
     if (!r)
         return -ENOMEM;
     r->p = *p;
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&r->ended, &attr);
+    pthread_condattr_destroy(&attr);
     pthread_mutex_init(&r->lock, NULL);
-    pthread_cond_init(&r->ended, NULL);
     config_each_option(config_parsed()->command, list_option, &l);
     if (l.no_memory) {
         reload_close(r);
@@ -116,6 +122,11 @@ void reload_close(struct reload *r)
 {
     if (!r)
         return;
+    pthread_mutex_lock(&r->lock);
+    r->shut = true;
+    if (r->child) /* one that hangs must not keep us */
+        kill(r->child, SIGKILL);
+    pthread_mutex_unlock(&r->lock);
     if (r->running)
         pthread_join(r->thread, NULL);
     if (r->report)
@@ -141,7 +152,8 @@ __attribute__((format(printf, 3, 4))) static void tell(struct reload *r, enum lo
     char line[RELOAD_LINE];
     va_list ap;
     va_start(ap, format);
-    vsnprintf(line, sizeof line, format, ap);
+    if (vsnprintf(line, sizeof line, format, ap) >= (int)sizeof line)
+        memcpy(line + sizeof line - 4, "...", 4);
     va_end(ap);
     if (level == LOG_LEVEL_ERROR)
         log_error("reload: %s", line);
@@ -193,7 +205,7 @@ int reload_ask(struct reload *r, uint64_t patience_ns, struct reload_result *out
     atomic_store(&r->asked, true);
     r->p.wake(r->p.arg);
     while (r->n_ended < mine && !r->shut && rc == 0)
-        rc = pthread_cond_clockwait(&r->ended, &r->lock, CLOCK_MONOTONIC, &until);
+        rc = pthread_cond_timedwait(&r->ended, &r->lock, &until);
     *out = (struct reload_result){r->last.refused, NULL};
     if (r->n_ended >= mine) {
         out->lines = r->last.lines ? strdup(r->last.lines) : NULL;
@@ -256,6 +268,20 @@ static int copy_of_file(const struct config *c)
     return fd;
 }
 
+/* Its status. What has been waited for is nobody's number any more, and may be another's. */
+static int end_of_child(struct reload *r)
+{
+    siginfo_t info;
+    int status = -1;
+    while (waitid(P_PID, (id_t)r->child, &info, WEXITED | WNOWAIT) < 0 && errno == EINTR)
+        ;
+    pthread_mutex_lock(&r->lock);
+    waitpid(r->child, &status, 0);
+    r->child = 0;
+    pthread_mutex_unlock(&r->lock);
+    return status;
+}
+
 /* With the text at `file` in the place of the file's; < 0: there is none. */
 static int run_check(struct reload *r, char **argv, int file)
 {
@@ -269,13 +295,17 @@ static int run_check(struct reload *r, char **argv, int file)
     posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
     if (file >= 0)
         posix_spawn_file_actions_adddup2(&actions, file, CHECKED_FD);
-    const int rc = posix_spawn(&pid, "/proc/self/exe", &actions, NULL, argv, environ);
+    pthread_mutex_lock(&r->lock);
+    const int rc =
+        r->shut ? ESHUTDOWN
+                : posix_spawn(&pid, "/proc/self/exe", &actions, NULL, argv, environ);
+    r->child = rc == 0 ? pid : 0;
+    pthread_mutex_unlock(&r->lock);
     posix_spawn_file_actions_destroy(&actions);
     close(fds[1]);
     if (rc == 0) {
         listen_to(r, fds[0]);
-        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-            ;
+        status = end_of_child(r);
     }
     close(fds[0]);
     return rc ? -rc : status == 0 ? 0 : -EINVAL;
@@ -315,7 +345,7 @@ static void *look(void *arg)
     if (rc == 0)
         rc = check(r);
     if (rc < 0 && !r->n_said)
-        say(r, rc == -EINVAL ? "the check ended without a word" : strerror(-rc));
+        say(r, rc == -EINVAL ? "the check ended without a word" : strerrordesc_np(-rc));
     r->good = rc == 0;
     atomic_store(&r->done, true);
     r->p.wake(r->p.arg);
@@ -329,10 +359,14 @@ static void begin(struct reload *r)
     r->again = false;
     begin_report(r);
     atomic_store(&r->done, false);
+    sigset_t all, before;
+    sigfillset(&all); /* signals are the engine's */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     const int rc = pthread_create(&r->thread, NULL, look, r);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     r->running = rc == 0;
     if (rc) {
-        tell(r, LOG_LEVEL_ERROR, "cannot be checked: %s; all values stay", strerror(rc));
+        tell(r, LOG_LEVEL_ERROR, "cannot be checked: %s; all values stay", strerrordesc_np(rc));
         end_report(r);
     }
 }

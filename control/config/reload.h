@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * SIGHUP: the configuration is read again, checked whole, and what may change while the process
- * serves does, each said in a line: what changed, what needs a restart, what was refused. Where the
- * whole is wrong nothing changes. Another thread may ask for the same, and gets those lines. The
- * service manager is told when one begins and ends.
+ * SIGHUP: the configuration is read again, checked as it is written, and what may change while the
+ * process serves does, each said in a line: what changed, what needs a restart, what was refused.
+ * Where anything is wrong nothing changes. Another thread may ask for the same, and gets those
+ * lines. The service manager is told when one begins and ends.
  *
  * The check is the command's own parser, in a process of its own: argp ends the one that it runs
  * in. A thread waits for that, so that the serving thread does not.
@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define RELOAD_ERR  256
-#define RELOAD_LINE 1024 /* bytes of what is said in one; longer ones are cut */
+#define RELOAD_LINE 1024 /* bytes of what is said in one; longer ones end in "..." */
 
 struct reload_key {
     const char *key;

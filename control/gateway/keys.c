@@ -160,7 +160,7 @@ int api_keys_read(const char *path, struct api_keys **out, char *err)
 {
     char *text = NULL;
     size_t n = 0;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0) {
         snprintf(err, API_KEYS_ERR, "%s", strerror(errno));
         return -errno;

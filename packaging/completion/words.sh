@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Of both shells. It asks the program: what --help lists is what can be completed, and a value as it is written
 # there (FILE, or one|another) says what its option takes.
 

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -16,7 +17,10 @@
 #include "control/config/reload.h"
 
 #define SECOND_NS UINT64_C(1000000000)
-#define REWRITES  "ISTHMUS_TEST_REWRITES" /* the file that the checking process spoils first */
+/* What the checking process does first: write a text to a file; hang. */
+#define REWRITES    "ISTHMUS_TEST_REWRITES"
+#define REWRITES_TO "ISTHMUS_TEST_REWRITES_TO"
+#define HANGS       "ISTHMUS_TEST_HANGS"
 
 enum { THREADS = 1000, DEPTH, CONFIG, CHECK_OPTIONS };
 
@@ -72,6 +76,9 @@ static void wake(void *arg)
     pthread_cond_signal(&woken);
     pthread_mutex_unlock(&lock);
 }
+
+static const struct reload_key keys[] = {{"threads", apply_threads, false}};
+static const struct reload_params params = {.keys = keys, .n_keys = 1, .wake = wake};
 
 struct asking {
     pthread_t thread;
@@ -153,11 +160,18 @@ static void test_says_what_came_of_it(void **state)
     check_reload("[edge]\nthreads = 3\n", false, "threads: 2 -> 3\n");
 }
 
+/* A checking process, which begins when the file was read, is to write another text there first. */
+static void child_rewrites(const char *text)
+{
+    setenv(REWRITES, path, 1);
+    setenv(REWRITES_TO, text, 1);
+}
+
 /* What is checked is what was read, whatever becomes of the file meanwhile. */
 static void test_reads_once(void **state)
 {
     (void)state;
-    setenv(REWRITES, path, 1);
+    child_rewrites("[edge]\nspoilt = 1\n");
     check_reload("[edge]\nthreads = 5\n", false, "threads: 3 -> 5\n");
     unsetenv(REWRITES);
     assert_int_equal(threads, 5);
@@ -175,10 +189,11 @@ static void test_asked_while_one_runs(void **state)
     struct asking a;
     (void)state;
     write_file("[edge]\nthreads = 6\n");
+    child_rewrites("[edge]\nthreads = 7\n");
     reload_begin(reload);
-    write_file("[edge]\nthreads = 7\n");
     start_asking(&a);
     serve(&a);
+    unsetenv(REWRITES);
     assert_int_equal(a.rc, 0);
     assert_false(a.result.refused);
     assert_int_equal(threads, 7);
@@ -207,12 +222,40 @@ static void test_waits_no_longer(void **state)
     assert_int_equal(reload_ask(reload, 60 * SECOND_NS, &result), -ESHUTDOWN);
 }
 
+/* In the place of the file: nobody waits for its writer. */
+static void test_fifo(void **state)
+{
+    struct asking a;
+    (void)state;
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    start_asking(&a);
+    serve(&a);
+    assert_int_equal(a.rc, 0);
+    assert_true(a.result.refused);
+    assert_non_null(strstr(a.result.lines, "not a regular file\nrefused: all values stay\n"));
+    free(a.result.lines);
+    assert_int_equal(unlink(path), 0);
+}
+
+/* Nobody waits for its end. */
+static void test_check_that_hangs(void **state)
+{
+    struct reload *other;
+    (void)state;
+    write_file("[edge]\nthreads = 9\n");
+    assert_int_equal(reload_open(&params, &other), 0);
+    setenv(HANGS, "1", 1);
+    reload_begin(other);
+    usleep(100000); /* it hangs by now; else it is never begun */
+    reload_close(other);
+    unsetenv(HANGS);
+}
+
 static int open_all(void **state)
 {
-    static const struct reload_key keys[] = {{"threads", apply_threads, false}};
     static char command[] = "edge", config[] = "--config";
     static char *argv[] = {command, config, path, NULL};
-    const struct reload_params params = {.keys = keys, .n_keys = 1, .wake = wake};
     (void)state;
     const int fd = mkstemp(path);
     if (fd < 0 || close(fd) < 0)
@@ -234,8 +277,10 @@ int main(int argc, char **argv)
     const char *spoil = getenv(REWRITES);
     if (argc > 1) {
         FILE *f = spoil ? fopen(spoil, "w") : NULL;
-        if (spoil && (!f || fputs("[edge]\nspoilt = 1\n", f) < 0 || fclose(f) != 0))
+        if (spoil && (!f || fputs(getenv(REWRITES_TO), f) < 0 || fclose(f) != 0))
             return EXIT_FAILURE;
+        while (getenv(HANGS))
+            pause();
         config_parse(argv[1], argc - 1, argv + 1, NULL);
         return EXIT_SUCCESS;
     }
@@ -243,6 +288,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_says_what_came_of_it),
         cmocka_unit_test(test_reads_once),
         cmocka_unit_test(test_asked_while_one_runs),
+        cmocka_unit_test(test_fifo),
+        cmocka_unit_test(test_check_that_hangs),
         cmocka_unit_test(test_waits_no_longer),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);

@@ -80,6 +80,11 @@ static void test_file(void **state)
     assert_non_null(strstr(err, "others"));
     unlink(path);
     assert_int_equal(api_keys_read(path, &k, err), -ENOENT);
+    /* Nobody waits for its writer. */
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_int_equal(api_keys_read(path, &k, err), -EBADMSG);
+    assert_non_null(strstr(err, "is no file"));
+    unlink(path);
 }
 
 int main(void)
