@@ -88,6 +88,9 @@ int port_open(const char *uri, enum port_role role, struct port **out, char *err
  */
 bool port_looked_up(const char *uri);
 
+/* Whether that found nothing, so that port_open will fail; it is still port_open's. For any thread. */
+bool port_lookup_failed(const char *uri);
+
 /* Two joined in-process ports without DPDK, each with a heap pool of n packets and a queue of
  * `depth` packets each way. Packets are copied from pool to pool. */
 int port_loop_pair(uint32_t n, uint32_t depth, uint32_t mtu_bytes, struct port **a,

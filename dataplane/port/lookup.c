@@ -158,6 +158,23 @@ bool port_looked_up(const char *uri)
     return ready;
 }
 
+bool port_lookup_failed(const char *uri)
+{
+    char err[PORT_ERR];
+    struct lookup **at;
+    struct port_uri u;
+    bool failed;
+    unsigned n;
+
+    if (port_uri_parse(uri, &u, err) < 0 || !port_uri_has_name(&u))
+        return false;
+    pthread_mutex_lock(&lock);
+    at = find(&u, &n);
+    failed = at && (*at)->done && (*at)->rc;
+    pthread_mutex_unlock(&lock);
+    return failed;
+}
+
 int lookup_take(const struct port_uri *u, struct addrinfo **found)
 {
     struct lookup **at;
