@@ -14,7 +14,7 @@
 #include "control/signals.h"
 
 #define CONNECT_STEP_NS 20000000u
-#define ATTEMPT_NS      3000000000u /* for one of several addresses */
+#define ATTEMPT_NS      3000000000u /* for one of several addresses, or of a name's */
 #define OTHERS_NS       300000000u
 
 /* --- options -------------------------------------------------------------------------------------
@@ -352,21 +352,25 @@ static int find_cloud(struct front *f)
     return EXIT_FAILED;
 }
 
-/* The next address, for an edge that lost its cloud. The port stays where no other would come of
- * opening it again. */
+/* The next address, for an edge that lost its cloud: of one whose name is not known in a while the
+ * one after it. The port stays where no other would come of opening it again, or none can be. */
 static struct port *next_port(void *arg)
 {
     struct front *f = arg;
     const struct port_options *at = &f->join.at;
     if (f->port && at->n == 1 && !port_arg_may_move(at->uris[0]))
         return f->port;
-    const unsigned next = (f->address + 1) % at->n;
-    port_close(f->port);
-    f->port = NULL;
-    if (!port_looked_up(at->uris[next]))
+    if (port_arg_awaits_name(at->uris[(f->address + 1) % at->n], &f->name_ns))
         return NULL; /* asked for again in a moment */
-    f->address = next;
-    f->port = port_arg_reopen(at->uris[f->address], &f->security, &f->o->netem);
+    for (unsigned i = 1; i <= at->n; i++) {
+        const unsigned next = (f->address + i) % at->n;
+        const char *uri = at->uris[next];
+        if (port_looked_up(uri) &&
+            port_arg_replace(uri, &f->security, &f->o->netem, &f->port)) {
+            f->address = next;
+            break;
+        }
+    }
     return f->port;
 }
 
@@ -472,7 +476,7 @@ static int join(struct front *f, const struct join_options *j)
         params.place_arg = f->fleet;
     } else {
         params.rejoin.attempt_timeout_ns =
-            j->at.n > 1 || f->port->caps.addresses > 1 ? ATTEMPT_NS : 0;
+            j->at.n > 1 || port_arg_may_move(j->at.uris[0]) ? ATTEMPT_NS : 0;
         params.rejoin.several = j->at.n > 1;
         params.rejoin.next_port = next_port;
     }

@@ -63,6 +63,7 @@ struct front {
     const struct front_options *o;
     struct join_options join; /* at.n 0: local */
     unsigned address;                /* of join.at: the one that port is of */
+    uint64_t name_ns;                /* when the wait for the next one's name began */
     struct model model;
     char *prompt; /* of -p, or read from stdin */
     size_t prompt_bytes;

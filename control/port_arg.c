@@ -12,6 +12,8 @@
 #include "control/options.h"
 #include "dataplane/port/uri.h"
 
+#define NAME_NS UINT64_C(500000000) /* a name is waited for before another address is tried */
+
 static const struct argp_option option_list[] = {
     {"port", OPT_PORT, "URI", 0,
      "Where the halves meet: memif:PATH or memif:@NAME (one host), udp:HOST:PORT, "
@@ -158,6 +160,32 @@ bool port_arg_may_move(const char *uri)
     char err[PORT_ERR];
     struct port_uri u;
     return port_uri_parse(uri, &u, err) == 0 && port_uri_has_name(&u);
+}
+
+bool port_arg_replace(const char *uri, const struct security *security,
+                      const struct netem_options *n, struct port **port)
+{
+    if (!port_lookup_failed(uri)) { /* what it holds may be needed, and a name's turn ends */
+        port_close(*port);
+        *port = NULL;
+    }
+    struct port *opened = port_arg_reopen(uri, security, n);
+    if (!opened)
+        return false;
+    port_close(*port);
+    *port = opened;
+    return true;
+}
+
+bool port_arg_awaits_name(const char *uri, uint64_t *since_ns)
+{
+    const uint64_t now_ns = port_now_ns();
+    if (!*since_ns)
+        *since_ns = now_ns;
+    if (!port_looked_up(uri) && now_ns - *since_ns < NAME_NS)
+        return true;
+    *since_ns = 0;
+    return false;
 }
 
 int port_arg_numa_node(const char *sysfs, const char *uri)

@@ -34,8 +34,17 @@ int port_arg_check(const char *uri, enum port_role role, bool insecure);
 struct port *port_arg_reopen(const char *uri, const struct security *security,
                              const struct netem_options *n);
 
+/* port_arg_reopen in place of *port, which is closed; it stays where the name was looked up in vain,
+ * for its address may do. Whether it was opened; else *port may be NULL. */
+bool port_arg_replace(const char *uri, const struct security *security,
+                      const struct netem_options *n, struct port **port);
+
 /* Its peer may be elsewhere the next time: a name stands for it, not an address. */
 bool port_arg_may_move(const char *uri);
+
+/* Whether its look-up (port_looked_up) is to be waited for: half a second, from the first call on.
+ * Then, and where it is done, false, and the next call begins anew. *since_ns: 0 before the first. */
+bool port_arg_awaits_name(const char *uri, uint64_t *since_ns);
 
 /* The NUMA node of the card behind a port of an interface or a PCI device, from sysfs ("/sys");
  * -1: none, or not known. */

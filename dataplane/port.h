@@ -83,9 +83,13 @@ int port_open(const char *uri, enum port_role role, struct port **out, char *err
  * Whether port_open of this client's name would not have to wait for a name server. False: its host
  * is being looked up by a thread of its own; ask again in a while. What that finds, or that there is
  * nothing, is port_open's for the next ten seconds, once. True, too, where there is nothing to be
- * looked up, or no means to do so beside.
+ * looked up, or no means to do so beside. Any thread may call it; of several that wait for one host
+ * the first to call port_open has what was found.
  */
 bool port_looked_up(const char *uri);
+
+/* Whether that found nothing, so that port_open will fail; it is still port_open's. For any thread. */
+bool port_lookup_failed(const char *uri);
 
 /* Two joined in-process ports without DPDK, each with a heap pool of n packets and a queue of
  * `depth` packets each way. Packets are copied from pool to pool. */

@@ -25,6 +25,7 @@ struct berth {
     struct port *port;
     struct authorized *peers; /* of its own fingerprint; NULL: the edge's */
     uint64_t heard_ns;        /* it was joined then, or added */
+    uint64_t name_ns;         /* when the wait for its name began */
     bool told_unfit;
     const struct fleet_params *p;
 };
@@ -200,16 +201,16 @@ static const char *noted(const struct note *n)
  */
 
 /* The port again, or another where a name may stand for another address by now: once that is
- * known. */
+ * known. Until then the address before is tried now and then. */
 static struct port *next_port(void *arg)
 {
     struct berth *b = arg;
     if (b->port && !port_arg_may_move(b->worker.port))
         return b->port;
-    port_close(b->port);
-    b->port = NULL;
+    if (port_arg_awaits_name(b->worker.port, &b->name_ns))
+        return NULL;
     if (port_looked_up(b->worker.port))
-        b->port = port_arg_reopen(b->worker.port, b->p->security, b->p->netem);
+        (void)port_arg_replace(b->worker.port, b->p->security, b->p->netem, &b->port);
     return b->port;
 }
 

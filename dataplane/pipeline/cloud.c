@@ -164,7 +164,7 @@ static void drop_queue(struct cloud *c, struct cloud_session *s)
 static void retire(struct cloud *c, const struct cloud_session *s)
 {
     if (s->edge_has_head)
-        pump_drop(&cloud_peer(c, &c->edges[s->edge])->pump, s->id, cloud_hidden_bytes(c));
+        pump_drop(&cloud_peer(c, &c->edges[s->edge])->pump, s->id);
     c->version++;
     c->n_sessions--;
     c->kv_bytes -= s->kv_bytes;

@@ -105,7 +105,7 @@ static const char *check_hidden(struct cloud *c, const struct cloud_session *s,
         return "guessed ids from an edge that has the head";
     /* So that what waits for an edge that takes nothing is bounded by its sessions; of those that
      * end it is dropped. */
-    if (head->n_logits && pump_holds(pump, s->id, cloud_hidden_bytes(c)))
+    if (head->n_logits && pump_holds(pump, s->id))
         return "hidden states wanted before the last ones were sent";
     if (proto_hidden_packets(values, hidden_part(c)) > pump_max_fragments(pump))
         return "more hidden states wanted than go into a message";

@@ -116,12 +116,6 @@ static inline struct links_peer *cloud_peer(struct cloud *c, const struct cloud_
     return &c->links.peers[e - c->edges];
 }
 
-/* The least of a message with hidden states: no other to an edge that has the head is as long. */
-static inline size_t cloud_hidden_bytes(const struct cloud *c)
-{
-    return PROTO_HIDDEN_BYTES + 4 * (size_t)c->info->d_model;
-}
-
 /* cloud.c */
 void cloud_end_session(struct cloud *c, struct cloud_session *s);
 /* Tell the edge why, and end the session. */

@@ -137,6 +137,7 @@ struct edge_uplink {
     /* edge_join.c */
     bool joined;                 /* the pump is open: there is a connection, or one in the making */
     bool met;                    /* and the cloud was heard on it */
+    uint64_t met_ns;             /* since then */
     bool ever_met;
     const char *port_name;
     char port_text[96];          /* and the address that it tries */
@@ -262,7 +263,8 @@ void edge_uplink_name_port(struct edge_uplink *u);
 const char *edge_uplink_title(const struct edge_uplink *u); /* its name, or where it is */
 void edge_uplink_free(struct edge_uplink *u); /* no session is there */
 bool edge_any_met(const struct edge *e);
-/* It may take sessions: met, fit, not draining; the only one may in any case, unless told to drain. */
+/* It may take sessions: met, known by its STATUS or silent about it for long, fit, not draining; the only one
+ * may in any case, unless told to drain. */
 bool edge_uplink_open(const struct edge_uplink *u);
 void edge_ask(struct edge_uplink *u);
 void edge_on_status(struct edge_uplink *u, const uint8_t *p, size_t len);

@@ -111,6 +111,7 @@ static void met(struct edge_uplink *u)
     struct edge *e = u->edge;
 
     u->met = true;
+    u->met_ns = e->now_ns;
     u->refused_why[0] = 0;
     e->news = true;
     if (u->ever_met) {

@@ -8,6 +8,8 @@
 #include "dataplane/pipeline/edge_impl.h"
 #include "dataplane/pipeline/fit.h"
 
+#define STATUS_NS 3000000000u /* what a STATUS is waited for: it may be lost some times over */
+
 /* --- coming and going ------------------------------------------------------------------------- */
 
 struct edge_uplink *edge_uplink_new(struct edge *e, const struct edge_uplink_params *p)
@@ -207,11 +209,17 @@ bool edge_any_met(const struct edge *e)
     return false;
 }
 
+/* Whether its cloud has said how it is. One of another version may never: it refuses an OPEN then. */
+static bool is_known(const struct edge_uplink *u)
+{
+    return u->met && (u->has_status || u->edge->now_ns - u->met_ns >= STATUS_NS);
+}
+
 bool edge_uplink_open(const struct edge_uplink *u)
 {
     if (u->edge->n_uplinks == 1)
         return !u->draining;
-    return u->met && !u->draining && !u->unfit && !(u->has_status && u->status.draining);
+    return is_known(u) && !u->draining && !u->unfit && !(u->has_status && u->status.draining);
 }
 
 void edge_on_status(struct edge_uplink *u, const uint8_t *p, size_t len)

@@ -19,6 +19,7 @@ struct pump_small {
     int64_t reply_to;
     uint32_t session;
     enum wire_class cls;
+    bool reserved; /* by pump_reserve */
     size_t n, part;
     uint8_t bytes[];
 };
@@ -270,23 +271,23 @@ uint32_t pump_max_fragments(const struct pump *p)
     return smaller(LINK_FRAGMENTS_MAX, p->port->pool->n_total / (2 * PUMP_POOL_SHARE));
 }
 
-bool pump_holds(const struct pump *p, uint32_t session, size_t bytes)
+bool pump_holds(const struct pump *p, uint32_t session)
 {
     for (const struct pump_small *s = p->first; s; s = s->next) {
-        if (s->session == session && s->n >= bytes)
+        if (s->session == session && s->reserved)
             return true;
     }
     return false;
 }
 
-void pump_drop(struct pump *p, uint32_t session, size_t bytes)
+void pump_drop(struct pump *p, uint32_t session)
 {
     struct pump_small **at = &p->first;
 
     while (*at) {
         struct pump_small *s = *at;
 
-        if (s->session != session || s->n < bytes) {
+        if (s->session != session || !s->reserved) {
             at = &s->next;
             continue;
         }
@@ -305,8 +306,8 @@ size_t pump_payload(const struct port *port)
     return payload < room ? payload : room;
 }
 
-uint8_t *pump_reserve(struct pump *p, uint32_t session, enum wire_class cls, int64_t reply_to,
-                      size_t n, size_t part)
+static struct pump_small *append(struct pump *p, uint32_t session, enum wire_class cls,
+                                 int64_t reply_to, size_t n, size_t part)
 {
     struct pump_small *s = p->n_small < SMALL_MAX ? malloc(sizeof *s + n) : NULL;
 
@@ -319,14 +320,25 @@ uint8_t *pump_reserve(struct pump *p, uint32_t session, enum wire_class cls, int
     *p->end = s;
     p->end = &s->next;
     p->n_small++;
+    return s;
+}
+
+uint8_t *pump_reserve(struct pump *p, uint32_t session, enum wire_class cls, int64_t reply_to,
+                      size_t n, size_t part)
+{
+    struct pump_small *s = append(p, session, cls, reply_to, n, part);
+
+    if (!s)
+        return NULL;
+    s->reserved = true;
     return s->bytes;
 }
 
 void pump_send(struct pump *p, uint32_t session, enum wire_class cls, int64_t reply_to,
                const uint8_t *bytes, size_t n)
 {
-    uint8_t *to = pump_reserve(p, session, cls, reply_to, n, n);
+    struct pump_small *s = append(p, session, cls, reply_to, n, n);
 
-    if (to)
-        memcpy(to, bytes, n);
+    if (s)
+        memcpy(s->bytes, bytes, n);
 }

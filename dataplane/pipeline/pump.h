@@ -84,10 +84,10 @@ bool pump_can_alloc(const struct pump *p, uint32_t n);
 /* Packets of one message at most, by this side's pool. */
 uint32_t pump_max_fragments(const struct pump *p);
 
-/* A small message of the session, of so many bytes or more, waits for a packet. */
-bool pump_holds(const struct pump *p, uint32_t session, size_t bytes);
-/* Those are wanted by nobody any more. */
-void pump_drop(struct pump *p, uint32_t session, size_t bytes);
+/* A message of the session that pump_reserve made room for waits for packets. */
+bool pump_holds(const struct pump *p, uint32_t session);
+/* Those are wanted by nobody any more; what pump_send copied is sent all the same. */
+void pump_drop(struct pump *p, uint32_t session);
 
 /* Bytes of a message that a port's packet has room for, with the link's prefix. */
 size_t pump_payload(const struct port *port);

@@ -15,7 +15,7 @@
 
 #include "dataplane/port.h"
 
-#define LOOKUPS_MAX 32u          /* at once */
+#define LOOKUPS_MAX 32u          /* at once; what is done does not count */
 #define FRESH_NS    10000000000u /* what was found may wait so long to be used */
 #define STACK_BYTES (256u << 10)
 
@@ -49,6 +49,8 @@ static void *run(void *arg)
 {
     struct lookup *l = arg;
     struct addrinfo *found;
+
+    pthread_setname_np(pthread_self(), "lookup");
     const int rc = look(l->host, l->service, &found), error = errno;
 
     pthread_mutex_lock(&lock);
@@ -94,7 +96,7 @@ static void drop(struct lookup **at)
     free(l);
 }
 
-/* Where the host's is; what nobody came for in time is dropped on the way. *n: of all. */
+/* Where the host's is; what nobody came for in time is dropped on the way. *n: not done yet. */
 static struct lookup **find(const struct port_uri *u, unsigned *n)
 {
     const uint64_t now_ns = port_now_ns();
@@ -112,7 +114,7 @@ static struct lookup **find(const struct port_uri *u, unsigned *n)
         }
         if (!strcmp(l->host, u->name) && !strcmp(l->service, service))
             found = at;
-        ++*n;
+        *n += !l->done;
         at = &l->next;
     }
     return found;
@@ -156,22 +158,40 @@ bool port_looked_up(const char *uri)
     return ready;
 }
 
+bool port_lookup_failed(const char *uri)
+{
+    char err[PORT_ERR];
+    struct lookup **at;
+    struct port_uri u;
+    bool failed;
+    unsigned n;
+
+    if (port_uri_parse(uri, &u, err) < 0 || !port_uri_has_name(&u))
+        return false;
+    pthread_mutex_lock(&lock);
+    at = find(&u, &n);
+    failed = at && (*at)->done && (*at)->rc;
+    pthread_mutex_unlock(&lock);
+    return failed;
+}
+
 int lookup_take(const struct port_uri *u, struct addrinfo **found)
 {
     struct lookup **at;
     char service[8];
     unsigned n;
-    int rc;
+    int rc, error;
 
     pthread_mutex_lock(&lock);
     at = find(u, &n);
     if (at && (*at)->done) {
         rc = (*at)->rc;
+        error = (*at)->error;
         *found = (*at)->found;
         (*at)->found = NULL;
-        errno = (*at)->error;
         drop(at);
         pthread_mutex_unlock(&lock);
+        errno = error;
         return rc;
     }
     pthread_mutex_unlock(&lock);

@@ -514,11 +514,15 @@ def by_name(model):
     put("resolv.conf", "nameserver %s\noptions timeout:5 attempts:2\n" % NET.address("programs"))
     put("named", w1.line())
     at = path("named.sock")
-    edge = halves.Half("edge", "-m", model, "--workers", "file:" + path("named"), "--identity", e2e.keygen("edge")[0],
-                       *SPLIT, *ONE, "--listen", NET.address("edge") + ":0", "--control", at, "--model-id", "m",
-                       prefix=NET.inside("edge") + (
-                           "unshare", "-m", "sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"',
-                           path("resolv.conf")))
+
+    def named_edge(*where):
+        return halves.Half("edge", "-m", model, *where, "--identity", e2e.keygen("edge")[0], *SPLIT, *ONE,
+                           "--listen", NET.address("edge") + ":0", "--control", at, "--model-id", "m",
+                           prefix=NET.inside("edge") + (
+                               "unshare", "-m", "sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"',
+                               path("resolv.conf")))
+
+    edge = named_edge("--workers", "file:" + path("named"))
     e2e.check(e2e.wait_for(lambda: "listening at http" in edge.said(), 60), "it listens: " + edge.said())
     address = edge.said().split("listening at http://")[1].split("/")[0]
 
@@ -538,6 +542,12 @@ def by_name(model):
     dns.answers = True
     e2e.check(e2e.wait_for(lambda: state() == "joined", 60), "w2 is joined by its name: " + edge.said()[-1500:])
     e2e.say("a name that nobody knows yet     answers of %.2f s at most beside it, and its worker joined later" % slowest)
+    dns.answers = False
+    w2.kill()  # it comes back where it was, though nobody says that it is there
+    e2e.check(e2e.wait_for(lambda: state() in ("apart", "joining"), 60), "w2 is lost: " + edge.said()[-800:])
+    w2.start()
+    e2e.check(e2e.wait_for(lambda: state() == "joined", 30), "w2 is joined where it was: " + edge.said()[-1500:])
+    dns.answers = True
     w2.kill()  # it moves: the name is looked up again
     w2.host = "w3"
     w2.address = NET.address("w3")
@@ -547,7 +557,26 @@ def by_name(model):
     w2.start()
     e2e.check(e2e.wait_for(lambda: state() == "joined" and dns.asked > asked, 60),
               "w2 is found where it is now: " + edge.said()[-1500:])
-    for half in (edge, w1.cloud, w2.cloud):
+    e2e.check(edge.stop() == 0, "the edge ends: " + edge.said()[-800:])
+
+    # Without a registry, too: the address after the name's has its turn.
+    dns.answers = False
+    edge = named_edge("--port", w1.port, "--port", "udp:none.workers.test:7300", "--port", w2.port,
+                      "--peer", w1.print, "--peer", w2.print)
+    e2e.check(e2e.wait_for(lambda: "listening at http" in edge.said(), 60), "it listens: " + edge.said())
+    address = edge.said().split("listening at http://")[1].split("/")[0]
+    e2e.check(completion(address)[0] == 200, "it answers: " + edge.said())
+    w1.kill()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(completion, address)
+        e2e.check(e2e.wait_for(lambda: "the cloud is lost" in edge.said(), 60), "w1 is lost: " + edge.said())
+        began = time.monotonic()
+        e2e.check(answer.result()[0] == 200, "it answers again: " + edge.said()[-800:])
+    took = time.monotonic() - began
+    e2e.check(took < 6,
+              "nobody waits for the name of the second of three ports: %.1f s: %s" % (took, edge.said()[-800:]))
+    e2e.say("  the second of three ports       a name that nobody knows: at the third after %.2f s" % took)
+    for half in (edge, w2.cloud):
         e2e.check(half.stop() == 0, "%s ends: %s" % (half.what, half.said()[-800:]))
 
 

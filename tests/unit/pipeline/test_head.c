@@ -374,9 +374,32 @@ static uint32_t kept_for(const struct harm *h, uint32_t n)
         if (!links_is_live(&l->peers[i]) || l->peers[i].pump.params.connection != HARM_CONNECTION)
             continue;
         for (uint32_t id = 1; id <= n; id++)
-            kept += pump_holds(&l->peers[i].pump, id, PROTO_HIDDEN_BYTES + 4 * WIDTH);
+            kept += pump_holds(&l->peers[i].pump, id);
     }
     return kept;
+}
+
+/* What a session that ended was told of it is sent, as long as it may be: only its hidden states are dropped. */
+static void test_drop_hidden_only(void **state)
+{
+    struct network *network = network_open(1, &quiet, 256, 1500);
+    const struct pipeline_security none = {0};
+    const struct link_params link = {0};
+    uint8_t text[PROTO_SMALL_MAX] = {PROTO_ERROR};
+    struct pump p;
+
+    assert_int_equal(pump_open(&p, network_port(network, 0), &link, &none, &wire_path_edge, 5, RIG_MS), 0);
+    pump_send(&p, 3, WIRE_CONTROL, -1, text, sizeof text);
+    assert_false(pump_holds(&p, 3));
+    for (uint32_t session = 3; session < 5; session++)
+        assert_non_null(pump_reserve(&p, session, WIRE_DECODE, -1, PROTO_HIDDEN_BYTES + 4, 1000));
+    pump_send(&p, 3, WIRE_CONTROL, -1, text, sizeof text);
+    pump_drop(&p, 3);
+    assert_int_equal(p.n_small, 3);
+    assert_false(pump_holds(&p, 3));
+    assert_true(pump_holds(&p, 4));
+    pump_close(&p);
+    network_close(network);
 }
 
 /* It acknowledges nothing and opens sessions, each to want hidden states in, again before it has them, or to
@@ -456,7 +479,7 @@ int main(void)
         cmocka_unit_test(test_many_guesses), cmocka_unit_test(test_lost_clouds),
         cmocka_unit_test(test_cancelled),    cmocka_unit_test(test_what_does_not_go),
         cmocka_unit_test(test_one_of_two),   cmocka_unit_test(test_both_kinds),
-        cmocka_unit_test(test_one_takes_nothing),
+        cmocka_unit_test(test_drop_hidden_only), cmocka_unit_test(test_one_takes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -536,6 +536,51 @@ static void test_unfit(void **state)
     }
 }
 
+/* Whatever is lost on the way: sessions that are there from the beginning wait for what the cloud says. */
+static void test_unfit_lossy(void **state)
+{
+    for (uint64_t seed = 1; seed <= 60; seed++) {
+        struct rig_params p = clouds(2);
+
+        p.seed = seed;
+        p.network.drop = .2;
+        p.secure = seed & 1;
+        p.late = true;
+        rig_open(&r, &p);
+        r.cloud_info->first_layer ^= 1;
+        rig_start(&r);
+        submit(0, 4, 30, 10);
+        finish(0, 4, 60 * SECOND);
+        assert_int_equal(refused(r.cloud), 0);
+        rig_close(&r);
+    }
+}
+
+/* One that never says how it is may be of another version: it has to refuse a session to be known. */
+static void test_unfit_silent(void **state)
+{
+    struct rig_params p = clouds(2);
+
+    rig_open(&r, &p);
+    r.cloud_info->first_layer ^= 1;
+    rig_start(&r);
+    until_joined(2);
+    run_for(SECOND / 100);
+    r.edge->uplinks[0]->has_status = r.edge->uplinks[0]->unfit = false; /* as if it had not said it */
+    assert_int_equal(edge_uplink_drain(r.edge, 1, true), 0);
+    submit(0, 1, 60, 50);
+    run_for(2 * SECOND);
+    assert_int_equal(at(0).state, EDGE_UPLINK_JOINED);
+    assert_int_equal(at(0).sessions, 0);
+    run_for(2 * SECOND);
+    assert_int_equal(at(0).state, EDGE_UPLINK_UNFIT);
+    assert_int_equal(refused(r.cloud), 1);
+    assert_non_null(strstr(at(0).why, "split mismatch"));
+    assert_int_equal(edge_uplink_drain(r.edge, 1, false), 0);
+    finish(0, 1, 20 * SECOND);
+    rig_close(&r);
+}
+
 /* The format of the cache is a session's own, so no reason. */
 static void test_other_cache(void **state)
 {
@@ -613,7 +658,8 @@ int main(void)
         cmocka_unit_test(test_drain_last),  cmocka_unit_test(test_all_drain),
         cmocka_unit_test(test_full),
         cmocka_unit_test(test_come_and_go), cmocka_unit_test(test_second),
-        cmocka_unit_test(test_unfit),       cmocka_unit_test(test_other_cache),
+        cmocka_unit_test(test_unfit),       cmocka_unit_test(test_unfit_lossy),
+        cmocka_unit_test(test_unfit_silent), cmocka_unit_test(test_other_cache),
         cmocka_unit_test(test_unfit_alone), cmocka_unit_test(test_wrong_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -595,6 +595,9 @@ static void names_are_looked_up_beside(void **state)
     until_looked_up("udp:a.slow.test:7301");
     until_looked_up("udp:none.slow.test:7300");
     name_server.answer = false; /* so that who asked again would wait for ever */
+    assert_true(port_lookup_failed("udp:none.slow.test:7300"));
+    assert_false(port_lookup_failed("udp:a.slow.test:7300"));
+    assert_false(port_lookup_failed("udp:127.0.0.1:7300"));
     for (unsigned i = 0; i < 2; i++) {
         char uri[64], peer[64];
         snprintf(uri, sizeof(uri), "udp:a.slow.test:%u", 7300 + i);
