@@ -6,28 +6,39 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FORGET .9 /* of what windows taught, kept at the next */
 #define SOFTEN .3 /* of good news, believed at once */
-#define PRIOR_XX                                                                                   \
-    5000 /* bytes^2 of messages of different size that weigh as much as the first guess */
-#define FLOOR_NS UINT64_C(10000000000)
 
-/* Parts of a limit. */
-#define PASSED .98 /* from here on it counts as not held */
-#define AIM    .93 /* what is chosen has to be below */
-#define FINER  .92 /* and below this, to become better */
+/* What a level costs: the share of tokens that come late, and quality in the same coin. */
+#define WORTH .07  /* the coarsest level: as much as so many late tokens */
+#define OVER  .5   /* what a token costs more that is late by as long as the limit; */
+#define CLOSE 2.   /* and more, on that scale, */
+#define NEAR  .2   /* for the first so much of it: there less to send may still help */
+#define BLUR  .05  /* part of the limit by which a forecast may be off */
+#define STAY  .005 /* what another level has to gain */
 
-#define SAME      1.02 /* so little more is not worth a worse quality, */
-#define NEAR      1.1  /* unless some are in time with it; */
-#define STAY      1.2  /* and who has gone there for that stays up to here */
-#define HOLD_MIN  2u
-#define HOLD_MAX  48u
-#define SOON      12u /* windows after which going up was not wrong */
-#define CALM      40u
-#define UNREAD    40u /* windows without a prompt after which the last one tells nothing */
+/* So many windows in a row beyond all but this share of what was seen: that counts no more. */
+#define ASIDE 3
+#define SIDE  .3
+
+#define DRIFT       .5   /* part by which the price of a byte may change between two windows, */
+#define DRIFT_LEAST .1   /* of this part of the highest that can be at least */
+#define NOISE_SHARE .1   /* of what a window tells of noise, believed at once */
+#define NOISE_LEAST 1e10 /* ns^2 */
+#define ALONE       1.5  /* messages a run: with fewer, messages of several runs are compared */
+
+/* Parts of --max-ttft. */
+#define PASSED .98  /* from here on it counts as not held */
+#define AIM    .93  /* what is chosen has to be below */
+#define FINER  .92  /* and below this, to become better, */
+#define SAME   1.02 /* so little more is not worth a worse quality */
+
+#define CALM_NS UINT64_C(1000000000) /* for prompts nothing becomes better so soon again */
+#define UNREAD  40u                  /* windows without one after which the last tells nothing */
+
+#define HELD      .1   /* so many may be late, and the limit counts as held */
+#define BULK_LATE .005 /* so many may be late for rows beside decode */
 #define BULK_MIN  2u
 #define CHUNK_MIN 8u
-#define SPREAD    2.0 /* median absolute deviations: nine of ten gaps, as noise usually is */
 
 /* --- curves --- */
 
@@ -89,7 +100,7 @@ static void choose(struct adapt *a, uint32_t level)
 
 int adapt_init(struct adapt *a, const struct adapt_params *p)
 {
-    *a = (struct adapt){.p = *p, .hold = HOLD_MIN, .burst = 1, .bytes_over = 1};
+    *a = (struct adapt){.p = *p, .burst = 1, .bytes_over = 1};
     if (!p->curve || (!p->max_tpot_ns && !p->max_ttft_ns) || !p->chunk_tokens || !p->bulk_rows ||
         make_levels(a) < 0)
         return -EINVAL;
@@ -112,12 +123,6 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static double median(double *v, uint32_t n)
-{
-    qsort(v, n, sizeof *v, by_value);
-    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
-}
-
 /* How many of n waited for a packet that was lost: no quality helps them. */
 static uint32_t dropped(const struct adapt_window *w, uint32_t n)
 {
@@ -126,21 +131,14 @@ static uint32_t dropped(const struct adapt_window *w, uint32_t n)
     return (uint32_t)ceil(fmin(share, .5) * n);
 }
 
-/* What nine of ten gaps stay below, but for single ones. */
-static double usual(double *v, uint32_t n, uint32_t lost)
-{
-    qsort(v, n, sizeof *v, by_value);
-    n -= lost;
-    const double middle = median(v, n);
-
-    for (uint32_t i = 0; i < n; i++)
-        v[i] = fabs(v[i] - middle);
-    return middle + SPREAD * median(v, n);
-}
-
 static double towards(double now, double seen, double share)
 {
     return now > 0 ? now + share * (seen - now) : seen;
+}
+
+static double level_bytes(const struct adapt *a, uint32_t level)
+{
+    return a->levels[level].bytes * a->bytes_over;
 }
 
 static double bytes_of(const struct adapt_turn *t)
@@ -148,60 +146,84 @@ static double bytes_of(const struct adapt_turn *t)
     return (double)t->bytes + t->before;
 }
 
-/* How much later a larger message is answered, or one with more before it: within the window, so
- * that what changed between two windows is not taken for it. */
-static void learn_wire(struct adapt *a, const struct adapt_window *w, const uint32_t *of,
-                       uint32_t n)
+/* Sums over turns, about the mean of those that are compared. */
+struct sums {
+    double n, xx, xy, yy;
+};
+
+static void add_turns(struct sums *s, const struct adapt_turn *const *turns, uint32_t n)
 {
-    double ns[ADAPT_TURNS], x = 0, y = 0, own = 0;
-    uint32_t kept = 0, lost = dropped(w, n);
+    double x = 0, y = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        x += bytes_of(turns[i]) / n;
+        y += (double)turns[i]->path_ns / n;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        const double dx = bytes_of(turns[i]) - x, dy = (double)turns[i]->path_ns - y;
+        s->xx += dx * dx;
+        s->xy += dx * dy;
+        s->yy += dy * dy;
+    }
+    s->n += n - 1;
+}
+
+/* What a byte costs: how much later a message is answered that has more before it; where each goes
+ * alone, a larger one than others of its window. What changed from one run to the next is not taken
+ * for it. */
+static void learn_price(struct adapt *a, const struct adapt_turn *const *turns, uint32_t n,
+                        double most)
+{
+    struct sums s = {0};
+
+    for (uint32_t from = 0, to; from < n; from = to) {
+        for (to = from + 1;
+             to < n && (a->burst < ALONE || turns[to]->before > turns[to - 1]->before);)
+            to++;
+        add_turns(&s, turns + from, to - from);
+    }
+    if (!(s.xx > 0) || s.n < 2)
+        return;
+    const double seen = fmin(fmax(s.xy / s.xx, 0), most);
+    const double noise = fmax(NOISE_LEAST, (s.yy - seen * s.xy) / (s.n - 1));
+    a->noise_var = towards(a->noise_var, noise, NOISE_SHARE);
+    const double var = a->noise_var / s.xx, off = seen - a->price;
+    const double drift = DRIFT * fmax(a->price, DRIFT_LEAST * most);
+    a->price_var += drift * drift;
+    const double gain = a->price_var / (a->price_var + var);
+    a->price += gain * off;
+    a->price_var *= 1 - gain;
+}
+
+static void learn_wire(struct adapt *a, const struct adapt_window *w,
+                       const struct adapt_turn **turns, uint32_t n)
+{
+    double ns[ADAPT_TURNS], x = 0, y = 0, own = 0, burst = 0;
+    const uint32_t lost = dropped(w, n);
+    uint32_t kept = 0;
 
     if (n <= lost)
         return;
     for (uint32_t i = 0; i < n; i++)
-        ns[i] = (double)w->turns[of[i]].path_ns;
+        ns[i] = (double)turns[i]->path_ns;
     qsort(ns, n, sizeof *ns, by_value);
-    const double most = ns[n - 1 - lost];
     for (uint32_t i = 0; i < n; i++) {
-        const struct adapt_turn *t = &w->turns[of[i]];
-        own += t->bytes;
-        if ((double)t->path_ns > most)
-            continue;
-        x += bytes_of(t);
-        y += (double)t->path_ns;
-        kept++;
+        own += turns[i]->bytes;
+        burst = fmax(burst, bytes_of(turns[i]));
+        if ((double)turns[i]->path_ns <= ns[n - 1 - lost])
+            turns[kept++] = turns[i];
     }
-    x /= kept;
-    y /= kept;
-    own /= n;
-    a->wire.xx *= FORGET;
-    a->wire.xy *= FORGET;
-    a->wire.yy *= FORGET;
-    a->wire.n *= FORGET;
-    for (uint32_t i = 0; i < n; i++) {
-        const struct adapt_turn *t = &w->turns[of[i]];
-        const double dx = bytes_of(t) - x, dy = (double)t->path_ns - y;
-        if ((double)t->path_ns > most)
-            continue;
-        a->wire.xx += dx * dx;
-        a->wire.xy += dx * dy;
-        a->wire.yy += dy * dy;
-        a->wire.n++;
+    for (uint32_t i = 0; i < kept; i++) {
+        x += bytes_of(turns[i]);
+        y += (double)turns[i]->path_ns;
     }
-    a->bytes_over = towards(a->bytes_over, own / a->choice.bytes, SOFTEN);
-    if (a->floor_ns == 0 || y < a->floor_ns || w->now_ns - a->floor_at_ns > FLOOR_NS) {
-        a->floor_ns = y;
-        a->floor_at_ns = w->now_ns;
+    a->bytes_over = towards(a->bytes_over, own / n / a->choice.bytes, SOFTEN);
+    a->more_bytes = burst - a->burst * level_bytes(a, a->choice.level);
+    if (!(a->price_var > 0)) { /* first guess: no slower than what the link has seen */
+        a->price = w->rate_byte_per_s ? fmin(1e9 / (double)w->rate_byte_per_s, y / x) : 0;
+        a->price_var = y / x * y / x / 4;
     }
-    /* The first guess: no slower than what the link has seen, and no more than what this takes
-     * longer than the shortest. */
-    double guess = fmax(0, (y - a->floor_ns) / x);
-    if (w->rate_byte_per_s)
-        guess = fmin(guess, 1e9 / (double)w->rate_byte_per_s);
-    const double seen = (a->wire.xy + PRIOR_XX * guess) / (a->wire.xx + PRIOR_XX);
-    const double noise = fmax(0, a->wire.yy - seen * a->wire.xy) / fmax(a->wire.n - 2, 1);
-    a->slope = fmin(fmax(seen, 0), y / x);
-    a->slope_off = sqrt(noise / (a->wire.xx + PRIOR_XX));
+    learn_price(a, turns, kept, y / x);
 }
 
 static void learn_runs(struct adapt *a, const struct adapt_window *w)
@@ -235,11 +257,58 @@ static void learn_prompt(struct adapt *a, const struct adapt_window *w, const st
         a->ttft_ns = ns > a->ttft_ns ? ns : towards(a->ttft_ns, ns, SOFTEN);
 }
 
-static void learn(struct adapt *a, const struct adapt_window *w, double *tpot_ns)
+/* What a token waits for bytes, and for rows of a prompt beside. */
+static double sent_ns(const struct adapt *a, uint32_t level, double bulk)
 {
-    static const double loss_share = .1;
+    return a->price * (a->more_bytes + level_bytes(a, level) * (a->burst + bulk)) +
+           bulk * a->row_ns * (1 + a->p.cloud_per_edge);
+}
+
+/* Share of what was seen that is below. */
+static double share_below(const struct adapt *a, double ns)
+{
+    double below = 0;
+
+    for (uint32_t k = 0; k < a->n_seen; k++) {
+        const struct adapt_seen *s = &a->seen[k];
+        uint32_t n = 0;
+        while (n < s->n && (double)s->residual_ns[n] < ns)
+            n++;
+        below += (double)n / s->n / a->n_seen;
+    }
+    return below;
+}
+
+/* What this window's gaps leave, sorted, beside what was seen before; where that holds no more,
+ * instead of it. */
+static void note_gaps(struct adapt *a, const struct adapt_window *w, double *gaps, uint32_t n)
+{
+    const double sent = sent_ns(a, a->choice.level, a->bulk_now);
+
+    qsort(gaps, n, sizeof *gaps, by_value);
+    n -= dropped(w, n);
+    const double below = a->n_seen ? share_below(a, gaps[n / 2] - sent) : .5;
+    const int side = below > 1 - SIDE ? 1 : below < SIDE ? -1 : 0;
+    a->aside = side * a->aside > 0 ? a->aside + side : side;
+    if (abs(a->aside) == ASIDE) {
+        a->n_seen = ASIDE - 1;
+        a->aside = 0;
+    }
+    if (a->n_seen == ADAPT_SEEN)
+        a->n_seen--;
+    memmove(a->seen + 1, a->seen, a->n_seen * sizeof *a->seen);
+    a->n_seen++;
+    struct adapt_seen *s = a->seen;
+    s->n = n < ADAPT_RESIDUALS ? n : ADAPT_RESIDUALS;
+    for (uint32_t i = 0; i < s->n; i++)
+        s->residual_ns[i] = (float)(gaps[(2 * i + 1) * n / (2 * s->n)] - sent);
+}
+
+static void learn(struct adapt *a, const struct adapt_window *w)
+{
+    const struct adapt_turn *turns[ADAPT_TURNS];
     double gaps[ADAPT_TURNS];
-    uint32_t of[ADAPT_TURNS], n = 0, n_gaps = 0;
+    uint32_t n = 0, n_gaps = 0;
     const uint32_t first = w->n_turns > ADAPT_TURNS ? w->n_turns - ADAPT_TURNS : 0;
 
     a->unread = w->reading ? 0 : a->unread + 1;
@@ -253,44 +322,52 @@ static void learn(struct adapt *a, const struct adapt_window *w, double *tpot_ns
             continue; /* sent as it was before */
         gaps[n_gaps++] = (double)t->gap_ns;
         if (t->path_ns && t->bytes)
-            of[n++] = i;
+            turns[n++] = t;
     }
     learn_runs(a, w);
-    learn_wire(a, w, of, n);
-    if (!(a->wire.n > 0) && w->rate_byte_per_s) /* no answer was longer than a token yet */
-        a->slope = 1e9 / (double)w->rate_byte_per_s;
+    learn_wire(a, w, turns, n);
+    if (!(a->price_var > 0) && w->rate_byte_per_s) /* no answer was longer than a token yet */
+        a->price = 1e9 / (double)w->rate_byte_per_s;
     if (a->unread >= UNREAD) /* one slow prompt is not paid for without end */
         a->ttft_ns = 0;
-    if (w->packets)
-        a->loss += loss_share * ((double)w->retransmits / (double)w->packets - a->loss);
-    *tpot_ns = n_gaps >= ADAPT_GAPS / 2 ? usual(gaps, n_gaps, dropped(w, n_gaps)) : 0;
+    if (n_gaps >= ADAPT_GAPS / 2)
+        note_gaps(a, w, gaps, n_gaps);
 }
 
 /* --- the model --- */
 
-static double level_bytes(const struct adapt *a, uint32_t level)
+struct forecast {
+    double late;    /* share of tokens */
+    double mean_ns; /* from one to the next */
+    double cost;
+};
+
+static struct forecast forecast(const struct adapt *a, uint32_t level, double bulk)
 {
-    return a->levels[level].bytes * a->bytes_over;
+    const double limit = a->p.max_tpot_ns ? (double)a->p.max_tpot_ns : INFINITY;
+    const double sent = sent_ns(a, level, bulk);
+    const double finest = a->levels[0].kl;
+    const double range = fmax(a->levels[a->n_levels - 1].kl - finest, 1e-12);
+    struct forecast f = {.cost = WORTH * (a->levels[level].kl - finest) / range};
+
+    for (uint32_t k = 0; k < a->n_seen; k++) {
+        const struct adapt_seen *s = &a->seen[k];
+        for (uint32_t i = 0; i < s->n; i++) {
+            const double ns = fmax((double)s->residual_ns[i] + sent, 0), over = ns / limit - 1;
+            const double part = 1. / s->n / a->n_seen;
+            f.late += part * fmin(fmax(over / (2 * BLUR) + .5, 0), 1);
+            f.cost += part * (OVER * fmax(over, 0) + CLOSE * fmin(fmax(over, 0), NEAR));
+            f.mean_ns += part * ns;
+        }
+    }
+    f.cost += f.late;
+    return f;
 }
 
-/* A row of a prompt beside decode: computed here and there, and sent. */
-static double bulk_ns(const struct adapt *a, uint32_t level, double slope)
-{
-    return a->row_ns * (1 + a->p.cloud_per_edge) + slope * level_bytes(a, level);
-}
-
-static double tpot_at(const struct adapt *a, uint32_t level, double bulk, double slope)
-{
-    const double more = level_bytes(a, level) - level_bytes(a, a->choice.level);
-
-    return a->tpot_ns + slope * more * (a->burst + a->bulk_now) +
-           (bulk - a->bulk_now) * bulk_ns(a, level, slope);
-}
-
-static double ttft_at(const struct adapt *a, uint32_t level, double slope)
+static double ttft_at(const struct adapt *a, uint32_t level, double price)
 {
     return a->ttft_ns +
-           a->prompt_rows * slope * (level_bytes(a, level) - level_bytes(a, a->choice.level));
+           a->prompt_rows * price * (level_bytes(a, level) - level_bytes(a, a->choice.level));
 }
 
 /* Rows beside decode for a prompt of the usual length to be read in time. */
@@ -304,53 +381,57 @@ static double bulk_needed(const struct adapt *a, const struct adapt_window *w)
     return fmin(fmax(ceil(a->prompt_rows * w->reading / fmax(runs, 1)), BULK_MIN), a->p.bulk_rows);
 }
 
-static bool holds(const struct adapt *a, uint32_t level, double bulk, double slope, double part)
+/* The finest whose prompts are in time; where none is, the finest that is hardly slower than the
+ * cheapest. */
+static uint32_t level_for_prompts(const struct adapt *a, uint64_t now_ns)
 {
-    if (a->p.max_tpot_ns && a->tpot_ns > 0 &&
-        tpot_at(a, level, bulk, slope) > part * (double)a->p.max_tpot_ns)
-        return false;
-    return !a->p.max_ttft_ns || !(a->ttft_ns > 0) ||
-           ttft_at(a, level, slope) <= part * (double)a->p.max_ttft_ns;
-}
-
-/* How far the worse of the two is past its limit, as a part of it. */
-static double excess(const struct adapt *a, uint32_t level, double bulk, double slope)
-{
-    double worst = 0;
-
-    if (a->p.max_tpot_ns && a->tpot_ns > 0)
-        worst = tpot_at(a, level, bulk, slope) / (double)a->p.max_tpot_ns;
-    if (a->p.max_ttft_ns && a->ttft_ns > 0)
-        worst = fmax(worst, ttft_at(a, level, slope) / (double)a->p.max_ttft_ns);
-    return worst;
-}
-
-/* The finest that holds; where none does the cheapest, or, far from the limit, the finest of those
- * that are hardly slower. */
-static uint32_t best_level(const struct adapt *a, double bulk, double slope, double part)
-{
-    for (uint32_t l = 0; l < a->n_levels; l++) {
-        if (holds(a, l, bulk, slope, part))
-            return l;
-    }
-    const uint32_t cheapest = a->n_levels - 1;
-    const double least = excess(a, cheapest, bulk, slope);
-    const double near = a->choice.level == cheapest && !a->choice.holds ? STAY : NEAR;
-    if (least < near && excess(a, 0, bulk, slope) > SAME * least)
-        return cheapest;
+    const double limit = (double)a->p.max_ttft_ns, cautious = a->price + sqrt(a->price_var);
+    const uint32_t now = a->choice.level, cheapest = a->n_levels - 1;
     uint32_t l = 0;
-    while (excess(a, l, bulk, slope) > SAME * least)
+
+    if (!a->p.max_ttft_ns || !(a->ttft_ns > 0))
+        return 0;
+    if (now_ns - a->changed_ns >= CALM_NS)
+        while (l < now && ttft_at(a, l, cautious) > FINER * limit)
+            l++;
+    else
+        l = now;
+    if (l < now || a->ttft_ns <= PASSED * limit)
+        return l;
+    while (l < a->n_levels && ttft_at(a, l, a->price) > AIM * limit)
+        l++;
+    if (l < a->n_levels)
+        return l;
+    for (l = 0; ttft_at(a, l, a->price) > SAME * ttft_at(a, cheapest, a->price);)
         l++;
     return l;
 }
 
+/* What costs least, no finer than that; or what is sent now, or the finest that no more tokens are
+ * late with, where that is hardly dearer. */
+static uint32_t best_level(const struct adapt *a, uint32_t finest, double bulk)
+{
+    struct forecast f[ADAPT_LEVELS] = {{0}};
+    uint32_t best = finest, stay = a->choice.level > finest ? a->choice.level : finest;
+
+    if (!a->p.max_tpot_ns || !a->n_seen)
+        return finest;
+    for (uint32_t l = finest; l < a->n_levels; l++) {
+        f[l] = forecast(a, l, bulk);
+        if (f[l].cost < f[best].cost)
+            best = l;
+    }
+    while (stay > finest && f[stay - 1].cost <= f[stay].cost && f[stay - 1].late <= f[stay].late)
+        stay--;
+    return f[stay].cost <= f[best].cost + STAY ? stay : best;
+}
+
 static uint32_t most_bulk(const struct adapt *a, uint32_t level, double needed)
 {
-    if (!a->p.max_tpot_ns || !(a->tpot_ns > 0))
-        return a->p.bulk_rows;
+    const double least = fmax(needed, BULK_MIN), most = forecast(a, level, least).late + BULK_LATE;
     uint32_t rows = a->p.bulk_rows;
-    while (rows > BULK_MIN && rows > needed &&
-           tpot_at(a, level, rows, a->slope) > AIM * (double)a->p.max_tpot_ns)
+
+    while (rows > least && forecast(a, level, rows).late > most)
         rows--;
     return rows;
 }
@@ -362,7 +443,7 @@ static uint32_t most_bulk(const struct adapt *a, uint32_t level, double needed)
  */
 static uint32_t best_chunk(const struct adapt *a, uint32_t level)
 {
-    const double wire = a->slope * level_bytes(a, level);
+    const double wire = a->price * level_bytes(a, level);
     const double there = a->row_ns * a->p.cloud_per_edge;
     uint32_t best = a->p.chunk_tokens;
     double least = INFINITY;
@@ -384,59 +465,13 @@ static uint32_t best_chunk(const struct adapt *a, uint32_t level)
 
 /* --- what to do --- */
 
-static void note_passed(struct adapt *a)
+/* What was seen of prompts is what the model says of the new level. */
+static void move_to(struct adapt *a, uint32_t level, uint64_t now_ns)
 {
-    if (a->since_up < SOON) { /* it should not have become better: wait longer next time */
-        a->hold = a->hold * 2 < HOLD_MAX ? a->hold * 2 : HOLD_MAX;
-        a->since_up = SOON;
-    }
-    a->good = a->calm = 0;
-}
-
-static void note_held(struct adapt *a)
-{
-    if (++a->calm >= CALM && a->hold > HOLD_MIN) {
-        a->hold = a->hold / 2 > HOLD_MIN ? a->hold / 2 : HOLD_MIN;
-        a->calm = 0;
-    }
-}
-
-static uint32_t next_level(struct adapt *a, const struct adapt_window *w, double needed)
-{
-    const double cautious = a->slope + a->slope_off;
-    const uint32_t now = a->choice.level;
-
-    a->since_up++;
-    if (!holds(a, now, w->reading ? needed : a->bulk_now, a->slope, PASSED)) {
-        const uint32_t worse = best_level(a, needed, a->slope, AIM);
-        note_passed(a);
-        a->choice.holds = holds(a, worse, needed, a->slope, 1);
-        return worse;
-    }
-    const double bulk = fmax(needed, a->bulk_now);
-    uint32_t better = best_level(a, bulk, cautious, FINER);
-    better = better < a->floor ? a->floor : better;
-    a->choice.holds = true;
-    note_held(a);
-    if (better >= now || !holds(a, better, bulk, cautious, FINER)) {
-        a->good = 0;
-        return now;
-    }
-    if (++a->good < a->hold)
-        return now;
-    a->good = 0;
-    a->since_up = 0;
-    return better;
-}
-
-/* What was seen is what the model says of the new level. */
-static void move_to(struct adapt *a, uint32_t level)
-{
-    if (a->tpot_ns > 0)
-        a->tpot_ns = tpot_at(a, level, a->bulk_now, a->slope);
     if (a->ttft_ns > 0)
-        a->ttft_ns = ttft_at(a, level, a->slope);
+        a->ttft_ns = fmax(ttft_at(a, level, a->price), 1);
     choose(a, level);
+    a->changed_ns = now_ns;
 }
 
 bool adapt_floor(struct adapt *a, uint32_t level, uint64_t now_ns)
@@ -444,34 +479,30 @@ bool adapt_floor(struct adapt *a, uint32_t level, uint64_t now_ns)
     a->floor = level < a->n_levels ? level : a->n_levels - 1;
     if (a->choice.level >= a->floor)
         return false;
-    move_to(a, a->floor);
-    a->changed_ns = now_ns;
+    move_to(a, a->floor, now_ns);
     return true;
 }
 
 bool adapt_step(struct adapt *a, const struct adapt_window *w)
 {
     const struct adapt_choice before = a->choice;
-    double tpot_ns;
 
-    learn(a, w, &tpot_ns);
-    if (a->p.max_tpot_ns && tpot_ns > PASSED * (double)a->p.max_tpot_ns)
-        a->tpot_ns = tpot_ns;
-    else if (tpot_ns > 0)
-        a->tpot_ns = towards(a->tpot_ns, tpot_ns, SOFTEN);
-    else if (!w->n_turns || !(a->tpot_ns > 0 || a->ttft_ns > 0))
+    learn(a, w);
+    if (!w->n_turns || !(a->n_seen || a->ttft_ns > 0))
         return false; /* nothing new */
-    const double needed = bulk_needed(a, w);
-    uint32_t level = next_level(a, w, needed);
-    level = level < a->floor ? a->floor : level;
-    if (level != before.level) {
-        move_to(a, level);
-        a->changed_ns = w->now_ns;
-    }
+    const double needed = bulk_needed(a, w), bulk = w->reading ? needed : a->bulk_now;
+    const uint32_t prompts = level_for_prompts(a, w->now_ns);
+    const uint32_t level = best_level(a, prompts > a->floor ? prompts : a->floor, bulk);
+    if (level != before.level)
+        move_to(a, level, w->now_ns);
+    const struct forecast f = forecast(a, level, bulk);
+    a->tpot_ns = f.mean_ns;
+    a->choice.holds =
+        f.late <= HELD && (!a->p.max_ttft_ns || a->ttft_ns <= (double)a->p.max_ttft_ns);
     a->choice.bulk_rows = most_bulk(a, level, needed);
     a->choice.chunk_tokens = best_chunk(a, level);
-    a->choice.tpot_ns = (uint64_t)fmax(a->tpot_ns, 0);
-    a->choice.ttft_ns = (uint64_t)fmax(a->ttft_ns, 0);
+    a->choice.tpot_ns = (uint64_t)a->tpot_ns;
+    a->choice.ttft_ns = (uint64_t)a->ttft_ns;
     return a->choice.level != before.level || a->choice.bulk_rows != before.bulk_rows ||
            a->choice.chunk_tokens != before.chunk_tokens || a->choice.holds != before.holds;
 }

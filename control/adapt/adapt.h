@@ -3,14 +3,13 @@
  * How fine activations may be, and how much of a prompt goes beside decode, so that limits of time
  * are held at the best quality: a controller for one edge. It is a model of a turn,
  *
- *     time between two tokens = computing here + bytes x messages / rate + round trip + computing
- *     there,
+ *     time between two tokens = bytes x price + rows of prompts x price + the rest,
  *
- * whose parts are estimated from what was seen, and the first of a row of levels that the model
- * says will hold the limits. No clock, no I/O: time and measurements come in, a choice goes out.
- *
- * Worse is reacted to at once, better slowly and with a margin, and more slowly the more often it
- * was wrong (docs/adaptation.md).
+ * whose prices are estimated from what was seen. The rest (computing, round trips) is not: the
+ * residuals of the last windows are kept as they were, and tell, shifted by what each level would
+ * cost, what share of tokens would be late with it. The level is chosen at which that share, and
+ * the quality given up in the same coin, are least. No clock, no I/O: time and measurements come
+ * in, a choice goes out (docs/adaptation.md).
  */
 #ifndef ISTHMUS_CONTROL_ADAPT_ADAPT_H
 #define ISTHMUS_CONTROL_ADAPT_ADAPT_H
@@ -23,7 +22,9 @@
 #define ADAPT_LEVELS    9u
 #define ADAPT_TURNS     256u /* of a window: the newest are enough */
 #define ADAPT_WINDOW_NS UINT64_C(100000000)
-#define ADAPT_GAPS      6u /* fewer tell nothing yet */
+#define ADAPT_GAPS      6u  /* fewer tell nothing yet */
+#define ADAPT_SEEN      32u /* windows that are remembered, */
+#define ADAPT_RESIDUALS 16u /* and quantiles of each */
 
 struct adapt_params {
     /* Bytes and KL over the codec's parameter; borrowed. Of adapt_tsq_curve its KL is a scale of
@@ -69,9 +70,10 @@ struct adapt_choice {
     uint64_t ttft_ns;
 };
 
-/* y over x, forgotten bit by bit. */
-struct adapt_line {
-    double xx, xy, yy, n;
+/* The gaps of a window, less what bytes and rows of prompts cost at the prices of then. */
+struct adapt_seen {
+    float residual_ns[ADAPT_RESIDUALS]; /* in order */
+    uint32_t n;
 };
 
 struct adapt_level {
@@ -85,22 +87,20 @@ struct adapt {
     uint32_t n_levels, floor;
     struct adapt_choice choice;
     /* beliefs */
-    struct adapt_line wire;  /* the path's time, over bytes of the message and those before it */
-    double slope, slope_off; /* ns a byte, and how far that may be off */
-    double floor_ns;         /* shortest path of late */
-    uint64_t floor_at_ns;
+    double price, price_var; /* ns a byte of the path, and how far that may be off, squared */
+    double noise_var;        /* of a message's time on the path, ns^2 */
+    struct adapt_seen seen[ADAPT_SEEN]; /* newest first */
+    uint32_t n_seen;
+    int aside; /* windows in a row whose residuals are larger, or (below 0) smaller, than usual */
     double tpot_ns, ttft_ns; /* as they are now; 0: not known */
     uint32_t unread;         /* windows in a row without a prompt */
     double burst;            /* messages that go together */
+    double more_bytes;       /* that these take beside their tiles */
     double row_ns, run_ns;   /* of the edge: a row more, a run without */
     double bulk_now;         /* rows beside decode, a run */
     double prompt_rows;      /* of prompts, usually */
-    double loss;
-    double bytes_over; /* a token's bytes over the curve's */
-    /* how it moves */
+    double bytes_over;       /* a token's bytes over the curve's */
     uint64_t changed_ns;     /* what was sent before tells of another level */
-    uint32_t good, hold;     /* windows that would have allowed better; that are asked for */
-    uint32_t since_up, calm; /* windows since it went up; without a limit passed */
 };
 
 /* 0, or -EINVAL: a curve that is none, a finest parameter without a coarser one, no limit. */

@@ -5,12 +5,11 @@
  * trace the share of tokens that came later than the limit, and the mean KL that was paid.
  *
  *   sim_adapt [--seed N]
- *   sim_adapt [--seed N] [--limit MS] --trace FILE ...     of recorded links instead (trace.h),
- * with the limit that stands before
+ *   sim_adapt [--seed N] [--limit MS] [--sessions N] --trace FILE | --backwards FILE ...
+ *     of recorded links instead (trace.h), with the limit and the sessions that stand before
  *
  * Fails where the controller is not better than the rule (fewer late at no more KL), or where some
- * fixed setting is better in both. Of recorded links only that it has fewer late than the rule and
- * than the finest setting is asked: docs/adaptation.md has what that costs.
+ * fixed setting is better in both.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -179,14 +178,18 @@ static void make_traces(void)
 static struct trace recorded[RECORDED_MAX];
 static uint32_t n_recorded;
 
-/* 0 or -1, said. */
-static int add_recorded(const char *path, double limit_ms)
+/* Each of the sessions has as much of the link as one of four has. 0 or -1, said. */
+static int add_recorded(const char *path, double limit_ms, uint32_t sessions, bool backwards)
 {
     static struct link_trace l;
     struct trace *t = &recorded[n_recorded];
-    FILE *f = n_recorded < RECORDED_MAX ? fopen(path, "r") : NULL;
     unsigned line = 0;
 
+    if (!sessions || sessions > SESSIONS) {
+        fprintf(stderr, "--sessions: 1 to %u\n", SESSIONS);
+        return -1;
+    }
+    FILE *f = n_recorded < RECORDED_MAX ? fopen(path, "r") : NULL;
     if (!f || link_trace_read(f, &l, &line)) {
         fprintf(stderr, "%s: cannot be read, or line %u is none of a link's trace\n", path, line);
         if (f)
@@ -196,14 +199,17 @@ static int add_recorded(const char *path, double limit_ms)
     fclose(f);
     const double end_ms = l.at[l.n - 1].at_ms;
     const char *slash = strrchr(path, '/');
+    const double share = (double)sessions / calm.sessions;
     *t = (struct trace){.name = slash ? slash + 1 : path, .limit_ms = limit_ms};
     for (uint32_t i = 0, k = 0; i < TICKS && i * TICK_S * 1e3 <= end_ms; i++) {
         while (k + 1 < l.n && l.at[k + 1].at_ms <= i * TICK_S * 1e3)
             k++;
+        const struct link_trace_line *now = &l.at[backwards ? l.n - 1 - k : k];
         t->at[i] = calm;
-        t->at[i].byte_per_s = fmax(l.at[k].kbit_per_s, LEAST_KBIT) * 125;
-        t->at[i].rtt_ns = l.at[k].rtt_ms * MS;
-        t->at[i].loss = l.at[k].loss;
+        t->at[i].sessions = sessions;
+        t->at[i].byte_per_s = fmax(now->kbit_per_s, LEAST_KBIT) * 125 * share;
+        t->at[i].rtt_ns = now->rtt_ms * MS;
+        t->at[i].loss = now->loss;
         t->n = i + 1;
     }
     n_recorded++;
@@ -483,6 +489,7 @@ int main(int argc, char **argv)
 {
     static struct outcome o[TRACES][DECIDERS]; /* more than RECORDED_MAX */
     double mean_late[DECIDERS] = {0}, mean_kl[DECIDERS] = {0}, limit_ms = 110;
+    uint32_t sessions = calm.sessions;
     int bad = 0;
 
     for (int i = 1; i + 1 < argc; i += 2) {
@@ -490,7 +497,10 @@ int main(int argc, char **argv)
             seed = strtoull(argv[i + 1], NULL, 10);
         else if (strcmp(argv[i], "--limit") == 0)
             limit_ms = strtod(argv[i + 1], NULL);
-        else if (strcmp(argv[i], "--trace") != 0 || add_recorded(argv[i + 1], limit_ms))
+        else if (strcmp(argv[i], "--sessions") == 0)
+            sessions = (uint32_t)strtoul(argv[i + 1], NULL, 10);
+        else if ((strcmp(argv[i], "--trace") != 0 && strcmp(argv[i], "--backwards") != 0) ||
+                 add_recorded(argv[i + 1], limit_ms, sessions, strcmp(argv[i], "--backwards") == 0))
             return 2;
     }
     const uint32_t n = n_recorded ? n_recorded : TRACES;
@@ -518,12 +528,6 @@ int main(int argc, char **argv)
         printf(" %.2f %%, %.4f |", mean_late[i], mean_kl[i]);
     printf("\n");
     const uint32_t rule = 5, ours = 6;
-    if (n_recorded) {
-        bad = mean_late[ours] >= mean_late[rule] || mean_late[ours] >= mean_late[0];
-        if (bad)
-            fprintf(stderr, "FAILED: no fewer are late (seed %" PRIu64 ")\n", seed);
-        return bad;
-    }
     if (mean_late[ours] >= mean_late[rule] || mean_kl[ours] > mean_kl[rule]) {
         fprintf(stderr, "FAILED: not better than the rule (seed %" PRIu64 ")\n", seed);
         bad = 1;
