@@ -410,8 +410,7 @@ static struct attend_ahead tiles_at(const struct attention *a, const struct aski
     const struct decoder_row *last = &ask->rows[at.unit->first_row + at.unit->n_rows - 1];
     const uint8_t *tiles = kv_tiles(a->p.kv, last->seq, at.page, layer, at.kv_head);
 
-    return (struct attend_ahead){tiles, tiles + kv_key_bytes(format_of(a, last), a->head_dim),
-                                 tokens_seen(last, at.page)};
+    return (struct attend_ahead){tiles, tiles + kv_key_bytes(format_of(a, last), a->head_dim)};
 }
 
 /* The pages of a unit end before this one. */

@@ -10,13 +10,14 @@
  *   vi, vi_zero()            16 int32
  *   vi_dot(acc, a, b)        acc + a[2i] b[2i] + a[2i+1] b[2i+1]
  *   vi_float(x)              rounded to nearest
+ *   TILE_SUMS                sums of 16 lanes that registers hold, beside two vectors
  *   TILE_FN                  attributes of what must be inlined, for its registers
  */
 
 #if defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 24")
 #endif
 
 #define TILE_QUERIES 6u /* of one pass over a page: what 16 registers hold */
@@ -188,162 +189,147 @@ ROWS_FN float query(enum kv_format f, void *out, size_t hd, float *q, float scal
     return tiny ? 0.f : most / KV_QUERY_MAX * scale / (float)hadamard_dims(hd);
 }
 
-/* --- what is read next ----------------------------------------------------------------------- */
+/* --- units against R queries ----------------------------------------------------------------- */
 
-/* Lines of memory to be asked for, `each` a time: of `rows` that begin `apart` bytes from each
- * other, and go on for row_bytes. */
-struct fetch {
-    const uint8_t *row;
-    size_t rows, apart, row_bytes, at, each;
-};
+/* Units at once: U * R sums that registers hold, and that do not wait for each other. Sums of
+ * integers leave room for what the compiler makes of their products. */
+#define SUMS(f)          ((f) == KV_F16 || TILE_SUMS < 12 ? TILE_SUMS : 12)
+#define UNITS_MOST(R, f) (SUMS(f) / (R) >= 4 ? 4 : SUMS(f) / (R) >= 2 ? 2 : 1)
 
-ROWS_FN struct fetch fetch_rows(const uint8_t *row, size_t rows, size_t apart, size_t row_bytes,
-                                size_t times)
+/* Asks for the two vectors, 64 bytes, of each unit that lie `ahead` bytes from those at `at`. Into
+ * L2: in an L1 of 32 KiB a page to come would take the place of the one at work, and its misses are
+ * too few at once to read at the memory's rate. */
+TILE_FN void fetch(const size_t U, const uint8_t *at, size_t apart, ptrdiff_t ahead)
 {
-    const size_t lines = rows * ((row_bytes + 63) / 64);
-
-    return (struct fetch){row, lines ? rows : 0, apart, row_bytes, 0, (lines + times - 1) / times};
+    UNROLL
+    for (size_t u = 0; u < U; u++)
+        __builtin_prefetch((const uint8_t *)((uintptr_t)(at + u * apart) + (uintptr_t)ahead), 0, 2);
 }
 
-ROWS_FN void fetch_some(struct fetch *f)
+/* acc[u][r] += a[r][k] times vector k of unit u. */
+TILE_FN void dots_f16_step(const size_t R, const size_t U, const float *a, size_t stride,
+                           const uint8_t *unit, size_t apart, size_t k, v16 *acc)
 {
-    for (size_t i = 0; i < f->each && f->rows; i++) {
-        __builtin_prefetch(f->row + f->at);
-        f->at += 64;
-        if (f->at >= f->row_bytes) {
-            f->at = 0;
-            f->row += f->apart;
-            f->rows--;
-        }
+    UNROLL
+    for (size_t u = 0; u < U; u++) {
+        const v16 b = v_loadh((const uint16_t *)(const void *)(unit + u * apart + 32 * k));
+
+        __asm__("" : "+r"(a)); /* or a[r] stay in registers that three queries do not leave */
+        UNROLL
+        for (size_t r = 0; r < R; r++)
+            acc[u * R + r] = v_fma(v_set1(a[r * stride + k]), b, acc[u * R + r]);
     }
 }
 
-ROWS_FN struct fetch fetch_keys(enum kv_format f, size_t hd, const struct attend_ahead *a,
-                                size_t times)
-{
-    const size_t scales = f == KV_F16 ? 0 : KV_PAGE * 2, bytes = kv_key_bytes(f, hd) - scales;
-
-    if (scales && a->tokens)
-        for (size_t i = 0; i < scales; i += 64)
-            __builtin_prefetch(a->keys + bytes + i);
-    return fetch_rows(a->keys, 1, 0, (a->tokens + 15) / 16 * (bytes / N_UNITS), times);
-}
-
-ROWS_FN struct fetch fetch_values(enum kv_format f, size_t hd, const struct attend_ahead *a,
-                                  size_t times)
-{
-    const size_t scales = f == KV_F16 ? 0 : KV_PAGE * 2, bytes = kv_value_bytes(f, hd) - scales;
-    const size_t rows = hd / (kv_value_code(f) == KV_CODE_Q4 ? 32 : 16), apart = bytes / rows;
-
-    if (scales && a->tokens)
-        for (size_t i = 0; i < scales; i += 64)
-            __builtin_prefetch(a->values + bytes + i);
-    return fetch_rows(a->values, rows, apart, a->tokens * apart / KV_PAGE, times);
-}
-
-/* --- one unit against R queries -------------------------------------------------------------- */
-
-/* acc[u][r] = sum over k < n of a[r][k] times vector k of unit u; units are `apart` bytes apart.
- * Two at once where few queries leave registers: one's sums alone would wait for each other. */
+/* acc[u][r] = sum over k < n of a[r][k] times vector k of unit u; units are `apart` bytes apart. */
 TILE_FN void dots_f16(const size_t R, const size_t U, const float *a, size_t stride,
-                      const uint8_t *unit, size_t apart, size_t n, v16 *acc)
+                      const uint8_t *unit, size_t apart, ptrdiff_t ahead, size_t n, v16 *acc)
 {
+    size_t k = 0;
+
     UNROLL
     for (size_t i = 0; i < U * R; i++)
         acc[i] = v_set1(0.f);
-    for (size_t k = 0; k < n; k++) {
-        UNROLL
-        for (size_t u = 0; u < U; u++) {
-            const v16 b = v_loadh((const uint16_t *)(const void *)(unit + u * apart + 32 * k));
-
-            __asm__("" : "+r"(a)); /* or a[r] stay in registers that three queries do not leave */
-            UNROLL
-            for (size_t r = 0; r < R; r++)
-                acc[u * R + r] = v_fma(v_set1(a[r * stride + k]), b, acc[u * R + r]);
-        }
+    for (; k + 2 <= n; k += 2) {
+        fetch(U, unit + 32 * k, apart, ahead);
+        dots_f16_step(R, U, a, stride, unit, apart, k, acc);
+        dots_f16_step(R, U, a, stride, unit, apart, k + 1, acc);
     }
+    if (k < n)
+        dots_f16_step(R, U, a, stride, unit, apart, k, acc);
 }
-
-#define TWO_UNITS(R)        ((R) <= TILE_QUERIES / 2)
-#define PASSES(R, f, units) ((f) == KV_F16 && TWO_UNITS(R) ? ((units) + 1) / 2 : (units))
 
 /* The same over n pairs: q8; or q4's nibbles, where pair k is at unit k / 2 (keys), or all low or
  * all high (values). */
 enum nibbles { NONE, BY_TURNS, LOW, HIGH };
 
-TILE_FN void dots_int(const size_t R, const enum nibbles nibbles, const int16_t *a, size_t stride,
-                      const uint8_t *unit, size_t n, v16 *out)
+TILE_FN void dots_int_step(const size_t R, const size_t U, const enum nibbles nibbles,
+                           const int16_t *a, size_t stride, const uint8_t *unit, size_t apart,
+                           vi *acc)
 {
-    vi acc[TILE_QUERIES];
-
     UNROLL
-    for (size_t r = 0; r < R; r++)
-        acc[r] = vi_zero();
-    for (size_t k = 0; k < n; k++) {
-        vp b;
+    for (size_t u = 0; u < U; u++) {
+        const uint8_t *at = unit + u * apart;
+        const vp b = nibbles == NONE ? vp_load8(at) : vp_load4(at, nibbles == HIGH);
 
-        if (nibbles == NONE)
-            b = vp_load8(unit + 32 * k);
-        else if (nibbles == BY_TURNS)
-            b = vp_load4(unit + 32 * (k / 2), 0);
-        else
-            b = vp_load4(unit + 32 * k, nibbles == HIGH);
+        __asm__("" : "+r"(a)); /* as above */
         UNROLL
         for (size_t r = 0; r < R; r++)
-            acc[r] = vi_dot(acc[r], vp_bcast(a + r * stride + 2 * k), b);
+            acc[u * R + r] = vi_dot(acc[u * R + r], vp_bcast(a + r * stride), b);
         if (nibbles != BY_TURNS)
             continue;
-        b = vp_load4(unit + 32 * (k / 2), 1);
-        k++;
+        const vp c = vp_load4(at, 1);
         UNROLL
         for (size_t r = 0; r < R; r++)
-            acc[r] = vi_dot(acc[r], vp_bcast(a + r * stride + 2 * k), b);
+            acc[u * R + r] = vi_dot(acc[u * R + r], vp_bcast(a + r * stride + 2), c);
     }
+}
+
+TILE_FN void dots_int(const size_t R, const size_t U, const enum nibbles nibbles, const int16_t *a,
+                      size_t stride, const uint8_t *unit, size_t apart, ptrdiff_t ahead, size_t n,
+                      v16 *out)
+{
+    const size_t pairs = nibbles == BY_TURNS ? 2 : 1, vectors = n / pairs;
+    vi acc[TILE_SUMS];
+    size_t k = 0;
+
     UNROLL
-    for (size_t r = 0; r < R; r++)
-        out[r] = vi_float(acc[r]);
+    for (size_t i = 0; i < U * R; i++)
+        acc[i] = vi_zero();
+    for (; k + 2 <= vectors; k += 2, unit += 64, a += 4 * pairs) {
+        fetch(U, unit, apart, ahead);
+        dots_int_step(R, U, nibbles, a, stride, unit, apart, acc);
+        dots_int_step(R, U, nibbles, a + 2 * pairs, stride, unit + 32, apart, acc);
+    }
+    if (k < vectors)
+        dots_int_step(R, U, nibbles, a, stride, unit, apart, acc);
+    UNROLL
+    for (size_t i = 0; i < U * R; i++)
+        out[i] = vi_float(acc[i]);
 }
 
 /* --- a page against R queries ---------------------------------------------------------------- */
 
-TILE_FN void page_scores(const size_t R, const enum kv_format f, const uint8_t *keys, size_t hd,
-                         const void *q, const float *factors, size_t n, float scores[][KV_PAGE],
-                         const struct attend_ahead *ahead)
+/* Scores of U units from `unit` on. */
+TILE_FN void unit_dots(const size_t R, const size_t U, const enum kv_format f, const uint8_t *keys,
+                       size_t hd, const void *q, const float *factors, size_t unit,
+                       float scores[][KV_PAGE], ptrdiff_t ahead)
 {
     const uint16_t *d = (const uint16_t *)(const void *)(keys + kv_key_bytes(f, hd) - KV_PAGE * 2);
     const enum nibbles nibbles = kv_key_code(f) == KV_CODE_Q8 ? NONE : BY_TURNS;
-    size_t unit_bytes = hd * (f == KV_F16 ? 32 : nibbles == NONE ? 16 : 8), u = 0;
+    const size_t apart = hd * (f == KV_F16 ? 32 : nibbles == NONE ? 16 : 8);
+    v16 s[TILE_SUMS];
 
-    struct fetch fetch = fetch_keys(f, hd, ahead, PASSES(R, f, (n + 15) / 16));
-
-    for (; f == KV_F16 && TWO_UNITS(R) && (u + 1) * 16 < n; u += 2) {
-        v16 s[TILE_QUERIES];
-
-        fetch_some(&fetch);
-        dots_f16(R, 2, q, hd, keys + u * unit_bytes, unit_bytes, hd, s);
-        UNROLL
-        for (size_t r = 0; r < R; r++) {
-            v_store(scores[r] + u * 16, v_mul(s[r], v_set1(factors[r])));
-            v_store(scores[r] + u * 16 + 16, v_mul(s[R + r], v_set1(factors[r])));
-        }
-    }
-    for (; u * 16 < n; u++) {
-        v16 s[TILE_QUERIES];
-
-        fetch_some(&fetch);
-        if (f == KV_F16)
-            dots_f16(R, 1, q, hd, keys + u * unit_bytes, 0, hd, s);
-        else
-            dots_int(R, nibbles, q, hd, keys + u * unit_bytes, hd / 2, s);
+    if (f == KV_F16)
+        dots_f16(R, U, q, hd, keys + unit * apart, apart, ahead, hd, s);
+    else
+        dots_int(R, U, nibbles, q, hd, keys + unit * apart, apart, ahead, hd / 2, s);
+    UNROLL
+    for (size_t u = 0; u < U; u++) {
         UNROLL
         for (size_t r = 0; r < R; r++) {
             v16 factor = v_set1(factors[r]);
 
             if (f != KV_F16)
-                factor = v_mul(factor, v_loadh(d + u * 16));
-            v_store(scores[r] + u * 16, v_mul(s[r], factor));
+                factor = v_mul(factor, v_loadh(d + (unit + u) * 16));
+            v_store(scores[r] + (unit + u) * 16, v_mul(s[u * R + r], factor));
         }
     }
+}
+
+TILE_FN void page_scores(const size_t R, const enum kv_format f, const uint8_t *keys, size_t hd,
+                         const void *q, const float *factors, size_t units,
+                         float scores[][KV_PAGE], ptrdiff_t ahead)
+{
+    const size_t most = UNITS_MOST(R, f);
+    size_t u = 0;
+
+    if (f != KV_F16) /* the scales */
+        fetch(1, keys + kv_key_bytes(f, hd) - KV_PAGE * 2, 0, ahead);
+    for (; u + most <= units; u += most)
+        unit_dots(R, most, f, keys, hd, q, factors, u, scores, ahead);
+    for (; u < units; u++)
+        unit_dots(R, 1, f, keys, hd, q, factors, u, scores, ahead);
 }
 
 /* p times the tokens' scales as int16: returns what one is worth. */
@@ -437,41 +423,49 @@ TILE_FN void fold(float *state, v16 next, float old_weight, float new_weight)
             v_fma(v_load(state), v_set1(old_weight), v_mul(next, v_set1(new_weight))));
 }
 
-TILE_FN void page_values(const size_t R, const enum kv_format f, const uint8_t *values, size_t hd,
-                         const void *weights, size_t n, const float *old_weight,
-                         const float *new_weight, float *state, const struct attend_ahead *ahead)
+/* Dims of U units from g on. q4's come in twos, of the same bytes. */
+TILE_FN void value_dots(const size_t R, const size_t U, const enum kv_format f,
+                        const uint8_t *values, size_t hd, const void *weights, size_t n,
+                        const float *old_weight, const float *new_weight, float *state, size_t g,
+                        ptrdiff_t ahead)
 {
-    struct fetch fetch = fetch_values(f, hd, ahead, PASSES(R, f, hd / 16));
-    size_t stride = attend_state_floats(hd), g = 0;
+    const size_t stride = attend_state_floats(hd), apart = KV_PAGE * (f == KV_F16 ? 32 : 16);
+    const bool halves = kv_value_code(f) == KV_CODE_Q4;
+    const uint8_t *at = values + (halves ? g / 2 : g) * apart;
+    v16 s[TILE_SUMS];
 
-    for (; f == KV_F16 && TWO_UNITS(R) && g + 1 < hd / 16; g += 2) {
-        v16 s[TILE_QUERIES];
-
-        fetch_some(&fetch);
-        dots_f16(R, 2, weights, KV_PAGE, values + g * KV_PAGE * 32, KV_PAGE * 32, n, s);
-        UNROLL
-        for (size_t r = 0; r < R; r++) {
-            float *o = state + r * stride + g * 16;
-
-            fold(o, s[r], old_weight[r], new_weight[r]);
-            fold(o + 16, s[R + r], old_weight[r], new_weight[r]);
-        }
-    }
-    for (; g < hd / 16; g++) {
-        v16 s[TILE_QUERIES];
-
-        fetch_some(&fetch);
-        if (f == KV_F16)
-            dots_f16(R, 1, weights, KV_PAGE, values + g * KV_PAGE * 32, 0, n, s);
-        else if (f == KV_Q8)
-            dots_int(R, NONE, weights, KV_PAGE, values + g * KV_PAGE * 16, (n + 1) / 2, s);
-        else if (g % 2 == 0)
-            dots_int(R, LOW, weights, KV_PAGE, values + g / 2 * KV_PAGE * 16, (n + 1) / 2, s);
-        else
-            dots_int(R, HIGH, weights, KV_PAGE, values + g / 2 * KV_PAGE * 16, (n + 1) / 2, s);
+    if (f == KV_F16)
+        dots_f16(R, U, weights, KV_PAGE, at, apart, ahead, n, s);
+    else if (!halves)
+        dots_int(R, U, NONE, weights, KV_PAGE, at, apart, ahead, (n + 1) / 2, s);
+    else if (g % 2 == 0)
+        dots_int(R, U, LOW, weights, KV_PAGE, at, apart, ahead, (n + 1) / 2, s);
+    else
+        dots_int(R, U, HIGH, weights, KV_PAGE, at, apart, ahead, (n + 1) / 2, s);
+    UNROLL
+    for (size_t u = 0; u < U; u++) {
         UNROLL
         for (size_t r = 0; r < R; r++)
-            fold(state + r * stride + g * 16, s[r], old_weight[r], new_weight[r]);
+            fold(state + r * stride + (g + u * (halves ? 2 : 1)) * 16, s[u * R + r], old_weight[r],
+                 new_weight[r]);
+    }
+}
+
+TILE_FN void page_values(const size_t R, const enum kv_format f, const uint8_t *values, size_t hd,
+                         const void *weights, size_t n, const float *old_weight,
+                         const float *new_weight, float *state, ptrdiff_t ahead)
+{
+    const size_t most = UNITS_MOST(R, f), every = kv_value_code(f) == KV_CODE_Q4 ? 2 : 1;
+
+    if (f != KV_F16) /* the scales */
+        fetch(1, values + kv_value_bytes(f, hd) - KV_PAGE * 2, 0, ahead);
+    for (size_t first = 0; first < every; first++) {
+        size_t g = first;
+
+        for (; g + (most - 1) * every < hd / 16; g += most * every)
+            value_dots(R, most, f, values, hd, weights, n, old_weight, new_weight, state, g, ahead);
+        for (; g < hd / 16; g += every)
+            value_dots(R, 1, f, values, hd, weights, n, old_weight, new_weight, state, g, ahead);
     }
 }
 
@@ -488,12 +482,12 @@ TILE_FN void page_tile(const size_t R, const enum kv_format f, const uint8_t *ke
     for (size_t r = 0; r < R; r++)
         n = visible[r] > n ? visible[r] : n;
     size_t units = (n + 15) / 16;
-    page_scores(R, f, keys, hd, q, factors, n, p, ahead);
+    page_scores(R, f, keys, hd, q, factors, units, p, ahead ? ahead->keys - keys : 0);
     page_softmax(R, p, visible, units, state + hd, stride, old_weight, new_weight);
     for (size_t r = 0; r < R && f != KV_F16; r++)
         new_weight[r] *= page_weights(w[r], p[r], d, units);
     page_values(R, f, values, hd, f == KV_F16 ? (const void *)p : w, n, old_weight, new_weight,
-                state, ahead);
+                state, ahead ? ahead->values - values : 0);
 }
 
 #define PAGE_FORMAT(R, f)                                                                          \
@@ -520,7 +514,6 @@ ROWS_FN void page(enum kv_format f, const uint8_t *keys, const uint8_t *values, 
                   const void *q, const float *factors, const uint8_t *visible, float *state,
                   const struct attend_ahead *ahead)
 {
-    static const struct attend_ahead nothing = {0};
     static const page_fn tiles[KV_FORMATS][TILE_QUERIES] = {
         {page_F16_1, page_F16_2, page_F16_3, page_F16_4, page_F16_5, page_F16_6},
         {page_Q8_1, page_Q8_2, page_Q8_3, page_Q8_4, page_Q8_5, page_Q8_6},
@@ -534,7 +527,7 @@ ROWS_FN void page(enum kv_format f, const uint8_t *keys, const uint8_t *values, 
         size_t r = (n - i + tiles_left - 1) / tiles_left; /* 7: 4 and 3, not 6 and 1 */
 
         tiles[f][r - 1](keys, values, hd, (const char *)q + i * bytes, factors + i, visible + i,
-                        state + i * attend_state_floats(hd), i || !ahead ? &nothing : ahead);
+                        state + i * attend_state_floats(hd), i ? NULL : ahead);
         i += r;
     }
 }

@@ -156,7 +156,8 @@ ROWS_FN void v_store_i16(int16_t *p, v16 a)
 
 /* --- attention: 16 pairs of integers ----------------------------------------------------------- */
 
-#define TILE_FN static
+#define TILE_FN   static
+#define TILE_SUMS 6
 
 typedef struct {
     int16_t l[16][2];

@@ -7,6 +7,7 @@
 #include "compute/kernels/internal.h"
 
 #define REGISTERS     16
+#define TILE_SUMS     6
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #define ROWS_FN       static ALWAYS_INLINE
 

@@ -16,6 +16,7 @@
 #include "compute/kernels/internal.h"
 
 #define REGISTERS 32
+#define TILE_SUMS 24
 #define ROWS_FN   static ALWAYS_INLINE
 
 typedef __m512 v16;

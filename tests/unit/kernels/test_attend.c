@@ -104,9 +104,8 @@ static void head_attend(const struct head *h, const struct attend_kernels *k, si
         k->begin(h->states + i * state, hd);
     for (size_t page = 0; page < h->n_pages; page++) {
         const uint8_t *tiles = page_tiles(h, page), *after = page_tiles(h, page + 1);
-        size_t base = page * KV_PAGE, first = 0, left = h->n - base;
-        struct attend_ahead ahead = {after, after + kv_key_bytes(h->format, hd),
-                                     left < 2 * KV_PAGE ? left - KV_PAGE : KV_PAGE};
+        size_t base = page * KV_PAGE, first = 0;
+        struct attend_ahead ahead = {after, after + kv_key_bytes(h->format, hd)};
 
         while (seen(h, first) <= base)
             first++;
