@@ -185,6 +185,15 @@ static void read_entry(struct link *l, const uint8_t *entry)
     }
 }
 
+/* So many packets were sent again that had come: the timeout is shorter than the path has become.
+ * It doubles for each, until a round trip can be measured. */
+static void needless(struct link *l, uint32_t n)
+{
+    l->stats.spurious += n;
+    n = n < AMBIGUOUS_MAX / AMBIGUOUS_STEP ? n * AMBIGUOUS_STEP : AMBIGUOUS_MAX;
+    l->n_ambiguous = l->n_ambiguous + n < AMBIGUOUS_MAX ? l->n_ambiguous + n : AMBIGUOUS_MAX;
+}
+
 /* An ACK's payload; docs/wire.md has the table. Checked whole before anything is believed. */
 int loss_read_ack(struct link *l, uint32_t control_number, const uint8_t *payload, size_t len)
 {
@@ -212,7 +221,7 @@ int loss_read_ack(struct link *l, uint32_t control_number, const uint8_t *payloa
     if (control_number > l->credit_number) { /* not overtaken by a later one */
         l->credit_number = control_number;
         l->credit = get_be16(payload + 10);
-        l->stats.spurious += get_be32(payload + 16) - (uint32_t)l->stats.spurious;
+        needless(l, get_be32(payload + 16) - (uint32_t)l->stats.spurious);
     }
     return 0;
 }

@@ -312,6 +312,45 @@ static void test_timeout_allows_for_delay(void **state)
     pair_close(&t);
 }
 
+/* The peer tells of what was sent again needlessly: a few messages later the timeout is long enough,
+ * though no round trip can be measured meanwhile. */
+static void test_path_becomes_longer(void **state)
+{
+    struct pair t;
+    struct pkt *p[4];
+
+    pair_open(&t, edge_params, cloud_params);
+    connect_pair(&t);
+    for (unsigned i = 0; i < 60; i++) {
+        const uint64_t rtt = i < 50 ? 16 * MS : 120 * MS, end = t.now + rtt + ACK_DELAY;
+        unsigned again = 0;
+
+        send_one(&t, t.a, 1, 1);
+        assert_int_equal(take(&t, t.a, p, 4), 1);
+        t.now += rtt / 2;
+        give(&t, t.b, p[0]);
+        expect(t.b, 1, 1);
+        t.now += ACK_DELAY;
+        assert_int_equal(take(&t, t.b, p, 4), 1); /* the acknowledgement, on its way */
+        while (link_deadline(t.a) < end) {
+            t.now = link_deadline(t.a) > t.now ? link_deadline(t.a) : t.now;
+            for (int n = take(&t, t.a, p + 1, 3); n; n--) {
+                again += type_of(p[n]) == WIRE_DATA;
+                give(&t, t.b, p[n]);
+            }
+        }
+        t.now = end;
+        give(&t, t.a, p[0]);
+        carry(&t);
+        assert_true(link_idle(t.a));
+        if (i == 50)
+            assert_true(again > 0);
+        if ((i >= 10 && i < 50) || i >= 54) /* it knows the round trip */
+            assert_int_equal(again, 0);
+    }
+    pair_close(&t);
+}
+
 static void test_timeout_backs_off(void **state)
 {
     struct pair t;
@@ -1073,6 +1112,7 @@ int main(void)
         cmocka_unit_test(test_reply_overtakes),
         cmocka_unit_test(test_acknowledgement_waits),
         cmocka_unit_test(test_timeout_allows_for_delay),
+        cmocka_unit_test(test_path_becomes_longer),
         cmocka_unit_test(test_timeout_backs_off),
         cmocka_unit_test(test_overtaken_is_lost),
         cmocka_unit_test(test_duplicates),
