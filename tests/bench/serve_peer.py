@@ -296,7 +296,7 @@ def cases(o):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--llama", required=True, metavar="DIR")
+    parser.add_argument("--llama", metavar="DIR", help="where llama.cpp's programs are: for its figures")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=CLIENTS, metavar="N")
     parser.add_argument("--batch", default="512,64,32,16", metavar="N,...",
@@ -315,6 +315,8 @@ def main():
     for name, theirs, ours, better, want in cases(o):
         if o.only not in name:
             continue
+        if not o.llama and o.system != "isthmus":
+            parser.error("--llama DIR is needed for the figures of llama.cpp (or --system isthmus)")
         a, b = [], []
         for _ in range(1 if o.only_try else o.rounds):
             if o.system != "isthmus":
