@@ -353,7 +353,8 @@ static int find_cloud(struct front *f)
 }
 
 /* The next address, for an edge that lost its cloud: of one whose name is not known in a while the
- * one after it. The port stays where no other would come of opening it again, or none can be. */
+ * one after it. The port stays where no other would come of opening it again, or its name is not
+ * known. */
 static struct port *next_port(void *arg)
 {
     struct front *f = arg;

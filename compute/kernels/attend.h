@@ -125,7 +125,7 @@ struct attend_kernels {
     /*
      * n queries q[n][hd], as query() made them, with factors[n], see the first visible[i] >= 1
      * tokens of a page; state[n] goes on. All queries are of one KV head. What is read next is
-     * fetched meanwhile, as much of it as of this page; NULL: nothing.
+     * fetched meanwhile, as much of it as of this page; NULL, or no keys: nothing.
      */
     void (*page)(enum kv_format f, const uint8_t *keys, const uint8_t *values, size_t hd, size_t n,
                  const void *q, const float *factors, const uint8_t *visible, float *state,

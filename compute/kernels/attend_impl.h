@@ -469,6 +469,11 @@ TILE_FN void page_values(const size_t R, const enum kv_format f, const uint8_t *
     }
 }
 
+static inline ptrdiff_t distance(const uint8_t *from, const uint8_t *to) /* of two objects */
+{
+    return (ptrdiff_t)((uintptr_t)to - (uintptr_t)from);
+}
+
 TILE_FN void page_tile(const size_t R, const enum kv_format f, const uint8_t *keys,
                        const uint8_t *values, size_t hd, const void *q, const float *factors,
                        const uint8_t *visible, float *state, const struct attend_ahead *ahead)
@@ -482,12 +487,12 @@ TILE_FN void page_tile(const size_t R, const enum kv_format f, const uint8_t *ke
     for (size_t r = 0; r < R; r++)
         n = visible[r] > n ? visible[r] : n;
     size_t units = (n + 15) / 16;
-    page_scores(R, f, keys, hd, q, factors, units, p, ahead ? ahead->keys - keys : 0);
+    page_scores(R, f, keys, hd, q, factors, units, p, ahead ? distance(keys, ahead->keys) : 0);
     page_softmax(R, p, visible, units, state + hd, stride, old_weight, new_weight);
     for (size_t r = 0; r < R && f != KV_F16; r++)
         new_weight[r] *= page_weights(w[r], p[r], d, units);
     page_values(R, f, values, hd, f == KV_F16 ? (const void *)p : w, n, old_weight, new_weight,
-                state, ahead ? ahead->values - values : 0);
+                state, ahead ? distance(values, ahead->values) : 0);
 }
 
 #define PAGE_FORMAT(R, f)                                                                          \
@@ -525,9 +530,10 @@ ROWS_FN void page(enum kv_format f, const uint8_t *keys, const uint8_t *values, 
 
     for (size_t i = 0; i < n; tiles_left--) {
         size_t r = (n - i + tiles_left - 1) / tiles_left; /* 7: 4 and 3, not 6 and 1 */
+        const struct attend_ahead *next = i == 0 && ahead && ahead->keys ? ahead : NULL;
 
         tiles[f][r - 1](keys, values, hd, (const char *)q + i * bytes, factors + i, visible + i,
-                        state + i * attend_state_floats(hd), i ? NULL : ahead);
+                        state + i * attend_state_floats(hd), next);
         i += r;
     }
 }

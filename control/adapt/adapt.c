@@ -112,7 +112,10 @@ int adapt_init(struct adapt *a, const struct adapt_params *p)
 
 bool adapt_due(uint32_t n_turns, uint64_t age_ns)
 {
-    return age_ns >= ADAPT_WINDOW_NS && (n_turns >= ADAPT_GAPS || age_ns >= 10 * ADAPT_WINDOW_NS);
+    const uint32_t least = age_ns >= 100 * ADAPT_WINDOW_NS  ? 0
+                           : age_ns >= 10 * ADAPT_WINDOW_NS ? ADAPT_GAPS_LEAST
+                                                            : ADAPT_GAPS;
+    return age_ns >= ADAPT_WINDOW_NS && n_turns >= least;
 }
 
 /* --- estimates --- */
@@ -126,7 +129,7 @@ static int by_value(const void *a, const void *b)
 /* How many of n waited for a packet that was lost: no quality helps them. */
 static uint32_t dropped(const struct adapt_window *w, uint32_t n)
 {
-    const double share = w->packets ? (double)w->retransmits / (double)w->packets : 0;
+    const double share = w->packets ? (double)w->lost / (double)w->packets : 0;
 
     return (uint32_t)ceil(fmin(share, .5) * n);
 }
@@ -330,7 +333,7 @@ static void learn(struct adapt *a, const struct adapt_window *w)
         a->price = 1e9 / (double)w->rate_byte_per_s;
     if (a->unread >= UNREAD) /* one slow prompt is not paid for without end */
         a->ttft_ns = 0;
-    if (n_gaps >= ADAPT_GAPS / 2)
+    if (n_gaps >= ADAPT_GAPS_LEAST)
         note_gaps(a, w, gaps, n_gaps);
 }
 

@@ -19,12 +19,13 @@
 
 #include "codec/rate.h"
 
-#define ADAPT_LEVELS    9u
-#define ADAPT_TURNS     256u /* of a window: the newest are enough */
-#define ADAPT_WINDOW_NS UINT64_C(100000000)
-#define ADAPT_GAPS      6u  /* fewer tell nothing yet */
-#define ADAPT_SEEN      32u /* windows that are remembered, */
-#define ADAPT_RESIDUALS 16u /* and quantiles of each */
+#define ADAPT_LEVELS     9u
+#define ADAPT_TURNS      256u /* of a window: the newest are enough */
+#define ADAPT_WINDOW_NS  UINT64_C(100000000)
+#define ADAPT_GAPS       6u  /* fewer tell nothing yet, */
+#define ADAPT_GAPS_LEAST 3u  /* and of slow ones fewer than these */
+#define ADAPT_SEEN       32u /* windows that are remembered, */
+#define ADAPT_RESIDUALS  16u /* and quantiles of each */
 
 struct adapt_params {
     /* Bytes and KL over the codec's parameter; borrowed. Of adapt_tsq_curve its KL is a scale of
@@ -53,7 +54,7 @@ struct adapt_window {
     const struct adapt_turn *turns; /* in order of time */
     uint32_t n_turns;
     uint64_t rate_byte_per_s, rtt_ns; /* of the link, as it knows them; 0: not known */
-    uint64_t packets, retransmits;    /* sent */
+    uint64_t packets, lost;           /* sent; of them, not those sent again needlessly */
     uint64_t runs, compute_ns;        /* of the stage */
     uint64_t decode_rows, bulk_rows;  /* that these runs had */
     uint32_t decoding, reading;       /* sessions, now */
@@ -106,7 +107,8 @@ struct adapt {
 /* 0, or -EINVAL: a curve that is none, a finest parameter without a coarser one, no limit. */
 int adapt_init(struct adapt *a, const struct adapt_params *p);
 
-/* Whether there is something to decide: the turns of a window, and its age. */
+/* Whether there is something to decide: the turns of a window, and its age. A window is .1 s at
+ * least, of ADAPT_GAPS turns; from 1 s on of ADAPT_GAPS_LEAST, from 10 s on of any. */
 bool adapt_due(uint32_t n_turns, uint64_t age_ns);
 
 /* A window has passed. True: the choice is another one. */

@@ -215,8 +215,8 @@ static void say_missed(struct steer *s, const struct adapt_choice *c, uint64_t n
         return;
     if (!s->missed_ns || now_ns - s->missed_ns > QUIET_NS)
         log_warn(
-            "no quality holds the limits now: %.1f ms a token (--max-tpot %.1f), %.0f ms to the "
-            "first (--max-ttft %.0f): the %s is sent",
+            "no quality holds the limits now: %.1f ms a token in the mean (--max-tpot %.1f, for "
+            "nine of ten), %.0f ms to the first (--max-ttft %.0f): the %s is sent",
             (double)c->tpot_ns / 1e6, (double)s->adapt.p.max_tpot_ns / 1e6,
             (double)c->ttft_ns / 1e6, (double)s->adapt.p.max_ttft_ns / 1e6,
             c->level ? "cheapest that helps" : "best, for a cheaper one would hardly help");
@@ -235,6 +235,13 @@ static void apply(struct steer *s, struct edge *edge)
     edge_set_rows(edge, c->chunk_tokens, c->bulk_rows);
 }
 
+/* What is known to be lost may become fewer. */
+static uint64_t lost_since(const struct link_stats *now, const struct link_stats *before)
+{
+    const uint64_t n = link_lost_packets(now), was = link_lost_packets(before);
+    return n > was ? n - was : 0;
+}
+
 static void decide(struct steer *s, struct edge *edge, const struct edge_stats *now,
                    uint64_t now_ns)
 {
@@ -246,7 +253,7 @@ static void decide(struct steer *s, struct edge *edge, const struct edge_stats *
         .rate_byte_per_s = now->link.rate_byte_per_s,
         .rtt_ns = now->link.srtt_ns,
         .packets = now->link.tx_packets - before->link.tx_packets,
-        .retransmits = now->link.retransmits - before->link.retransmits,
+        .lost = lost_since(&now->link, &before->link),
         .runs = now->runs - before->runs,
         .compute_ns = now->compute_ns - before->compute_ns,
         .decode_rows = now->decode_rows - before->decode_rows,

@@ -137,8 +137,8 @@ static void collect_command_line(struct gathering *g, int argc, char **argv)
         argp_parse(&argp, argc, argv, ARGP_NO_HELP | ARGP_NO_ERRS | ARGP_NO_EXIT, NULL, g) == 0;
 }
 
-/* A descriptor, which --check-options may say, or -1 with the fault said. A reload must not wait for
- * a FIFO's writer. */
+/* A descriptor, which --check-options may say, or -1 with the fault said. A reload must not wait
+ * for a FIFO's writer. */
 static int open_file(struct gathering *g, const char *path)
 {
     const char *copy = config_value(g->out, "check-options");

@@ -286,10 +286,16 @@ static int end_of_child(struct reload *r)
 static int run_check(struct reload *r, char **argv, int file)
 {
     posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attr;
+    sigset_t none; /* this thread takes none of them; the child is to */
     int fds[2], status = -1;
     pid_t pid;
     if (pipe2(fds, O_CLOEXEC) < 0)
         return -errno;
+    sigemptyset(&none);
+    posix_spawnattr_init(&attr);
+    posix_spawnattr_setsigmask(&attr, &none);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, fds[1], STDERR_FILENO);
     posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
@@ -298,9 +304,10 @@ static int run_check(struct reload *r, char **argv, int file)
     pthread_mutex_lock(&r->lock);
     const int rc =
         r->shut ? ESHUTDOWN
-                : posix_spawn(&pid, "/proc/self/exe", &actions, NULL, argv, environ);
+                : posix_spawn(&pid, "/proc/self/exe", &actions, &attr, argv, environ);
     r->child = rc == 0 ? pid : 0;
     pthread_mutex_unlock(&r->lock);
+    posix_spawnattr_destroy(&attr);
     posix_spawn_file_actions_destroy(&actions);
     close(fds[1]);
     if (rc == 0) {

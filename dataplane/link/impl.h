@@ -121,7 +121,10 @@ struct link {
     /* loss */
     uint64_t order, rack_order, rack_rtt_ns, rto_from_ns;
     uint32_t backoff;
-    uint32_t n_ambiguous; /* packets acknowledged since one that was sent once only */
+    /* Packets acknowledged since one that was sent once only; and AMBIGUOUS_STEP for each that a
+     * timeout sent again needlessly. */
+    uint32_t n_ambiguous;
+    uint32_t n_probes; /* packets that timeouts sent again, not told of as needless yet */
     uint32_t reorder_quarters, n_acked;
     uint64_t srtt_ns, rttvar_ns, rtt_min_ns;
     uint64_t rtt_samples[RTT_SAMPLES];

@@ -6,7 +6,8 @@
  * (after RACK, RFC 8985), or when nothing was acknowledged for the retransmission timeout
  * (RFC 6298, with Karn's rule and exponential backoff, which ends when anything is heard; but it
  * stays longer while every packet is acknowledged after it was sent again, as when the round trip
- * is longer than the timeout and so can't be measured). A timeout sends two packets again, probes:
+ * is longer than the timeout and so can't be measured, and at once where the peer tells that it had
+ * what a timeout sent again). A timeout sends two packets again, probes:
  * a peer that is merely busy costs a few packets, and a probe's acknowledgement brings out all real
  * losses.
  */
@@ -185,11 +186,14 @@ static void read_entry(struct link *l, const uint8_t *entry)
     }
 }
 
-/* So many packets were sent again that had come: the timeout is shorter than the path has become.
- * It doubles for each, until a round trip can be measured. */
-static void needless(struct link *l, uint32_t n)
+/* So many packets more came twice. Where timeouts sent them again the timeout is shorter than the
+ * path has become: it doubles for each, until a round trip can be measured. Other copies are the
+ * path's. */
+static void came_twice(struct link *l, uint32_t n)
 {
     l->stats.spurious += n;
+    n = n < l->n_probes ? n : l->n_probes;
+    l->n_probes -= n;
     n = n < AMBIGUOUS_MAX / AMBIGUOUS_STEP ? n * AMBIGUOUS_STEP : AMBIGUOUS_MAX;
     l->n_ambiguous = l->n_ambiguous + n < AMBIGUOUS_MAX ? l->n_ambiguous + n : AMBIGUOUS_MAX;
 }
@@ -221,7 +225,7 @@ int loss_read_ack(struct link *l, uint32_t control_number, const uint8_t *payloa
     if (control_number > l->credit_number) { /* not overtaken by a later one */
         l->credit_number = control_number;
         l->credit = get_be16(payload + 10);
-        needless(l, get_be32(payload + 16) - (uint32_t)l->stats.spurious);
+        came_twice(l, get_be32(payload + 16) - (uint32_t)l->stats.spurious);
     }
     return 0;
 }
@@ -302,6 +306,7 @@ void loss_tick(struct link *l)
         struct tx_fragment *oldest = l->credit ? NULL : send_oldest(l, TX_SENT);
 
         lose(l, oldest ? oldest : (struct tx_fragment *)l->sent.next);
+        l->n_probes++;
     }
     l->probes = PROBES;
     l->rto_from_ns = l->now_ns;

@@ -275,6 +275,7 @@ struct proto_open edge_needs(const struct edge *e);
 bool edge_uplink_leave_out(struct edge_uplink *u, const char *why);
 
 /* edge_place.c: which session is at which cloud. */
+#define EDGE_STATUS_NS 3000000000u /* what a STATUS is waited for: it may be lost some times over */
 #define EDGE_REPLAYS 4u /* sessions that are replayed at once to a cloud */
 /* The uplink that takes the session, or NULL: none now. */
 struct edge_uplink *edge_choose(struct edge *e, struct edge_session *s);

@@ -131,6 +131,8 @@ void edge_leave(struct edge *e, struct edge_session *s, const char *why)
 /* Clouds are there, but none takes it: not for ever. Where none is there edge_join.c says how long. */
 static void wait_for_one(struct edge *e, struct edge_session *s)
 {
+    const uint64_t timeout_ns = e->p.rejoin.timeout_ns;
+    const uint64_t patience_ns = timeout_ns > EDGE_STATUS_NS ? timeout_ns : EDGE_STATUS_NS;
     char why[PIPELINE_ERR];
 
     if (!edge_any_met(e)) {
@@ -139,11 +141,11 @@ static void wait_for_one(struct edge *e, struct edge_session *s)
     }
     if (!s->nowhere_ns)
         s->nowhere_ns = e->now_ns;
-    if (e->now_ns - s->nowhere_ns < e->p.rejoin.timeout_ns)
+    if (e->now_ns - s->nowhere_ns < patience_ns)
         return;
     snprintf(why, sizeof why,
              "no cloud takes the session: for %.3g s all that are there have drained or don't fit",
-             (double)e->p.rejoin.timeout_ns * 1e-9);
+             (double)patience_ns * 1e-9);
     edge_end_session(e, s, EDGE_LOST, why);
 }
 

@@ -8,7 +8,6 @@
 #include "dataplane/pipeline/edge_impl.h"
 #include "dataplane/pipeline/fit.h"
 
-#define STATUS_NS 3000000000u /* what a STATUS is waited for: it may be lost some times over */
 
 /* --- coming and going ------------------------------------------------------------------------- */
 
@@ -212,7 +211,7 @@ bool edge_any_met(const struct edge *e)
 /* Whether its cloud has said how it is. One of another version may never: it refuses an OPEN then. */
 static bool is_known(const struct edge_uplink *u)
 {
-    return u->met && (u->has_status || u->edge->now_ns - u->met_ns >= STATUS_NS);
+    return u->met && (u->has_status || u->edge->now_ns - u->met_ns >= EDGE_STATUS_NS);
 }
 
 bool edge_uplink_open(const struct edge_uplink *u)

@@ -413,7 +413,7 @@ static void step(struct plant *p)
         const double more = lost ? m->rtt_ns + RTO_NS : 0;
         const double gap = p->now_ns - from + more;
         p->w.packets++;
-        p->w.retransmits += lost;
+        p->w.lost += lost;
         p->out.tokens++;
         p->out.late += gap > p->t->limit_ms * MS;
         p->out.kl += level->kl;

@@ -242,14 +242,18 @@ static void test_fifo(void **state)
 static void test_check_that_hangs(void **state)
 {
     struct reload *other;
+    struct stat st;
     (void)state;
     write_file("[edge]\nthreads = 9\n");
     assert_int_equal(reload_open(&params, &other), 0);
+    child_rewrites("");
     setenv(HANGS, "1", 1);
     reload_begin(other);
-    usleep(100000); /* it hangs by now; else it is never begun */
+    while (stat(path, &st) == 0 && st.st_size)
+        usleep(1000);
     reload_close(other);
     unsetenv(HANGS);
+    unsetenv(REWRITES);
 }
 
 static int open_all(void **state)

@@ -27,11 +27,11 @@ static const struct adapt_params usual = {.curve = &curve,
 struct plant {
     uint64_t now_ns;
     double ns_per_byte, base_ms; /* base: all but the bytes */
-    uint32_t sessions, bulk, lost;
+    uint32_t sessions, bulk, lost, turns; /* turns of a window; 0: 12 */
     bool reading;
 };
 
-/* A window of 12 tokens, as the plant has them with what is chosen. */
+/* A window of tokens, as the plant has them with what is chosen. */
 static bool window(struct adapt *a, struct plant *p)
 {
     struct adapt_turn turns[12];
@@ -40,7 +40,8 @@ static bool window(struct adapt *a, struct plant *p)
     const double bulk_ns = bulk * (3 * 1e6 + p->ns_per_byte * c->bytes);
     const double step_ns =
         p->base_ms * 1e6 + bulk_ns + p->sessions * (c->bytes + 100) * p->ns_per_byte;
-    for (uint32_t i = 0; i < 12; i++) {
+    const uint32_t n = p->turns ? p->turns : 12;
+    for (uint32_t i = 0; i < n; i++) {
         const uint32_t own = (uint32_t)(c->bytes * (1 + .1 * ((int)(i * 7 % 5) - 2) / 2));
         const uint32_t before = (uint32_t)(i % p->sessions * (c->bytes + 100));
         const double more = i < p->lost ? 60e6 : 0;
@@ -56,13 +57,13 @@ static bool window(struct adapt *a, struct plant *p)
     }
     const struct adapt_window w = {.now_ns = p->now_ns,
                                    .turns = turns,
-                                   .n_turns = 12,
-                                   .packets = 24,
-                                   .retransmits = p->lost,
-                                   .runs = 12 / p->sessions,
-                                   .compute_ns = 12 / p->sessions * (uint64_t)(8e6 + bulk * 1e6),
-                                   .decode_rows = 12,
-                                   .bulk_rows = 12 / p->sessions * bulk,
+                                   .n_turns = n,
+                                   .packets = 2 * n,
+                                   .lost = p->lost,
+                                   .runs = n / p->sessions,
+                                   .compute_ns = n / p->sessions * (uint64_t)(8e6 + bulk * 1e6),
+                                   .decode_rows = n,
+                                   .bulk_rows = n / p->sessions * bulk,
                                    .decoding = p->sessions,
                                    .reading = p->reading};
     return adapt_step(a, &w);
@@ -168,6 +169,27 @@ static void takes_the_cheapest(void **state)
     struct adapt a;
     struct plant p = {.sessions = 1, .base_ms = 40, .ns_per_byte = 300e3};
     adapt_init(&a, &usual);
+    settle(&a, &p, 10);
+    assert_int_equal(adapt_choice(&a)->level, a.n_levels - 1);
+    assert_false(adapt_choice(&a)->holds);
+}
+
+/* Where a second has fewer than six tokens a window takes longer, and tells as much. */
+static void slow_tokens(void **state)
+{
+    (void)state;
+    assert_false(adapt_due(6, 99 * MS));
+    assert_true(adapt_due(6, 100 * MS));
+    assert_false(adapt_due(5, 999 * MS));
+    assert_true(adapt_due(3, 1000 * MS));
+    assert_false(adapt_due(2, 9999 * MS));
+    assert_true(adapt_due(0, 10000 * MS));
+    struct adapt a;
+    struct plant p = {.sessions = 1, .base_ms = 20, .turns = 3};
+    adapt_init(&a, &usual);
+    settle(&a, &p, 5);
+    assert_int_equal(adapt_choice(&a)->level, 0);
+    p.ns_per_byte = 1.5e6;
     settle(&a, &p, 10);
     assert_int_equal(adapt_choice(&a)->level, a.n_levels - 1);
     assert_false(adapt_choice(&a)->holds);
@@ -347,6 +369,7 @@ int main(void)
         cmocka_unit_test(finds_the_level),
         cmocka_unit_test(leaves_a_long_path_alone),
         cmocka_unit_test(takes_the_cheapest),
+        cmocka_unit_test(slow_tokens),
         cmocka_unit_test(loss_is_no_reason),
         cmocka_unit_test(prompts_give_way),
         cmocka_unit_test(first_tokens),

@@ -312,8 +312,8 @@ static void test_timeout_allows_for_delay(void **state)
     pair_close(&t);
 }
 
-/* The peer tells of what was sent again needlessly: a few messages later the timeout is long enough,
- * though no round trip can be measured meanwhile. */
+/* The peer tells of what was sent again needlessly: a few messages later the timeout is long
+ * enough, though no round trip can be measured meanwhile. */
 static void test_path_becomes_longer(void **state)
 {
     struct pair t;
@@ -348,6 +348,35 @@ static void test_path_becomes_longer(void **state)
         if ((i >= 10 && i < 50) || i >= 54) /* it knows the round trip */
             assert_int_equal(again, 0);
     }
+    pair_close(&t);
+}
+
+/* Copies that nobody sent again say nothing about the timeout. */
+static void test_copies_on_the_path(void **state)
+{
+    struct pair t;
+    struct pkt *p[4];
+
+    pair_open(&t, edge_params, cloud_params);
+    connect_pair(&t);
+    for (unsigned i = 0; i < 20; i++) {
+        send_one(&t, t.a, 1, 1);
+        assert_int_equal(take(&t, t.a, p, 4), 1);
+        t.now += 8 * MS;
+        give(&t, t.b, copy(&t, p[0]));
+        give(&t, t.b, p[0]);
+        expect(t.b, 1, 1);
+        assert_int_equal(take(&t, t.b, p, 4), 1);
+        t.now += 8 * MS;
+        give(&t, t.a, p[0]);
+        assert_true(link_idle(t.a));
+    }
+    send_one(&t, t.a, 1, 1);
+    drop_output(&t, t.a);
+    t.now += 40 * MS; /* a round trip, its variance, the peer's delay: some 30 ms */
+    assert_int_equal(take(&t, t.a, p, 4), 1);
+    give(&t, t.b, p[0]);
+    expect(t.b, 1, 1);
     pair_close(&t);
 }
 
@@ -1113,6 +1142,7 @@ int main(void)
         cmocka_unit_test(test_acknowledgement_waits),
         cmocka_unit_test(test_timeout_allows_for_delay),
         cmocka_unit_test(test_path_becomes_longer),
+        cmocka_unit_test(test_copies_on_the_path),
         cmocka_unit_test(test_timeout_backs_off),
         cmocka_unit_test(test_overtaken_is_lost),
         cmocka_unit_test(test_duplicates),
