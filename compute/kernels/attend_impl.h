@@ -195,6 +195,7 @@ ROWS_FN float query(enum kv_format f, void *out, size_t hd, float *q, float scal
  * integers leave room for what the compiler makes of their products. */
 #define SUMS(f)          ((f) == KV_F16 || TILE_SUMS < 12 ? TILE_SUMS : 12)
 #define UNITS_MOST(R, f) (SUMS(f) / (R) >= 4 ? 4 : SUMS(f) / (R) >= 2 ? 2 : 1)
+#define NTH(i)           ((i) % TILE_SUMS) /* i, which GCC does not always see to be less */
 
 /* Asks for the two vectors, 64 bytes, of each unit that lie `ahead` bytes from those at `at`. Into
  * L2: in an L1 of 32 KiB a page to come would take the place of the one at work, and its misses are
@@ -312,7 +313,7 @@ TILE_FN void unit_dots(const size_t R, const size_t U, const enum kv_format f, c
 
             if (f != KV_F16)
                 factor = v_mul(factor, v_loadh(d + (unit + u) * 16));
-            v_store(scores[r] + (unit + u) * 16, v_mul(s[u * R + r], factor));
+            v_store(scores[r] + (unit + u) * 16, v_mul(s[NTH(u * R + r)], factor));
         }
     }
 }
@@ -446,8 +447,8 @@ TILE_FN void value_dots(const size_t R, const size_t U, const enum kv_format f,
     for (size_t u = 0; u < U; u++) {
         UNROLL
         for (size_t r = 0; r < R; r++)
-            fold(state + r * stride + (g + u * (halves ? 2 : 1)) * 16, s[u * R + r], old_weight[r],
-                 new_weight[r]);
+            fold(state + r * stride + (g + u * (halves ? 2 : 1)) * 16, s[NTH(u * R + r)],
+                 old_weight[r], new_weight[r]);
     }
 }
 
