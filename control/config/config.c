@@ -286,10 +286,8 @@ static void collect_file(struct gathering *g)
     }
     free(other);
     ini_free(&ini);
-    c->text = realloc(text, n + 1); /* most of its room was not needed */
+    c->text = text; /* of its room what was not needed was never touched */
     c->n_text = n;
-    if (!c->text)
-        c->text = text;
     c->n_file = c->n - n_given;
 }
 
