@@ -4,7 +4,7 @@
     N passed, N failed, N skipped
 
 --quick     one build and its tests, with few prompts: a developer's minute
---fuzz N    seconds for each fuzz target (default 30)
+--fuzz N    seconds for each fuzz target (default 20)
 
 With CI=true in the environment a skipped test counts as failed.
 """
@@ -170,7 +170,7 @@ def main():
     parser = argparse.ArgumentParser(prog="tools/check", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--fuzz", type=int, default=30, metavar="N")
+    parser.add_argument("--fuzz", type=int, default=20, metavar="N")
     options = parser.parse_args()
 
     start = time.monotonic()
