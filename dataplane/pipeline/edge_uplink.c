@@ -8,7 +8,6 @@
 #include "dataplane/pipeline/edge_impl.h"
 #include "dataplane/pipeline/fit.h"
 
-
 /* --- coming and going ------------------------------------------------------------------------- */
 
 struct edge_uplink *edge_uplink_new(struct edge *e, const struct edge_uplink_params *p)

@@ -276,6 +276,22 @@ static void test_acknowledgement_waits(void **state)
     pair_close(&t);
 }
 
+/* A message of a's reaches b after half the round trip; b's acknowledgement of it, which it sends by
+ * itself, is on its way. */
+static struct pkt *reaches(struct pair *t, uint64_t rtt)
+{
+    struct pkt *p[4];
+
+    send_one(t, t->a, 1, 1);
+    assert_int_equal(take(t, t->a, p, 4), 1);
+    t->now += rtt / 2;
+    give(t, t->b, p[0]);
+    expect(t->b, 1, 1);
+    t->now += ACK_DELAY;
+    assert_int_equal(take(t, t->b, p, 4), 1);
+    return p[0];
+}
+
 /* What is acknowledged late, for lack of a reply, was not lost: also where the round trip is long
  * and steady. */
 static void test_timeout_allows_for_delay(void **state)
@@ -291,13 +307,7 @@ static void test_timeout_allows_for_delay(void **state)
         uint64_t sent = t.now;
         int n;
 
-        send_one(&t, t.a, 1, 1);
-        assert_int_equal(take(&t, t.a, p, 4), 1);
-        t.now = sent + rtt / 2;
-        give(&t, t.b, p[0]);
-        expect(t.b, 1, 1);
-        t.now += ACK_DELAY;
-        assert_int_equal(take(&t, t.b, p, 4), 1);
+        p[0] = reaches(&t, rtt);
         t.now = sent + rtt + ACK_DELAY;
         n = take(&t, t.a, p + 1, 3);
         if (i >= 100) /* it knows the round trip, and that it is steady */
@@ -325,13 +335,7 @@ static void test_path_becomes_longer(void **state)
         const uint64_t rtt = i < 50 ? 16 * MS : 120 * MS, end = t.now + rtt + ACK_DELAY;
         unsigned again = 0;
 
-        send_one(&t, t.a, 1, 1);
-        assert_int_equal(take(&t, t.a, p, 4), 1);
-        t.now += rtt / 2;
-        give(&t, t.b, p[0]);
-        expect(t.b, 1, 1);
-        t.now += ACK_DELAY;
-        assert_int_equal(take(&t, t.b, p, 4), 1); /* the acknowledgement, on its way */
+        p[0] = reaches(&t, rtt);
         while (link_deadline(t.a) < end) {
             t.now = link_deadline(t.a) > t.now ? link_deadline(t.a) : t.now;
             for (int n = take(&t, t.a, p + 1, 3); n; n--) {
