@@ -157,7 +157,7 @@ int plan_write_config(const struct plan_paper *p)
                          .layers = p->w->m->n_layers - b->split,
                          .threads = plan_speed_host(p->w->cloud)->threads,
                          .bytes = b->cloud.bytes};
-    char why[PLAN_ERR], path[PATH_MAX], command[PLAN_COMMAND];
+    char why[PLAN_ERR], note[PLAN_ERR], path[PATH_MAX], command[PLAN_COMMAND];
 
     if (!plan_is_runnable(b, why)) {
         log_error("-o: the plan is not runnable: %s", why);
@@ -191,7 +191,7 @@ int plan_write_config(const struct plan_paper *p)
     if (rc == EXIT_OK)
         rc = write_cloud(p, &cloud);
     if (rc == EXIT_OK && plan_quantize_command(p, b, command))
-        log_info("first: %s%s", command, plan_calibration_note(b));
+        log_info("first: %s%s", command, plan_calibration_note(p, b, note));
     if (rc == EXIT_OK)
         log_info(
             "%s: edge.ini and cloud.ini are written: `isthmus cloud --config %s/cloud.ini`, then "

@@ -54,9 +54,15 @@ static bool needs_calibration(const struct plan *b)
     return !plan_scheme_is_standard(b->front) || !plan_scheme_is_standard(b->back);
 }
 
-const char *plan_calibration_note(const struct plan *b)
+char *plan_calibration_note(const struct plan_paper *p, const struct plan *b, char *to)
 {
-    return needs_calibration(b) ? " (FILE: by isthmus calibrate, from a text)" : "";
+    const char *of = p->w->quality->calibration;
+
+    *to = '\0';
+    if (needs_calibration(b))
+        snprintf(to, PLAN_ERR, " (FILE: by isthmus calibrate, from a text%s%.200s)",
+                 *of ? "; the KL is that with " : "", of);
+    return to;
 }
 
 char *plan_quantize_command(const struct plan_paper *p, const struct plan *b, char *to)
@@ -87,7 +93,7 @@ static void show_choice(const struct plan_paper *p, const struct plan *b)
     if (!plan_is_runnable(b, why))
         printf("not runnable: %s\n", why);
     if (plan_quantize_command(p, b, command))
-        printf("its weights: %s%s\n", command, plan_calibration_note(b));
+        printf("its weights: %s%s\n", command, plan_calibration_note(p, b, why));
 }
 
 static void show_memory(const struct plan_paper *p, const struct plan *b)

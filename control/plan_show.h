@@ -29,8 +29,8 @@ bool plan_is_runnable(const struct plan *p, char *why);
  * stay those of the file. Returns to (PLAN_COMMAND bytes). */
 #define PLAN_COMMAND 8192
 char *plan_quantize_command(const struct plan_paper *p, const struct plan *b, char *to);
-/* What that command's FILE is, to follow it; "": it wants none. Static. */
-const char *plan_calibration_note(const struct plan *b);
+/* What that command's FILE is, to follow it; "": it wants none. Returns to (PLAN_ERR bytes). */
+char *plan_calibration_note(const struct plan_paper *p, const struct plan *b, char *to);
 
 /* Where nothing could be computed: which of the wished has no row in the table or no times in a
  * profile. Returns why (PLAN_ERR bytes). */

@@ -77,3 +77,16 @@ int signals_take_reloads(void)
 {
     return atomic_exchange(&reloads, 0);
 }
+
+int signals_thread(pthread_t *thread, const char *name, void *(*run)(void *), void *arg)
+{
+    sigset_t all, before;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const int rc = pthread_create(thread, NULL, run, arg);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (rc == 0)
+        pthread_setname_np(*thread, name);
+    return -rc;
+}

@@ -3,6 +3,8 @@
 #ifndef ISTHMUS_CONTROL_SIGNALS_H
 #define ISTHMUS_CONTROL_SIGNALS_H
 
+#include <pthread.h>
+
 /* From now on they are remembered instead of ending the process, and interrupt what waits. Those
  * that were ignored stay so: a parent wanted that. SIGPIPE is ignored: a closed pipe shows when
  * writing. */
@@ -21,5 +23,9 @@ void signals_serve(int fd);
 void signals_serve_end(void);
 int signals_stops(void);        /* so far */
 int signals_take_reloads(void); /* since the last call */
+
+/* Starts a thread to which no signal comes: they are for the engine's. name: at most 15 bytes, what
+ * `isthmus top` and ps show. 0 or -errno. The caller joins or detaches it. */
+int signals_thread(pthread_t *thread, const char *name, void *(*run)(void *), void *arg);
 
 #endif

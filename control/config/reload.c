@@ -18,6 +18,7 @@
 #include "control/cmd.h"
 #include "control/config/config.h"
 #include "control/log.h"
+#include "control/signals.h"
 #include "dataplane/port.h"
 
 #define SAID_BYTES 4096u
@@ -366,14 +367,10 @@ static void begin(struct reload *r)
     r->again = false;
     begin_report(r);
     atomic_store(&r->done, false);
-    sigset_t all, before;
-    sigfillset(&all); /* signals are the engine's */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    const int rc = pthread_create(&r->thread, NULL, look, r);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    const int rc = signals_thread(&r->thread, "isthmus-reload", look, r);
     r->running = rc == 0;
     if (rc) {
-        tell(r, LOG_LEVEL_ERROR, "cannot be checked: %s; all values stay", strerrordesc_np(rc));
+        tell(r, LOG_LEVEL_ERROR, "cannot be checked: %s; all values stay", strerrordesc_np(-rc));
         end_report(r);
     }
 }

@@ -5,7 +5,6 @@
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +16,7 @@
 #include "control/fleet/etcd.h"
 #include "control/log.h"
 #include "control/options.h"
+#include "control/signals.h"
 #include "dataplane/port.h"
 #include "dataplane/port/uri.h"
 
@@ -242,16 +242,6 @@ int register_check(const struct register_options *o, const char *port)
     return rc;
 }
 
-static int start(struct registration *r)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    const int rc = pthread_create(&r->thread, NULL, run, r);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return -rc;
-}
-
 int register_open(const struct register_options *o, const struct worker *self,
                   struct registration **out)
 {
@@ -275,8 +265,11 @@ int register_open(const struct register_options *o, const struct worker *self,
     }
     if (rc == EXIT_OK) {
         r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        if (r->wake_fd < 0 || start(r) < 0) {
-            log_error("--register: no thread for it: %s", strerror(errno));
+        const int failed = r->wake_fd < 0
+                               ? -errno
+                               : signals_thread(&r->thread, "isthmus-lease", run, r);
+        if (failed) {
+            log_error("--register: no thread for it: %s", strerror(-failed));
             rc = EXIT_FAILED;
         }
     }

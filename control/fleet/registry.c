@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -15,6 +14,7 @@
 
 #include "control/fleet/registry_impl.h"
 #include "control/log.h"
+#include "control/signals.h"
 
 struct registry {
     const struct registry_kind *kind;
@@ -116,18 +116,6 @@ static void *run(void *arg)
     return NULL;
 }
 
-/* Signals are for the thread that waits for them. */
-static int start(struct registry *r)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    const int rc = pthread_create(&r->thread, NULL, run, r);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    r->started = rc == 0;
-    return -rc;
-}
-
 int registry_open(const char *where, struct registry **out, char *err)
 {
     const struct registry_kind *kind = NULL;
@@ -156,7 +144,8 @@ int registry_open(const char *where, struct registry **out, char *err)
     if (rc == 0)
         rc = kind->open(r, where + strlen(kind->scheme), &r->source, err);
     if (rc == 0) {
-        rc = start(r);
+        rc = signals_thread(&r->thread, "isthmus-workers", run, r);
+        r->started = rc == 0;
         if (rc < 0)
             snprintf(err, WORKERS_ERR, "%.200s: no thread for it: %s", where, strerror(-rc));
     } else if (rc == -ENOMEM) {

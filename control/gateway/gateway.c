@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +16,7 @@
 #include "control/cmd.h"
 #include "control/gateway/impl.h"
 #include "control/log.h"
+#include "control/signals.h"
 #include "dataplane/port.h"
 
 #define EVENTS       64
@@ -151,16 +151,11 @@ static void *run(void *arg)
 
 static int start_thread(struct gateway *g)
 {
-    sigset_t all, before;
-    sigfillset(&all); /* signals are the engine's */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    const int rc = pthread_create(&g->thread, NULL, run, g);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    const int rc = signals_thread(&g->thread, "gateway", run, g);
     if (rc) {
-        log_error("cannot start the gateway's thread: %s", strerror(rc));
+        log_error("cannot start the gateway's thread: %s", strerror(-rc));
         return EXIT_FAILED;
     }
-    pthread_setname_np(g->thread, "gateway");
     if (CPU_COUNT(&all_cpus))
         pthread_setaffinity_np(g->thread, sizeof all_cpus, &all_cpus);
     g->started = true;

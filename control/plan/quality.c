@@ -141,6 +141,8 @@ int plan_quality_parse(const char *text, size_t len, const char *name, const str
         plan_json_text(&r, o, "model", q->model, sizeof q->model);
         plan_json_text(&r, o, "text", q->text, sizeof q->text);
     }
+    if (r.rc == 0 && json_is_string(json_object_get(o, "schemes_calibration")))
+        plan_json_text(&r, o, "schemes_calibration", q->calibration, sizeof q->calibration);
     if (r.rc == 0 && strcmp(q->model, m->fingerprint) != 0) {
         snprintf(
             err, PLAN_ERR,

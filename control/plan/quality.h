@@ -40,6 +40,7 @@ struct plan_scheme_point {
 struct plan_quality {
     char model[PLAN_FINGERPRINT];
     char text[PLAN_CODEC_MAX]; /* that it was measured on, and how much of it */
+    char calibration[PLAN_CODEC_MAX]; /* of the halves of its schemes; "": not said */
     uint32_t n_codecs;
     struct plan_codec codecs[PLAN_CODECS_MAX]; /* the first is f32, which costs nothing */
     bool kv_known[KV_FORMATS];

@@ -5,7 +5,6 @@
  */
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +19,7 @@
 #include "control/rpc/listen.h"
 #include "control/rpc/mailbox.h"
 #include "control/rpc/rpc.h"
+#include "control/signals.h"
 #include "dataplane/port.h"
 
 #define LOOK_NS     UINT64_C(1000000000) /* how often the slow are looked for */
@@ -297,19 +297,6 @@ const char *rpc_how(const struct rpc *r)
     return rpc_io_is_ring(r->io) ? "io_uring" : "poll";
 }
 
-/* Signals are for the engine's thread. */
-static int start_thread(struct rpc *r)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    const int rc = pthread_create(&r->thread, NULL, serve, r);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (rc == 0)
-        pthread_setname_np(r->thread, "isthmus-control");
-    return -rc;
-}
-
 static void destroy(struct rpc *r)
 {
     struct stat st;
@@ -352,7 +339,7 @@ static int start(struct rpc *r, char *err)
                                  .buffer = &r->rung,
                                  .bytes = sizeof r->rung,
                                  .done = rung};
-    rc = start_thread(r);
+    rc = signals_thread(&r->thread, "isthmus-control", serve, r);
     if (rc == 0)
         return 0;
     snprintf(err, RPC_ERR, "control socket: no thread: %s", strerror(-rc));

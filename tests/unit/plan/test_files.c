@@ -158,7 +158,8 @@ static const char table[] =
     " \"prefill_bytes\": 70}],"
     " \"kv\": [{\"kv\": \"q8\", \"kl\": 0.001}],"
     " \"schemes\": [{\"stage\": \"front\", \"scheme\": \"sq3\", \"split\": 2, \"kl\": 0.1},"
-    "{\"stage\": \"front\", \"scheme\": \"sq3\", \"split\": 4, \"kl\": 0.2}]}";
+    "{\"stage\": \"front\", \"scheme\": \"sq3\", \"split\": 4, \"kl\": 0.2}],"
+    " \"schemes_calibration\": \"p32 0123456789abcdef (windows 60-91)\"}";
 
 static void quality(void **state)
 {
@@ -171,6 +172,7 @@ static void quality(void **state)
     made_model(6, &m);
     assert_int_equal(plan_quality_parse(table, strlen(table), "t", &m, q, err), 0);
     assert_int_equal(q->n_codecs, 3);
+    assert_string_equal(q->calibration, "p32 0123456789abcdef (windows 60-91)");
     assert_int_equal(plan_quality_codec(&q->codecs[0], 5, &p), 0); /* f32, without being there */
     assert_true(p.kl == 0 && p.decode_bytes >= 4 * 4096);
     assert_int_equal(plan_quality_codec(&q->codecs[1], 2, &p), 0);
@@ -201,6 +203,7 @@ static void quality(void **state)
         {"\"sq3\"", "\"keep\""},
         {"\"front\"", "\"middle\""},
         {"\"kv\": [", "\"vk\": ["},
+        {"(windows 60-91)", "\\u0007"},
     };
     for (unsigned i = 0; i < sizeof changes / sizeof *changes; i++) {
         const char *at = strstr(table, changes[i][0]);
