@@ -9,10 +9,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "codec/rate.h"
+#include "control/adapt/adapt.h"
 #include "control/cmd.h"
+#include "control/codec_arg.h"
 #include "control/log.h"
 #include "control/plan_show.h"
+#include "control/profile.h"
 #include "control/replace_file.h"
+#include "dataplane/pipeline/mix.h"
 #include "dataplane/secure/identity.h"
 
 struct text {
@@ -124,16 +129,99 @@ static int write_half(const struct text *t, const struct half *h)
     return replace_file(path, t->bytes, t->len);
 }
 
+/* What of the wished limits the edge can hold by itself, as its own options take them. */
+struct held {
+    double tpot_ms, ttft_ms, kl; /* 0: not this one */
+    bool none;                   /* the codec has no coarser quality that the limits leave */
+};
+
+static double time_ms(double limit_s, double most_ms)
+{
+    const double ms = limit_s * 1e3;
+
+    return ms >= .1 && ms <= most_ms ? ms : 0;
+}
+
+/* As adapt/steer.h asks it of an edge that starts. */
+static int find_held(const struct plan_paper *p, struct held *h)
+{
+    const struct plan *b = &p->a->best;
+    const struct plan_codec *c = &p->w->quality->codecs[b->codec];
+    struct codec_profile_curve tsq;
+    struct codec_profile *profile = NULL;
+    struct codec_params codec;
+    struct adapt adapt;
+    char err[CODEC_ARG_ERR];
+
+    *h = (struct held){.tpot_ms = time_ms(p->w->limit[PLAN_TPOT], 1e6),
+                       .ttft_ms = time_ms(p->w->limit[PLAN_TTFT], 1e7)};
+    if (h->tpot_ms + h->ttft_ms == 0 || codec_arg_parse(c->text, &codec, err) < 0)
+        return EXIT_OK; /* codecs were proved when they were read */
+    if (*c->profile) {
+        const int rc = profile_read(c->profile, &profile);
+        if (rc != EXIT_OK)
+            return rc;
+    }
+    const struct codec_profile_curve *curve = codec_rate_curve(profile, codec.mode);
+    if (curve) /* what weights and cache leave to the rows */
+        h->kl = p->w->limit[PLAN_KL] - b->front_kl - b->back_kl - b->kv_kl;
+    else if (codec.mode == CODEC_TSQ)
+        adapt_tsq_curve(p->w->m->d_model, &tsq);
+    const struct adapt_params params = {
+        .curve = curve                     ? curve
+                 : codec.mode == CODEC_TSQ ? &tsq
+                                           : NULL,
+        .finest = codec.mode == CODEC_TSQ ? codec.delta : codec.step,
+        .max_kl = h->kl,
+        .max_tpot_ns = (uint64_t)(h->tpot_ms * 1e6),
+        .max_ttft_ns = (uint64_t)(h->ttft_ms * 1e6),
+        .chunk_tokens = b->chunk,
+        .bulk_rows = MIX_BULK_ROWS,
+        .cloud_per_edge = 1,
+    };
+    h->none = (curve && !(h->kl > 0)) || adapt_init(&adapt, &params) < 0;
+    codec_profile_free(profile);
+    return EXIT_OK;
+}
+
+static void add_held(struct text *t, const struct held *h)
+{
+    if (h->tpot_ms + h->ttft_ms == 0)
+        return;
+    if (h->none) {
+        add(t, "; this codec has no coarser quality that the limits leave: nothing adapts\n");
+        log_info("edge.ini: its codec has no coarser quality that the limits leave: the edge will "
+                 "not adapt to hold them");
+        return;
+    }
+    if (h->tpot_ms > 0)
+        add(t, "max-tpot = %.6g\n", h->tpot_ms);
+    if (h->ttft_ms > 0)
+        add(t, "max-ttft = %.6g\n", h->ttft_ms);
+    if (h->kl > 0) {
+        add(t, "max-kl = %.6g\n", h->kl);
+        return;
+    }
+    add(t, "; no profile says what coarser rows cost: max-kl can't be held while they are sent\n");
+    log_warn("edge.ini: to hold the limits of time the edge may send coarser rows than planned, "
+             "and without a profile (`isthmus calibrate`) --max-kl does not bound them");
+}
+
 static int write_edge(const struct plan_paper *p, const struct half *h)
 {
     const struct plan *b = &p->a->best;
     const double history = b->row.decode_bytes * b->context * b->sessions;
     struct text t = {.len = 0};
+    struct held held;
+    const int rc = find_held(p, &held);
 
+    if (rc != EXIT_OK)
+        return rc;
     add_common(&t, p, h);
     add(&t, "history = %u\nport = %s\n", (unsigned)(history * 1e-6) + 1, p->connect);
     if (p->listen)
         add(&t, "listen = %s\nmax-sessions = %u\n", p->listen, b->sessions);
+    add_held(&t, &held);
     return write_half(&t, h);
 }
 

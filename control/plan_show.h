@@ -14,6 +14,9 @@ struct plan_paper {
     const char *listen;         /* of the edge; NULL: not given */
 };
 
+/* Limits that contradict each other, the model or the link: EXIT_USAGE, said. Reads w and model. */
+int plan_check_limits(const struct plan_paper *p);
+
 /* On stdout. EXIT_OK or EXIT_FAILED, said; here and below. */
 int plan_show(const struct plan_paper *p);
 int plan_show_json(const struct plan_paper *p);

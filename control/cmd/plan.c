@@ -88,7 +88,9 @@ static const struct argp_option options[] = {
     {"least", OPT_LEAST, "WHAT", 0,
      "Of what fits: the least tpot (default), ttft, kl, edge or cloud memory", 2},
     {"here", OPT_HERE, "edge|cloud", 0,
-     "This half runs on this machine: its profile must be of it; may be given for both", 2},
+     "This half runs on this machine: its profile must be of it, and the edge's link measured from "
+     "it; may be given for both",
+     2},
     {"split", OPT_SPLITS, "N|A-B", 0, "Only such splits", 3},
     {"front", OPT_FRONT, "SCHEME,...", 0, "Only such weights at the edge (default: all)", 3},
     {"back", OPT_BACK, "SCHEME,...", 0, "Only such weights in the cloud", 3},
@@ -352,8 +354,9 @@ static const struct argp argp = {
     "computed from measured profiles, and the one with the least time from token to token is taken "
     "of "
     "those that keep memory and all limits (--least: the least of something else).\v"
-    "Exit codes: 0, a plan; 2, bad usage, a profile that is not of this model, or limits that no "
-    "split of any model could keep; 3, nothing fits, or nothing of what is asked for was measured: "
+    "Exit codes: 0, a plan; 2, bad usage, a profile that is not of this model, or limits that "
+    "contradict each other or that no split of any model could keep; 3, nothing fits, or nothing "
+    "of what is asked for was measured: "
     "what ruled it out, and what would mend it, is printed.",
     NULL,
     NULL,
@@ -390,6 +393,14 @@ static int read_model(const char *path, struct plan_model *m)
     return rc;
 }
 
+static void warn_commit(const char *path, const char *version, const char *commit,
+                        const struct plan_host *us)
+{
+    if (strcmp(commit, us->commit) != 0)
+        log_warn("%s: was made by isthmus %s (%s), this is %s (%s): its times may differ", path,
+                 version, commit, us->version, us->commit);
+}
+
 static int read_host(const char *path, const struct plan_model *m, bool here, struct plan_host *h)
 {
     struct plan_host us;
@@ -404,9 +415,8 @@ static int read_host(const char *path, const struct plan_model *m, bool here, st
         plan_host_check(h, path, m, here ? &us : NULL, err) < 0) {
         log_error("%s", err);
         rc = EXIT_USAGE;
-    } else if (strcmp(h->commit, us.commit) != 0) {
-        log_warn("%s: was made by isthmus %s (%s), this is %s (%s): its times may differ", path,
-                 h->version, h->commit, us.version, us.commit);
+    } else {
+        warn_commit(path, h->version, h->commit, &us);
     }
     free(text);
     return rc;
@@ -435,8 +445,10 @@ static int read_hosts(struct plan_options *o, struct inputs *in)
     return rc;
 }
 
-static int read_link(const char *text, struct plan_link *l)
+/* It is measured from the edge. */
+static int read_link(const char *text, bool here, struct plan_link *l)
 {
+    struct plan_host us;
     char err[PLAN_ERR], *file;
     size_t len;
 
@@ -449,9 +461,13 @@ static int read_link(const char *text, struct plan_link *l)
     int rc = plan_file_read(text, &file, &len);
     if (rc != EXIT_OK)
         return rc;
-    if (plan_link_parse(file, len, text, l, err) < 0) {
+    measure_names(&us);
+    if (plan_link_parse(file, len, text, l, err) < 0 ||
+        (here && plan_link_check(l, text, &us, err) < 0)) {
         log_error("%s", err);
         rc = EXIT_USAGE;
+    } else {
+        warn_commit(text, l->version, l->commit, &us);
     }
     free(file);
     return rc;
@@ -517,50 +533,6 @@ static int choose_codecs(const struct plan_options *o, struct plan_wish *w)
     return EXIT_OK;
 }
 
-/* --- limits that contradict each other or the model
- * ------------------------------------------------ */
-
-static int check_limits(const struct plan_options *o, const struct inputs *in)
-{
-    const struct plan_wish *w = &o->wish;
-    const struct plan_memory_case none = {
-        .context = 1, .edge_threads = 1, .cloud_threads = 1, .port = w->port};
-    struct plan_memory edge, cloud;
-
-    for (uint32_t i = 0; i < w->n_contexts; i++) {
-        if (w->contexts[i] > in->m.n_ctx) {
-            log_error("--context %u: the model's context is %u", w->contexts[i], in->m.n_ctx);
-            return EXIT_USAGE;
-        }
-    }
-    if (w->split_max >= in->m.n_layers) {
-        log_error("--split %u: %s has %u layers, so it must be 1 to %u", w->split_max, o->model,
-                  in->m.n_layers, in->m.n_layers - 1);
-        return EXIT_USAGE;
-    }
-    for (unsigned m = PLAN_TTFT; m <= PLAN_TPOT; m++) {
-        if (w->limit[m] > in->link.rtt_s)
-            continue;
-        log_error("%s of %.2f ms: the link's round trip alone takes %.2f ms, and no split does "
-                  "without it",
-                  plan_limit_option((enum plan_metric)m), w->limit[m] * 1e3, in->link.rtt_s * 1e3);
-        return EXIT_USAGE;
-    }
-    plan_memory_edge(&in->m, &none, &edge);
-    plan_memory_cloud(&in->m, &none, &cloud);
-    if (w->limit[PLAN_EDGE_BYTES] < (double)edge.bytes ||
-        w->limit[PLAN_CLOUD_BYTES] < (double)cloud.bytes - (double)cloud.term[PLAN_PANELS]) {
-        const bool of_edge = w->limit[PLAN_EDGE_BYTES] < (double)edge.bytes;
-        log_error("%s of %.1f MB: without a single layer %.1f MB are needed",
-                  of_edge ? "--edge-memory" : "--cloud-memory",
-                  w->limit[of_edge ? PLAN_EDGE_BYTES : PLAN_CLOUD_BYTES] * 1e-6,
-                  of_edge ? (double)edge.bytes * 1e-6
-                          : (double)(cloud.bytes - cloud.term[PLAN_PANELS]) * 1e-6);
-        return EXIT_USAGE;
-    }
-    return EXIT_OK;
-}
-
 /* --- the command
  * ----------------------------------------------------------------------------------- */
 
@@ -582,7 +554,7 @@ static int read_inputs(struct plan_options *o, struct inputs *in)
     if (rc == EXIT_OK)
         rc = read_hosts(o, in);
     if (rc == EXIT_OK)
-        rc = read_link(o->link, &in->link);
+        rc = read_link(o->link, o->here_edge, &in->link);
     in->quality = rc == EXIT_OK ? calloc(1, sizeof *in->quality) : NULL;
     if (rc == EXIT_OK && !in->quality) {
         log_error("out of memory");
@@ -686,7 +658,7 @@ int cmd_plan(int argc, char **argv)
         rc = choose_codecs(&o, &o.wish);
     }
     if (rc == EXIT_OK)
-        rc = check_limits(&o, &in);
+        rc = plan_check_limits(&(struct plan_paper){.w = &o.wish, .model = o.model});
     if (rc == EXIT_OK)
         rc = plan(&o, &in);
     plan_speed_close(in.edge_speed);

@@ -272,9 +272,11 @@ static int show(const char *path)
         return rc;
     if (plan_link_parse(text, len, path, &l, err) == 0)
         printf("from %s to %s: %.3f Mbit/s up, %.3f down, round trip %.3f ms, %.2f %% lost, MTU "
-               "%u\n",
+               "%u; isthmus %s (%s)\n",
                l.host, l.peer, l.up_bits_per_s * 1e-6, l.down_bits_per_s * 1e-6, l.rtt_s * 1e3,
-               l.loss * 100, l.mtu_bytes);
+               l.loss * 100, l.mtu_bytes, l.version, l.commit);
+    else if (memmem(text, len, "isthmus-link", strlen("isthmus-link")))
+        rc = EXIT_USAGE; /* one that can't be read: err is of it */
     else if (plan_host_parse(text, len, path, &h, err) == 0)
         show_host(&h);
     else

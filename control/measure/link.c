@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "control/bench/transport_load.h"
 #include "control/cmd.h"
@@ -106,10 +105,13 @@ static int probe(const struct measure_link_params *p, struct probe *b, struct pl
 int measure_link(const struct measure_link_params *p, struct plan_link *l)
 {
     struct probe b = {.port = NULL};
+    struct plan_host us;
 
     memset(l, 0, sizeof(*l));
-    if (gethostname(l->host, sizeof l->host - 1) < 0)
-        snprintf(l->host, sizeof l->host, "unknown host");
+    measure_names(&us);
+    strcpy(l->host, us.host);
+    strcpy(l->version, us.version);
+    strcpy(l->commit, us.commit);
     snprintf(l->peer, sizeof l->peer, "%.*s", (int)sizeof l->peer - 1, p->uri);
     int rc = meet(p, &b);
     if (rc == EXIT_OK)

@@ -182,6 +182,8 @@ int plan_link_parse(const char *text, size_t len, const char *name, struct plan_
     if (r.rc == 0) {
         plan_json_text(&r, o, "host", l->host, sizeof l->host);
         plan_json_text(&r, o, "peer", l->peer, sizeof l->peer);
+        plan_json_text(&r, o, "version", l->version, sizeof l->version);
+        plan_json_text(&r, o, "commit", l->commit, sizeof l->commit);
         l->up_bits_per_s = plan_json_real(&r, o, "up_bits_per_s", 1, RATE_MAX);
         l->down_bits_per_s = plan_json_real(&r, o, "down_bits_per_s", 1, RATE_MAX);
         l->rtt_s = plan_json_real(&r, o, "rtt_s", 0, S_MAX);
@@ -250,26 +252,37 @@ char *plan_host_format(const struct plan_host *h)
 
 char *plan_link_format(const struct plan_link *l)
 {
-    return dump(json_pack("{s:s, s:i, s:s, s:s, s:f, s:f, s:f, s:f, s:i}", "kind", LINK_KIND,
-                          "format", PLAN_LINK_VERSION, "host", l->host, "peer", l->peer,
-                          "up_bits_per_s", l->up_bits_per_s, "down_bits_per_s", l->down_bits_per_s,
-                          "rtt_s", l->rtt_s, "loss", l->loss, "mtu_bytes", (int)l->mtu_bytes));
+    return dump(json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:i}", "kind",
+                          LINK_KIND, "format", PLAN_LINK_VERSION, "host", l->host, "peer", l->peer,
+                          "version", l->version, "commit", l->commit, "up_bits_per_s",
+                          l->up_bits_per_s, "down_bits_per_s", l->down_bits_per_s, "rtt_s",
+                          l->rtt_s, "loss", l->loss, "mtu_bytes", (int)l->mtu_bytes));
 }
 
 /* --- whose it is ----------------------------------------------------------------------------- */
 
+struct mark {
+    const char *what, *is, *should;
+};
+
+static int check_marks(const struct mark *marks, unsigned n, const char *name, char *err)
+{
+    for (unsigned i = 0; i < n; i++) {
+        if (strcmp(marks[i].is, marks[i].should) == 0)
+            continue;
+        snprintf(
+            err, PLAN_ERR,
+            "%.60s: is not of this machine: its %s is \"%.60s\", here it is \"%.60s\": make it "
+            "anew, or leave out --here",
+            name, marks[i].what, marks[i].is, marks[i].should);
+        return -EINVAL;
+    }
+    return 0;
+}
+
 int plan_host_check(const struct plan_host *h, const char *name, const struct plan_model *m,
                     const struct plan_host *here, char *err)
 {
-    const struct {
-        const char *what, *is, *should;
-    } marks[] = {
-        {"host", h->host, here ? here->host : h->host},
-        {"processor", h->cpu, here ? here->cpu : h->cpu},
-        {"instruction set", h->isa, here ? here->isa : h->isa},
-        {"version", h->version, here ? here->version : h->version},
-    };
-
     if (strcmp(h->model, m->fingerprint) != 0) {
         snprintf(
             err, PLAN_ERR,
@@ -283,15 +296,24 @@ int plan_host_check(const struct plan_host *h, const char *name, const struct pl
                  h->stages[h->n_stages - 1].layers, m->n_layers);
         return -EINVAL;
     }
-    for (unsigned i = 0; i < sizeof marks / sizeof marks[0]; i++) {
-        if (strcmp(marks[i].is, marks[i].should) == 0)
-            continue;
-        snprintf(
-            err, PLAN_ERR,
-            "%.60s: is not of this machine: its %s is \"%.60s\", here it is \"%.60s\": make it "
-            "anew, or leave out --here",
-            name, marks[i].what, marks[i].is, marks[i].should);
-        return -EINVAL;
-    }
-    return 0;
+    if (!here)
+        return 0;
+    const struct mark marks[] = {
+        {"host", h->host, here->host},
+        {"processor", h->cpu, here->cpu},
+        {"instruction set", h->isa, here->isa},
+        {"version", h->version, here->version},
+    };
+    return check_marks(marks, sizeof marks / sizeof *marks, name, err);
+}
+
+int plan_link_check(const struct plan_link *l, const char *name, const struct plan_host *here,
+                    char *err)
+{
+    const struct mark marks[] = {
+        {"host", l->host, here->host},
+        {"version", l->version, here->version},
+    };
+
+    return check_marks(marks, sizeof marks / sizeof *marks, name, err);
 }

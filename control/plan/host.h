@@ -9,8 +9,8 @@
 #include "compute/kernels/attend.h"
 #include "control/plan/model.h"
 
-#define PLAN_HOST_VERSION 2 /* 2: products in the schemes of `isthmus quantize` */
-#define PLAN_LINK_VERSION 1
+#define PLAN_HOST_VERSION 2   /* 2: products in the schemes of `isthmus quantize` */
+#define PLAN_LINK_VERSION 2   /* 2: the version that measured it */
 #define PLAN_ROWS_MAX     12u /* row counts that were measured */
 #define PLAN_STAGES_MAX   8u  /* depths in layers */
 #define PLAN_TYPES_MAX    16u
@@ -57,9 +57,10 @@ struct plan_host {
 
 struct plan_link {
     char host[PLAN_NAME_MAX], peer[PLAN_NAME_MAX]; /* where it was measured; "": said by hand */
-    double up_bits_per_s, down_bits_per_s;         /* of frames, outer headers included */
-    double rtt_s;                                  /* of a small message */
-    double loss;                                   /* of packets, one way */
+    char version[32], commit[48];
+    double up_bits_per_s, down_bits_per_s; /* of frames, outer headers included */
+    double rtt_s;                          /* of a small message */
+    double loss;                           /* of packets, one way */
     uint32_t mtu_bytes;
 };
 
@@ -83,5 +84,8 @@ bool plan_link_is_arg(const char *text);
  */
 int plan_host_check(const struct plan_host *h, const char *name, const struct plan_model *m,
                     const struct plan_host *here, char *err);
+/* The same of a link: measured from the very host that here describes (host, version). */
+int plan_link_check(const struct plan_link *l, const char *name, const struct plan_host *here,
+                    char *err);
 
 #endif

@@ -88,33 +88,68 @@ int plan_latency_decode(const struct plan_model *m, const struct plan_latency_ca
 /* --- to the first token ------------------------------------------------------------------------
  */
 
+/* A chunk of so many rows at one of the three, and what each token before it adds. */
+typedef int chunk_fn(const struct plan_model *m, const struct plan_latency_case *c, uint32_t rows,
+                     double *chunk_s, double *token_s);
+
+static int edge_chunk(const struct plan_model *m, const struct plan_latency_case *c, uint32_t rows,
+                      double *chunk_s, double *token_s)
+{
+    const int rc = plan_speed_layers(c->edge, 0, c->split, c->front, rows, false, chunk_s);
+
+    (void)m;
+    return rc ? rc : plan_speed_attend(c->edge, c->split, c->kv, rows, 1, token_s);
+}
+
+static int cloud_chunk(const struct plan_model *m, const struct plan_latency_case *c, uint32_t rows,
+                       double *chunk_s, double *token_s)
+{
+    const uint32_t behind = m->n_layers - c->split;
+    const int rc =
+        plan_speed_layers(c->cloud, c->split, m->n_layers, c->back, rows, false, chunk_s);
+
+    return rc ? rc : plan_speed_attend(c->cloud, behind, c->kv, rows, 1, token_s);
+}
+
+static double chunk_bytes(const struct plan_latency_case *c, uint32_t rows)
+{
+    return plan_wire_bytes(c->link, rows, rows == 1 ? c->decode_bytes : c->prefill_bytes);
+}
+
+static double chunk_loss_s(const struct plan_latency_case *c, uint32_t rows)
+{
+    return loss_s(c->link, ceil(chunk_bytes(c, rows) / c->link->mtu_bytes));
+}
+
+static int link_chunk(const struct plan_model *m, const struct plan_latency_case *c, uint32_t rows,
+                      double *chunk_s, double *token_s)
+{
+    const double none_s = travel_s(m, c, 0);
+
+    *chunk_s = up_s(c->link, chunk_bytes(c, rows)) + none_s;
+    *token_s = travel_s(m, c, 1) - none_s;
+    return 0;
+}
+
 /* Chunks of a prompt have one of few lengths: the first, the last and those between. */
 struct chunk_times {
     uint32_t rows;
     double edge_s, cloud_s;
     double edge_token_s, cloud_token_s; /* for each token of depth */
-    double up_s, packets;
+    double up_s, loss_s;
 };
 
 static int time_chunk(const struct plan_model *m, const struct plan_latency_case *c, uint32_t rows,
                       struct chunk_times *t)
 {
-    const uint32_t behind = m->n_layers - c->split;
-
     if (t->rows == rows)
         return 0;
-    const double bytes =
-        plan_wire_bytes(c->link, rows, rows == 1 ? c->decode_bytes : c->prefill_bytes);
-    int rc = plan_speed_layers(c->edge, 0, c->split, c->front, rows, false, &t->edge_s);
+    int rc = edge_chunk(m, c, rows, &t->edge_s, &t->edge_token_s);
     if (rc == 0)
-        rc = plan_speed_layers(c->cloud, c->split, m->n_layers, c->back, rows, false, &t->cloud_s);
-    if (rc == 0)
-        rc = plan_speed_attend(c->edge, c->split, c->kv, rows, 1, &t->edge_token_s);
-    if (rc == 0)
-        rc = plan_speed_attend(c->cloud, behind, c->kv, rows, 1, &t->cloud_token_s);
+        rc = cloud_chunk(m, c, rows, &t->cloud_s, &t->cloud_token_s);
     t->rows = rows;
-    t->up_s = up_s(c->link, bytes);
-    t->packets = ceil(bytes / c->link->mtu_bytes);
+    t->up_s = up_s(c->link, chunk_bytes(c, rows));
+    t->loss_s = chunk_loss_s(c, rows);
     return rc;
 }
 
@@ -130,13 +165,24 @@ static uint32_t next_rows(const struct plan_latency_case *c, uint32_t done)
     return left <= c->chunk ? left : done || c->chunk < 2 ? c->chunk : c->chunk / 2;
 }
 
+static double learn_s(const struct plan_latency_case *c)
+{
+    return c->prompt * c->prefill_bytes > LEARN_BYTES ? LEARN_RTTS * c->link->rtt_s : 0;
+}
+
+/* From the cloud's end to the edge's token. */
+static double answer_s(const struct plan_latency_case *c, double wake_s)
+{
+    return c->link->rtt_s / 2 + ANSWER_BYTES * 8 / c->link->down_bits_per_s + wake_s +
+           loss_s(c->link, 1);
+}
+
 int plan_latency_prompt(const struct plan_model *m, const struct plan_latency_case *c,
                         struct plan_latency *out)
 {
     const double half_s = c->link->rtt_s / 2;
     double edge_s = 0, link_s = 0, cloud_s = 0, answered_s[AHEAD] = {0};
-    const bool learns = c->prompt * c->prefill_bytes > LEARN_BYTES;
-    const double learn_s = learns ? LEARN_RTTS * c->link->rtt_s : 0;
+    const double learning_s = learn_s(c);
     struct chunk_times t = {.rows = 0};
     uint32_t n = 0;
 
@@ -153,16 +199,119 @@ int plan_latency_prompt(const struct plan_model *m, const struct plan_latency_ca
         edge_s =
             larger(edge_s, answered_s[n % AHEAD]) + edge_slow * (t.edge_s + done * t.edge_token_s);
         /* The session is opened meanwhile: the first chunk waits for the cloud's word. */
-        link_s = larger(link_s, n ? edge_s : larger(edge_s, c->link->rtt_s) + learn_s) + t.up_s +
+        link_s = larger(link_s, n ? edge_s : larger(edge_s, c->link->rtt_s) + learning_s) + t.up_s +
                  travel_s(m, c, done);
-        const double at_cloud_s = link_s + half_s + loss_s(c->link, t.packets);
+        const double at_cloud_s = link_s + half_s + t.loss_s;
         cloud_s = larger(cloud_s, at_cloud_s) + cloud_slow * (t.cloud_s + done * t.cloud_token_s) +
                   (last ? plan_speed_head(c->cloud, 1) : 0);
         answered_s[n % AHEAD] = cloud_s + half_s;
     }
-    out->ttft_s = cloud_s + half_s + ANSWER_BYTES * 8 / c->link->down_bits_per_s + out->wake_s +
-                  loss_s(c->link, 1);
+    out->ttft_s = cloud_s + answer_s(c, out->wake_s);
     return 0;
+}
+
+/* --- at least ----------------------------------------------------------------------------------
+ */
+
+/* What rounding may add to a sum in one order and not in another. */
+#define ROUNDING (1 - 1e-9)
+
+void plan_chunks_of(const struct plan_latency_case *c, struct plan_chunks *out)
+{
+    *out = (struct plan_chunks){.chunk = c->chunk};
+    for (uint32_t done = 0, rows; done < c->prompt; done += rows) {
+        rows = next_rows(c, done);
+        if (done == 0)
+            out->first = rows;
+        out->last = rows;
+        out->last_before = done;
+        out->n++;
+    }
+    const uint32_t to_last = (out->n - 1) % AHEAD; /* one that the last waits for, by others */
+    for (uint32_t i = 1; i + 1 < out->n; i++) {
+        const double before = out->first + (double)(i - 1) * c->chunk;
+        out->before += before;
+        if (i % AHEAD == to_last) {
+            out->n_chain++;
+            out->chain_before += before;
+        }
+    }
+    out->chain_first = out->n > 1 && to_last == 0;
+}
+
+/* The first, the last and those between are slowed down so much. */
+static int add_chunks(const struct plan_model *m, const struct plan_latency_case *c,
+                      const struct plan_chunks *k, chunk_fn *chunk, const double slow[3],
+                      struct plan_part *out)
+{
+    double first_s, last_s, last_token_s, s = 0, token_s = 0;
+    int rc = chunk(m, c, k->first, &first_s, &token_s);
+
+    if (rc == 0)
+        rc = chunk(m, c, k->last, &last_s, &last_token_s);
+    if (rc == 0 && k->n > 2)
+        rc = chunk(m, c, k->chunk, &s, &token_s);
+    if (rc)
+        return rc;
+    out->first_s = slow[0] * first_s;
+    out->last_s = slow[1] * (last_s + k->last_before * last_token_s);
+    out->all_s = out->last_s;
+    if (k->n > 1)
+        out->all_s += out->first_s + slow[2] * ((k->n - 2) * s + k->before * token_s);
+    out->chain_s = out->last_s + (k->chain_first ? out->first_s : 0) +
+                   slow[2] * (k->n_chain * s + k->chain_before * token_s);
+    return 0;
+}
+
+int plan_part_edge(const struct plan_model *m, const struct plan_latency_case *c,
+                   const struct plan_chunks *k, struct plan_part *out)
+{
+    const double slow = c->beside ? plan_speed_host(c->edge)->beside : 1;
+    const double slows[3] = {1, k->n > 1 ? slow : 1, slow};
+
+    return add_chunks(m, c, k, edge_chunk, slows, out);
+}
+
+int plan_part_cloud(const struct plan_model *m, const struct plan_latency_case *c,
+                    const struct plan_chunks *k, struct plan_part *out)
+{
+    const double slow = c->beside ? plan_speed_host(c->cloud)->beside : 1;
+    const double slows[3] = {k->n > 1 ? slow : 1, 1, slow};
+    const double head_s = plan_speed_head(c->cloud, 1);
+    const int rc = add_chunks(m, c, k, cloud_chunk, slows, out);
+
+    out->last_s += head_s;
+    out->all_s += head_s;
+    out->chain_s += head_s;
+    return rc;
+}
+
+/* Up to where the cloud has it; a chain's chunks but the last are answered, too. */
+void plan_part_link(const struct plan_model *m, const struct plan_latency_case *c,
+                    const struct plan_chunks *k, struct plan_part *out)
+{
+    const double half_s = c->link->rtt_s / 2, slows[3] = {1, 1, 1};
+    const double lost_s = chunk_loss_s(c, k->last) + half_s;
+
+    add_chunks(m, c, k, link_chunk, slows, out);
+    out->first_s += chunk_loss_s(c, k->first) + half_s;
+    out->last_s += lost_s;
+    out->all_s += lost_s;
+    out->chain_s += lost_s + (k->n_chain + k->chain_first) * 2 * half_s +
+                    k->n_chain * chunk_loss_s(c, k->chunk);
+}
+
+double plan_latency_least_prompt(const struct plan_latency_case *c, const struct plan_part *edge,
+                                 const struct plan_part *link, const struct plan_part *cloud)
+{
+    const double opened_s = larger(edge->first_s, c->link->rtt_s) + learn_s(c);
+    const double wake_s = plan_speed_host(c->edge)->wake_s + plan_speed_host(c->cloud)->wake_s;
+    double least_s = edge->all_s + link->last_s + cloud->last_s;
+
+    least_s = larger(least_s, opened_s + link->all_s + cloud->last_s);
+    least_s = larger(least_s, opened_s + link->first_s + cloud->all_s);
+    least_s = larger(least_s, edge->chain_s + link->chain_s + cloud->chain_s);
+    return ROUNDING * (least_s + answer_s(c, wake_s));
 }
 
 int plan_latency(const struct plan_model *m, const struct plan_latency_case *c,

@@ -58,6 +58,40 @@ int plan_latency_decode(const struct plan_model *m, const struct plan_latency_ca
 int plan_latency_prompt(const struct plan_model *m, const struct plan_latency_case *c,
                         struct plan_latency *out);
 
+/*
+ * The least that plan_latency_prompt can say, from sums: each of edge, link and cloud takes all of
+ * the prompt, and the others the first or last chunk; and the last chunk waits for every fourth
+ * before it. What one of the three contributes does not depend on how the others are stored.
+ */
+struct plan_chunks {
+    uint32_t n, first, chunk, last; /* chunks; rows of the first, of those between, of the last */
+    double before, last_before;     /* tokens before those between, summed; before the last */
+    uint32_t n_chain;               /* those between that the last waits for */
+    double chain_before;
+    bool chain_first; /* the first is of them */
+};
+
+/* Of the case's prompt and chunk; the rest of it is not read. */
+void plan_chunks_of(const struct plan_latency_case *c, struct plan_chunks *out);
+
+/* Seconds for the first chunk, the last, all, and the last with those that it waits for. */
+struct plan_part {
+    double first_s, last_s, all_s, chain_s;
+};
+
+/* 0 or as plan_speed_layers. Read of the case: split, cache, chunk and prompt, and front (edge),
+ * back (cloud), bytes and home (link). */
+int plan_part_edge(const struct plan_model *m, const struct plan_latency_case *c,
+                   const struct plan_chunks *k, struct plan_part *out);
+int plan_part_cloud(const struct plan_model *m, const struct plan_latency_case *c,
+                    const struct plan_chunks *k, struct plan_part *out);
+void plan_part_link(const struct plan_model *m, const struct plan_latency_case *c,
+                    const struct plan_chunks *k, struct plan_part *out);
+
+/* Never more than ttft_s, whatever is rounded. */
+double plan_latency_least_prompt(const struct plan_latency_case *c, const struct plan_part *edge,
+                                 const struct plan_part *link, const struct plan_part *cloud);
+
 /* Bytes on the wire of a message of n rows, each of so many bytes. */
 double plan_wire_bytes(const struct plan_link *l, uint32_t n, double row_bytes);
 

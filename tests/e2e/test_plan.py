@@ -52,25 +52,40 @@ def profile_host():
 
 
 def profile_link():
+    for netem, least, most in (("delay=10ms,rate=20mbit", 0, .02), ("delay=10ms,rate=20mbit,drop=4%", .02, .07)):
+        link_over(netem, least, most)
+
+
+def link_over(netem, least, most):
+    """A link that loses between `least` and `most` of its packets each way, measured; and whose profile it is."""
     port = "memif:%s/link.sock" % folder
     peer = subprocess.Popen([e2e.BINARY, "bench", "transport", "--listen", "--port", port, *e2e.secured("cloud"),
-                             "--netem", "delay=10ms,rate=20mbit"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                             "--netem", netem], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         path = os.path.join(folder, "link.json")
-        done = e2e.isthmus("profile", "--port", port, *e2e.secured("edge"), "--netem", "delay=10ms,rate=20mbit",
-                           "--time", "2", "-o", path)
+        done = e2e.isthmus("profile", "--port", port, *e2e.secured("edge"), "--netem", netem, "--time", "2", "-o", path)
         if not e2e.check(done.returncode == 0, "profile --port: exit %d: %s" % (done.returncode, done.stderr)):
             return
-        with open(path, encoding="utf-8") as f:
-            link = json.load(f)
-        e2e.say("link: %s" % link)
-        e2e.check(.7 * 20e6 < link["up_bits_per_s"] < 1.1 * 20e6, "the rate of the path")
-        e2e.check(.018 < link["rtt_s"] < .03, "its round trip")
-        e2e.check(link["loss"] < .02, "it loses nothing")
-        done = e2e.isthmus("plan", "-m", model, "--edge", host, "--cloud", host, "--link", path, "--context", 256)
-        e2e.check(done.returncode == 0, "a plan over it: %s" % done.stderr)
     finally:
         e2e.end(peer, "bench transport --listen")
+    with open(path, encoding="utf-8") as f:
+        link = json.load(f)
+    e2e.say("%s: %s" % (netem, link))
+    e2e.check((.3 if least else .7) * 20e6 < link["up_bits_per_s"] < 1.1 * 20e6, "the rate of the path")
+    e2e.check(.018 < link["rtt_s"] < (.06 if least else .03), "its round trip")
+    e2e.check(least <= link["loss"] < most, "what it loses")
+    args = ("-m", model, "--edge", host, "--cloud", host, "--context", 256)
+    done = e2e.isthmus("plan", *args, "--link", path, "--here", "edge")
+    e2e.check(done.returncode == 0, "a plan over it: %s" % done.stderr)
+    shown = e2e.isthmus("profile", "--show", path)
+    e2e.check(shown.returncode == 0 and "round trip" in shown.stdout and link["version"] in shown.stdout, "--show")
+    for key, value, says in (("host", "another", "its host is"), ("version", "0", "its version is"),
+                             ("format", 1, "version 1")):
+        with open(path + key, "w", encoding="utf-8") as f:
+            json.dump({**link, key: value}, f)
+        done = e2e.isthmus("plan", *args, "--link", path + key, "--here", "edge")
+        e2e.check(done.returncode == 2 and says in done.stderr, "a link's %s: exit %d, %s"
+                  % (key, done.returncode, done.stderr))
 
 
 def prints():
@@ -96,6 +111,7 @@ def refuses():
     cases = [(("--context", 100000), "context"), (("--context", 512, "--max-tpot", "20ms"), "round trip"),
              (("--context", 512, "--max-ttft", "5"), "time such as"), (("--context", 512, "--split", 30), "1 to 29"),
              (("--context", 512, "--edge-memory", "10MB"), "without a single layer"),
+             (("--context", 512, "--max-ttft", "40ms", "--max-tpot", "50ms"), "contradicts --max-tpot of 50.00 ms"),
              (("--context", 512, "--edge-memory", "10MiB"), "size such as"),
              (("--context", 512, "--prompt", 512), "no room"), (("--context", 512, "--max-kl", "-1"), "max-kl"),
              (("--context", 512, "--link", "rate=4,rtt=20ms"), "rate such as"), ((), "--context is missing"),
@@ -187,12 +203,14 @@ def not_measured():
 
 
 def answers(out):
+    """Both halves from the files of a plan: what --json says of the answer."""
     cloud = subprocess.Popen([e2e.BINARY, "cloud", "--config", out + "/cloud.ini"], stdout=subprocess.PIPE,
                              stderr=subprocess.DEVNULL)
     try:
         edge = e2e.isthmus("edge", "--config", out + "/edge.ini", "-p", "The capital of France is", "-n", 8, "--json")
         answer = e2e.json_lines(edge, "edge --config")[0]
         e2e.check(len(answer["ids"]) == 8 or answer["finish"] == "stop", "it answers")
+        return answer
     finally:
         e2e.end(cloud, "cloud")
 
@@ -205,10 +223,35 @@ def starts():
     for half in ("edge", "cloud"):
         checked = e2e.isthmus(half, "--config", "%s/%s.ini" % (out, half), "--check-config")
         e2e.check(checked.returncode == 0, "%s --check-config: %s" % (half, checked.stderr))
-    answers(out)
+    e2e.check(answers(out)["adaptation"] is None, "no limits of time, nothing adapts")
     done = plan("--quality", QUALITY, "--context", 256, "--kv-home", "edge", "-o", out)
     e2e.check(done.returncode == 2 and "not runnable" in done.stdout + done.stderr,
               "keys and values that travel can't be run: %s" % done.stderr)
+
+
+def holds(more, codec, wants):
+    """An edge whose plan was made under limits of time starts with them, as far as its codec takes them, and its
+    controller holds them."""
+    out, port = os.path.join(folder, "held"), "memif:%s/held.sock" % folder
+    done = plan("--context", 256, "--max-tpot", "900ms", "--max-ttft", "20s", "--codec", codec, "-o", out, "--port",
+                port, "--connect", port, *more)
+    if not e2e.check(done.returncode == 0, "-o with limits: exit %d: %s" % (done.returncode, done.stderr)):
+        return
+    with open(out + "/edge.ini", encoding="utf-8") as f:
+        lines = f.read().split("\n")
+    given = {key: value for key, _, value in (line.partition(" = ") for line in lines) if key.startswith("max-")}
+    e2e.check(set(given) == set(wants), "%s: %s" % (codec, given))
+    a = answers(out)["adaptation"]
+    if not wants:
+        e2e.check(a is None and "will not adapt" in done.stderr, "%s adapts: %s" % (codec, a))
+        return
+    e2e.check(float(given["max-tpot"]) == a["max_tpot_ms"] == 900 and float(given["max-ttft"]) == a["max_ttft_ms"] == 2e4,
+              "its limits: %s" % a)
+    e2e.check(a["holds"] and a["late_tokens"] == a["late_prompts"] == 0, "%s: held: %s" % (codec, a))
+    if "max-kl" in wants:
+        e2e.check(0 < a["quality_kl"] <= float(given["max-kl"]) <= .05, "%s: %s, %s" % (codec, given, a))
+    else:
+        e2e.check("does not bound" in done.stderr, "what is not held is said: %s" % done.stderr)
 
 
 def beside_resident(where, wish, split, kv, sessions, tokens):
@@ -249,9 +292,21 @@ def three_bits():
                        "--split", 8, "--samples", 1, "--classes", 0, "-o", text, timeout=1700)
     e2e.check(done.returncode == 0, "calibrate: exit %d: %s" % (done.returncode, done.stderr))
     done = e2e.isthmus(*shlex.split(want.replace("FILE", text))[1:], timeout=1700)
+    with_profile(text)
     if e2e.check(done.returncode == 0, "quantize: exit %d: %s" % (done.returncode, done.stderr)):
         answers(out)
         beside_resident(("-m", out), ("--front", "sq3", "--quality", table_with_sq3()), 8, "f16", 1, 500)
+
+
+def with_profile(profile):
+    """A table whose codec has a profile, of split 8: the edge's limit of KL is what cache and weights leave."""
+    table, codec = os.path.join(folder, "xform.json"), "xform:step=0.011"
+    with open(QUALITY, encoding="utf-8") as f:
+        t = json.load(f)
+    point = {"codec": codec, "profile": profile, "split": 8, "kl": .008, "decode_bytes": 190., "prefill_bytes": 175.}
+    with open(table, "w", encoding="utf-8") as f:
+        json.dump({**t, "codecs": t["codecs"] + [point]}, f)
+    holds(("--quality", table, "--max-kl", ".05"), codec, {"max-tpot", "max-ttft", "max-kl"})
 
 
 def remembers():
@@ -269,6 +324,8 @@ def main():
         nothing_fits()
         not_measured()
         starts()
+        holds(("--quality", QUALITY), TSQ, {"max-tpot", "max-ttft"})
+        holds(("--quality", QUALITY), "f16", {})
         remembers()
         three_bits()
         profile_link()

@@ -135,9 +135,26 @@ static void links(void **state)
     assert_true(l.rtt_s > .0199999 && l.rtt_s < .0200001);
     assert_int_equal(plan_link_arg("rtt=.5s,down=1gbit,loss=1%,rate=2.5kbit,mtu=9000", &l, err), 0);
     assert_true(l.up_bits_per_s == 2500 && l.down_bits_per_s == 1e9 && l.mtu_bytes == 9000);
+    strcpy(l.host, "here");
+    strcpy(l.version, "3");
+    strcpy(l.commit, "abc");
     char *text = plan_link_format(&l);
     assert_int_equal(plan_link_parse(text, strlen(text), "l", &again, err), 0);
     assert_true(again.loss > .0099 && again.loss < .0101 && again.rtt_s == .5);
+    assert_string_equal(again.commit, "abc");
+    struct plan_host us = {.host = "here", .version = "3"};
+    assert_int_equal(plan_link_check(&again, "l.json", &us, err), 0);
+    strcpy(us.version, "4");
+    assert_int_equal(plan_link_check(&again, "l.json", &us, err), -EINVAL);
+    assert_true(strstr(err, "l.json") && strstr(err, "version"));
+    strcpy(us.host, "there");
+    assert_int_equal(plan_link_check(&again, "l.json", &us, err), -EINVAL);
+    assert_non_null(strstr(err, "its host is \"here\""));
+    char *old = strstr(text, "\"format\": 2");
+    assert_non_null(old);
+    old[strlen("\"format\": ")] = '1';
+    assert_int_equal(plan_link_parse(text, strlen(text), "l.json", &again, err), -EBADMSG);
+    assert_non_null(strstr(err, "version 1"));
     free(text);
     for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
         err[0] = 0;

@@ -128,6 +128,47 @@ static void monotone(void **state)
     assert_true(lossy.tpot_s > clean.tpot_s && lossy.ttft_s > clean.ttft_s);
 }
 
+/* The bound is never above what it bounds, and near it: over links, prompts and chunks of all
+ * kinds. */
+static void at_least(void **state)
+{
+    static const double rates[] = {3e5, 4e6, 1e8}, rtts[] = {1e-3, .02, .3}, losses[] = {0, .02};
+    static const uint32_t chunks[] = {1, 16, 64, 100}, prompts[] = {1, 2, 63, 64, 300, 1000, 4097};
+    struct world *x = *state;
+    double worst = 1, sum = 0;
+    uint32_t n = 0;
+
+    x->host.beside = 1.3;
+    for (uint32_t i = 0; i < 3 * 3 * 2 * 4 * 7 * 2 * 2 * 7; i++) {
+        uint32_t of = i;
+        struct plan_latency t;
+        struct plan_chunks k;
+        struct plan_part edge, link, cloud;
+#define ONE_OF(list)                                                                               \
+    (list)[of % (sizeof(list) / sizeof *(list))], of /= sizeof(list) / sizeof *(list)
+        x->link.up_bits_per_s = ONE_OF(rates);
+        x->link.rtt_s = ONE_OF(rtts);
+        x->link.loss = ONE_OF(losses);
+        x->c.chunk = ONE_OF(chunks);
+        x->c.prompt = ONE_OF(prompts);
+        x->c.beside = of % 2;
+        x->c.home = of / 2 % 2 ? PLAN_KV_EDGE : PLAN_KV_CLOUD;
+        x->c.split = 1 + of / 4;
+        assert_int_equal(plan_latency(&x->m, &x->c, &t), 0);
+        plan_chunks_of(&x->c, &k);
+        assert_int_equal(plan_part_edge(&x->m, &x->c, &k, &edge), 0);
+        assert_int_equal(plan_part_cloud(&x->m, &x->c, &k, &cloud), 0);
+        plan_part_link(&x->m, &x->c, &k, &link);
+        const double least = plan_latency_least_prompt(&x->c, &edge, &link, &cloud);
+        assert_true(least <= t.ttft_s);
+        worst = fmin(worst, least / t.ttft_s);
+        sum += least / t.ttft_s;
+        n++;
+    }
+    print_message("bound over time: %.3f at worst, %.3f on the average\n", worst, sum / n);
+    assert_true(worst > .5 && sum / n > .9);
+}
+
 /* Keys and values that travel: all of the cloud's layers' for every row. */
 static void kv_at_the_edge(void **state)
 {
@@ -170,6 +211,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(one_chunk, begin, finish),
         cmocka_unit_test_setup_teardown(many_chunks, begin, finish),
         cmocka_unit_test_setup_teardown(monotone, begin, finish),
+        cmocka_unit_test_setup_teardown(at_least, begin, finish),
         cmocka_unit_test_setup_teardown(kv_at_the_edge, begin, finish),
         cmocka_unit_test_setup_teardown(storage, begin, finish),
     };

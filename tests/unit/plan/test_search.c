@@ -136,12 +136,15 @@ static void as_trying_all(void **state)
 
     x->w.n_chunks = 2;
     srand(7);
-    for (unsigned i = 0; i < 24; i++) {
+    for (unsigned i = 0; i < 40; i++) {
+        x->link.loss = i % 4 == 3 ? .01 : 0;
+        x->w.beside = i % 3 == 2;
+        x->w.prompt = i < 24 ? 500 : 0;
         x->w.least = (enum plan_metric)(i % PLAN_METRICS);
         x->w.limit[PLAN_EDGE_BYTES] = 2.0e8 + 1.4e8 * (rand() % 6);
         x->w.limit[PLAN_CLOUD_BYTES] = 3.5e8 + 2.0e8 * (rand() % 6);
         x->w.limit[PLAN_KL] = .002 * (1 + rand() % 9);
-        x->w.limit[PLAN_TTFT] = .15 + .1 * (rand() % 8);
+        x->w.limit[PLAN_TTFT] = (i < 24 ? 1 : 2) * (.15 + .1 * (rand() % 8));
         x->w.limit[PLAN_TPOT] = .026 + .003 * (rand() % 6);
         const struct best b = try_for(&x->w);
         assert_int_equal(plan_search(&x->w, &a), 0);
@@ -347,22 +350,70 @@ static void measure_all(struct world *x)
     }
 }
 
-/* 80 layers, everything measured and allowed: found or not, under two seconds of CPU. */
+struct hard {
+    const char *name;
+    bool lists; /* of four contexts and four numbers of sessions */
+    bool found;
+    enum plan_metric limited;
+    double limit; /* 0: by `part` of what would do */
+    double part;
+};
+
+/* 80 layers, everything measured and allowed: one load or several, found or not, for each limit far
+ * beyond reach or nearly kept: under two seconds of CPU. */
 static void in_time(void **state)
 {
+    static const struct hard cases[] = {
+        {"found", false, true, PLAN_KL, .05, 0},
+        {"no TPOT", false, false, PLAN_TPOT, .021, 0},
+        {"nearly TPOT", false, false, PLAN_TPOT, 0, .9999},
+        {"no TTFT", false, false, PLAN_TTFT, .5, 0},
+        {"nearly TTFT", false, false, PLAN_TTFT, 0, .9999},
+        {"just TTFT", false, true, PLAN_TTFT, 0, 1.02},
+        {"no edge memory", false, false, PLAN_EDGE_BYTES, 6e7, 0},
+        {"nearly edge memory", false, false, PLAN_EDGE_BYTES, 0, .9999},
+        {"no cloud memory", false, false, PLAN_CLOUD_BYTES, 6e7, 0},
+        {"nearly cloud memory", false, false, PLAN_CLOUD_BYTES, 0, .9999},
+        {"no KL", false, false, PLAN_KL, -1, 0},
+        {"lists, found", true, true, PLAN_KL, .05, 0},
+        {"lists, no TPOT", true, false, PLAN_TPOT, .021, 0},
+        {"lists, nearly TPOT", true, false, PLAN_TPOT, 0, .9999},
+        {"lists, no TTFT", true, false, PLAN_TTFT, .1, 0},
+        {"lists, nearly TTFT", true, false, PLAN_TTFT, 0, .9999},
+        {"lists, just TTFT", true, true, PLAN_TTFT, 0, 1.02},
+        {"lists, nearly edge memory", true, false, PLAN_EDGE_BYTES, 0, .9999},
+        {"lists, nearly cloud memory", true, false, PLAN_CLOUD_BYTES, 0, .9999},
+        {"lists, no KL", true, false, PLAN_KL, -1, 0},
+    };
+    static const uint32_t contexts[] = {1024, 2048, 4096, 8192}, sessions[] = {1, 2, 4, 8};
     struct world *x = world_of(80);
+    const struct plan_wish usual = x->w;
     static struct plan_answer a;
 
     measure_all(x);
-    for (unsigned i = 0; i < 2; i++) {
-        if (i)
-            x->w.limit[PLAN_TPOT] = .021;
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const struct hard *h = &cases[i];
+        x->w = usual;
+        x->w.prompt = 0; /* all of the context */
+        x->w.contexts[0] = 8192;
+        if (h->lists) {
+            memcpy(x->w.contexts, contexts, sizeof contexts);
+            memcpy(x->w.sessions, sessions, sizeof sessions);
+            x->w.n_contexts = x->w.n_sessions = 4;
+        }
+        x->w.limit[h->limited] = h->limit;
+        if (h->part > 0) { /* what the least load's change would be */
+            assert_int_equal(plan_search(&x->w, &a), 0);
+            assert_true(a.has_change[h->limited]);
+            x->w.limit[h->limited] = a.change[h->limited].metric[h->limited] * h->part;
+        }
         const clock_t start = clock();
         assert_int_equal(plan_search(&x->w, &a), 0);
         const double s = (double)(clock() - start) / CLOCKS_PER_SEC;
-        assert_int_equal(a.found, i == 0);
-        print_message("%llu configurations, %llu computed to the end, %.3f s\n",
+        print_message("%s: %llu configurations, %llu computed to the end, %.3f s\n", h->name,
                       (unsigned long long)a.n_all, (unsigned long long)a.n_timed, s);
+        assert_int_equal(a.found, h->found);
+        assert_true(h->found || h->limited == PLAN_KL || a.has_change[h->limited]);
         /* Sanitizers and unoptimized builds are slower. */
 #if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)
         assert_true(s < 2);

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Limits that contradict each other, the model or the link. */
+#include <math.h>
+
+#include "control/cmd.h"
+#include "control/log.h"
+#include "control/plan_show.h"
+
+static int check_ranges(const struct plan_paper *p)
+{
+    const struct plan_wish *w = p->w;
+
+    for (uint32_t i = 0; i < w->n_contexts; i++) {
+        if (w->contexts[i] > w->m->n_ctx) {
+            log_error("--context %u: the model's context is %u", w->contexts[i], w->m->n_ctx);
+            return EXIT_USAGE;
+        }
+    }
+    if (w->split_max >= w->m->n_layers) {
+        log_error("--split %u: %s has %u layers, so it must be 1 to %u", w->split_max, p->model,
+                  w->m->n_layers, w->m->n_layers - 1);
+        return EXIT_USAGE;
+    }
+    return EXIT_OK;
+}
+
+static int check_times(const struct plan_wish *w)
+{
+    const double ttft_ms = w->limit[PLAN_TTFT] * 1e3, tpot_ms = w->limit[PLAN_TPOT] * 1e3;
+    const double rtt_ms = w->link->rtt_s * 1e3;
+    uint32_t sessions = 1;
+
+    for (unsigned m = PLAN_TTFT; m <= PLAN_TPOT; m++) {
+        if (w->limit[m] > w->link->rtt_s)
+            continue;
+        log_error("%s of %.2f ms: the link's round trip alone takes %.2f ms, and no split does "
+                  "without it",
+                  plan_limit_option((enum plan_metric)m), w->limit[m] * 1e3, rtt_ms);
+        return EXIT_USAGE;
+    }
+    for (uint32_t i = 0; i < w->n_sessions; i++)
+        if (w->sessions[i] > sessions)
+            sessions = w->sessions[i];
+    /* Beside others a token waits for theirs, a prompt alone does not. */
+    if (sessions > 1 || tpot_ms == INFINITY || ttft_ms >= tpot_ms)
+        return EXIT_OK;
+    log_error("%s of %.2f ms contradicts %s of %.2f ms: a session's first token takes all that any "
+              "other takes, and its prompt: give a longer first, or a shorter second",
+              plan_limit_option(PLAN_TTFT), ttft_ms, plan_limit_option(PLAN_TPOT), tpot_ms);
+    return EXIT_USAGE;
+}
+
+static int check_memory(const struct plan_wish *w)
+{
+    const struct plan_memory_case none = {
+        .context = 1, .edge_threads = 1, .cloud_threads = 1, .port = w->port};
+    struct plan_memory edge, cloud;
+
+    plan_memory_edge(w->m, &none, &edge);
+    plan_memory_cloud(w->m, &none, &cloud);
+    const double need[] = {(double)edge.bytes,
+                           (double)cloud.bytes - (double)cloud.term[PLAN_PANELS]};
+    for (unsigned m = PLAN_EDGE_BYTES; m <= PLAN_CLOUD_BYTES; m++) {
+        if (w->limit[m] >= need[m])
+            continue;
+        log_error("%s of %.1f MB: without a single layer %.1f MB are needed",
+                  plan_limit_option((enum plan_metric)m), w->limit[m] * 1e-6, need[m] * 1e-6);
+        return EXIT_USAGE;
+    }
+    return EXIT_OK;
+}
+
+int plan_check_limits(const struct plan_paper *p)
+{
+    int rc = check_ranges(p);
+
+    if (rc == EXIT_OK)
+        rc = check_times(p->w);
+    return rc == EXIT_OK ? check_memory(p->w) : rc;
+}
