@@ -135,7 +135,7 @@ def loopback_v6():
             s.bind(("::1", 0))
         return "[::1]"
     except OSError:
-        e2e.say("NOT TRIED HERE: IPv6, for there is no ::1")
+        e2e.not_tried("IPv6, for there is no ::1")
         return "127.0.0.1"
 
 

@@ -3,8 +3,8 @@
 
     10.9.1.1 east - router        10.9.2.1 east - router        ...
 
-Where none may be made - not root, or a container that forbids it - every host is this one's loopback, which
-is said. They go when the program ends, by whatever but SIGKILL; those of one that was killed, when the next
+Where none may be made - not root, or a container that forbids it - every host is this one's loopback, and the
+test ends as skipped. They go when the program ends, by whatever but SIGKILL; those of one that was killed, when the next
 begins.
 """
 import atexit
@@ -68,8 +68,8 @@ class Network:
             self.real = True
         except (OSError, subprocess.CalledProcessError) as why:
             self.remove()
-            e2e.say("NOT TRIED HERE: hosts of their own, for want of network namespaces (%s); on this host's "
-                    "loopback instead" % (getattr(why, "output", None) or why))
+            e2e.not_tried("hosts of their own, for want of network namespaces (%s); on this host's loopback instead"
+                          % (getattr(why, "output", None) or why))
 
     def namespace(self, host):
         return self.prefix + host

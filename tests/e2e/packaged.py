@@ -136,7 +136,7 @@ def private_network():
         sys.stdout.flush()
         os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv])
     else:
-        e2e.say("NOT TRIED HERE: a network namespace; on this host's loopback instead")
+        e2e.not_tried("a network namespace; on this host's loopback instead")
 
 
 def free_tcp():

@@ -3,7 +3,7 @@
 """Ethernet ports between two network namespaces joined by veth, AF_PACKET and AF_XDP: the ids of
 --local, with losses and through a router; an interface that goes down and up; either half killed;
 the address answers pings; what is refused. Where the host allows no namespaces, or no such sockets,
-that they are refused with the mend is all that can be tried, which is said."""
+that they are refused with the mend is all that can be tried, and the test counts as skipped."""
 import json
 import os
 import signal
@@ -166,7 +166,7 @@ def routed(kind, model, asked, local):
         ip("-n", router, "addr", "add", "10.9.2.254/24", "dev", "east")
         forwards = net.run(1, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
         if forwards.returncode != 0:
-            e2e.say("NOT TRIED HERE: a router, for none may be made: " + forwards.stdout.strip())
+            e2e.not_tried("a router, for none may be made: " + forwards.stdout.strip())
             return
         cloud = halves.Cloud(model, kind + ":east,ip=10.9.1.1/24,gw=10.9.1.254", *CLOUD,
                              prefix=net.inside(0))
@@ -252,7 +252,7 @@ def offered():
         with Network(2):
             pass
     except (OSError, subprocess.CalledProcessError) as why:  # what `ip` said stands above
-        e2e.say("NOT TRIED HERE, for want of network namespaces joined by veth: %s" % why)
+        e2e.not_tried("all but refusals, for want of network namespaces joined by veth: %s" % why)
         return None
     kinds = []
     with Network(2) as net:
@@ -264,7 +264,7 @@ def offered():
             if said["status"] == "ok":
                 kinds.append(kind)
                 continue
-            e2e.say("NOT TRIED HERE: port %s: %s" % (kind, said["found"]))
+            e2e.not_tried("port %s: %s" % (kind, said["found"]))
             e2e.check(said["mend"], "doctor names the mend for port " + kind)
             done = halves.edge(e2e.model("smollm2"), kind + ":east,ip=10.9.0.1/24,peer=10.9.0.2",
                                "-p", "x", "-n", "2", prefix=net.inside(0))

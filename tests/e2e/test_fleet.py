@@ -199,7 +199,7 @@ class Etcd:
 def by_etcd(model, asked, expected):
     """A killed worker's lease ends; all are upgraded one after the other; etcd itself goes and comes."""
     if not shutil.which("etcd"):
-        e2e.say("NOT TRIED HERE: etcd, for it is not installed")
+        e2e.not_tried("etcd, for it is not installed")
         return
     etcd = Etcd()
     where = "etcd:%s/isthmus/test" % etcd.url
@@ -507,7 +507,7 @@ class SlowDns(threading.Thread):
 def by_name(model):
     """A worker's host is a name whose server is silent: nobody waits for that, and it is joined once it is known."""
     if not NET.real:
-        e2e.say("NOT TRIED HERE: a name server of our own, for want of network namespaces")
+        e2e.not_tried("a name server of our own, for want of network namespaces")
         return
     w1, w2 = Worker(model, "w1").start(), Worker(model, "w2").start()
     dns = SlowDns(w2.address)

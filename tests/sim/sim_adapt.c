@@ -4,13 +4,14 @@
  * fixed setting, beside a rule with a threshold, and beside one that knows the future. For each
  * trace the share of tokens that came later than the limit, and the mean KL that was paid.
  *
- *   sim_adapt [--seed N]
- *   sim_adapt [--seed N] [--limit MS] [--sessions N] --trace FILE | --backwards FILE ...
+ *   sim_adapt [--seed N] [--runs R | --seconds S]
+ *   sim_adapt [--seed N] [--runs R | --seconds S] [--limit MS] [--sessions N] --trace FILE | --backwards FILE ...
  *     of recorded links instead (trace.h), with the limit and the sessions that stand before
  *
  * Fails where the controller is not better than the rule (fewer late at no more KL), or where some
  * fixed setting is better in both.
  */
+#include <getopt.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -18,7 +19,8 @@
 #include <string.h>
 
 #include "control/adapt/adapt.h"
-#include "trace.h"
+#include "tests/sim/seeds.h"
+#include "tests/sim/trace.h"
 
 #define MS       1e6
 #define S        1e9
@@ -41,7 +43,8 @@ static const struct codec_profile_curve curve = {
                {.034f, .0491f, 68.8f}},
 };
 
-static uint64_t seed = 1, state;
+static struct seeds seeds = {.seed = 1, .runs = 1};
+static uint64_t state;
 
 static double uniform(void)
 {
@@ -161,7 +164,7 @@ static void make_traces(void)
 {
     for (uint32_t k = 0; k < TRACES; k++) {
         double memory = 0;
-        state = seed * 1000 + k;
+        state = seeds.seed * 1000 + k;
         for (uint32_t i = 0; i < TICKS; i++) {
             traces[k].at[i] = calm;
             traces[k].make(&traces[k].at[i], i, &memory);
@@ -383,6 +386,8 @@ static void read_prompts(struct plant *p, double bulk)
 static void step(struct plant *p)
 {
     const struct moment *m = moment(p);
+
+    seeds.n_steps++;
     const struct adapt_level *level = &p->adapt.levels[p->now.level];
     const double from = p->now_ns;
     double left = 0, bulk = 0;
@@ -444,7 +449,7 @@ static struct outcome play(const struct trace *t, uint32_t k, const struct decid
         abort();
     p.now = *adapt_choice(&p.adapt);
     p.now.level = d->level;
-    state = seed * 7919 + k; /* the same for all */
+    state = seeds.seed * 7919 + k; /* the same for all */
     if (t->prompts_per_s > 0)
         p.next_prompt_ns = S;
     while (p.now_ns < ticks(t) * TICK_S * S) {
@@ -485,24 +490,11 @@ static void print_row(const char *name, const struct outcome *o)
     printf("\n");
 }
 
-int main(int argc, char **argv)
+static void run(void)
 {
     static struct outcome o[TRACES][DECIDERS]; /* more than RECORDED_MAX */
-    double mean_late[DECIDERS] = {0}, mean_kl[DECIDERS] = {0}, limit_ms = 110;
-    uint32_t sessions = calm.sessions;
-    int bad = 0;
-
-    for (int i = 1; i + 1 < argc; i += 2) {
-        if (strcmp(argv[i], "--seed") == 0)
-            seed = strtoull(argv[i + 1], NULL, 10);
-        else if (strcmp(argv[i], "--limit") == 0)
-            limit_ms = strtod(argv[i + 1], NULL);
-        else if (strcmp(argv[i], "--sessions") == 0)
-            sessions = (uint32_t)strtoul(argv[i + 1], NULL, 10);
-        else if ((strcmp(argv[i], "--trace") != 0 && strcmp(argv[i], "--backwards") != 0) ||
-                 add_recorded(argv[i + 1], limit_ms, sessions, strcmp(argv[i], "--backwards") == 0))
-            return 2;
-    }
+    double mean_late[DECIDERS] = {0}, mean_kl[DECIDERS] = {0};
+    bool bad = false;
     const uint32_t n = n_recorded ? n_recorded : TRACES;
     const struct trace *const all = n_recorded ? recorded : traces;
     make_traces();
@@ -529,14 +521,46 @@ int main(int argc, char **argv)
     printf("\n");
     const uint32_t rule = 5, ours = 6;
     if (mean_late[ours] >= mean_late[rule] || mean_kl[ours] > mean_kl[rule]) {
-        fprintf(stderr, "FAILED: not better than the rule (seed %" PRIu64 ")\n", seed);
-        bad = 1;
+        fprintf(stderr, "FAILED: not better than the rule (seed %" PRIu64 ")\n", seeds.seed);
+        bad = true;
     }
     for (uint32_t i = 0; i < rule; i++)
         if (mean_late[i] <= mean_late[ours] && mean_kl[i] <= mean_kl[ours]) {
             fprintf(stderr, "FAILED: %s is better in both (seed %" PRIu64 ")\n", deciders[i].name,
-                    seed);
-            bad = 1;
+                    seeds.seed);
+            bad = true;
         }
-    return bad;
+    if (bad)
+        seeds_failed();
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {
+        SEEDS_OPTIONS,
+        {"limit", required_argument, NULL, 'l'},
+        {"sessions", required_argument, NULL, 'n'},
+        {"trace", required_argument, NULL, 'f'},
+        {"backwards", required_argument, NULL, 'b'},
+        {0},
+    };
+    double limit_ms = 110;
+    uint32_t sessions = calm.sessions;
+
+    seeds.argv = argv;
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) >= 0;) {
+        if (c == 'l')
+            limit_ms = strtod(optarg, NULL);
+        else if (c == 'n')
+            sessions = (uint32_t)strtoul(optarg, NULL, 10);
+        else if (c == 'f' || c == 'b') {
+            if (add_recorded(optarg, limit_ms, sessions, c == 'b'))
+                return 2;
+        } else if (!seeds_option(&seeds, c, optarg))
+            return 2;
+    }
+    while (seeds_next(&seeds))
+        run();
+    seeds_report(&seeds);
+    return 0;
 }

@@ -6,7 +6,7 @@
  * of an unsplit run, nobody hangs, nothing is left, the cloud's packets never run out, no nonce
  * seals twice.
  *
- *   sim_edges [--seed N] [--runs R]
+ *   sim_edges [--seed N] [--runs R | --seconds S]
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -15,13 +15,14 @@
 #include <string.h>
 
 #include "tests/sim/ledger.h"
+#include "tests/sim/seeds.h"
 #include "tests/unit/pipeline/crowd.h"
 
 #define SECOND   (1000 * RIG_MS)
 #define REQUESTS 5u /* of each edge */
 #define EDGES    6u
 
-static uint64_t seed = 1;
+static struct seeds seeds = {.seed = 1, .runs = 40};
 
 struct world {
     struct crowd c;
@@ -35,9 +36,8 @@ struct world {
 
 static void fail(const char *what, const char *detail)
 {
-    fprintf(stderr, "FAILED: %s: %s\nagain: sim_edges --runs 1 --seed %" PRIu64 "\n", what, detail,
-            seed);
-    exit(1);
+    fprintf(stderr, "FAILED: %s: %s\n", what, detail);
+    seeds_failed();
 }
 
 static struct crowd_params choose(struct dice *d)
@@ -200,7 +200,7 @@ static void run(void)
     struct cloud_stats s;
 
     memset(&w, 0, sizeof w);
-    w.d.state = seed;
+    w.d.state = seeds.seed;
     w.least_free = UINT32_MAX;
     p = choose(&w.d);
     crowd_open(&w.c, &p);
@@ -211,6 +211,7 @@ static void run(void)
     do {
         submit(&w);
         crowd_step(&w.c);
+        seeds.n_steps++;
         play_fate(&w);
         if (hub_port(w.c.hub)->pool->n_free < w.least_free)
             w.least_free = hub_port(w.c.hub)->pool->n_free;
@@ -227,7 +228,7 @@ static void run(void)
     printf("seed %" PRIu64
            ": %u edges, %s, drop %.2f, %u sessions each, pool %u (%u free at least): "
            "%u edges and %u clouds killed, %u drains, %u lists, %u cancelled, %u refused, %.2f s\n",
-           seed, p.n_edges, p.secure ? "encrypted" : "plain", p.edge.network.drop, p.edge.sessions,
+           seeds.seed, p.n_edges, p.secure ? "encrypted" : "plain", p.edge.network.drop, p.edge.sessions,
            p.pool_packets, w.least_free, w.kills, w.cloud_kills, w.drains, w.lists, w.cancelled,
            w.refused, (double)w.c.now_ns * 1e-9);
     crowd_close(&w.c);
@@ -236,23 +237,19 @@ static void run(void)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"seed", required_argument, NULL, 's'}, {"runs", required_argument, NULL, 'r'}, {0}};
-    uint64_t runs = 40;
+    static const struct option options[] = {SEEDS_OPTIONS, {0}};
     int c;
 
+    seeds.argv = argv;
     while ((c = getopt_long(argc, argv, "", options, NULL)) >= 0) {
-        if (c == 's')
-            seed = strtoull(optarg, NULL, 0);
-        else if (c == 'r')
-            runs = strtoull(optarg, NULL, 0);
-        else
+        if (!seeds_option(&seeds, c, optarg))
             return 2;
     }
-    for (; runs; runs--, seed++) {
-        rig_random(seed);
+    while (seeds_next(&seeds)) {
+        rig_random(seeds.seed);
         run();
     }
+    seeds_report(&seeds);
     printf("nonce ledger: %" PRIu64 " seals, %" PRIu64 " of a nonce used before\n", ledger_seals(),
            ledger_repeats());
     return 0;

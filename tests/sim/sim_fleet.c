@@ -5,7 +5,7 @@
  * other, and edges hear of it late, as registries and links let them. Asked for: an even load, no
  * session lost or waiting for long, and replays that come no faster than a worker can take.
  *
- *   sim_fleet [--seed N] [--workers N] [--edges N] [--sessions N] [--uplinks N]
+ *   sim_fleet [--seed N] [--runs R | --seconds S] [--workers N] [--edges N] [--sessions N] [--uplinks N]
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "control/fleet/placement.h"
+#include "tests/sim/seeds.h"
 
 #define STEP_MS       100u
 #define STATUS_MS     1000u  /* how old a worker's own figures may be at an edge */
@@ -85,10 +86,12 @@ static void note(struct sim *s, uint64_t a, uint64_t b)
     s->hash = fleet_hash(s->hash ^ a, b);
 }
 
+static struct seeds seeds = {.seed = 1, .runs = 1};
+
 static void fail(const char *what)
 {
     printf("FAILED: %s\n", what);
-    exit(1);
+    seeds_failed();
 }
 
 /* --- sessions
@@ -305,6 +308,7 @@ static void become(struct sim *s, uint32_t i, enum state state)
 static void run(struct sim *s, uint64_t ms)
 {
     for (const uint64_t end_ms = s->now_ms + ms; s->now_ms < end_ms; s->now_ms += STEP_MS) {
+        seeds.n_steps++;
         for (uint32_t i = 0; i < s->n_workers; i++)
             if (s->workers[i].state == DOWN && s->now_ms >= s->workers[i].since_ms + UP_MS &&
                 s->workers[i].since_ms)
@@ -467,19 +471,20 @@ static uint64_t simulate(struct sim s)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"seed", 1, NULL, 's'},    {"workers", 1, NULL, 'w'},
-                                            {"edges", 1, NULL, 'e'},   {"sessions", 1, NULL, 'n'},
-                                            {"uplinks", 1, NULL, 'u'}, {0}};
-    struct sim s = {
-        .seed = 1, .n_workers = 1000, .n_edges = 200, .n_sessions = 20000, .uplinks = 16};
+    static const struct option options[] = {SEEDS_OPTIONS,
+                                            {"workers", 1, NULL, 'w'},
+                                            {"edges", 1, NULL, 'e'},
+                                            {"sessions", 1, NULL, 'n'},
+                                            {"uplinks", 1, NULL, 'u'},
+                                            {0}};
+    struct sim s = {.n_workers = 1000, .n_edges = 200, .n_sessions = 20000, .uplinks = 16};
     bool once = false;
+
+    seeds.argv = argv;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         const unsigned long n = optarg ? strtoul(optarg, NULL, 10) : 0;
         once = true;
         switch (c) {
-        case 's':
-            s.seed = n;
-            break;
         case 'w':
             s.n_workers = (uint32_t)n;
             break;
@@ -493,7 +498,8 @@ int main(int argc, char **argv)
             s.uplinks = (uint32_t)n;
             break;
         default:
-            return 2;
+            if (!seeds_option(&seeds, c, optarg))
+                return 2;
         }
     }
     if (s.n_workers < 10 || s.n_workers > WORKERS_MAX || !s.n_edges || !s.n_sessions ||
@@ -501,9 +507,12 @@ int main(int argc, char **argv)
         fprintf(stderr, "sim_fleet: out of range\n");
         return 2;
     }
-    const uint64_t hash = simulate(s);
-    if (!once && simulate(s) != hash)
-        fail("the same seed gave something else");
-    puts("passed");
+    while (seeds_next(&seeds)) {
+        s.seed = seeds.seed;
+        const uint64_t hash = simulate(s);
+        if (!once && simulate(s) != hash)
+            fail("the same seed gave something else");
+    }
+    seeds_report(&seeds);
     return 0;
 }

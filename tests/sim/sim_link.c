@@ -6,12 +6,13 @@
  * seed:
  *
  *   every message arrives whole, unchanged, exactly once, in order within its session;
- *   packets in flight and packets held stay within their bounds;
+ *   packets in flight, packets held for the receiver and packets held in all stay within their
+ *   bounds;
  *   when sending stops, everything is soon acknowledged, and no packet is left anywhere;
  *   through a NAT that forgets, nothing goes to who sends copies of a peer's frames;
  *   no nonce of any key seals two different byte strings (ledger.h).
  *
- *   sim_link [--seed N] [--steps M] [--runs R]
+ *   sim_link [--seed N] [--runs R | --seconds S] [--steps M]
  */
 #include <errno.h>
 #include <getopt.h>
@@ -23,6 +24,7 @@
 #include "dataplane/link.h"
 #include "tests/sim/ledger.h"
 #include "tests/sim/network.h"
+#include "tests/sim/seeds.h"
 
 #define SESSIONS   24u
 #define MS         1000000ull
@@ -31,16 +33,13 @@
 #define SETTLE_NS  (600ull * 1000 * MS) /* virtual: far more than needed at 50 % loss */
 #define MARK_BYTES 16u
 
-static uint64_t seed;
+static struct seeds seeds = {.seed = 1, .runs = 40};
 static uint32_t steps = 4000;
 
 static void fail(const char *what, uint64_t a, uint64_t b)
 {
-    fprintf(stderr,
-            "FAILED: %s (%" PRIu64 ", %" PRIu64 ")\nagain: sim_link --runs 1 --seed %" PRIu64
-            " --steps %" PRIu32 "\n",
-            what, a, b, seed, steps);
-    exit(1);
+    fprintf(stderr, "FAILED: %s (%" PRIu64 ", %" PRIu64 ")\n", what, a, b);
+    seeds_failed();
 }
 
 struct peer {
@@ -52,7 +51,8 @@ struct peer {
     double recv_chance;          /* how eagerly it takes messages */
     uint32_t sent[SESSIONS];     /* messages so far, by session */
     uint32_t received[SESSIONS]; /* by session */
-    uint64_t n_sent, n_received, n_taken_packets;
+    uint64_t n_sent, n_received, n_sent_packets, n_taken_packets;
+    uint32_t longest; /* message that was sent, in packets */
     uint32_t held_max, in_flight_max;
 };
 
@@ -100,6 +100,7 @@ static void check_message(struct peer *to, struct link_message *m)
         }
     }
     to->n_received++;
+    to->n_taken_packets += m->n_fragments;
 }
 
 static uint32_t message_size(struct dice *d, bool small)
@@ -137,22 +138,36 @@ static void send_message(struct peer *p, struct dice *d, int64_t reply_to)
         fail("link_send", (uint64_t)-number, n);
     p->sent[session]++;
     p->n_sent++;
+    p->n_sent_packets += n;
+    if (n > p->longest)
+        p->longest = n;
 }
 
-static void check_bounds(struct peer *p)
+/* Between two calls a side holds what it sent and is not acknowledged, and what came and is not
+ * taken. Beyond the budget there is only the oldest message, without which nothing would go on. */
+static void check_bounds(struct peer *p, const struct peer *other)
 {
     struct link_stats s;
+    const struct pkt_pool *pool = p->port->pool;
     uint32_t window = p->params.window_packets;
+    uint32_t used = pool->n_total - pool->n_free, sent = link_unacknowledged(p->link), held;
 
     link_stats(p->link, &s);
     if (s.in_flight_packets > window + 8)
         fail("in flight above the window", s.in_flight_packets, window);
     if (s.in_flight_packets > p->in_flight_max)
         p->in_flight_max = s.in_flight_packets;
+    if (sent > used)
+        fail("packets to send that are not held", sent, used);
+    held = used - sent;
+    if (held > p->params.rx_budget_packets + other->longest)
+        fail("packets held above the budget", held, p->params.rx_budget_packets);
+    if (held > p->held_max)
+        p->held_max = held;
 }
 
 /* One call of the owner: packets in, messages out, time, packets out. The next deadline. */
-static uint64_t service(struct peer *p, struct dice *d, uint64_t now)
+static uint64_t service(struct peer *p, const struct peer *other, struct dice *d, uint64_t now)
 {
     struct link_message m;
     struct pkt *pkts[32];
@@ -179,7 +194,7 @@ static uint64_t service(struct peer *p, struct dice *d, uint64_t now)
         for (int i = taken; i < n; i++)
             link_output_refused(p->link, pkts[i], now);
     } while (n && taken == n);
-    check_bounds(p);
+    check_bounds(p, other);
     return n ? now + MS / 10 : link_deadline(p->link); /* the port was full: soon again */
 }
 
@@ -193,6 +208,7 @@ static uint64_t step(struct network *net, struct peer *peers, struct dice *d)
 {
     uint64_t now = network_now(net), next = UINT64_MAX;
 
+    seeds.n_steps++;
     for (int i = 0; i < 2; i++) {
         struct peer *p = &peers[i];
 
@@ -200,7 +216,7 @@ static uint64_t step(struct network *net, struct peer *peers, struct dice *d)
             next = min64(next, p->away_until_ns);
             continue;
         }
-        next = min64(next, service(p, d, now));
+        next = min64(next, service(p, &peers[!i], d, now));
         next = min64(next, network_next(net, i));
         if (p->recv_chance < 1)
             next = min64(next, now + MS);
@@ -253,7 +269,9 @@ static void restart(struct peer *peers, struct dice *d, uint64_t now)
         disconnect(p);
         memset(p->sent, 0, sizeof p->sent);
         memset(p->received, 0, sizeof p->received);
-        p->n_sent = p->n_received = p->away_until_ns = 0;
+        p->n_sent = p->n_received = p->n_sent_packets = p->n_taken_packets = 0;
+        p->away_until_ns = 0;
+        p->longest = 0;
     }
     connect_peers(peers, d, true, now);
 }
@@ -266,7 +284,7 @@ static bool settled(const struct peer *a, const struct peer *b)
 
 static void run(void)
 {
-    struct dice d = {seed};
+    struct dice d = {seeds.seed};
     static const double drops[] = {0, .01, .2, .5};
     struct network_params np = {
         .drop = drops[dice_below(&d, 4)],
@@ -332,12 +350,16 @@ static void run(void)
     for (int i = 0; i < 2; i++) {
         struct link_stats s;
 
+        if (peers[!i].n_taken_packets != peers[i].n_sent_packets)
+            fail("packets taken, packets sent", peers[!i].n_taken_packets, peers[i].n_sent_packets);
         link_stats(peers[i].link, &s);
         printf("seed %" PRIu64 " side %d: drop %.2f tiny %d keyed %d restarts %u epoch %u: %" PRIu64
                " messages, %" PRIu64 " packets, %" PRIu64 " again, %" PRIu64 " duplicates, %" PRIu64
-               " over budget, %" PRIu64 " bad, %.3f s, rtt p50 %.3f ms\n",
-               seed, i, np.drop, tiny, keyed, restarts, s.epoch, s.tx_messages, s.tx_packets,
+               " over budget, %" PRIu64
+               " bad, %u in flight and %u held of %u at most, %.3f s, rtt p50 %.3f ms\n",
+               seeds.seed, i, np.drop, tiny, keyed, restarts, s.epoch, s.tx_messages, s.tx_packets,
                s.retransmits, s.duplicates, s.over_budget, s.bad_frames,
+               peers[i].in_flight_max, peers[i].held_max, peers[i].params.rx_budget_packets,
                (double)network_now(net) * 1e-9, (double)s.rtt_p50_ns * 1e-6);
         disconnect(&peers[i]);
     }
@@ -348,27 +370,22 @@ static void run(void)
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
-        {"seed", required_argument, NULL, 's'},
+        SEEDS_OPTIONS,
         {"steps", required_argument, NULL, 'n'},
-        {"runs", required_argument, NULL, 'r'},
         {0},
     };
-    uint64_t runs = 40;
     int c;
 
-    seed = 1;
+    seeds.argv = argv;
     while ((c = getopt_long(argc, argv, "", options, NULL)) >= 0) {
-        if (c == 's')
-            seed = strtoull(optarg, NULL, 0);
-        else if (c == 'n')
+        if (c == 'n')
             steps = (uint32_t)strtoul(optarg, NULL, 0);
-        else if (c == 'r')
-            runs = strtoull(optarg, NULL, 0);
-        else
+        else if (!seeds_option(&seeds, c, optarg))
             return 2;
     }
-    for (; runs; runs--, seed++)
+    while (seeds_next(&seeds))
         run();
+    seeds_report(&seeds);
     printf("nonce ledger: %" PRIu64 " seals, %" PRIu64 " of a nonce used before\n", ledger_seals(),
            ledger_repeats());
     return 0;

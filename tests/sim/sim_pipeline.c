@@ -6,7 +6,7 @@
  * is for histories. The tokens must be those of an unsplit run, no session may hang, nothing may be
  * left, no nonce of any key may seal two different byte strings (ledger.h).
  *
- *   sim_pipeline [--seed N] [--runs R] [--requests M]
+ *   sim_pipeline [--seed N] [--runs R | --seconds S] [--requests M]
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -14,20 +14,18 @@
 #include <stdlib.h>
 
 #include "tests/sim/ledger.h"
+#include "tests/sim/seeds.h"
 #include "tests/unit/pipeline/rig.h"
 
 #define REQUESTS_MAX 64u
 
-static uint64_t seed = 1;
+static struct seeds seeds = {.seed = 1, .runs = 30};
 static uint32_t n_requests = 12;
 
 static void fail(const char *what, const char *detail)
 {
-    fprintf(stderr,
-            "FAILED: %s: %s\nagain: sim_pipeline --runs 1 --seed %" PRIu64 " --requests %" PRIu32
-            "\n",
-            what, detail, seed, n_requests);
-    exit(1);
+    fprintf(stderr, "FAILED: %s: %s\n", what, detail);
+    seeds_failed();
 }
 
 static uint64_t pick(struct dice *d, const uint64_t *from, uint64_t n)
@@ -91,7 +89,7 @@ static void run(void)
 {
     static struct rig_request q[REQUESTS_MAX];
     static int32_t guesses[REQUESTS_MAX][64];
-    struct dice d = {seed};
+    struct dice d = {seeds.seed};
     struct rig_params p = choose(&d);
     struct edge_stats stats;
     uint32_t cancelled = 0;
@@ -137,6 +135,7 @@ static void run(void)
             fail("wrong tokens", "");
         rig_request_free(&q[i]);
     }
+    seeds.n_steps += r.steps;
     edge_stats(r.edge, &stats);
     if (stats.history_bytes && !stats.lingering)
         fail("a history is left", "");
@@ -144,7 +143,7 @@ static void run(void)
            " tokens, %u cancelled, %" PRIu64 " packets, %" PRIu64
            " again, %u clouds, %u crashes, %" PRIu64 " moves, %" PRIu64 " rows replayed, %" PRIu64
            " shared, %.2f s\n",
-           seed, p.network.drop, stats.cipher, p.sessions, p.chunk_tokens, p.edge_stage.d_model,
+           seeds.seed, p.network.drop, stats.cipher, p.sessions, p.chunk_tokens, p.edge_stage.d_model,
            p.pool_packets, stats.tokens, cancelled, stats.link.tx_packets, stats.link.retransmits,
            1 + p.more, r.crashes, stats.moved, stats.replayed_rows, stats.shared_rows,
            (double)r.now_ns * 1e-9);
@@ -155,30 +154,26 @@ static void run(void)
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
-        {"seed", required_argument, NULL, 's'},
-        {"runs", required_argument, NULL, 'r'},
+        SEEDS_OPTIONS,
         {"requests", required_argument, NULL, 'q'},
         {0},
     };
-    uint64_t runs = 30;
     int c;
 
+    seeds.argv = argv;
     while ((c = getopt_long(argc, argv, "", options, NULL)) >= 0) {
-        if (c == 's')
-            seed = strtoull(optarg, NULL, 0);
-        else if (c == 'r')
-            runs = strtoull(optarg, NULL, 0);
-        else if (c == 'q')
+        if (c == 'q')
             n_requests = (uint32_t)strtoul(optarg, NULL, 0);
-        else
+        else if (!seeds_option(&seeds, c, optarg))
             return 2;
     }
     if (!n_requests || n_requests > REQUESTS_MAX)
         return 2;
-    for (; runs; runs--, seed++) {
-        rig_random(seed);
+    while (seeds_next(&seeds)) {
+        rig_random(seeds.seed);
         run();
     }
+    seeds_report(&seeds);
     printf("nonce ledger: %" PRIu64 " seals, %" PRIu64 " of a nonce used before\n", ledger_seals(),
            ledger_repeats());
     return 0;

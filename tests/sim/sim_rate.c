@@ -4,7 +4,7 @@
  * links and two netem lines under a virtual clock. Each case says what it asks for; the figures are
  * printed.
  *
- *   sim_rate [--seed N] [--runs R]
+ *   sim_rate [--seed N] [--runs R | --seconds S]
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -14,6 +14,7 @@
 
 #include "dataplane/link.h"
 #include "dataplane/netem.h"
+#include "tests/sim/seeds.h"
 
 #define MS         UINT64_C(1000000)
 #define S          (1000 * MS)
@@ -42,7 +43,7 @@ struct way {
     struct netem_line *line;
 };
 
-static uint64_t seed = 1;
+static struct seeds seeds = {.seed = 1, .runs = 3};
 
 struct sim {
     const struct rate_case *c;
@@ -61,9 +62,8 @@ struct sim {
 
 static void fail(const struct rate_case *c, const char *what, double is, double limit)
 {
-    fprintf(stderr, "FAILED: %s: %s: %g, not %g\nagain: sim_rate --runs 1 --seed %" PRIu64 "\n",
-            c->name, what, is, limit, seed);
-    exit(1);
+    fprintf(stderr, "FAILED: %s: %s: %g, not %g\n", c->name, what, is, limit);
+    seeds_failed();
 }
 
 static void open_way(struct way *w, const char *text, uint64_t number)
@@ -74,7 +74,7 @@ static void open_way(struct way *w, const char *text, uint64_t number)
         fprintf(stderr, "%s\n", err);
         exit(1);
     }
-    w->p.seed = seed * 2 + number;
+    w->p.seed = seeds.seed * 2 + number;
     if (netem_line_open(&w->p, OUTER_BYTES, &w->line))
         abort();
 }
@@ -204,6 +204,7 @@ static void run(const struct rate_case *c, struct sim *s)
     while (more(s)) {
         uint64_t next;
 
+        seeds.n_steps++;
         deliver(s, &s->back, s->from);
         feed(s);
         send_out(s, s->from, &s->there, true);
@@ -266,7 +267,7 @@ static double seconds(const struct rate_case *c)
            " %s: %.3f s, %.1f %% of the rate; queue p50 %.3f p99 %.3f max %.3f, in the "
            "first two %.3f round trips; %" PRIu64 " of %" PRIu64 " packets again, %" PRIu64
            " needless, %" PRIu64 " over budget\n",
-           seed, c->name, took * 1e-9, 100 * rate, p50, p99, top,
+           seeds.seed, c->name, took * 1e-9, 100 * rate, p50, p99, top,
            (double)s.start_max_ns / round_trip_ns(&s), st.retransmits, st.tx_packets, rt.duplicates,
            rt.over_budget);
     if (rate < c->least_share)
@@ -300,20 +301,15 @@ static const struct rate_case cases[] = {
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"seed", required_argument, NULL, 's'}, {"runs", required_argument, NULL, 'r'}, {0}};
-    uint64_t runs = 3;
+    static const struct option options[] = {SEEDS_OPTIONS, {0}};
     int c;
 
+    seeds.argv = argv;
     while ((c = getopt_long(argc, argv, "", options, NULL)) >= 0) {
-        if (c == 's')
-            seed = strtoull(optarg, NULL, 0);
-        else if (c == 'r')
-            runs = strtoull(optarg, NULL, 0);
-        else
+        if (!seeds_option(&seeds, c, optarg))
             return 2;
     }
-    for (; runs; runs--, seed++) {
+    while (seeds_next(&seeds)) {
         const struct rate_case whole = {
             "4 MB in messages of 700 kB, no losses", NEAR, NEAR_BACK, 500, 1, 4000000, 0, 0, .5, 2};
         struct rate_case lossy = whole;
@@ -329,5 +325,6 @@ int main(int argc, char **argv)
         if (ratio > 2)
             fail(&lossy, "times lossless", ratio, 2);
     }
+    seeds_report(&seeds);
     return 0;
 }

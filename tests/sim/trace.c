@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "trace.h"
+#include "tests/sim/trace.h"
 
 #include <errno.h>
 #include <stdlib.h>

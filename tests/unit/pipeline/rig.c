@@ -339,6 +339,7 @@ void rig_step(struct rig *r)
     uint64_t edge_at, cloud_at = UINT64_MAX, next;
     bool cloud = r->cloud && !r->cloud_silent;
 
+    r->steps++;
     set_now(r);
     r->edge_rc = edge_poll(r->edge, r->now_ns, &edge_at);
     set_now(r);

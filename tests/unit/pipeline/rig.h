@@ -85,6 +85,7 @@ struct rig {
     int edge_rc, cloud_rc;   /* of the last poll */
     struct dice fate;        /* of the cloud */
     uint32_t crashes, drains;
+    uint64_t steps;
     uint64_t back_ns;        /* cloud NULL: when it starts again; 0: never by itself */
     struct rig_cloud more[RIG_MORE];
     uint32_t n_said;
