@@ -58,7 +58,8 @@ enum {
     OPT_FORMAT,
     OPT_CORE,
     OPT_KIND,
-    OPT_FLOORS
+    OPT_FLOORS,
+    OPT_ONCE
 };
 
 struct options {
@@ -66,8 +67,9 @@ struct options {
     struct netem_options netem;
     const char *ports[PORTS_MAX];
     unsigned n_ports;
-    bool listen, connect, floors;
-    int core; /* -1: any */
+    bool listen, connect, once;
+    uint32_t floors_ip; /* 0: none */
+    int core;           /* -1: any */
     bool kinds[TRANSPORT_KINDS];
     struct opt_list sizes, sessions;
     double rate_per_s, time_s;
@@ -96,7 +98,11 @@ static const struct argp_option option_list[] = {
      "two processes started here get one each, where there are two",
      1},
     {"kind", OPT_KIND, "link|raw|udp|tcp,...", 0, "Only these (default: all that there are)", 1},
-    {"floors", OPT_FLOORS, NULL, OPTION_HIDDEN, "With --listen: answer plain UDP and TCP, too", 1},
+    {"floors", OPT_FLOORS, "ADDRESS", 0,
+     "With --listen: serve plain UDP and TCP, too, at this IPv4 address of this host and for "
+     "anybody; --connect then measures them (default: not)",
+     1},
+    {"once", OPT_ONCE, NULL, OPTION_HIDDEN, "With --listen: end with the first who asks", 1},
     {0},
 };
 
@@ -137,8 +143,10 @@ static void check_all(struct argp_state *state, const struct options *o)
         argp_error(state,
                    "--core is for --listen and --connect: the two processes started here get "
                    "a core each");
-    if (o->floors && !o->listen)
-        argp_error(state, "--floors is for --listen");
+    if (o->floors_ip && !o->listen)
+        argp_error(state, "--floors is for --listen, which tells --connect");
+    if (o->once && !o->listen)
+        argp_error(state, "--once is for --listen");
     check_ports(state, o);
 }
 
@@ -158,6 +166,15 @@ static void parse_kinds(struct argp_state *state, const char *arg, bool *kinds)
             argp_error(state, "--kind %s: each must be link, raw, udp or tcp", arg);
         kinds[k] = true;
     }
+}
+
+static uint32_t parse_address(struct argp_state *state, const char *arg)
+{
+    struct in_addr at;
+
+    if (inet_pton(AF_INET, arg, &at) != 1 || !at.s_addr)
+        argp_error(state, "--floors %s: must be an IPv4 address of this host, as 192.0.2.7", arg);
+    return ntohl(at.s_addr);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -181,7 +198,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->connect = true;
         return 0;
     case OPT_FLOORS:
-        o->floors = true;
+        o->floors_ip = parse_address(state, arg);
+        return 0;
+    case OPT_ONCE:
+        o->once = true;
         return 0;
     case OPT_CORE:
         o->core = (int)opt_u32(state, "--core", arg, 0, 4095);
@@ -222,7 +242,7 @@ static const struct argp argp = {
     "Round-trip times and one-way streams between two processes: messages of the link, encrypted "
     "as "
     "between edge and cloud, and beside them, in turns, packets of the same port without the link "
-    "(raw) and plain UDP and TCP over loopback.\v"
+    "(raw) and plain UDP and TCP.\v"
     "Without --listen and --connect both processes are started here, with keys of their own. Half "
     "of "
     "the time goes to round trips, a message of each session under way, half to a stream one way; "
@@ -331,7 +351,9 @@ static int start_child(struct bench *b, int identity_fd)
     argv[n++] = "bench";
     argv[n++] = "transport";
     argv[n++] = "--listen";
+    argv[n++] = "--once";
     argv[n++] = "--floors";
+    argv[n++] = "127.0.0.1";
     argv[n++] = "--port";
     argv[n++] = b->uri;
     if (b->cores > 1) {
@@ -384,9 +406,11 @@ static int start_other(struct bench *b)
 static int meet(struct bench *b)
 {
     const uint64_t timeout_ns = b->o->connect ? CONNECT_WAIT_NS : CONNECT_NS;
+    const bool far = b->o->connect || b->o->netem.text;
     struct transport_told told;
     const char *why = NULL;
-    int rc = asker_open(b->port, &b->security, b->o->connect || b->o->netem.text, &b->asker);
+    char ip[URI_IP_TEXT];
+    int rc = asker_open(b->port, &b->security, far, &b->asker);
 
     if (rc < 0) {
         log_error("port %s: %s", b->uri, strerror(-rc));
@@ -404,13 +428,13 @@ static int meet(struct bench *b)
             return EXIT_USAGE;
         }
     }
-    if (b->o->connect)
-        return EXIT_OK; /* 127.0.0.1 may not be where the peer is */
-    rc = way_udp_open(told.udp_port, bytes_max, &b->ways[TRANSPORT_UDP]);
+    if (!told.udp_port)
+        return EXIT_OK;
+    rc = way_udp_open(&told, far, bytes_max, &b->ways[TRANSPORT_UDP]);
     if (!rc)
-        rc = way_tcp_open(told.tcp_port, bytes_max, &b->ways[TRANSPORT_TCP]);
+        rc = way_tcp_open(&told, bytes_max, &b->ways[TRANSPORT_TCP]);
     if (rc < 0)
-        log_error("plain UDP and TCP on 127.0.0.1: %s", strerror(-rc));
+        log_error("plain UDP and TCP at %s: %s", port_uri_ip(told.floors_ip, ip), strerror(-rc));
     return rc < 0 ? EXIT_FAILED : EXIT_OK;
 }
 
@@ -637,11 +661,11 @@ static int listen_at(const struct options *o)
     struct security security;
     int rc = security_open(&o->security, true, &security);
 
-    log_set_name(o->floors ? "other process: " : "");
+    log_set_name(o->once ? "other process: " : "");
     if (rc == EXIT_OK && o->core >= 0)
         rc = bind_to(o->core);
     if (rc == EXIT_OK)
-        rc = transport_peer(o->ports[0], &security, &o->netem, o->floors);
+        rc = transport_peer(o->ports[0], &security, &o->netem, o->floors_ip, o->once);
     security_close(&security);
     return rc;
 }

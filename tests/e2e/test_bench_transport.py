@@ -101,7 +101,8 @@ def refused():
             (["--connect", "--port", "memif"], "whole name"),
             (["--peer", "sha256:0"], "keys of their own"),
             (["--port", "packet:eth0,ip=10.0.0.1/24,peer=10.0.0.2"], "--listen"),
-            (["--floors"], "--listen"), (["--core", "1"], "--core"),
+            (["--floors", "127.0.0.1"], "--listen"),
+            (["--listen", "--port", "memif:@x", "--floors", "::1"], "--floors ::1"), (["--core", "1"], "--core"),
             (["--listen", "--port", "memif:@x", "--insecure", "--core", "4000"], "--core 4000"),
             (["--connect", "--port", "udp:127.0.0.1:9"], "--insecure"),
             (["--port", "memif", "--size", "1000000"], "--size 1000000")):
@@ -131,6 +132,12 @@ def two_commands():
         e2e.check(len(lines) == 2, "it serves the next one: %s" % lines)
         e2e.end(other, "--listen")
         e2e.check(other.returncode == 0, "--listen: exit %d" % other.returncode)
+    other = started("--listen", "--port", port, *e2e.secured("cloud"), "--floors", "127.0.0.1")
+    lines = rows("--connect", "--port", port, *e2e.secured("edge"), "--size", "300", "--sessions", "1")
+    e2e.check([r["kind"] for r in lines] == KINDS, "floors where they are wanted: %s" % lines)
+    for r in lines:
+        agree(r)
+    e2e.check(e2e.end(other, "--listen") == "" and other.returncode == 0, "--floors: %d" % other.returncode)
 
 
 def children_of(pid):
