@@ -40,6 +40,7 @@
 #define SESSIONS_MAX    2000u /* the link has no more messages under way */
 #define SIZE_MAX_BYTES  (1u << 20)
 #define RATE_MAX        1e7
+#define TRANSFER_MAX    1000000u
 #define TURNS           4u         /* of each kind, at least */
 #define TURN_MAX_NS     500000000u /* longer, and the link's peer might think us dead meanwhile */
 #define TURNS_FAR       2u /* over a path of --connect or --netem: it takes a while to be filled */
@@ -59,7 +60,8 @@ enum {
     OPT_CORE,
     OPT_KIND,
     OPT_FLOORS,
-    OPT_ONCE
+    OPT_ONCE,
+    OPT_TRANSFER
 };
 
 struct options {
@@ -73,6 +75,7 @@ struct options {
     bool kinds[TRANSPORT_KINDS];
     struct opt_list sizes, sessions;
     double rate_per_s, time_s;
+    uint32_t transfer;
     enum table_format format;
 };
 
@@ -91,6 +94,8 @@ static const struct argp_option option_list[] = {
      "Sessions over the one link, with a message under way each (default 1,64)", 1},
     {"rate", OPT_MESSAGES, "N", 0,
      "Open loop: N messages a second, all sessions together, each timed from when it was due", 1},
+    {"transfer", OPT_TRANSFER, "N", 0,
+     "Only this, once: N messages one way, on a connection that has carried nothing yet", 1},
     {"time", OPT_TIME, "S", 0, "Seconds for each port, size and number of sessions (default 1)", 1},
     {"format", OPT_FORMAT, "md|csv|jsonl", 0, "A Markdown table (default), CSV or JSON lines", 1},
     {"core", OPT_CORE, "N", 0,
@@ -145,6 +150,10 @@ static void check_all(struct argp_state *state, const struct options *o)
                    "a core each");
     if (o->floors_ip && !o->listen)
         argp_error(state, "--floors is for --listen, which tells --connect");
+    if (o->transfer && o->rate_per_s > 0)
+        argp_error(state, "--transfer goes as fast as it can, --rate does not: give one of them");
+    if (o->transfer && (o->n_ports != 1 || o->sizes.n != 1 || o->sessions.n != 1))
+        argp_error(state, "--transfer: the connection of one --port, --size and --sessions");
     if (o->once && !o->listen)
         argp_error(state, "--once is for --listen");
     check_ports(state, o);
@@ -217,6 +226,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_MESSAGES:
         o->rate_per_s = opt_f64(state, "--rate", arg, 1, RATE_MAX);
+        return 0;
+    case OPT_TRANSFER:
+        o->transfer = opt_u32(state, "--transfer", arg, 1, TRANSFER_MAX);
         return 0;
     case OPT_TIME:
         o->time_s = opt_f64(state, "--time", arg, .01, 3600);
@@ -575,7 +587,7 @@ static int take_turn(struct bench *b, struct way *w, const struct load *l, uint6
 
     if (w->kind != TRANSPORT_LINK)
         asker_settle(b->asker); /* what it still had to say would fall into this one's time */
-    int rc = load_round_trips(w, l, open ? time_ns : time_ns / 2, &env, r, &why);
+    int rc = l->transfer ? 0 : load_round_trips(w, l, open ? time_ns : time_ns / 2, &env, r, &why);
     if (!rc && !open) {
         if (w->kind == TRANSPORT_RAW) /* it drops what the link would say */
             asker_settle(b->asker);
@@ -600,7 +612,7 @@ static bool is_measured(const struct bench *b, unsigned kind, uint32_t size_byte
 
 static int run_case(struct bench *b, uint32_t size_bytes, uint32_t sessions)
 {
-    const struct load l = {size_bytes, sessions, b->o->rate_per_s};
+    const struct load l = {size_bytes, sessions, b->o->rate_per_s, b->o->transfer};
     struct load_result *results =
         calloc(TRANSPORT_KINDS + 1, sizeof *results); /* last: warming up */
     struct link_counts counts = {0}, before;
@@ -617,9 +629,11 @@ static int run_case(struct bench *b, uint32_t size_bytes, uint32_t sessions)
     }
     const bool far = b->o->connect || b->o->netem.text;
     const double share_ns = b->o->time_s * 1e9 / kinds;
-    const unsigned turns = (unsigned)fmax(far ? TURNS_FAR : TURNS,
-                                          ceil(share_ns / (far ? TURN_FAR_MAX_NS : TURN_MAX_NS)));
-    for (unsigned t = 0; t <= turns && rc == EXIT_OK; t++) {
+    const unsigned turns =
+        l.transfer ? 1
+                   : (unsigned)fmax(far ? TURNS_FAR : TURNS,
+                                    ceil(share_ns / (far ? TURN_FAR_MAX_NS : TURN_MAX_NS)));
+    for (unsigned t = l.transfer ? 1 : 0; t <= turns && rc == EXIT_OK; t++) {
         for (unsigned k = 0; k < TRANSPORT_KINDS && rc == EXIT_OK; k++) {
             if (!is_measured(b, k, size_bytes))
                 continue;
