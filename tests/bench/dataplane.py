@@ -12,7 +12,7 @@
   xdp       round trip of 300 B over xdp between network namespaces, encrypted, beside the port without the link and
             the kernel's UDP and TCP over a second pair of the same kind: <= raw + 1.5 us
   sessions  1,000 sessions of 300 B over one memif link: what it carries at most (closed loop), and in an open loop
-            at half of that p99 <= 5 x p50
+            at half of that p99 <= 5 x p50, that rate being kept
 
 usage: tests/bench/dataplane.py [--only PART,...] [--rounds N] [--format md|jsonl] [--quick]
        (--quick: short, only see that it runs: no figure is judged)
@@ -276,7 +276,8 @@ def sessions(o, goals):
     p50, p99 = (statistics.median(t) for t in zip(*times))
     goals.judge("1,000 sessions, 300 B, memif, half of capacity: p99 / p50", statistics.median(ratios), "<=", 5, "x",
                 rounds=[round(r, 2) for r in ratios], p50_us=p50, p99_us=p99,
-                capacity_per_s=round(statistics.median(most)), rate_kept=round(min(kept), 3))
+                capacity_per_s=round(statistics.median(most)))
+    goals.judge("1,000 sessions: of that rate, answered in time", min(kept), ">=", .98, "")
 
 
 def main():

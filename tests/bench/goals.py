@@ -23,7 +23,8 @@ class Goals:
         if not self.lines:
             e2e.say("| goal | measured | bound | | beside it |\n|---|---:|---:|---|---|")
         self.lines += 1
-        e2e.say("| %s | %.4g %s | %s %.4g %s | %s | %s |"
+        unit = unit and " " + unit
+        e2e.say("| %s | %.4g%s | %s %.4g%s | %s | %s |"
                 % (goal, figure, unit, sense, bound, unit, "met" if met else "**not met**",
                    ", ".join("%s %s" % (k.replace("_", " "), shown(v)) for k, v in detail.items())))
         return met
