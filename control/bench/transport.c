@@ -40,6 +40,7 @@
 #define SESSIONS_MAX    2000u /* the link has no more messages under way */
 #define SIZE_MAX_BYTES  (1u << 20)
 #define RATE_MAX        1e7
+#define TRANSFER_MAX    1000000u
 #define TURNS           4u         /* of each kind, at least */
 #define TURN_MAX_NS     500000000u /* longer, and the link's peer might think us dead meanwhile */
 #define TURNS_FAR       2u /* over a path of --connect or --netem: it takes a while to be filled */
@@ -58,7 +59,9 @@ enum {
     OPT_FORMAT,
     OPT_CORE,
     OPT_KIND,
-    OPT_FLOORS
+    OPT_FLOORS,
+    OPT_ONCE,
+    OPT_TRANSFER
 };
 
 struct options {
@@ -66,11 +69,13 @@ struct options {
     struct netem_options netem;
     const char *ports[PORTS_MAX];
     unsigned n_ports;
-    bool listen, connect, floors;
-    int core; /* -1: any */
+    bool listen, connect, once;
+    uint32_t floors_ip; /* 0: none */
+    int core;           /* -1: any */
     bool kinds[TRANSPORT_KINDS];
     struct opt_list sizes, sessions;
     double rate_per_s, time_s;
+    uint32_t transfer;
     enum table_format format;
 };
 
@@ -89,6 +94,8 @@ static const struct argp_option option_list[] = {
      "Sessions over the one link, with a message under way each (default 1,64)", 1},
     {"rate", OPT_MESSAGES, "N", 0,
      "Open loop: N messages a second, all sessions together, each timed from when it was due", 1},
+    {"transfer", OPT_TRANSFER, "N", 0,
+     "Only this, once: N messages one way, on a connection that has carried nothing yet", 1},
     {"time", OPT_TIME, "S", 0, "Seconds for each port, size and number of sessions (default 1)", 1},
     {"format", OPT_FORMAT, "md|csv|jsonl", 0, "A Markdown table (default), CSV or JSON lines", 1},
     {"core", OPT_CORE, "N", 0,
@@ -96,7 +103,11 @@ static const struct argp_option option_list[] = {
      "two processes started here get one each, where there are two",
      1},
     {"kind", OPT_KIND, "link|raw|udp|tcp,...", 0, "Only these (default: all that there are)", 1},
-    {"floors", OPT_FLOORS, NULL, OPTION_HIDDEN, "With --listen: answer plain UDP and TCP, too", 1},
+    {"floors", OPT_FLOORS, "ADDRESS", 0,
+     "With --listen: serve plain UDP and TCP, too, at this IPv4 address of this host and for "
+     "anybody; --connect then measures them (default: not)",
+     1},
+    {"once", OPT_ONCE, NULL, OPTION_HIDDEN, "With --listen: end with the first who asks", 1},
     {0},
 };
 
@@ -137,8 +148,14 @@ static void check_all(struct argp_state *state, const struct options *o)
         argp_error(state,
                    "--core is for --listen and --connect: the two processes started here get "
                    "a core each");
-    if (o->floors && !o->listen)
-        argp_error(state, "--floors is for --listen");
+    if (o->floors_ip && !o->listen)
+        argp_error(state, "--floors is for --listen, which tells --connect");
+    if (o->transfer && o->rate_per_s > 0)
+        argp_error(state, "--transfer goes as fast as it can, --rate does not: give one of them");
+    if (o->transfer && (o->n_ports != 1 || o->sizes.n != 1 || o->sessions.n != 1))
+        argp_error(state, "--transfer: the connection of one --port, --size and --sessions");
+    if (o->once && !o->listen)
+        argp_error(state, "--once is for --listen");
     check_ports(state, o);
 }
 
@@ -158,6 +175,15 @@ static void parse_kinds(struct argp_state *state, const char *arg, bool *kinds)
             argp_error(state, "--kind %s: each must be link, raw, udp or tcp", arg);
         kinds[k] = true;
     }
+}
+
+static uint32_t parse_address(struct argp_state *state, const char *arg)
+{
+    struct in_addr at;
+
+    if (inet_pton(AF_INET, arg, &at) != 1 || !at.s_addr)
+        argp_error(state, "--floors %s: must be an IPv4 address of this host, as 192.0.2.7", arg);
+    return ntohl(at.s_addr);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -181,7 +207,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->connect = true;
         return 0;
     case OPT_FLOORS:
-        o->floors = true;
+        o->floors_ip = parse_address(state, arg);
+        return 0;
+    case OPT_ONCE:
+        o->once = true;
         return 0;
     case OPT_CORE:
         o->core = (int)opt_u32(state, "--core", arg, 0, 4095);
@@ -197,6 +226,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_MESSAGES:
         o->rate_per_s = opt_f64(state, "--rate", arg, 1, RATE_MAX);
+        return 0;
+    case OPT_TRANSFER:
+        o->transfer = opt_u32(state, "--transfer", arg, 1, TRANSFER_MAX);
         return 0;
     case OPT_TIME:
         o->time_s = opt_f64(state, "--time", arg, .01, 3600);
@@ -222,7 +254,7 @@ static const struct argp argp = {
     "Round-trip times and one-way streams between two processes: messages of the link, encrypted "
     "as "
     "between edge and cloud, and beside them, in turns, packets of the same port without the link "
-    "(raw) and plain UDP and TCP over loopback.\v"
+    "(raw) and plain UDP and TCP.\v"
     "Without --listen and --connect both processes are started here, with keys of their own. Half "
     "of "
     "the time goes to round trips, a message of each session under way, half to a stream one way; "
@@ -331,7 +363,9 @@ static int start_child(struct bench *b, int identity_fd)
     argv[n++] = "bench";
     argv[n++] = "transport";
     argv[n++] = "--listen";
+    argv[n++] = "--once";
     argv[n++] = "--floors";
+    argv[n++] = "127.0.0.1";
     argv[n++] = "--port";
     argv[n++] = b->uri;
     if (b->cores > 1) {
@@ -384,9 +418,11 @@ static int start_other(struct bench *b)
 static int meet(struct bench *b)
 {
     const uint64_t timeout_ns = b->o->connect ? CONNECT_WAIT_NS : CONNECT_NS;
+    const bool far = b->o->connect || b->o->netem.text;
     struct transport_told told;
     const char *why = NULL;
-    int rc = asker_open(b->port, &b->security, b->o->connect || b->o->netem.text, &b->asker);
+    char ip[URI_IP_TEXT];
+    int rc = asker_open(b->port, &b->security, far, &b->asker);
 
     if (rc < 0) {
         log_error("port %s: %s", b->uri, strerror(-rc));
@@ -404,13 +440,13 @@ static int meet(struct bench *b)
             return EXIT_USAGE;
         }
     }
-    if (b->o->connect)
-        return EXIT_OK; /* 127.0.0.1 may not be where the peer is */
-    rc = way_udp_open(told.udp_port, bytes_max, &b->ways[TRANSPORT_UDP]);
+    if (!told.udp_port)
+        return EXIT_OK;
+    rc = way_udp_open(&told, far, bytes_max, &b->ways[TRANSPORT_UDP]);
     if (!rc)
-        rc = way_tcp_open(told.tcp_port, bytes_max, &b->ways[TRANSPORT_TCP]);
+        rc = way_tcp_open(&told, bytes_max, &b->ways[TRANSPORT_TCP]);
     if (rc < 0)
-        log_error("plain UDP and TCP on 127.0.0.1: %s", strerror(-rc));
+        log_error("plain UDP and TCP at %s: %s", port_uri_ip(told.floors_ip, ip), strerror(-rc));
     return rc < 0 ? EXIT_FAILED : EXIT_OK;
 }
 
@@ -551,7 +587,7 @@ static int take_turn(struct bench *b, struct way *w, const struct load *l, uint6
 
     if (w->kind != TRANSPORT_LINK)
         asker_settle(b->asker); /* what it still had to say would fall into this one's time */
-    int rc = load_round_trips(w, l, open ? time_ns : time_ns / 2, &env, r, &why);
+    int rc = l->transfer ? 0 : load_round_trips(w, l, open ? time_ns : time_ns / 2, &env, r, &why);
     if (!rc && !open) {
         if (w->kind == TRANSPORT_RAW) /* it drops what the link would say */
             asker_settle(b->asker);
@@ -576,7 +612,7 @@ static bool is_measured(const struct bench *b, unsigned kind, uint32_t size_byte
 
 static int run_case(struct bench *b, uint32_t size_bytes, uint32_t sessions)
 {
-    const struct load l = {size_bytes, sessions, b->o->rate_per_s};
+    const struct load l = {size_bytes, sessions, b->o->rate_per_s, b->o->transfer};
     struct load_result *results =
         calloc(TRANSPORT_KINDS + 1, sizeof *results); /* last: warming up */
     struct link_counts counts = {0}, before;
@@ -593,9 +629,11 @@ static int run_case(struct bench *b, uint32_t size_bytes, uint32_t sessions)
     }
     const bool far = b->o->connect || b->o->netem.text;
     const double share_ns = b->o->time_s * 1e9 / kinds;
-    const unsigned turns = (unsigned)fmax(far ? TURNS_FAR : TURNS,
-                                          ceil(share_ns / (far ? TURN_FAR_MAX_NS : TURN_MAX_NS)));
-    for (unsigned t = 0; t <= turns && rc == EXIT_OK; t++) {
+    const unsigned turns =
+        l.transfer ? 1
+                   : (unsigned)fmax(far ? TURNS_FAR : TURNS,
+                                    ceil(share_ns / (far ? TURN_FAR_MAX_NS : TURN_MAX_NS)));
+    for (unsigned t = l.transfer ? 1 : 0; t <= turns && rc == EXIT_OK; t++) {
         for (unsigned k = 0; k < TRANSPORT_KINDS && rc == EXIT_OK; k++) {
             if (!is_measured(b, k, size_bytes))
                 continue;
@@ -637,11 +675,11 @@ static int listen_at(const struct options *o)
     struct security security;
     int rc = security_open(&o->security, true, &security);
 
-    log_set_name(o->floors ? "other process: " : "");
+    log_set_name(o->once ? "other process: " : "");
     if (rc == EXIT_OK && o->core >= 0)
         rc = bind_to(o->core);
     if (rc == EXIT_OK)
-        rc = transport_peer(o->ports[0], &security, &o->netem, o->floors);
+        rc = transport_peer(o->ports[0], &security, &o->netem, o->floors_ip, o->once);
     security_close(&security);
     return rc;
 }

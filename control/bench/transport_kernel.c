@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Plain UDP and TCP over loopback, as a program would use them that does nothing else: one system
+ * Plain UDP and TCP, as a program would use them that does nothing else: one system
  * call a message (TCP: as many as it takes), no acknowledgements or keys of its own. Both ends poll
  * their sockets while something is under way, so that a floor is not the time that sleepers take to
  * wake.
@@ -180,10 +180,11 @@ static int tcp_poll(struct way *w)
 static const struct way_ops udp_ops = {udp_send, udp_flush, udp_poll, kernel_wait};
 static const struct way_ops tcp_ops = {tcp_send, tcp_flush, tcp_poll, kernel_wait};
 
-static int kernel_open(int type, uint16_t port, const struct way *way, struct way **out)
+static int kernel_open(int type, uint32_t ip, uint16_t port, const struct way *way,
+                       struct way **out)
 {
     const struct sockaddr_in to = {
-        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(ip)};
     struct kernel_way *k = calloc(1, sizeof *k);
     const size_t room = (size_t)STREAM_ROOM + way->bytes_max;
 
@@ -207,21 +208,21 @@ static int kernel_open(int type, uint16_t port, const struct way *way, struct wa
     return 0;
 }
 
-int way_udp_open(uint16_t port, uint32_t bytes_max, struct way **out)
+int way_udp_open(const struct transport_told *at, bool far, uint32_t bytes_max, struct way **out)
 {
     const struct way w = {.ops = &udp_ops,
                           .kind = TRANSPORT_UDP,
-                          .lost_ns = TRANSPORT_LOST_NS,
+                          .lost_ns = far ? TRANSPORT_LOST_FAR_NS : TRANSPORT_LOST_NS,
                           .bytes_max = bytes_max < DATAGRAM_MAX ? bytes_max : DATAGRAM_MAX};
 
-    return kernel_open(SOCK_DGRAM, port, &w, out);
+    return kernel_open(SOCK_DGRAM, at->floors_ip, at->udp_port, &w, out);
 }
 
-int way_tcp_open(uint16_t port, uint32_t bytes_max, struct way **out)
+int way_tcp_open(const struct transport_told *at, uint32_t bytes_max, struct way **out)
 {
     const struct way w = {.ops = &tcp_ops, .kind = TRANSPORT_TCP, .bytes_max = bytes_max};
 
-    return kernel_open(SOCK_STREAM, port, &w, out);
+    return kernel_open(SOCK_STREAM, at->floors_ip, at->tcp_port, &w, out);
 }
 
 void way_kernel_close(struct way *w)
@@ -349,10 +350,10 @@ static void *serve_tcp(void *arg)
     return NULL;
 }
 
-static int start(int type, void *(*run)(void *arg), struct server *s, uint64_t *sunk,
+static int start(int type, void *(*run)(void *arg), struct server *s, uint64_t *sunk, uint32_t ip,
                  uint16_t *port)
 {
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(ip)};
     socklen_t len = sizeof at;
     pthread_t thread;
 
@@ -373,10 +374,13 @@ static int start(int type, void *(*run)(void *arg), struct server *s, uint64_t *
     return -rc;
 }
 
-int floors_start(uint64_t *sunk_udp, uint64_t *sunk_tcp, uint16_t *udp_port, uint16_t *tcp_port)
+int floors_start(struct transport_told *floors)
 {
     static struct server udp, tcp;
-    int rc = start(SOCK_DGRAM, serve_udp, &udp, sunk_udp, udp_port);
+    const int rc = start(SOCK_DGRAM, serve_udp, &udp, &floors->sunk[TRANSPORT_UDP],
+                         floors->floors_ip, &floors->udp_port);
 
-    return rc ? rc : start(SOCK_STREAM, serve_tcp, &tcp, sunk_tcp, tcp_port);
+    return rc ? rc
+              : start(SOCK_STREAM, serve_tcp, &tcp, &floors->sunk[TRANSPORT_TCP], floors->floors_ip,
+                      &floors->tcp_port);
 }

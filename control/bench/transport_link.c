@@ -54,8 +54,9 @@ void transport_put_told(uint8_t *to, const struct transport_told *t)
     put_be64(to, t->cpu_ns);
     for (unsigned k = 0; k < TRANSPORT_KINDS; k++)
         put_be64(to + 8 + 8 * k, t->sunk[k]);
-    put_be16(to + 8 + 8 * TRANSPORT_KINDS, t->udp_port);
-    put_be16(to + 10 + 8 * TRANSPORT_KINDS, t->tcp_port);
+    put_be32(to + 8 + 8 * TRANSPORT_KINDS, t->floors_ip);
+    put_be16(to + 12 + 8 * TRANSPORT_KINDS, t->udp_port);
+    put_be16(to + 14 + 8 * TRANSPORT_KINDS, t->tcp_port);
 }
 
 void transport_get_told(const uint8_t *from, struct transport_told *t)
@@ -63,8 +64,9 @@ void transport_get_told(const uint8_t *from, struct transport_told *t)
     t->cpu_ns = get_be64(from);
     for (unsigned k = 0; k < TRANSPORT_KINDS; k++)
         t->sunk[k] = get_be64(from + 8 + 8 * k);
-    t->udp_port = get_be16(from + 8 + 8 * TRANSPORT_KINDS);
-    t->tcp_port = get_be16(from + 10 + 8 * TRANSPORT_KINDS);
+    t->floors_ip = get_be32(from + 8 + 8 * TRANSPORT_KINDS);
+    t->udp_port = get_be16(from + 12 + 8 * TRANSPORT_KINDS);
+    t->tcp_port = get_be16(from + 14 + 8 * TRANSPORT_KINDS);
 }
 
 uint64_t transport_cpu_ns(void)

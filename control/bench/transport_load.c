@@ -308,12 +308,12 @@ int load_round_trips(struct way *w, const struct load *l, uint64_t time_ns,
 
 static int stream(struct loop *o, const struct load *l, uint64_t until_ns, uint64_t *sent)
 {
-    while (o->now_ns < until_ns) {
+    while (l->transfer ? *sent < l->transfer : o->now_ns < until_ns) {
         int rc = loop_poll(o), taken = 0;
 
         if (rc < 0)
             return rc;
-        for (int k = 0; k < 32; k++) {
+        for (int k = 0; k < 32 && (!l->transfer || *sent < l->transfer); k++) {
             const struct transport_head h = {
                 .verb = TRANSPORT_SINK, .bytes = l->size_bytes, .stamp_ns = o->now_ns};
 
@@ -327,7 +327,7 @@ static int stream(struct loop *o, const struct load *l, uint64_t until_ns, uint6
         }
         if (taken)
             o->heard_ns = o->now_ns;
-        rc = loop_rest(o, until_ns, !taken);
+        rc = loop_rest(o, l->transfer ? UINT64_MAX : until_ns, !taken);
         if (rc < 0)
             return rc;
     }

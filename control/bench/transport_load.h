@@ -10,6 +10,7 @@ struct load {
     uint32_t size_bytes, sessions;
     double rate_per_s; /* of messages, all sessions together; 0: closed loop, a message of each
                         * session under way */
+    uint32_t transfer; /* messages of a one-way stream; 0: as many as the time allows */
 };
 
 /* Sums over turns. */
@@ -27,7 +28,7 @@ struct load_env {
     void *arg;
 };
 
-/* Add a turn of about time_ns. 0, -EPIPE (*why), -ENOMEM. */
+/* Add a turn of about time_ns, or of so many messages. 0, -EPIPE (*why), -ENOMEM. */
 int load_round_trips(struct way *w, const struct load *l, uint64_t time_ns,
                      const struct load_env *env, struct load_result *r, const char **why);
 int load_one_way(struct way *w, const struct load *l, uint64_t time_ns, const struct load_env *env,

@@ -13,6 +13,7 @@
 #include "control/privileges.h"
 #include "control/signals.h"
 #include "dataplane/pipeline/links.h"
+#include "dataplane/port/uri.h"
 
 #define BURST       32
 #define STEP_NS     200000000u /* how long a wait may last before signals are looked at */
@@ -172,6 +173,7 @@ static void tell(struct peer *p, struct pump *pump, const struct link_message *m
     struct transport_told t = {
         .cpu_ns = transport_cpu_ns(),
         .sunk = {[TRANSPORT_LINK] = p->sunk, [TRANSPORT_RAW] = p->bounce.sunk},
+        .floors_ip = p->floors.floors_ip,
         .udp_port = p->floors.udp_port,
         .tcp_port = p->floors.tcp_port,
     };
@@ -293,18 +295,20 @@ static int serve(struct peer *p)
 }
 
 int transport_peer(const char *uri, const struct security *security,
-                   const struct netem_options *netem, bool floors)
+                   const struct netem_options *netem, uint32_t floors_ip, bool once)
 {
     static struct peer p; /* for the floors' threads, which outlive this call */
     struct port *port = NULL;
+    char ip[URI_IP_TEXT];
     int rc = 0;
 
+    p.floors.floors_ip = floors_ip;
+    p.once = once;
     signals_catch(); /* from here on the port leaves something to clean up */
-    if (floors)      /* before the port, for DPDK pins the threads that come after it */
-        rc = floors_start(&p.floors.sunk[TRANSPORT_UDP], &p.floors.sunk[TRANSPORT_TCP],
-                          &p.floors.udp_port, &p.floors.tcp_port);
+    if (floors_ip)   /* before the port, for DPDK pins the threads that come after it */
+        rc = floors_start(&p.floors);
     if (rc < 0) {
-        log_error("plain UDP and TCP on 127.0.0.1: %s", strerror(-rc));
+        log_error("plain UDP and TCP at %s: %s", port_uri_ip(floors_ip, ip), strerror(-rc));
         return EXIT_FAILED;
     }
     rc = port_arg_open(uri, PORT_SERVER, security, netem, &port);
@@ -327,8 +331,10 @@ int transport_peer(const char *uri, const struct security *security,
         goto out;
     }
     p.links.clock = clock_ns;
-    p.once = floors;
-    if (!floors)
+    if (floors_ip && !once)
+        log_info("plain UDP and TCP at %s, ports %u and %u, for anybody",
+                 port_uri_ip(floors_ip, ip), p.floors.udp_port, p.floors.tcp_port);
+    if (!once)
         log_info("answering at %s", uri);
     rc = serve(&p);
     for (uint32_t i = 0; i < p.links.n_used; i++)

@@ -47,6 +47,27 @@ def bridged(names):
             ip("netns", "del", name, check=False)
 
 
+@contextlib.contextmanager
+def joined(names):
+    """Two namespaces of these names, joined by veth: "east" in the first and "west" in the second, for ports with
+    addresses of their own, and beside them "floor" in both, the kernel's, 10.9.1.1 and 10.9.1.2. Gives what a command
+    begins with to run in each."""
+    try:
+        for name in names:
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        for one, other in (("east", "west"), ("floor", "floor")):
+            ip("link", "add", one, "netns", names[0], "type", "veth", "peer", "name", other, "netns", names[1])
+        for i, interface in enumerate(("east", "west")):
+            ip("-n", names[i], "addr", "add", "10.9.1.%d/24" % (i + 1), "dev", "floor")
+            for link in (interface, "floor"):
+                ip("-n", names[i], "link", "set", link, "up")
+        yield [("ip", "netns", "exec", name) for name in names]
+    finally:
+        for name in names:
+            ip("netns", "del", name, check=False)
+
+
 def end_by(number, _):
     """So that what is to be done at the end is done."""
     sys.exit(128 + number)

@@ -65,6 +65,14 @@ def open_loop():
         e2e.check(r["round_trips"] + r["lost"] == 4 * 25, "all that were due in four turns: %s" % r)
 
 
+def transfer():
+    for r in rows("--transfer", "40", "--size", "100000", "--sessions", "8", "--port", "udp", "--kind", "link,tcp",
+                  "--netem", "rate=1gbit,delay=1ms"):
+        e2e.check(r["round_trips"] == 0 and r["rtt_ns_p50"] is None and r["time_s"] > 0, "one way alone: %s" % r)
+        e2e.check(abs(r["goodput_bit_per_s"] * r["time_s"] / 8e5 - 40) < .01, "40 messages: %s" % r)
+        e2e.check(r["kind"] == "tcp" or r["time_s"] >= .03, "the link's share at 1 Gbit/s is 32 ms or more: %s" % r)
+
+
 def impaired():
     done = transport("--port", "udp", "--insecure", "--netem", "drop=20%,dup=5%,reorder=5%,seed=3",
                      "--size", "300", "--sessions", "8", "--format", "jsonl")
@@ -101,7 +109,10 @@ def refused():
             (["--connect", "--port", "memif"], "whole name"),
             (["--peer", "sha256:0"], "keys of their own"),
             (["--port", "packet:eth0,ip=10.0.0.1/24,peer=10.0.0.2"], "--listen"),
-            (["--floors"], "--listen"), (["--core", "1"], "--core"),
+            (["--transfer", "0"], "--transfer 0"), (["--transfer", "9"], "one --port"),
+            (["--transfer", "9", "--rate", "5"], "one of them"),
+            (["--floors", "127.0.0.1"], "--listen"),
+            (["--listen", "--port", "memif:@x", "--floors", "::1"], "--floors ::1"), (["--core", "1"], "--core"),
             (["--listen", "--port", "memif:@x", "--insecure", "--core", "4000"], "--core 4000"),
             (["--connect", "--port", "udp:127.0.0.1:9"], "--insecure"),
             (["--port", "memif", "--size", "1000000"], "--size 1000000")):
@@ -131,6 +142,12 @@ def two_commands():
         e2e.check(len(lines) == 2, "it serves the next one: %s" % lines)
         e2e.end(other, "--listen")
         e2e.check(other.returncode == 0, "--listen: exit %d" % other.returncode)
+    other = started("--listen", "--port", port, *e2e.secured("cloud"), "--floors", "127.0.0.1")
+    lines = rows("--connect", "--port", port, *e2e.secured("edge"), "--size", "300", "--sessions", "1")
+    e2e.check([r["kind"] for r in lines] == KINDS, "floors where they are wanted: %s" % lines)
+    for r in lines:
+        agree(r)
+    e2e.check(e2e.end(other, "--listen") == "" and other.returncode == 0, "--floors: %d" % other.returncode)
 
 
 def children_of(pid):
@@ -178,6 +195,7 @@ def main():
     refused()
     closed_loop()
     open_loop()
+    transfer()
     impaired()
     formats()
     two_commands()
