@@ -21,6 +21,7 @@ struct engine_stats {
     uint64_t retransmits, spurious, lost_packets; /* as link_stats and link_lost_packets */
     uint64_t reconnections, replayed_bytes, moved; /* as the edge's */
     uint64_t copied_bytes, port_copied_bytes, kept_bytes; /* as the edge's */
+    bool driver_copies; /* as the edge's: all of wire_bytes_up and wire_bytes_down */
     uint64_t eal_rss_bytes, history_bytes;
     struct steer_view adapt; /* on false: the quality does not change */
     bool ready;         /* a cloud is there, or none is needed */

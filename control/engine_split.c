@@ -87,6 +87,7 @@ static void split_stats(const struct engine *e, struct engine_stats *st)
         .moved = es.moved,
         .copied_bytes = es.copied_bytes,
         .port_copied_bytes = es.port_copied_bytes,
+        .driver_copies = es.driver_copies,
         .kept_bytes = es.kept_bytes,
         .ready = es.connected,
         .port = es.port,

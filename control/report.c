@@ -165,6 +165,9 @@ static void set_run(json_t *o, struct front *f)
     set(o, "replayed_bytes", json_integer((json_int_t)s.replayed_bytes));
     set(o, "copied_bytes", json_integer((json_int_t)s.copied_bytes));
     set(o, "port_copied_bytes", json_integer((json_int_t)s.port_copied_bytes));
+    set(o, "driver_copied_bytes",
+        s.driver_copies ? json_integer((json_int_t)(s.wire_bytes_up + s.wire_bytes_down))
+                        : json_null());
     set(o, "history_copied_bytes", json_integer((json_int_t)s.kept_bytes));
     set(o, "adaptation", adapt_show_json(&s.adapt));
     set(o, "port", json_string(s.port));
@@ -253,21 +256,26 @@ static void wire_line(const struct front *f, char *buf, size_t n)
     struct engine_stats s;
     engine_stats(f->engine, &s);
     const struct codec_params used = codec_used(f, &s);
-    char codec[CODEC_ARG_MAX], cipher[80], range[64] = "";
+    char codec[CODEC_ARG_MAX], cipher[80], range[64] = "", driver[48] = "";
     if (s.parameter.min < s.parameter.max)
         snprintf(range, sizeof range, " at last, from %.3g to %.3g", (double)s.parameter.min,
                  (double)s.parameter.max);
+    if (s.driver_copies)
+        snprintf(driver, sizeof driver, ", %llu by its driver",
+                 (unsigned long long)(s.wire_bytes_up + s.wire_bytes_down));
     target_kept(f, &s);
     const double bytes = ratio(s.tile_bytes_up, s.rows_up);
     const double f16_bytes = 2.0 * f->engine->info->d_model;
     snprintf(
         buf, n,
         "%.0f bytes/token by %s%s (%.2f bits/value, %.1fx less than f16), %.0f with headers | "
-        "RTT %.1f us | %llu bytes copied on the way, %llu by the port | split %u+%u%s over %s, %s",
+        "RTT %.1f us | %llu bytes copied on the way, %llu by the port%s | split %u+%u%s over %s, "
+        "%s",
         bytes, codec_arg_format(&used, codec), range, bits_per_value(f, &s),
         bytes > 0 ? f16_bytes / bytes : 0, ratio(s.wire_bytes_up, s.rows_up),
         (double)s.link_rtt_ns_p50 / 1e3, (unsigned long long)s.copied_bytes,
-        (unsigned long long)s.port_copied_bytes, f->plan.split, f->model.n_layers - f->plan.split,
+        (unsigned long long)s.port_copied_bytes, driver, f->plan.split,
+        f->model.n_layers - f->plan.split,
         f->engine->info->has_head ? ", the head at the edge," : "", s.port,
         encryption(&s, cipher, sizeof cipher));
 }

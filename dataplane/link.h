@@ -78,6 +78,13 @@ static inline uint64_t link_lost_packets(const struct link_stats *s)
     return s->retransmits > s->spurious ? s->retransmits - s->spurious : 0;
 }
 
+/* Payload that was copied into its packets, of all classes. */
+static inline uint64_t link_copied_bytes(const struct link_stats *s)
+{
+    return s->copied_bytes[WIRE_CONTROL] + s->copied_bytes[WIRE_DECODE] +
+           s->copied_bytes[WIRE_PREFILL] + s->copied_bytes[WIRE_REPLAY];
+}
+
 /* A delivered message: packets in fragment order; link_message_payload() skips the link's prefix. */
 struct link_message {
     uint32_t session, message;

@@ -21,8 +21,8 @@ struct pkt {
     uint32_t len;          /* bytes of the frame */
     uint32_t room;         /* bytes usable from data on */
     uint32_t refs;
-    uint32_t made;         /* where from data on the payload was written that is to be sent, if it
-                            * was not copied here from elsewhere: pkt_made; else 0 */
+    const uint8_t *made;   /* where the payload that is to be sent was written, if it was not copied
+                            * here from elsewhere: pkt_made; else NULL */
     struct pkt_pool *pool;
 };
 
@@ -54,7 +54,7 @@ static inline struct pkt *pkt_ref(struct pkt *p)
 static inline void pkt_made(struct pkt *p, const uint8_t *at)
 {
     assert(at > p->data && at < p->data + p->room && "written into this very packet");
-    p->made = (uint32_t)(at - p->data);
+    p->made = at;
 }
 
 static inline void pkt_unref(struct pkt *p)

@@ -25,6 +25,7 @@ struct port_caps {
     uint32_t burst;      /* best number of packets a call */
     bool tells_loss;     /* port_alive knows when a peer is gone. Else only its silence tells */
     bool same_host;      /* nobody outside this machine can send to it or hear it */
+    bool driver_copies;  /* each frame, on its way out and on its way in; false: not known */
     uint32_t addresses;  /* a client's, that its cloud's name has: opening it again after nothing was
                           * heard tries the next; 0: it has no name */
     char peer[64];       /* a client's: the address it tries, for people; "": the name says it */
@@ -60,6 +61,12 @@ struct port {
     const struct wire_path *path; /* for the first frames to the peer; NULL: any does, or the peer
                                    * is learnt from its frames */
 };
+
+/* Bytes of frames that its driver copied, where caps.driver_copies; else 0. */
+static inline uint64_t port_driver_copied_bytes(const struct port *p)
+{
+    return p->caps.driver_copies ? p->stats.tx_bytes + p->stats.rx_bytes : 0;
+}
 
 enum port_role { PORT_SERVER, PORT_CLIENT };
 

@@ -5,6 +5,8 @@
 
 --quick     one build and its tests, with few prompts: a developer's minute
 --fuzz N    seconds for each fuzz target (default 20)
+--seed N    of the simulations' first runs, which go on from there for a minute in all (default: by the
+            time of day, so that each check tries others; a failure says the command that repeats it)
 
 With CI=true in the environment a skipped test counts as failed.
 """
@@ -20,6 +22,11 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COVERED = {"codec": "codec/", "wire and link": "dataplane/link/"}
 COVERAGE_MIN = 90.0
+# Whose invariants hold for any seed. Those of sim_rate, sim_adapt and sim_fleet are figures, with bounds for
+# the seeds that meson's tests run.
+SIMULATIONS = (("sim_link", {}), ("sim_pipeline", {}), ("sim_pipeline", {"HEAD": "edge"}), ("sim_edges", {}),
+               ("sim_edges", {"HEAD": "edge"}))
+SIMULATED_S = 60
 
 # Where nobody reads what was skipped, a test that could not run is a failure.
 SKIPPED = "failed" if os.environ.get("CI") == "true" else "skipped"
@@ -93,6 +100,23 @@ def meson_test(folder, *options, env=None):
             name = "%s: %s" % (folder, test["name"])
             count({"OK": "passed", "EXPECTEDFAIL": "passed", "SKIP": SKIPPED}.get(
                 test["result"], "failed"), name)
+
+
+def explore(seed):
+    """The simulations with seeds that nobody tried before."""
+    say("sim    the first seed is %d" % seed)
+    for name, env in SIMULATIONS:
+        argv = ["build/tests/sim/" + name, "--seed", str(seed), "--seconds", str(SIMULATED_S / len(SIMULATIONS))]
+        start = time.monotonic()
+        done = subprocess.run(argv, cwd=ROOT, env={**os.environ, **env}, text=True, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        good = done.returncode == 0
+        said = done.stdout.splitlines()
+        summary = [l for l in said if l.startswith(name + ": ")]
+        say("\n".join(summary if good and summary else said[-20:]))
+        what = " ".join([*("%s=%s" % v for v in env.items()), *argv])
+        say("%-6s %s (%.0f s)" % ("ok" if good else "FAILED", what, time.monotonic() - start))
+        count("passed" if good else "failed", what)
 
 
 def fuzz_target(binary, seconds):
@@ -171,6 +195,7 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--fuzz", type=int, default=20, metavar="N")
+    parser.add_argument("--seed", type=int, default=int(time.time()), metavar="N")
     options = parser.parse_args()
 
     start = time.monotonic()
@@ -181,6 +206,8 @@ def main():
         command("headers", ["tools/check-headers"], quiet=False)
         command("symbols", ["tools/check-symbols", "build"], quiet=False)
         meson_test("build", env={"ISTHMUS_QUICK": "1"} if options.quick else None)
+        if not options.quick:
+            explore(options.seed)
     if not options.quick:
         if build("build-asan", "-Db_sanitize=address,undefined", "-Db_lundef=false",
                  "-Dbuildtype=debugoptimized"):
@@ -190,7 +217,8 @@ def main():
                      if n not in ("e2e score", "e2e quality", "e2e edge_memory", "e2e bench runs",
                                   "e2e dataplane goals", "e2e netem goals",
                                   "e2e figures", "e2e calibrate", "e2e profile", "e2e docs",
-                                  "e2e package", "e2e plan", "e2e quantize", "e2e soak", "e2e kv")]
+                                  "e2e package", "e2e plan", "e2e quantize", "e2e soak", "e2e soak_split",
+                                  "e2e kv")]
             meson_test("build-asan", "-t", "3", *names, env={
                 "ISTHMUS_QUICK": "1",  # the same cases, fewer prompts
                 "ASAN_OPTIONS": "detect_leaks=1",

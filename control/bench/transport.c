@@ -518,6 +518,7 @@ static const struct table_column columns[] = {
     {"cpu_ns_per_message", "CPU ns/message", TABLE_COUNT},
     {"retransmits", "sent again", TABLE_COUNT},
     {"copied_bytes", "copied", TABLE_COUNT},
+    {"driver_copied_bytes", "copied by the driver", TABLE_COUNT},
     {"time_s", NULL, TABLE_REAL},
     {"netem", NULL, TABLE_TEXT},
     {"cpu", NULL, TABLE_TEXT},
@@ -530,7 +531,7 @@ static const struct table_column columns[] = {
 #define N_COLUMNS (sizeof(columns) / sizeof(columns[0]) - 1)
 
 struct link_counts { /* while its turns lasted */
-    uint64_t retransmits, copied_bytes;
+    uint64_t retransmits, copied_bytes, driver_copied_bytes;
 };
 
 static int print_row(const struct bench *b, const struct load *l, enum transport_kind k,
@@ -565,6 +566,9 @@ static int print_row(const struct bench *b, const struct load *l, enum transport
     (cell++)->value = r->cpu_messages ? round((double)r->cpu_ns / (double)r->cpu_messages) : NAN;
     (cell++)->value = k == TRANSPORT_LINK ? (double)link->retransmits : NAN;
     (cell++)->value = k == TRANSPORT_LINK ? (double)link->copied_bytes : NAN;
+    (cell++)->value = k == TRANSPORT_LINK && b->port->caps.driver_copies
+                          ? (double)link->driver_copied_bytes
+                          : NAN;
     (cell++)->value = (double)(r->round_trip_ns + r->message_ns) / 1e9;
     (cell++)->text = b->o->netem.text && k < TRANSPORT_UDP ? b->o->netem.text : NULL;
     (cell++)->text = b->cpu;
@@ -602,7 +606,8 @@ static int take_turn(struct bench *b, struct way *w, const struct load *l, uint6
 
 static struct link_counts counts_now(const struct bench *b)
 {
-    return (struct link_counts){asker_retransmits(b->asker), asker_copied_bytes(b->asker)};
+    return (struct link_counts){asker_retransmits(b->asker), asker_copied_bytes(b->asker),
+                                asker_driver_copied_bytes(b->asker)};
 }
 
 static bool is_measured(const struct bench *b, unsigned kind, uint32_t size_bytes)
@@ -641,8 +646,11 @@ static int run_case(struct bench *b, uint32_t size_bytes, uint32_t sessions)
             rc = take_turn(b, b->ways[k], &l, t ? (uint64_t)(share_ns / turns) : WARM_NS,
                            &results[t ? k : TRANSPORT_KINDS]);
             if (t && k == TRANSPORT_LINK) {
-                counts.retransmits += counts_now(b).retransmits - before.retransmits;
-                counts.copied_bytes += counts_now(b).copied_bytes - before.copied_bytes;
+                const struct link_counts after = counts_now(b);
+                counts.retransmits += after.retransmits - before.retransmits;
+                counts.copied_bytes += after.copied_bytes - before.copied_bytes;
+                counts.driver_copied_bytes +=
+                    after.driver_copied_bytes - before.driver_copied_bytes;
             }
         }
     }

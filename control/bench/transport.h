@@ -111,6 +111,8 @@ struct way *asker_way(struct asker *a, enum transport_kind k); /* LINK or RAW */
 const char *asker_cipher(const struct asker *a);
 /* Payload that this end's link and port copied, so far: not what the codec or the kernel did. */
 uint64_t asker_copied_bytes(const struct asker *a);
+/* As port_driver_copied_bytes. */
+uint64_t asker_driver_copied_bytes(const struct asker *a);
 uint64_t asker_retransmits(const struct asker *a); /* packets the link sent again, so far */
 /* Ask the peer what it knows, and wait for it up to timeout_ns. `gone` (may be NULL) is looked at
  * meanwhile: not NULL is why nobody will answer. 0, -EPIPE or -ETIMEDOUT; *why is said then. */

@@ -122,6 +122,16 @@ static struct asker *of_link(struct way *w)
     return (struct asker *)((char *)w - offsetof(struct asker, link));
 }
 
+/* The payload of a message's i-th packet is made where it is sent: a head, then what lies there. */
+static void make_payload(struct pkt *p, uint32_t i, const struct transport_head *h)
+{
+    uint8_t *at = p->data + WIRE_PAYLOAD_AT + link_payload_offset(false, i);
+
+    if (i == 0)
+        transport_put_head(at, h);
+    pkt_made(p, at);
+}
+
 static int message_send(struct way *w, uint32_t session, const struct transport_head *h)
 {
     struct asker *a = of_link(w);
@@ -134,10 +144,9 @@ static int message_send(struct way *w, uint32_t session, const struct transport_
         return 0;
     for (uint32_t i = 0; i < n; i++) {
         pkts[i] = pump_alloc(&a->pump);
-        pkt_made(pkts[i], pkts[i]->data + WIRE_PAYLOAD_AT + link_payload_offset(false, i));
+        make_payload(pkts[i], i, h);
         bytes[i] = (uint16_t)(i + 1u < n ? room : h->bytes - i * room);
     }
-    transport_put_head(pkts[0]->data + WIRE_PAYLOAD_AT + link_payload_offset(false, 0), h);
     const int64_t rc = link_send(a->pump.link, session, WIRE_DECODE, -1, pkts, bytes, n);
     if (rc == -ENOBUFS)
         return 0;
@@ -328,6 +337,11 @@ uint64_t asker_copied_bytes(const struct asker *a)
 
     link_stats(a->pump.link, &s);
     return s.copied_bytes[WIRE_DECODE] + a->port->stats.copied_bytes;
+}
+
+uint64_t asker_driver_copied_bytes(const struct asker *a)
+{
+    return port_driver_copied_bytes(a->port);
 }
 
 uint64_t asker_retransmits(const struct asker *a)

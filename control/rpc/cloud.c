@@ -47,6 +47,7 @@ static json_t *stats(struct rpc_call *c)
         {"edges_turned_away", rpc_count(s.turned_away)},
         {"loss", rpc_ratio((double)link_lost_packets(&s.link), (double)s.link.tx_packets)},
         {"wire_bytes", rpc_count(s.link.tx_bytes + s.link.rx_bytes)},
+        {"copied_bytes", rpc_count(link_copied_bytes(&s.link))},
         {"port", json_string(r->port)},
         {"cipher", json_string(r->cipher)},
     };

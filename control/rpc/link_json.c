@@ -33,6 +33,7 @@ json_t *link_json(const struct link_stats *s, const char *port, const char *ciph
         {"moves", rpc_count(s->moves)},
         {"in_flight_packets", rpc_count(s->in_flight_packets)},
         {"key_epoch", rpc_count(s->epoch)},
+        {"copied_bytes", rpc_count(link_copied_bytes(s))},
     };
     for (size_t i = 0; i < sizeof values / sizeof *values; i++)
         json_object_set_new(o, values[i].name, values[i].value);

@@ -77,6 +77,9 @@ static json_t *port_json(const struct port *p)
     };
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         json_object_set_new(o, counts[i].name, rpc_count(counts[i].n));
+    json_object_set_new(o, "driver_copied_bytes",
+                        p->caps.driver_copies ? rpc_count(port_driver_copied_bytes(p))
+                                              : json_null());
     if (p->pool) {
         json_object_set_new(o, "pool_packets", rpc_count(p->pool->n_total));
         json_object_set_new(o, "pool_free", rpc_count(p->pool->n_free));

@@ -85,8 +85,8 @@ int wire_seal(struct keys *keys, struct pkt *p, const struct wire_path *path,
 
     if (bytes > p->room || bytes - OUTER_ETHERNET_BYTES > UINT16_MAX)
         return -ENOSPC;
-    assert((!p->made ||
-            (p->made >= WIRE_PAYLOAD_AT && p->made < WIRE_PAYLOAD_AT + h->payload_bytes)) &&
+    assert((!p->made || (p->made >= p->data + WIRE_PAYLOAD_AT &&
+                         p->made < p->data + WIRE_PAYLOAD_AT + h->payload_bytes)) &&
            "sealed where it was written");
     outer_write(p->data, path, (uint16_t)(UDP_BYTES + covered + WIRE_TAG_BYTES));
     write_header(header, h);

@@ -613,12 +613,14 @@ void edge_stats(const struct edge *e, struct edge_stats *s)
     struct link_stats past = e->past, now;
 
     *s = e->stats;
+    s->driver_copies = first != NULL;
     if (first && first->joined)
         link_stats(first->pump.link, &s->link);
     for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) {
         s->uplinks++;
         s->uplinks_joined += u->met;
         s->connected |= is_there(u);
+        s->driver_copies &= u->port && u->port->caps.driver_copies;
         if (!u->joined)
             continue;
         s->port_copied_bytes += u->port->stats.copied_bytes - u->port_copied_before;

@@ -205,6 +205,7 @@ struct edge_stats {
     uint64_t kept_bytes;    /* of tiles copied into histories, so far */
     uint64_t copied_bytes;  /* of rows copied on their way to the port: none, by design */
     uint64_t port_copied_bytes; /* of payload, by the port itself, both ways: port_stats */
+    bool driver_copies; /* of all uplinks' ports: port_caps */
     uint64_t tokens, rows_up; /* tiles and their bytes: codec */
     uint64_t runs, compute_ns; /* of the stage */
     uint64_t decode_rows, bulk_rows; /* that these had; bulk: of prompts */

@@ -370,6 +370,7 @@ static void describe(struct ether *e, const struct port_uri *uri)
                                           [URI_PCI] = "DPDK's PCI driver"};
     char ip[URI_IP_TEXT];
     e->port.caps.name = names[uri->kind];
+    e->port.caps.driver_copies = uri->kind == URI_PACKET; /* into and out of its ring */
     snprintf(e->port.caps.how, sizeof(e->port.caps.how), "%s:%u on %.15s by %s, %s",
              port_uri_ip(uri->ip, ip), uri->port, uri->name, drivers[uri->kind],
              e->dev.n_fds ? "sleeping until packets come" : "looking for packets all the time");

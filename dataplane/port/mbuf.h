@@ -29,7 +29,8 @@ static inline struct rte_mbuf *mbuf_to_send(struct pkt *p)
     m->data_off = (uint16_t)(p->data - (uint8_t *)m->buf_addr);
     m->data_len = (uint16_t)p->len;
     m->pkt_len = p->len;
-    assert(rte_pktmbuf_mtod(m, uint8_t *) == p->data && p->made < m->data_len &&
+    assert(rte_pktmbuf_mtod(m, uint8_t *) == p->data &&
+           (!p->made || (p->made > p->data && p->made < p->data + m->data_len)) &&
            "sent from where it was written");
     return m;
 }

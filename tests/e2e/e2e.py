@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the end-to-end tests share: the binary, models, golden data, and a way to say what was found.
 
-A test is a program: exit code 0 passed, 1 failed, 77 skipped, or a part of it could not be tried here. Each runs by itself:
+A test is a program: exit code 0 passed, 1 failed, 77 skipped, or a part of it could not be
+tried here. Each runs by itself:
 
     tests/e2e/test_NAME.py          (after `ninja -C build`)
 

@@ -4,8 +4,8 @@
     10.9.1.1 east - router        10.9.2.1 east - router        ...
 
 Where none may be made - not root, or a container that forbids it - every host is this one's loopback, and the
-test ends as skipped. They go when the program ends, by whatever but SIGKILL; those of one that was killed, when the next
-begins.
+test ends as skipped. They go when the program ends, by whatever but SIGKILL; those of one that was killed,
+when the next begins.
 """
 import atexit
 import contextlib

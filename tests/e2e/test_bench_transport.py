@@ -16,7 +16,8 @@ KINDS = ["link", "raw", "udp", "tcp"]
 KEYS = {"bench", "port", "kind", "cipher", "size_bytes", "sessions", "rate_per_s", "rtt_ns_min",
         "rtt_ns_p50", "rtt_ns_p90", "rtt_ns_p99", "rtt_ns_p999", "rtt_ns_max", "round_trips",
         "round_trips_per_s", "lost", "messages_per_s", "goodput_bit_per_s", "cpu_ns_per_message",
-        "retransmits", "copied_bytes", "time_s", "netem", "cpu", "cores", "kernel", "version", "commit"}
+        "retransmits", "copied_bytes", "driver_copied_bytes", "time_s",
+        "netem", "cpu", "cores", "kernel", "version", "commit"}
 COMMAND = ("bench", "transport")
 
 
@@ -53,9 +54,14 @@ def closed_loop():
         agree(r)
         if r["kind"] == "link" and r["port"] == "memif":
             e2e.check(r["copied_bytes"] == 0, "nothing is copied on the way: %s" % r)
+            # There and back.
+            e2e.check(r["driver_copied_bytes"] >= 2 * r["round_trips"] * r["size_bytes"],
+                      "memif's driver copies: %s" % r)
         elif r["kind"] == "link":
             e2e.check(r["copied_bytes"] >= r["round_trips"] * r["size_bytes"],
                       "udp copies what it receives: %s" % r)
+        if r["kind"] != "link" or r["port"] != "memif":
+            e2e.check(r["driver_copied_bytes"] is None, "what is not known is not said: %s" % r)
         e2e.check(r["cipher"] == ("AES-128-GCM" if r["kind"] == "link" else "none"), "cipher: %s" % r)
 
 
@@ -85,6 +91,9 @@ def impaired():
     e2e.check(by_kind["link"]["retransmits"] > 0 and by_kind["raw"]["lost"] > 0,
               "the link sends again what is lost, raw counts it: %s" % lines)
     e2e.check("INSECURE" in done.stderr, "this is shouted: " + done.stderr)
+    # One copy on the way of what memif sends is seen.
+    r = rows("--port", "memif", "--netem", "delay=1us", "--size", "300", "--sessions", "1", "--kind", "link")[0]
+    e2e.check(r["copied_bytes"] >= r["round_trips"] * r["size_bytes"], "netem copies what is sent: %s" % r)
 
 
 def formats():

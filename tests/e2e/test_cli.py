@@ -15,7 +15,7 @@ COMMANDS = ("run", "edge", "cloud", "ctl", "top", "netem", "keygen", "tokenize",
 # Of commands that are groups; they share a man page.
 MEMBERS = {"bench": ("codec", "machine", "compute", "kernels", "transport", "serve")}
 FIELDS = ("text", "prompt_ids", "ids", "ttft_ms", "prefill_tokens_per_s", "decode_tokens_per_s",
-          "wire_bytes_up", "wire_bytes_down", "copied_bytes", "port_copied_bytes",
+          "wire_bytes_up", "wire_bytes_down", "copied_bytes", "port_copied_bytes", "driver_copied_bytes",
           "history_copied_bytes", "bytes_per_token", "wire_bytes_per_token", "bits_per_value",
           "link_rtt_us_p50", "port", "cipher", "split", "codec", "edge_rss_bytes", "cloud_rss_bytes")
 PROMPT = "The capital of France is"
@@ -63,6 +63,7 @@ def one_prompt(model):
     # The last id needs no row: 5 + 11 rows went up, each in its packet or several to one.
     e2e.check(r["copied_bytes"] == 0 and r["port_copied_bytes"] == 0,
               "from the codec into the port's memory nothing is copied: %s" % r)
+    e2e.check(r["driver_copied_bytes"] == r["wire_bytes_up"] + r["wire_bytes_down"], "memif's driver copies all: %s" % r)
     e2e.check(r["wire_bytes_up"] > 16 * r["bytes_per_token"] * .95, "bytes on the wire")
     e2e.check(abs(r["bits_per_value"] - r["bytes_per_token"] * 8 / 576) < .01, "bits per value")
     e2e.check(0 < r["link_rtt_us_p50"] < 1e6 and r["ttft_ms"] > 0, "times")

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Ethernet ports between two network namespaces joined by veth, AF_PACKET and AF_XDP: the ids of
---local, with losses and through a router; an interface that goes down and up; either half killed;
-the address answers pings; what is refused. Where the host allows no namespaces, or no such sockets,
-that they are refused with the mend is all that can be tried, and the test counts as skipped."""
+--local, with losses, through a router and under a flood of garbage; an interface that goes down and
+up; either half killed; the address answers pings; what is refused. Where the host allows no
+namespaces, or no such sockets, that they are refused with the mend is all that can be tried, and the test counts as skipped."""
 import json
 import os
 import signal
@@ -12,6 +12,7 @@ import tempfile
 import time
 
 import e2e
+import flood
 import halves
 
 NETEM = "drop=20%,dup=20%,reorder=20%"
@@ -176,6 +177,23 @@ def routed(kind, model, asked, local):
         cloud.stop()
 
 
+def garbage(kind, model, asked, local):
+    """A flood at the cloud, through the other host's kernel."""
+    with Network(2) as net, tempfile.TemporaryDirectory(prefix="isthmus-test-") as folder:
+        ip("-n", net.names[1], "addr", "add", "10.9.0.9/24", "dev", "west")
+        # The edge's XDP program takes what answers the kernel's ARP.
+        address = net.run(0, "cat", "/sys/class/net/east/address").stdout.strip()
+        ip("-n", net.names[1], "neigh", "replace", "10.9.0.1", "lladdr", address, "nud", "permanent", "dev", "west")
+        control = os.path.join(folder, "control.sock")
+        os.chmod(folder, 0o777)  # where one who gave up root makes it
+        port = kind + ":east,ip=10.9.0.1/24"
+        cloud = halves.Cloud(model, port, *CLOUD, "--control", control, prefix=net.inside(0))
+        e2e.check(cloud.ready(), "%s: the cloud serves: %s" % (kind, cloud.said()))
+        flood.withstand(model, port, asked, local, cloud, control, ("10.9.0.1", 7300), single=True,
+                        inside=net.inside(1), client_port=kind + ":west,ip=10.9.0.2/24,peer=10.9.0.1")
+        e2e.check(cloud.stop() == 0, "%s: the cloud ends well: %s" % (kind, cloud.said()[-300:]))
+
+
 def wide(kind, model, asked, local, mtu):
     with Network(2, mtu=mtu) as net:
         cloud = halves.Cloud(model, kind + ":east,ip=10.9.0.1/24", *CLOUD, prefix=net.inside(0))
@@ -285,6 +303,7 @@ def main():
         identity(kind, model, asked, local)
         bench(kind)
         routed(kind, model, asked[:2], local[:2])
+        garbage(kind, model, asked[:2], local[:2])
         wide(kind, model, asked[:2], local[:2], {"packet": 9000, "xdp": 3470}[kind])
     e2e.finish()
 

@@ -3,14 +3,16 @@
 """Kernel UDP on loopback: the ids of --local by both ways into the kernel and both families, with
 losses and behind a NAT that forgets; --insecure is refused beyond this host; either half killed; the
 edge before the cloud; a user who thinks for long."""
-import random
+import os
 import select
 import signal
 import socket
+import tempfile
 import threading
 import time
 
 import e2e
+import flood
 import halves
 
 NETEM = "drop=20%,dup=20%,reorder=20%"
@@ -162,33 +164,17 @@ def nat(model):
     cloud.stop()
 
 
-def noise(targets, stop):
-    """Datagrams of every kind at both halves: random, and ones that begin as ours do."""
-    draw = random.Random(1)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        while not stop.is_set():
-            for target in targets:
-                for _ in range(10):
-                    data = draw.randbytes(draw.choice((0, 1, 24, 40, 100, 1472, 9000)))
-                    if draw.random() < .5:
-                        data = bytes([0x30 | draw.randrange(8), draw.randrange(8)]) + data
-                    s.sendto(data, target)
-            time.sleep(.005)
-
-
 def garbage(model):
-    """Service to the honest goes on under thousands of foreign datagrams a second."""
+    """Service to the honest goes on under all the garbage that the kernel can carry, and memory stays as it is."""
     asked, local = halves.requests()
-    number = halves.free_port()
-    cloud = halves.Cloud(model, "udp:127.0.0.1:%d" % number, "--split", "10", "--codec", "f32", *CORE)
-    e2e.check(cloud.ready(), "the cloud serves")
-    stop = threading.Event()
-    thread = threading.Thread(target=noise, args=([("127.0.0.1", number)], stop))
-    thread.start()
-    halves.same_as_local(model, "udp:127.0.0.1:%d" % number, asked, local, "--threads", "1")
-    stop.set()
-    thread.join()
-    e2e.check(cloud.stop() == 0, "the cloud ends well: " + cloud.said()[-300:])
+    with tempfile.TemporaryDirectory(prefix="isthmus-test-") as folder:
+        for options in ("", ",io=syscalls"):
+            number, control = halves.free_port(), os.path.join(folder, "control.sock")
+            port = "udp:127.0.0.1:%d%s" % (number, options)
+            cloud = halves.Cloud(model, port, "--split", "10", "--codec", "f32", "--control", control, *CORE)
+            e2e.check(cloud.ready(), "the cloud serves")
+            flood.withstand(model, port, asked, local, cloud, control, ("127.0.0.1", number))
+            e2e.check(cloud.stop() == 0, "the cloud ends well: " + cloud.said()[-300:])
 
 
 def main():

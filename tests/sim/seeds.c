@@ -107,8 +107,8 @@ void seeds_report(const struct seeds *s)
 
     printf("%s: %" PRIu64 " runs, seeds %" PRIu64 " to %" PRIu64 ", %" PRIu64
            " steps in %.1f s: %.2f million steps a minute\n",
-           slash ? slash + 1 : s->argv[0], s->n_runs, s->seed - s->n_runs, s->seed - 1, s->n_steps, took_s,
-           (double)s->n_steps * 60e-6 / (took_s > 0 ? took_s : 1e-9));
+           slash ? slash + 1 : s->argv[0], s->n_runs, s->seed - s->n_runs, s->seed - 1, s->n_steps,
+           took_s, (double)s->n_steps * 60e-6 / (took_s > 0 ? took_s : 1e-9));
 }
 
 void seeds_failed(void)

@@ -5,7 +5,8 @@
  * trace the share of tokens that came later than the limit, and the mean KL that was paid.
  *
  *   sim_adapt [--seed N] [--runs R | --seconds S]
- *   sim_adapt [--seed N] [--runs R | --seconds S] [--limit MS] [--sessions N] --trace FILE | --backwards FILE ...
+ *   sim_adapt [--seed N] [--runs R | --seconds S] [--limit MS] [--sessions N]
+ *             --trace FILE | --backwards FILE ...
  *     of recorded links instead (trace.h), with the limit and the sessions that stand before
  *
  * Fails where the controller is not better than the rule (fewer late at no more KL), or where some

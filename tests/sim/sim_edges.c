@@ -228,9 +228,9 @@ static void run(void)
     printf("seed %" PRIu64
            ": %u edges, %s, drop %.2f, %u sessions each, pool %u (%u free at least): "
            "%u edges and %u clouds killed, %u drains, %u lists, %u cancelled, %u refused, %.2f s\n",
-           seeds.seed, p.n_edges, p.secure ? "encrypted" : "plain", p.edge.network.drop, p.edge.sessions,
-           p.pool_packets, w.least_free, w.kills, w.cloud_kills, w.drains, w.lists, w.cancelled,
-           w.refused, (double)w.c.now_ns * 1e-9);
+           seeds.seed, p.n_edges, p.secure ? "encrypted" : "plain", p.edge.network.drop,
+           p.edge.sessions, p.pool_packets, w.least_free, w.kills, w.cloud_kills, w.drains, w.lists,
+           w.cancelled, w.refused, (double)w.c.now_ns * 1e-9);
     crowd_close(&w.c);
     ledger_clear();
 }

@@ -5,7 +5,8 @@
  * other, and edges hear of it late, as registries and links let them. Asked for: an even load, no
  * session lost or waiting for long, and replays that come no faster than a worker can take.
  *
- *   sim_fleet [--seed N] [--runs R | --seconds S] [--workers N] [--edges N] [--sessions N] [--uplinks N]
+ *   sim_fleet [--seed N] [--runs R | --seconds S] [--workers N]
+ *             [--edges N] [--sessions N] [--uplinks N]
  */
 #include <getopt.h>
 #include <inttypes.h>

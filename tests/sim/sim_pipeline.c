@@ -143,10 +143,10 @@ static void run(void)
            " tokens, %u cancelled, %" PRIu64 " packets, %" PRIu64
            " again, %u clouds, %u crashes, %" PRIu64 " moves, %" PRIu64 " rows replayed, %" PRIu64
            " shared, %.2f s\n",
-           seeds.seed, p.network.drop, stats.cipher, p.sessions, p.chunk_tokens, p.edge_stage.d_model,
-           p.pool_packets, stats.tokens, cancelled, stats.link.tx_packets, stats.link.retransmits,
-           1 + p.more, r.crashes, stats.moved, stats.replayed_rows, stats.shared_rows,
-           (double)r.now_ns * 1e-9);
+           seeds.seed, p.network.drop, stats.cipher, p.sessions, p.chunk_tokens,
+           p.edge_stage.d_model, p.pool_packets, stats.tokens, cancelled, stats.link.tx_packets,
+           stats.link.retransmits, 1 + p.more, r.crashes, stats.moved, stats.replayed_rows,
+           stats.shared_rows, (double)r.now_ns * 1e-9);
     rig_close(&r);
     ledger_clear();
 }

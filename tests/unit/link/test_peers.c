@@ -12,6 +12,7 @@
 
 #include "dataplane/link.h"
 #include "dataplane/link/bytes.h"
+#include "tests/unit/dies.h"
 
 #define MS      1000000ull
 #define ROOM    1514u
@@ -232,6 +233,51 @@ static void copies_are_counted(void **state)
     assert_int_equal(sent_until(now + 1), 2);
 }
 
+#ifndef NDEBUG
+static void seal_and_send(struct pkt *p)
+{
+    uint16_t bytes = 40;
+
+    if (link_send(ours, 1, WIRE_DECODE, -1, &p, &bytes, 1) > 0)
+        sent_until(now + 1);
+}
+
+static void written_into_another(void)
+{
+    struct pkt *p = pkt_alloc(pool), *other = pkt_alloc(pool);
+
+    pkt_made(p, other->data + WIRE_PAYLOAD_AT + LINK_PREFIX_BYTES);
+    seal_and_send(p);
+}
+
+/* As by code that copies a packet, with all that stands in it, into another one and sends that. */
+static void moved_on_the_way(void)
+{
+    struct pkt *p = pkt_alloc(pool), *other = pkt_alloc(pool);
+
+    pkt_made(other, other->data + WIRE_PAYLOAD_AT + LINK_PREFIX_BYTES);
+    memset(other->data, 0, other->room);
+    memcpy(p->data, other->data, p->room);
+    p->made = other->made;
+    seal_and_send(p);
+}
+
+static void written_beside_the_payload(void)
+{
+    struct pkt *p = pkt_alloc(pool);
+
+    pkt_made(p, p->data + WIRE_PAYLOAD_AT + LINK_PREFIX_BYTES + 100);
+    seal_and_send(p);
+}
+
+static void copies_are_found_out(void **state)
+{
+    assert_true(dies_saying(written_into_another, "written into this very packet"));
+    assert_true(dies_saying(moved_on_the_way, "sealed where it was written"));
+    assert_true(dies_saying(written_beside_the_payload, "sealed where it was written"));
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -242,6 +288,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(one_whose_list_goes_back, setup, teardown),
         cmocka_unit_test_setup_teardown(one_that_ignores_our_credit, setup, teardown),
         cmocka_unit_test_setup_teardown(copies_are_counted, setup, teardown),
+#ifndef NDEBUG
+        cmocka_unit_test_setup_teardown(copies_are_found_out, setup, teardown),
+#endif
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
