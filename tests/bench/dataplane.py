@@ -56,8 +56,8 @@ class Listening(halves.Half):
     def __init__(self, model, ports, keys):
         peers = [x for _, fingerprint in keys for x in ("--peer", fingerprint)]
         super().__init__("edge", "-m", model, *[x for p in ports for x in ("--port", p)], *EDGE, "--netem", NETEM,
-                         "--no-prefix-cache", "--identity", e2e.keygen("edge")[0], *peers, "--listen", "127.0.0.1:0", "--model-id", "m",
-                         stdout=subprocess.DEVNULL)
+                         "--no-prefix-cache", "--identity", e2e.keygen("edge")[0], *peers, "--listen", "127.0.0.1:0",
+                         "--model-id", "m", stdout=subprocess.DEVNULL)
         if not e2e.wait_for(lambda: self.address() or self.process.poll() is not None, halves.LIMIT_S):
             halves.hung("an edge that listens")
 
