@@ -35,7 +35,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import e2e  # noqa: E402  pylint: disable=wrong-import-position
 import halves  # noqa: E402  pylint: disable=wrong-import-position
 from goals import Goals  # noqa: E402  pylint: disable=wrong-import-position
-from namespaces import joined, started  # noqa: E402  pylint: disable=wrong-import-position
+from namespaces import end_by, joined, started  # noqa: E402  pylint: disable=wrong-import-position
 
 PARTS = ("kill", "idle", "xdp", "sessions")
 SPLIT, LAYERS = 10, 30
@@ -293,6 +293,7 @@ def main():
     for name in chosen:
         if name not in PARTS:
             parser.error("--only %s: the parts are %s" % (name, ", ".join(PARTS)))
+    signal.signal(signal.SIGTERM, end_by)
     goals = Goals("dataplane", o.format)
     for name in chosen:
         globals()[name](o, goals)
