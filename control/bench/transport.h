@@ -130,8 +130,8 @@ void way_kernel_close(struct way *w);
 /* --- the peer ----------------------------------------------------------------------------------
  */
 
-/* Who answers the kernel's ways, at floors->floors_ip: two threads, which count into `sunk` (relaxed
- * atomics). They end with the process; the ports are put there. 0 or -errno. */
+/* Who answers the kernel's ways, at floors->floors_ip: two threads, which count into `sunk`
+ * (relaxed atomics) and end with the process. Their ports are put there. 0 or -errno. */
 int floors_start(struct transport_told *floors);
 
 /* Answer at a port until a signal comes; once: or until the first asker has gone. Plain UDP and TCP

@@ -35,7 +35,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import e2e  # noqa: E402  pylint: disable=wrong-import-position
 import halves  # noqa: E402  pylint: disable=wrong-import-position
 from goals import Goals  # noqa: E402  pylint: disable=wrong-import-position
-from namespaces import joined, started  # noqa: E402  pylint: disable=wrong-import-position
+from namespaces import end_by, joined, started  # noqa: E402  pylint: disable=wrong-import-position
 
 PARTS = ("kill", "idle", "xdp", "sessions")
 SPLIT, LAYERS = 10, 30
@@ -56,8 +56,8 @@ class Listening(halves.Half):
     def __init__(self, model, ports, keys):
         peers = [x for _, fingerprint in keys for x in ("--peer", fingerprint)]
         super().__init__("edge", "-m", model, *[x for p in ports for x in ("--port", p)], *EDGE, "--netem", NETEM,
-                         "--no-prefix-cache", "--identity", e2e.keygen("edge")[0], *peers, "--listen", "127.0.0.1:0", "--model-id", "m",
-                         stdout=subprocess.DEVNULL)
+                         "--no-prefix-cache", "--identity", e2e.keygen("edge")[0], *peers, "--listen", "127.0.0.1:0",
+                         "--model-id", "m", stdout=subprocess.DEVNULL)
         if not e2e.wait_for(lambda: self.address() or self.process.poll() is not None, halves.LIMIT_S):
             halves.hung("an edge that listens")
 
@@ -293,6 +293,7 @@ def main():
     for name in chosen:
         if name not in PARTS:
             parser.error("--only %s: the parts are %s" % (name, ", ".join(PARTS)))
+    signal.signal(signal.SIGTERM, end_by)
     goals = Goals("dataplane", o.format)
     for name in chosen:
         globals()[name](o, goals)

@@ -29,7 +29,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
 import e2e  # noqa: E402  pylint: disable=wrong-import-position
 from goals import Goals  # noqa: E402  pylint: disable=wrong-import-position
-from namespaces import bridged, started  # noqa: E402  pylint: disable=wrong-import-position
+from namespaces import bridged, end_by, started  # noqa: E402  pylint: disable=wrong-import-position
 
 NAMES = ["isthmus-bench-%d-%s" % (os.getpid(), n) for n in ("edge", "netem", "cloud")]
 RATE_MBIT = 100
@@ -172,6 +172,7 @@ def main():
     if subprocess.run(["ip", "netns", "add", NAMES[0]], check=False).returncode: # which says why not
         e2e.skip("no network namespaces here")
     subprocess.run(["ip", "netns", "del", NAMES[0]], check=False)
+    signal.signal(signal.SIGTERM, end_by)
     rows, goals = {}, Goals("netem_tcp", o.format)
     if o.format == "md":
         e2e.say("| path | link Mbit/s | its queue ms p50 / p99 | TCP cubic Mbit/s | its queue | 4 MB by the link, s | "
