@@ -175,7 +175,7 @@ static bool is_needed(const struct cloud *cloud, int sessions)
 {
     struct cloud_stats s;
     cloud_stats(cloud, &s);
-    return child_is() ? s.edges : sessions;
+    return child_is() ? s.edges > 0 : sessions > 0;
 }
 
 /* Whether this was the last turn. */

@@ -439,7 +439,7 @@ static int port_up(struct bench *b, const char *port)
     if (rc == EXIT_OK)
         rc = port_arg_open(b->uri, PORT_CLIENT, &b->security, &b->o->netem, &b->port);
     if (rc == EXIT_OK)
-        rc = privileges_drop(b->uri, b->security.user);
+        rc = privileges_drop_brief(b->uri, b->security.user);
     return rc == EXIT_OK ? meet(b) : rc;
 }
 

@@ -330,6 +330,24 @@ static int open_gateway(struct serving *v, const struct serve_options *o)
     return gateway_open(&params, &v->gateway);
 }
 
+struct privileges serve_rights(const struct serve_options *o)
+{
+    const char *control = o->listen ? daemon_control_path(&o->daemon) : NULL;
+    struct privileges p = {.group = PRIVILEGES_NO_GROUP};
+    if (!o->listen)
+        return p;
+    p.reads[0] = o->daemon.config;
+    p.reads[1] = o->api_keys;
+    p.listens = o->listen;
+    if (control && strcmp(control, "none") == 0)
+        return p;
+    p.group = o->control.group;
+    p.makes = control;
+    if (!control)
+        p.hand_over = control_hand_over;
+    return p;
+}
+
 int serve(struct front *f, const struct serve_options *o)
 {
     struct serving v = {.front = f, .target = f->plan.target.kind};
