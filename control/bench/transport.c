@@ -308,7 +308,7 @@ static int name_port(struct bench *b, const char *port)
     if (!strcmp(port, "memif")) { /* abstract, under a name nobody can guess */
         if (getrandom(name, sizeof name, 0) != (ssize_t)sizeof name)
             rc = -errno;
-        snprintf(b->uri, URI_BYTES, "memif:@isthmus-%016" PRIx64 "%016" PRIx64, name[0], name[1]);
+        snprintf(b->uri, URI_BYTES, PORT_ARG_OWN "%016" PRIx64 "%016" PRIx64, name[0], name[1]);
     } else if (!strcmp(port, "udp")) {
         rc = free_udp_port(&number);
         snprintf(b->uri, URI_BYTES, "udp:127.0.0.1:%u", number);

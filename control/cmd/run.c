@@ -209,7 +209,7 @@ static int run_split(struct front *f, struct run_options *o, char uri[URI_BYTES]
         log_error("no random numbers from the kernel: %s", strerror(errno));
         return EXIT_FAILED;
     }
-    snprintf(uri, URI_BYTES, "memif:@isthmus-%016" PRIx64 "%016" PRIx64, name[0], name[1]);
+    snprintf(uri, URI_BYTES, PORT_ARG_OWN "%016" PRIx64 "%016" PRIx64, name[0], name[1]);
 
     struct model_halves p;
     rc = model_place_halves(model, &p);
