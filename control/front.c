@@ -83,7 +83,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->requests = arg;
         return 0;
     case OPT_PARALLEL:
-        o->parallel = opt_u32(state, "--parallel", arg, 1, 256);
+        o->parallel = opt_u32(state, "--parallel", arg, 1, SESSIONS_MAX);
         return 0;
     case OPT_JSON:
         o->json = true;
@@ -218,7 +218,7 @@ static int plan_stage(const struct front *f, uint32_t first_layer, uint32_t end_
         .first_layer = first_layer,
         .end_layer = end_layer,
         .head = head,
-        .max_rows = f->o->chunk_tokens + f->o->parallel,
+        .max_rows = model_run_rows(f->o->chunk_tokens, f->o->parallel),
         .n_ctx = f->o->model.ctx,
         .kv_format = f->o->model.kv,
     };

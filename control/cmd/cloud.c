@@ -96,7 +96,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->once = true;
         return 0;
     case OPT_MAX_SESSIONS:
-        o->max_sessions = opt_u32(state, "--max-sessions", arg, 1, 256);
+        o->max_sessions = opt_u32(state, "--max-sessions", arg, 1, SESSIONS_MAX);
         return 0;
     case OPT_MAX_EDGES:
         o->max_edges = opt_u32(state, "--max-edges", arg, 1, 256);
@@ -181,7 +181,7 @@ static struct stage_params stage_of(const struct cloud_options *o, const struct 
     return (struct stage_params){
         .first_layer = plan->split,
         .head = head_of_back(o->head),
-        .max_rows = o->chunk_tokens + o->max_sessions,
+        .max_rows = model_run_rows(o->chunk_tokens, o->max_sessions),
         .n_ctx = o->model.ctx,
         .kv_format = o->model.kv,
     };

@@ -83,7 +83,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->max_connections = opt_u32(state, "--max-connections", arg, 1, 1u << 20);
         return 0;
     case OPT_MAX_SESSIONS:
-        o->max_sessions = opt_u32(state, "--max-sessions", arg, 1, 256);
+        o->max_sessions = opt_u32(state, "--max-sessions", arg, 1, SESSIONS_MAX);
         return 0;
     case OPT_MAX_WAITING:
         o->max_waiting = opt_u32(state, "--max-waiting", arg, 0, 1u << 20);

@@ -464,6 +464,10 @@ static bool send_item(struct edge *e, const struct edge_item *item)
                        (uint16_t)n);
     if (number < 0)
         edge_history_unkeep(s);
+    if (number == -ENOBUFS) { /* until the oldest are acknowledged: it is coded anew */
+        u->packets_short = true;
+        return false;
+    }
     if (number == -EPIPE) { /* it ended during the stage's run: edge_check_peer sees to that */
         pump_link_ended(&u->pump);
         return false;

@@ -11,7 +11,7 @@
 #define PORT_FULL_NS 50000u            /* when to try a full port again */
 #define IDLE_PING_NS 5000000000u       /* often enough for what NATs remember */
 #define IDLE_DEAD_NS 15000000000u      /* what an idle edge may be silent */
-#define SMALL_MAX    LINK_MESSAGES_MAX /* small messages that wait */
+#define SMALL_MAX    8192u             /* small messages that wait: two of each session */
 #define SMALL_SHARE  8u /* they leave this part of the pool free: acknowledgements come by it */
 
 struct pump_small {
@@ -189,9 +189,10 @@ static bool send_small(struct pump *p, const struct pump_small *s)
         memcpy(pkts[n]->data + WIRE_PAYLOAD_AT + link_payload_offset(s->reply_to >= 0, n),
                s->bytes + at, bytes[n]);
     }
-    if (link_send(p->link, s->session, s->cls, s->reply_to, pkts, bytes, n) < 0)
+    const int64_t number = link_send(p->link, s->session, s->cls, s->reply_to, pkts, bytes, n);
+    if (number < 0 && number != -ENOBUFS)
         pump_link_ended(p);
-    return true;
+    return number != -ENOBUFS; /* else when the oldest are acknowledged */
 }
 
 void pump_link_ended(struct pump *p)
