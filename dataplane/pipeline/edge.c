@@ -416,7 +416,7 @@ int edge_cancel(struct edge *e, int64_t session)
 
     if (!s)
         return -ENOENT;
-    s->cancelled = true; /* edge_poll ends it: we may be in one of its callbacks */
+    s->cancelled = e->any_cancelled = true; /* edge_poll ends it: we may be in a callback of it */
     return 0;
 }
 
@@ -473,6 +473,9 @@ int edge_progress(const struct edge *e, int64_t session, struct edge_result *r, 
 
 static void end_cancelled(struct edge *e)
 {
+    if (!e->any_cancelled)
+        return;
+    e->any_cancelled = false;
     for (uint32_t i = 0; i < e->n_places; i++) {
         if (edge_is_busy(&e->sessions[i]) && e->sessions[i].cancelled)
             edge_end_session(e, &e->sessions[i], EDGE_CANCELLED, NULL);

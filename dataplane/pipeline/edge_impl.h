@@ -171,6 +171,7 @@ struct edge {
     uint32_t n_busy, last_id, last_number;
     uint64_t uses;
     const struct edge_session *like; /* not to be given up now */
+    bool any_cancelled;          /* sessions are to end */
     bool news;                   /* something happened that sessions may wait for */
     uint64_t place_ns;           /* when to look for a place again; 0: none has none */
     bool busy_said;
