@@ -172,6 +172,7 @@ struct edge {
     uint64_t uses;
     const struct edge_session *like; /* not to be given up now */
     bool any_cancelled;          /* sessions are to end */
+    bool any_waiting;            /* sessions wait, or will ask their cloud again */
     bool news;                   /* something happened that sessions may wait for */
     uint64_t place_ns;           /* when to look for a place again; 0: none has none */
     bool busy_said;

@@ -55,7 +55,7 @@ def over_udp(model, folder):
     cloud = cloud_of(model, port, "--identity", e2e.keygen("cloud")[0], "--authorized", listed(folder),
                      "--runtime-dir", runtime)
     halves.gave_up_root(cloud)
-    done = halves.edge(model, udp(), "--port", port, "--connect", "2", *SPLIT, *ASK)
+    done = halves.edge(model, udp(), "--port", port, "--connect", "30", *SPLIT, *ASK)
     e2e.check(done.returncode == 0 and "root is given up, nobody (uid 65534)" in done.stderr,
               "an edge with two ports: " + done.stderr)
     cloud.process.send_signal(signal.SIGHUP)
