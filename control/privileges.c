@@ -151,6 +151,7 @@ __attribute__((format(printf, 2, 3))) static void add(struct obstacles *o, const
 
 static void look_for_obstacles(const struct privileges *p, const struct who *w, struct obstacles *o)
 {
+    const char *manager = child_is() ? NULL : getenv("NOTIFY_SOCKET");
     char err[PORT_ERR];
     struct port_uri u;
 
@@ -159,6 +160,8 @@ static void look_for_obstacles(const struct privileges *p, const struct who *w, 
         if (p->reads[i] && access(p->reads[i], R_OK) == 0 && !may(w, p->reads[i], R_OK))
             add(o, "read %s again", p->reads[i]);
     }
+    if (manager && *manager == '/' && access(manager, W_OK) == 0 && !may(w, manager, W_OK))
+        add(o, "tell the service manager at %s", manager);
     if (p->makes && !may_make(w, p->makes))
         add(o, "make the socket %s", p->makes);
     if (p->group != PRIVILEGES_NO_GROUP && p->group != w->gid)
@@ -194,14 +197,16 @@ static struct kept kept_for(const struct privileges *p)
         packet |= u.kind == URI_PACKET;
     }
     if (xdp) {
-        k = (struct kept){{CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF}, 3,
+        k = (struct kept){{CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF},
+                          3,
                           " with the capabilities that detaching from the interface takes"};
         if (p->n_ports > 1) {
             k.list[k.n++] = CAP_IPC_LOCK;
             k.what = " with the capabilities that opening its ports again takes";
         }
     } else if (packet && p->n_ports > 1) {
-        k = (struct kept){{CAP_NET_RAW}, 1, " with the capability that opening its ports again takes"};
+        k = (struct kept){
+            {CAP_NET_RAW}, 1, " with the capability that opening its ports again takes"};
     }
     if (port && strtoul(port + 1, NULL, 10) < PORT_USERS) {
         k.what = k.n ? k.what : " with the capability that opening --listen's port takes";

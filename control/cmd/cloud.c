@@ -383,8 +383,7 @@ int cmd_cloud(int argc, char **argv)
         .reload = o.daemon.config || o.authorized ? reload : NULL,
         .wake = cloud_serve_wake,
     };
-    rc = control_open_cloud(&o.control, control_path(&o), &asked,
-                            &control);
+    rc = control_open_cloud(&o.control, control_path(&o), &asked, &control);
     serve.control = control;
     if (rc == EXIT_OK)
         rc = be_found(&o, &security, stage, &plan, &serve.registration);

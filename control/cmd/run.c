@@ -220,12 +220,11 @@ static int run_split(struct front *f, struct run_options *o, char uri[URI_BYTES]
     f->security.insecure = o->insecure;
     rc = o->insecure ? start_cloud(f, uri, &p, -1) : start_secure_cloud(f, uri, &p);
     if (rc == EXIT_OK)
-        rc = front_join(
-            f,
-            &(struct join_options){.at = {.uris = {uri}, .n = 1},
-                                   .connect_ns = CONNECT_NS,
-                                   .rights = serve_rights(&o->serve)},
-            p.threads, p.edge_core);
+        rc = front_join(f,
+                        &(struct join_options){.at = {.uris = {uri}, .n = 1},
+                                               .connect_ns = CONNECT_NS,
+                                               .rights = serve_rights(&o->serve)},
+                        p.threads, p.edge_core);
     return rc;
 }
 
