@@ -71,15 +71,24 @@ static int start_failed(const struct front *f, const struct generation *g, int r
     return rc == -ERANGE || rc == -EINVAL || rc == -ENOSPC ? EXIT_USAGE : EXIT_FAILED;
 }
 
+/* Once: nothing new begins, and what is under way may end. */
+static void say_drains(bool *said)
+{
+    if (!*said && signals_caught() && signals_let_end())
+        log_info("stopping when what is being answered has ended; another signal ends it at once");
+    *said = *said || signals_caught();
+}
+
 /* Run one answer to its end. Stopped by a signal, it is cancelled and EXIT_INTERRUPTED returned. */
 static int run_one(struct front *f, struct generation *g)
 {
     int rc = generation_start(g, f->engine);
     if (rc < 0)
         return start_failed(f, g, rc);
-    bool cancelled = false;
+    bool cancelled = false, said = false;
     while (!g->done) {
-        if ((signals_caught() || g->write_error) && !cancelled) {
+        say_drains(&said);
+        if ((!signals_let_end() || g->write_error) && !cancelled) {
             engine_cancel(f->engine, g->session);
             cancelled = true;
         }
@@ -207,25 +216,29 @@ static int print_finished(struct batch *b)
 
 static int run_batch(struct batch *b)
 {
-    bool cancelled = false;
+    bool cancelled = false, said = false;
+    const size_t asked = b->n;
     while (b->printed < b->n) {
+        say_drains(&said);
+        if (signals_caught())
+            b->n = b->started;
+        if (!signals_let_end() && !cancelled) {
+            for (size_t i = 0; i < b->started; i++)
+                if (!b->g[i].done)
+                    engine_cancel(b->f->engine, b->g[i].session);
+            cancelled = true;
+        }
         int rc = start_more(b);
         if (rc == EXIT_OK)
             rc = print_finished(b);
         if (rc != EXIT_OK)
             return rc;
-        if (signals_caught() && !cancelled) {
-            for (size_t i = 0; i < b->started; i++)
-                if (!b->g[i].done)
-                    engine_cancel(b->f->engine, b->g[i].session);
-            b->n = b->started;
-            cancelled = true;
-            continue;
-        }
         if (b->printed < b->n && step(b->f) < 0)
             return EXIT_FAILED;
     }
-    return cancelled ? EXIT_INTERRUPTED : EXIT_OK;
+    if (b->n < asked)
+        log_info("%zu request%s not begun", asked - b->n, asked - b->n == 1 ? " was" : "s were");
+    return cancelled || b->n < asked ? EXIT_INTERRUPTED : EXIT_OK;
 }
 
 static int answer_requests(struct front *f)
@@ -348,7 +361,7 @@ static int chat_turn(struct front *f, struct chat *c)
 static int await_input(struct front *f)
 {
     struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
-    while (poll(&in, 1, IDLE_MS) == 0)
+    while (!signals_caught() && poll(&in, 1, IDLE_MS) == 0)
         if (step(f) < 0) {
             abandon(f);
             return EXIT_FAILED;

@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "control/child.h"
 #include "control/cmd.h"
 #include "control/config/reload.h"
 #include "control/log.h"
@@ -168,12 +169,21 @@ static void drain(struct cloud_serve *s, struct ending *e, int sessions, uint64_
         log_info("draining: %d sessions may end or move; another signal ends it at once", sessions);
 }
 
+/* By its one edge: an answer is under way, or, where the edge started it, it is there: told to end
+ * by the same signal, it ends what it has begun, and leaves. */
+static bool is_needed(const struct cloud *cloud, int sessions)
+{
+    struct cloud_stats s;
+    cloud_stats(cloud, &s);
+    return child_is() ? s.edges > 0 : sessions > 0;
+}
+
 /* Whether this was the last turn. */
 static bool is_over(struct cloud_serve *s, struct ending *e, int sessions, uint64_t now_ns)
 {
     const int stops = signals_stops();
     if (s->once)
-        return stops || cloud_edges_left(s->cloud);
+        return cloud_edges_left(s->cloud) || stops > 1 || (stops && !is_needed(s->cloud, sessions));
     if (stops && !e->draining)
         drain(s, e, sessions, now_ns);
     if (!e->draining)

@@ -460,7 +460,9 @@ int engine_local(struct stage *whole, uint32_t chunk_tokens, uint32_t max_sessio
     l->batch_sessions = calloc(max_sessions, sizeof *l->batch_sessions);
     l->batch = calloc(max_sessions, sizeof *l->batch);
     l->ids = calloc(info->max_rows, sizeof *l->ids);
-    l->logits = calloc((size_t)max_sessions * info->n_vocab, sizeof *l->logits);
+    l->logits = calloc((size_t)(max_sessions < info->max_rows ? max_sessions : info->max_rows) *
+                           info->n_vocab,
+                       sizeof *l->logits);
     const int rc = l->sessions && l->batch_sessions && l->batch && l->ids && l->logits
                        ? sampler_open(info->n_vocab, &l->sampler)
                        : -ENOMEM;

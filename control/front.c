@@ -10,7 +10,6 @@
 #include "control/budget.h"
 #include "control/cmd.h"
 #include "control/log.h"
-#include "control/privileges.h"
 #include "control/signals.h"
 
 #define CONNECT_STEP_NS 20000000u
@@ -84,7 +83,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->requests = arg;
         return 0;
     case OPT_PARALLEL:
-        o->parallel = opt_u32(state, "--parallel", arg, 1, 256);
+        o->parallel = opt_u32(state, "--parallel", arg, 1, SESSIONS_MAX);
         return 0;
     case OPT_JSON:
         o->json = true;
@@ -219,7 +218,7 @@ static int plan_stage(const struct front *f, uint32_t first_layer, uint32_t end_
         .first_layer = first_layer,
         .end_layer = end_layer,
         .head = head,
-        .max_rows = f->o->chunk_tokens + f->o->parallel,
+        .max_rows = model_run_rows(f->o->chunk_tokens, f->o->parallel),
         .n_ctx = f->o->model.ctx,
         .kv_format = f->o->model.kv,
     };
@@ -331,8 +330,6 @@ static int find_cloud(struct front *f)
         const char *uri = j->at.uris[f->address];
         const bool last = f->address == j->at.n - 1;
         int rc = port_arg_open(uri, PORT_CLIENT, &f->security, &f->o->netem, &f->port);
-        if (rc == EXIT_OK && j->at.n == 1) /* else the next port may need what this one needed */
-            rc = privileges_drop(uri, f->security.user);
         if (rc == EXIT_USAGE || (rc != EXIT_OK && last))
             return rc;
         if (rc != EXIT_OK)
@@ -444,10 +441,20 @@ static int await_fleet(struct front *f)
 /* --- joining -------------------------------------------------------------------------------------
  */
 
+static int give_up_root(const struct front *f)
+{
+    struct privileges rights = f->join.rights;
+    rights.ports = f->join.at.uris;
+    rights.n_ports = f->join.at.n;
+    return privileges_drop(&rights);
+}
+
 static int join(struct front *f, const struct join_options *j)
 {
     const struct front_options *o = f->o;
     int rc = j->workers ? open_fleet(f) : find_cloud(f);
+    if (rc == EXIT_OK) /* not before: its own cloud could not be ended while that is root */
+        rc = give_up_root(f);
     if (rc != EXIT_OK)
         return rc;
     if (f->steer)

@@ -18,6 +18,7 @@
 #include "control/model.h"
 #include "control/options.h"
 #include "control/port_arg.h"
+#include "control/privileges.h"
 #include "control/requests.h"
 #include "control/security_arg.h"
 #include "control/split_plan.h"
@@ -57,6 +58,7 @@ struct join_options {
     uint64_t connect_ns;   /* how long to look for the first */
     uint64_t reconnect_ns; /* how long answers wait for another when it is lost; 0: they end */
     size_t history_bytes;  /* memory for what it is told then */
+    struct privileges rights; /* to be given up when it is joined; but for the ports */
 };
 
 struct front {

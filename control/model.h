@@ -36,6 +36,16 @@ enum model_kind {
 int model_open(const char *path, bool want_tokenizer, struct model *m);
 int model_open_as(enum model_kind kind, const char *path, bool want_tokenizer, struct model *m);
 
+/* Sessions at once, at most; with those that linger no more than a stage takes. */
+#define SESSIONS_MAX 4000u
+/* Rows of a run, for a chunk of a prompt and a row of each session: of more than 256 that decode at
+ * once not all are in a run, for a larger one is no faster and takes memory (a row of logits each). */
+#define RUN_SESSIONS 256u
+static inline uint32_t model_run_rows(uint32_t chunk_tokens, uint32_t sessions)
+{
+    return chunk_tokens + (sessions < RUN_SESSIONS ? sessions : RUN_SESSIONS);
+}
+
 /* Once the stages are loaded the file's metadata need not stay resident. */
 void model_drop_file(struct model *m);
 void model_close(struct model *m);

@@ -93,7 +93,9 @@ int port_arg_open(const char *uri, enum port_role role, const struct security *s
         port_close(inner);
         return rc;
     }
-    if (inner->caps.how[0])
+    if (strncmp(uri, PORT_ARG_OWN, strlen(PORT_ARG_OWN)) == 0)
+        log_debug("%s, MTU %u", inner->caps.how, inner->caps.mtu_bytes);
+    else if (inner->caps.how[0])
         log_info("%s, MTU %u", inner->caps.how, inner->caps.mtu_bytes);
     return impair(inner, role, n, out);
 }

@@ -18,8 +18,12 @@ struct port_options {
 };
 extern const struct argp port_argp;
 
+/* So begins a name that a command made up for its own two halves: what was chosen there is only for
+ * those who want to know all (log_debug). */
+#define PORT_ARG_OWN "memif:@isthmus-"
+
 /*
- * Open it, and say what was chosen where there was a choice. Without encryption a port that reaches
+ * Open it, and say what was chosen. Without encryption a port that reaches
  * beyond this host is refused. EXIT_OK or an exit code, the error said.
  */
 int port_arg_open(const char *uri, enum port_role role, const struct security *security,

@@ -19,8 +19,8 @@ static const struct argp_option option_list[] = {
     {"insecure", OPT_INSECURE, NULL, 0,
      "Encrypt nothing and believe everybody, between processes of one host", 0},
     {"user", OPT_USER, "NAME", 0,
-     "As whom to go on once a packet:, xdp: or pci: port is open (default: who called sudo, else "
-     "nobody)",
+     "As whom root goes on once the ports are open (default: who called sudo, else isthmus where "
+     "there is such a user, else nobody)",
      0},
     {0},
 };

@@ -8,12 +8,13 @@
 #include <stdint.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t caught;
+static volatile sig_atomic_t caught, n_caught;
 static atomic_int wake_fd = -1, stops, reloads;
 
 static void on_signal(int sig)
 {
     caught = sig;
+    n_caught++;
 }
 
 static void on_serving_signal(int sig)
@@ -45,9 +46,14 @@ int signals_caught(void)
     return caught;
 }
 
+bool signals_let_end(void)
+{
+    return !n_caught || (n_caught == 1 && caught == SIGTERM);
+}
+
 void signals_forget(void)
 {
-    caught = 0;
+    caught = n_caught = 0;
 }
 
 void signals_serve(int fd)

@@ -4,6 +4,7 @@
 #define ISTHMUS_CONTROL_SIGNALS_H
 
 #include <pthread.h>
+#include <stdbool.h>
 
 /* From now on they are remembered instead of ending the process, and interrupt what waits. Those
  * that were ignored stay so: a parent wanted that. SIGPIPE is ignored: a closed pipe shows when
@@ -12,6 +13,8 @@ void signals_catch(void);
 
 /* The last one that came; 0: none. */
 int signals_caught(void);
+/* Whether what is under way may end: nothing came, or one SIGTERM and no more. */
+bool signals_let_end(void);
 void signals_forget(void);
 
 /*

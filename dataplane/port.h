@@ -29,7 +29,7 @@ struct port_caps {
     uint32_t addresses;  /* a client's, that its cloud's name has: opening it again after nothing was
                           * heard tries the next; 0: it has no name */
     char peer[64];       /* a client's: the address it tries, for people; "": the name says it */
-    char how[PORT_TEXT]; /* what was chosen, in a line for people; "" where there is no choice */
+    char how[PORT_TEXT]; /* what was chosen, in a line for people */
 };
 
 struct port_stats {

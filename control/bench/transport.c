@@ -340,7 +340,7 @@ static int name_port(struct bench *b, const char *port)
     if (!strcmp(port, "memif")) { /* abstract, under a name nobody can guess */
         if (getrandom(name, sizeof name, 0) != (ssize_t)sizeof name)
             rc = -errno;
-        snprintf(b->uri, URI_BYTES, "memif:@isthmus-%016" PRIx64 "%016" PRIx64, name[0], name[1]);
+        snprintf(b->uri, URI_BYTES, PORT_ARG_OWN "%016" PRIx64 "%016" PRIx64, name[0], name[1]);
     } else if (!strcmp(port, "udp")) {
         rc = free_udp_port(&number);
         snprintf(b->uri, URI_BYTES, "udp:127.0.0.1:%u", number);
@@ -475,7 +475,7 @@ static int port_up(struct bench *b, const char *port)
     if (rc == EXIT_OK)
         rc = port_arg_open(b->uri, PORT_CLIENT, &b->security, &b->o->netem, &b->port);
     if (rc == EXIT_OK)
-        rc = privileges_drop(b->uri, b->security.user);
+        rc = privileges_drop_brief(b->uri, b->security.user);
     return rc == EXIT_OK ? meet(b) : rc;
 }
 

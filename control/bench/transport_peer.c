@@ -313,7 +313,7 @@ int transport_peer(const char *uri, const struct security *security,
     }
     rc = port_arg_open(uri, PORT_SERVER, security, netem, &port);
     if (rc == EXIT_OK)
-        rc = privileges_drop(uri, security->user);
+        rc = privileges_drop_brief(uri, security->user);
     if (rc != EXIT_OK) {
         port_close(port);
         return rc;

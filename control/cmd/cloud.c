@@ -96,7 +96,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->once = true;
         return 0;
     case OPT_MAX_SESSIONS:
-        o->max_sessions = opt_u32(state, "--max-sessions", arg, 1, 256);
+        o->max_sessions = opt_u32(state, "--max-sessions", arg, 1, SESSIONS_MAX);
         return 0;
     case OPT_MAX_EDGES:
         o->max_edges = opt_u32(state, "--max-edges", arg, 1, 256);
@@ -181,7 +181,7 @@ static struct stage_params stage_of(const struct cloud_options *o, const struct 
     return (struct stage_params){
         .first_layer = plan->split,
         .head = head_of_back(o->head),
-        .max_rows = o->chunk_tokens + o->max_sessions,
+        .max_rows = model_run_rows(o->chunk_tokens, o->max_sessions),
         .n_ctx = o->model.ctx,
         .kv_format = o->model.kv,
     };
@@ -233,7 +233,7 @@ static int check(const struct cloud_options *o)
         security_close(&security);
     }
     if (rc == EXIT_OK)
-        rc = privileges_check(o->port.uris[0], o->security.user);
+        rc = privileges_check(o->security.user);
     if (rc == EXIT_OK)
         rc = port_arg_check(o->port.uris[0], PORT_SERVER, o->security.insecure);
     if (rc == EXIT_OK)
@@ -259,6 +259,27 @@ static int be_found(const struct cloud_options *o, const struct security *securi
     if (self.has_peer)
         self.peer = *identity_fingerprint(security->identity);
     return register_open(&o->registry, &self, out);
+}
+
+/* A half that `run` started has no control socket, and reads nothing again. */
+static const char *control_path(const struct cloud_options *o)
+{
+    return o->once ? NULL : daemon_control_path(&o->daemon);
+}
+
+static int give_up_root(const struct cloud_options *o)
+{
+    const char *control = control_path(o);
+    const bool controlled = control && strcmp(control, "none") != 0;
+    return privileges_drop(&(struct privileges){
+        .ports = o->port.uris,
+        .n_ports = o->port.n,
+        .is_server = true,
+        .user = o->security.user,
+        .reads = {o->daemon.config, o->authorized},
+        .makes = controlled ? control : NULL,
+        .group = controlled ? o->control.group : PRIVILEGES_NO_GROUP,
+    });
 }
 
 int cmd_cloud(int argc, char **argv)
@@ -313,7 +334,7 @@ int cmd_cloud(int argc, char **argv)
     if (rc == EXIT_OK)
         rc = port_arg_open(o.port.uris[0], PORT_SERVER, &security, &o.netem, &port);
     if (rc == EXIT_OK)
-        rc = privileges_drop(o.port.uris[0], security.user);
+        rc = give_up_root(&o);
     if (rc != EXIT_OK)
         goto out;
     child_report(port_eal_rss_bytes());
@@ -362,8 +383,7 @@ int cmd_cloud(int argc, char **argv)
         .reload = o.daemon.config || o.authorized ? reload : NULL,
         .wake = cloud_serve_wake,
     };
-    rc = control_open_cloud(&o.control, o.once ? NULL : daemon_control_path(&o.daemon), &asked,
-                            &control);
+    rc = control_open_cloud(&o.control, control_path(&o), &asked, &control);
     serve.control = control;
     if (rc == EXIT_OK)
         rc = be_found(&o, &security, stage, &plan, &serve.registration);

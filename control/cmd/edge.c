@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `isthmus edge`: the front half, joined to an `isthmus cloud` that was started by itself. */
 #include <signal.h>
+#include <string.h>
 
 #include "control/cmd.h"
 #include "control/config/config.h"
 #include "control/fleet/registry.h"
 #include "control/front.h"
 #include "control/log.h"
-#include "control/privileges.h"
 #include "control/service/serve.h"
 
 enum {
@@ -144,8 +144,8 @@ static int check_clouds(const struct edge_options *o)
     int rc = EXIT_OK;
     for (unsigned i = 0; i < o->port.n && rc == EXIT_OK; i++)
         rc = port_arg_check(o->port.uris[i], PORT_CLIENT, o->security.insecure);
-    if (rc == EXIT_OK && o->port.n == 1)
-        rc = privileges_check(o->port.uris[0], o->security.user);
+    if (rc == EXIT_OK)
+        rc = privileges_check(o->security.user);
     if (rc == EXIT_OK && o->workers && registry_open(o->workers, &registry, err) < 0) {
         log_error("--workers: %s", err);
         rc = EXIT_USAGE;
@@ -184,7 +184,7 @@ int cmd_edge(int argc, char **argv)
     security_begin(&o.security);
     if (o.serve.daemon.check_config)
         return check(&o);
-    const struct join_options join = join_of(&o);
+    struct join_options join = join_of(&o);
 
     struct front f;
     int rc = o.serve.listen ? daemon_begin(&o.serve.daemon) : EXIT_OK;
@@ -192,6 +192,10 @@ int cmd_edge(int argc, char **argv)
         daemon_end();
         return rc;
     }
+    join.rights = serve_rights(&o.serve);
+    join.rights.user = o.security.user;
+    if (o.workers && strncmp(o.workers, "file:", 5) == 0)
+        join.rights.reads[2] = o.workers + 5;
     rc = front_open(&f, &o.front);
     if (rc == EXIT_OK)
         rc = security_open(&o.security, false, &f.security);

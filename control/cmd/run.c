@@ -209,7 +209,7 @@ static int run_split(struct front *f, struct run_options *o, char uri[URI_BYTES]
         log_error("no random numbers from the kernel: %s", strerror(errno));
         return EXIT_FAILED;
     }
-    snprintf(uri, URI_BYTES, "memif:@isthmus-%016" PRIx64 "%016" PRIx64, name[0], name[1]);
+    snprintf(uri, URI_BYTES, PORT_ARG_OWN "%016" PRIx64 "%016" PRIx64, name[0], name[1]);
 
     struct model_halves p;
     rc = model_place_halves(model, &p);
@@ -220,10 +220,19 @@ static int run_split(struct front *f, struct run_options *o, char uri[URI_BYTES]
     f->security.insecure = o->insecure;
     rc = o->insecure ? start_cloud(f, uri, &p, -1) : start_secure_cloud(f, uri, &p);
     if (rc == EXIT_OK)
-        rc = front_join(
-            f, &(struct join_options){.at = {.uris = {uri}, .n = 1}, .connect_ns = CONNECT_NS},
-            p.threads, p.edge_core);
+        rc = front_join(f,
+                        &(struct join_options){.at = {.uris = {uri}, .n = 1},
+                                               .connect_ns = CONNECT_NS,
+                                               .rights = serve_rights(&o->serve)},
+                        p.threads, p.edge_core);
     return rc;
+}
+
+static int run_local(struct front *f, const struct run_options *o)
+{
+    const struct privileges rights = serve_rights(&o->serve);
+    const int rc = front_local(f);
+    return rc == EXIT_OK ? privileges_drop(&rights) : rc;
 }
 
 /* What can be checked without loading weights or opening ports. */
@@ -257,7 +266,7 @@ int cmd_run(int argc, char **argv)
     o.front.both_halves = true;
     rc = front_open(&f, &o.front);
     if (rc == EXIT_OK)
-        rc = o.local ? front_local(&f) : run_split(&f, &o, uri);
+        rc = o.local ? run_local(&f, &o) : run_split(&f, &o, uri);
     if (rc == EXIT_OK)
         rc = o.serve.listen ? serve(&f, &o.serve) : front_answer(&f);
     front_close(&f);

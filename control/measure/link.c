@@ -45,7 +45,7 @@ static int meet(const struct measure_link_params *p, struct probe *b)
     if (rc == EXIT_OK)
         rc = port_arg_open(p->uri, PORT_CLIENT, &b->security, p->netem, &b->port);
     if (rc == EXIT_OK)
-        rc = privileges_drop(p->uri, b->security.user);
+        rc = privileges_drop_brief(p->uri, b->security.user);
     if (rc != EXIT_OK)
         return rc;
     rc = asker_open(b->port, &b->security, true, &b->asker);

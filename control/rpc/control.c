@@ -16,6 +16,8 @@
 #include "control/rpc/edge.h"
 #include "control/rpc/process.h"
 
+#define NO_USER ((uid_t)-1)
+
 struct control {
     char path[CONTROL_PATH];
     struct rpc_process process;
@@ -98,7 +100,7 @@ void control_run_pending(struct control *c)
 
 /* "a/b/control.sock": a and b are made where they are missing. Only of default paths: a given one's
  * must be there. */
-static void make_folders(const char *path, gid_t group)
+static void make_folders(const char *path, uid_t uid, gid_t group)
 {
     char folder[CONTROL_PATH], above[CONTROL_PATH];
     strcpy(folder, path);
@@ -106,8 +108,16 @@ static void make_folders(const char *path, gid_t group)
     strcpy(above, folder);
     *strrchr(above, '/') = '\0';
     mkdir(above, 0755);
-    if (mkdir(folder, 0750) == 0 && group != RPC_NO_GROUP && chown(folder, (uid_t)-1, group) < 0)
+    if (mkdir(folder, 0750) == 0 && (uid != NO_USER || group != RPC_NO_GROUP) &&
+        chown(folder, uid, group) < 0)
         log_warn("%s: %s", folder, strerror(errno));
+}
+
+void control_hand_over(uid_t uid, gid_t gid)
+{
+    char path[CONTROL_PATH];
+    if (control_default_path(0, "edge", path))
+        make_folders(path, uid, gid);
 }
 
 static int open_at(struct control *c, char *err)
@@ -122,7 +132,7 @@ static int open_at_default(struct control *c, const char *name, char *err)
     snprintf(err, RPC_ERR, "control socket: there is no $XDG_RUNTIME_DIR");
     for (unsigned n = 0; rc < 0 && rc != -EADDRINUSE && control_default_path(n, name, c->path);
          n++) {
-        make_folders(c->path, c->params.group);
+        make_folders(c->path, NO_USER, c->params.group);
         rc = open_at(c, err);
     }
     return rc;

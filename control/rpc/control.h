@@ -53,6 +53,10 @@ struct control_cloud {
 int control_open_cloud(const struct control_options *o, const char *path,
                        const struct control_cloud *c, struct control **out);
 
+/* Root is about to become this user: an edge's first default place is made its own, unless it
+ * is there. */
+void control_hand_over(uid_t uid, gid_t gid);
+
 /* A cloud's loop, in every turn: what was asked meanwhile. NULL: nothing. */
 void control_run_pending(struct control *c);
 

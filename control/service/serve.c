@@ -83,7 +83,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->max_connections = opt_u32(state, "--max-connections", arg, 1, 1u << 20);
         return 0;
     case OPT_MAX_SESSIONS:
-        o->max_sessions = opt_u32(state, "--max-sessions", arg, 1, 256);
+        o->max_sessions = opt_u32(state, "--max-sessions", arg, 1, SESSIONS_MAX);
         return 0;
     case OPT_MAX_WAITING:
         o->max_waiting = opt_u32(state, "--max-waiting", arg, 0, 1u << 20);
@@ -328,6 +328,24 @@ static int open_gateway(struct serving *v, const struct serve_options *o)
         .limits = {.connections = o->max_connections, .answer_tokens = o->default_max_tokens},
     };
     return gateway_open(&params, &v->gateway);
+}
+
+struct privileges serve_rights(const struct serve_options *o)
+{
+    const char *control = o->listen ? daemon_control_path(&o->daemon) : NULL;
+    struct privileges p = {.group = PRIVILEGES_NO_GROUP};
+    if (!o->listen)
+        return p;
+    p.reads[0] = o->daemon.config;
+    p.reads[1] = o->api_keys;
+    p.listens = o->listen;
+    if (control && strcmp(control, "none") == 0)
+        return p;
+    p.group = o->control.group;
+    p.makes = control;
+    if (!control)
+        p.hand_over = control_hand_over;
+    return p;
 }
 
 int serve(struct front *f, const struct serve_options *o)

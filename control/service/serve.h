@@ -4,6 +4,7 @@
 #define ISTHMUS_CONTROL_SERVICE_SERVE_H
 
 #include "control/front.h"
+#include "control/privileges.h"
 #include "control/rpc/control.h"
 #include "control/service/daemon.h"
 #include "control/service/service.h"
@@ -26,6 +27,10 @@ extern const struct argp serve_argp;
 /* In the parent's ARGP_KEY_END: what it means for the front, or what does not go together. */
 void serve_check_options(struct argp_state *state, const struct serve_options *o,
                          struct front_options *front);
+
+/* What such a process still does when root is given up; but for its ports and --user. daemon_begin has
+ * come before. */
+struct privileges serve_rights(const struct serve_options *o);
 
 /* For --check-config: what can be looked at without serving. EXIT_OK or EXIT_USAGE, said. */
 int serve_check(const struct serve_options *o);

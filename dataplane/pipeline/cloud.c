@@ -35,6 +35,8 @@ static int allocate(struct cloud *c)
     c->max_logits = proto_wanted_rows(n, rows);
     c->n_places = n > c->info->max_seqs ? n : c->info->max_seqs;
     c->sessions = calloc(c->n_places, sizeof c->sessions[0]);
+    if (find_open(&c->by_id, c->n_places))
+        return -ENOMEM;
     c->items = calloc(n, sizeof c->items[0]);
     c->batch = calloc(n, sizeof c->batch[0]);
     c->panel = malloc((size_t)rows * c->info->d_model * sizeof c->panel[0]);
@@ -53,6 +55,7 @@ static void destroy(struct cloud *c)
         links_close(&c->links);
     codec_close(c->codec);
     sampler_close(c->sampler);
+    find_close(&c->by_id);
     free(c->edges);
     free(c->sessions);
     free(c->items);
@@ -131,12 +134,11 @@ void cloud_close(struct cloud *c)
 struct cloud_session *cloud_find(struct cloud *c, const struct cloud_edge *e, uint32_t id)
 {
     const uint32_t edge = (uint32_t)(e - c->edges);
+    uint32_t i = id ? find_first(&c->by_id, cloud_find_key(edge, id)) : FIND_NONE;
 
-    for (uint32_t i = 0; id && i < c->n_places; i++) {
-        if (c->sessions[i].id == id && c->sessions[i].edge == edge)
-            return &c->sessions[i];
-    }
-    return NULL;
+    while (i != FIND_NONE && (c->sessions[i].id != id || c->sessions[i].edge != edge))
+        i = c->by_id.next[i];
+    return i != FIND_NONE ? &c->sessions[i] : NULL;
 }
 
 static struct cloud_session *find_busy(struct cloud *c, const struct cloud_edge *e, uint32_t id)
@@ -158,6 +160,7 @@ static void drop_queue(struct cloud *c, struct cloud_session *s)
     s->queue_count = 0;
     if (c->cut.session == s)
         c->cut.session = NULL;
+    cloud_forget(c, s);
 }
 
 /* It counts as busy no more, and no hidden states wait for it. */
@@ -181,6 +184,7 @@ void cloud_end_session(struct cloud *c, struct cloud_session *s)
         c->edges[s->edge].kv_lingering -= s->kv_bytes;
     else
         retire(c, s);
+    find_drop(&c->by_id, cloud_find_key(s->edge, s->id), (uint32_t)(s - c->sessions));
     *s = (struct cloud_session){0};
 }
 
@@ -267,6 +271,7 @@ static void on_ids(struct cloud *c, const struct cloud_edge *e, const struct lin
         }
         s->generated[s->n_generated++] = ids.ids[i];
     }
+    cloud_note(c, s);
 }
 
 /* Keeps the message until it is computed; true when it did. */
@@ -288,6 +293,7 @@ static bool on_rows(struct cloud *c, struct cloud_edge *e, const struct link_mes
     s->queue[(s->queue_head + s->queue_count++) % CLOUD_QUEUE] = *m;
     c->held += m->n_fragments;
     e->held += m->n_fragments;
+    cloud_note(c, s);
     return true;
 }
 

@@ -12,11 +12,6 @@
 #include "dataplane/pipeline/cloud_impl.h"
 #include "dataplane/pipeline/pick.h"
 
-static const struct link_message *waiting(const struct cloud_session *s)
-{
-    return s->id && s->queue_count ? &s->queue[s->queue_head] : NULL;
-}
-
 static enum mix_rank rank(enum wire_class cls)
 {
     return cls == WIRE_DECODE ? MIX_DECODE : cls == WIRE_REPLAY ? MIX_REPLAY : MIX_PREFILL;
@@ -31,6 +26,60 @@ static void drop_first(struct cloud *c, struct cloud_session *s)
     link_message_free(m);
     s->queue_head = (s->queue_head + 1) % CLOUD_QUEUE;
     s->queue_count--;
+}
+
+/* --- who is ready, and who decodes ------------------------------------------------------------ */
+
+static void leave_ready(struct cloud *c, struct cloud_session *s)
+{
+    struct cloud_ready *r = &c->edges[s->edge].ready[s->ready_rank];
+
+    if (!s->ready)
+        return;
+    *(s->before ? &s->before->after : &r->first) = s->after;
+    *(s->after ? &s->after->before : &r->last) = s->before;
+    s->before = s->after = NULL;
+    s->ready = false;
+}
+
+static void join_ready(struct cloud *c, struct cloud_session *s, enum mix_rank rank_of_first)
+{
+    struct cloud_ready *r = &c->edges[s->edge].ready[rank_of_first];
+
+    s->ready = true;
+    s->ready_rank = rank_of_first;
+    s->before = r->last;
+    *(r->last ? &r->last->after : &r->first) = s;
+    r->last = s;
+}
+
+/* Whether it gets ids one after the other: its next row is here, or to be expected soon. */
+static bool decodes(const struct cloud *c, const struct cloud_session *s)
+{
+    const struct link_message *m = cloud_waiting(s);
+
+    if (!s->id || s->lingers || !s->n_generated || s == c->cut.session)
+        return false;
+    return m ? rank(m->cls) == MIX_DECODE : !s->replays;
+}
+
+void cloud_note(struct cloud *c, struct cloud_session *s)
+{
+    const struct link_message *m = cloud_waiting(s);
+    const bool is = decodes(c, s);
+
+    c->n_decoding += is;
+    c->n_decoding -= s->decodes;
+    s->decodes = is;
+    if (m && !s->ready && !s->in_batch && s != c->cut.session)
+        join_ready(c, s, rank(m->cls));
+}
+
+void cloud_forget(struct cloud *c, struct cloud_session *s)
+{
+    leave_ready(c, s);
+    c->n_decoding -= s->decodes;
+    s->decodes = false;
 }
 
 /* --- rows out of packets ---------------------------------------------------------------------- */
@@ -188,7 +237,7 @@ static void add_part(struct cloud *c, uint32_t *n_logits)
  * left. A message that makes no sense ends its session. */
 static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_logits)
 {
-    const struct link_message *m = waiting(s);
+    const struct link_message *m = cloud_waiting(s);
     const enum mix_rank r = rank(m->cls);
     struct cloud_item item = {.session = s, .message = m->message, .cls = m->cls, .last = true};
     float *rows = c->panel + (size_t)c->mix.n_rows * c->info->d_model;
@@ -217,6 +266,7 @@ static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_logits)
     }
     cloud_rate_take(c, &c->edges[s->edge], bytes_of(m), item.head.n_rows);
     s->replays = r == MIX_REPLAY;
+    leave_ready(c, s);
     drop_first(c, s);
     if (item.head.position < s->n_kv && !forget_from(c, s, item.head.position))
         return true;
@@ -233,29 +283,6 @@ static bool add(struct cloud *c, struct cloud_session *s, uint32_t *n_logits)
     return false;
 }
 
-/* Whether it gets ids one after the other: its next row is here, or to be expected soon. */
-static bool decodes(const struct cloud *c, const struct cloud_session *s)
-{
-    const struct link_message *m = waiting(s);
-
-    if (!s->id || s->lingers || !s->n_generated || s == c->cut.session)
-        return false;
-    return m ? rank(m->cls) == MIX_DECODE : !s->replays;
-}
-
-/* The next session of the edge with something of this rank to compute, from `turn` on. */
-static struct cloud_session *next_of(struct cloud *c, const struct cloud_edge *e, enum mix_rank r)
-{
-    for (uint32_t i = 0; i < c->n_places; i++) {
-        struct cloud_session *s = &c->sessions[(e->turn[r] + i) % c->n_places];
-
-        if (s->may_run && !s->in_batch && &c->edges[s->edge] == e && waiting(s) &&
-            rank(waiting(s)->cls) == r && s != c->cut.session)
-            return s;
-    }
-    return NULL;
-}
-
 /* A session of each edge, then another of each, and so on. */
 static void gather_rank(struct cloud *c, enum mix_rank r, uint32_t *n_logits)
 {
@@ -267,7 +294,7 @@ static void gather_rank(struct cloud *c, enum mix_rank r, uint32_t *n_logits)
         for (uint32_t i = 0; i < n; i++) {
             const uint32_t at = (turn + i) % n;
             struct cloud_edge *e = &c->edges[at];
-            struct cloud_session *s = e->n_sessions ? next_of(c, e, r) : NULL;
+            struct cloud_session *s = e->may_run ? e->ready[r].first : NULL;
 
             if (!s)
                 continue;
@@ -275,7 +302,6 @@ static void gather_rank(struct cloud *c, enum mix_rank r, uint32_t *n_logits)
                 const bool went = c->cut.session == s;
 
                 c->turn[r] = (at + went) % n;
-                e->turn[r] = ((uint32_t)(s - c->sessions) + went) % c->n_places;
                 return;
             }
             any = true;
@@ -283,32 +309,40 @@ static void gather_rank(struct cloud *c, enum mix_rank r, uint32_t *n_logits)
     }
 }
 
+static bool has_ready(const struct cloud_edge *e)
+{
+    bool any = false;
+
+    for (unsigned r = 0; r < MIX_RANKS; r++)
+        any |= e->ready[r].first != NULL;
+    return any;
+}
+
 static void gather(struct cloud *c)
 {
     bool any[MIX_RANKS] = {false};
-    uint32_t n_logits = 0, n_decoding = 0;
+    uint32_t n_logits = 0;
 
     c->rate_at_ns = UINT64_MAX;
-    for (uint32_t i = 0; i < c->n_places; i++) {
-        struct cloud_session *s = &c->sessions[i];
-        const struct link_message *m = waiting(s);
+    for (uint32_t i = 0; i < c->links.n_used; i++) {
+        struct cloud_edge *e = &c->edges[i];
 
-        s->in_batch = false;
-        s->may_run = m && cloud_rate_lets(c, &c->edges[s->edge]);
-        n_decoding += decodes(c, s);
-        if (s->may_run)
-            any[rank(m->cls)] = true;
+        e->may_run = has_ready(e) && cloud_rate_lets(c, e);
+        for (unsigned r = 0; r < MIX_RANKS; r++)
+            any[r] |= e->may_run && e->ready[r].first;
     }
     if (c->cut.session)
         any[rank(c->cut.cls)] = true;
     c->n_items = 0;
-    mix_begin(&c->mix, any, n_decoding, c->n_sessions - n_decoding, c->info->max_rows);
+    mix_begin(&c->mix, any, c->n_decoding, c->n_sessions - c->n_decoding, c->info->max_rows);
     for (unsigned i = 0; i < MIX_RANKS; i++) {
         if (c->cut.session && !c->cut.session->in_batch && c->mix.order[i] != MIX_DECODE)
             add_part(c, &n_logits);
         gather_rank(c, c->mix.order[i], &n_logits);
     }
     mix_end(&c->mix);
+    if (c->cut.session)
+        cloud_note(c, c->cut.session);
 }
 
 /* --- answer ----------------------------------------------------------------------------------- */
@@ -428,13 +462,17 @@ bool cloud_batch_step(struct cloud *c)
                     want_hidden(c) ? c->panel : NULL, c->logits);
     mix_ran(&c->mix, links_now(&c->links) - begin_ns);
     for (uint32_t i = 0; i < c->n_items; i++) {
+        struct cloud_session *s = c->items[i].session;
+
+        s->in_batch = false;
         if (!err) {
             answer(c, &c->items[i]);
+            cloud_note(c, s);
             continue;
         }
         snprintf(text, sizeof text, "the cloud's stage failed at position %u: error %d",
                  c->items[i].head.position, -err);
-        cloud_break_session(c, c->items[i].session, PROTO_FAILED, text);
+        cloud_break_session(c, s, PROTO_FAILED, text);
     }
     return true;
 }

@@ -48,8 +48,9 @@ static void share_bucket(const struct cloud *c, struct cloud_edge *e)
     }
 }
 
-static void begin(const struct cloud *c, struct cloud_edge *e, const struct links_peer *p)
+static void begin(struct cloud *c, struct cloud_edge *e, const struct links_peer *p)
 {
+    pump_expect(&cloud_peer(c, e)->pump, c->p.max_sessions);
     *e = (struct cloud_edge){.serial = p->serial, .bucket.at_ns = c->links.now_ns};
     share_bucket(c, e);
     snprintf(e->name, sizeof e->name, "%s", p->who ? p->who->name : "an edge");

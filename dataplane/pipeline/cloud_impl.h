@@ -4,6 +4,7 @@
 #ifndef ISTHMUS_DATAPLANE_PIPELINE_CLOUD_IMPL_H
 #define ISTHMUS_DATAPLANE_PIPELINE_CLOUD_IMPL_H
 
+#include "dataplane/pipeline/find.h"
 #include "dataplane/pipeline/links.h"
 #include "dataplane/pipeline/mix.h"
 #include "dataplane/pipeline/pipeline.h"
@@ -29,8 +30,16 @@ struct cloud_session {
     bool replays; /* its latest rows were of a replay: what it was given does not mean that it decodes */
     struct link_message queue[CLOUD_QUEUE];
     uint32_t queue_head, queue_count;
-    bool may_run; /* its edge's rate lets it */
     bool in_batch;
+    bool decodes; /* counted so */
+    bool ready;   /* it is among those of its edge, */
+    enum mix_rank ready_rank; /* with a message of this rank */
+    struct cloud_session *before, *after; /* there */
+};
+
+/* Sessions with something to compute, as they came to it. */
+struct cloud_ready {
+    struct cloud_session *first, *last;
 };
 
 /* What an identity may still send, by its rate=. */
@@ -47,7 +56,8 @@ struct cloud_edge {
     uint32_t n_sessions; /* busy ones */
     uint64_t kv_bytes, kv_lingering; /* of these, and of its others */
     uint32_t held;       /* packets in its sessions' queues */
-    uint32_t turn[MIX_RANKS]; /* its sessions to look at first */
+    struct cloud_ready ready[MIX_RANKS];
+    bool may_run;        /* its rate lets it */
     struct cloud_bucket bucket;
     struct proto_status told; /* the latest */
     uint64_t told_version, told_ns; /* 0: none yet */
@@ -89,7 +99,9 @@ struct cloud {
     struct sampler *sampler;
     struct cloud_session *sessions; /* [n_places] */
     uint32_t n_places;
+    struct find by_id;   /* those in use */
     uint32_t n_sessions; /* busy ones */
+    uint32_t n_decoding; /* of these, those that get ids one after the other */
     uint64_t kv_bytes;   /* theirs */
     uint64_t uses;
     const struct cloud_session *like; /* not to be given up now */
@@ -114,6 +126,12 @@ struct cloud {
 static inline struct links_peer *cloud_peer(struct cloud *c, const struct cloud_edge *e)
 {
     return &c->links.peers[e - c->edges];
+}
+
+/* Edges count their sessions each for itself. */
+static inline uint32_t cloud_find_key(uint32_t edge, uint32_t id)
+{
+    return id + edge * 0x9e3779b1u;
 }
 
 /* cloud.c */
@@ -152,6 +170,15 @@ void cloud_tell(struct cloud *c);
 void cloud_answer_ask(struct cloud *c, struct cloud_edge *e, uint32_t number);
 
 /* cloud_batch.c */
+static inline const struct link_message *cloud_waiting(const struct cloud_session *s)
+{
+    return s->id && s->queue_count ? &s->queue[s->queue_head] : NULL;
+}
+/* Something of it has changed: it is counted anew, and is among those of its edge that are ready
+ * while a message waits that may be computed next. */
+void cloud_note(struct cloud *c, struct cloud_session *s);
+/* It ends, or computes no more. */
+void cloud_forget(struct cloud *c, struct cloud_session *s);
 /* Compute one batch of what waits, and answer. Whether anything was done. */
 bool cloud_batch_step(struct cloud *c);
 

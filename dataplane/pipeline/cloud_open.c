@@ -222,6 +222,7 @@ static enum proto_reason admit(struct cloud *c, struct cloud_edge *e, const stru
                                 .max_tokens = m->max_tokens,
                                 .kv_bytes = bytes_of(c, m),
                                 .n_kv = *n_like};
+    find_put(&c->by_id, cloud_find_key(s->edge, s->id), (uint32_t)(s - c->sessions));
     if (!m->has_head)
         s->generated = malloc((size_t)m->max_tokens * sizeof s->generated[0]);
     c->n_sessions++;

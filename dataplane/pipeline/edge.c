@@ -83,6 +83,8 @@ static int allocate(struct edge *e)
 
     e->n_places = n > e->info->max_seqs ? n : e->info->max_seqs;
     e->sessions = calloc(e->n_places, sizeof e->sessions[0]);
+    if (find_open(&e->by_number, e->n_places))
+        return -ENOMEM;
     e->items = calloc(n, sizeof e->items[0]);
     e->batch = calloc(n, sizeof e->batch[0]);
     e->batch_ids = calloc(rows, sizeof e->batch_ids[0]);
@@ -97,6 +99,7 @@ static void destroy(struct edge *e)
         edge_uplink_free(edge_next_uplink(e, 0));
     codec_close(e->codec);
     edge_head_close(e);
+    find_close(&e->by_number);
     free(e->sessions);
     free(e->items);
     free(e->batch);
@@ -239,6 +242,8 @@ void edge_free_session(struct edge *e, struct edge_session *s)
     if (s->seq >= 0)
         stage_seq_close(e->p.stage, s->seq);
     edge_history_free(e, s);
+    if (s->number)
+        find_drop(&e->by_number, s->number, (uint32_t)(s - e->sessions));
     free(s->ids);
     free(s->drafts);
     *s = (struct edge_session){.state = EDGE_FREE};
@@ -411,7 +416,7 @@ int edge_cancel(struct edge *e, int64_t session)
 
     if (!s)
         return -ENOENT;
-    s->cancelled = true; /* edge_poll ends it: we may be in one of its callbacks */
+    s->cancelled = e->any_cancelled = true; /* edge_poll ends it: we may be in a callback of it */
     return 0;
 }
 
@@ -468,6 +473,9 @@ int edge_progress(const struct edge *e, int64_t session, struct edge_result *r, 
 
 static void end_cancelled(struct edge *e)
 {
+    if (!e->any_cancelled)
+        return;
+    e->any_cancelled = false;
     for (uint32_t i = 0; i < e->n_places; i++) {
         if (edge_is_busy(&e->sessions[i]) && e->sessions[i].cancelled)
             edge_end_session(e, &e->sessions[i], EDGE_CANCELLED, NULL);

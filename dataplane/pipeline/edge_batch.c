@@ -314,17 +314,21 @@ uint32_t edge_decoding(const struct edge *e, const struct edge_uplink *at)
 
 static void pick(struct edge *e)
 {
-    const uint32_t n_decoding = edge_decoding(e, NULL);
-    bool waiting[MIX_RANKS] = {false};
-    uint32_t n_others = 0;
+    bool waiting[MIX_RANKS] = {false}, behind = false;
+    uint32_t n_decoding = 0, n_others = 0;
 
-    for (uint32_t i = 0; i < e->n_places; i++)
-        n_others += e->sessions[i].state == EDGE_RUNNING && in_prefill(&e->sessions[i]);
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        const struct edge_session *s = &e->sessions[i];
+
+        n_others += s->state == EDGE_RUNNING && in_prefill(s);
+        n_decoding += s->state == EDGE_RUNNING && !s->replaying && !in_prefill(s);
+    }
     for (struct edge_uplink *u = edge_next_uplink(e, 0); u; u = edge_next_uplink(e, u->index + 1)) {
         u->packets = u->run_bytes = 0;
         u->oldest = u->shortest = NULL;
+        behind |= u->behind;
     }
-    if (!mix_crowded(n_decoding, n_others))
+    if (behind && !mix_crowded(n_decoding, n_others))
         limit_prompts(e);
     for (uint32_t i = 0; i < e->n_places; i++) {
         waiting[MIX_DECODE] |= decode_ready(&e->sessions[i]);
@@ -464,6 +468,10 @@ static bool send_item(struct edge *e, const struct edge_item *item)
                        (uint16_t)n);
     if (number < 0)
         edge_history_unkeep(s);
+    if (number == -ENOBUFS) { /* until the oldest are acknowledged: it is coded anew */
+        u->packets_short = true;
+        return false;
+    }
     if (number == -EPIPE) { /* it ended during the stage's run: edge_check_peer sees to that */
         pump_link_ended(&u->pump);
         return false;

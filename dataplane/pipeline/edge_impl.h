@@ -8,6 +8,7 @@
 #ifndef ISTHMUS_DATAPLANE_PIPELINE_EDGE_IMPL_H
 #define ISTHMUS_DATAPLANE_PIPELINE_EDGE_IMPL_H
 
+#include "dataplane/pipeline/find.h"
 #include "dataplane/pipeline/mix.h"
 #include "dataplane/pipeline/pipeline.h"
 #include "dataplane/pipeline/proto.h"
@@ -166,9 +167,12 @@ struct edge {
     uint32_t packet_rows;        /* rows that surely fit one packet; 1 when cut */
     struct edge_session *sessions; /* [n_places] */
     uint32_t n_places;
+    struct find by_number;       /* those that have one */
     uint32_t n_busy, last_id, last_number;
     uint64_t uses;
     const struct edge_session *like; /* not to be given up now */
+    bool any_cancelled;          /* sessions are to end */
+    bool any_waiting;            /* sessions wait, or will ask their cloud again */
     bool news;                   /* something happened that sessions may wait for */
     uint64_t place_ns;           /* when to look for a place again; 0: none has none */
     bool busy_said;

@@ -79,6 +79,7 @@ int edge_join(struct edge_uplink *u, uint64_t now_ns)
     rc = pump_open(&u->pump, u->port, &link, &u->security, &wire_path_edge, connection, now_ns);
     if (rc)
         return rc;
+    pump_expect(&u->pump, e->p.max_sessions);
     u->pump.clock = e->clock;
     u->pump.clock_arg = e->clock_arg;
     e->p.link.epoch++; /* of the next one, where there are no keys */

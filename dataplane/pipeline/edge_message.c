@@ -11,12 +11,13 @@ static struct edge_session *find_at(const struct edge_uplink *u, uint32_t number
 {
     struct edge *e = u->edge;
 
-    for (uint32_t i = 0; i < e->n_places; i++) {
-        if (edge_is_busy(&e->sessions[i]) && e->sessions[i].uplink == u &&
-            e->sessions[i].number == number)
-            return &e->sessions[i];
-    }
-    return NULL;
+    uint32_t i = find_first(&e->by_number, number);
+
+    while (i != FIND_NONE && e->sessions[i].number != number)
+        i = e->by_number.next[i];
+    return i != FIND_NONE && edge_is_busy(&e->sessions[i]) && e->sessions[i].uplink == u
+               ? &e->sessions[i]
+               : NULL;
 }
 
 static const char *on_opened(struct edge *e, struct edge_session *s, const uint8_t *p, size_t len)

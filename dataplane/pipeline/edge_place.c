@@ -101,6 +101,7 @@ void edge_place(struct edge *e, struct edge_session *s, struct edge_uplink *u)
     s->uplink = u;
     s->nowhere_ns = 0;
     s->number = ++e->last_number;
+    find_put(&e->by_number, s->number, (uint32_t)(s - e->sessions));
     u->n_sessions++;
     if (s->last_uplink && s->last_uplink != u) {
         u->moved++;
@@ -111,8 +112,12 @@ void edge_place(struct edge *e, struct edge_session *s, struct edge_uplink *u)
 
 void edge_unplace(struct edge_session *s)
 {
-    if (s->uplink)
+    if (s->uplink) {
+        struct edge *e = s->uplink->edge;
+
+        find_drop(&e->by_number, s->number, (uint32_t)(s - e->sessions));
         s->uplink->n_sessions--;
+    }
     s->uplink = NULL;
     s->number = 0;
 }

@@ -191,6 +191,7 @@ int edge_share_begin(struct edge *e, struct edge_session *s)
     if (err)
         return err;
     s->state = wait ? EDGE_WAITING : EDGE_OPENING;
+    e->any_waiting |= wait;
     if (!u)
         e->place_ns = e->now_ns;
     if (!wait)
@@ -220,7 +221,7 @@ void edge_share_wait(struct edge *e, struct edge_session *s)
     stage_seq_close(e->p.stage, s->seq);
     s->seq = -1;
     s->state = EDGE_WAITING;
-    e->news = true;
+    e->news = e->any_waiting = true;
 }
 
 /* --- those that wait -------------------------------------------------------------------------- */
@@ -269,6 +270,7 @@ bool edge_share_busy(struct edge *e, struct edge_session *s)
     if (edge_batch_unpick(e, s))
         return false;
     s->retry_ns = now_ns + BUSY_RETRY_NS;
+    e->any_waiting = true;
     if (!e->busy_said)
         edge_say(e, "the cloud has no room for all answers at once: some wait for their turn");
     e->busy_said = true;
@@ -305,7 +307,10 @@ static void go_on(struct edge *e, struct edge_session *s)
 
 void edge_share_step(struct edge *e)
 {
-    for (uint32_t i = 0; i < e->n_places; i++) {
+    const uint32_t n = e->any_waiting ? e->n_places : 0;
+
+    e->any_waiting = false;
+    for (uint32_t i = 0; i < n; i++) {
         struct edge_session *s = &e->sessions[i];
 
         if (s->state == EDGE_WAITING && e->news)
@@ -314,15 +319,17 @@ void edge_share_step(struct edge *e)
             s->retry_ns = 0;
             edge_send_open(e, s);
         }
+        e->any_waiting |= s->state == EDGE_WAITING || s->retry_ns;
     }
     e->news = false;
 }
 
 uint64_t edge_share_deadline(const struct edge *e)
 {
+    const uint32_t n = e->any_waiting ? e->n_places : 0;
     uint64_t at = UINT64_MAX;
 
-    for (uint32_t i = 0; i < e->n_places; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         const struct edge_session *s = &e->sessions[i];
 
         if (s->state == EDGE_OPENING && s->retry_ns && s->retry_ns < at)

@@ -11,7 +11,6 @@
 #define PORT_FULL_NS 50000u            /* when to try a full port again */
 #define IDLE_PING_NS 5000000000u       /* often enough for what NATs remember */
 #define IDLE_DEAD_NS 15000000000u      /* what an idle edge may be silent */
-#define SMALL_MAX    LINK_MESSAGES_MAX /* small messages that wait */
 #define SMALL_SHARE  8u /* they leave this part of the pool free: acknowledgements come by it */
 
 struct pump_small {
@@ -44,6 +43,7 @@ static int prepare(struct pump *p, struct port *port, const struct link_params *
 
     *p =
         (struct pump){.port = port, .params = *params, .now_ns = now_ns, .packets_max = UINT32_MAX};
+    pump_expect(p, 0);
     p->end = &p->first;
     if (port->pool->n_total < PUMP_POOL_MIN)
         return -EINVAL;
@@ -189,9 +189,10 @@ static bool send_small(struct pump *p, const struct pump_small *s)
         memcpy(pkts[n]->data + WIRE_PAYLOAD_AT + link_payload_offset(s->reply_to >= 0, n),
                s->bytes + at, bytes[n]);
     }
-    if (link_send(p->link, s->session, s->cls, s->reply_to, pkts, bytes, n) < 0)
+    const int64_t number = link_send(p->link, s->session, s->cls, s->reply_to, pkts, bytes, n);
+    if (number < 0 && number != -ENOBUFS)
         pump_link_ended(p);
-    return true;
+    return number != -ENOBUFS; /* else when the oldest are acknowledged */
 }
 
 void pump_link_ended(struct pump *p)
@@ -309,10 +310,10 @@ size_t pump_payload(const struct port *port)
 static struct pump_small *append(struct pump *p, uint32_t session, enum wire_class cls,
                                  int64_t reply_to, size_t n, size_t part)
 {
-    struct pump_small *s = p->n_small < SMALL_MAX ? malloc(sizeof *s + n) : NULL;
+    struct pump_small *s = p->n_small < p->small_max ? malloc(sizeof *s + n) : NULL;
 
     if (!s) {
-        p->dead = p->n_small < SMALL_MAX ? "out of memory" : "the peer acknowledges nothing";
+        p->dead = p->n_small < p->small_max ? "out of memory" : "the peer acknowledges nothing";
         return NULL;
     }
     *s = (struct pump_small){

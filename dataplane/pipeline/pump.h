@@ -30,8 +30,15 @@ struct pump {
     const char *dead;                /* why nothing goes on, in a few words; NULL: it does */
     bool port_full;                  /* the last burst was cut short */
     struct pump_small *first, **end; /* small messages that wait for a packet */
-    uint32_t n_small;
+    uint32_t n_small, small_max;     /* so many may wait */
 };
+
+/* Sessions that it serves at once, each of which may have two small messages wait here. More of them
+ * than those and a link's worth mean that the peer acknowledges nothing. */
+static inline void pump_expect(struct pump *p, uint32_t sessions)
+{
+    p->small_max = LINK_MESSAGES_MAX + 2 * sessions;
+}
 
 /* Received packets held by the link, and those of messages that wait to be computed, may each take
  * one share of the port's pool; packets to send leave half of it free. So neither direction can

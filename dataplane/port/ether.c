@@ -177,6 +177,13 @@ static bool sort(struct ether *e, struct pkt *p)
     return false;
 }
 
+/* As the device has found. */
+static bool is_broken(const struct ether *e, const struct rte_mbuf *m)
+{
+    return e->dev.checks_ip &&
+           (m->ol_flags & RTE_MBUF_F_RX_IP_CKSUM_MASK) == RTE_MBUF_F_RX_IP_CKSUM_BAD;
+}
+
 static int burst_in(struct ether *e, struct pkt **pkts, int n)
 {
     struct rte_mbuf *mbufs[BURST];
@@ -186,6 +193,11 @@ static int burst_in(struct ether *e, struct pkt **pkts, int n)
         struct pkt *p = mbuf_received(e->port.pool, mbufs[i], e->frame_max + 4);
         if (!p)
             continue;
+        if (is_broken(e, mbufs[i])) {
+            e->port.stats.foreign++;
+            pkt_unref(p);
+            continue;
+        }
         if (!sort(e, p)) {
             pkt_unref(p);
             continue;
@@ -376,6 +388,13 @@ static void describe(struct ether *e, const struct port_uri *uri)
              e->dev.n_fds ? "sleeping until packets come" : "looking for packets all the time");
 }
 
+static void describe_checksums(struct ether *e)
+{
+    const size_t n = strlen(e->port.caps.how);
+    snprintf(e->port.caps.how + n, sizeof(e->port.caps.how) - n, "; IPv4 checksums %s",
+             e->dev.checks_ip ? "checked by the card, written in software" : "in software");
+}
+
 int ether_open(const struct port_uri *uri, enum port_role role, struct port **out, char *err)
 {
     uint32_t mtu;
@@ -424,6 +443,7 @@ int ether_open(const struct port_uri *uri, enum port_role role, struct port **ou
     memcpy(e->path.src_mac, e->dev.mac, 6);
     e->port.path = &e->path;
     describe(e, uri);
+    describe_checksums(e);
     *out = &e->port;
     return 0;
 }

@@ -20,6 +20,7 @@ struct ether_dev {
     bool have;
     char name[32]; /* DPDK's */
     uint8_t mac[6];
+    bool checks_ip; /* it looks at the IPv4 checksums of what comes, and marks those that are wrong */
     int fds[ETHER_FDS]; /* readable when packets came; the driver's */
     unsigned n_fds;
 };

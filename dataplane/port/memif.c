@@ -614,6 +614,10 @@ int memif_open(const char *text, enum port_role role, struct port **out, char *e
         return rc;
     }
     eal_rss_account(rss);
+    snprintf(m->port.caps.how, sizeof(m->port.caps.how),
+             "memif:%.90s by shared memory, a ring of %u buffers of %u bytes each way, to and from "
+             "which the driver copies (no zero-copy)",
+             text, 1u << RING_LOG2, RING_BUFFER_BYTES);
     *out = &m->port;
     return 0;
 }

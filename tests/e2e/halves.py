@@ -110,6 +110,28 @@ class Half:
             return self.process.wait()
 
 
+def threads(pid):
+    """What the kernel says of each."""
+    for task in os.listdir("/proc/%d/task" % pid):
+        with open("/proc/%d/task/%s/status" % (pid, task), encoding="ascii") as f:
+            yield {k: v.strip() for k, v in (line.split(":", 1) for line in f)}
+
+
+def uids(pid):
+    return {int(n) for t in threads(pid) for n in t["Uid"].split()}
+
+
+def gave_up_root(half, uid=65534, name="nobody", allowed=0):
+    """Every thread of it is somebody else now, without a way back; some may keep capabilities."""
+    e2e.check("root is given up, %s (uid %d)" % (name, uid) in half.said(), half.said())
+    for t in threads(half.process.pid):
+        e2e.check(t["Uid"].split() == [str(uid)] * 4 and "0" not in t["Gid"].split() and not t["Groups"],
+                  "%s, in no group: %s" % (name, t))
+        e2e.check({int(t[k], 16) for k in ("CapPrm", "CapEff")} <= {0, allowed}
+                  and int(t["CapInh"], 16) == 0, "capabilities: %s" % t)
+        e2e.check(t["NoNewPrivs"] == "1", "no new privileges: %s" % t)
+
+
 def secured(half, args):
     """Encrypted unless a test says otherwise."""
     chosen = {"--insecure", "--identity", "--peer", "--authorized"}

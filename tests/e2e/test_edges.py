@@ -134,7 +134,7 @@ def limits(folder, model):
     site.cloud.process.send_signal(signal.SIGHUP)
     site.says("the old one stays")
     e2e.check(site.ask("stranger").returncode == 0, "a list that can't be read changes nothing")
-    other.stop()
+    other.stop(signal.SIGINT) # SIGTERM would wait for its answer
     e2e.check(site.cloud.stop() == 0, "the cloud ends well: " + site.cloud.said()[-300:])
 
 

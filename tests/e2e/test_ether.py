@@ -77,22 +77,6 @@ def ping(kind, net, mtu):
                   "%s: pings of %d bytes: %s" % (kind, n, pinged.stdout))
 
 
-def gave_up_root(kind, cloud):
-    """Every thread of the cloud is somebody else now, without a way back."""
-    e2e.check("root is given up, nobody (uid 65534)" in cloud.said(), cloud.said())
-    tasks = "/proc/%d/task" % cloud.process.pid
-    # NET_ADMIN 12, NET_RAW 13, BPF 39: what it takes to detach a program.
-    allowed = {0, 1 << 12 | 1 << 13 | 1 << 39} if kind == "xdp" else {0}
-    for task in os.listdir(tasks):
-        with open(os.path.join(tasks, task, "status"), encoding="ascii") as f:
-            field = {k: v.strip() for k, v in (line.split(":", 1) for line in f)}
-        e2e.check(field["Uid"].split() == ["65534"] * 4 and field["Gid"].split() == ["65534"] * 4
-                  and not field["Groups"], "nobody, in no group: %s" % field)
-        e2e.check({int(field[k], 16) for k in ("CapPrm", "CapEff")} <= allowed
-                  and int(field["CapInh"], 16) == 0, "capabilities: %s" % field)
-        e2e.check(field["NoNewPrivs"] == "1", "no new privileges: %s" % field)
-
-
 def as_whom(kind, model, net):
     """--user, and who called sudo; root and strangers are refused."""
     port = kind + ":east,ip=10.9.0.1/24"
@@ -126,7 +110,8 @@ def identity(kind, model, asked, local):
         halves.same_as_local(model, port, asked, local, *EDGE, prefix=net.inside(1))
         halves.same_as_local(model, port, asked, local, *EDGE, "--netem", NETEM, prefix=net.inside(1))
 
-        gave_up_root(kind, cloud)
+        # NET_ADMIN 12, NET_RAW 13, BPF 39: what it takes to detach a program.
+        halves.gave_up_root(cloud, allowed=1 << 12 | 1 << 13 | 1 << 39 if kind == "xdp" else 0)
         ping(kind, net, 1500)
 
         edge = halves.edge_started(model, port, "--split", "10", "--codec", "f32", *EDGE,

@@ -370,6 +370,67 @@ def test_stopped_while_joining(model):
                   "stopped while joining: %s %s" % (lonely.process.returncode, lonely.said()))
 
 
+def drained(model, port, *options, stdin=subprocess.DEVNULL, begun=lambda edge: edge.some(), twice=False):
+    """An edge that does not serve, told to end in mid-answer: its exit code, and its whole answer."""
+    edge = halves.Edge(model, port, "--split", 10, "--codec", "f32", *options, stdin=stdin)
+    answer = begun(edge) or b""
+    for _ in range(1 + twice):
+        edge.process.send_signal(signal.SIGTERM)
+        e2e.check(e2e.wait_for(lambda: "stopping when" in edge.said(), halves.LIMIT_S), "it is said: " + edge.said())
+    code, rest = edge.end()
+    return edge, code, answer.decode() + rest
+
+
+def test_drained_by_hand(model):
+    """SIGTERM to -p, --requests and a chat, and to `run`, whose halves both get it: what was begun ends as it
+    would have, a second signal cuts it short."""
+    port = "udp:127.0.0.1:%d" % halves.free_port()
+    cloud = halves.Cloud(model, port, "--split", 10, "--codec", "f32")
+    e2e.check(cloud.ready(), cloud.said())
+    asked = ("-p", PROMPT, "-n", 200, "--ignore-eos")
+    whole = e2e.isthmus("run", "-m", model, "--local", *asked).stdout
+    _, code, answer = drained(model, port, *asked)
+    e2e.check(code == 0 and answer == whole, "-p: exit %d, %r" % (code, answer[-200:]))
+    edge, code, answer = drained(model, port, "-p", PROMPT, "-n", 4000, "--ignore-eos", twice=True)
+    e2e.check(code == 128 + signal.SIGTERM and 0 < len(answer) < 4000, "twice: exit %d, %s" % (code, edge.said()))
+
+    def generating(edge):
+        e2e.check(e2e.wait_for(lambda: cloud_busy(cloud), halves.LIMIT_S), "the requests begin: " + edge.said())
+    path = write("asked.jsonl", e2e.lines_of([{"prompt": PROMPT, "n_predict": 200}] * 4))
+    edge, code, answer = drained(model, port, "--requests", path, "--ignore-eos", "--parallel", 2, begun=generating)
+    texts = [json.loads(line)["text"] for line in answer.splitlines()]
+    e2e.check(code == 128 + signal.SIGTERM and texts == [whole.removesuffix("\n")] * 2
+              and "2 requests were not begun" in edge.said(), "--requests: exit %d, %s" % (code, edge.said()))
+
+    def chatting(edge):
+        edge.write("Tell me a very long story.\n")
+        return edge.some()
+    edge, code, answer = drained(model, port, "-n", 60, stdin=subprocess.PIPE, begun=chatting)
+    e2e.check(code == 128 + signal.SIGTERM and "tokens at" in edge.said() and "lost" not in edge.said(),
+              "a chat: exit %d, %s" % (code, edge.said()))
+    e2e.check(cloud.stop() == 0, cloud.said())
+
+    both = subprocess.Popen([e2e.BINARY, "run", "-m", model, "--split", "10", "--codec", "f32", *map(str, asked)],
+                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            start_new_session=True)
+    halves.others.append(both)
+    answer = os.read(both.stdout.fileno(), 65536)
+    os.killpg(both.pid, signal.SIGTERM)
+    with halves.within("run: its end"):
+        rest, said = both.communicate()
+    e2e.check(both.returncode == 0 and (answer + rest).decode() == whole,
+              "run, both halves told: exit %d, %s" % (both.returncode, said.decode()))
+
+
+def cloud_busy(cloud):
+    """Whether it computes: its CPU time grows."""
+    def ticks():
+        with open("/proc/%d/stat" % cloud.process.pid, encoding="ascii") as f:
+            return sum(map(int, f.read().rsplit(")", 1)[1].split()[11:13]))
+    before = ticks()
+    return e2e.wait_for(lambda: ticks() > before + 5, 5)
+
+
 def main():
     signal.signal(signal.SIGHUP, signal.SIG_DFL) # children would inherit that it is ignored
     model = e2e.model("smollm2")
@@ -381,6 +442,7 @@ def main():
     test_both_halves(model)
     test_edge_and_cloud(model)
     test_stopped_while_joining(model)
+    test_drained_by_hand(model)
     # The managers are this process's own, and end with it.
     e2e.check_nothing_left(before | {s for s in e2e.leftovers() if s.startswith("socket " + path_of(""))
                                      and s.endswith(MANAGERS)})

@@ -6,21 +6,26 @@
  * is for histories. The tokens must be those of an unsplit run, no session may hang, nothing may be
  * left, no nonce of any key may seal two different byte strings (ledger.h).
  *
- *   sim_pipeline [--seed N] [--runs R | --seconds S] [--requests M]
+ *   sim_pipeline [--seed N] [--runs R | --seconds S] [--requests M] [--sessions N]
+ *
+ * --sessions: so many at once instead of a few, of as many short requests and a half more; with the
+ * time that it took a token.
  */
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "tests/sim/ledger.h"
 #include "tests/sim/seeds.h"
 #include "tests/unit/pipeline/rig.h"
 
 #define REQUESTS_MAX 64u
+#define SESSIONS_MAX 4000u
 
 static struct seeds seeds = {.seed = 1, .runs = 30};
-static uint32_t n_requests = 12;
+static uint32_t n_requests = 12, n_sessions;
 
 static void fail(const char *what, const char *detail)
 {
@@ -83,6 +88,75 @@ static struct rig_params choose(struct dice *d)
     if (p.more && dice_chance(d, .5))
         p.drain = .01;
     return p;
+}
+
+/* Many over one link: a run of either half has rows of some of them. */
+static struct rig_params choose_many(struct dice *d)
+{
+    static const double drops[] = {0, 0, .01, .1};
+    struct rig_params p = {
+        .network = {.drop = drops[dice_below(d, 4)],
+                    .delay_min_ns = 5000,
+                    .delay_max_ns = dice_chance(d, .5) ? 20000 : 10 * RIG_MS},
+        .edge_stage = {.d_model = 64, .max_rows = 320, .run_ns = dice_below(d, RIG_MS)},
+        .cloud_stage = {.d_model = 64, .max_rows = 384, .run_ns = dice_below(d, 2 * RIG_MS)},
+        .sessions = n_sessions,
+        .lingering = 4,
+        .no_prefix = true,
+        .chunk_tokens = 64,
+        .pool_packets = 2048,
+        .hook = dice_chance(d, .7),
+        .secure = dice_chance(d, .6),
+        .seed = dice_next(d),
+    };
+
+    if (dice_chance(d, .3)) {
+        p.rejoin = (struct edge_rejoin){.timeout_ns = 3600ull * 1000 * RIG_MS, .history_bytes = 1 << 28};
+        p.crash = .0005;
+        p.crash_max = 2;
+        p.down_max_ns = 500 * RIG_MS;
+        p.tell_crash = dice_chance(d, .5);
+    }
+    return p;
+}
+
+static void run_many(void)
+{
+    const uint32_t n = n_sessions + n_sessions / 2;
+    struct rig_request *q = calloc(n, sizeof *q);
+    struct dice d = {seed};
+    const struct rig_params p = choose_many(&d);
+    struct edge_stats stats;
+    struct timespec from, to;
+    struct rig r;
+    double us;
+
+    if (!q)
+        abort();
+    for (uint32_t i = 0; i < n; i++)
+        rig_request(&q[i], dice_next(&d), (uint32_t)dice_between(&d, 1, 12), (uint32_t)dice_between(&d, 4, 16));
+    rig_open(&r, &p);
+    rig_start(&r);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &from);
+    if (!rig_run(&r, q, n, 3600ull * 1000 * RIG_MS))
+        fail("no progress", edge_error(r.edge));
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &to);
+    us = (double)(to.tv_sec - from.tv_sec) * 1e6 + (double)(to.tv_nsec - from.tv_nsec) * 1e-3;
+    for (uint32_t i = 0; i < n; i++) {
+        if (q[i].result.finish != EDGE_LENGTH)
+            fail("a request ended early", q[i].result.error);
+        if (!rig_right(&r, &q[i]))
+            fail("wrong tokens", "");
+        rig_request_free(&q[i]);
+    }
+    edge_stats(r.edge, &stats);
+    printf("seed %" PRIu64 ": drop %.2f, %s, %u sessions: %" PRIu64 " tokens in %" PRIu64 " runs, %" PRIu64
+           " packets, %" PRIu64 " again, %u crashes, %.2f s; %.1f us of this machine a token\n",
+           seed, p.network.drop, stats.cipher, n_sessions, stats.tokens, stats.runs, stats.link.tx_packets,
+           stats.link.retransmits, r.crashes, (double)r.now_ns * 1e-9, us / (double)stats.tokens);
+    rig_close(&r);
+    ledger_clear();
+    free(q);
 }
 
 static void run(void)
@@ -156,6 +230,7 @@ int main(int argc, char **argv)
     static const struct option options[] = {
         SEEDS_OPTIONS,
         {"requests", required_argument, NULL, 'q'},
+        {"sessions", required_argument, NULL, 'n'},
         {0},
     };
     int c;
@@ -164,14 +239,19 @@ int main(int argc, char **argv)
     while ((c = getopt_long(argc, argv, "", options, NULL)) >= 0) {
         if (c == 'q')
             n_requests = (uint32_t)strtoul(optarg, NULL, 0);
+        else if (c == 'n')
+            n_sessions = (uint32_t)strtoul(optarg, NULL, 0);
         else if (!seeds_option(&seeds, c, optarg))
             return 2;
     }
-    if (!n_requests || n_requests > REQUESTS_MAX)
+    if (!n_requests || n_requests > REQUESTS_MAX || n_sessions > SESSIONS_MAX)
         return 2;
     while (seeds_next(&seeds)) {
         rig_random(seeds.seed);
-        run();
+        if (n_sessions)
+            run_many();
+        else
+            run();
     }
     seeds_report(&seeds);
     printf("nonce ledger: %" PRIu64 " seals, %" PRIu64 " of a nonce used before\n", ledger_seals(),

@@ -48,6 +48,7 @@ static struct port *must_open(const char *uri, enum port_role role)
     int rc = port_open(uri, role, &p, err);
     if (rc < 0)
         fail_msg("port_open(%s): %d, %s", uri, rc, err);
+    assert_non_null(strstr(p->caps.how, "a ring of 512 buffers of 1664 bytes each way"));
     return p;
 }
 
