@@ -217,8 +217,8 @@ def main():
                      if n not in ("e2e score", "e2e quality", "e2e edge_memory", "e2e bench runs",
                                   "e2e dataplane goals", "e2e netem goals",
                                   "e2e figures", "e2e calibrate", "e2e profile", "e2e docs",
-                                  "e2e package", "e2e plan", "e2e quantize", "e2e soak", "e2e soak_split",
-                                  "e2e kv")]
+                                  "e2e package", "e2e plan", "e2e quantize", "e2e quantize_files",
+                                  "e2e soak", "e2e soak_split", "e2e kv")]
             meson_test("build-asan", "-t", "3", *names, env={
                 "ISTHMUS_QUICK": "1",  # the same cases, fewer prompts
                 "ASAN_OPTIONS": "detect_leaks=1",

@@ -91,8 +91,11 @@ class Results:
             with open(path, encoding="utf-8") as f:
                 self.cells = [json.loads(line) for line in f]
 
+    def all(self, **key):
+        return [c for c in self.cells if all(c.get(k) == v for k, v in key.items())]
+
     def find(self, **key):
-        return next((c for c in self.cells if all(c.get(k) == v for k, v in key.items())), None)
+        return next(iter(self.all(**key)), None)
 
     def add(self, cell):
         self.cells.append(cell)
@@ -152,15 +155,17 @@ class Pairs:
             finally:
                 shutil.rmtree(out)
 
-    def measure(self, results, front, back, split, deepest, text, chunks, options=()):
-        """A cell of results: divergence from the model, perplexities, bytes of the edge's matrices and of all."""
-        key = self.text_key(front, back, split, text, chunks, options)
-        found = results.find(**key)
+    def measure(self, results, front, back, split, deepest, text, chunks, options=(), exact=False):
+        """A cell of results: divergence from the model, perplexities, bytes of the edge's matrices and of all.
+        exact: in f32 arithmetic instead of production's."""
+        key = {**self.text_key(front, back, split, text, chunks, options), **({"arithmetic": "f32"} if exact else {})}
+        found = next((c for c in results.all(**key) if c.get("arithmetic") == key.get("arithmetic")), None)
         if found:
             return found
         with self.made(front, back, split, deepest, options) as folder:
-            r, = run_lines("eval", "-m", folder, "--reference", self.model, "--text", text, "--chunks", chunks,
-                           "--threads", self.threads)
+            lines = run_lines("eval", "-m", folder, "--reference", self.model, "--text", text, "--chunks", chunks,
+                              "--threads", self.threads, *(["--exact"] if exact else []))
+            r, = (line for line in lines if line["exact"] == exact)
             halves = [os.path.join(folder, half + ".gguf") for half in ("edge", "cloud")]
             tensors = [t for path in halves for t in pair.Model(path).tensors.values()]
         return results.add({**key, "edge_bytes": matrix_bytes(tensors, split),

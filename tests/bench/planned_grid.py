@@ -7,6 +7,7 @@ link. For each wish (an objective and its limits) it prints the choice's measure
     tests/bench/planned_grid.py --quality docs/quality/smollm2-135m.json --profile host.json --results grid.jsonl \\
         --seconds 80                                   (an idle machine; again and again until it says that all ran)
     tests/bench/planned_grid.py --quality ... --profile host.json --results grid.jsonl --summarize [--plot FILE.png]
+    tests/bench/planned_grid.py --quick      (a minute: that it works, with few configurations; nothing is judged)
 
 Every configuration runs --rounds times, in an order that is drawn anew for each round; a run is a short prompt, by
 which the link learns its path's rate, and then two that count. Then the finalists, which are for each wish the best
@@ -23,6 +24,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
@@ -236,26 +238,44 @@ def draw(o, found):
     subprocess.run(["gnuplot"], input="\n".join(script + ["unset multiplot"]) + "\n", text=True, check=True)
 
 
+def quick(o):
+    global SPLITS, CODECS, CACHES, CHUNKS
+    SPLITS, CODECS, CACHES, CHUNKS = (10,), ("f16", TSQ), ("f16",), (32,)
+    o.rounds, o.finals, o.seconds, o.prompt = 1, 1, float("inf"), 48
+    o.quality = o.quality or os.path.join(e2e.ROOT, "docs", "quality", "smollm2-135m.json")
+    with tempfile.TemporaryDirectory(prefix="isthmus-grid-") as o.folder:
+        o.results = os.path.join(o.folder, "grid.jsonl")
+        o.profile = e2e.quick_profile(o.model, os.path.join(o.folder, "host.json"))
+        measure(o)
+        summarize(o)
+    return 0
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model")
-    p.add_argument("--quality", required=True, help="the model's table (tools/quality-table)")
-    p.add_argument("--profile", required=True, help="of this host (isthmus profile)")
+    p.add_argument("--quality", help="the model's table (tools/quality-table)")
+    p.add_argument("--profile", help="of this host (isthmus profile)")
     p.add_argument("--pair", action="append", default=[], metavar="SPLIT:SCHEME:DIR",
                    help="halves of isthmus quantize with that front, the back kept; may be given again")
-    p.add_argument("--results", required=True, help="JSON lines, appended to")
+    p.add_argument("--results", help="JSON lines, appended to")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--finals", type=int, default=4, help="rounds of the finalists")
     p.add_argument("--seconds", type=float, default=80, help="then it stops, to go on when it is called again")
     p.add_argument("--summarize", action="store_true")
     p.add_argument("--plot", help="FILE.png, by gnuplot")
+    p.add_argument("--quick", action="store_true")
     o = p.parse_args()
+    if not o.quick and not (o.quality and o.profile and o.results):
+        p.error("--quality, --profile and --results are missing")
     o.model = o.model or e2e.model("smollm2")
     o.prompt, o.round = PROMPT, 0
     o.pairs = {(int(split), scheme): path for split, scheme, path in (t.split(":", 2) for t in o.pair)}
-    o.folder = os.path.dirname(os.path.abspath(o.results))
     with open(e2e.shared("eval/wikitext2-valid.txt"), encoding="utf-8") as f:
         o.words = f.read(300000).split()
+    if o.quick:
+        return quick(o)
+    o.folder = os.path.dirname(os.path.abspath(o.results))
     return summarize(o) if o.summarize else measure(o)
 
 

@@ -6,6 +6,7 @@ Perplexity and mean KL divergence by `isthmus eval --reference`, multiple choice
 
     tests/bench/quality.py -m MODEL --text wikitext2-valid.txt --calibration PROFILE --results FILE.jsonl \\
         --front sq3 --front Q4_0 --splits 5,10,15,20,25 --uniform sq3 --uniform Q4_0
+    tests/bench/quality.py --calibrate 60-91 --chunks 0-7 --exact --front sq3 --splits 10
     tests/bench/quality.py --quick            (minutes of one core: that it works, with few tokens)
 
 Minutes a scheme, and more for the suites (--suites FOLDER: hellaswag-dev.jsonl, arc-easy-dev.jsonl,
@@ -78,7 +79,7 @@ def table(o, made, results, n_layers, weights):
     for row in rows_of(o, n_layers):
         front, back, split, options = row
         deep = max(o.splits) if back == "keep" else deepest
-        r = made.measure(results, front, back, split, deep, o.text, o.chunks, options)
+        r = made.measure(results, front, back, split, deep, o.text, o.chunks, options, o.exact)
         layers = split if back == "keep" else n_layers
         size = r["edge_bytes"] if back == "keep" else r["all_bytes"]
         cells = [named(row, n_layers), "%.1f" % (size / 1e6), "%.2f" % (8 * size / weights / layers * n_layers),
@@ -95,7 +96,9 @@ def main():
     p.add_argument("-m", "--model")
     p.add_argument("--text")
     p.add_argument("--chunks", default="0-3", help="windows of 512 tokens; second halves count (default 0-3)")
+    p.add_argument("--exact", action="store_true", help="f32 arithmetic, not that of production")
     p.add_argument("--calibration")
+    p.add_argument("--calibrate", metavar="CHUNKS", help="instead: make one first, of these windows of the text")
     p.add_argument("--front", action="append", default=[],
                    help="a scheme, with options of isthmus quantize behind it ('sq3 --sparse 0')")
     p.add_argument("--splits", default="5,10,15,20,25")
@@ -123,6 +126,10 @@ def main():
     del whole
     with tempfile.TemporaryDirectory(prefix="isthmus-quality-") as folder:
         made = pairs.Pairs(o.model, o.work or folder, o.calibration, o.threads)
+        if o.calibrate:
+            made.calibration = os.path.join(made.folder, "calibration-" + o.calibrate)
+            pairs.run("calibrate", "-m", o.model, "--text", o.text, "--chunks", o.calibrate, "--split", n_layers - 1,
+                      "--samples", 1, "--classes", 0, "--threads", o.threads, "-o", made.calibration)
         table(o, made, pairs.Results(o.results), n_layers, weights)
 
 

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Adaptation with the real model on a link whose rate changes: answers stay whole and halves agree, what cannot be
-held is said, and what does not fit together is refused. How well limits are kept is measured, not tested:
-tests/sim/sim_adapt.c in virtual time, tests/bench/adaptation.py with the real model."""
+held is said, and what does not fit together is refused; with a profile: test_profile.py. How well limits are kept is
+measured, not tested: tests/sim/sim_adapt.c in virtual time, tests/bench/adaptation.py with the real model."""
 import json
 import subprocess
 
 import e2e
 
 PROMPT = ("-p", "The history of the railway began", "--ignore-eos", "--json", "--threads", "1")
-# Both ways: 1 Mbit/s, then 60 kbit/s, then 1 Mbit/s again.
-LINK = "delay=5ms,rate=1mbit,rate@3s=60kbit,rate@9s=1mbit"
+# Both ways: fast, then so slow that a token of the finest takes 120 ms to send, of the coarsest 95, then fast again.
+SLOW = "24kbit"
+LINK = "delay=5ms,rate=1mbit,rate@3s=%s,rate@9s=1mbit" % SLOW
 TOKENS = 330
 
 
@@ -24,13 +25,21 @@ def run(model, limit_ms, link=LINK, tokens=TOKENS):
 
 
 def falls_and_rises(model):
-    """The link's rate falls and comes back: the answer is whole, and both halves agree."""
-    result, _ = run(model, 60)
-    a = result["adaptation"]
+    """The link's rate falls and comes back: coarser rows are sent and given up again, the answer is whole, and both
+    halves agree. The limit is below what the slow link takes without adaptation."""
+    slow, _ = run(model, 100000, "delay=5ms,rate=%s" % SLOW, 40)
+    e2e.check(slow["adaptation"]["changes"] == 0, "nothing changes where the limit is far: %s" % slow["adaptation"])
+    result, _ = run(model, .88 * slow["token_gap_ms_p50"])
+    a, finest = result["adaptation"], result["parameter_min"]
     e2e.check(len(result["ids"]) == TOKENS, "the answer is whole")
     e2e.check(TOKENS - 4 < a["tokens"] < TOKENS, "the tokens were timed: %d" % a["tokens"])
-    e2e.say("%d changes, level %d in the end, %d of %d tokens late" % (a["changes"], a["level"], a["late_tokens"],
-                                                                       a["tokens"]))
+    e2e.say("limit %.1f ms; %d changes, parameter %.3g to %.3g, %.3g (level %d) in the end, %d of %d tokens late"
+            % (a["max_tpot_ms"], a["changes"], finest, result["parameter_max"], a["parameter"], a["level"],
+               a["late_tokens"], a["tokens"]))
+    e2e.check(a["changes"] >= 2, "it was changed, and back: %s" % a)
+    e2e.check(abs(finest - .08) < 1e-6 and result["parameter_max"] > 1.2 * finest, "coarser rows were sent: %s to %s"
+              % (finest, result["parameter_max"]))
+    e2e.check(a["parameter"] < .9 * result["parameter_max"], "and given up again: %s" % a)
 
 
 def cannot_be_held(model):

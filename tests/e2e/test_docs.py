@@ -35,8 +35,6 @@ LEFT_OUT = [
     ("README.md", r"^tools/check\b", "it is what runs this test"),
     ("README.md", r"udp:cloud1:7300", "hosts of that name"),
     ("README.md", r"^tests/bench/peer.py", "another engine, built by hand"),
-    ("README.md", r"^build/isthmus (quantize|run -m pair) ", "takes minutes; test_quantize.py and test_pair.py run them"),
-    ("README.md", r"^build/isthmus plan ", "the profile before it takes minutes; test_plan.py runs both"),
     ("docs/control.md", r"\| socat ", "socat is not among the packages of the tests"),
     ("docs/fleet.md", r"etcd:http://etcd:", "an etcd of that name; test_fleet.py has one"),
     ("docs/operations.md", r"^tools/build-deb", "test_package.py makes it"),
@@ -45,24 +43,34 @@ LEFT_OUT = [
     ("docs/adaptation.md", r"^isthmus edge [.][.][.]", "a part of a command"),
     ("docs/performance.md", r"^tests/bench/peer.py", "another engine, built by hand"),
     ("docs/planner.md", r"^isthmus plan ", "the profiles before it take minutes; test_plan.py runs both"),
-    ("docs/planner.md", r"^tests/bench/planned_grid", "the profile before it takes minutes, and the grid an hour"),
-    ("docs/planner.md", r"^sudo tests/bench/small_edge", "root, and the profile"),
     ("docs/codec.md", r"^isthmus eval .*--plot docs/", "minutes, with a profile of the whole text; test_eval.py draws one"),
     ("docs/quantize.md", r"^isthmus (quantize|run -m pair|eval -m pair) ", "takes minutes; test_quantize.py and test_pair.py run them"),
-    ("docs/quantize.md", r"^tests/bench/quality", "takes minutes a row, and the calibration before it"),
     ("docs/security.md", r"^(echo|isthmus (cloud|edge)) ", "others' keys and hosts; test_secure.py has such"),
     ("docs/operations.md", r"^sudo (systemd-sysusers|systemd-tmpfiles|chown) ?", "changes this host"),
 ]
 
+# (document, pattern, what is run instead, once): the same program, over little, where a command takes an hour.
+SHORT = [
+    ("docs/planner.md", r"^tests/bench/planned_grid", "tests/bench/planned_grid.py --quick"),
+    ("docs/planner.md", r"^sudo tests/bench/small_edge", "tests/bench/small_edge.py --quick"),
+    ("docs/quantize.md", r"^tests/bench/quality", "tests/bench/quality.py --quick"),
+]
+
 if e2e.QUICK:
-    LEFT_OUT.append(("README.md", r"--(show|profile) smollm2-10\.profile", "quick: no profile is calibrated"))
+    LEFT_OUT.append(("README.md", r"--(show|profile|calibration) smollm2-10\.profile|-m pair ", "quick: no profile is "
+                     "calibrated"))
+    LEFT_OUT.append(("README.md", r"^build/isthmus (profile|plan) ", "quick: the profile takes minutes; test_plan.py "
+                     "runs both"))
+    LEFT_OUT += [(*entry[:2], "quick: minutes") for entry in SHORT]
+    SHORT = []
+elif os.geteuid() != 0:
+    LEFT_OUT.append((*SHORT.pop(1)[:2], "root"))
 
 # What takes minutes, or runs until it is told to end: it must take its options and its files, and go on.
 BEGUN = [
     ("README.md", r"^build/isthmus bench (machine|compute|kernels)"),
     ("README.md", r"^build/isthmus eval "),
     ("README.md", r"^build/isthmus calibrate -m"),
-    ("README.md", r"^build/isthmus profile "),
     ("docs/adaptation.md", r"^build/tests/sim/sim_adapt "),
     ("docs/codec.md", r"^isthmus (eval|bench codec) "),
     ("docs/performance.md", r"^build/isthmus bench (machine|compute|kernels)"),
@@ -78,6 +86,7 @@ SERVERS = [
 ]
 
 used = set()
+done_short = set()
 
 
 def listed(entries, name, doc, command):
@@ -282,7 +291,7 @@ def workplace(folder, doc):
         return
     # README's profile takes minutes; of less text, it is one all the same.
     done = e2e.isthmus("calibrate", "-m", e2e.model("smollm2"), "--split", "10", "--text",
-                       os.path.join(folder, "wikitext2-valid.txt"), "--chunks", "60-63", "--samples", "1",
+                       os.path.join(folder, "wikitext2-valid.txt"), "--chunks", "60-67", "--samples", "1",
                        "-o", os.path.join(folder, "smollm2-10.profile"), timeout=1800)
     e2e.check(done.returncode == 0, "a profile: " + done.stderr[-2000:])
 
@@ -302,8 +311,13 @@ def document(doc, folder):
         for command in found:
             left = listed(LEFT_OUT, "LEFT_OUT", doc, command)
             server = listed(SERVERS, "SERVERS", doc, command)
+            short = None if left else listed(SHORT, "SHORT", doc, command)
             if left:
                 e2e.say("        left out (%s): %s" % (left[2], command))
+            elif short:
+                if short[2] not in done_short:
+                    session.run(short[2], LIMIT_S, True)
+                done_short.add(short[2])
             elif server:
                 session.serve(named(doc, command), server[2])
             elif listed(BEGUN, "BEGUN", doc, command):
@@ -334,7 +348,7 @@ def main():
             n = document(doc, own)
             e2e.check(n or doc != "README.md", doc + " has commands")
             e2e.say("%s: %d commands" % (doc, n))
-    for name, entries in (("LEFT_OUT", LEFT_OUT), ("BEGUN", BEGUN), ("SERVERS", SERVERS)):
+    for name, entries in (("LEFT_OUT", LEFT_OUT), ("BEGUN", BEGUN), ("SERVERS", SERVERS), ("SHORT", SHORT)):
         for i, entry in enumerate(entries):
             e2e.check((name, i) in used or entry[0] not in chosen, "%s: nothing fits %r" % (name, entry))
     e2e.finish()

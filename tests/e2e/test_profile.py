@@ -116,6 +116,31 @@ def targets(model, profile):
               "eval says so too: %s %s" % (l, done.stderr))
 
 
+def adapts(model, profile):
+    """With a profile --max-tpot knows what a coarser quality costs, and --max-kl is the end of it: on a link that is
+    too slow for the limit rows become coarser, up to there."""
+    curve = e2e.json_lines(e2e.isthmus("calibrate", "--show", profile, "--json"), "--show")[0]["curves"]["xform"]
+    most = curve[len(curve) // 2]
+    args = ("run", "-m", model, "--profile", profile, "-p", "The history of the railway began", "-n", 80, "--ignore-eos",
+            "--json", "--netem", "delay=5ms,rate=16kbit", "--max-kl", most["kl_mean"], *e2e.ONE_CORE)
+
+    def run(limit_ms):
+        return e2e.json_lines(e2e.isthmus(*args, "--max-tpot", limit_ms), "run --max-tpot --max-kl")[0]
+
+    limit_ms = .9 * run(100000)["token_gap_ms_p50"]
+    r = run(limit_ms)
+    a = r["adaptation"]
+    e2e.say("limit %.1f ms: %d changes, step %.4f to %.4f, KL %.4f of %.4f, %d of %d tokens late"
+            % (limit_ms, a["changes"], r["parameter_min"], r["parameter_max"], a["quality_kl"], most["kl_mean"],
+               a["late_tokens"], a["tokens"]))
+    e2e.check(a["changes"] > 0 and r["parameter_max"] > 1.1 * r["parameter_min"], "coarser rows were sent: %s" % a)
+    e2e.check(r["parameter_max"] <= most["step"] * 1.001 and a["quality_kl"] <= most["kl_mean"] * 1.001,
+              "no coarser than --max-kl: %s, %s" % (r["parameter_max"], most))
+    done = e2e.isthmus(*args[:-len(e2e.ONE_CORE) - 1], curve[0]["kl_mean"] / 2, "--max-tpot", limit_ms)
+    e2e.check(done.returncode == 2 and "costs" in done.stderr, "a KL below the best: exit %d, %s"
+              % (done.returncode, done.stderr))
+
+
 def score(model, profile):
     case = e2e.lines_of([{"prompt_ids": [504, 3575, 282, 4649, 314], "forced_ids": [7042, 30]}])
 
@@ -230,6 +255,7 @@ def main():
         one_run(model, profile)
         generation(model, profile)
         targets(model, profile)
+        adapts(model, profile)
         score(model, profile)
         evaluation(model, profile)
         refusals(model, profile, folder)

@@ -124,7 +124,7 @@ static void run_many(void)
 {
     const uint32_t n = n_sessions + n_sessions / 2;
     struct rig_request *q = calloc(n, sizeof *q);
-    struct dice d = {seed};
+    struct dice d = {seeds.seed};
     const struct rig_params p = choose_many(&d);
     struct edge_stats stats;
     struct timespec from, to;
@@ -152,7 +152,7 @@ static void run_many(void)
     edge_stats(r.edge, &stats);
     printf("seed %" PRIu64 ": drop %.2f, %s, %u sessions: %" PRIu64 " tokens in %" PRIu64 " runs, %" PRIu64
            " packets, %" PRIu64 " again, %u crashes, %.2f s; %.1f us of this machine a token\n",
-           seed, p.network.drop, stats.cipher, n_sessions, stats.tokens, stats.runs, stats.link.tx_packets,
+           seeds.seed, p.network.drop, stats.cipher, n_sessions, stats.tokens, stats.runs, stats.link.tx_packets,
            stats.link.retransmits, r.crashes, (double)r.now_ns * 1e-9, us / (double)stats.tokens);
     rig_close(&r);
     ledger_clear();
