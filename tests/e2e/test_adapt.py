@@ -9,9 +9,9 @@ import subprocess
 import e2e
 
 PROMPT = ("-p", "The history of the railway began", "--ignore-eos", "--json", "--threads", "1")
-# Both ways: fast, then so slow that a token of the finest takes 120 ms to send, of the coarsest 95, then fast again.
-SLOW = "24kbit"
-LINK = "delay=5ms,rate=1mbit,rate@3s=%s,rate@9s=1mbit" % SLOW
+# Both ways: fast, then so slow that a token of the finest takes 73 ms to send, of the coarsest 56, then fast again.
+SLOW = "40kbit"
+LINK = "delay=5ms,rate=1mbit,rate@3s=%s,rate@13s=1mbit" % SLOW
 TOKENS = 330
 
 
