@@ -9,9 +9,9 @@ import subprocess
 import e2e
 
 PROMPT = ("-p", "The history of the railway began", "--ignore-eos", "--json", "--threads", "1")
-# Both ways: fast, then so slow that a token of the finest takes 120 ms to send, of the coarsest 95, then fast again.
-SLOW = "24kbit"
-LINK = "delay=5ms,rate=1mbit,rate@3s=%s,rate@9s=1mbit" % SLOW
+# Both ways: fast, then so slow that a token of the finest takes 73 ms to send, of the coarsest 56, then fast again.
+SLOW = "40kbit"
+LINK = "delay=5ms,rate=1mbit,rate@3s=%s,rate@13s=1mbit" % SLOW
 TOKENS = 330
 
 
@@ -30,16 +30,14 @@ def falls_and_rises(model):
     slow, _ = run(model, 100000, "delay=5ms,rate=%s" % SLOW, 40)
     e2e.check(slow["adaptation"]["changes"] == 0, "nothing changes where the limit is far: %s" % slow["adaptation"])
     result, _ = run(model, .88 * slow["token_gap_ms_p50"])
-    a, finest = result["adaptation"], result["parameter_min"]
+    a, coarsest = result["adaptation"], result["parameter_max"] or 0
     e2e.check(len(result["ids"]) == TOKENS, "the answer is whole")
     e2e.check(TOKENS - 4 < a["tokens"] < TOKENS, "the tokens were timed: %d" % a["tokens"])
-    e2e.say("limit %.1f ms; %d changes, parameter %.3g to %.3g, %.3g (level %d) in the end, %d of %d tokens late"
-            % (a["max_tpot_ms"], a["changes"], finest, result["parameter_max"], a["parameter"], a["level"],
-               a["late_tokens"], a["tokens"]))
+    e2e.say("limit %.1f ms; %d changes, delta up to %.3g, %.3g (level %d) in the end, %d of %d tokens late"
+            % (a["max_tpot_ms"], a["changes"], coarsest, a["parameter"], a["level"], a["late_tokens"], a["tokens"]))
     e2e.check(a["changes"] >= 2, "it was changed, and back: %s" % a)
-    e2e.check(abs(finest - .08) < 1e-6 and result["parameter_max"] > 1.2 * finest, "coarser rows were sent: %s to %s"
-              % (finest, result["parameter_max"]))
-    e2e.check(a["parameter"] < .9 * result["parameter_max"], "and given up again: %s" % a)
+    e2e.check(coarsest > .1, "coarser rows than the usual .08 were sent: %s" % coarsest)
+    e2e.check(a["parameter"] < .9 * coarsest, "and given up again: %s" % a)
 
 
 def cannot_be_held(model):

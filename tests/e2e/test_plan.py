@@ -233,8 +233,8 @@ def holds(more, codec, wants):
     """An edge whose plan was made under limits of time starts with them, as far as its codec takes them, and its
     controller holds them."""
     out, port = os.path.join(folder, "held"), "memif:%s/held.sock" % folder
-    done = plan("--context", 256, "--max-tpot", "900ms", "--max-ttft", "20s", "--codec", codec, "-o", out, "--port",
-                port, "--connect", port, *more)
+    done = plan("--context", 256, "--max-tpot", "900ms", "--max-ttft", "20s", "--codec", codec, "--front",
+                "keep", "--back", "keep", "-o", out, "--port", port, "--connect", port, *more)
     if not e2e.check(done.returncode == 0, "-o with limits: exit %d: %s" % (done.returncode, done.stderr)):
         return
     with open(out + "/edge.ini", encoding="utf-8") as f:

@@ -16,8 +16,7 @@ import pairs  # noqa: E402  pylint: disable=wrong-import-position
 CHUNKS = "60-67"  # as few windows as are taken
 FRONT = 2  # layers: each takes seconds
 # Mean KL of halves whose first FRONT layers are in a scheme, calibrated on CHUNKS, over the first window of the text;
-# and of ten layers of sq3. Measured, in
-# production arithmetic, whose rounding falls out a little otherwise on another processor.
+# and of ten layers of sq3. As measured in production arithmetic, whose rounding differs by processor.
 KL = {"sq4": .00900, "sq3": .02710, "sq2": .17597, "g4": .01311, "g3": .05492, "g2": .13779, "Q4_0": .01528,
       "Q5_0": .00526, "Q8_0": .00189}
 KL_TEN = .12343
