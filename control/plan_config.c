@@ -127,11 +127,11 @@ static int write_half(const struct text *t, const struct half *h)
 static int write_edge(const struct plan_paper *p, const struct half *h)
 {
     const struct plan *b = &p->a->best;
-    const double history = b->row.decode_bytes * b->context * b->sessions;
+    const uint64_t history = plan_history_bytes(b->row.decode_bytes, b->context, b->sessions);
     struct text t = {.len = 0};
 
     add_common(&t, p, h);
-    add(&t, "history = %u\nport = %s\n", (unsigned)(history * 1e-6) + 1, p->connect);
+    add(&t, "history = %llukB\nport = %s\n", (unsigned long long)history / 1000 + 1, p->connect);
     if (p->listen)
         add(&t, "listen = %s\nmax-sessions = %u\n", p->listen, b->sessions);
     return write_half(&t, h);

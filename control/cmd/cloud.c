@@ -187,18 +187,30 @@ static struct stage_params stage_of(const struct cloud_options *o, const struct 
     };
 }
 
+static struct need_process process_of(const struct cloud_options *o, const struct split_plan *plan,
+                                      uint32_t threads)
+{
+    return (struct need_process){
+        .threads = threads,
+        .logit_rows = o->max_sessions,
+        .codec = &plan->codec,
+        .packet_bytes = plan_port_bytes(port_arg_kind(o->port.uris[0])),
+    };
+}
+
 /* The cache, and what --memory-budget leaves for it; or it is refused. */
-static int plan_stage(const struct cloud_options *o, const struct model *m, struct stage_params *p)
+static int plan_stage(const struct cloud_options *o, const struct model *m,
+                      const struct need_process *with, struct stage_params *p)
 {
     int rc = model_cache(m, o->max_sessions, true, o->kv_budget_bytes, p);
     account_begin();
     if (rc == EXIT_OK && o->memory_budget_bytes)
         rc = budget_begin(m, p,
                           &(struct budget_plan){.budget_bytes = o->memory_budget_bytes,
-                                                .program_bytes = process_memory("VmRSS"),
                                                 .ports = 1,
+                                                .port = port_arg_kind(o->port.uris[0]),
                                                 .sessions = o->max_sessions,
-                                                .has_head = o->head == HEAD_AT_CLOUD});
+                                                .with = *with});
     return rc;
 }
 
@@ -213,8 +225,9 @@ static int check_model(const struct cloud_options *o)
     if (rc == EXIT_OK)
         rc = model_check_team(&o->model);
     struct stage_params params = stage_of(o, &plan);
+    const struct need_process with = process_of(o, &plan, o->model.threads);
     if (rc == EXIT_OK)
-        rc = plan_stage(o, &m, &params);
+        rc = plan_stage(o, &m, &with, &params);
     split_plan_free(&plan);
     model_close(&m);
     return rc;
@@ -302,9 +315,10 @@ int cmd_cloud(int argc, char **argv)
     if (rc != EXIT_OK)
         goto out;
     struct stage_params stage_params = stage_of(&o, &plan);
-    rc = plan_stage(&o, &m, &stage_params);
+    const struct need_process with = process_of(&o, &plan, team_size(team));
+    rc = plan_stage(&o, &m, &with, &stage_params);
     if (rc == EXIT_OK)
-        rc = model_open_stage(&m, &stage_params, team, &stage);
+        rc = model_open_stage(&m, &stage_params, &with, team, &stage);
     if (rc != EXIT_OK)
         goto out;
     model_drop_file(&m);

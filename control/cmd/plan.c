@@ -12,6 +12,7 @@
 #include "control/model.h"
 #include "control/plan_file.h"
 #include "control/plan_show.h"
+#include "control/port_arg.h"
 #include "dataplane/port/uri.h"
 
 enum { EXIT_NO_PLAN = 3 };
@@ -82,8 +83,8 @@ static const struct argp_option options[] = {
     {"max-tpot", OPT_MAX_TPOT, "TIME", 0, "From token to token, at most, at the context's end", 2},
     {"max-kl", OPT_MAX_KL, "KL", 0,
      "Mean KL divergence from the model as it is, at most (default .02)", 2},
-    {"edge-memory", OPT_EDGE_MEMORY, "SIZE", 0, "Most memory of the edge (default: its profile's)",
-     2},
+    {"edge-memory", OPT_EDGE_MEMORY, "SIZE", 0,
+     "Most memory of the edge, 2 % of which is kept in reserve (default: its profile's)", 2},
     {"cloud-memory", OPT_CLOUD_MEMORY, "SIZE", 0, "Most memory of the cloud, likewise", 2},
     {"least", OPT_LEAST, "WHAT", 0,
      "Of what fits: the least tpot (default), ttft, kl, edge or cloud memory", 2},
@@ -277,10 +278,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         w->limit[PLAN_KL] = opt_f64(state, "--max-kl", arg, 0, 100);
         return 0;
     case OPT_EDGE_MEMORY:
-        w->limit[PLAN_EDGE_BYTES] = (double)opt_size(state, "--edge-memory", arg);
+        w->limit[PLAN_EDGE_BYTES] =
+            plan_within(PLAN_EDGE_BYTES, (double)opt_size(state, "--edge-memory", arg));
         return 0;
     case OPT_CLOUD_MEMORY:
-        w->limit[PLAN_CLOUD_BYTES] = (double)opt_size(state, "--cloud-memory", arg);
+        w->limit[PLAN_CLOUD_BYTES] =
+            plan_within(PLAN_CLOUD_BYTES, (double)opt_size(state, "--cloud-memory", arg));
         return 0;
     case OPT_CONTEXT:
         opt_u32_list(state, "--context", arg, 2, 1u << 20, &o->contexts);
@@ -428,9 +431,9 @@ static int read_hosts(struct plan_options *o, struct inputs *in)
         rc = read_host(o->edge, &in->m, o->here_edge, &in->edge);
     }
     if (w->limit[PLAN_EDGE_BYTES] == INFINITY && in->edge.memory_bytes)
-        w->limit[PLAN_EDGE_BYTES] = (double)in->edge.memory_bytes;
+        w->limit[PLAN_EDGE_BYTES] = plan_within(PLAN_EDGE_BYTES, (double)in->edge.memory_bytes);
     if (w->limit[PLAN_CLOUD_BYTES] == INFINITY && in->cloud.memory_bytes)
-        w->limit[PLAN_CLOUD_BYTES] = (double)in->cloud.memory_bytes;
+        w->limit[PLAN_CLOUD_BYTES] = plan_within(PLAN_CLOUD_BYTES, (double)in->cloud.memory_bytes);
     w->beside = strcmp(in->edge.host, in->cloud.host) == 0;
     return rc;
 }
@@ -524,7 +527,7 @@ static int check_limits(const struct plan_options *o, const struct inputs *in)
 {
     const struct plan_wish *w = &o->wish;
     const struct plan_memory_case none = {
-        .context = 1, .edge_threads = 1, .cloud_threads = 1, .port = w->port};
+        .context = 1, .edge_threads = 1, .cloud_threads = 1, .serves = w->serves, .port = w->port};
     struct plan_memory edge, cloud;
 
     for (uint32_t i = 0; i < w->n_contexts; i++) {
@@ -550,12 +553,14 @@ static int check_limits(const struct plan_options *o, const struct inputs *in)
     plan_memory_cloud(&in->m, &none, &cloud);
     if (w->limit[PLAN_EDGE_BYTES] < (double)edge.bytes ||
         w->limit[PLAN_CLOUD_BYTES] < (double)cloud.bytes - (double)cloud.term[PLAN_PANELS]) {
-        const bool of_edge = w->limit[PLAN_EDGE_BYTES] < (double)edge.bytes;
-        log_error("%s of %.1f MB: without a single layer %.1f MB are needed",
-                  of_edge ? "--edge-memory" : "--cloud-memory",
-                  w->limit[of_edge ? PLAN_EDGE_BYTES : PLAN_CLOUD_BYTES] * 1e-6,
-                  of_edge ? (double)edge.bytes * 1e-6
-                          : (double)(cloud.bytes - cloud.term[PLAN_PANELS]) * 1e-6);
+        const enum plan_metric m =
+            w->limit[PLAN_EDGE_BYTES] < (double)edge.bytes ? PLAN_EDGE_BYTES : PLAN_CLOUD_BYTES;
+        const double bytes = m == PLAN_EDGE_BYTES ? (double)edge.bytes
+                                                  : (double)(cloud.bytes - cloud.term[PLAN_PANELS]);
+        log_error("%s of %.1f MB: without a single layer %.1f MB are needed, with a reserve of "
+                  "%.0f %%",
+                  plan_limit_option(m), plan_limit_for(m, w->limit[m]) * 1e-6,
+                  plan_limit_for(m, bytes) * 1e-6, PLAN_RESERVE * 1e2);
         return EXIT_USAGE;
     }
     return EXIT_OK;
@@ -563,16 +568,6 @@ static int check_limits(const struct plan_options *o, const struct inputs *in)
 
 /* --- the command
  * ----------------------------------------------------------------------------------- */
-
-static enum plan_port port_kind(const char *text)
-{
-    struct port_uri uri;
-    char err[PORT_ERR];
-
-    if (!text || port_uri_parse(text, &uri, err) < 0 || uri.kind == URI_UDP)
-        return PLAN_PORT_UDP;
-    return uri.kind == URI_MEMIF ? PLAN_PORT_MEMIF : PLAN_PORT_ETHER;
-}
 
 static int read_inputs(struct plan_options *o, struct inputs *in)
 {
@@ -622,7 +617,10 @@ static void fill_lists(struct plan_options *o, const struct inputs *in)
         w->split_min = 1;
         w->split_max = in->m.n_layers - 1;
     }
-    w->port = port_kind(o->port);
+    w->port = port_arg_kind(o->port);
+    w->serves = o->listen != NULL;
+    for (uint32_t i = 0; i < w->n_sessions; i++)
+        w->serves |= o->folder && w->sessions[i] > 1; /* -o has it listen for them */
 }
 
 /* Where the edge finds the cloud if nobody said: the host that its profile names. */
