@@ -389,7 +389,8 @@ int main(void)
         cmocka_unit_test(as_trying_all), cmocka_unit_test(neighbours),
         cmocka_unit_test(least_change),  cmocka_unit_test(longest_context),
         cmocka_unit_test(most_load),     cmocka_unit_test(in_time),
-        cmocka_unit_test(golden_plan), cmocka_unit_test(reserve),   cmocka_unit_test(tight_edge),
+        cmocka_unit_test(golden_plan),   cmocka_unit_test(reserve),
+        cmocka_unit_test(tight_edge),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
