@@ -8,6 +8,7 @@
 #include "control/cmd.h"
 #include "control/log.h"
 #include "control/model.h"
+#include "control/plan/search.h"
 #include "dataplane/pipeline/proto.h"
 #include "dataplane/port.h"
 
@@ -20,8 +21,13 @@
 struct room {
     const struct gguf *g;
     const struct need_process *with;
-    uint64_t budget_bytes;
+    uint64_t most_bytes; /* of the budget, without the reserve */
 };
+
+static uint64_t within(uint64_t budget_bytes)
+{
+    return (uint64_t)plan_within(PLAN_EDGE_BYTES, (double)budget_bytes);
+}
 
 /* What the process is to have at least, but of what is held by a limit of its own the most. */
 static struct need_process process_of(const struct budget_plan *b, const struct stage_params *p)
@@ -39,7 +45,7 @@ static bool one_fits(const void *arg, const struct stage_params *p)
 {
     const struct room *r = arg;
     struct plan_memory need;
-    return need_of(r->g, p, r->with, &need) == 0 && need.bytes <= r->budget_bytes;
+    return need_of(r->g, p, r->with, &need) == 0 && need.bytes <= r->most_bytes;
 }
 
 /* The finest format of keys and values with which it would; KV_FORMATS: none that the ladder takes.
@@ -56,7 +62,7 @@ static enum kv_format format_that_fits(const struct room *r, const struct stage_
 }
 
 static int refuse(const struct room *r, const struct stage_params *p, uint32_t n_layers,
-                  const struct plan_memory *need, char line[BUDGET_LINE])
+                  const struct plan_memory *need, uint64_t budget_bytes, char line[BUDGET_LINE])
 {
     const uint32_t ctx = need_context(p, one_fits, r), split = need_split(p, n_layers, one_fits, r);
     const enum kv_format kv = format_that_fits(r, p);
@@ -70,14 +76,15 @@ static int refuse(const struct room *r, const struct stage_params *p, uint32_t n
     if (kv < KV_FORMATS)
         at += (size_t)snprintf(instead + at, sizeof instead - at, "; --kv %s would fit",
                                kv_format_name(kv));
-    if (history && others <= r->budget_bytes)
+    if (history && others <= r->most_bytes)
         snprintf(instead + at, sizeof instead - at, "; --history %llukB would fit",
-                 (unsigned long long)(r->budget_bytes - others) / 1000);
+                 (unsigned long long)(r->most_bytes - others) / 1000);
     snprintf(line, BUDGET_LINE,
              "--memory-budget of %.1f MB: needed are at least %.1f, with one session of the "
-             "longest: %s%s",
-             (double)r->budget_bytes * 1e-6, (double)need->bytes * 1e-6, need_terms(need, terms),
-             instead);
+             "longest and a reserve of %.0f %%: %s%s",
+             (double)budget_bytes * 1e-6,
+             plan_limit_for(PLAN_EDGE_BYTES, (double)need->bytes) * 1e-6, PLAN_RESERVE * 1e2,
+             need_terms(need, terms), instead);
     return -ENOMEM;
 }
 
@@ -106,9 +113,10 @@ int budget_start(const struct gguf *g, struct stage_params *p, uint32_t n_layers
         rc = stage_footprint(g, p, 0, &weights, &kv_one, err);
     if (rc < 0)
         return rc;
-    if (need.bytes > b->budget_bytes)
-        return refuse(&(struct room){g, &with, b->budget_bytes}, p, n_layers, &need, line);
-    const uint64_t given = p->kv_budget_bytes, left = b->budget_bytes - need.bytes;
+    const uint64_t most = within(b->budget_bytes);
+    if (need.bytes > most)
+        return refuse(&(struct room){g, &with, most}, p, n_layers, &need, b->budget_bytes, line);
+    const uint64_t given = p->kv_budget_bytes, left = most - need.bytes;
     const uint64_t all = (uint64_t)kv_one * (p->max_seqs ? p->max_seqs : 1);
     const uint64_t wanted = given ? given : all, least = given && given < kv_one ? given : kv_one;
     const uint64_t packets = more_packets(b, left, wanted - least);
@@ -141,8 +149,11 @@ int budget_begin(const struct model *m, struct stage_params *p, struct budget_pl
 #define COARSE_KV     .6 /* the first step; the others follow at equal distances up to */
 #define TIGHT_KV      .8
 #define FULL          .95
-#define EASE          .1                /* below where it was entered, */
-#define EASE_BYTES    UINT64_C(2000000) /* for what is resident: weights may be most of it */
+#define EASE          .1 /* below where it was entered */
+/* What is resident hardly falls by what the ladder does, and all that was given away may come to
+ * be: the reserve is what tells. */
+#define RESIDENT_FULL (1 - PLAN_RESERVE / 2)
+#define RESIDENT_EASE (1 - PLAN_RESERVE)
 #define CALM          20u
 #define COARSER_MAX   8u
 
@@ -175,11 +186,10 @@ static double part(uint64_t of, uint64_t limit)
     return limit ? (double)of / (double)limit : 0;
 }
 
-/* What is resident hardly falls by what the ladder does. */
 static bool is_full(const struct account *a, bool ease)
 {
-    const double most = FULL * (double)a->budget_bytes - (ease ? (double)EASE_BYTES : 0);
-    return a->budget_bytes && (double)a->resident_bytes > most;
+    const double part = ease ? RESIDENT_EASE : RESIDENT_FULL;
+    return a->budget_bytes && (double)a->resident_bytes > part * (double)a->budget_bytes;
 }
 
 bool budget_is_full(const struct budget *b, const struct account *a)

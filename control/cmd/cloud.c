@@ -359,6 +359,9 @@ int cmd_cloud(int argc, char **argv)
         .once = o.once,
         .drain_timeout_s = o.drain_timeout_s,
         .security = &security,
+        .stage = stage,
+        .max_sessions = o.max_sessions,
+        .budget_bytes = o.memory_budget_bytes,
     };
     rc = cloud_serve_reloads(&serve, &reload);
     if (rc != EXIT_OK)
@@ -373,6 +376,7 @@ int cmd_cloud(int argc, char **argv)
         .cipher = pipeline_cipher(&params.security),
         .max_sessions = o.max_sessions,
         .budget_bytes = o.memory_budget_bytes,
+        .budget = o.memory_budget_bytes ? &serve.budget : NULL,
         .reload = o.daemon.config || o.authorized ? reload : NULL,
         .wake = cloud_serve_wake,
     };

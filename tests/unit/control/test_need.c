@@ -14,6 +14,7 @@
 
 #include "control/budget.h"
 #include "control/need.h"
+#include "control/plan/search.h"
 #include "tests/unit/stage/tiny_model.h"
 
 #define MB UINT64_C(1000000)
@@ -266,6 +267,12 @@ static struct budget_plan budget(uint64_t bytes, enum plan_port port)
     };
 }
 
+/* The budget for so much, with its reserve. */
+static uint64_t for_all(uint64_t bytes)
+{
+    return (uint64_t)plan_limit_for(PLAN_EDGE_BYTES, (double)bytes) + 1;
+}
+
 /* What everything has at least: packets of which few are touched, whole histories, one session. */
 static uint64_t least_of(const struct budget_plan *b, const struct stage_params *p)
 {
@@ -286,16 +293,17 @@ static void test_budget(void **state)
     for (unsigned port = 0; port < PLAN_PORTS; port++) {
         struct budget_plan b = budget(0, (enum plan_port)port);
         const uint64_t least = least_of(&b, &edge);
-        b.budget_bytes = least;
+        b.budget_bytes = for_all(least);
         p = edge;
         assert_int_equal(budget_start(model, &p, TINY_LAYERS, &b, line), 0);
         assert_int_equal(p.kv_budget_bytes, kv);
         assert_int_equal(b.packet_bytes, plan_port_bytes(b.port));
 
-        b.budget_bytes = least - 1;
+        b.budget_bytes = for_all(least) - 2;
         p = edge;
         assert_int_equal(budget_start(model, &p, TINY_LAYERS, &b, line), -ENOMEM);
-        snprintf(want, sizeof want, "needed are at least %.1f, ", (double)least * 1e-6);
+        snprintf(want, sizeof want, "needed are at least %.1f, ",
+                 (double)for_all(least) * 1e-6);
         assert_non_null(strstr(line, want));
         assert_non_null(strstr(line, "program 19.0, weights 2.1"));
         assert_non_null(strstr(line, "history 3.0, packets "));
@@ -304,12 +312,12 @@ static void test_budget(void **state)
 
         /* All that a budget gives away is no more than it. */
         for (uint64_t more = 0; more < 30 * MB; more += 700001) {
-            b.budget_bytes = least + more;
+            b.budget_bytes = for_all(least + more);
             p = edge;
             assert_int_equal(budget_start(model, &p, TINY_LAYERS, &b, line), 0);
             const uint64_t given = p.kv_budget_bytes - kv,
                            packets = b.packet_bytes - plan_port_bytes(b.port);
-            assert_true(given + packets <= more);
+            assert_true(given + packets <= more + 1);
             assert_true(p.kv_budget_bytes <= 6 * kv && b.packet_bytes <= 18 * MB);
             assert_true(port == PLAN_PORT_UDP ? more < 9 || packets >= more / 9 || more > 14 * MB
                                               : packets == 0);
@@ -323,13 +331,13 @@ static void test_budget(void **state)
     struct budget_plan b = budget(0, PLAN_PORT_UDP);
     p = edge;
     p.kv_budget_bytes = kv / 2;
-    b.budget_bytes = least_of(&b, &p) + MB;
+    b.budget_bytes = for_all(least_of(&b, &p) + MB);
     assert_int_equal(budget_start(model, &p, TINY_LAYERS, &b, line), 0);
     assert_int_equal(p.kv_budget_bytes, kv / 2);
     assert_int_equal(b.packet_bytes, plan_port_bytes(PLAN_PORT_UDP) + MB);
     /* Several ports share. */
     b.ports = 4;
-    b.budget_bytes = least_of(&b, &p) + 2 * MB;
+    b.budget_bytes = for_all(least_of(&b, &p) + 2 * MB);
     assert_int_equal(budget_start(model, &p, TINY_LAYERS, &b, line), 0);
     assert_int_equal(b.packet_bytes, plan_port_bytes(PLAN_PORT_UDP) + MB / 2);
     /* None, no packets. */
