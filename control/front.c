@@ -258,6 +258,9 @@ static int plan_stage(const struct front *f, struct stage_params *params, uint32
         .sessions = f->o->parallel,
         .with = front_process(f, params, threads),
     };
+    const uint32_t least = f->o->kv_least ? f->o->kv_least - 1 : BUDGET_KV_LEAST;
+    if (f->o->serves && least > params->kv_format) /* its ladder leads there */
+        plan.with.other_formats = least - params->kv_format;
     return budget_begin(&f->model, params, &plan);
 }
 

@@ -70,6 +70,7 @@ static int take(const struct ask *a, const struct stage_params *p, size_t *kv_on
         .weight_bytes = weights, /* with the head's */
         .kv_layers = end - p->first_layer,
         .kv = p->kv_format,
+        .other_formats = with->other_formats,
         .kv_bytes = p->kv_budget_bytes ? smaller(p->kv_budget_bytes, *kv_one) : *kv_one,
         .rows = p->max_rows ? p->max_rows : ROWS_DEFAULT,
         .context = ctx,

@@ -20,6 +20,7 @@ struct need_process {
     bool faces_users, serves;         /* as plan_process has them */
     uint32_t threads;                 /* 0: one */
     uint32_t logit_rows;              /* if the stage has the head; 0: one */
+    uint32_t other_formats;           /* of keys and values, as plan_process has them */
     const struct codec_params *codec; /* NULL: it is not split */
     uint64_t packet_bytes;            /* of all its ports */
     uint64_t history_bytes;           /* at most */

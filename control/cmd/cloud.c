@@ -204,14 +204,15 @@ static int plan_stage(const struct cloud_options *o, const struct model *m,
 {
     int rc = model_cache(m, o->max_sessions, true, o->kv_budget_bytes, p);
     account_begin();
-    if (rc == EXIT_OK && o->memory_budget_bytes)
-        rc = budget_begin(m, p,
-                          &(struct budget_plan){.budget_bytes = o->memory_budget_bytes,
-                                                .ports = 1,
-                                                .port = port_arg_kind(o->port.uris[0]),
-                                                .sessions = o->max_sessions,
-                                                .with = *with});
-    return rc;
+    if (rc != EXIT_OK || !o->memory_budget_bytes)
+        return rc;
+    struct budget_plan plan = {.budget_bytes = o->memory_budget_bytes,
+                               .ports = 1,
+                               .port = port_arg_kind(o->port.uris[0]),
+                               .sessions = o->max_sessions,
+                               .with = *with};
+    plan.with.other_formats = BUDGET_KV_LEAST; /* that edges' ladders lead to */
+    return budget_begin(m, p, &plan);
 }
 
 static int check_model(const struct cloud_options *o)

@@ -63,12 +63,12 @@ uint64_t plan_port_bytes(enum plan_port port)
     return port_bytes[port];
 }
 
-/* Large pages are resident by whole huge ones. */
+/* Large pages are resident by whole huge ones; each format has its own. */
 static uint64_t cache_bytes(const struct plan_model *m, const struct plan_process *p)
 {
     const bool huge = plan_kv_bytes(m, p->kv_layers, p->kv, 1) >= KV_HUGE_FROM;
 
-    return huge ? up_to(p->kv_bytes, HUGE_BYTES) : p->kv_bytes;
+    return (huge ? up_to(p->kv_bytes, HUGE_BYTES) : p->kv_bytes) + p->other_formats * HUGE_BYTES;
 }
 
 /* With the head, the sampler's table; and hidden states that come back to it from a cloud. */

@@ -63,6 +63,7 @@ struct plan_process {
     uint64_t weight_bytes, head_bytes; /* of its layers, and of the head, which may be with them */
     uint32_t kv_layers;
     enum kv_format kv;
+    uint32_t other_formats; /* of keys and values, that sessions may have: a huge page of each */
     uint64_t kv_bytes;
     uint32_t rows; /* of a step */
     uint32_t context, threads;

@@ -22,7 +22,7 @@ import halves
 import resident
 
 MB = 1000000
-EDGE_MB, CLOUD_MB = 84, 152  # hardly more than both refuse to start with
+EDGE_MB, CLOUD_MB = 80, 146  # hardly more than both refuse to start with
 CTX = 2048
 ABOVE = 1.05
 # An edge is small: stacks of threads, pages of code. A cloud's cache has a pool for each format in use, on huge pages
@@ -187,11 +187,11 @@ def soak(model, seconds, folder, groups):
 def refusals(model):
     """What cannot fit is refused at once, with each term and what would fit."""
     port = "udp:127.0.0.1:%d" % halves.free_port()
-    for half, budget in (("edge", "120MB"), ("cloud", "100MB")):
+    for half, budget, term in (("edge", "120MB", "history"), ("cloud", "100MB", "logits")):
         done = e2e.isthmus(half, "-m", model, "--port", port, "--insecure", "--split", "10",
                            "--memory-budget", budget, *(["-p", "x"] if half == "edge" else []))
         e2e.check(done.returncode == 2, "%s: exit code %d" % (half, done.returncode))
-        for word in ("weights", "keys and values", "scratch", "histories", "packets", "program",
+        for word in ("weights", "keys and values", "scratch", "packets", "program", term, "reserve of 2 %",
                      "would fit"):
             e2e.check(word in done.stderr, "%s: the refusal names %s: %s" % (half, word, done.stderr))
 

@@ -139,6 +139,16 @@ static void test_history(void **state)
     assert_int_equal(terms(edge, &with).term[PLAN_HISTORY], 64 * MB);
 }
 
+/* Pools of other formats have huge pages of their own. */
+static void test_formats(void **state)
+{
+    const struct stage_params edge = {.end_layer = 1};
+    const struct need_process two = {.other_formats = 2};
+
+    assert_int_equal(terms(edge, &two).term[PLAN_KV],
+                     terms(edge, &alone).term[PLAN_KV] + 2 * (UINT64_C(2) << 20));
+}
+
 /* Who has the head has logits; an edge, hidden states that come back, too. */
 static void test_head(void **state)
 {
@@ -375,6 +385,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_as_planned),
         cmocka_unit_test(test_history),
+        cmocka_unit_test(test_formats),
         cmocka_unit_test(test_head),
         cmocka_unit_test(test_fits),
         cmocka_unit_test(test_split_that_fits),
