@@ -195,7 +195,8 @@ static enum proto_reason reserve(struct cloud *c, struct cloud_edge *e, const st
         return PROTO_BUSY;
     }
     if (c->n_sessions && c->tokens_max && m->max_tokens > c->tokens_max) {
-        snprintf(text, room, "the cloud's memory is short: sessions have up to %u tokens now, not %u",
+        snprintf(text, room,
+                 "the cloud's memory is short: sessions have up to %u tokens now, not %u",
                  c->tokens_max, m->max_tokens);
         return PROTO_BUSY;
     }

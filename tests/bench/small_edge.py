@@ -51,8 +51,8 @@ def halves(o, group, folder, requests, codec):
         try:
             begun.append(subprocess.Popen(
                 [*group.prefix(), e2e.BINARY, "edge", "--config", folder + "/edge.ini", "--requests", "-",
-                 "--ignore-eos", "--json", "--no-prefix-cache", "--first-core", "0", "--memory-budget", str(o.limit), *more,
-                 "--netem", "rate=%s,%s" % (RATE, netem)],
+                 "--ignore-eos", "--json", "--no-prefix-cache", "--first-core", "0",
+                 "--memory-budget", str(o.limit), *more, "--netem", "rate=%s,%s" % (RATE, netem)],
                 stdin=lines, stdout=subprocess.PIPE, stderr=err, text=True))
             edge, most = begun[1], [0]
             out = reading(edge, lambda: most.__setitem__(0, max(most[0], resident.peak_bytes(edge.pid))))

@@ -220,8 +220,8 @@ def starts_under_its_limit():
         return
     limit, port = int(os.path.getsize(model) * .4), "udp:127.0.0.1:%d" % halves.free_port()
     out = os.path.join(folder, "small")
-    p = planned("--context", 256, "--prompt", 128, "--least", "ttft", "--max-kl", ".02", "--front", "keep", "--back", "keep",
-                "--edge-memory", limit, "-o", out, "--port", port, "--connect", port)
+    p = planned("--context", 256, "--prompt", 128, "--least", "ttft", "--max-kl", ".02", "--front", "keep",
+                "--back", "keep", "--edge-memory", limit, "-o", out, "--port", port, "--connect", port)
     e2e.check(p["edge_bytes"] <= .98 * limit, "2 %% of %d are kept: %.0f" % (limit, p["edge_bytes"]))
     with open(e2e.shared("eval/wikitext2-valid.txt"), encoding="utf-8") as f:
         words = f.read(20000).split()[:110]

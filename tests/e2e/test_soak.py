@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """--memory-budget: an edge that serves and a cloud, each in a memory cgroup with a hard limit, while
 sessions come and go, prompts are long, clients leave and the cloud is killed. The limit is 5 % above the
-budget while a half starts, for which it asks, then 5 % above what the account says that can come to be: a budget has all buffers
-of packets, of which few are ever touched. It is never hit, the account is what the kernel counts, no
+budget while a half starts, for which it asks, then 5 % above what the account says that can come to be: a budget has
+all packets that it allows, of which few are ever touched. It is never hit, the account is what the kernel counts, no
 more requests fail than kills explain, and the ladder is climbed and left.
 
   test_soak.py [--seconds N]"""
