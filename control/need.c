@@ -153,6 +153,20 @@ static bool fits_there(const void *arg, const struct stage_params *p)
     return take(a, p, &kv_one, &need) == 0 && need.bytes <= a->there;
 }
 
+/* A half of what is not split yet: with UDP's packets, and histories of rows as long as f16's. */
+static struct need_process half_of(const struct need_process *with)
+{
+    static const struct codec_params f16 = {.mode = CODEC_F16};
+    struct need_process half = *with;
+
+    if (with->codec)
+        return half;
+    half.codec = &f16;
+    half.packet_bytes = plan_port_bytes(PLAN_PORT_UDP);
+    half.history_bytes = UINT64_MAX;
+    return half;
+}
+
 int need_fits(const struct gguf *g, const struct stage_params *p, const struct need_process *with,
               uint64_t there, char line[NEED_LINE])
 {
@@ -165,10 +179,13 @@ int need_fits(const struct gguf *g, const struct stage_params *p, const struct n
         rc = take(&a, p, &kv_one, &need);
     if (rc || need.bytes <= there)
         return rc;
-    a.there = there;
+    const struct need_process half = half_of(with);
+    struct ask cut = a;
+    cut.with = &half;
+    a.there = cut.there = there;
     const uint32_t end = p->end_layer ? p->end_layer : a.m.n_layers,
                    ctx = need_context(p, fits_there, &a),
-                   split = need_split(p, a.m.n_layers, fits_there, &a);
+                   split = need_split(p, a.m.n_layers, fits_there, &cut);
     char instead[160] = "no part of it fits here", terms[NEED_TERMS];
     size_t at = 0;
     if (ctx)

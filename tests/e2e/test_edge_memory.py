@@ -98,8 +98,7 @@ def too_little_memory():
                 e2e.check(term in done.stderr, "%s: by term" % term)
             # That edge runs here; its cloud is elsewhere, so that it only gets as far as looking for it.
             edge = e2e.isthmus("edge", "-m", model, "-p", "x", "--ctx", "256", "--split", said[3],
-                               "--insecure", "--port", "memif:/nowhere/isthmus.sock,role=client",
-                               preexec_fn=enter)
+                               "--insecure", "--port", "udp:127.0.0.1:9", "--connect", "1", preexec_fn=enter)
             e2e.check("MB of memory" not in edge.stderr,
                       "the split that fits is not refused: " + edge.stderr)
         done = run("--split", "20")  # each half fits, both do not

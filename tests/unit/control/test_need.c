@@ -187,24 +187,50 @@ static void test_fits(void **state)
 
 static void test_split_that_fits(void **state)
 {
+    const struct need_process split_one = {.faces_users = true, .codec = &f16};
     char line[NEED_LINE], want[32];
 
     for (uint32_t split = 1; split < TINY_LAYERS; split++) {
         const struct stage_params edge = {.end_layer = split}, cloud = {.first_layer = split},
                                   more = {.first_layer = split - 1};
         snprintf(want, sizeof(want), "--split %u is the most", split);
-        assert_int_equal(need_fits(model, &(struct stage_params){0}, &alone, need(edge), line),
-                         -ENOMEM);
+        assert_int_equal(
+            need_fits(model, &(struct stage_params){0}, &split_one, need(edge), line), -ENOMEM);
         assert_non_null(strstr(line, want));
         if (split == 1)
             continue;
         snprintf(want, sizeof(want), "--split %u is the least", split);
-        assert_int_equal(need_fits(model, &more, &alone, need(cloud), line), -ENOMEM);
+        assert_int_equal(need_fits(model, &more, &split_one, need(cloud), line), -ENOMEM);
         assert_non_null(strstr(line, want));
     }
     assert_int_equal(need_fits(model, &(struct stage_params){0}, &alone, 1000, line), -ENOMEM);
     assert_non_null(strstr(line, "no part of it fits"));
     assert_null(strstr(line, "--"));
+}
+
+/* What is not split now has packets and a history when it is. */
+static void test_split_of_a_whole(void **state)
+{
+    const struct tiny_params long_ctx = {.arch = "llama", .key = "context_length", .value = 16384};
+    const struct need_process edge_with = {.faces_users = true,
+                                           .codec = &f16,
+                                           .packet_bytes = plan_port_bytes(PLAN_PORT_UDP),
+                                           .history_bytes = UINT64_MAX};
+    const struct stage_params whole = {.n_ctx = 8192}, edge = {.end_layer = 1, .n_ctx = 8192};
+    char line[NEED_LINE], err[GGUF_ERR], *tiny_path = path;
+    struct gguf *tiny = model;
+
+    path = tiny_write(&long_ctx);
+    assert_int_equal(gguf_open(path, &model, err), 0);
+    const uint64_t least = terms(edge, &edge_with).bytes;
+    assert_true(need(whole) > least && least > need(edge) + MB);
+    assert_int_equal(need_fits(model, &whole, &alone, least, line), -ENOMEM);
+    assert_non_null(strstr(line, "--split 1 is the most"));
+    assert_int_equal(need_fits(model, &whole, &alone, least - 1, line), -ENOMEM);
+    assert_null(strstr(line, "--split"));
+    close_model(state);
+    path = tiny_path;
+    model = tiny;
 }
 
 /* The longest sequence is what does not fit: a shorter one would. */
@@ -389,6 +415,7 @@ int main(void)
         cmocka_unit_test(test_head),
         cmocka_unit_test(test_fits),
         cmocka_unit_test(test_split_that_fits),
+        cmocka_unit_test(test_split_of_a_whole),
         cmocka_unit_test(test_ctx_that_fits),
         cmocka_unit_test(test_cache_that_fits),
         cmocka_unit_test(test_cache_without_budget),
