@@ -7,100 +7,45 @@
 
 #include "control/cmd.h"
 #include "control/log.h"
-#include "control/memory.h"
 #include "control/model.h"
+#include "control/plan/search.h"
+#include "dataplane/pipeline/proto.h"
+#include "dataplane/port.h"
 
 /* --- at start -----------------------------------------------------------------------------------
  */
 
-#define SCRATCH_BYTES UINT64_C(1000000) /* whatever the rows */
-
-static uint32_t key_u32(const struct gguf *g, const char *arch, const char *name)
-{
-    char key[96];
-    uint32_t v = 0;
-    snprintf(key, sizeof key, "%s.%s", arch, name);
-    return gguf_u32(g, key, &v) == 0 ? v : 0;
-}
-
-/* Activations of a run, as the stage takes them: rows in f32 of the widths that a layer has, and of
- * those that products read int8 or int16 with their scales. */
-static uint64_t scratch_bytes(uint32_t d, uint32_t ff, uint32_t kv, uint32_t rows)
-{
-    const uint64_t widest = ff > d ? ff : d;
-    return SCRATCH_BYTES +
-           (uint64_t)rows * (4 * (3 * (uint64_t)d + 2 * (uint64_t)kv + 2 * (uint64_t)ff) +
-                             widest * 19 / 2 + (uint64_t)d * 25 / 4);
-}
-
-struct terms {
-    uint64_t weights, kv_one, scratch, logits, history, ports, program;
-};
-
-static int terms_of(const struct gguf *g, const struct stage_params *p, const struct budget_plan *b,
-                    struct terms *t)
-{
-    char err[GGUF_ERR], arch[32] = "";
-    struct gguf_str s;
-    size_t weights, kv;
-    const int rc = stage_footprint(g, p, 0, &weights, &kv, err);
-    if (rc < 0)
-        return rc;
-    if (gguf_str(g, "general.architecture", &s) == 0 && s.len < sizeof arch)
-        memcpy(arch, s.ptr, s.len);
-    const uint32_t d = key_u32(g, arch, "embedding_length");
-    const uint32_t ff = key_u32(g, arch, "feed_forward_length");
-    const uint32_t heads = key_u32(g, arch, "attention.head_count");
-    const uint32_t kv_heads = key_u32(g, arch, "attention.head_count_kv");
-    const uint32_t kv_dim = heads ? d / heads * kv_heads : d;
-    const struct gguf_tensor *embedding = gguf_find(g, "token_embd.weight");
-    const uint32_t n_vocab = b->has_head && embedding ? (uint32_t)embedding->ne[1] : 0;
-    *t = (struct terms){
-        .weights = weights,
-        .kv_one = kv,
-        .scratch = scratch_bytes(d, ff, kv_dim, p->max_rows),
-        .logits = account_logits(d, n_vocab, p->max_rows, b->sessions),
-        .history = b->history_bytes,
-        .ports = b->ports * BUDGET_PORT_BYTES,
-        .program = b->program_bytes + BUDGET_GROWTH_BYTES,
-    };
-    if (p->head == STAGE_HEAD_WITH)
-        t->logits += account_hidden(d, p->max_rows, b->sessions);
-    return 0;
-}
-
-static uint64_t fixed(const struct terms *t)
-{
-    return t->weights + t->scratch + t->logits + t->history + t->ports + t->program;
-}
-
-/* The longest context of one session that the budget has room for; 0: none. */
-static uint32_t context_that_fits(const struct gguf *g, const struct stage_params *p, uint64_t left)
-{
-    char err[GGUF_ERR];
-    uint32_t low = 0, high = p->n_ctx ? p->n_ctx : 8192;
-    size_t weights, kv;
-    while (high - low > 64) {
-        const uint32_t middle = low + (high - low) / 2;
-        if (stage_footprint(g, p, middle, &weights, &kv, err) == 0 && kv <= left)
-            low = middle;
-        else
-            high = middle;
-    }
-    return low / 64 * 64;
-}
+/* Of what is left beside the least, a port's packets get this part, while the cache wants more. */
+#define PACKETS_SHARE 8u
 
 struct room {
     const struct gguf *g;
-    const struct budget_plan *plan;
+    const struct need_process *with;
+    uint64_t most_bytes; /* of the budget, without the reserve */
 };
+
+static uint64_t within(uint64_t budget_bytes)
+{
+    return (uint64_t)plan_within(PLAN_EDGE_BYTES, (double)budget_bytes);
+}
+
+/* What the process is to have at least, but of what is held by a limit of its own the most. */
+static struct need_process process_of(const struct budget_plan *b, const struct stage_params *p)
+{
+    struct need_process with = b->with;
+
+    with.full = true;
+    with.packet_bytes = b->ports * plan_port_bytes(b->port);
+    with.logit_rows = proto_wanted_rows(b->sessions, p->max_rows);
+    return with;
+}
 
 /* Whether one session of the stage fits. */
 static bool one_fits(const void *arg, const struct stage_params *p)
 {
     const struct room *r = arg;
-    struct terms t;
-    return terms_of(r->g, p, r->plan, &t) == 0 && fixed(&t) + t.kv_one <= r->plan->budget_bytes;
+    struct plan_memory need;
+    return need_of(r->g, p, r->with, &need) == 0 && need.bytes <= r->most_bytes;
 }
 
 /* The finest format of keys and values with which it would; KV_FORMATS: none that the ladder takes.
@@ -116,14 +61,13 @@ static enum kv_format format_that_fits(const struct room *r, const struct stage_
     return KV_FORMATS;
 }
 
-static int refuse(const struct gguf *g, const struct stage_params *p, uint32_t n_layers,
-                  const struct budget_plan *b, const struct terms *t, char line[BUDGET_LINE])
+static int refuse(const struct room *r, const struct stage_params *p, uint32_t n_layers,
+                  const struct plan_memory *need, uint64_t budget_bytes, char line[BUDGET_LINE])
 {
-    const uint64_t rest = fixed(t), left = b->budget_bytes > rest ? b->budget_bytes - rest : 0;
-    const uint32_t ctx = context_that_fits(g, p, left),
-                   split = memory_split(p, n_layers, one_fits, &(struct room){g, b});
-    const enum kv_format kv = format_that_fits(&(struct room){g, b}, p);
-    char instead[200] = "";
+    const uint32_t ctx = need_context(p, one_fits, r), split = need_split(p, n_layers, one_fits, r);
+    const enum kv_format kv = format_that_fits(r, p);
+    const uint64_t history = need->term[PLAN_HISTORY], others = need->bytes - history;
+    char instead[200] = "", terms[NEED_TERMS];
     size_t at = 0;
     if (ctx)
         at += (size_t)snprintf(instead + at, sizeof instead - at, "; --ctx %u would fit", ctx);
@@ -132,49 +76,68 @@ static int refuse(const struct gguf *g, const struct stage_params *p, uint32_t n
     if (kv < KV_FORMATS)
         at += (size_t)snprintf(instead + at, sizeof instead - at, "; --kv %s would fit",
                                kv_format_name(kv));
-    if (t->history && rest + t->kv_one - t->history <= b->budget_bytes)
-        snprintf(
-            instead + at, sizeof instead - at, "; --history %llu would fit",
-            (unsigned long long)((b->budget_bytes - (rest + t->kv_one - t->history)) / 1000000));
-    snprintf(
-        line, BUDGET_LINE,
-        "--memory-budget of %.1f MB: needed are at least %.1f: weights %.1f, keys and values of "
-        "one session of the longest %.1f, scratch %.1f, logits %.1f, histories %.1f, packets "
-        "and DPDK %.1f, program %.1f%s",
-        (double)b->budget_bytes * 1e-6, (double)(rest + t->kv_one) * 1e-6,
-        (double)t->weights * 1e-6, (double)t->kv_one * 1e-6, (double)t->scratch * 1e-6,
-        (double)t->logits * 1e-6, (double)t->history * 1e-6, (double)t->ports * 1e-6,
-        (double)t->program * 1e-6, instead);
+    if (history && others <= r->most_bytes)
+        snprintf(instead + at, sizeof instead - at, "; --history %llukB would fit",
+                 (unsigned long long)(r->most_bytes - others) / 1000);
+    snprintf(line, BUDGET_LINE,
+             "--memory-budget of %.1f MB: needed are at least %.1f, with one session of the "
+             "longest and a reserve of %.0f %%: %s%s",
+             (double)budget_bytes * 1e-6,
+             plan_limit_for(PLAN_EDGE_BYTES, (double)need->bytes) * 1e-6, PLAN_RESERVE * 1e2,
+             need_terms(need, terms), instead);
     return -ENOMEM;
 }
 
-int budget_start(const struct gguf *g, struct stage_params *p, uint32_t n_layers,
-                 const struct budget_plan *b, char line[BUDGET_LINE])
+/* What is left goes to the cache, and some to packets, which help paths that hold many at once. */
+static uint64_t more_packets(const struct budget_plan *b, uint64_t left, uint64_t cache_wants)
 {
-    struct terms t;
-    const int rc = terms_of(g, p, b, &t);
+    const uint64_t most = b->ports * (BUDGET_PORT_BYTES - plan_port_bytes(PLAN_PORT_UDP));
+    uint64_t more = left / PACKETS_SHARE;
+
+    if (b->port != PLAN_PORT_UDP) /* DPDK's are all there from the start */
+        return 0;
+    if (cache_wants < left && left - cache_wants > more)
+        more = left - cache_wants;
+    return more < most ? more : most;
+}
+
+int budget_start(const struct gguf *g, struct stage_params *p, uint32_t n_layers,
+                 struct budget_plan *b, char line[BUDGET_LINE])
+{
+    const struct need_process with = process_of(b, p);
+    struct plan_memory need;
+    char err[GGUF_ERR];
+    size_t weights, kv_one;
+    int rc = need_of(g, p, &with, &need);
+    if (rc == 0)
+        rc = stage_footprint(g, p, 0, &weights, &kv_one, err);
     if (rc < 0)
         return rc;
-    const uint64_t given = p->kv_budget_bytes;
-    const uint64_t least = given && given < t.kv_one ? given : t.kv_one;
-    if (fixed(&t) + least > b->budget_bytes)
-        return refuse(g, p, n_layers, b, &t, line);
-    const uint64_t left = b->budget_bytes - fixed(&t);
-    const uint64_t all = t.kv_one * (p->max_seqs ? p->max_seqs : 1);
-    const uint64_t wanted = given ? given : all;
-    p->kv_budget_bytes = wanted < left ? wanted : left;
+    const uint64_t most = within(b->budget_bytes);
+    if (need.bytes > most)
+        return refuse(&(struct room){g, &with, most}, p, n_layers, &need, b->budget_bytes, line);
+    const uint64_t given = p->kv_budget_bytes, left = most - need.bytes;
+    const uint64_t all = (uint64_t)kv_one * (p->max_seqs ? p->max_seqs : 1);
+    const uint64_t wanted = given ? given : all, least = given && given < kv_one ? given : kv_one;
+    const uint64_t packets = more_packets(b, left, wanted - least);
+    p->kv_budget_bytes =
+        least + (wanted - least < left - packets ? wanted - least : left - packets);
+    b->packet_bytes = b->ports ? with.packet_bytes / b->ports + packets / b->ports : 0;
     return 0;
 }
 
-int budget_begin(const struct model *m, struct stage_params *p, const struct budget_plan *b)
+int budget_begin(const struct model *m, struct stage_params *p, struct budget_plan *b)
 {
     char line[BUDGET_LINE];
     const int rc = budget_start(m->gguf, p, m->n_layers, b, line);
     if (rc == -ENOMEM)
         log_error("%s", line);
-    else if (rc == 0)
-        log_info("memory: of the budget of %.1f MB the cache may take %.1f",
-                 (double)b->budget_bytes * 1e-6, (double)p->kv_budget_bytes * 1e-6);
+    if (rc == 0) {
+        port_packets_limit(b->packet_bytes);
+        log_info("memory: of the budget of %.1f MB the cache may take %.1f, packets %.1f",
+                 (double)b->budget_bytes * 1e-6, (double)p->kv_budget_bytes * 1e-6,
+                 (double)(b->ports * b->packet_bytes) * 1e-6);
+    }
     return rc == -ENOMEM ? EXIT_USAGE : EXIT_OK; /* what else is wrong the stage will say */
 }
 
@@ -186,8 +149,11 @@ int budget_begin(const struct model *m, struct stage_params *p, const struct bud
 #define COARSE_KV     .6 /* the first step; the others follow at equal distances up to */
 #define TIGHT_KV      .8
 #define FULL          .95
-#define EASE          .1                /* below where it was entered, */
-#define EASE_BYTES    UINT64_C(2000000) /* for what is resident: weights may be most of it */
+#define EASE          .1 /* below where it was entered */
+/* What is resident hardly falls by what the ladder does, and all that was given away may come to
+ * be: the reserve is what tells. */
+#define RESIDENT_FULL (1 - PLAN_RESERVE / 2)
+#define RESIDENT_EASE (1 - PLAN_RESERVE)
 #define CALM          20u
 #define COARSER_MAX   8u
 
@@ -220,11 +186,10 @@ static double part(uint64_t of, uint64_t limit)
     return limit ? (double)of / (double)limit : 0;
 }
 
-/* What is resident hardly falls by what the ladder does. */
 static bool is_full(const struct account *a, bool ease)
 {
-    const double most = FULL * (double)a->budget_bytes - (ease ? (double)EASE_BYTES : 0);
-    return a->budget_bytes && (double)a->resident_bytes > most;
+    const double part = ease ? RESIDENT_EASE : RESIDENT_FULL;
+    return a->budget_bytes && (double)a->resident_bytes > part * (double)a->budget_bytes;
 }
 
 bool budget_is_full(const struct budget *b, const struct account *a)

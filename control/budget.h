@@ -12,38 +12,39 @@
 #include <stdint.h>
 
 #include "control/account.h"
+#include "control/need.h"
 
 /* --- at start -----------------------------------------------------------------------------------
  */
 
-/* Packet pools of a port at most, and DPDK with its own. */
+/* All packets that a UDP port has where no budget says less. */
 #define BUDGET_PORT_BYTES UINT64_C(14000000)
-/* What a program takes beside what is counted once it runs: threads, connections, answers. */
-#define BUDGET_GROWTH_BYTES UINT64_C(6000000)
-#define BUDGET_LINE         640
+#define BUDGET_LINE       NEED_LINE
 /* The coarsest keys and values that new sessions get when memory is short, unless told otherwise:
  * those of q4 cost a text a good deal more. */
 #define BUDGET_KV_LEAST KV_K8V4
 
 struct budget_plan {
     uint64_t budget_bytes;
-    uint64_t program_bytes; /* resident before the weights */
-    uint64_t history_bytes; /* of --history */
-    uint32_t ports, sessions;
-    bool has_head;
+    uint32_t ports; /* open at once */
+    enum plan_port port;
+    uint32_t sessions;
+    struct need_process with; /* but packets and rows of logits, which follow from the above */
+    uint64_t packet_bytes;    /* of each port, at most: budget_start's */
 };
 
 /*
- * The cache that the budget leaves, in p->kv_budget_bytes: no more than there was. 0, or -ENOMEM:
- * `line` names each term and what would fit; or as stage_footprint. p->max_seqs and n_ctx are the
- * stage's.
+ * What the budget leaves for the cache, in p->kv_budget_bytes: no more than there was; and for
+ * packets. 0, or -ENOMEM: `line` names each term and what would fit; or as stage_footprint.
+ * p->max_seqs and n_ctx are the stage's.
  */
 int budget_start(const struct gguf *g, struct stage_params *p, uint32_t n_layers,
-                 const struct budget_plan *b, char line[BUDGET_LINE]);
+                 struct budget_plan *b, char line[BUDGET_LINE]);
 
 struct model;
-/* The same for a command. EXIT_OK, or an exit code with the error said. */
-int budget_begin(const struct model *m, struct stage_params *p, const struct budget_plan *b);
+/* The same for a command, whose ports are opened later. EXIT_OK, or an exit code with the error
+ * said. */
+int budget_begin(const struct model *m, struct stage_params *p, struct budget_plan *b);
 
 /* --- while it runs ------------------------------------------------------------------------------
  */

@@ -145,6 +145,35 @@ static void wake(void *arg)
     cloud_serve_wake();
 }
 
+/* --- --memory-budget -----------------------------------------------------------------------------
+ */
+
+#define BUDGET_LOOK_NS (SECOND_NS / 10)
+
+/* Ten times a second. What new sessions' keys and values are kept in their edges decide. */
+static void look_at_budget(struct cloud_serve *s, uint64_t now_ns, uint64_t *look_ns)
+{
+    struct budget *b = &s->budget;
+    const enum budget_rung before = b->rung;
+    struct account a;
+
+    if (!s->budget_bytes || now_ns < *look_ns)
+        return;
+    *look_ns = now_ns + BUDGET_LOOK_NS;
+    account_of_cloud(s->cloud, s->stage, s->port, s->max_sessions, s->budget_bytes, &a);
+    while (budget_is_full(b, &a) && cloud_make_room(s->cloud))
+        account_of_cloud(s->cloud, s->stage, s->port, s->max_sessions, s->budget_bytes, &a);
+    if (!budget_look(b, &a) || b->rung == before)
+        return;
+    const uint32_t n_ctx = stage_info(s->stage)->n_ctx, tokens = budget_context(b, n_ctx);
+    cloud_set_limits(s->cloud, tokens, b->rung == BUDGET_REFUSE);
+    log_info("memory: %s (step %u of %u), sessions of up to %u tokens: %.1f MB of %.1f resident, "
+             "cache promised %.1f of %.1f",
+             budget_rung_name(b->rung), b->rung, BUDGET_RUNGS - 1, tokens,
+             (double)a.resident_bytes * 1e-6, (double)a.budget_bytes * 1e-6,
+             (double)a.kv_busy_bytes * 1e-6, (double)a.limits[ACCOUNT_KV] * 1e-6);
+}
+
 /* --- the loop -----------------------------------------------------------------------------------
  */
 
@@ -211,7 +240,7 @@ int cloud_serve(struct cloud_serve *s)
     const bool in_terminal = isatty(STDERR_FILENO);
     struct ending ending = {.draining = false};
     struct said said = {.refusals = 0};
-    uint64_t look_ns = 0;
+    uint64_t look_ns = 0, budget_ns = 0;
 
     daemon_ready();
     for (bool slept = false;;) {
@@ -234,8 +263,11 @@ int cloud_serve(struct cloud_serve *s)
             say_news(s->cloud, &said);
             look_ns = now_ns + STEP_NS;
         }
+        look_at_budget(s, now_ns, &budget_ns);
         if (deadline_ns > now_ns + STEP_NS)
             deadline_ns = now_ns + STEP_NS;
+        if (s->budget.rung && deadline_ns > budget_ns) /* a ladder is left in time, too */
+            deadline_ns = budget_ns;
         const uint64_t tick_ns = daemon_tick(now_ns);
         slept = deadline_ns > now_ns;
         port_wait(s->port, tick_ns < deadline_ns

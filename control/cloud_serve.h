@@ -4,6 +4,7 @@
 #define ISTHMUS_CONTROL_CLOUD_SERVE_H
 
 #include "control/account.h"
+#include "control/budget.h"
 #include "control/fleet/register.h"
 #include "control/rpc/control.h"
 #include "control/security_arg.h"
@@ -18,6 +19,10 @@ struct cloud_serve {
     struct control *control;   /* NULL: none */
     struct reload *reload;     /* cloud_serve_reloads */
     struct registration *registration; /* told of draining; NULL: none */
+    const struct stage *stage;
+    uint32_t max_sessions;
+    uint64_t budget_bytes; /* of --memory-budget; 0: none */
+    struct budget budget;  /* the ladder that keeps it */
 };
 
 #define DRAIN_TIMEOUT_S     30u

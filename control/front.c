@@ -196,49 +196,84 @@ int front_open(struct front *f, const struct front_options *o)
     return f->prompt ? EXIT_OK : EXIT_FAILED;
 }
 
-/* What --memory-budget leaves for the cache; or it is refused. */
-static int keep_budget(const struct front *f, bool whole, struct stage_params *params)
+struct stage_params front_stage(const struct front *f, uint32_t first_layer, uint32_t end_layer)
 {
-    const struct budget_plan plan = {
-        .budget_bytes = f->o->memory_budget_bytes,
-        .program_bytes = process_memory("VmRSS"),
-        .history_bytes = f->join.reconnect_ns ? f->join.history_bytes : 0,
-        .ports = f->join.workers ? f->join.max_uplinks : !whole,
-        .sessions = f->o->parallel,
-        .has_head = whole || params->head == STAGE_HEAD_WITH,
-    };
-    return budget_begin(&f->model, params, &plan);
-}
-
-/* What a stage of these layers is to be. */
-static int plan_stage(const struct front *f, uint32_t first_layer, uint32_t end_layer,
-                      enum stage_head head, struct stage_params *params)
-{
-    *params = (struct stage_params){
+    const enum head_place head = f->o->head;
+    return (struct stage_params){
         .first_layer = first_layer,
         .end_layer = end_layer,
-        .head = head,
+        .head = first_layer ? head_of_back(head) : head_of_front(head),
         .max_rows = model_run_rows(f->o->chunk_tokens, f->o->parallel),
         .n_ctx = f->o->model.ctx,
         .kv_format = f->o->model.kv,
     };
+}
+
+/* Of the addresses that are tried one is open at a time; of workers nobody knows yet. */
+static enum plan_port port_of(const struct front *f)
+{
+    const struct port_options *at = &f->join.at;
+    enum plan_port most = PLAN_PORT_UDP;
+    for (unsigned i = 0; i < at->n; i++) {
+        const enum plan_port kind = port_arg_kind(at->uris[i]);
+        most = kind > most ? kind : most;
+    }
+    return f->o->both_halves ? PLAN_PORT_MEMIF : most;
+}
+
+static uint32_t ports_of(const struct front *f, const struct stage_params *p)
+{
+    const bool whole = p->first_layer == 0 && p->end_layer == 0;
+    return f->join.workers ? f->join.max_uplinks : !whole;
+}
+
+struct need_process front_process(const struct front *f, const struct stage_params *p,
+                                  uint32_t threads)
+{
+    const bool front = p->first_layer == 0, split = p->first_layer || p->end_layer;
+    return (struct need_process){
+        .faces_users = front,
+        .serves = front && f->o->serves,
+        .threads = threads,
+        .logit_rows = f->o->parallel,
+        .codec = split ? &f->plan.codec : NULL,
+        .packet_bytes = ports_of(f, p) * plan_port_bytes(port_of(f)),
+        .history_bytes = front && f->join.reconnect_ns ? f->join.history_bytes : 0,
+    };
+}
+
+/* Its cache, and what --memory-budget leaves for it; or it is refused. */
+static int plan_stage(const struct front *f, struct stage_params *params, uint32_t threads)
+{
     int rc =
         model_cache(&f->model, f->o->parallel, !f->o->no_prefix, f->o->kv_budget_bytes, params);
     account_begin();
-    if (rc == EXIT_OK && f->o->memory_budget_bytes)
-        rc = keep_budget(f, end_layer == 0, params);
-    return rc;
+    if (rc != EXIT_OK || !f->o->memory_budget_bytes)
+        return rc;
+    struct budget_plan plan = {
+        .budget_bytes = f->o->memory_budget_bytes,
+        .ports = ports_of(f, params),
+        .port = port_of(f),
+        .sessions = f->o->parallel,
+        .with = front_process(f, params, threads),
+    };
+    const uint32_t least = f->o->kv_least ? f->o->kv_least - 1 : BUDGET_KV_LEAST;
+    if (f->o->serves && least > params->kv_format) /* its ladder leads there */
+        plan.with.other_formats = least - params->kv_format;
+    return budget_begin(&f->model, params, &plan);
 }
 
 static int open_stage(struct front *f, uint32_t end_layer, unsigned threads, int first_core,
                       int near_numa_node)
 {
-    struct stage_params params;
+    struct stage_params params = front_stage(f, 0, end_layer);
     int rc = model_team_near(&f->o->model, threads, first_core, near_numa_node, &f->team);
     if (rc == EXIT_OK)
-        rc = plan_stage(f, 0, end_layer, head_of_front(f->o->head), &params);
-    if (rc == EXIT_OK)
-        rc = model_open_stage(&f->model, &params, f->team, &f->stage);
+        rc = plan_stage(f, &params, team_size(f->team));
+    if (rc != EXIT_OK)
+        return rc;
+    const struct need_process with = front_process(f, &params, team_size(f->team));
+    rc = model_open_stage(&f->model, &params, &with, f->team, &f->stage);
     if (rc == EXIT_OK)
         model_drop_file(&f->model);
     return rc;
@@ -292,10 +327,14 @@ int front_check(const struct front_options *o, const struct join_options *join, 
         rc = local ? check_whole(&f) : front_plan(&f);
     if (rc == EXIT_OK)
         rc = model_check_team(&o->model);
-    if (rc == EXIT_OK)
-        rc = plan_stage(&f, 0, local ? 0 : f.plan.split, head_of_front(o->head), &params);
-    if (rc == EXIT_OK && !local && !join)
-        rc = plan_stage(&f, f.plan.split, 0, head_of_back(o->head), &params);
+    if (rc == EXIT_OK) {
+        params = front_stage(&f, 0, local ? 0 : f.plan.split);
+        rc = plan_stage(&f, &params, o->model.threads);
+    }
+    if (rc == EXIT_OK && !local && !join) {
+        params = front_stage(&f, f.plan.split, 0);
+        rc = plan_stage(&f, &params, o->model.threads);
+    }
     front_close(&f);
     return rc;
 }

@@ -99,6 +99,12 @@ int front_local(struct front *f);
 /* Decide where to cut and what carries the rows: f->plan. */
 int front_plan(struct front *f);
 
+/* What a stage of these layers is to be, and what its process has beside it, both halves of a split
+ * alike. */
+struct stage_params front_stage(const struct front *f, uint32_t first_layer, uint32_t end_layer);
+struct need_process front_process(const struct front *f, const struct stage_params *p,
+                                  uint32_t threads);
+
 /* Load layers [0, f->plan.split) and join a cloud, as f->security says; the names of j->at stay until
  * front_close. The threads and first core are those of the options, or else the ones given. Stopped
  * by a signal before the cloud was there: 128 and its number. */

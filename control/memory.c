@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/memory.h"
 
-#include <errno.h>
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* --- what is there --------------------------------------------------------------------------- */
+#include "control/account.h"
 
 /* The number after `key` in a file of lines "key number"; with key NULL the file's first word.
  * False: no file, no such line, or no number ("max"). */
@@ -120,153 +119,12 @@ uint64_t memory_there(void)
     return memory_there_under("");
 }
 
-/* --- what fits ------------------------------------------------------------------------------- */
-
-#define CTX_STEP 64u
-
-struct need {
-    size_t weights_bytes, kv_bytes; /* of the longest sequence, or the budget if that is less */
-};
-
-static int need_of(const struct gguf *g, const struct stage_params *p, struct need *n)
+uint64_t memory_for_us(void)
 {
-    char err[GGUF_ERR];
-    const int rc = stage_footprint(g, p, 0, &n->weights_bytes, &n->kv_bytes, err);
-
-    if (rc == 0 && p->kv_budget_bytes && p->kv_budget_bytes < n->kv_bytes)
-        n->kv_bytes = p->kv_budget_bytes;
-    return rc;
-}
-
-static bool fits(const struct need *n, uint64_t there)
-{
-    return n->weights_bytes + n->kv_bytes + MEMORY_REST_BYTES <= there;
-}
-
-/* The longest sequence for which there is room: 0 when not even a short one. */
-static uint32_t ctx_that_fits(const struct gguf *g, const struct stage_params *p, uint64_t there)
-{
-    uint32_t low = 0, high = 1u << 20;
-    struct need n;
-
-    while (high - low > CTX_STEP) {
-        struct stage_params q = *p;
-        q.n_ctx = low + (high - low) / 2;
-        if (need_of(g, &q, &n) == 0 && fits(&n, there))
-            low = q.n_ctx;
-        else
-            high = q.n_ctx;
-    }
-    return low / CTX_STEP * CTX_STEP;
-}
-
-uint32_t memory_split(const struct stage_params *p, uint32_t n_layers,
-                      bool (*has_room)(const void *arg, const struct stage_params *p),
-                      const void *arg)
-{
-    for (uint32_t layers = n_layers - 1; layers > 0; layers--) {
-        struct stage_params q = *p;
-        if (p->first_layer == 0)
-            q.end_layer = layers;
-        else
-            q.first_layer = n_layers - layers;
-        if (has_room(arg, &q))
-            return p->first_layer == 0 ? layers : n_layers - layers;
-    }
-    return 0;
-}
-
-struct room {
-    const struct gguf *g;
-    uint64_t there;
-};
-
-static bool fits_there(const void *arg, const struct stage_params *p)
-{
-    const struct room *r = arg;
-    struct need n;
-
-    return need_of(r->g, p, &n) == 0 && fits(&n, r->there);
-}
-
-int memory_fits(const struct gguf *g, const struct stage_params *p, uint32_t n_layers,
-                uint64_t there, char line[MEMORY_LINE])
-{
-    const uint32_t end = p->end_layer ? p->end_layer : n_layers;
-    struct need n;
-    int rc = need_of(g, p, &n);
-
-    if (rc || fits(&n, there))
-        return rc;
-    const uint32_t ctx = ctx_that_fits(g, p, there),
-                   split = memory_split(p, n_layers, fits_there, &(struct room){g, there});
-    char instead[160] = "no part of it fits here";
-    size_t at = 0;
-    if (ctx)
-        at = (size_t)snprintf(instead, sizeof instead, "--ctx %u would fit%s", ctx,
-                              split ? "; or " : "");
-    if (split)
-        snprintf(instead + at, sizeof instead - at, "--split %u is the %s", split,
-                 p->first_layer == 0 ? "most that fits here as an edge"
-                                     : "least that leaves a cloud here few enough layers");
-    snprintf(
-        line, MEMORY_LINE,
-        "%s: layers %u to %u need %.1f MB of memory (weights %.1f, keys and values %.1f, all else "
-        "%.1f), and %.1f MB are there: %s",
-        gguf_path(g), p->first_layer, end - 1,
-        (double)(n.weights_bytes + n.kv_bytes + MEMORY_REST_BYTES) * 1e-6,
-        (double)n.weights_bytes * 1e-6, (double)n.kv_bytes * 1e-6, (double)MEMORY_REST_BYTES * 1e-6,
-        (double)there * 1e-6, instead);
-    return -ENOMEM;
-}
-
-size_t memory_cache(const struct gguf *g, const struct stage_params *p, uint64_t there)
-{
-    struct need n;
-
-    if (need_of(g, p, &n))
-        return 0;
-    const uint64_t all = (uint64_t)n.kv_bytes * (p->max_seqs ? p->max_seqs : 1);
-    const uint64_t taken = n.weights_bytes + MEMORY_REST_BYTES;
-    const uint64_t left = there > taken ? there - taken : 0;
-    return left >= all ? 0 : left > n.kv_bytes ? left : n.kv_bytes;
-}
-
-static bool skip;
-
-void memory_check_skip(void)
-{
-    skip = true;
-}
-
-int memory_check(const struct gguf *g, const struct stage_params *p, uint32_t n_layers,
-                 uint64_t *there, char line[MEMORY_LINE])
-{
-    *there = memory_there();
-    return skip || *there == 0 ? 0 : memory_fits(g, p, n_layers, *there, line);
-}
-
-int memory_check_pair(const struct gguf *edge, const struct stage_params *edge_params,
-                      const struct gguf *cloud, const struct stage_params *cloud_params,
-                      char line[MEMORY_LINE])
-{
+    static uint64_t ours;
     const uint64_t there = memory_there();
-    struct need front, back;
-    int rc = need_of(edge, edge_params, &front);
 
-    if (rc == 0)
-        rc = need_of(cloud, cloud_params, &back);
-    if (rc || skip || there == 0)
-        return rc;
-    const uint64_t weights = front.weights_bytes + back.weights_bytes,
-                   kv = front.kv_bytes + back.kv_bytes, rest = 2 * MEMORY_REST_BYTES;
-    if (weights + kv + rest <= there)
-        return 0;
-    snprintf(
-        line, MEMORY_LINE,
-        "%s and %s: both halves need %.1f MB of memory (weights %.1f, keys and values %.1f, all "
-        "else %.1f), and %.1f MB are there: a smaller --ctx, or the halves on two hosts",
-        gguf_path(edge), gguf_path(cloud), (double)(weights + kv + rest) * 1e-6,
-        (double)weights * 1e-6, (double)kv * 1e-6, (double)rest * 1e-6, (double)there * 1e-6);
-    return -ENOMEM;
+    if (!ours)
+        ours = process_memory("RssAnon");
+    return there ? there + ours : 0;
 }

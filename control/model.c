@@ -363,49 +363,41 @@ int model_cache(const struct model *m, uint32_t sessions, bool linger, uint64_t 
     return EXIT_USAGE;
 }
 
-/* What is there goes to *there_bytes. */
-static int check_memory(const struct model *m, const struct stage_params *p, uint64_t *there_bytes)
+static int refuse_memory(int rc, const char *line)
 {
-    char line[MEMORY_LINE];
-    if (memory_check(file_of(m, p), p, m->n_layers, there_bytes, line) != -ENOMEM)
-        return EXIT_OK;
+    if (rc != -ENOMEM)
+        return EXIT_OK; /* what else is wrong the stage will say */
     log_error("%s", line);
     return EXIT_USAGE;
 }
 
-int model_check_halves(const struct model *m, const struct model_options *o, enum head_place head,
-                       uint64_t budget_bytes)
+int model_check_halves(const struct model *m, const struct stage_params *edge,
+                       const struct need_process *edge_with, const struct stage_params *cloud,
+                       const struct need_process *cloud_with)
 {
-    const struct stage_params both = {
-        .n_ctx = o->ctx, .kv_format = o->kv, .kv_budget_bytes = 2 * budget_bytes};
-    uint64_t there_bytes;
-    if (!m->back)
-        return check_memory(m, &both, &there_bytes);
+    const struct need_half front = {m->gguf, edge, edge_with},
+                           back = {file_of(m, cloud), cloud, cloud_with};
+    char line[NEED_LINE];
 
-    struct stage_params edge = both, cloud = both;
-    char line[MEMORY_LINE];
-    edge.end_layer = cloud.first_layer = m->half.split;
-    edge.kv_budget_bytes = cloud.kv_budget_bytes = budget_bytes;
-    edge.head = head_of_front(head);
-    cloud.head = head_of_back(head);
-    if (memory_check_pair(m->gguf, &edge, m->back, &cloud, line) != -ENOMEM)
-        return EXIT_OK;
-    log_error("%s", line);
-    return EXIT_USAGE;
+    return refuse_memory(need_check_pair(&front, &back, line), line);
 }
 
-int model_open_stage(const struct model *m, const struct stage_params *params, struct team *team,
-                     struct stage **stage)
+int model_open_stage(const struct model *m, const struct stage_params *params,
+                     const struct need_process *with, struct team *team, struct stage **stage)
 {
     struct progress progress = {0};
     struct stage_params p = *params;
-    char err[GGUF_ERR] = "";
-    p.loading = (struct loading){.progress = show_progress, .note = say_note, .arg = &progress};
-    int rc = check_memory(m, &p, &p.loading.memory_bytes);
+    char err[GGUF_ERR] = "", line[NEED_LINE];
+    uint64_t for_us;
+    p.loading = (struct loading){.memory_bytes = memory_there(),
+                                 .progress = show_progress,
+                                 .note = say_note,
+                                 .arg = &progress};
+    int rc = refuse_memory(need_check(file_of(m, &p), &p, with, &for_us, line), line);
     if (rc != EXIT_OK)
         return rc;
-    if (!p.kv_budget_bytes && p.loading.memory_bytes) /* 0: unknown */
-        p.kv_budget_bytes = memory_cache(file_of(m, &p), &p, p.loading.memory_bytes);
+    if (!p.kv_budget_bytes && for_us)
+        p.kv_budget_bytes = need_cache(file_of(m, &p), &p, with, for_us);
     rc = stage_open(file_of(m, &p), &p, team, stage, err);
     progress_clear(&progress);
     if (rc == 0) {

@@ -11,6 +11,7 @@
 #include "compute/stage_file.h"
 #include "compute/team.h"
 #include "compute/tokenizer.h"
+#include "control/need.h"
 #include "control/options.h"
 
 struct model {
@@ -83,16 +84,17 @@ int model_cache(const struct model *m, uint32_t sessions, bool linger, uint64_t 
                 struct stage_params *p);
 
 /* For two halves on this host: each looks whether its own layers fit, and would not see that those
- * of both don't. budget_bytes: of each. EXIT_OK, or an exit code with the need said. */
-int model_check_halves(const struct model *m, const struct model_options *o, enum head_place head,
-                       uint64_t budget_bytes);
+ * of both don't. EXIT_OK, or an exit code with the need said. */
+int model_check_halves(const struct model *m, const struct stage_params *edge,
+                       const struct need_process *edge_with, const struct stage_params *cloud,
+                       const struct need_process *cloud_with);
 
-/* stage_open, its error said; refused if there is not memory enough, and of a cache without a
- * budget no more than there is; its progress on stderr when it takes long. Said once each: that the
- * kernel gives it no huge pages, and that weights cannot be locked where the team's options ask for
- * it. EXIT_OK or an exit code. */
-int model_open_stage(const struct model *m, const struct stage_params *params, struct team *team,
-                     struct stage **stage);
+/* stage_open, its error said; refused if there is not memory enough for the process, and of a cache
+ * without a budget no more than there is; its progress on stderr when it takes long. Said once
+ * each: that the kernel gives it no huge pages, and that weights cannot be locked where the team's
+ * options ask for it. EXIT_OK or an exit code. */
+int model_open_stage(const struct model *m, const struct stage_params *params,
+                     const struct need_process *with, struct team *team, struct stage **stage);
 
 /* Ids of a prompt, BOS first when the model wants one. malloc'd; NULL: said on stderr. */
 int32_t *model_encode_prompt(const struct model *m, const char *text, size_t len, uint32_t *n);

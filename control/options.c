@@ -11,7 +11,7 @@
 #include "compute/team.h"
 #include "control/codec_arg.h"
 #include "control/log.h"
-#include "control/memory.h"
+#include "control/need.h"
 #include "control/quality_arg.h"
 
 uint32_t opt_u32(struct argp_state *state, const char *name, const char *arg, uint32_t min,
@@ -163,7 +163,7 @@ static error_t model_parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_NO_MEMORY_CHECK:
         o->no_memory_check = true;
-        memory_check_skip();
+        need_check_skip();
         return 0;
     case OPT_KV:
         o->kv = opt_kv_format(state, arg);

@@ -210,7 +210,7 @@ static void add_held(struct text *t, const struct held *h)
 static int write_edge(const struct plan_paper *p, const struct half *h)
 {
     const struct plan *b = &p->a->best;
-    const double history = b->row.decode_bytes * b->context * b->sessions;
+    const uint64_t history = plan_history_bytes(b->row.decode_bytes, b->context, b->sessions);
     struct text t = {.len = 0};
     struct held held;
     const int rc = find_held(p, &held);
@@ -218,7 +218,7 @@ static int write_edge(const struct plan_paper *p, const struct half *h)
     if (rc != EXIT_OK)
         return rc;
     add_common(&t, p, h);
-    add(&t, "history = %u\nport = %s\n", (unsigned)(history * 1e-6) + 1, p->connect);
+    add(&t, "history = %llukB\nport = %s\n", (unsigned long long)history / 1000 + 1, p->connect);
     if (p->listen)
         add(&t, "listen = %s\nmax-sessions = %u\n", p->listen, b->sessions);
     add_held(&t, &held);

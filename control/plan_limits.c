@@ -53,7 +53,7 @@ static int check_times(const struct plan_wish *w)
 static int check_memory(const struct plan_wish *w)
 {
     const struct plan_memory_case none = {
-        .context = 1, .edge_threads = 1, .cloud_threads = 1, .port = w->port};
+        .context = 1, .edge_threads = 1, .cloud_threads = 1, .serves = w->serves, .port = w->port};
     struct plan_memory edge, cloud;
 
     plan_memory_edge(w->m, &none, &edge);
@@ -63,8 +63,11 @@ static int check_memory(const struct plan_wish *w)
     for (unsigned m = PLAN_EDGE_BYTES; m <= PLAN_CLOUD_BYTES; m++) {
         if (w->limit[m] >= need[m])
             continue;
-        log_error("%s of %.1f MB: without a single layer %.1f MB are needed",
-                  plan_limit_option((enum plan_metric)m), w->limit[m] * 1e-6, need[m] * 1e-6);
+        log_error("%s of %.1f MB: without a single layer %.1f MB are needed, with a reserve of "
+                  "%.0f %%",
+                  plan_limit_option((enum plan_metric)m),
+                  plan_limit_for((enum plan_metric)m, w->limit[m]) * 1e-6,
+                  plan_limit_for((enum plan_metric)m, need[m]) * 1e-6, PLAN_RESERVE * 1e2);
         return EXIT_USAGE;
     }
     return EXIT_OK;

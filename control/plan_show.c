@@ -96,6 +96,18 @@ static void show_choice(const struct plan_paper *p, const struct plan *b)
         printf("its weights: %s%s\n", command, plan_calibration_note(p, b, why));
 }
 
+/* As it was asked for. */
+static char *limit_text(const struct plan_paper *p, enum plan_metric m, char to[PLAN_AMOUNT])
+{
+    return plan_amount(m, plan_limit_for(m, p->w->limit[m]), to);
+}
+
+static double reserve(const struct plan_paper *p, enum plan_metric m)
+{
+    const double limit = p->w->limit[m];
+    return limit == INFINITY ? INFINITY : plan_limit_for(m, limit) - limit;
+}
+
 static void show_memory(const struct plan_paper *p, const struct plan *b)
 {
     char edge[PLAN_AMOUNT], cloud[PLAN_AMOUNT];
@@ -107,9 +119,11 @@ static void show_memory(const struct plan_paper *p, const struct plan *b)
                plan_amount(PLAN_CLOUD_BYTES, (double)b->cloud.term[t], cloud));
     printf("| all | %s | %s |\n", plan_amount(PLAN_EDGE_BYTES, (double)b->edge.bytes, edge),
            plan_amount(PLAN_CLOUD_BYTES, (double)b->cloud.bytes, cloud));
-    printf("| limit | %s | %s |\n",
-           plan_amount(PLAN_EDGE_BYTES, p->w->limit[PLAN_EDGE_BYTES], edge),
-           plan_amount(PLAN_CLOUD_BYTES, p->w->limit[PLAN_CLOUD_BYTES], cloud));
+    printf("| reserve, %.0f %% of the limit | %s | %s |\n", PLAN_RESERVE * 1e2,
+           plan_amount(PLAN_EDGE_BYTES, reserve(p, PLAN_EDGE_BYTES), edge),
+           plan_amount(PLAN_CLOUD_BYTES, reserve(p, PLAN_CLOUD_BYTES), cloud));
+    printf("| limit | %s | %s |\n", limit_text(p, PLAN_EDGE_BYTES, edge),
+           limit_text(p, PLAN_CLOUD_BYTES, cloud));
 }
 
 static uint32_t prompt_of(const struct plan_wish *w, const struct plan *b)
@@ -205,14 +219,14 @@ static void show_none(const struct plan_paper *p)
         return;
     }
     printf("no configuration fits: %s %s leaves none of those that keep the limits before it\n",
-           metrics[a->ruled_out].option,
-           plan_amount(a->ruled_out, p->w->limit[a->ruled_out], limit));
+           metrics[a->ruled_out].option, limit_text(p, a->ruled_out, limit));
     for (unsigned m = 0; m < PLAN_METRICS; m++) {
         if (!a->has_change[m])
             continue;
         printf("%s with %s of %s instead of %s\n", any ? "or" : "it would fit", metrics[m].option,
-               plan_amount((enum plan_metric)m, a->change[m].metric[m], need),
-               plan_amount((enum plan_metric)m, p->w->limit[m], limit));
+               plan_amount((enum plan_metric)m,
+                           plan_limit_for((enum plan_metric)m, a->change[m].metric[m]), need),
+               limit_text(p, (enum plan_metric)m, limit));
         any = true;
     }
     if (a->longest)
@@ -222,8 +236,9 @@ static void show_none(const struct plan_paper *p)
         for (unsigned m = 0; m < PLAN_METRICS; m++)
             if (a->nearest.metric[m] > p->w->limit[m])
                 printf(" %s %s (%s is the limit)", metrics[m].option,
-                       plan_amount((enum plan_metric)m, a->nearest.metric[m], need),
-                       plan_amount((enum plan_metric)m, p->w->limit[m], limit));
+                       plan_amount((enum plan_metric)m,
+                                   plan_limit_for((enum plan_metric)m, a->nearest.metric[m]), need),
+                       limit_text(p, (enum plan_metric)m, limit));
         putchar('\n');
     }
     show_rows_head("it would be");

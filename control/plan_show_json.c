@@ -68,6 +68,20 @@ static json_t *some(const struct plan_paper *p, const bool *has, const struct pl
     return o;
 }
 
+/* With the least limit that would let each through. */
+static json_t *changes(const struct plan_paper *p, const struct plan_answer *a)
+{
+    json_t *o = some(p, a->has_change, a->change);
+
+    for (unsigned m = 0; m < PLAN_METRICS; m++) {
+        const double planned = a->change[m].metric[m];
+        if (a->has_change[m])
+            json_object_set_new(json_object_get(o, keys[m]), "limit",
+                                real(plan_limit_for((enum plan_metric)m, planned)));
+    }
+    return o;
+}
+
 int plan_show_json(const struct plan_paper *p)
 {
     const struct plan_answer *a = p->a;
@@ -75,9 +89,11 @@ int plan_show_json(const struct plan_paper *p)
     char why[PLAN_ERR];
 
     for (unsigned m = 0; m < PLAN_METRICS; m++)
-        json_object_set_new(limits, keys[m], real(p->w->limit[m]));
+        json_object_set_new(limits, keys[m],
+                            real(plan_limit_for((enum plan_metric)m, p->w->limit[m])));
     json_object_set_new(o, "model", json_string(p->model));
     json_object_set_new(o, "limits", limits);
+    json_object_set_new(o, "memory_reserve", json_real(PLAN_RESERVE));
     json_object_set_new(o, "least", json_string(keys[p->w->least]));
     json_object_set_new(o, "considered", json_integer((json_int_t)a->n_all));
     json_object_set_new(o, "plan", a->found ? one(p, &a->best) : json_null());
@@ -88,7 +104,7 @@ int plan_show_json(const struct plan_paper *p)
         json_object_set_new(o, "missing", json_string(plan_missing(p->w, why)));
     } else {
         json_object_set_new(o, "ruled_out_by", json_string(keys[a->ruled_out]));
-        json_object_set_new(o, "would_fit", some(p, a->has_change, a->change));
+        json_object_set_new(o, "would_fit", changes(p, a));
         json_object_set_new(o, "longest_context", json_integer(a->longest));
     }
     const bool ok = json_dumpf(o, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) == 0;

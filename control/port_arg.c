@@ -100,6 +100,16 @@ int port_arg_open(const char *uri, enum port_role role, const struct security *s
     return impair(inner, role, n, out);
 }
 
+enum plan_port port_arg_kind(const char *uri)
+{
+    struct port_uri u;
+    char err[PORT_ERR];
+
+    if (!uri || port_uri_parse(uri, &u, err) < 0 || u.kind == URI_UDP)
+        return PLAN_PORT_UDP;
+    return u.kind == URI_MEMIF ? PLAN_PORT_MEMIF : PLAN_PORT_ETHER;
+}
+
 /* Of an address as text: whether it is of another host; of a name that is not known. */
 static bool reaches_out(const struct port_uri *u)
 {

@@ -6,6 +6,7 @@
 #include <argp.h>
 
 #include "control/netem_arg.h"
+#include "control/plan/memory.h"
 #include "control/security_arg.h"
 #include "dataplane/port.h"
 
@@ -32,6 +33,9 @@ int port_arg_open(const char *uri, enum port_role role, const struct security *s
 /* For --check-config: whether it is a port of this role, as far as its name tells; a host is not
  * looked up. EXIT_OK or EXIT_USAGE, said. */
 int port_arg_check(const char *uri, enum port_role role, bool insecure);
+
+/* What kind its memory is counted as; of NULL, or what is no port, UDP. */
+enum plan_port port_arg_kind(const char *uri);
 
 /* port_arg_open for an edge that looks for its cloud again and again: what was said last is not
  * said anew. NULL: it can't be opened now. */

@@ -27,7 +27,9 @@ static int open_part(const struct model *m, const struct splitpass_params *p, st
         .kv_format = p->kv,
         .exact = p->exact,
     };
-    int rc = model_open_stage(m, &sp, team, &s->parts[part]);
+    const struct need_process with = {
+        .faces_users = m->tok != NULL, .threads = team_size(team), .logit_rows = RUN_ROWS};
+    int rc = model_open_stage(m, &sp, &with, team, &s->parts[part]);
     if (rc != EXIT_OK)
         return rc;
 

@@ -86,6 +86,10 @@ enum port_role { PORT_SERVER, PORT_CLIENT };
  */
 int port_open(const char *uri, enum port_role role, struct port **out, char *err);
 
+/* UDP ports that are opened from now on have no more packets than so many bytes, but 128 at least;
+ * 0, at first: 8191 packets. Pools of DPDK are what they are, and resident from the start. */
+void port_packets_limit(uint64_t bytes);
+
 /*
  * Whether port_open of this client's name would not have to wait for a name server. False: its host
  * is being looked up by a thread of its own; ask again in a while. What that finds, or that there is

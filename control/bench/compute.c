@@ -292,7 +292,8 @@ static int open_stage(struct bench *b, uint32_t n_ctx)
         p.max_seqs += b->depths[i].n_seqs;
     for (unsigned i = 0; i < b->n_cases; i++)
         p.max_rows = p.max_rows > b->cases[i].batch ? p.max_rows : b->cases[i].batch;
-    rc = model_open_stage(&b->model, &p, b->team, &b->stage);
+    const struct need_process with = {.threads = b->threads, .logit_rows = p.max_seqs};
+    rc = model_open_stage(&b->model, &p, &with, b->team, &b->stage);
     if (rc != EXIT_OK)
         return rc;
     /* Over many tokens whole pages do not show. */

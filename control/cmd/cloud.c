@@ -187,19 +187,32 @@ static struct stage_params stage_of(const struct cloud_options *o, const struct 
     };
 }
 
+static struct need_process process_of(const struct cloud_options *o, const struct split_plan *plan,
+                                      uint32_t threads)
+{
+    return (struct need_process){
+        .threads = threads,
+        .logit_rows = o->max_sessions,
+        .codec = &plan->codec,
+        .packet_bytes = plan_port_bytes(port_arg_kind(o->port.uris[0])),
+    };
+}
+
 /* The cache, and what --memory-budget leaves for it; or it is refused. */
-static int plan_stage(const struct cloud_options *o, const struct model *m, struct stage_params *p)
+static int plan_stage(const struct cloud_options *o, const struct model *m,
+                      const struct need_process *with, struct stage_params *p)
 {
     int rc = model_cache(m, o->max_sessions, true, o->kv_budget_bytes, p);
     account_begin();
-    if (rc == EXIT_OK && o->memory_budget_bytes)
-        rc = budget_begin(m, p,
-                          &(struct budget_plan){.budget_bytes = o->memory_budget_bytes,
-                                                .program_bytes = process_memory("VmRSS"),
-                                                .ports = 1,
-                                                .sessions = o->max_sessions,
-                                                .has_head = o->head == HEAD_AT_CLOUD});
-    return rc;
+    if (rc != EXIT_OK || !o->memory_budget_bytes)
+        return rc;
+    struct budget_plan plan = {.budget_bytes = o->memory_budget_bytes,
+                               .ports = 1,
+                               .port = port_arg_kind(o->port.uris[0]),
+                               .sessions = o->max_sessions,
+                               .with = *with};
+    plan.with.other_formats = BUDGET_KV_LEAST; /* that edges' ladders lead to */
+    return budget_begin(m, p, &plan);
 }
 
 static int check_model(const struct cloud_options *o)
@@ -213,8 +226,9 @@ static int check_model(const struct cloud_options *o)
     if (rc == EXIT_OK)
         rc = model_check_team(&o->model);
     struct stage_params params = stage_of(o, &plan);
+    const struct need_process with = process_of(o, &plan, o->model.threads);
     if (rc == EXIT_OK)
-        rc = plan_stage(o, &m, &params);
+        rc = plan_stage(o, &m, &with, &params);
     split_plan_free(&plan);
     model_close(&m);
     return rc;
@@ -323,9 +337,10 @@ int cmd_cloud(int argc, char **argv)
     if (rc != EXIT_OK)
         goto out;
     struct stage_params stage_params = stage_of(&o, &plan);
-    rc = plan_stage(&o, &m, &stage_params);
+    const struct need_process with = process_of(&o, &plan, team_size(team));
+    rc = plan_stage(&o, &m, &with, &stage_params);
     if (rc == EXIT_OK)
-        rc = model_open_stage(&m, &stage_params, team, &stage);
+        rc = model_open_stage(&m, &stage_params, &with, team, &stage);
     if (rc != EXIT_OK)
         goto out;
     model_drop_file(&m);
@@ -366,6 +381,9 @@ int cmd_cloud(int argc, char **argv)
         .once = o.once,
         .drain_timeout_s = o.drain_timeout_s,
         .security = &security,
+        .stage = stage,
+        .max_sessions = o.max_sessions,
+        .budget_bytes = o.memory_budget_bytes,
     };
     rc = cloud_serve_reloads(&serve, &reload);
     if (rc != EXIT_OK)
@@ -380,6 +398,7 @@ int cmd_cloud(int argc, char **argv)
         .cipher = pipeline_cipher(&params.security),
         .max_sessions = o.max_sessions,
         .budget_bytes = o.memory_budget_bytes,
+        .budget = o.memory_budget_bytes ? &serve.budget : NULL,
         .reload = o.daemon.config || o.authorized ? reload : NULL,
         .wake = cloud_serve_wake,
     };

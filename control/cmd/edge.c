@@ -27,7 +27,8 @@ struct edge_options {
     struct security_options security;
     struct serve_options serve;
     const char *workers;
-    uint32_t connect_s, reconnect_s, history_mb, max_uplinks;
+    uint32_t connect_s, reconnect_s, max_uplinks;
+    uint64_t history_bytes;
 };
 
 static const struct argp_option options[] = {
@@ -36,9 +37,9 @@ static const struct argp_option options[] = {
      "How long answers wait for a cloud that was lost, or another --port's, to go on where they "
      "were (default 60; 0: they end)",
      0},
-    {"history", OPT_HISTORY, "MB", 0,
-     "Most memory for what a new cloud is told then, the compressed activations of all sessions "
-     "(default 64)",
+    {"history", OPT_HISTORY, "MB|SIZE", 0,
+     "Most memory for what a new cloud is told then, the compressed activations of all sessions: "
+     "64, 500kB (default 64)",
      0},
     {"workers", OPT_WORKERS, "WHERE", 0,
      "Instead of --port: a registry of clouds to be joined, as they come and go: file:PATH, "
@@ -60,6 +61,16 @@ static const struct argp_option options[] = {
     {0},
 };
 
+#define MB UINT64_C(1000000)
+
+/* A number without a unit is one of MB. */
+static uint64_t history_arg(struct argp_state *state, const char *arg)
+{
+    if (arg[strspn(arg, "0123456789")])
+        return opt_size(state, "--history", arg);
+    return opt_u32(state, "--history", arg, 0, 1u << 20) * MB;
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct edge_options *o = state->input;
@@ -77,7 +88,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         o->reconnect_s = opt_u32(state, "--reconnect", arg, 0, 86400);
         return 0;
     case OPT_HISTORY:
-        o->history_mb = opt_u32(state, "--history", arg, 0, 1u << 20);
+        o->history_bytes = history_arg(state, arg);
         return 0;
     case OPT_WORKERS:
         o->workers = arg;
@@ -133,7 +144,7 @@ static struct join_options join_of(const struct edge_options *o)
         .max_uplinks = o->max_uplinks,
         .connect_ns = o->connect_s * UINT64_C(1000000000),
         .reconnect_ns = o->reconnect_s * UINT64_C(1000000000),
-        .history_bytes = (size_t)o->history_mb * 1000000,
+        .history_bytes = o->history_bytes,
     };
 }
 
@@ -177,7 +188,7 @@ static int check(const struct edge_options *o)
 int cmd_edge(int argc, char **argv)
 {
     struct edge_options o = {
-        .connect_s = 10, .reconnect_s = 60, .history_mb = 64, .max_uplinks = FLEET_UPLINKS};
+        .connect_s = 10, .reconnect_s = 60, .history_bytes = 64 * MB, .max_uplinks = FLEET_UPLINKS};
     config_parse("edge", argc, argv, &o);
     if (o.serve.daemon.check_options)
         return EXIT_OK;

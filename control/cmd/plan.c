@@ -12,6 +12,7 @@
 #include "control/model.h"
 #include "control/plan_file.h"
 #include "control/plan_show.h"
+#include "control/port_arg.h"
 #include "dataplane/port/uri.h"
 
 enum { EXIT_NO_PLAN = 3 };
@@ -82,8 +83,8 @@ static const struct argp_option options[] = {
     {"max-tpot", OPT_MAX_TPOT, "TIME", 0, "From token to token, at most, at the context's end", 2},
     {"max-kl", OPT_MAX_KL, "KL", 0,
      "Mean KL divergence from the model as it is, at most (default .02)", 2},
-    {"edge-memory", OPT_EDGE_MEMORY, "SIZE", 0, "Most memory of the edge (default: its profile's)",
-     2},
+    {"edge-memory", OPT_EDGE_MEMORY, "SIZE", 0,
+     "Most memory of the edge, 2 % of which is kept in reserve (default: its profile's)", 2},
     {"cloud-memory", OPT_CLOUD_MEMORY, "SIZE", 0, "Most memory of the cloud, likewise", 2},
     {"least", OPT_LEAST, "WHAT", 0,
      "Of what fits: the least tpot (default), ttft, kl, edge or cloud memory", 2},
@@ -279,10 +280,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         w->limit[PLAN_KL] = opt_f64(state, "--max-kl", arg, 0, 100);
         return 0;
     case OPT_EDGE_MEMORY:
-        w->limit[PLAN_EDGE_BYTES] = (double)opt_size(state, "--edge-memory", arg);
+        w->limit[PLAN_EDGE_BYTES] =
+            plan_within(PLAN_EDGE_BYTES, (double)opt_size(state, "--edge-memory", arg));
         return 0;
     case OPT_CLOUD_MEMORY:
-        w->limit[PLAN_CLOUD_BYTES] = (double)opt_size(state, "--cloud-memory", arg);
+        w->limit[PLAN_CLOUD_BYTES] =
+            plan_within(PLAN_CLOUD_BYTES, (double)opt_size(state, "--cloud-memory", arg));
         return 0;
     case OPT_CONTEXT:
         opt_u32_list(state, "--context", arg, 2, 1u << 20, &o->contexts);
@@ -438,9 +441,9 @@ static int read_hosts(struct plan_options *o, struct inputs *in)
         rc = read_host(o->edge, &in->m, o->here_edge, &in->edge);
     }
     if (w->limit[PLAN_EDGE_BYTES] == INFINITY && in->edge.memory_bytes)
-        w->limit[PLAN_EDGE_BYTES] = (double)in->edge.memory_bytes;
+        w->limit[PLAN_EDGE_BYTES] = plan_within(PLAN_EDGE_BYTES, (double)in->edge.memory_bytes);
     if (w->limit[PLAN_CLOUD_BYTES] == INFINITY && in->cloud.memory_bytes)
-        w->limit[PLAN_CLOUD_BYTES] = (double)in->cloud.memory_bytes;
+        w->limit[PLAN_CLOUD_BYTES] = plan_within(PLAN_CLOUD_BYTES, (double)in->cloud.memory_bytes);
     w->beside = strcmp(in->edge.host, in->cloud.host) == 0;
     return rc;
 }
@@ -536,16 +539,6 @@ static int choose_codecs(const struct plan_options *o, struct plan_wish *w)
 /* --- the command
  * ----------------------------------------------------------------------------------- */
 
-static enum plan_port port_kind(const char *text)
-{
-    struct port_uri uri;
-    char err[PORT_ERR];
-
-    if (!text || port_uri_parse(text, &uri, err) < 0 || uri.kind == URI_UDP)
-        return PLAN_PORT_UDP;
-    return uri.kind == URI_MEMIF ? PLAN_PORT_MEMIF : PLAN_PORT_ETHER;
-}
-
 static int read_inputs(struct plan_options *o, struct inputs *in)
 {
     struct plan_wish *w = &o->wish;
@@ -594,7 +587,10 @@ static void fill_lists(struct plan_options *o, const struct inputs *in)
         w->split_min = 1;
         w->split_max = in->m.n_layers - 1;
     }
-    w->port = port_kind(o->port);
+    w->port = port_arg_kind(o->port);
+    w->serves = o->listen != NULL;
+    for (uint32_t i = 0; i < w->n_sessions; i++)
+        w->serves |= o->folder && w->sessions[i] > 1; /* -o has it listen for them */
 }
 
 /* Where the edge finds the cloud if nobody said: the host that its profile names. */

@@ -193,13 +193,28 @@ static int start_secure_cloud(struct front *f, const char *uri, const struct mod
     return rc;
 }
 
+/* Of both halves, before either takes any. */
+static int check_memory(const struct front *f, uint32_t threads)
+{
+    struct stage_params edge = front_stage(f, 0, f->plan.split),
+                        cloud = front_stage(f, f->plan.split, 0);
+    edge.kv_budget_bytes = cloud.kv_budget_bytes = f->o->kv_budget_bytes;
+    const struct need_process edge_with = front_process(f, &edge, threads),
+                              cloud_with = front_process(f, &cloud, threads);
+
+    return model_check_halves(&f->model, &edge, &edge_with, &cloud, &cloud_with);
+}
+
 /* uri: room for the name of the port, which is needed until front_close. *o is what f has, too. */
 static int run_split(struct front *f, struct run_options *o, char uri[URI_BYTES])
 {
     struct model_options *model = &o->front.model;
+    struct model_halves p;
     int rc = front_plan(f);
     if (rc == EXIT_OK)
-        rc = model_check_halves(&f->model, model, o->front.head, o->front.kv_budget_bytes);
+        rc = model_place_halves(model, &p);
+    if (rc == EXIT_OK)
+        rc = check_memory(f, p.threads);
     if (rc != EXIT_OK)
         return rc;
 
@@ -211,10 +226,6 @@ static int run_split(struct front *f, struct run_options *o, char uri[URI_BYTES]
     }
     snprintf(uri, URI_BYTES, PORT_ARG_OWN "%016" PRIx64 "%016" PRIx64, name[0], name[1]);
 
-    struct model_halves p;
-    rc = model_place_halves(model, &p);
-    if (rc != EXIT_OK)
-        return rc;
     model->threads = p.threads; /* as if asked for: --cpus are for both halves */
     model->first_core = p.edge_core;
     f->security.insecure = o->insecure;

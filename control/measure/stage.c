@@ -36,8 +36,9 @@ int measure_open_layers(const struct measure_params *p, struct team *team, uint3
         .n_ctx = depth + rows,
         .kv_format = kv,
     };
+    const struct need_process with = {.threads = team_size(team), .logit_rows = rows};
 
-    return model_open_stage(p->m, &params, team, out);
+    return model_open_stage(p->m, &params, &with, team, out);
 }
 
 int measure_stage_open(struct stage *stage, struct measure_stage **out)

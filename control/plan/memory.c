@@ -14,6 +14,8 @@
  */
 #define EDGE_PROGRAM_BYTES  UINT64_C(19000000)
 #define CLOUD_PROGRAM_BYTES UINT64_C(18800000)
+/* Threads, connections and answers of one that serves HTTP. */
+#define SERVICE_BYTES UINT64_C(3000000)
 /* The thread's stack and what the C library keeps for it. */
 #define THREAD_BYTES UINT64_C(120000)
 
@@ -56,13 +58,26 @@ uint64_t plan_kv_bytes(const struct plan_model *m, uint32_t layers, enum kv_form
     return layers ? kv_bytes_for(&shape, kv, tokens) : 0;
 }
 
-/* Of all sessions. Large pages are resident by whole huge ones. */
-static uint64_t cache_bytes(const struct plan_model *m, const struct plan_memory_case *c,
-                            uint32_t layers)
+uint64_t plan_port_bytes(enum plan_port port)
 {
-    const uint64_t bytes = c->sessions * plan_kv_bytes(m, layers, c->kv, c->context);
+    return port_bytes[port];
+}
 
-    return plan_kv_bytes(m, layers, c->kv, 1) >= KV_HUGE_FROM ? up_to(bytes, HUGE_BYTES) : bytes;
+/* Large pages are resident by whole huge ones; each format has its own. */
+static uint64_t cache_bytes(const struct plan_model *m, const struct plan_process *p)
+{
+    const bool huge = plan_kv_bytes(m, p->kv_layers, p->kv, 1) >= KV_HUGE_FROM;
+
+    return (huge ? up_to(p->kv_bytes, HUGE_BYTES) : p->kv_bytes) + p->other_formats * HUGE_BYTES;
+}
+
+/* With the head, the sampler's table; and hidden states that come back to it from a cloud. */
+static uint64_t logits_bytes(const struct plan_model *m, const struct plan_process *p)
+{
+    const bool come_back = p->faces_users && p->layers < m->n_layers;
+    const uint64_t row = m->n_vocab + (come_back ? m->d_model : 0);
+
+    return p->logit_rows ? p->logit_rows * row * sizeof(float) + m->n_vocab * UINT64_C(8) : 0;
 }
 
 /* compute/kernels/acts.c: values, their integers, scales and sums by block of 32. */
@@ -132,50 +147,79 @@ static uint64_t panel_bytes(const struct plan_model *m, uint32_t first, uint32_t
     return m->rope_bytes + m->sums[end][s] - m->sums[first][s];
 }
 
-static void sum(struct plan_memory *out)
+/* Rows are of different lengths, and grow from the mean's: a tenth more. */
+uint64_t plan_history_bytes(double row_bytes, uint32_t context, uint32_t sessions)
 {
-    out->bytes = 0;
+    return (uint64_t)(1.1 * row_bytes * context * sessions);
+}
+
+/* --- a process, and the two of a split ---------------------------------------------------------
+ */
+
+void plan_memory_process(const struct plan_model *m, const struct plan_process *p,
+                         struct plan_memory *out)
+{
+    const uint64_t weights = up_to(p->weight_bytes + p->head_bytes, HUGE_BYTES);
+
+    *out = (struct plan_memory){{0}, 0};
+    out->term[PLAN_PROGRAM] = (p->faces_users ? EDGE_PROGRAM_BYTES : CLOUD_PROGRAM_BYTES) +
+                              (p->serves ? SERVICE_BYTES : 0) + (p->threads - 1) * THREAD_BYTES;
+    out->term[PLAN_TOKENIZER] = p->faces_users ? tokenizer_bytes(m) : 0;
+    out->term[PLAN_PANELS] = weights - p->head_bytes; /* they lie together */
+    out->term[PLAN_HEAD] = p->head_bytes;
+    out->term[PLAN_KV] = cache_bytes(m, p);
+    out->term[PLAN_SCRATCH] = plan_scratch_bytes(m, p->layers, p->rows, p->context, p->threads) +
+                              (uint64_t)p->rows * m->d_model * sizeof(float);
+    out->term[PLAN_LOGITS] = logits_bytes(m, p);
+    out->term[PLAN_CODEC] = codec_bytes(m, p->profile);
+    out->term[PLAN_HISTORY] = p->history_bytes;
+    out->term[PLAN_PACKETS] = p->packet_bytes;
     for (unsigned i = 0; i < PLAN_MEMORY_TERMS; i++)
         out->bytes += out->term[i];
 }
 
-/* --- the two processes ----------------------------------------------------------------------- */
-
 void plan_memory_edge(const struct plan_model *m, const struct plan_memory_case *c,
                       struct plan_memory *out)
 {
-    const uint32_t rows = c->edge_chunk + c->sessions;
     const uint32_t kv_layers = c->home == PLAN_KV_EDGE ? m->n_layers : c->split;
+    const struct plan_process p = {
+        .faces_users = true,
+        .serves = c->serves,
+        .layers = c->split,
+        .weight_bytes = panel_bytes(m, 0, c->split, c->front),
+        .kv_layers = kv_layers,
+        .kv = c->kv,
+        .kv_bytes = c->sessions * plan_kv_bytes(m, kv_layers, c->kv, c->context),
+        .rows = c->edge_chunk + c->sessions,
+        .context = c->context,
+        .threads = c->edge_threads,
+        .profile = c->profile,
+        .history_bytes = plan_history_bytes(c->row_bytes, c->context, c->sessions),
+        .packet_bytes = port_bytes[c->port],
+    };
 
-    *out = (struct plan_memory){{0}, 0};
-    out->term[PLAN_PROGRAM] = EDGE_PROGRAM_BYTES + (c->edge_threads - 1) * THREAD_BYTES;
-    out->term[PLAN_TOKENIZER] = tokenizer_bytes(m);
-    out->term[PLAN_PANELS] = up_to(panel_bytes(m, 0, c->split, c->front), HUGE_BYTES);
-    out->term[PLAN_KV] = cache_bytes(m, c, kv_layers);
-    out->term[PLAN_SCRATCH] = plan_scratch_bytes(m, c->split, rows, c->context, c->edge_threads) +
-                              (uint64_t)rows * m->d_model * sizeof(float);
-    out->term[PLAN_CODEC] = codec_bytes(m, c->profile);
-    out->term[PLAN_HISTORY] = (uint64_t)(c->row_bytes * c->context * c->sessions);
-    out->term[PLAN_PACKETS] = port_bytes[c->port];
-    sum(out);
+    plan_memory_process(m, &p, out);
 }
 
 void plan_memory_cloud(const struct plan_model *m, const struct plan_memory_case *c,
                        struct plan_memory *out)
 {
-    const uint32_t rows = c->cloud_chunk + c->sessions, layers = m->n_layers - c->split;
-    const uint64_t head = plan_matrix_bytes(&m->head, PLAN_KEEP) + m->d_model * sizeof(float);
-    const uint64_t panels = panel_bytes(m, c->split, m->n_layers, c->back);
+    const uint32_t layers = m->n_layers - c->split,
+                   kv_layers = c->home == PLAN_KV_EDGE ? 0 : layers;
+    const struct plan_process p = {
+        .layers = layers,
+        .weight_bytes = panel_bytes(m, c->split, m->n_layers, c->back),
+        .head_bytes = plan_matrix_bytes(&m->head, PLAN_KEEP) + m->d_model * sizeof(float),
+        .kv_layers = kv_layers,
+        .kv = c->kv,
+        .kv_bytes = c->sessions * plan_kv_bytes(m, kv_layers, c->kv, c->context),
+        .rows = c->cloud_chunk + c->sessions,
+        .context = c->context,
+        .threads = c->cloud_threads,
+        .logit_rows = c->sessions,
+        .profile = c->profile,
+        .packet_bytes = port_bytes[c->port],
+    };
 
-    *out = (struct plan_memory){{0}, 0};
-    out->term[PLAN_PROGRAM] = CLOUD_PROGRAM_BYTES + (c->cloud_threads - 1) * THREAD_BYTES;
-    out->term[PLAN_HEAD] = head;
-    out->term[PLAN_PANELS] = up_to(panels + head, HUGE_BYTES) - head; /* they lie together */
-    out->term[PLAN_KV] = c->home == PLAN_KV_EDGE ? 0 : cache_bytes(m, c, layers);
-    out->term[PLAN_SCRATCH] = plan_scratch_bytes(m, layers, rows, c->context, c->cloud_threads) +
-                              (uint64_t)rows * m->d_model * sizeof(float);
-    out->term[PLAN_LOGITS] = (uint64_t)m->n_vocab * (c->sessions * sizeof(float) + 8);
-    out->term[PLAN_CODEC] = codec_bytes(m, c->profile);
-    out->term[PLAN_PACKETS] = port_bytes[c->port];
-    sum(out);
+    plan_memory_process(m, &p, out);
 }

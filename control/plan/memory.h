@@ -16,6 +16,9 @@ enum plan_kv_home { PLAN_KV_CLOUD, PLAN_KV_EDGE, PLAN_KV_HOMES };
 /* Ports differ in what their packets and drivers take. */
 enum plan_port { PLAN_PORT_UDP, PLAN_PORT_MEMIF, PLAN_PORT_ETHER, PLAN_PORTS };
 
+/* Of the program's and its libraries' files, what is resident: processes of one host share it. */
+#define PLAN_CODE_BYTES UINT64_C(15300000)
+
 struct plan_memory_case {
     uint32_t split;
     enum plan_scheme front, back;
@@ -27,6 +30,7 @@ struct plan_memory_case {
     uint32_t edge_threads, cloud_threads;
     double row_bytes; /* of a coded row, as the history keeps it; 0: no histories */
     bool profile;     /* the codec has one: a transform of d_model */
+    bool serves;      /* the edge, HTTP */
     enum plan_port port;
 };
 
@@ -50,10 +54,36 @@ struct plan_memory {
     uint64_t bytes; /* their sum */
 };
 
+/* One process, a half of a model or all of it, by what it is to hold: the one account that `plan`,
+ * the check at a start and --memory-budget are made of. */
+struct plan_process {
+    bool faces_users; /* it has the tokenizer: an edge, or a whole model */
+    bool serves;      /* HTTP */
+    uint32_t layers;
+    uint64_t weight_bytes, head_bytes; /* of its layers, and of the head, which may be with them */
+    uint32_t kv_layers;
+    enum kv_format kv;
+    uint32_t other_formats; /* of keys and values, that sessions may have: a huge page of each */
+    uint64_t kv_bytes;
+    uint32_t rows; /* of a step */
+    uint32_t context, threads;
+    uint32_t logit_rows; /* 0: the head is elsewhere */
+    bool profile;        /* of the codec */
+    uint64_t history_bytes, packet_bytes;
+};
+void plan_memory_process(const struct plan_model *m, const struct plan_process *p,
+                         struct plan_memory *out);
+
+/* Its packets and driver, where no more of a pool are touched than a plan counts with. */
+uint64_t plan_port_bytes(enum plan_port port);
+
 void plan_memory_edge(const struct plan_model *m, const struct plan_memory_case *c,
                       struct plan_memory *out);
 void plan_memory_cloud(const struct plan_model *m, const struct plan_memory_case *c,
                        struct plan_memory *out);
+
+/* Coded rows of so many sessions, whose mean takes row_bytes: what plan -o gives --history. */
+uint64_t plan_history_bytes(double row_bytes, uint32_t context, uint32_t sessions);
 
 /* Of `layers` layers, for one sequence of `tokens`; whole pages of the cache. */
 uint64_t plan_kv_bytes(const struct plan_model *m, uint32_t layers, enum kv_format kv,

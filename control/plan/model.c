@@ -195,16 +195,13 @@ static int prove(const struct gguf *g, char *err)
     return stage_footprint(g, &whole, 1, &weights_bytes, &kv_bytes, err);
 }
 
-int plan_model_read(const struct gguf *g, struct plan_model *m, char *err)
+int plan_model_sizes(const struct gguf *g, struct plan_model *m, char *err)
 {
     struct hparams hp;
-    uint8_t fingerprint[16];
     uint32_t n_tokens;
-    int rc = hparams_read(g, &hp, err);
+    const int rc = hparams_read(g, &hp, err);
 
     memset(m, 0, sizeof(*m));
-    if (rc == 0)
-        rc = prove(g, err);
     if (rc)
         return rc;
     *m = (struct plan_model){
@@ -218,8 +215,22 @@ int plan_model_read(const struct gguf *g, struct plan_model *m, char *err)
         .n_vocab = hp.n_vocab,
         .n_ctx = hp.n_ctx,
         .qkv_bias = hp.arch->qkv_bias,
-        .layers = calloc(hp.n_layers, sizeof(*m->layers)),
     };
+    m->text_bytes = text_of(g, "tokenizer.ggml.tokens", &n_tokens);
+    m->text_bytes += text_of(g, "tokenizer.ggml.merges", &m->n_merges);
+    return 0;
+}
+
+int plan_model_read(const struct gguf *g, struct plan_model *m, char *err)
+{
+    uint8_t fingerprint[16];
+    int rc = plan_model_sizes(g, m, err);
+
+    if (rc == 0)
+        rc = prove(g, err);
+    if (rc)
+        return rc;
+    m->layers = calloc(m->n_layers, sizeof(*m->layers));
     if (!m->layers)
         return gguf_fail(gguf_path(g), err, -ENOMEM, "out of memory");
     for (uint32_t i = 0; i < gguf_n_tensors(g) && rc == 0; i++)
@@ -231,8 +242,6 @@ int plan_model_read(const struct gguf *g, struct plan_model *m, char *err)
     if (rc == 0) {
         m->head = matrix_of(head);
         m->rope_bytes = rope ? (size_t)rope->ne[0] * sizeof(float) : 0;
-        m->text_bytes = text_of(g, "tokenizer.ggml.tokens", &n_tokens);
-        m->text_bytes += text_of(g, "tokenizer.ggml.merges", &m->n_merges);
         rc = gguf_fingerprint(g, fingerprint);
         if (rc)
             gguf_fail(gguf_path(g), err, rc, "%s", strerror(-rc));

@@ -67,6 +67,10 @@ struct plan_model {
 /* Once the layers are filled in. 0 or -ENOMEM. */
 int plan_model_sum(struct plan_model *m);
 
+/* Its sizes alone, those of a half's model too: layers and head are left out. 0 or -EBADMSG,
+ * -ENOTSUP with err (GGUF_ERR bytes); nothing is to be freed. */
+int plan_model_sizes(const struct gguf *g, struct plan_model *m, char *err);
+
 /* 0; or as stage_footprint (every tensor's name, type and shape is proved), -ENOTSUP (weights in
  * schemes), -EBADMSG, -ENOMEM, -EIO with err (GGUF_ERR bytes). */
 int plan_model_read(const struct gguf *g, struct plan_model *m, char *err);

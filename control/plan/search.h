@@ -23,6 +23,19 @@ enum plan_metric {
 
 #define PLAN_LIST_MAX 16u
 
+/* Planned memory is good to so much of it: that part of a limit of memory is not planned for. */
+#define PLAN_RESERVE .02
+/* What is planned for under a limit, and the least limit for what is planned: of other metrics they
+ * are the same. */
+static inline double plan_within(enum plan_metric m, double limit)
+{
+    return m <= PLAN_CLOUD_BYTES ? limit * (1 - PLAN_RESERVE) : limit;
+}
+static inline double plan_limit_for(enum plan_metric m, double planned)
+{
+    return m <= PLAN_CLOUD_BYTES ? planned / (1 - PLAN_RESERVE) : planned;
+}
+
 struct plan_wish {
     const struct plan_model *m;
     struct plan_speed *edge, *cloud;
@@ -30,7 +43,9 @@ struct plan_wish {
     const struct plan_quality *quality;
     enum plan_port port;
     bool beside;                /* both on one host */
-    double limit[PLAN_METRICS]; /* bytes, nats, seconds; INFINITY: none */
+    double limit[PLAN_METRICS]; /* plan_within of what was asked: bytes, nats, seconds; INFINITY:
+                                 * none */
+    bool serves;                /* the edge, HTTP */
     enum plan_metric
         least;       /* the objective; ties by KL, TPOT, TTFT, memory, then the order below */
     uint32_t prompt; /* tokens; 0: all of the context but one */

@@ -41,6 +41,8 @@ static json_t *stats(struct rpc_call *c)
         {"strangers", rpc_count(cloud_strangers(r->cloud, &last))},
         {"kv_bytes", rpc_count(info->kv_bytes)},
         {"kv_budget_bytes", rpc_count(info->kv_budget_bytes)},
+        {"memory_step", r->budget ? json_string(budget_rung_name(r->budget->rung)) : json_null()},
+        {"memory_steps", rpc_count(r->budget ? r->budget->steps : 0)},
         {"edges", rpc_count(s.edges)},
         {"edges_joined", rpc_count(s.edges_joined)},
         {"edges_left", rpc_count(s.edges_left)},

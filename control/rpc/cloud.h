@@ -3,6 +3,7 @@
 #ifndef ISTHMUS_CONTROL_RPC_CLOUD_H
 #define ISTHMUS_CONTROL_RPC_CLOUD_H
 
+#include "control/budget.h"
 #include "control/rpc/rpc.h"
 #include "dataplane/pipeline/pipeline.h"
 
@@ -13,6 +14,7 @@ struct rpc_cloud {
     const char *port, *cipher;
     uint32_t max_sessions;
     uint64_t started_ns;
+    const struct budget *budget; /* the ladder that keeps --memory-budget; NULL: none */
 };
 
 /* Their arg is a struct rpc_cloud. */

@@ -237,8 +237,13 @@ int control_open_cloud(const struct control_options *o, const char *path,
         return EXIT_FAILED;
     }
     c->cloud_port = of->port;
-    c->cloud = (struct rpc_cloud){of->cloud,  of->stage,        of->port->caps.name,
-                                  of->cipher, of->max_sessions, c->process.started_ns};
+    c->cloud = (struct rpc_cloud){.cloud = of->cloud,
+                                  .stage = of->stage,
+                                  .port = of->port->caps.name,
+                                  .cipher = of->cipher,
+                                  .max_sessions = of->max_sessions,
+                                  .started_ns = c->process.started_ns,
+                                  .budget = of->budget};
     c->process.stage = of->stage;
     c->process.codec = &of->plan->codec;
     c->process.profile = of->plan->profile;

@@ -46,9 +46,10 @@ struct control_cloud {
     const char *model;  /* its file */
     const char *cipher; /* pipeline_cipher */
     uint32_t max_sessions;
-    uint64_t budget_bytes; /* of memory; 0: none */
-    struct reload *reload; /* NULL: there is no configuration to read again */
-    void (*wake)(void);    /* ends the wait of the cloud's loop; from any thread */
+    uint64_t budget_bytes;       /* of memory; 0: none */
+    const struct budget *budget; /* its ladder; NULL: none */
+    struct reload *reload;       /* NULL: there is no configuration to read again */
+    void (*wake)(void);          /* ends the wait of the cloud's loop; from any thread */
 };
 int control_open_cloud(const struct control_options *o, const char *path,
                        const struct control_cloud *c, struct control **out);

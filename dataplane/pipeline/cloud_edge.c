@@ -210,9 +210,10 @@ static struct proto_status status_of(struct cloud *c, const struct cloud_edge *e
     struct proto_status s = cloud_serves(c);
 
     s.draining = c->draining;
-    s.sessions_free = c->draining ? 0 : c->p.max_sessions - c->n_sessions;
+    s.sessions_free = c->draining || (c->full && c->n_sessions) ? 0
+                                                                : c->p.max_sessions - c->n_sessions;
     s.tokens_total = saturate(i->kv_budget_bytes / token);
-    s.tokens_max = i->n_ctx;
+    s.tokens_max = c->tokens_max && c->n_sessions ? c->tokens_max : i->n_ctx;
     s.sessions_open = c->n_sessions;
     if (who && who->sessions_max) {
         const uint32_t left =
@@ -302,6 +303,18 @@ void cloud_drain(struct cloud *c, bool draining)
 {
     c->draining = draining;
     c->version++;
+}
+
+void cloud_set_limits(struct cloud *c, uint32_t tokens, bool full)
+{
+    c->tokens_max = tokens < c->info->n_ctx ? tokens : 0;
+    c->full = full;
+    c->version++;
+}
+
+bool cloud_make_room(struct cloud *c)
+{
+    return cloud_evict(c, NULL);
 }
 
 /* --- for people ------------------------------------------------------------------------------- */

@@ -92,6 +92,8 @@ struct cloud {
     struct cloud_edge *edges; /* [links.n_places] */
     struct link_stats past;   /* of links that ended */
     bool draining;
+    bool full;           /* cloud_set_limits */
+    uint32_t tokens_max; /* of a new session beside others; 0: all that the stage takes */
     uint64_t version;         /* of what STATUS tells, counted from 1 */
     uint64_t tell_at_ns;      /* when somebody is due a STATUS again */
     uint64_t rate_at_ns;      /* when one that waits by its rate= may go on; UINT64_MAX: none waits */

@@ -190,6 +190,16 @@ static enum proto_reason reserve(struct cloud *c, struct cloud_edge *e, const st
                  c->n_sessions);
         return PROTO_BUSY;
     }
+    if (c->n_sessions && c->full) {
+        snprintf(text, room, "the cloud's memory is full: it takes no new sessions now");
+        return PROTO_BUSY;
+    }
+    if (c->n_sessions && c->tokens_max && m->max_tokens > c->tokens_max) {
+        snprintf(text, room,
+                 "the cloud's memory is short: sessions have up to %u tokens now, not %u",
+                 c->tokens_max, m->max_tokens);
+        return PROTO_BUSY;
+    }
     *seq = open_seq(c, e, m, n_like);
     if (*seq < 0) {
         snprintf(text, room, "the cloud has no room for a session of %u tokens beside %u others",

@@ -346,6 +346,11 @@ void cloud_close(struct cloud *c);
 int cloud_poll(struct cloud *c, uint64_t now_ns, uint64_t *deadline_ns);
 /* Draining: no new sessions, which all edges are told; who has another cloud moves there. */
 void cloud_drain(struct cloud *c, bool draining);
+/* While sessions are there, new ones of more tokens wait, or all, of which edges are told: for a
+ * budget of memory. tokens 0, at first: all that the stage takes. */
+void cloud_set_limits(struct cloud *c, uint32_t tokens, bool full);
+/* A session that has ended gives up its cache; false: there is none. */
+bool cloud_make_room(struct cloud *c);
 /* Another list of edges admitted, with other limits, borrowed from now on; who is not on it is cut off
  * by the next poll. Only with encryption. */
 void cloud_set_peers(struct cloud *c, const struct authorized *peers);

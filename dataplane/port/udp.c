@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #define POOL_PACKETS 8191u
+#define POOL_LEAST   128u /* with which a pipeline works */
+#define MALLOC_BYTES 16u
 #define BURST        32
 #define GROUPS       BURST
 #define SEEN_MAX     8 /* datagrams looked at, for each packet asked for */
@@ -370,6 +372,22 @@ static int open_engine(struct udp *u, enum uri_io io, char *err)
     return 0;
 }
 
+static uint64_t packets_limit_bytes;
+
+void port_packets_limit(uint64_t bytes)
+{
+    packets_limit_bytes = bytes;
+}
+
+static uint32_t pool_packets(uint32_t room)
+{
+    const uint64_t n = packets_limit_bytes / (room + sizeof(struct pkt) + MALLOC_BYTES);
+
+    if (packets_limit_bytes == 0 || n > POOL_PACKETS)
+        return POOL_PACKETS;
+    return n < POOL_LEAST ? POOL_LEAST : (uint32_t)n;
+}
+
 int udp_open(const struct port_uri *uri, enum port_role role, struct port **out, char *err)
 {
     struct udp *u = calloc(1, sizeof(*u));
@@ -383,7 +401,8 @@ int udp_open(const struct port_uri *uri, enum port_role role, struct port **out,
     u->fd = -1;
     int rc = udp_socket(u, uri, role, err);
     if (rc == 0) {
-        u->port.pool = pkt_pool_heap(POOL_PACKETS, u->port.caps.mtu_bytes + 100);
+        const uint32_t room = u->port.caps.mtu_bytes + 100;
+        u->port.pool = pkt_pool_heap(pool_packets(room), room);
         rc = u->port.pool ? open_engine(u, uri->io, err) : -ENOMEM;
         if (!u->port.pool)
             snprintf(err, PORT_ERR, "port udp:%.90s: out of memory", u->text);

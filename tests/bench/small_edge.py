@@ -8,7 +8,7 @@ with a round trip of 20 ms, beside the same split with rows as f16, alternately.
     sudo tests/bench/small_edge.py --quick
 
 Edge and cloud start from the files that plan writes, over UDP on this host, a core each; the edge in a memory cgroup,
-and with --no-memory-check, whose guess of what a process needs beside weights and cache is greater than the plan's.
+and with --memory-budget of its limit, which says the same of packets as the plan does.
 --pair is given where the plan's front is one of fewer bits, for halves that are there already. Exit code 1: the whole
 model was not refused, the edge hit its limit and was killed, or less than 1.49 times the tokens.
 What counts is the speed that a quarter of the prompts passed: others on the machine only ever make one slower.
@@ -52,8 +52,8 @@ def halves(o, group, folder, requests, codec):
         try:
             begun.append(subprocess.Popen(
                 [*group.prefix(), e2e.BINARY, "edge", "--config", folder + "/edge.ini", "--requests", "-",
-                 "--ignore-eos", "--json", "--no-prefix-cache", "--first-core", "0", "--no-memory-check", *more,
-                 "--netem", "rate=%s,%s" % (RATE, netem)],
+                 "--ignore-eos", "--json", "--no-prefix-cache", "--first-core", "0",
+                 "--memory-budget", str(o.limit), *more, "--netem", "rate=%s,%s" % (RATE, netem)],
                 stdin=lines, stdout=subprocess.PIPE, stderr=err, text=True))
             edge, most = begun[1], [0]
             out = reading(edge, lambda: most.__setitem__(0, max(most[0], resident.peak_bytes(edge.pid))))

@@ -119,10 +119,10 @@ def prompts(name):
     return PROMPTS
 
 
-def isthmus(*args, text_in=None, timeout=TIMEOUT_S, env=None, **more):
-    """Run to the end; output as text. A hang is a failure of the test."""
+def isthmus(*args, text_in=None, timeout=TIMEOUT_S, env=None, prefix=(), **more):
+    """Run to the end, behind what a prefix runs first; output as text. A hang is a failure of the test."""
     try:
-        return subprocess.run([BINARY, *map(str, args)], input=text_in, text=True, encoding="utf-8",
+        return subprocess.run([*prefix, BINARY, *map(str, args)], input=text_in, text=True, encoding="utf-8",
                               stdin=subprocess.DEVNULL if text_in is None else None,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout,
                               env={**os.environ, **(env or {})}, check=False, **more)

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 
 import e2e
+import halves
 import resident
 
 QUALITY = os.path.join(e2e.ROOT, "docs", "quality", "smollm2-135m.json")
@@ -92,7 +93,7 @@ def prints():
     done = plan("--quality", QUALITY, "--context", 512)
     e2e.check(done.returncode == 0, "exit %d: %s" % (done.returncode, done.stderr))
     for what in ("split ", "| weights |", "| keys and values |", "TPOT", "TTFT of 511 tokens", "less KL",
-                 "**this plan**"):
+                 "| reserve, 2 % of the limit |", "**this plan**"):
         e2e.check(what in done.stdout, "a plan shows %r" % what)
     done = plan("--context", 512)
     e2e.check(done.returncode == 0 and "without --quality" in done.stderr and "rows by f32" in done.stdout,
@@ -167,7 +168,7 @@ def nothing_fits():
     e2e.check(done.returncode == 3 and "no configuration fits: --edge-memory" in done.stdout
               and "it would fit with --edge-memory" in done.stdout, "exit %d: %s" % (done.returncode, done.stdout))
     none = json.loads(plan(*args, "--edge-memory", int(tight), "--json").stdout)
-    need = none["would_fit"]["edge_bytes"]["edge_bytes"]
+    need = none["would_fit"]["edge_bytes"]["limit"]
     e2e.check(none["plan"] is None and none["ruled_out_by"] == "edge_bytes" and need > tight, "as JSON")
     done = plan(*args, "--edge-memory", int(need) + 1)
     e2e.check(done.returncode == 0, "with that it fits")
@@ -254,6 +255,43 @@ def holds(more, codec, wants):
         e2e.check("does not bound" in done.stderr, "what is not held is said: %s" % done.stderr)
 
 
+def starts_under_its_limit():
+    """An edge of 40 % of the model, held by the kernel, and by --memory-budget: what is planned for so much starts
+    and answers; of two layers more the start refuses it."""
+    if os.geteuid() != 0:
+        e2e.say("a cgroup needs root: no edge is started under its limit")
+        return
+    limit, port = int(os.path.getsize(model) * .4), "udp:127.0.0.1:%d" % halves.free_port()
+    out = os.path.join(folder, "small")
+    p = planned("--context", 256, "--prompt", 128, "--least", "ttft", "--max-kl", ".02", "--front", "keep",
+                "--back", "keep", "--edge-memory", limit, "-o", out, "--port", port, "--connect", port)
+    e2e.check(p["edge_bytes"] <= .98 * limit, "2 %% of %d are kept: %.0f" % (limit, p["edge_bytes"]))
+    with open(e2e.shared("eval/wikitext2-valid.txt"), encoding="utf-8") as f:
+        words = f.read(20000).split()[:110]
+    with resident.Group("plan-edge", limit) as group:
+        def edge(*more):
+            return e2e.isthmus("edge", "--config", out + "/edge.ini", "-p", " ".join(words), "-n", 8, "--json",
+                               "--ignore-eos", "--stats", *more, prefix=group.prefix())
+        for more in ((), ("--memory-budget", limit)):
+            cloud = subprocess.Popen([e2e.BINARY, "cloud", "--config", out + "/cloud.ini"], stdout=subprocess.PIPE,
+                                     stderr=subprocess.DEVNULL)
+            try:
+                answer = e2e.json_lines(edge(*more), "edge in %d bytes %s" % (limit, more))[0]
+            finally:
+                e2e.end(cloud, "cloud")
+            e2e.say("split %d under %.1f MB %s: %.1f MB planned, %.1f at the peak"
+                    % (p["split"], limit / 1e6, more, p["edge_bytes"] / 1e6, answer["memory"]["peak_rss_bytes"] / 1e6))
+            e2e.check(len(answer["ids"]) == 8, "it answers")
+            e2e.check(abs(p["edge_bytes"] / answer["memory"]["peak_rss_bytes"] - 1) <= .05, "planned within 5 %")
+            packets = [i for i in answer["memory"]["items"] if i["what"] == "packets"][0]
+            e2e.check(not more or packets["limit_bytes"] < 3e6, "packets are held: %s" % packets)
+        for more in ((), ("--memory-budget", limit)):
+            done = edge("--split", p["split"] + 2, *more)
+            e2e.check(done.returncode == 2 and "program 19.0, " in done.stderr and "would fit" in done.stderr
+                      or "is the most that fits here" in done.stderr,
+                      "two layers more: exit %d, %s" % (done.returncode, done.stderr[-600:]))
+
+
 def beside_resident(where, wish, split, kv, sessions, tokens):
     """Planned memory beside that of real halves (run's options `where`, plan's `wish`), which a prompt of so many
     tokens fills."""
@@ -326,6 +364,7 @@ def main():
         starts()
         holds(("--quality", QUALITY), TSQ, {"max-tpot", "max-ttft"})
         holds(("--quality", QUALITY), "f16", {})
+        starts_under_its_limit()
         remembers()
         three_bits()
         profile_link()

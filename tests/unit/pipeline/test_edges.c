@@ -609,6 +609,55 @@ static void test_drain(void **state)
     crowd_close(&c);
 }
 
+/* Memory is short at the cloud: beside a session that runs long ones wait, then all; a first one does not. */
+static void test_memory_is_short(void **state)
+{
+    struct crowd_params p = plain(2, true);
+    struct rig_request q[4];
+    struct crowd c;
+
+    p.cloud_stage.run_ns = 2 * RIG_MS;
+    crowd_open(&c, &p);
+    cloud_set_limits(c.cloud, 100, true);
+    ask(&c, 0, &q[0], 1, 20, 900); /* nobody is there whose end could be waited for */
+    while (q[0].n_ids < 20)
+        crowd_step(&c);
+    ask(&c, 1, &q[1], 2, 20, 20);
+    crowd_run_for(&c, 300 * RIG_MS);
+    assert_int_equal(q[1].n_ids, 0);
+    assert_int_equal(stats_of(&c).sessions, 1);
+
+    cloud_set_limits(c.cloud, 100, false);
+    ask(&c, 1, &q[2], 3, 20, 200);
+    finish(&c, q + 1, 1, SECOND); /* it is short enough, */
+    expect_right(&c, 1, &q[1]);
+    assert_int_equal(q[2].n_ids, 0); /* this one is not */
+    assert_true(q[0].n_ids < 900);
+    cloud_set_limits(c.cloud, FAKE_CTX, false);
+    finish(&c, q + 2, 1, 5 * SECOND);
+    expect_right(&c, 1, &q[2]);
+    finish(&c, q, 1, 20 * SECOND);
+    expect_right(&c, 0, &q[0]);
+
+    /* With the last of the others its reason to wait is gone. */
+    ask(&c, 0, &q[0], 1, 20, 900);
+    while (q[0].n_ids < 2)
+        crowd_step(&c);
+    cloud_set_limits(c.cloud, 100, false);
+    ask(&c, 1, &q[3], 4, 20, 200);
+    crowd_run_for(&c, 200 * RIG_MS);
+    assert_int_equal(q[3].n_ids, 0);
+    finish(&c, q, 1, 10 * SECOND);
+    expect_right(&c, 0, &q[0]);
+    finish(&c, q + 3, 1, 10 * SECOND); /* nobody is left: it is let in as the first was */
+    expect_right(&c, 1, &q[3]);
+    for (uint32_t n = stats_of(&c).lingering; n > 0; n--)
+        assert_true(cloud_make_room(c.cloud));
+    assert_false(cloud_make_room(c.cloud));
+    assert_int_equal(stats_of(&c).lingering, 0);
+    crowd_close(&c);
+}
+
 /* One fragment of a message of connection 7: with rows of no session. */
 static void send_part(struct port *port, uint32_t number, uint16_t fragment, uint16_t n)
 {
@@ -685,6 +734,7 @@ int main(void)
         cmocka_unit_test(test_other_list),
         cmocka_unit_test(test_status),
         cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_memory_is_short),
         cmocka_unit_test(test_one_never_acknowledges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

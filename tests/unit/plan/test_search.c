@@ -323,7 +323,7 @@ static void golden_plan(void **state)
     assert_int_equal(b->kv, KV_Q4);
     assert_int_equal(b->codec, 1);
     assert_int_equal(b->chunk, 32);
-    assert_int_equal(b->edge.bytes, 597930784);
+    assert_int_equal(b->edge.bytes, 598351648);
     assert_int_equal(b->cloud.bytes, 924274016);
     assert_true(fabs(b->metric[PLAN_KL] - .010040) < 1e-6);
     assert_true(fabs(b->metric[PLAN_TTFT] - .959926) < 1e-6);
@@ -422,13 +422,26 @@ static void in_time(void **state)
     end(x);
 }
 
+/* Of a limit of memory a fiftieth is not planned for; of others nothing. */
+static void reserve(void **state)
+{
+    assert_true(fabs(plan_within(PLAN_EDGE_BYTES, 50e6) - 49e6) < 1);
+    assert_true(fabs(plan_limit_for(PLAN_CLOUD_BYTES, 49e6) - 50e6) < 1);
+    assert_true(plan_within(PLAN_EDGE_BYTES, INFINITY) == INFINITY);
+    for (unsigned m = PLAN_KL; m < PLAN_METRICS; m++) {
+        assert_true(plan_within((enum plan_metric)m, .25) == .25);
+        assert_true(plan_limit_for((enum plan_metric)m, .25) == .25);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(as_trying_all), cmocka_unit_test(neighbours),
         cmocka_unit_test(least_change),  cmocka_unit_test(longest_context),
         cmocka_unit_test(most_load),     cmocka_unit_test(in_time),
-        cmocka_unit_test(golden_plan),   cmocka_unit_test(tight_edge),
+        cmocka_unit_test(golden_plan),   cmocka_unit_test(reserve),
+        cmocka_unit_test(tight_edge),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,7 @@
 /* Kernel UDP between two ports of this process, by both engines and both families. */
 #include <dlfcn.h>
 #include <errno.h>
+#include <malloc.h>
 #include <netdb.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -775,6 +776,44 @@ static void without_io_uring_it_works_too(void **state)
         assert_int_equal(status, 0);
 }
 
+/* A budget's ports have fewer packets: all of them together take no more than it says. */
+static void packets_are_limited(void **state)
+{
+    const uint64_t limit = 700000;
+    struct pkt *all[8191];
+    struct pair t;
+
+    port_packets_limit(limit);
+    pair_open(&t, "127.0.0.1", "");
+    struct pkt_pool *pool = t.client->pool;
+    const uint32_t n = pool->n_free, most = pool->n_total;
+    assert_true(most > limit / 2000 && most < limit / 1500);
+    const size_t before = mallinfo2().uordblks;
+    for (uint32_t i = 0; i < n; i++)
+        assert_non_null(all[i] = pkt_alloc(pool));
+    assert_null(pkt_alloc(pool));
+    assert_true(mallinfo2().uordblks - before <= limit);
+    for (uint32_t i = 0; i < n; i++)
+        pkt_unref(all[i]);
+    bounce(&t, 500, 1);
+    pair_close(&t);
+
+    port_packets_limit(1);
+    pair_open(&t, "127.0.0.1", "");
+    assert_int_equal(t.client->pool->n_total, 128);
+    bounce(&t, 100, 1);
+    pair_close(&t);
+
+    port_packets_limit(UINT64_MAX);
+    pair_open(&t, "127.0.0.1", "");
+    assert_int_equal(t.client->pool->n_total, 8191);
+    pair_close(&t);
+    port_packets_limit(0);
+    pair_open(&t, "127.0.0.1", "");
+    assert_int_equal(t.client->pool->n_total, 8191);
+    pair_close(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -785,6 +824,7 @@ int main(void)
         cmocka_unit_test(foreign_datagrams_are_dropped),
         cmocka_unit_test(a_flood_of_junk_is_looked_at_in_parts),
         cmocka_unit_test(an_empty_pool_waits),
+        cmocka_unit_test(packets_are_limited),
         cmocka_unit_test(signals_and_deadlines_end_waits),
         cmocka_unit_test(the_end_of_the_peer_is_seen),
         cmocka_unit_test(strangers_end_nothing),
