@@ -15,7 +15,7 @@ import halves
 
 SPLIT = ("--split", "10", "--codec", "f32", "--threads", "1")
 NOBODY = 65534
-BIND = 1 << 10 # CAP_NET_BIND_SERVICE
+BIND = 1 << 10  # CAP_NET_BIND_SERVICE
 ASK = ("-p", "The capital of France is", "-n", "8")
 
 
@@ -136,6 +136,7 @@ def serving(model):
 def main():
     if os.getuid() != 0:
         e2e.skip("only root can give root up")
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # else what is started here has it ignored, too
     model = e2e.model("smollm2")
     before = e2e.leftovers()
     with tempfile.TemporaryDirectory(prefix="isthmus-test-root-") as folder:
