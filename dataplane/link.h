@@ -43,6 +43,8 @@ struct link_params {
                                     * learnt from the first message */
     uint16_t epoch;                /* without keys; with keys the epoch is the keys' */
     uint8_t hop;
+    bool unpaced;                  /* nothing between the peers can queue: only window and credit
+                                    * bound what is under way */
     uint32_t window_packets;       /* most packets in flight; 0: 2,048 */
     uint32_t rx_budget_packets;    /* most received packets held for incomplete or undelivered
                                     * messages; beyond it they are dropped (and sent again); 0: 2,048 */

@@ -576,7 +576,13 @@ int memif_open(const char *text, enum port_role role, struct port **out, char *e
     m->port.ops = &memif_ops;
     m->port.waiter = &memif_waiter;
     m->port.caps = (struct port_caps){
-        .name = "memif", .mtu_bytes = MTU, .burst = BURST, .tells_loss = true, .same_host = true};
+        .name = "memif",
+        .mtu_bytes = MTU,
+        .burst = BURST,
+        .tells_loss = true,
+        .unqueued = true,
+        .same_host = true,
+    };
     m->role = role;
     m->listen_fd = m->peer_fd = -1;
     intr_init(&m->intr);
