@@ -127,7 +127,8 @@ struct link {
      * timeout sent again needlessly. */
     uint32_t n_ambiguous;
     uint32_t n_probes; /* packets that timeouts sent again, not told of as needless yet */
-    uint32_t n_doubtful; /* of them, since a packet that was sent once was acknowledged */
+    uint32_t n_again, n_needless; /* that timeouts sent again, and that were told of as needless, since
+                                   * a packet that was sent once was acknowledged */
     uint32_t lateness; /* how often the time that a peer may be late was too short: it doubles */
     uint32_t reorder_quarters, n_acked;
     uint64_t srtt_ns, rttvar_ns, rtt_min_ns;

@@ -106,7 +106,7 @@ void loss_acked(struct link *l, struct tx_fragment *f, uint64_t hold_ns, bool sa
     if (f->n_sent > 1)
         l->n_ambiguous += l->n_ambiguous < AMBIGUOUS_MAX;
     else
-        l->n_ambiguous = l->n_doubtful = 0;
+        l->n_ambiguous = l->n_again = l->n_needless = 0;
     if (sample && f->n_sent == 1)
         rtt_sample(l, took > hold_ns ? took - hold_ns : 0);
     /* A packet sent twice and acknowledged sooner than any round trip: it was the first copy, which
@@ -212,7 +212,7 @@ static void read_entry(struct link *l, const uint8_t *entry)
 
 /* So many packets more came twice. Where timeouts sent them again the peer was late, or the path
  * has become longer: the timeout doubles for each, until a round trip can be measured; beyond
- * rto_max_ns for each eight times that all that timeouts sent again meanwhile was needless. Other
+ * rto_max_ns for eight, and if most of what timeouts sent again meanwhile was needless. Other
  * copies are the path's. */
 static void came_twice(struct link *l, uint32_t n)
 {
@@ -221,12 +221,12 @@ static void came_twice(struct link *l, uint32_t n)
     if (!n)
         return;
     l->n_probes -= n;
-    l->n_doubtful -= (uint32_t)least(n, l->n_doubtful);
+    l->n_needless += n;
     l->lateness += l->lateness < LATENESS_MAX;
     if (l->n_ambiguous < AMBIGUOUS_MAX)
         l->n_ambiguous =
             (uint32_t)least(l->n_ambiguous + (uint64_t)n * AMBIGUOUS_STEP, AMBIGUOUS_MAX);
-    else if (!l->n_doubtful && l->n_ambiguous < AMBIGUOUS_FAR)
+    else if (l->n_needless >= l->n_again / 4 * 3 && l->n_ambiguous < AMBIGUOUS_FAR)
         l->n_ambiguous++;
 }
 
@@ -358,7 +358,7 @@ void loss_tick(struct link *l)
 
         lose(l, oldest ? oldest : (struct tx_fragment *)l->sent.next);
         l->n_probes++;
-        l->n_doubtful++;
+        l->n_again++;
     }
     l->probes = PROBES;
     l->rto_from_ns = l->now_ns;
