@@ -414,7 +414,7 @@ static const struct rate_case cases[] = {
     {"the same, messages of a packet", LONG ",drop=.1%", LONG_BACK, 1, 16, 0, 20 * S, 0, .85, .5},
     {"5 %", NEAR ",drop=5%", NEAR_BACK ",drop=5%", 45, 16, 0, 10 * S, 0, .8, .5},
     {"jitter", "rate=50mbit,queue=1MB,delay=20ms,jitter=5ms", "delay=20ms,jitter=5ms", 20, 8, 0,
-     10 * S, 0, .85, 1.2},
+     10 * S, 0, .8, 1.2},
     {"a short queue", "rate=50mbit,queue=40kB,delay=10ms", NEAR_BACK, 20, 8, 0, 10 * S, 0, .8, .5},
     {"1 Mbit/s", "rate=1mbit,queue=1MB,delay=25ms", "delay=25ms", 4, 4, 0, 20 * S, 0, .85, 2},
     {"reordered", NEAR ",reorder=2%", NEAR_BACK ",reorder=2%", 45, 16, 0, 10 * S, 0, .85, .5},
