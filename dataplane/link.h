@@ -43,11 +43,14 @@ struct link_params {
                                     * learnt from the first message */
     uint16_t epoch;                /* without keys; with keys the epoch is the keys' */
     uint8_t hop;
+    bool unpaced;                  /* nothing between the peers can queue: only window and credit
+                                    * bound what is under way */
     uint32_t window_packets;       /* most packets in flight; 0: 2,048 */
     uint32_t rx_budget_packets;    /* most received packets held for incomplete or undelivered
                                     * messages; beyond it they are dropped (and sent again); 0: 2,048 */
-    uint64_t rto_min_ns;           /* 0: 20 ms */
-    uint64_t rto_max_ns;           /* 0: 300 ms */
+    uint64_t rto_min_ns;           /* of timeouts but the first after an acknowledgement; 0: 20 ms */
+    uint64_t rto_max_ns;           /* to which they double; where round trips are longer they are, too,
+                                    * up to ten times it; 0: 300 ms */
     uint64_t ack_delay_ns;         /* of both sides alike: timeouts allow for it; 0: 10 ms */
     uint64_t ping_interval_ns;     /* when nothing was heard; 0: 500 ms */
     uint64_t dead_after_ns;        /* silence that means death; 0: 10 s */
@@ -134,7 +137,7 @@ const uint8_t *link_message_payload(const struct link_message *m, uint16_t fragm
 /* Of a reply: how long the peer had what it answers, as it says; UINT32_MAX: it does not. */
 uint32_t link_message_held_ns(const struct link_message *m);
 
-/* Packets to transmit now, decode class first: up to n, with a reference each for the caller, who
+/* Packets to transmit now, decode class first (what waits long has its turn): up to n, with a reference each for the caller, who
  * hands them to port_tx and unrefs those taken. The pool, for control frames, has packets of at
  * least 600 bytes. What the port refused is given back in order with
  * link_output_refused (takes the reference). */

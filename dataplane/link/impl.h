@@ -113,6 +113,8 @@ struct link {
     struct list_node queued[N_CLASSES], lost[N_CLASSES], refused, sent;
     uint32_t n_queued, in_flight;
     uint64_t queued_bytes; /* of payload */
+    uint64_t gone_bytes;   /* all that was sent, again or not */
+    uint64_t served_at[N_CLASSES]; /* gone_bytes when the class last sent, or began to wait */
     struct pace pace;
     uint32_t probes;    /* packets that go whatever the pace, after a timeout */
     uint32_t sealed[2]; /* packets not acknowledged, by epoch % 2: at most two epochs are about */
@@ -125,6 +127,9 @@ struct link {
      * timeout sent again needlessly. */
     uint32_t n_ambiguous;
     uint32_t n_probes; /* packets that timeouts sent again, not told of as needless yet */
+    uint32_t n_again, n_needless; /* that timeouts sent again, and that were told of as needless, since
+                                   * a packet that was sent once was acknowledged */
+    uint32_t lateness; /* how often the time that a peer may be late was too short: it doubles */
     uint32_t reorder_quarters, n_acked;
     uint64_t srtt_ns, rttvar_ns, rtt_min_ns;
     uint64_t rtt_samples[RTT_SAMPLES];
@@ -160,6 +165,7 @@ void link_end(struct link *l, enum link_end how);
 /* send.c */
 struct tx_message *send_find(struct link *l, uint32_t number);
 struct tx_fragment *send_oldest(struct link *l, enum tx_state state);
+void send_waits(struct link *l, unsigned cls); /* something of the class is about to */
 void send_release(struct link *l);
 void send_drop_all(struct link *l);
 int send_output(struct link *l, struct pkt **out, int n);

@@ -49,7 +49,7 @@ int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
     l->credit = FIRST_CREDIT;
     l->control_bits = 1; /* numbers count from 1 */
     l->reorder_quarters = 1;
-    pace_init(&l->pace, l->p.ack_delay_ns);
+    pace_init(&l->pace, l->p.ack_delay_ns, l->p.unpaced);
     l->credit_told = l->p.rx_budget_packets;
     send_drop_all(l); /* makes the lists */
     receive_drop_all(l);

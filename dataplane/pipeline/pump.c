@@ -49,6 +49,7 @@ static int prepare(struct pump *p, struct port *port, const struct link_params *
         return -EINVAL;
     if (!p->params.path)
         p->params.path = path;
+    p->params.unpaced = port->caps.unqueued;
     if (!port->caps.tells_loss && !p->params.idle_dead_after_ns) {
         p->params.idle_ping_ns = IDLE_PING_NS;
         p->params.idle_dead_after_ns = IDLE_DEAD_NS;

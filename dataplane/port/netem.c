@@ -228,6 +228,7 @@ int port_netem(struct port *inner, const struct netem_params *p, struct port **o
     }
     e->port = (struct port){
         .ops = &netem_ops, .caps = inner->caps, .pool = inner->pool, .path = inner->path};
+    e->port.caps.unqueued = false; /* rate= makes a bottleneck */
     e->port.waiter = inner->waiter ? &netem_waiter : NULL;
     e->inner = inner;
     e->line = line;
