@@ -93,7 +93,8 @@ struct mtu {
     bool waiting;                   /* one was */
     bool doubting;                  /* the known one is tried */
     uint64_t due_ns;                /* lost if not answered by then; or, not waiting, when to begin */
-    uint64_t since_ns;              /* doubting */
+    uint64_t sent_ns;               /* the latest */
+    uint64_t doubted_ns;            /* the latest doubt began, or ended well */
     bool answer_pending;
     uint32_t answer;                /* number of the peer's PROBE */
 };
@@ -103,7 +104,7 @@ struct partial {
     struct pkt *pkt; /* NULL: free */
     uint32_t message;
     uint16_t fragment, bytes;
-    uint64_t have, used; /* pieces; when the latest came, counted */
+    uint64_t have; /* pieces */
 };
 
 enum link_end { LINK_ALIVE, LINK_SILENT, LINK_RESET, LINK_CLOSED, LINK_SHUT, LINK_WORN_OUT };
@@ -188,7 +189,6 @@ struct link {
     struct pkt *pieces[PIECES_QUEUE]; /* to be sent, from next_piece on */
     uint32_t n_pieces, next_piece;
     struct partial partials[PARTIAL_MAX];
-    uint64_t n_came; /* pieces */
 
     struct link_stats stats;
 };

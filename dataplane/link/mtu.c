@@ -113,12 +113,11 @@ void mtu_doubt(struct link *l)
 {
     struct mtu *m = &l->mtu;
 
-    if (!m->low || m->doubting || l->now_ns - m->since_ns < DOUBT_NS)
+    if (!m->low || m->doubting || l->now_ns - m->doubted_ns < DOUBT_NS)
         return;
     m->doubting = true;
-    m->since_ns = l->now_ns;
+    m->doubted_ns = l->now_ns;
     try_size(m, m->low);
-    l->ping_pending = true; /* is it the size, or the peer that is gone? */
 }
 
 uint32_t link_mtu(const struct link *l)
@@ -149,7 +148,9 @@ void mtu_probe_sent(struct link *l)
     if (!m->first_number)
         m->first_number = m->number;
     m->waiting = true;
+    m->sent_ns = l->now_ns;
     m->due_ns = l->now_ns + wait_ns;
+    l->ping_pending |= m->doubting; /* is it the size, or the peer that is gone? */
     l->stats.mtu_probes++;
 }
 
@@ -165,7 +166,7 @@ int mtu_read_probed(struct link *l, const uint8_t *payload, size_t n)
         return 0; /* of a size that is not tried any more */
     if (m->doubting) { /* the packets were lost by chance */
         m->doubting = false;
-        m->since_ns = l->now_ns;
+        m->doubted_ns = l->now_ns;
     } else {
         know(l, m->at);
     }
@@ -183,13 +184,11 @@ static void failed(struct link *l)
     if (!m->doubting) {
         m->high = m->at;
         go_on(l);
-    } else if (l->heard_ns > m->since_ns) {
+    } else {
         l->stats.mtu_falls++;
         know(l, 0);
         loss_too_long(l);
         begin(l);
-    } else { /* nothing gets through: that is another matter */
-        try_size(m, m->low);
     }
 }
 
@@ -204,7 +203,8 @@ void mtu_tick(struct link *l)
         return;
     }
     m->waiting = false;
-    if (++m->tries < TRIES)
+    m->tries += !m->doubting || l->heard_ns >= m->sent_ns; /* else nothing gets through at all */
+    if (m->tries < TRIES)
         m->pending = true;
     else
         failed(l);

@@ -107,25 +107,45 @@ void piece_drop_partial(struct link *l)
         forget(&l->partials[i]);
 }
 
-/* The frame's place, or one for it at the cost of the one that has waited longest. NULL: no memory. */
+static uint64_t order(uint32_t message, uint16_t fragment)
+{
+    return (uint64_t)message << 16 | fragment;
+}
+
+/* Nothing waits for it: it is free, or the frame has come otherwise. */
+static bool is_idle(struct link *l, const struct partial *a)
+{
+    const struct wire_header h = {.message = a->message, .fragment = a->fragment};
+
+    return !a->pkt || !receive_is_new(l, &h);
+}
+
+/* The frame's place, or one for it, at the cost of the newest frame if need be: so the oldest gets
+ * through. NULL: it is the newest itself, or there is no memory. */
 static struct partial *place(struct link *l, uint32_t message, uint16_t fragment, uint16_t bytes)
 {
-    struct partial *old = &l->partials[0];
+    struct partial *at = NULL;
+    uint64_t newest = order(message, fragment);
 
     for (uint32_t i = 0; i < PARTIAL_MAX; i++) {
         struct partial *a = &l->partials[i];
+        const uint64_t n = is_idle(l, a) ? UINT64_MAX : order(a->message, a->fragment);
 
         if (a->pkt && a->message == message && a->fragment == fragment && a->bytes == bytes)
             return a;
-        if (a->used < old->used)
-            old = a;
+        if (n > newest || (n == newest && a->bytes != bytes)) {
+            at = a;
+            newest = n;
+        }
     }
-    forget(old);
-    *old = (struct partial){.pkt = pkt_lone(WIRE_L2L4_BYTES + bytes),
+    if (!at)
+        return NULL;
+    forget(at);
+    *at = (struct partial){.pkt = pkt_lone(WIRE_L2L4_BYTES + bytes),
                             .message = message,
                             .fragment = fragment,
                             .bytes = bytes};
-    return old->pkt ? old : NULL;
+    return at->pkt ? at : NULL;
 }
 
 /* From where its last piece came. */
@@ -170,7 +190,6 @@ int piece_read(struct link *l, const uint8_t *frame, const uint8_t *payload, siz
     memcpy(a->pkt->data + WIRE_L2L4_BYTES + (size_t)i * PIECE_BYTES, payload + PIECE_HEAD_BYTES,
            n - PIECE_HEAD_BYTES);
     a->have |= 1ull << i;
-    a->used = ++l->n_came;
     if (a->have == UINT64_MAX >> (64 - pieces_of(bytes)))
         *whole = finish(a, frame);
     return 0;
