@@ -334,6 +334,18 @@ static uint64_t step_more(struct rig *r, struct rig_cloud *c)
     return !c->cloud && c->back_ns ? sooner(at, c->back_ns) : at;
 }
 
+static void change_mtu(struct rig *r)
+{
+    struct network_params *p = &r->p.network;
+
+    if (!dice_chance(&r->fate, r->p.mtu_change))
+        return;
+    p->mtu_bytes = (uint32_t)dice_between(&r->fate, p->mtu_sure_bytes, r->p.mtu);
+    network_set_params(r->network, p);
+    for (uint32_t i = 0; i < r->p.more; i++)
+        network_set_params(r->more[i].network, p);
+}
+
 void rig_step(struct rig *r)
 {
     uint64_t edge_at, cloud_at = UINT64_MAX, next;
@@ -357,6 +369,7 @@ void rig_step(struct rig *r)
         next = r->now_ns + RIG_MS;
     r->now_ns = next > r->now_ns ? next : r->now_ns + 1000;
     play_fate(r);
+    change_mtu(r);
 }
 
 /* --- requests --------------------------------------------------------------------------------- */

@@ -27,6 +27,7 @@ struct rig_params {
     uint64_t connect_timeout_ns;
     bool hook;               /* the links live during stage runs */
     struct edge_rejoin rejoin; /* say is the rig's own, arg the rig */
+    double mtu_change;       /* chance of a step that the path's MTU becomes another, up to the port's */
     double crash;            /* chance of a step that the cloud is killed in it */
     uint32_t crash_max;      /* so often at most; 0: no limit. A cloud that never lives for as long
                               * as a replay takes would let nobody get on */
