@@ -94,7 +94,8 @@ int port_arg_open(const char *uri, enum port_role role, const struct security *s
         return rc;
     }
     if (inner->caps.how[0])
-        log_info("%s, MTU %u", inner->caps.how, inner->caps.mtu_bytes);
+        log_info("%s, MTU %u%s", inner->caps.how, inner->caps.mtu_bytes,
+                 inner->caps.mtu_sure_bytes ? " where the path takes it" : "");
     return impair(inner, role, n, out);
 }
 

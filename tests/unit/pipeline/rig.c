@@ -89,8 +89,10 @@ void rig_open(struct rig *r, const struct rig_params *p)
     for (uint32_t i = 0; i < p->more; i++) {
         struct rig_cloud *c = &r->more[i];
 
+        const uint32_t mtu = p->more_mtu ? p->more_mtu : p->mtu;
+
         c->network = network_open(p->seed + 1 + i, &p->network,
-                                  p->pool_packets ? p->pool_packets : 1024, p->mtu ? p->mtu : 1500);
+                                  p->pool_packets ? p->pool_packets : 1024, mtu ? mtu : 1500);
         network_set_now(c->network, r->now_ns);
         c->stage = fake_open(true, &r->p.cloud_stage, &c->info);
     }
