@@ -77,7 +77,7 @@ static int probe(const struct measure_link_params *p, struct probe *b, struct pl
 
     if (rc == 0)
         rc = load_round_trips(link, &small, time_ns, &env, &r[0], &b->why);
-    packet = full.bytes = asker_packet_bytes(b->asker); /* the path is known by now */
+    packet = full.size_bytes = asker_packet_bytes(b->asker); /* the path is known by now */
     if (rc == 0)
         rc = load_one_way(link, &full, time_ns, &env, &r[1], &b->why);
     if (rc == 0)

@@ -18,7 +18,7 @@
 
 #define MS_NS        1000000ull
 #define TRIES        3u
-#define ANSWER_NS    (200 * MS_NS)          /* a PROBE is given that long, or four round trips */
+#define ANSWER_NS    (100 * MS_NS)           /* a PROBE is given that long, or four round trips */
 #define RAISE_NS     (600ull * 1000 * MS_NS) /* until greater sizes are tried again */
 #define DOUBT_NS     (1000 * MS_NS)         /* between two doubts */
 
@@ -113,11 +113,12 @@ void mtu_doubt(struct link *l)
 {
     struct mtu *m = &l->mtu;
 
-    if (!m->low || m->doubting || l->now_ns - m->doubted_ns < DOUBT_NS)
+    if (!m->low || m->doubting || (m->doubted_ns && l->now_ns - m->doubted_ns < DOUBT_NS))
         return;
     m->doubting = true;
     m->doubted_ns = l->now_ns;
     try_size(m, m->low);
+    l->ping_pending = true;
 }
 
 uint32_t link_mtu(const struct link *l)
@@ -150,7 +151,6 @@ void mtu_probe_sent(struct link *l)
     m->waiting = true;
     m->sent_ns = l->now_ns;
     m->due_ns = l->now_ns + wait_ns;
-    l->ping_pending |= m->doubting; /* is it the size, or the peer that is gone? */
     l->stats.mtu_probes++;
 }
 
@@ -203,11 +203,13 @@ void mtu_tick(struct link *l)
         return;
     }
     m->waiting = false;
-    m->tries += !m->doubting || l->heard_ns >= m->sent_ns; /* else nothing gets through at all */
-    if (m->tries < TRIES)
-        m->pending = true;
-    else
+    m->tries += l->heard_ns >= m->sent_ns; /* else nothing gets through, or the peer is busy */
+    if (m->tries == TRIES) {
         failed(l);
+    } else {
+        m->pending = true;
+        l->ping_pending = true; /* is it the size? */
+    }
 }
 
 uint64_t mtu_deadline(const struct link *l)
