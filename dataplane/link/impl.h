@@ -22,7 +22,7 @@
 
 #define PIECE_BYTES      1024u /* of a frame, in one piece; fewer in the last */
 #define PIECE_HEAD_BYTES 10u
-#define PIECES_MAX       64u /* of a frame */
+#define PIECES_MAX       16u /* of a frame: the longest that a port has takes 9 */
 #define PIECES_QUEUE     128u
 #define PIECE_FRAME_MAX  (WIRE_OVERHEAD + PIECE_HEAD_BYTES + PIECE_BYTES)
 #define PARTIAL_MAX      16u /* frames of which some pieces have come */
@@ -104,7 +104,7 @@ struct partial {
     struct pkt *pkt; /* NULL: free */
     uint32_t message;
     uint16_t fragment, bytes;
-    uint64_t have; /* pieces */
+    uint32_t have; /* pieces */
 };
 
 enum link_end { LINK_ALIVE, LINK_SILENT, LINK_RESET, LINK_CLOSED, LINK_SHUT, LINK_WORN_OUT };
@@ -240,6 +240,8 @@ void mtu_tick(struct link *l);
 uint64_t mtu_deadline(const struct link *l);
 
 /* piece.c */
+/* A frame with so much payload can go in pieces. */
+bool piece_takes(const struct link *l, uint32_t payload_bytes);
 /* Queue the pieces of a sealed frame; where packets are short it is lost. */
 void piece_cut(struct link *l, const struct pkt *frame, struct pkt_pool *pool);
 int piece_output(struct link *l, struct pkt **out, int n);

@@ -16,11 +16,11 @@
 
 #include "dataplane/link/bytes.h"
 
-#define MS_NS        1000000ull
-#define TRIES        3u
-#define ANSWER_NS    (100 * MS_NS)           /* a PROBE is given that long, or four round trips */
-#define RAISE_NS     (600ull * 1000 * MS_NS) /* until greater sizes are tried again */
-#define DOUBT_NS     (1000 * MS_NS)         /* between two doubts */
+#define MS_NS     1000000ull
+#define TRIES     3u
+#define ANSWER_NS (100 * MS_NS)           /* a PROBE is given that long, or four round trips */
+#define RAISE_NS  (600ull * 1000 * MS_NS) /* until greater sizes are tried again */
+#define DOUBT_NS  (1000 * MS_NS)          /* between two doubts */
 
 /* Above the sure size, which of IPv4 and of IPv6 is 1,280: 1400, 1420 (WireGuard), 1440, 1450
  * (VXLAN), 1460, 1480 (a tunnel's header), 1492 (PPPoE), 1500, 2000, 4352, 8000, 8900, 8950. */
@@ -164,8 +164,8 @@ int mtu_read_probed(struct link *l, const uint8_t *payload, size_t n)
     number = get_be32(payload);
     if (!m->first_number || number < m->first_number || number > m->number)
         return 0; /* of a size that is not tried any more */
-    if (m->doubting) { /* the packets were lost by chance */
-        m->doubting = false;
+    if (m->doubting) {
+        m->doubting = false; /* the packets were lost by chance */
         m->doubted_ns = l->now_ns;
     } else {
         know(l, m->at);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Frames in pieces: those that were sealed when the path took longer ones, and that hold what can't
- * be made anew, as a history's tiles. A piece is a control frame with a number of its own; a frame is
- * lost with any of its pieces, and acknowledged as ever. All copies of a frame are cut alike, so one
- * fills the gaps that another has left.
+ * be made anew, as a history's tiles. A piece is a control frame with a number of its own; a frame
+ * is lost with any of its pieces, and acknowledged as ever. All copies of a frame are cut alike, so
+ * one fills the gaps that another has left.
  */
 #include "dataplane/link/impl.h"
 
@@ -26,6 +26,12 @@ static uint32_t piece_bytes(uint32_t bytes, uint32_t i)
     return left < PIECE_BYTES ? left : PIECE_BYTES;
 }
 
+bool piece_takes(const struct link *l, uint32_t payload_bytes)
+{
+    return l->mtu.frame_sure >= PIECE_FRAME_MAX &&
+           WIRE_HEADER_BYTES + payload_bytes + WIRE_TAG_BYTES <= PIECES_MAX * PIECE_BYTES;
+}
+
 /* --- out -------------------------------------------------------------------------------------- */
 
 static void queue(struct link *l, struct pkt *p)
@@ -44,7 +50,7 @@ void piece_cut(struct link *l, const struct pkt *frame, struct pkt_pool *pool)
 
     l->stats.cut++;
     l->stats.copied_bytes[from[21] % N_CLASSES] += bytes - WIRE_HEADER_BYTES - WIRE_TAG_BYTES;
-    for (uint32_t i = 0; i < n && n <= PIECES_MAX && l->control_number < UINT32_MAX; i++) {
+    for (uint32_t i = 0; i < n && l->control_number < UINT32_MAX; i++) {
         const uint32_t part = piece_bytes(bytes, i);
         struct pkt *p = pool->room >= PIECE_FRAME_MAX ? pkt_alloc(pool) : NULL;
         uint8_t *to;
@@ -142,9 +148,9 @@ static struct partial *place(struct link *l, uint32_t message, uint16_t fragment
         return NULL;
     forget(at);
     *at = (struct partial){.pkt = pkt_lone(WIRE_L2L4_BYTES + bytes),
-                            .message = message,
-                            .fragment = fragment,
-                            .bytes = bytes};
+                           .message = message,
+                           .fragment = fragment,
+                           .bytes = bytes};
     return at->pkt ? at : NULL;
 }
 
@@ -177,7 +183,7 @@ int piece_read(struct link *l, const uint8_t *frame, const uint8_t *payload, siz
     h.fragment = get_be16(payload + 4);
     bytes = get_be16(payload + 6);
     i = get_be16(payload + 8);
-    if (bytes <= WIRE_HEADER_BYTES + WIRE_TAG_BYTES || bytes > UINT16_MAX - OUTER_BYTES ||
+    if (bytes <= WIRE_HEADER_BYTES + WIRE_TAG_BYTES || bytes > PIECES_MAX * PIECE_BYTES ||
         i >= pieces_of(bytes) || n != PIECE_HEAD_BYTES + piece_bytes(bytes, i))
         return -EBADMSG;
     if (!receive_is_new(l, &h)) {
@@ -189,8 +195,8 @@ int piece_read(struct link *l, const uint8_t *frame, const uint8_t *payload, siz
         return 0; /* it will be sent again */
     memcpy(a->pkt->data + WIRE_L2L4_BYTES + (size_t)i * PIECE_BYTES, payload + PIECE_HEAD_BYTES,
            n - PIECE_HEAD_BYTES);
-    a->have |= 1ull << i;
-    if (a->have == UINT64_MAX >> (64 - pieces_of(bytes)))
+    a->have |= 1u << i;
+    if (a->have == (1u << pieces_of(bytes)) - 1)
         *whole = finish(a, frame);
     return 0;
 }

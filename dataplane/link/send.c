@@ -58,7 +58,7 @@ static int check(const struct link *l, enum wire_class cls, int64_t reply_to,
         uint32_t bytes = link_payload_offset(reply_to >= 0, i) + payload_bytes[i];
 
         if (bytes > UINT16_MAX || bytes + WIRE_OVERHEAD > pkts[i]->room ||
-            (bytes + WIRE_OVERHEAD > l->mtu.frame_max && l->mtu.frame_sure < PIECE_FRAME_MAX))
+            (bytes + WIRE_OVERHEAD > l->mtu.frame_sure && !piece_takes(l, bytes)))
             return -EINVAL;
     }
     if (l->tx_next - l->tx_base >= LINK_MESSAGES_MAX)

@@ -383,17 +383,16 @@ static void tune(struct edge *e, const struct edge_session *s)
 }
 
 /*
- * Where the path takes longer packets than any path does, more rows go into one. But a row has to be
- * coded alike wherever it travels: one that may not fit the shortest packet the coded modes code by
- * what it has to fit; and what a target of bytes makes of the next rows is the tiles' bytes.
+ * Where the path takes longer packets than any path does, more rows go into one. But a row has to
+ * be coded alike wherever it travels: one that may not fit the shortest packet the coded modes code
+ * by what it has to fit; and what a target of bytes makes of the next rows is the tiles' bytes.
  */
 static size_t tile_room(const struct edge *e, const struct edge_session *s)
 {
     const size_t room = proto_tile_capacity(pump_payload(&s->uplink->pump));
 
     if (room < e->tile_capacity || s->rate.target.kind == CODEC_RATE_BYTES ||
-        (e->row_cuts > 1 &&
-         (e->p.codec.mode == CODEC_RANS || e->p.codec.mode == CODEC_XFORM)))
+        (e->row_cuts > 1 && (e->p.codec.mode == CODEC_RANS || e->p.codec.mode == CODEC_XFORM)))
         return e->tile_capacity;
     return room;
 }

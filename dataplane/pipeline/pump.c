@@ -172,7 +172,8 @@ void pump_in(struct pump *p, uint64_t now_ns)
 /* Of a path that takes less than the port, or now takes another size. */
 static void tell_mtu(struct pump *p)
 {
-    const uint32_t mtu = link_mtu(p->link), before = p->mtu_told ? p->mtu_told : p->params.mtu_bytes;
+    const uint32_t mtu = link_mtu(p->link),
+                   before = p->mtu_told ? p->mtu_told : p->params.mtu_bytes;
 
     if (mtu == p->mtu_told || !link_heard(p->link) || !link_mtu_settled(p->link))
         return;

@@ -58,7 +58,7 @@ static struct keys *fresh_keys(bool initiator)
 /* Of a frame that is likely to be completed by others. */
 static uint16_t make_piece(struct script *s, uint8_t *payload)
 {
-    static const uint16_t bytes[] = {500, 1024, 2000, 60000};
+    static const uint16_t bytes[] = {500, 1024, 2000, 16384};
     const uint8_t which = next(s), i = next(s) % 3;
     const uint16_t whole = bytes[which % 4], left = (uint16_t)(whole - 1024 * i);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Paths of which is not known what they take, that take less than the port, and that come to do so: the
- * ids are those of an unsplit run, and nobody joins anew. */
+/* Paths of which is not known what they take, that take less than the port, and that come to do so:
+ * the ids are those of an unsplit run, and nobody joins anew. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,7 +18,8 @@
 #define MB     ((size_t)1 << 20)
 #define SURE   1280u
 #define MOST   9000u
-#define WIDTH  300u /* 1,200 B a row: one does not fit what any path takes, 7 fit the longest packet */
+#define WIDTH                                                                                      \
+    300u /* 1,200 B a row: one does not fit what any path takes, 7 fit the longest packet */
 
 static struct rig_params on_path(uint32_t mtu)
 {
@@ -139,7 +140,8 @@ static void test_narrow(void **state)
     }
 }
 
-/* In a prompt and in an answer, both ways, with guesses and alternatives, whose answers are long. */
+/* In a prompt and in an answer, both ways, with guesses and alternatives, whose answers are long.
+ */
 static void test_falls(void **state)
 {
     static int32_t guesses[200];
@@ -175,8 +177,7 @@ static void test_falls(void **state)
         finish(&r, &q);
         s = stats_of(&r);
         cloud_stats(r.cloud, &c);
-        print_message("to %u %s: %.2f s until its end, %u and %u packets in pieces\n",
-                      to[i % 4],
+        print_message("to %u %s: %.2f s until its end, %u and %u packets in pieces\n", to[i % 4],
                       i & 4 ? "in the answer" : "in the prompt", (double)(r.now_ns - from) * 1e-9,
                       (unsigned)s.link.cut, (unsigned)c.link.cut);
         assert_true(s.link.cut + c.link.cut > 0 && s.link.mtu_falls == 1);
@@ -224,7 +225,8 @@ static const struct codec_profile_curve curve = {
  * tiles, and so the ids, are the same over all. */
 static void test_alike(void **state)
 {
-    static const struct codec_rate_target targets[] = {{CODEC_RATE_NONE, 0}, {CODEC_RATE_BYTES, 240}};
+    static const struct codec_rate_target targets[] = {{CODEC_RATE_NONE, 0},
+                                                       {CODEC_RATE_BYTES, 240}};
 
     for (unsigned t = 0; t < 2; t++) {
         uint64_t bytes[2];

@@ -247,6 +247,7 @@ static void any_address_takes_all(void **state)
     snprintf(uri, sizeof(uri), "udp:*:%u", number);
     struct pair t = {.server = must_open(uri, PORT_SERVER)};
     assert_false(t.server->caps.same_host);
+    assert_int_equal(t.server->caps.mtu_bytes - t.server->caps.mtu_sure_bytes, 1500 - 1280);
     const char *hosts[] = {"127.0.0.1", "[::1]"};
     for (int i = 0; i < 2; i++) {
         if (!has_family(hosts[i]))
@@ -731,6 +732,7 @@ static void long_packets_go_where_asked_for(void **state)
     struct pair t;
     pair_open(&t, "127.0.0.1", ",mtu=9000");
     assert_int_equal(t.client->caps.mtu_bytes, 9000);
+    assert_int_equal(t.client->caps.mtu_sure_bytes, 0); /* loopback takes it */
     bounce(&t, 9000 + 14 - OUTER_BYTES, 1);
     pair_close(&t);
 }
