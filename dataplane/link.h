@@ -189,7 +189,8 @@ uint32_t link_unacknowledged(const struct link *l);
 void link_set_budget(struct link *l, uint32_t rx_packets);
 /*
  * Longest packet, with its IP header, that the path is known to take now. Messages should be made of
- * packets no longer; longer ones, as are made before it falls, go in pieces. UINT32_MAX: any.
+ * packets no longer; longer ones, as are made before it falls, go in pieces. The first
+ * message must not be: without keys nobody knows its pieces. UINT32_MAX: any.
  */
 uint32_t link_mtu(const struct link *l);
 /* It will not change soon: the port's, or what the path was found to take. */

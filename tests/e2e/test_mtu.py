@@ -83,6 +83,8 @@ def limited(net, host, mtu):
         yield
     finally:
         ip("-n", net.namespace("router"), "link", "set", host, "mtu", "1500")
+        for h in net.hosts: # what the router said by ICMP, a new port would begin with
+            ip("-n", net.namespace(h), "route", "flush", "cache", check=False)
 
 
 def by_kernel(model, asked, local, net):

@@ -71,7 +71,7 @@ static uint32_t fragment_bytes(const struct peer *p, struct dice *d)
 {
     const uint32_t room = wire_payload_max(p->probes ? link_mtu(p->link) : MTU);
 
-    if (p->probes && dice_chance(d, .02))
+    if (p->probes && link_heard(p->link) && dice_chance(d, .02))
         return (uint32_t)dice_between(d, MARK_BYTES, 12000);
     if (p->probes && dice_chance(d, .3))
         return room - LINK_REPLY_PREFIX_BYTES;
