@@ -22,6 +22,8 @@ struct port;
 struct port_caps {
     const char *name;    /* "memif", "udp": for people */
     uint32_t mtu_bytes;  /* longest IP packet (frame without the 14 bytes of Ethernet) */
+    uint32_t mtu_sure_bytes; /* that any path from here takes; less than mtu_bytes: the link looks for
+                              * what this one takes. 0: all */
     uint32_t burst;      /* best number of packets a call */
     bool tells_loss;     /* port_alive knows when a peer is gone. Else only its silence tells */
     bool unqueued;       /* the peer takes packets from memory shared with it, and a full ring refuses:

@@ -338,6 +338,17 @@ void loss_moved(struct link *l, uint64_t since_ns)
     l->probes = PROBES;
 }
 
+void loss_too_long(struct link *l)
+{
+    for (struct list_node *node = l->sent.next; node != &l->sent;) {
+        struct tx_fragment *f = (struct tx_fragment *)node;
+
+        node = node->next;
+        if (f->pkt->len > l->mtu.frame_max)
+            lose(l, f);
+    }
+}
+
 void loss_tick(struct link *l)
 {
     struct tx_fragment *f;

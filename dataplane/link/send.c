@@ -18,6 +18,8 @@ static const uint8_t precedence[N_CLASSES] = {WIRE_DECODE, WIRE_CONTROL, WIRE_PR
  * a ninth of the path at least, however much there is to decode. */
 #define PATIENCE 8u
 
+#define DOUBT_AFTER 2u /* times that a long packet was sent in vain: does the path take it? */
+
 static uint32_t bucket_of(uint32_t session)
 {
     return session * 0x9e3779b1u >> 24;
@@ -66,7 +68,8 @@ static int check(const struct link *l, enum wire_class cls, int64_t reply_to,
     for (uint16_t i = 0; i < n; i++) {
         uint32_t bytes = link_payload_offset(reply_to >= 0, i) + payload_bytes[i];
 
-        if (bytes > UINT16_MAX || bytes + WIRE_OVERHEAD > pkts[i]->room)
+        if (bytes > UINT16_MAX || bytes + WIRE_OVERHEAD > pkts[i]->room ||
+            (bytes + WIRE_OVERHEAD > l->mtu.frame_sure && !piece_takes(l, bytes)))
             return -EINVAL;
     }
     if (l->tx_next - l->tx_base >= LINK_MESSAGES_MAX)
@@ -162,6 +165,7 @@ void send_drop_all(struct link *l)
     }
     list_init(&l->refused);
     list_init(&l->sent);
+    piece_drop_queued(l);
     l->n_queued = l->in_flight = l->probes = 0;
     l->queued_bytes = 0;
     l->sealed[0] = l->sealed[1] = 0;
@@ -215,6 +219,8 @@ static struct pkt *transmit(struct link *l, struct tx_fragment *f)
             l->heard_ns = l->now_ns; /* an answer is expected from now on */
     } else if (f->n_sent) {
         l->stats.retransmits++;
+        if (f->n_sent >= DOUBT_AFTER && f->pkt->len > l->mtu.frame_sure)
+            mtu_doubt(l);
     }
     if (f->moves != l->moves) {
         outer_readdress(f->pkt->data, &l->path);
@@ -326,7 +332,7 @@ static bool path_takes(const struct link *l)
            (l->pace.next_ns <= l->now_ns && !pace_is_full(&l->pace));
 }
 
-int send_output(struct link *l, struct pkt **out, int n)
+int send_output(struct link *l, struct pkt **out, int n, struct pkt_pool *pool)
 {
     struct tx_fragment *f = NULL;
     bool replied = false;
@@ -334,12 +340,18 @@ int send_output(struct link *l, struct pkt **out, int n)
 
     while (count < n && (f = next_fragment(l)) && path_takes(l)) {
         bool reply = f->state == TX_QUEUED && f->message->is_reply;
+        struct pkt *p = transmit(l, f);
 
-        out[count] = transmit(l, f);
-        if (!out[count])
+        if (!p)
             break;
         replied = replied || reply;
-        count++;
+        if (p->len > l->mtu.frame_max) {
+            piece_cut(l, p, pool);
+            pkt_unref(p);
+            count += piece_output(l, out + count, n - count);
+            continue;
+        }
+        out[count++] = p;
     }
     if (count < n && !f)
         pace_starved(&l->pace, l->n_queued ? PACE_BY_CREDIT : PACE_BY_OWNER);
