@@ -422,7 +422,7 @@ static void run(void)
             fail("no progress", peers[0].n_sent - peers[1].n_received,
                  peers[1].n_sent - peers[0].n_received);
     }
-    if (probes && np.drop == 0) {
+    if (probes && np.drop == 0 && np.flip == 0) {
         np.rebind = np.steal = 0;
         network_set_params(net, &np);
         find_mtu(net, peers, &d, np.mtu_bytes);
