@@ -19,6 +19,7 @@ struct engine_stats {
     uint64_t link_rtt_ns_p50;
     uint64_t packets_up, packets_down;
     uint64_t retransmits, spurious, lost_packets; /* as link_stats and link_lost_packets */
+    uint64_t mtu_bytes, mtu_falls, cut;           /* as link_stats */
     uint64_t reconnections, replayed_bytes, moved; /* as the edge's */
     uint64_t copied_bytes, port_copied_bytes, kept_bytes; /* as the edge's */
     bool driver_copies; /* as the edge's: all of wire_bytes_up and wire_bytes_down */

@@ -6,8 +6,8 @@
 static const struct argp_option netem_option_list[] = {
     {"netem", OPT_NETEM, "SPEC", 0,
      "Impair what is sent, for tests: delay=25ms,jitter=2ms,rate=20mbit,queue=100kB,drop=1%,"
-     "burst=4,dup=1%,reorder=1%,depth=4,corrupt=.1%,seed=7, any of them, and "
-     "rate@5s=4mbit,delay@5s=40ms from then on; see isthmus-netem(1)",
+     "burst=4,dup=1%,reorder=1%,depth=4,corrupt=.1%,mtu=1400,seed=7, any of them, "
+     "and rate@5s=4mbit,delay@5s=40ms,mtu@5s=1400 from then on; see isthmus-netem(1)",
      2},
     {0},
 };

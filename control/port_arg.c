@@ -93,10 +93,11 @@ int port_arg_open(const char *uri, enum port_role role, const struct security *s
         port_close(inner);
         return rc;
     }
+    const char *where_sure = inner->caps.mtu_sure_bytes ? " where the path takes it" : "";
     if (strncmp(uri, PORT_ARG_OWN, strlen(PORT_ARG_OWN)) == 0)
-        log_debug("%s, MTU %u", inner->caps.how, inner->caps.mtu_bytes);
+        log_debug("%s, MTU %u%s", inner->caps.how, inner->caps.mtu_bytes, where_sure);
     else if (inner->caps.how[0])
-        log_info("%s, MTU %u", inner->caps.how, inner->caps.mtu_bytes);
+        log_info("%s, MTU %u%s", inner->caps.how, inner->caps.mtu_bytes, where_sure);
     return impair(inner, role, n, out);
 }
 

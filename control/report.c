@@ -161,6 +161,9 @@ static void set_run(json_t *o, struct front *f)
     set(o, "wire_bytes_per_token", real(ratio(s.wire_bytes_up, s.rows_up)));
     set(o, "bits_per_value", real(bits_per_value(f, &s)));
     set(o, "link_rtt_us_p50", real((double)s.link_rtt_ns_p50 / 1e3));
+    set(o, "link_mtu_bytes", s.mtu_bytes ? json_integer((json_int_t)s.mtu_bytes) : json_null());
+    set(o, "mtu_falls", json_integer((json_int_t)s.mtu_falls));
+    set(o, "cut_packets", json_integer((json_int_t)s.cut));
     set(o, "reconnections", json_integer((json_int_t)s.reconnections));
     set(o, "replayed_bytes", json_integer((json_int_t)s.replayed_bytes));
     set(o, "copied_bytes", json_integer((json_int_t)s.copied_bytes));

@@ -16,6 +16,10 @@
  * With keys every frame is sealed once, at its first transmission, and keys are changed (a new epoch)
  * before their limits; what was sealed with the old ones keeps its bytes.
  *
+ * How long a packet the path takes each direction finds by itself (after RFC 8899): by padded probes,
+ * whose loss means nothing else. A path that turns out to have become narrower than packets that
+ * were sealed already gets these in pieces.
+ *
  * Message numbers count from 1 and never wrap: after 2^32 - 2 messages link_send returns -EPIPE;
  * the owner then closes this link and opens one with the next epoch, or with new keys.
  */
@@ -43,17 +47,23 @@ struct link_params {
                                     * learnt from the first message */
     uint16_t epoch;                /* without keys; with keys the epoch is the keys' */
     uint8_t hop;
+    bool unpaced;                  /* nothing between the peers can queue: only window and credit
+                                    * bound what is under way */
     uint32_t window_packets;       /* most packets in flight; 0: 2,048 */
     uint32_t rx_budget_packets;    /* most received packets held for incomplete or undelivered
                                     * messages; beyond it they are dropped (and sent again); 0: 2,048 */
-    uint64_t rto_min_ns;           /* 0: 20 ms */
-    uint64_t rto_max_ns;           /* 0: 300 ms */
+    uint64_t rto_min_ns;           /* of timeouts but the first after an acknowledgement; 0: 20 ms */
+    uint64_t rto_max_ns;           /* to which they double; where round trips are longer they are, too,
+                                    * up to ten times it; 0: 300 ms */
     uint64_t ack_delay_ns;         /* of both sides alike: timeouts allow for it; 0: 10 ms */
     uint64_t ping_interval_ns;     /* when nothing was heard; 0: 500 ms */
     uint64_t dead_after_ns;        /* silence that means death; 0: 10 s */
     uint64_t first_word_ns;        /* silence of a peer never heard yet; 0: dead_after_ns */
     uint64_t idle_ping_ns;         /* both, while idle; 0: idle silence is not asked about. For */
     uint64_t idle_dead_after_ns;   /* ports that don't tell when a peer is gone */
+    uint32_t mtu_bytes;            /* longest packet of the port, with its IP header; 0: any */
+    uint32_t mtu_sure_bytes;       /* that the path takes in any case, 1,120 at least: from there on
+                                    * the link looks for what it takes; 0: all that the port does */
 };
 
 struct link_stats {
@@ -70,6 +80,10 @@ struct link_stats {
     uint64_t srtt_ns, rtt_min_ns, rtt_p50_ns; /* from samples without ambiguity (Karn) */
     uint32_t in_flight_packets;
     uint64_t rate_byte_per_s, path_rtt_ns; /* of the path, as they are estimated now; 0: not known */
+    uint32_t mtu_bytes;                    /* link_mtu */
+    uint64_t mtu_probes; /* sent */
+    uint64_t mtu_falls;  /* times the path's turned out to have become less */
+    uint64_t cut;        /* packets sent in pieces, for the path had become too narrow for them */
 };
 
 /* Packets that were lost, as far as is known now: it may fall as the peer says what it had. */
@@ -134,10 +148,11 @@ const uint8_t *link_message_payload(const struct link_message *m, uint16_t fragm
 /* Of a reply: how long the peer had what it answers, as it says; UINT32_MAX: it does not. */
 uint32_t link_message_held_ns(const struct link_message *m);
 
-/* Packets to transmit now, decode class first: up to n, with a reference each for the caller, who
- * hands them to port_tx and unrefs those taken. The pool, for control frames, has packets of at
- * least 600 bytes. What the port refused is given back in order with
- * link_output_refused (takes the reference). */
+/* Packets to transmit now, decode class first (what waits long has its turn): up to n, with a
+ * reference each for the caller, who hands them to port_tx and unrefs those taken. The pool, for
+ * control frames, has packets of at least 600 bytes, and of the port's MTU where the path's is
+ * looked for. What the port refused is given back in order with link_output_refused (takes the
+ * reference). */
 int link_output(struct link *l, struct pkt **out, int n, struct pkt_pool *pool, uint64_t now_ns);
 void link_output_refused(struct link *l, struct pkt *p, uint64_t now_ns);
 
@@ -183,6 +198,14 @@ uint32_t link_unacknowledged(const struct link *l);
 /* Another rx_budget_packets: several links share a pool, and their number has changed. What is held
  * beyond it stays. */
 void link_set_budget(struct link *l, uint32_t rx_packets);
+/*
+ * Longest packet, with its IP header, that the path is known to take now. Messages should be made of
+ * packets no longer; longer ones, as are made before it falls, go in pieces. The first
+ * message must not be: without keys nobody knows its pieces. UINT32_MAX: any.
+ */
+uint32_t link_mtu(const struct link *l);
+/* It will not change soon: the port's, or what the path was found to take. */
+bool link_mtu_settled(const struct link *l);
 /* Everything sent is acknowledged. */
 bool link_idle(const struct link *l);
 /* Say goodbye: queues a CLOSE frame; the link then reports -EPIPE. */

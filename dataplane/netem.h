@@ -5,6 +5,7 @@
  * `isthmus netem` two between interfaces (dataplane/port/bridge.h).
  *
  * What a frame meets, in this order:
+ * - mtu: a packet that is longer, with its IP header, is gone, and nobody is told
  * - rate, queue: the bottleneck: len * 8 / rate seconds each, exactly (the remainder of a
  *   nanosecond is carried on); who must wait waits in the queue, and who finds it full is gone
  *   (tail drop). Bytes are those of the frame, Ethernet header and all, without preamble, checksum
@@ -20,11 +21,11 @@
  * - reorder: held back until 1..depth frames that came later have left, or NETEM_REORDER_MAX_NS
  *   have passed
  *
- * Rate and delay may change once frames go: rate@5s=4mbit is the rate from five seconds after the first
+ * Rate, delay and mtu may change once frames go: rate@5s=4mbit is the rate from five seconds after the first
  * frame on, for frames that enter then.
  *
  * The fate of the i-th frame is a function of (seed, i) alone: the same seed gives the same fate to
- * the same sequence of frames, whatever their times and lengths. Only the queue looks at those.
+ * the same sequence of frames, whatever their times and lengths. Only mtu and the queue look at those.
  */
 #ifndef ISTHMUS_DATAPLANE_NETEM_H
 #define ISTHMUS_DATAPLANE_NETEM_H
@@ -39,13 +40,15 @@
 #define NETEM_RATE_MAX       UINT64_C(1000000000000) /* bit/s */
 #define NETEM_QUEUE_PACKETS  1000u                   /* when only a rate is given */
 #define NETEM_REORDER_MAX_NS UINT64_C(10000000)
+#define NETEM_MTU_MIN        68u /* IPv4's */
+#define NETEM_MTU_MAX        65535u
 #define NETEM_HELD_MAX_BYTES (UINT64_C(256) << 20) /* on the way; the rest overflows */
 
 #define NETEM_CHANGES_MAX 32u
 
 struct netem_change {
     uint64_t at_ns; /* since the first frame */
-    bool is_delay;  /* else a rate */
+    enum netem_what { NETEM_RATE, NETEM_DELAY, NETEM_MTU } what;
     uint64_t value;
 };
 
@@ -58,6 +61,7 @@ struct netem_params {
     uint64_t rate_bit_per_s;      /* 0: no bottleneck */
     uint64_t queue_bytes;         /* 0: no limit in bytes */
     uint64_t queue_packets; /* 0: none in packets; NETEM_QUEUE_PACKETS when neither is given */
+    uint64_t mtu_bytes; /* longest IP packet; 0: any */
     uint64_t seed;
     struct netem_change changes[NETEM_CHANGES_MAX]; /* in order of time */
     uint32_t n_changes;
@@ -65,13 +69,17 @@ struct netem_params {
 
 /*
  * "delay=25ms,jitter=2ms,rate=20mbit,queue=100kB,drop=1%,burst=4,dup=.1,reorder=20%,depth=3,
- * corrupt=.1%,seed=7" -> params. Every key at most once, but rate@TIME and delay@TIME, in order of time. err: NETEM_ERR bytes, a line that names
+ * corrupt=.1%,mtu=1400,seed=7" -> params. Every key at most once, but rate@TIME, delay@TIME and mtu@TIME, in
+ * order of time. err: NETEM_ERR bytes, a line that names
  * the key and what it takes. 0 or -EINVAL.
  */
 int netem_parse(const char *text, struct netem_params *p, char *err);
 
 /* 0, or -EINVAL and a line in err (NETEM_ERR bytes) when the values do not fit together. */
 int netem_check(const struct netem_params *p, char *err);
+
+/* Whether it is, or comes to be, narrower than what is sent may be. */
+bool netem_is_narrow(const struct netem_params *p);
 
 /* Whether anything in it takes time. If not, every call may say that it is time 0. */
 bool netem_is_timed(const struct netem_params *p);
@@ -81,6 +89,7 @@ struct netem_stats {
     uint64_t out_packets, out_bytes; /* taken out, duplicates and all */
     uint64_t dropped;                /* by drop and burst */
     uint64_t overflowed;             /* found the queue, or the memory, full */
+    uint64_t too_long;               /* by mtu */
     uint64_t duplicated, reordered, corrupted;
     uint64_t queue_max_packets, queue_max_bytes; /* most that ever waited for the bottleneck */
 };

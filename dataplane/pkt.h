@@ -68,4 +68,8 @@ static inline void pkt_unref(struct pkt *p)
 struct pkt_pool *pkt_pool_heap(uint32_t n, uint32_t room);
 void pkt_pool_heap_close(struct pkt_pool *pool);
 
+/* A packet of its own, of no pool that it would have to outlive, and no port's: the link sends it in
+ * pieces, and makes one of those that come. NULL: out of memory. */
+struct pkt *pkt_lone(uint32_t room);
+
 #endif

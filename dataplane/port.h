@@ -22,8 +22,12 @@ struct port;
 struct port_caps {
     const char *name;    /* "memif", "udp": for people */
     uint32_t mtu_bytes;  /* longest IP packet (frame without the 14 bytes of Ethernet) */
+    uint32_t mtu_sure_bytes; /* that any path from here takes; less than mtu_bytes: the link looks for
+                              * what this one takes. 0: all */
     uint32_t burst;      /* best number of packets a call */
     bool tells_loss;     /* port_alive knows when a peer is gone. Else only its silence tells */
+    bool unqueued;       /* the peer takes packets from memory shared with it, and a full ring refuses:
+                          * there is no queue that a sender could fill */
     bool same_host;      /* nobody outside this machine can send to it or hear it */
     bool driver_copies;  /* each frame, on its way out and on its way in; false: not known */
     uint32_t addresses;  /* a client's, that its cloud's name has: opening it again after nothing was

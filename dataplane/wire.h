@@ -32,6 +32,9 @@ enum wire_type {
     WIRE_HANDSHAKE = 5, /* a packet of the handshake, which makes the keys: never sealed with them */
     WIRE_CHALLENGE = 6, /* payload: 16 bytes, to a new address of the peer */
     WIRE_ANSWER = 7,    /* payload: those, from there */
+    WIRE_PROBE = 8,     /* padded to a length: does a packet of it go through? */
+    WIRE_PROBED = 9,    /* payload: the number of a PROBE that came */
+    WIRE_PIECE = 10,    /* payload: a part of a DATA frame that is too long for the path */
 };
 
 enum wire_class { WIRE_DECODE = 0, WIRE_PREFILL = 1, WIRE_REPLAY = 2, WIRE_CONTROL = 3 };

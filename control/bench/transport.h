@@ -71,7 +71,7 @@ uint64_t transport_cpu_ns(void);
 #define TRANSPORT_RAW_MARK    0x0fu
 #define TRANSPORT_RAW_HEAD_AT (WIRE_PAYLOAD_AT + LINK_PREFIX_BYTES)
 
-/* Bytes of a message that fit one packet, in both directions of the link. */
+/* Bytes of a message that fit one packet of the port, in both directions of the link. */
 uint32_t transport_packet_bytes(const struct port *port);
 
 #define TRANSPORT_LOST_NS     50000000u
@@ -109,6 +109,9 @@ int asker_open(struct port *port, const struct security *security, bool far, str
 void asker_close(struct asker *a);                             /* says goodbye; the port stays */
 struct way *asker_way(struct asker *a, enum transport_kind k); /* LINK or RAW */
 const char *asker_cipher(const struct asker *a);
+/* Bytes of a message that the path takes in one packet of the link, as it is known now, */
+uint32_t asker_packet_bytes(const struct asker *a);
+uint32_t asker_mtu(const struct asker *a); /* and the packet's, with its IP header */
 /* Payload that this end's link and port copied, so far: not what the codec or the kernel did. */
 uint64_t asker_copied_bytes(const struct asker *a);
 /* As port_driver_copied_bytes. */

@@ -79,8 +79,7 @@ uint64_t transport_cpu_ns(void)
 
 uint32_t transport_packet_bytes(const struct port *port)
 {
-    return smaller(wire_payload_max(port->caps.mtu_bytes), port->pool->room - WIRE_OVERHEAD) -
-           LINK_REPLY_PREFIX_BYTES;
+    return (uint32_t)pump_payload_most(port) - LINK_REPLY_PREFIX_BYTES;
 }
 
 /* --- the asker ---------------------------------------------------------------------------------
@@ -114,6 +113,16 @@ static const char *over(struct asker *a)
                                                                      : NULL;
 }
 
+uint32_t asker_packet_bytes(const struct asker *a)
+{
+    return (uint32_t)pump_payload(&a->pump) - LINK_REPLY_PREFIX_BYTES;
+}
+
+uint32_t asker_mtu(const struct asker *a)
+{
+    return link_mtu(a->pump.link);
+}
+
 /* --- messages of the link ----------------------------------------------------------------------
  */
 
@@ -137,7 +146,9 @@ static int message_send(struct way *w, uint32_t session, const struct transport_
     struct asker *a = of_link(w);
     struct pkt *pkts[LINK_FRAGMENTS_MAX];
     uint16_t bytes[LINK_FRAGMENTS_MAX];
-    const uint32_t room = transport_packet_bytes(a->port);
+    const uint32_t most = transport_packet_bytes(a->port), now = asker_packet_bytes(a);
+    /* As long as a path that takes less in a packet lets it be one message. */
+    const uint32_t room = h->bytes <= now * pump_max_fragments(&a->pump) ? now : most;
     const uint16_t n = (uint16_t)((h->bytes + room - 1) / room);
 
     if (!link_window_left(a->pump.link) || !pump_can_alloc(&a->pump, n))

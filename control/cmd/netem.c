@@ -134,6 +134,7 @@ static const struct count {
     {"out_bytes", "bytes", PATH(out_bytes)},
     {"dropped", "dropped", PATH(dropped)},
     {"overflowed", "overflowed", PATH(overflowed)},
+    {"too_long", "too long", PATH(too_long)},
     {"duplicated", "duplicated", PATH(duplicated)},
     {"reordered", "reordered", PATH(reordered)},
     {"corrupted", "corrupted", PATH(corrupted)},

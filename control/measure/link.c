@@ -67,14 +67,16 @@ static int probe(const struct measure_link_params *p, struct probe *b, struct pl
     const struct load_env env = {.asker = b->asker, .gone = not_gone, .arg = NULL};
     struct way *link = asker_way(b->asker, TRANSPORT_LINK),
                *raw = asker_way(b->asker, TRANSPORT_RAW);
-    const uint32_t packet = transport_packet_bytes(b->port);
-    const struct load small = {SMALL, 1, 0}, full = {packet, STREAMS, 0}, some = {SMALL, 8, 0};
+    const struct load small = {SMALL, 1, 0}, some = {SMALL, 8, 0};
+    struct load full = {0, STREAMS, 0};
+    uint32_t packet;
     const uint64_t time_ns = (uint64_t)(p->time_s * 1e9);
     struct load_result *r = calloc(4, sizeof(*r));
     int rc = r ? 0 : -ENOMEM;
 
     if (rc == 0)
         rc = load_round_trips(link, &small, time_ns, &env, &r[0], &b->why);
+    packet = full.size_bytes = asker_packet_bytes(b->asker); /* the path is known by now */
     if (rc == 0)
         rc = load_one_way(link, &full, time_ns, &env, &r[1], &b->why);
     if (rc == 0)
@@ -93,7 +95,7 @@ static int probe(const struct measure_link_params *p, struct probe *b, struct pl
             (SMALL + HEAD_BYTES) * 8 * (1 / l->up_bits_per_s + 1 / l->down_bits_per_s);
         l->rtt_s = fmax(0, histogram_at(&r[0].rtt, .5) * 1e-9 - own_s);
         l->loss = trips > 0 ? 1 - sqrt(1 - (double)r[3].lost / trips) : 0;
-        l->mtu_bytes = b->port->caps.mtu_bytes;
+        l->mtu_bytes = asker_mtu(b->asker);
         if (!(l->up_bits_per_s >= 1) || !(l->down_bits_per_s >= 1) || !isfinite(l->rtt_s) ||
             l->loss > .9)
             rc = -EPROTO;

@@ -34,6 +34,9 @@ json_t *link_json(const struct link_stats *s, const char *port, const char *ciph
         {"in_flight_packets", rpc_count(s->in_flight_packets)},
         {"key_epoch", rpc_count(s->epoch)},
         {"copied_bytes", rpc_count(link_copied_bytes(s))},
+        {"mtu_bytes", s->mtu_bytes ? rpc_count(s->mtu_bytes) : json_null()},
+        {"mtu_falls", rpc_count(s->mtu_falls)},
+        {"cut_packets", rpc_count(s->cut)},
     };
     for (size_t i = 0; i < sizeof values / sizeof *values; i++)
         json_object_set_new(o, values[i].name, values[i].value);

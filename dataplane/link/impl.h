@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The link's inside, shared by link.c (life), send.c, receive.c, loss.c and path.c. */
+/* The link's inside, shared by link.c (life), send.c, receive.c, loss.c, path.c, mtu.c and piece.c. */
 #ifndef ISTHMUS_DATAPLANE_LINK_IMPL_H
 #define ISTHMUS_DATAPLANE_LINK_IMPL_H
 
@@ -18,6 +18,14 @@
 #define ACK_RUN         UINT16_MAX /* instead of `first`: so many messages in a row are whole */
 
 #define PATH_TOKEN_BYTES 16u
+#define PROBED_BYTES     4u
+
+#define PIECE_BYTES      1024u /* of a frame, in one piece; fewer in the last */
+#define PIECE_HEAD_BYTES 10u
+#define PIECES_MAX       16u /* of a frame: the longest that a port has takes 9 */
+#define PIECES_QUEUE     128u
+#define PIECE_FRAME_MAX  (WIRE_OVERHEAD + PIECE_HEAD_BYTES + PIECE_BYTES)
+#define PARTIAL_MAX      16u /* frames of which some pieces have come */
 
 #define HOLD_UNKNOWN    UINT32_MAX
 #define ACK_HEAD_BYTES  20u
@@ -72,6 +80,33 @@ struct rx_queue {
     struct rx_message *head, **tail;
 };
 
+/* What the path takes: mtu.c. Lengths of IP packets, but for frames. */
+struct mtu {
+    uint32_t known;                 /* it takes these */
+    uint32_t frame_max, frame_sure; /* longest frames: of the known, of what it takes in any case */
+    uint32_t n;                     /* the sizes to try are numbered from 0, the sure one, to n */
+    uint32_t low, high;             /* it takes this one; it does not take this one, n + 1: unknown */
+    uint32_t at;                    /* being tried */
+    uint32_t tries;                 /* lost so far */
+    uint32_t first_number, number;  /* PROBEs that tried it */
+    bool pending;                   /* one is to be sent */
+    bool waiting;                   /* one was */
+    bool doubting;                  /* the known one is tried */
+    uint64_t due_ns;                /* lost if not answered by then; or, not waiting, when to begin */
+    uint64_t sent_ns;               /* the latest */
+    uint64_t doubted_ns;            /* the latest doubt began, or ended well */
+    bool answer_pending;
+    uint32_t answer;                /* number of the peer's PROBE */
+};
+
+/* A frame that comes in pieces. */
+struct partial {
+    struct pkt *pkt; /* NULL: free */
+    uint32_t message;
+    uint16_t fragment, bytes;
+    uint32_t have; /* pieces */
+};
+
 enum link_end { LINK_ALIVE, LINK_SILENT, LINK_RESET, LINK_CLOSED, LINK_SHUT, LINK_WORN_OUT };
 
 struct link {
@@ -113,6 +148,8 @@ struct link {
     struct list_node queued[N_CLASSES], lost[N_CLASSES], refused, sent;
     uint32_t n_queued, in_flight;
     uint64_t queued_bytes; /* of payload */
+    uint64_t gone_bytes;   /* all that was sent, again or not */
+    uint64_t served_at[N_CLASSES]; /* gone_bytes when the class last sent, or began to wait */
     struct pace pace;
     uint32_t probes;    /* packets that go whatever the pace, after a timeout */
     uint32_t sealed[2]; /* packets not acknowledged, by epoch % 2: at most two epochs are about */
@@ -125,6 +162,9 @@ struct link {
      * timeout sent again needlessly. */
     uint32_t n_ambiguous;
     uint32_t n_probes; /* packets that timeouts sent again, not told of as needless yet */
+    uint32_t n_again, n_needless; /* that timeouts sent again, and that were told of as needless, since
+                                   * a packet that was sent once was acknowledged */
+    uint32_t lateness; /* how often the time that a peer may be late was too short: it doubles */
     uint32_t reorder_quarters, n_acked;
     uint64_t srtt_ns, rttvar_ns, rtt_min_ns;
     uint64_t rtt_samples[RTT_SAMPLES];
@@ -150,19 +190,27 @@ struct link {
     uint32_t
         ack_from; /* where the next list begins when the last one had no room for all; 0: base */
 
+    struct mtu mtu;
+    struct pkt *pieces[PIECES_QUEUE]; /* to be sent, from next_piece on */
+    uint32_t n_pieces, next_piece;
+    struct partial partials[PARTIAL_MAX];
+
     struct link_stats stats;
 };
 
 /* link.c */
 uint16_t link_next_epoch(struct link *l); /* of the frame that is sealed next */
 void link_end(struct link *l, enum link_end how);
+/* A control frame whose payload stands in the packet; its number is l->control_number then. */
+int link_seal_control(struct link *l, struct pkt *p, enum wire_type type, uint16_t payload_bytes);
 
 /* send.c */
 struct tx_message *send_find(struct link *l, uint32_t number);
 struct tx_fragment *send_oldest(struct link *l, enum tx_state state);
+void send_waits(struct link *l, unsigned cls); /* something of the class is about to */
 void send_release(struct link *l);
 void send_drop_all(struct link *l);
-int send_output(struct link *l, struct pkt **out, int n);
+int send_output(struct link *l, struct pkt **out, int n, struct pkt_pool *pool);
 void send_refused(struct link *l, struct tx_fragment *f);
 bool send_has_output(const struct link *l);
 uint64_t send_deadline(const struct link *l); /* when the pace lets something go */
@@ -174,6 +222,7 @@ void loss_below_acked(struct link *l, uint32_t below);
 int loss_read_ack(struct link *l, uint32_t control_number, const uint8_t *payload, size_t len);
 void loss_tick(struct link *l);
 void loss_moved(struct link *l, uint64_t since_ns); /* what was sent since then went astray */
+void loss_too_long(struct link *l); /* and what is longer than the path takes now */
 uint64_t loss_deadline(const struct link *l);
 uint64_t loss_rtt_p50(const struct link *l);
 
@@ -184,6 +233,30 @@ int path_read_challenge(struct link *l, const uint8_t *frame, const uint8_t *pay
 int path_read_answer(struct link *l, const uint8_t *frame, const uint8_t *payload, size_t n);
 void path_tick(struct link *l);
 uint64_t path_deadline(const struct link *l);
+
+/* mtu.c */
+void mtu_init(struct link *l);
+void mtu_moved(struct link *l); /* another path: nothing is known of it */
+/* A packet that only a path of more than the sure size takes was lost again and again. */
+void mtu_doubt(struct link *l);
+uint32_t mtu_probe_bytes(const struct link *l); /* of payload, in the PROBE to be sent */
+void mtu_probe_sent(struct link *l); /* its number is l->control_number */
+int mtu_read_probed(struct link *l, const uint8_t *payload, size_t n);
+void mtu_tick(struct link *l);
+uint64_t mtu_deadline(const struct link *l);
+
+/* piece.c */
+/* A frame with so much payload can go in pieces. */
+bool piece_takes(const struct link *l, uint32_t payload_bytes);
+/* Queue the pieces of a sealed frame; where packets are short it is lost. */
+void piece_cut(struct link *l, const struct pkt *frame, struct pkt_pool *pool);
+int piece_output(struct link *l, struct pkt **out, int n);
+void piece_refused(struct link *l, struct pkt *p); /* takes over the packet */
+/* A piece came in this frame: the whole, when it was the last that was missing, else NULL. */
+int piece_read(struct link *l, const uint8_t *frame, const uint8_t *payload, size_t n,
+               struct pkt **whole);
+void piece_drop_queued(struct link *l);
+void piece_drop_partial(struct link *l);
 
 /* receive.c */
 bool receive_is_new(struct link *l, const struct wire_header *h);

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dataplane/link/bytes.h"
+
 #define MS_NS 1000000ull
 
 /* A peer that another wants to replace has this many ping intervals to say that it is there. */
@@ -28,6 +30,14 @@ static void set_defaults(struct link_params *p)
     p->first_word_ns = p->first_word_ns ? p->first_word_ns : p->dead_after_ns;
 }
 
+/* What is sure takes a piece. */
+static bool mtu_fits(const struct link_params *p)
+{
+    return !p->mtu_sure_bytes || p->mtu_sure_bytes == p->mtu_bytes ||
+           (p->mtu_sure_bytes < p->mtu_bytes &&
+            p->mtu_sure_bytes + OUTER_ETHERNET_BYTES >= PIECE_FRAME_MAX);
+}
+
 int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
 {
     struct link *l;
@@ -40,7 +50,7 @@ int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
     l->p = *p;
     l->path = *p->path;
     set_defaults(&l->p);
-    if (l->p.rto_min_ns > l->p.rto_max_ns) {
+    if (l->p.rto_min_ns > l->p.rto_max_ns || !mtu_fits(&l->p)) {
         free(l);
         return -EINVAL;
     }
@@ -49,7 +59,8 @@ int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
     l->credit = FIRST_CREDIT;
     l->control_bits = 1; /* numbers count from 1 */
     l->reorder_quarters = 1;
-    pace_init(&l->pace, l->p.ack_delay_ns);
+    mtu_init(l);
+    pace_init(&l->pace, l->p.ack_delay_ns, l->p.unpaced);
     l->credit_told = l->p.rx_budget_packets;
     send_drop_all(l); /* makes the lists */
     receive_drop_all(l);
@@ -71,6 +82,7 @@ void link_end(struct link *l, enum link_end how)
     if (l->end == LINK_ALIVE)
         l->end = how;
     l->ack_now = l->ping_pending = l->asking.pending = l->answer.pending = false;
+    l->mtu.pending = l->mtu.answer_pending = false;
     l->asking.left = 0;
     send_drop_all(l);
 }
@@ -216,8 +228,9 @@ static void hear(struct link *l)
     l->backoff = 0; /* the peer is not busy or gone: what is missing was lost */
 }
 
+/* whole: a frame of which this was the last piece; it is the caller's. */
 static int control_frame(struct link *l, const struct wire_header *h, const uint8_t *frame,
-                         const uint8_t *payload)
+                         const uint8_t *payload, struct pkt **whole)
 {
     bool newest = h->message > l->control_seen;
 
@@ -238,6 +251,14 @@ static int control_frame(struct link *l, const struct wire_header *h, const uint
         return path_read_challenge(l, frame, payload, h->payload_bytes);
     case WIRE_ANSWER:
         return path_read_answer(l, frame, payload, h->payload_bytes);
+    case WIRE_PROBE:
+        l->mtu.answer_pending = true;
+        l->mtu.answer = h->message;
+        return 0;
+    case WIRE_PROBED:
+        return mtu_read_probed(l, payload, h->payload_bytes);
+    case WIRE_PIECE:
+        return piece_read(l, frame, payload, h->payload_bytes, whole);
     case WIRE_RESET:
         l->stats.resets++;
         link_end(l, LINK_RESET);
@@ -254,8 +275,35 @@ static void advance(struct link *l, uint64_t now_ns)
         l->now_ns = now_ns;
 }
 
+static int data_frame(struct link *l, struct pkt *p, const struct wire_header *h,
+                      const uint8_t *payload)
+{
+    bool fresh = receive_is_new(l, h);
+
+    /* What came before may be all that the peer has to say until it hears from us. */
+    if (fresh || l->heard)
+        path_seen(l, p->data);
+    if (fresh)
+        hear(l);
+    return receive_data(l, p, h, payload);
+}
+
+/* A frame that came in pieces, which were ours. */
+static int whole_frame(struct link *l, struct pkt *p)
+{
+    const uint8_t *payload;
+    struct wire_header h;
+
+    if (!wire_open(l->p.keys, p->data, p->len, &h, &payload) && h.type == WIRE_DATA &&
+        is_ours(l, &h, p->data))
+        return data_frame(l, p, &h, payload);
+    pkt_unref(p);
+    return -EBADMSG;
+}
+
 int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
 {
+    struct pkt *whole = NULL;
     const uint8_t *payload;
     struct wire_header h;
     int err = 0;
@@ -276,17 +324,12 @@ int link_input(struct link *l, struct pkt *p, uint64_t now_ns)
         return 0;
     }
     if (h.type == WIRE_DATA) {
-        bool fresh = receive_is_new(l, &h);
-
-        /* What came before may be all that the peer has to say until it hears from us. */
-        if (fresh || l->heard)
-            path_seen(l, p->data);
-        if (fresh)
-            hear(l);
-        err = receive_data(l, p, &h, payload);
+        err = data_frame(l, p, &h, payload);
     } else {
-        err = control_frame(l, &h, p->data, payload);
+        err = control_frame(l, &h, p->data, payload, &whole);
         pkt_unref(p);
+        if (whole)
+            err = whole_frame(l, whole);
     }
     if (err)
         l->stats.bad_frames++;
@@ -331,8 +374,10 @@ static const struct wire_path *path_of(const struct link *l, enum wire_type type
     }
 }
 
-static uint16_t write_control(struct link *l, enum wire_type type, uint8_t *payload)
+static uint16_t write_control(struct link *l, enum wire_type type, struct pkt *p)
 {
+    uint8_t *payload = p->data + WIRE_PAYLOAD_AT;
+
     switch (type) {
     case WIRE_ACK:
         return (uint16_t)receive_write_ack(l, payload, ACK_BYTES_MAX);
@@ -341,13 +386,18 @@ static uint16_t write_control(struct link *l, enum wire_type type, uint8_t *payl
     case WIRE_ANSWER:
         memcpy(payload, l->answer.token, PATH_TOKEN_BYTES);
         return PATH_TOKEN_BYTES;
+    case WIRE_PROBE:
+        memset(payload, 0, mtu_probe_bytes(l));
+        return (uint16_t)mtu_probe_bytes(l);
+    case WIRE_PROBED:
+        put_be32(payload, l->mtu.answer);
+        return PROBED_BYTES;
     default:
         return 0;
     }
 }
 
-/* One control frame; NULL: no packet to be had, or no number left. */
-static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wire_type type)
+int link_seal_control(struct link *l, struct pkt *p, enum wire_type type, uint16_t payload_bytes)
 {
     struct wire_header h = {
         .type = (uint8_t)type,
@@ -358,24 +408,38 @@ static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wi
         .n_fragments = 1,
         .hop = l->p.hop,
         .cls = WIRE_CONTROL,
+        .payload_bytes = payload_bytes,
     };
+    int rc;
+
+    l->control_number++; /* used up, whatever comes */
+    rc = wire_seal(l->p.keys, p, path_of(l, type), &h);
+    if (rc)
+        return rc;
+    l->stats.tx_packets++;
+    l->stats.tx_bytes += p->len;
+    return 0;
+}
+
+/* One control frame; NULL: no packet to be had, or no number left. */
+static struct pkt *control_packet(struct link *l, struct pkt_pool *pool, enum wire_type type)
+{
+    const uint32_t most = type == WIRE_PROBE ? mtu_probe_bytes(l) : ACK_BYTES_MAX;
     struct pkt *p;
 
     if (l->control_number == UINT32_MAX) {
         link_end(l, LINK_WORN_OUT);
         return NULL;
     }
-    p = pool->room >= WIRE_OVERHEAD + ACK_BYTES_MAX ? pkt_alloc(pool) : NULL;
+    p = pool->room >= WIRE_OVERHEAD + most ? pkt_alloc(pool) : NULL;
     if (!p)
         return NULL;
-    h.payload_bytes = write_control(l, type, p->data + WIRE_PAYLOAD_AT);
-    l->control_number++; /* used up, whatever comes */
-    if (wire_seal(l->p.keys, p, path_of(l, type), &h)) {
+    if (link_seal_control(l, p, type, write_control(l, type, p))) {
         pkt_unref(p);
         return NULL;
     }
-    l->stats.tx_packets++;
-    l->stats.tx_bytes += p->len;
+    if (type == WIRE_PROBE)
+        mtu_probe_sent(l);
     return p;
 }
 
@@ -393,6 +457,10 @@ static bool *pending(struct link *l, enum wire_type type)
         return &l->asking.pending;
     case WIRE_ANSWER:
         return &l->answer.pending;
+    case WIRE_PROBE:
+        return &l->mtu.pending;
+    case WIRE_PROBED:
+        return &l->mtu.answer_pending;
     default:
         return &l->ping_pending;
     }
@@ -400,8 +468,8 @@ static bool *pending(struct link *l, enum wire_type type)
 
 int link_output(struct link *l, struct pkt **out, int n, struct pkt_pool *pool, uint64_t now_ns)
 {
-    static const enum wire_type order[] = {WIRE_RESET,     WIRE_CLOSE, WIRE_ANSWER,
-                                           WIRE_CHALLENGE, WIRE_ACK,   WIRE_PING};
+    static const enum wire_type order[] = {WIRE_RESET, WIRE_CLOSE, WIRE_ANSWER, WIRE_CHALLENGE,
+                                           WIRE_ACK,   WIRE_PING,  WIRE_PROBED, WIRE_PROBE};
     int count = 0;
 
     advance(l, now_ns);
@@ -418,8 +486,9 @@ int link_output(struct link *l, struct pkt **out, int n, struct pkt_pool *pool, 
         *pending(l, order[i]) = false;
         out[count++] = p;
     }
+    count += piece_output(l, out + count, n - count);
     if (l->end == LINK_ALIVE)
-        count += send_output(l, out + count, n - count);
+        count += send_output(l, out + count, n - count, pool);
     return count;
 }
 
@@ -428,6 +497,10 @@ void link_output_refused(struct link *l, struct pkt *p, uint64_t now_ns)
     enum wire_type type = p->data[WIRE_L2L4_BYTES] & 15u;
 
     advance(l, now_ns);
+    if (type == WIRE_PIECE) {
+        piece_refused(l, p);
+        return;
+    }
     if (type != WIRE_DATA) {
         *pending(l, type) = true; /* made anew: a held acknowledgement would be stale */
         l->stats.tx_packets--;
@@ -451,7 +524,8 @@ bool link_has_output(const struct link *l)
     if (!may_seal(l))
         return false;
     if (l->reset_pending || l->close_pending || l->ack_now || l->ping_pending ||
-        l->asking.pending || l->answer.pending)
+        l->asking.pending || l->answer.pending || l->mtu.pending || l->mtu.answer_pending ||
+        l->n_pieces)
         return true;
     return l->end == LINK_ALIVE && send_has_output(l);
 }
@@ -524,7 +598,7 @@ uint64_t link_deadline(const struct link *l)
     if (l->end != LINK_ALIVE)
         return UINT64_MAX;
     at = least(least(loss_deadline(l), silence_deadline(l)), send_deadline(l));
-    at = least(at, path_deadline(l));
+    at = least(at, least(path_deadline(l), mtu_deadline(l)));
     return l->ack_now ? at : least(at, receive_ack_deadline(l));
 }
 
@@ -542,6 +616,7 @@ int link_tick(struct link *l, uint64_t now_ns, uint64_t *deadline_ns)
         return -EPIPE;
     loss_tick(l);
     path_tick(l);
+    mtu_tick(l);
     if (l->now_ns >= receive_ack_deadline(l))
         l->ack_now = true;
     *deadline_ns = link_deadline(l);
@@ -557,6 +632,7 @@ void link_stats(const struct link *l, struct link_stats *s)
     s->in_flight_packets = l->in_flight;
     s->rate_byte_per_s = pace_rate(&l->pace);
     s->path_rtt_ns = l->pace.rtt_min_ns;
+    s->mtu_bytes = l->mtu.known;
     s->epoch = l->p.keys ? keys_epoch(l->p.keys) : l->p.epoch;
 }
 
@@ -577,6 +653,9 @@ void link_stats_add(struct link_stats *to, const struct link_stats *s)
     to->strangers += s->strangers;
     to->moves += s->moves;
     to->replays += s->replays;
+    to->mtu_probes += s->mtu_probes;
+    to->mtu_falls += s->mtu_falls;
+    to->cut += s->cut;
     for (unsigned i = 0; i < sizeof s->copied_bytes / sizeof s->copied_bytes[0]; i++)
         to->copied_bytes[i] += s->copied_bytes[i];
 }

@@ -3,13 +3,18 @@
  * What was acknowledged, what is lost, and when to send again.
  *
  * A packet counts as lost when one sent later was acknowledged and a reordering time has passed
- * (after RACK, RFC 8985), or when nothing was acknowledged for the retransmission timeout
- * (RFC 6298, with Karn's rule and exponential backoff, which ends when anything is heard; but it
- * stays longer while every packet is acknowledged after it was sent again, as when the round trip
- * is longer than the timeout and so can't be measured, and at once where the peer tells that it had
- * what a timeout sent again). A timeout sends two packets again, probes:
- * a peer that is merely busy costs a few packets, and a probe's acknowledgement brings out all real
+ * (after RACK, RFC 8985), or when nothing was acknowledged for the timeout. The first timeout is a
+ * tail loss probe's: as soon as an acknowledgement should have come, whatever the round trip. If
+ * that brings nothing the further ones are RFC 6298's, with Karn's rule, a least time and
+ * exponential backoff, which ends when anything is heard. A timeout sends two packets again: a peer
+ * that is merely busy costs a few packets, and the acknowledgement of one brings out all real
  * losses.
+ *
+ * Timeouts that were too short: while every packet is acknowledged after it was sent again, as when
+ * the round trip is longer than the timeout and so can't be measured, they get longer, and at once
+ * where the peer tells that it had what a timeout sent again. How late a peer on a short path may
+ * be is learnt from that, too, and kept beyond the next measured round trip: that does not contain
+ * it.
  */
 #include "dataplane/link/impl.h"
 
@@ -21,14 +26,27 @@
 
 #define RTO_INITIAL_NS       (100u * 1000000ull)
 #define RTO_JITTER_NS        1000000ull /* the peer looks at its link about so often */
+#define LATENESS_MAX         4u         /* or more seldom by so many powers of two */
+#define RTO_LONGEST          10u        /* of rto_max_ns, where round trips are that long */
 #define REORDER_MIN_NS       100000ull
 #define REORDER_QUARTERS_MAX 8u   /* of the round trip: how late a packet may be and not be lost */
-#define REORDER_FORGET       256u /* acknowledgements after which the link dares a quarter less */
+#define FORGET               256u /* acknowledgements after which the link dares a step less */
 #define BACKOFF_MAX          16u
 #define AMBIGUOUS_STEP       8u /* packets whose round trip is not known double the timeout once */
 #define AMBIGUOUS_MAX        32u
-#define PROBES               2u /* packets sent again at a timeout: one may be lost too */
+#define AMBIGUOUS_FAR        56u /* where the round trip seems to be longer than rto_max_ns */
+#define PROBES               2u  /* packets sent again at a timeout: one may be lost too */
 #define ACK_ENTRY_BYTES      8u
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint64_t most(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
 
 static void rtt_sample(struct link *l, uint64_t rtt)
 {
@@ -71,6 +89,12 @@ uint64_t loss_rtt_p50(const struct link *l)
 
 /* --- acknowledged ----------------------------------------------------------------------------- */
 
+static void dare(struct link *l)
+{
+    l->reorder_quarters -= l->reorder_quarters > 1;
+    l->lateness -= l->lateness > 0;
+}
+
 /* hold_ns: how long the peer held it before answering. sample: hold_ns is known. */
 void loss_acked(struct link *l, struct tx_fragment *f, uint64_t hold_ns, bool sample)
 {
@@ -82,7 +106,7 @@ void loss_acked(struct link *l, struct tx_fragment *f, uint64_t hold_ns, bool sa
     if (f->n_sent > 1)
         l->n_ambiguous += l->n_ambiguous < AMBIGUOUS_MAX;
     else
-        l->n_ambiguous = 0;
+        l->n_ambiguous = l->n_again = l->n_needless = 0;
     if (sample && f->n_sent == 1)
         rtt_sample(l, took > hold_ns ? took - hold_ns : 0);
     /* A packet sent twice and acknowledged sooner than any round trip: it was the first copy, which
@@ -95,8 +119,8 @@ void loss_acked(struct link *l, struct tx_fragment *f, uint64_t hold_ns, bool sa
     }
     if ((first_copy || f->state == TX_LOST) && l->reorder_quarters < REORDER_QUARTERS_MAX)
         l->reorder_quarters++; /* it was late, not lost */
-    else if (++l->n_acked % REORDER_FORGET == 0 && l->reorder_quarters > 1)
-        l->reorder_quarters--;
+    else if (++l->n_acked % FORGET == 0)
+        dare(l);
     list_remove(&f->node);
     pace_acked(&l->pace, &f->mark, f->sent_ns, f->order, f->pkt->len, f->state == TX_SENT,
                first_copy, l->now_ns);
@@ -186,16 +210,24 @@ static void read_entry(struct link *l, const uint8_t *entry)
     }
 }
 
-/* So many packets more came twice. Where timeouts sent them again the timeout is shorter than the
- * path has become: it doubles for each, until a round trip can be measured. Other copies are the
- * path's. */
+/* So many packets more came twice. Where timeouts sent them again the peer was late, or the path
+ * has become longer: the timeout doubles for each, until a round trip can be measured; beyond
+ * rto_max_ns for eight, and if most of what timeouts sent again meanwhile was needless. Other
+ * copies are the path's. */
 static void came_twice(struct link *l, uint32_t n)
 {
     l->stats.spurious += n;
-    n = n < l->n_probes ? n : l->n_probes;
+    n = (uint32_t)least(n, l->n_probes);
+    if (!n)
+        return;
     l->n_probes -= n;
-    n = n < AMBIGUOUS_MAX / AMBIGUOUS_STEP ? n * AMBIGUOUS_STEP : AMBIGUOUS_MAX;
-    l->n_ambiguous = l->n_ambiguous + n < AMBIGUOUS_MAX ? l->n_ambiguous + n : AMBIGUOUS_MAX;
+    l->n_needless += n;
+    l->lateness += l->lateness < LATENESS_MAX;
+    if (l->n_ambiguous < AMBIGUOUS_MAX)
+        l->n_ambiguous =
+            (uint32_t)least(l->n_ambiguous + (uint64_t)n * AMBIGUOUS_STEP, AMBIGUOUS_MAX);
+    else if (l->n_needless >= l->n_again / 4 * 3 && l->n_ambiguous < AMBIGUOUS_FAR)
+        l->n_ambiguous++;
 }
 
 /* An ACK's payload; docs/wire.md has the table. Checked whole before anything is believed. */
@@ -237,15 +269,33 @@ static uint64_t clamp(uint64_t v, uint64_t low, uint64_t high)
     return v < low ? low : v > high ? high : v;
 }
 
+/* The least: of a probe as late as the peer has been found to be, of what follows it rto_min_ns. */
+static uint64_t rto_least(const struct link *l)
+{
+    if (l->backoff || l->n_ambiguous >= AMBIGUOUS_STEP)
+        return l->p.rto_min_ns;
+    return least(l->p.ack_delay_ns + (RTO_JITTER_NS << l->lateness), l->p.rto_min_ns);
+}
+
+/* So often it doubles, to rto_max_ns, but not below what it was. */
+static uint64_t doubled(const struct link *l, uint64_t ns, uint64_t n)
+{
+    return clamp(ns << n, ns, most(ns, l->p.rto_max_ns));
+}
+
 static uint64_t rto(const struct link *l)
 {
+    const uint64_t longest = RTO_LONGEST * l->p.rto_max_ns;
+    const uint32_t backoff = l->srtt_ns && l->backoff ? l->backoff - 1 : l->backoff;
+    const uint64_t near = least(l->n_ambiguous, AMBIGUOUS_MAX), far = l->n_ambiguous - near;
     uint64_t ns = RTO_INITIAL_NS;
 
     if (l->srtt_ns) /* and the peer may wait for a reply that carries the acknowledgement */
-        ns = l->srtt_ns + clamp(4 * l->rttvar_ns, RTO_JITTER_NS, l->p.rto_max_ns) +
-             l->p.ack_delay_ns;
-    ns = clamp(ns, l->p.rto_min_ns, l->p.rto_max_ns);
-    return clamp(ns << (l->backoff + l->n_ambiguous / AMBIGUOUS_STEP), 0, l->p.rto_max_ns);
+        ns = l->srtt_ns + clamp(4 * l->rttvar_ns, RTO_JITTER_NS, longest) + l->p.ack_delay_ns;
+    ns = clamp(ns, rto_least(l), longest);
+    ns = doubled(l, ns, near / AMBIGUOUS_STEP);
+    ns = least(ns << far / AMBIGUOUS_STEP, longest);
+    return doubled(l, ns, backoff);
 }
 
 /* When the packet is lost by the order of acknowledgements; UINT64_MAX: nothing sent after it was
@@ -269,6 +319,7 @@ static void lose(struct link *l, struct tx_fragment *f)
     list_remove(&f->node);
     pace_lost(&l->pace, f->pkt->len);
     f->state = TX_LOST;
+    send_waits(l, f->message->cls);
     list_append(&l->lost[f->message->cls], &f->node);
 }
 
@@ -285,6 +336,17 @@ void loss_moved(struct link *l, uint64_t since_ns)
         lose(l, f);
     }
     l->probes = PROBES;
+}
+
+void loss_too_long(struct link *l)
+{
+    for (struct list_node *node = l->sent.next; node != &l->sent;) {
+        struct tx_fragment *f = (struct tx_fragment *)node;
+
+        node = node->next;
+        if (f->pkt->len > l->mtu.frame_max)
+            lose(l, f);
+    }
 }
 
 void loss_tick(struct link *l)
@@ -307,6 +369,7 @@ void loss_tick(struct link *l)
 
         lose(l, oldest ? oldest : (struct tx_fragment *)l->sent.next);
         l->n_probes++;
+        l->n_again++;
     }
     l->probes = PROBES;
     l->rto_from_ns = l->now_ns;

@@ -16,7 +16,6 @@
 #define QUEUE_MIN_NS (2 * MS) /* round trips longer by less are no sign of a queue */
 #define DOWN_PHASES  4u
 #define QUEUE_RTTS   8u
-#define NEAR_NS      (100 * UINT64_C(1000))
 #define NO_WINDOW    (UINT64_C(1) << 40)
 #define FULL_ROUNDS  3u
 
@@ -70,6 +69,10 @@ static void set_limits(struct pace *p)
     uint32_t gain = MARGIN;
     uint64_t rate;
 
+    if (p->unpaced) {
+        p->window_bytes = NO_WINDOW;
+        return;
+    }
     p->window_bytes = path_bytes(p, WINDOW_GAIN) + lumps(p) + LEAST_BYTES;
     if (p->phase == PACE_STARTUP) {
         gain = STARTUP_GAIN;
@@ -85,17 +88,12 @@ static void set_limits(struct pace *p)
     if (p->phase == PACE_STARTUP && p->rtt_min_ns)
         rate = most(rate, FIRST_BYTES * NS_PER_S / p->rtt_min_ns);
     rate = rate * gain / ONE;
-    if (p->rtt_min_ns &&
-        p->rtt_min_ns < NEAR_NS) { /* a host's own memory: there is no queue to keep short */
-        p->window_bytes = NO_WINDOW;
-        rate = 0;
-    }
     p->ns_per_byte_q20 = rate ? (NS_PER_S << 20) / most(rate, RATE_MIN) : 0;
 }
 
-void pace_init(struct pace *p, uint64_t ack_delay_ns)
+void pace_init(struct pace *p, uint64_t ack_delay_ns, bool unpaced)
 {
-    *p = (struct pace){.ack_delay_ns = ack_delay_ns};
+    *p = (struct pace){.ack_delay_ns = ack_delay_ns, .unpaced = unpaced};
     set_limits(p);
 }
 
@@ -297,6 +295,8 @@ void pace_update(struct pace *p, uint64_t now_ns)
     }
     if (m->delivered_bytes >= p->round_end_bytes)
         end_round(p);
+    if (p->unpaced)
+        return;
     step(p, now_ns);
     set_limits(p);
 }

@@ -25,6 +25,7 @@ enum pace_phase { PACE_STARTUP, PACE_DRAIN, PACE_CRUISE, PACE_PROBE_RTT };
 
 struct pace {
     uint64_t ack_delay_ns; /* how long the peer may wait to acknowledge */
+    bool unpaced;          /* the path is measured, and nothing is made of it */
     /* what went and came */
     uint64_t pipe_bytes; /* sent, not acknowledged, not known to be lost */
     uint64_t delivered_bytes, delivered_ns, first_sent_ns;
@@ -55,7 +56,7 @@ struct pace {
     uint64_t next_ns; /* when the next packet may go */
 };
 
-void pace_init(struct pace *p, uint64_t ack_delay_ns);
+void pace_init(struct pace *p, uint64_t ack_delay_ns, bool unpaced);
 /* Another path: nothing is known of it. */
 void pace_forget(struct pace *p);
 

@@ -49,10 +49,14 @@ static uint64_t retry_ns(const struct link *l)
 
 static void move_to(struct link *l, const struct wire_path *path)
 {
-    if (path->dst_ip != l->path.dst_ip)
-        pace_forget(&l->pace); /* another port alone is a NAT that forgot: the same path */
+    const bool other = path->dst_ip != l->path.dst_ip; /* else a NAT forgot: the same path */
+
+    if (other)
+        pace_forget(&l->pace);
     l->path = *path;
     l->moves++;
+    if (other && l->heard)
+        mtu_moved(l);
     l->asking.left = 0;
     l->asking.pending = false;
 }

@@ -137,6 +137,7 @@ void receive_drop_all(struct link *l)
         l->ready_other.head = m->next;
         free_message(m);
     }
+    piece_drop_partial(l);
     l->ready_decode.tail = &l->ready_decode.head;
     l->ready_other.tail = &l->ready_other.head;
     l->rx_held = 0;

@@ -14,6 +14,12 @@ static const uint8_t precedence[N_CLASSES] = {WIRE_DECODE, WIRE_CONTROL, WIRE_PR
  * else is stuck at the receiver, it is the one that lets the receiver go on. */
 #define OLDEST_PACKETS 8u
 
+/* A class that waits while so many times its next packet's bytes of others go has its turn: it gets
+ * a ninth of the path at least, however much there is to decode. */
+#define PATIENCE 8u
+
+#define DOUBT_AFTER 2u /* times that a long packet was sent in vain: does the path take it? */
+
 static uint32_t bucket_of(uint32_t session)
 {
     return session * 0x9e3779b1u >> 24;
@@ -42,6 +48,13 @@ static uint32_t previous_of(struct link *l, uint32_t session)
     return 0;
 }
 
+/* Waiting counts from when there is something to send. */
+void send_waits(struct link *l, unsigned cls)
+{
+    if (list_empty(&l->queued[cls]) && list_empty(&l->lost[cls]))
+        l->served_at[cls] = l->gone_bytes;
+}
+
 static int check(const struct link *l, enum wire_class cls, int64_t reply_to,
                  struct pkt *const *pkts, const uint16_t *payload_bytes, uint16_t n)
 {
@@ -55,7 +68,8 @@ static int check(const struct link *l, enum wire_class cls, int64_t reply_to,
     for (uint16_t i = 0; i < n; i++) {
         uint32_t bytes = link_payload_offset(reply_to >= 0, i) + payload_bytes[i];
 
-        if (bytes > UINT16_MAX || bytes + WIRE_OVERHEAD > pkts[i]->room)
+        if (bytes > UINT16_MAX || bytes + WIRE_OVERHEAD > pkts[i]->room ||
+            (bytes + WIRE_OVERHEAD > l->mtu.frame_sure && !piece_takes(l, bytes)))
             return -EINVAL;
     }
     if (l->tx_next - l->tx_base >= LINK_MESSAGES_MAX)
@@ -90,6 +104,7 @@ int64_t link_send(struct link *l, uint32_t session, enum wire_class cls, int64_t
         .is_reply = reply_to >= 0,
         .n = n,
     };
+    send_waits(l, cls);
     prefix = pkts[0]->data + WIRE_PAYLOAD_AT;
     put_be32(prefix, previous_of(l, session));
     if (m->is_reply)
@@ -150,6 +165,7 @@ void send_drop_all(struct link *l)
     }
     list_init(&l->refused);
     list_init(&l->sent);
+    piece_drop_queued(l);
     l->n_queued = l->in_flight = l->probes = 0;
     l->queued_bytes = 0;
     l->sealed[0] = l->sealed[1] = 0;
@@ -203,6 +219,8 @@ static struct pkt *transmit(struct link *l, struct tx_fragment *f)
             l->heard_ns = l->now_ns; /* an answer is expected from now on */
     } else if (f->n_sent) {
         l->stats.retransmits++;
+        if (f->n_sent >= DOUBT_AFTER && f->pkt->len > l->mtu.frame_sure)
+            mtu_doubt(l);
     }
     if (f->moves != l->moves) {
         outer_readdress(f->pkt->data, &l->path);
@@ -210,6 +228,8 @@ static struct pkt *transmit(struct link *l, struct tx_fragment *f)
     }
     if (l->probes)
         l->probes--;
+    l->gone_bytes += f->pkt->len;
+    l->served_at[f->message->cls] = l->gone_bytes;
     pace_sent(&l->pace, &f->mark, f->pkt->len, l->now_ns);
     f->n_sent++;
     f->state = TX_SENT;
@@ -255,11 +275,43 @@ static bool may_start(const struct link *l)
     return !l->p.keys || !keys_worn(l->p.keys) || !l->sealed[(keys_epoch(l->p.keys) + 1u) % 2];
 }
 
-/* What goes next: what the port refused, then by class what was lost before what is new. A receiver
- * that is full takes the oldest message only. */
+/* The class's next: what was lost before what is new; NULL: none may go. */
+static struct tx_fragment *head_of(struct link *l, unsigned cls, bool open)
+{
+    if (!list_empty(&l->lost[cls]))
+        return (struct tx_fragment *)l->lost[cls].next;
+    return open && !list_empty(&l->queued[cls]) ? (struct tx_fragment *)l->queued[cls].next : NULL;
+}
+
+/* By class, but before all others the one that has waited longest, if that is too long. */
+static struct tx_fragment *next_of_classes(struct link *l, bool open)
+{
+    struct tx_fragment *next = NULL;
+    uint64_t longest = 0;
+
+    for (unsigned i = 0; i < N_CLASSES; i++) {
+        struct tx_fragment *f = head_of(l, precedence[i], open);
+        uint64_t waited;
+
+        if (!f)
+            continue;
+        waited = l->gone_bytes - l->served_at[precedence[i]];
+        if (!next) {
+            next = f;
+        } else if (waited > longest && waited >= PATIENCE * (WIRE_OVERHEAD + f->payload_bytes)) {
+            next = f;
+            longest = waited;
+        }
+    }
+    return next;
+}
+
+/* What goes next: what the port refused, then as the classes say. A receiver that is full takes the
+ * oldest message only. */
 static struct tx_fragment *next_fragment(struct link *l)
 {
     bool open = l->in_flight < window(l) && may_start(l);
+    struct tx_fragment *next;
 
     if (!list_empty(&l->refused))
         return (struct tx_fragment *)l->refused.next;
@@ -268,15 +320,8 @@ static struct tx_fragment *next_fragment(struct link *l)
 
         return f ? f : oldest_unsent(l);
     }
-    for (unsigned i = 0; i < N_CLASSES; i++) {
-        unsigned c = precedence[i];
-
-        if (!list_empty(&l->lost[c]))
-            return (struct tx_fragment *)l->lost[c].next;
-        if (open && !list_empty(&l->queued[c]))
-            return (struct tx_fragment *)l->queued[c].next;
-    }
-    return open ? NULL : oldest_unsent(l);
+    next = next_of_classes(l, open);
+    return next || open ? next : oldest_unsent(l);
 }
 
 /* Whether one more packet may go as far as the path is concerned: now, and not too many at once.
@@ -287,7 +332,7 @@ static bool path_takes(const struct link *l)
            (l->pace.next_ns <= l->now_ns && !pace_is_full(&l->pace));
 }
 
-int send_output(struct link *l, struct pkt **out, int n)
+int send_output(struct link *l, struct pkt **out, int n, struct pkt_pool *pool)
 {
     struct tx_fragment *f = NULL;
     bool replied = false;
@@ -295,12 +340,18 @@ int send_output(struct link *l, struct pkt **out, int n)
 
     while (count < n && (f = next_fragment(l)) && path_takes(l)) {
         bool reply = f->state == TX_QUEUED && f->message->is_reply;
+        struct pkt *p = transmit(l, f);
 
-        out[count] = transmit(l, f);
-        if (!out[count])
+        if (!p)
             break;
         replied = replied || reply;
-        count++;
+        if (p->len > l->mtu.frame_max) {
+            piece_cut(l, p, pool);
+            pkt_unref(p);
+            count += piece_output(l, out + count, n - count);
+            continue;
+        }
+        out[count++] = p;
     }
     if (count < n && !f)
         pace_starved(&l->pace, l->n_queued ? PACE_BY_CREDIT : PACE_BY_OWNER);

@@ -106,7 +106,7 @@ int wire_seal(struct keys *keys, struct pkt *p, const struct wire_path *path,
 
 static bool header_ok(const struct wire_header *h)
 {
-    if (h->version != WIRE_VERSION || h->type > WIRE_ANSWER || h->cls > WIRE_CONTROL)
+    if (h->version != WIRE_VERSION || h->type > WIRE_PIECE || h->cls > WIRE_CONTROL)
         return false;
     if (h->flags & ~(WIRE_FLAG_REPLY | WIRE_FLAG_HELLO | WIRE_FLAG_INITIATOR))
         return false;

@@ -138,12 +138,6 @@ static uint64_t bytes_of(const struct link_message *m)
     return bytes;
 }
 
-/* Bytes of a HIDDEN message that go into a packet. */
-static size_t hidden_part(const struct cloud *c)
-{
-    return proto_hidden_part(pump_payload(c->p.port));
-}
-
 static const char *check_hidden(struct cloud *c, const struct cloud_session *s,
                                 const struct proto_rows *head)
 {
@@ -156,7 +150,8 @@ static const char *check_hidden(struct cloud *c, const struct cloud_session *s,
      * end it is dropped. */
     if (head->n_logits && pump_holds(pump, s->id))
         return "hidden states wanted before the last ones were sent";
-    if (proto_hidden_packets(values, hidden_part(c)) > pump_max_fragments(pump))
+    if (proto_hidden_packets(values, proto_hidden_part(pump_payload_sure(c->p.port))) >
+        pump_max_fragments(pump))
         return "more hidden states wanted than go into a message";
     return NULL;
 }
@@ -379,6 +374,7 @@ static void count_tokens(struct cloud *c, const struct cloud_session *s, uint32_
 static int sample(struct cloud *c, const struct cloud_item *item, struct proto_tokens *out)
 {
     struct cloud_session *s = item->session;
+    const struct pump *pump = &cloud_peer(c, &c->edges[s->edge])->pump;
     const struct pick pick = {
         .sampler = c->sampler,
         .params = &s->sampler,
@@ -386,7 +382,7 @@ static int sample(struct cloud *c, const struct cloud_item *item, struct proto_t
         .n_vocab = c->info->n_vocab,
         .n = item->head.n_logits,
         .drafts = item->head.drafts,
-        .most = proto_tokens_that_fit(wire_payload_max(c->p.port->caps.mtu_bytes), s->n_top),
+        .most = proto_tokens_that_fit(pump_payload(pump), s->n_top),
         .n_top = s->n_top,
         .position = item->head.position + item->head.n_rows - item->head.n_drafts,
         .generated = s->generated,
@@ -408,8 +404,10 @@ static void answer_hidden(struct cloud *c, const struct cloud_item *item)
     const size_t values = (size_t)item->head.n_logits * c->info->d_model;
     const struct proto_hidden head = {.position = s->n_kv - item->head.n_logits + 1,
                                       .n = (uint8_t)item->head.n_logits};
-    uint8_t *to = pump_reserve(&cloud_peer(c, &c->edges[s->edge])->pump, s->id, item->cls,
-                               item->message, PROTO_HIDDEN_BYTES + 4 * values, hidden_part(c));
+    struct pump *pump = &cloud_peer(c, &c->edges[s->edge])->pump;
+    uint8_t *to =
+        pump_reserve(pump, s->id, item->cls, item->message, PROTO_HIDDEN_BYTES + 4 * values,
+                     proto_hidden_part(pump_payload(pump)));
 
     s->n_generated = 1;
     count_tokens(c, s, 1);

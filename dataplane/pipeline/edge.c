@@ -55,14 +55,9 @@ static int check_params(const struct edge_params *p, const struct stage_info *in
     return 0;
 }
 
-size_t edge_tile_capacity(const struct port *port)
-{
-    return proto_tile_capacity(pump_payload(port));
-}
-
 int edge_pack_for(struct edge *e, const struct port *port, char *err)
 {
-    size_t capacity = edge_tile_capacity(port);
+    size_t capacity = proto_tile_capacity(pump_payload_sure(port));
 
     if (e->tile_capacity)
         return 0;

@@ -386,6 +386,21 @@ static void tune(struct edge *e, const struct edge_session *s)
     codec_retune(e->codec, &p);
 }
 
+/*
+ * Where the path takes longer packets than any path does, more rows go into one. But a row has to
+ * be coded alike wherever it travels: one that may not fit the shortest packet the coded modes code
+ * by what it has to fit; and what a target of bytes makes of the next rows is the tiles' bytes.
+ */
+static size_t tile_room(const struct edge *e, const struct edge_session *s)
+{
+    const size_t room = proto_tile_capacity(pump_payload(&s->uplink->pump));
+
+    if (room < e->tile_capacity || s->rate.target.kind == CODEC_RATE_BYTES ||
+        (e->row_cuts > 1 && (e->p.codec.mode == CODEC_RANS || e->p.codec.mode == CODEC_XFORM)))
+        return e->tile_capacity;
+    return room;
+}
+
 /* Encode straight into packets. The count, -EAGAIN while packets are short, or codec_encode's error
  * with stats->bad_token. */
 static int encode(struct edge *e, const struct edge_item *item, bool reply, uint16_t *payload_bytes,
@@ -393,6 +408,7 @@ static int encode(struct edge *e, const struct edge_item *item, bool reply, uint
 {
     struct pump *pump = &item->session->uplink->pump;
     uint32_t d = e->info->d_model, n_rows = item->head.n_rows;
+    const size_t room = tile_room(e, item->session);
     struct codec_cursor at = {0, 0};
     int n = 0, bytes = -EAGAIN;
 
@@ -409,7 +425,7 @@ static int encode(struct edge *e, const struct edge_item *item, bool reply, uint
         if (n == 1)
             head = proto_write_rows(to, &item->head);
         bytes = codec_encode(e->codec, e->panel + (size_t)item->first * d, d, n_rows,
-                             item->head.position, &at, to + head, e->tile_capacity, stats);
+                             item->head.position, &at, to + head, room, stats);
         if (bytes < 0)
             goto undo;
         pkt_made(p, to + head);

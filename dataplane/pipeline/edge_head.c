@@ -37,7 +37,7 @@ void edge_head_close(struct edge *e)
 
 uint32_t edge_head_rows(const struct edge_uplink *u)
 {
-    const size_t part = proto_hidden_part(pump_payload(u->port));
+    const size_t part = proto_hidden_part(pump_payload_sure(u->port));
     uint32_t n = PROTO_DRAFTS_MAX + 1;
 
     while (n > 1 &&

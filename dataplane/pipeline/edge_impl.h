@@ -162,7 +162,7 @@ struct edge {
     uint32_t n_uplinks;          /* of them */
     uint32_t end_uplinks;        /* all indices are below */
     struct codec *codec;
-    size_t tile_capacity;        /* 0: no port yet that would say */
+    size_t tile_capacity;        /* in packets that any path takes; 0: no port yet that would say */
     uint32_t row_cuts;           /* column ranges a row is cut into */
     uint32_t packet_rows;        /* rows that surely fit one packet; 1 when cut */
     struct edge_session *sessions; /* [n_places] */
@@ -242,7 +242,6 @@ void edge_send_close(struct edge *e, const struct edge_session *s, bool linger);
 void edge_lose(struct edge *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The port says how much goes into a packet, unless another did. 0, or -EINVAL with err. */
 int edge_pack_for(struct edge *e, const struct port *port, char *err);
-size_t edge_tile_capacity(const struct port *port);
 
 /* edge_message.c: what a cloud says. */
 void edge_on_message(struct edge_uplink *u, const struct link_message *m);

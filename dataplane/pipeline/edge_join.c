@@ -296,7 +296,7 @@ uint64_t edge_join_deadline(const struct edge_uplink *u)
 
 static bool wide_enough(struct edge_uplink *u)
 {
-    if (edge_tile_capacity(u->port) >= u->edge->tile_capacity)
+    if (proto_tile_capacity(pump_payload_most(u->port)) >= u->edge->tile_capacity)
         return true;
     if (!u->narrow_said)
         edge_say(u->edge, "port %s carries less in a packet than the first one did: it is left out",

@@ -235,6 +235,14 @@ static void count_replayed(struct edge *e, struct edge_uplink *u, uint32_t rows,
     u->replayed_bytes += bytes;
 }
 
+/* A tile may be of a path, or a port, that took longer packets. */
+static struct pkt *packet_for(const struct edge_uplink *u, size_t tile_bytes)
+{
+    if (tile_bytes <= proto_tile_capacity(pump_payload_most(u->port)))
+        return pkt_alloc(u->port->pool);
+    return pkt_lone((uint32_t)(WIRE_OVERHEAD + LINK_PREFIX_BYTES + PROTO_ROWS_BYTES + tile_bytes));
+}
+
 /* 0, or the link's error. */
 static int send_message(struct edge *e, struct edge_session *s, const struct group *m)
 {
@@ -245,9 +253,9 @@ static int send_message(struct edge *e, struct edge_session *s, const struct gro
     int64_t number;
 
     for (size_t at = s->replayed; at < m->end; n++) {
-        struct pkt *p = pkt_alloc(u->port->pool);
-        uint8_t *to;
         size_t head_bytes = 0, bytes = get_be16(s->history.bytes + at);
+        struct pkt *p = packet_for(u, bytes);
+        uint8_t *to;
 
         if (!p) {
             while (n)

@@ -30,8 +30,7 @@ static int open_handshake(struct links *l)
         .admits = admits,
         .arg = l,
         .hop = l->p.link.hop,
-        .payload_max_bytes = smaller(wire_payload_max(l->p.port->caps.mtu_bytes),
-                                     l->p.port->pool->room - WIRE_OVERHEAD),
+        .payload_max_bytes = (uint32_t)pump_payload_sure(l->p.port),
     };
 
     return handshake_open(&hp, l->now_ns, &l->handshake);

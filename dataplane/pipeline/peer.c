@@ -21,8 +21,7 @@ int peer_open(struct pump *p)
         .connection = p->params.connection,
         .path = p->params.path,
         .hop = p->params.hop,
-        .payload_max_bytes =
-            smaller(wire_payload_max(p->port->caps.mtu_bytes), p->port->pool->room - WIRE_OVERHEAD),
+        .payload_max_bytes = (uint32_t)pump_payload_sure(p->port),
     };
 
     return handshake_open(&hp, p->now_ns, &p->handshake);

@@ -35,6 +35,18 @@ int pump_draw_connection(uint32_t *connection)
     return 0;
 }
 
+/* The longest packet of a port, which its pool's are made for. */
+static uint32_t mtu_of(const struct port *port)
+{
+    return smaller(port->caps.mtu_bytes, port->pool->room - OUTER_ETHERNET_BYTES);
+}
+
+static uint32_t mtu_sure_of(const struct port *port)
+{
+    return port->caps.mtu_sure_bytes ? smaller(port->caps.mtu_sure_bytes, mtu_of(port))
+                                     : mtu_of(port);
+}
+
 /* What both kinds of pump have in common; p->params and the path are the caller's. */
 static int prepare(struct pump *p, struct port *port, const struct link_params *params,
                    const struct wire_path *path, bool encrypted, uint64_t now_ns)
@@ -49,6 +61,7 @@ static int prepare(struct pump *p, struct port *port, const struct link_params *
         return -EINVAL;
     if (!p->params.path)
         p->params.path = path;
+    p->params.unpaced = port->caps.unqueued;
     if (!port->caps.tells_loss && !p->params.idle_dead_after_ns) {
         p->params.idle_ping_ns = IDLE_PING_NS;
         p->params.idle_dead_after_ns = IDLE_DEAD_NS;
@@ -57,6 +70,8 @@ static int prepare(struct pump *p, struct port *port, const struct link_params *
         p->params.rx_budget_packets = smaller(2048, share);
     if (!p->params.window_packets)
         p->params.window_packets = smaller(2048, share);
+    p->params.mtu_bytes = mtu_of(port);
+    p->params.mtu_sure_bytes = mtu_sure_of(port);
     p->params.keys = NULL;
     return encrypted
                ? keys_open(&(struct keys_params){.initiator = p->params.initiator}, &p->params.keys)
@@ -155,12 +170,28 @@ void pump_in(struct pump *p, uint64_t now_ns)
     pump_tick(p);
 }
 
+/* Of a path that takes less than the port, or now takes another size. */
+static void tell_mtu(struct pump *p)
+{
+    const uint32_t mtu = link_mtu(p->link),
+                   before = p->mtu_told ? p->mtu_told : p->params.mtu_bytes;
+
+    if (mtu == p->mtu_told || !link_heard(p->link) || !link_mtu_settled(p->link))
+        return;
+    if (mtu != before)
+        port_tell("port %s: the path to the peer takes packets of %u bytes, not of %u: longer ones "
+                  "are not made",
+                  p->port->caps.name, mtu, before);
+    p->mtu_told = mtu;
+}
+
 void pump_tick(struct pump *p)
 {
     uint64_t deadline;
 
     if (link_tick(p->link, p->now_ns, &deadline))
         p->dead = link_why_dead(p->link);
+    tell_mtu(p);
 }
 
 /* What it sent and is not acknowledged takes all that it may: an acknowledgement will go on. */
@@ -299,12 +330,19 @@ void pump_drop(struct pump *p, uint32_t session)
     p->end = at;
 }
 
-size_t pump_payload(const struct port *port)
+size_t pump_payload(const struct pump *p)
 {
-    const size_t payload = wire_payload_max(port->caps.mtu_bytes),
-                 room = port->pool->room - WIRE_OVERHEAD;
+    return wire_payload_max(link_mtu(p->link));
+}
 
-    return payload < room ? payload : room;
+size_t pump_payload_sure(const struct port *port)
+{
+    return wire_payload_max(mtu_sure_of(port));
+}
+
+size_t pump_payload_most(const struct port *port)
+{
+    return wire_payload_max(mtu_of(port));
 }
 
 static struct pump_small *append(struct pump *p, uint32_t session, enum wire_class cls,

@@ -29,6 +29,7 @@ struct pump {
     uint64_t now_ns;
     const char *dead;                /* why nothing goes on, in a few words; NULL: it does */
     bool port_full;                  /* the last burst was cut short */
+    uint32_t mtu_told;               /* the path's, as it was said last; 0: nothing was */
     struct pump_small *first, **end; /* small messages that wait for a packet */
     uint32_t n_small, small_max;     /* so many may wait */
 };
@@ -96,8 +97,11 @@ bool pump_holds(const struct pump *p, uint32_t session);
 /* Those are wanted by nobody any more; what pump_send copied is sent all the same. */
 void pump_drop(struct pump *p, uint32_t session);
 
-/* Bytes of a message that a port's packet has room for, with the link's prefix. */
-size_t pump_payload(const struct port *port);
+/* Bytes of a message, with the link's prefix, that a packet has room for: on the path as it is known
+ * now; on any; in the port's packets, though the path may not take them whole. */
+size_t pump_payload(const struct pump *p);
+size_t pump_payload_sure(const struct port *port);
+size_t pump_payload_most(const struct port *port);
 
 /* Room for a message of n bytes, which goes, part bytes of it to a packet, when there are enough: it
  * is to be written before the next call. NULL: it can't wait, for lack of memory or because the peer

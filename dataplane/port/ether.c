@@ -22,6 +22,7 @@
 #define POOL_PACKETS      4095u
 #define POOL_PACKETS_LONG 2047u /* longer than usual ones */
 #define MTU_USUAL         1500u
+#define MTU_SURE          1280u /* behind whatever routers and tunnels */
 #define BURST             32
 #define MS                1000000ull
 #define SLEEP_MAX_NS      (1000 * MS)
@@ -414,7 +415,8 @@ int ether_open(const struct port_uri *uri, enum port_role role, struct port **ou
     e->port.ops = &ether_ops;
     e->port.waiter = &ether_waiter;
     e->frame_max = mtu + OUTER_ETHERNET_BYTES;
-    e->port.caps = (struct port_caps){.mtu_bytes = mtu, .burst = BURST};
+    e->port.caps = (struct port_caps){
+        .mtu_bytes = mtu, .mtu_sure_bytes = mtu > MTU_SURE ? MTU_SURE : 0, .burst = BURST};
     rc = eal_start(uri->kind == URI_PCI ? uri->name : NULL, err);
     uint64_t rss = eal_rss_now();
     if (rc == 0) {

@@ -160,6 +160,7 @@ int port_loop_pair(uint32_t n, uint32_t depth, uint32_t mtu_bytes, struct port *
                                           .mtu_bytes = mtu_bytes,
                                           .burst = 32,
                                           .tells_loss = true,
+                                          .unqueued = true,
                                           .same_host = true};
         s->port.pool = pkt_pool_heap(n, l->frame_max);
         ok = ok && s->rx.len && s->rx.bytes && s->port.pool;

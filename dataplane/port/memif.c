@@ -580,6 +580,7 @@ int memif_open(const char *text, enum port_role role, struct port **out, char *e
         .mtu_bytes = MTU,
         .burst = BURST,
         .tells_loss = true,
+        .unqueued = true,
         .same_host = true,
         .driver_copies = true, /* zero-copy=no */
     };

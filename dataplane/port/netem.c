@@ -14,6 +14,7 @@
  * one says. */
 #define REFUSED_NS 1000000u /* until what was due and refused is tried again */
 #define IDLE_CALLS 16u
+#define MTU_SURE   1280u /* of a path of which more is not known */
 
 #define CLOSE_MAX_NS UINT64_C(2000000000)
 
@@ -228,6 +229,10 @@ int port_netem(struct port *inner, const struct netem_params *p, struct port **o
     }
     e->port = (struct port){
         .ops = &netem_ops, .caps = inner->caps, .pool = inner->pool, .path = inner->path};
+    e->port.caps.unqueued = false; /* rate= makes a bottleneck */
+    if (netem_is_narrow(p) && inner->caps.mtu_bytes > MTU_SURE)
+        e->port.caps.mtu_sure_bytes =
+            inner->caps.mtu_sure_bytes ? inner->caps.mtu_sure_bytes : MTU_SURE;
     e->port.waiter = inner->waiter ? &netem_waiter : NULL;
     e->inner = inner;
     e->line = line;

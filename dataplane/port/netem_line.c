@@ -2,6 +2,7 @@
 #include "dataplane/netem.h"
 
 #include <errno.h>
+#include <linux/if_ether.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -216,7 +217,9 @@ static void change(struct netem_line *l, uint64_t now_ns)
 
         if (now_ns - l->begun_ns < c->at_ns)
             return;
-        *(c->is_delay ? &p->delay_ns : &p->rate_bit_per_s) = c->value;
+        *(c->what == NETEM_DELAY ? &p->delay_ns
+          : c->what == NETEM_MTU ? &p->mtu_bytes
+                                 : &p->rate_bit_per_s) = c->value;
         l->busy_rest = 0; /* less than a nanosecond */
     }
 }
@@ -232,9 +235,10 @@ int netem_line_put(struct netem_line *l, uint64_t now_ns, const uint8_t *bytes, 
 
     change(l, now_ns);
     let_start(l, now_ns);
+    const bool too_long = l->params.mtu_bytes && len > l->params.mtu_bytes + ETH_HLEN;
     const bool overflow = l->held_bytes + 2 * (uint64_t)len > NETEM_HELD_MAX_BYTES ||
                           (l->busy_ns > now_ns && is_full(l, len));
-    if (!overflow) {
+    if (!too_long && !overflow) {
         f = drop ? NULL : copy(bytes, len, i);
         second = drop || !twice ? NULL : copy(bytes, len, i);
         if (ring_reserve(l) < 0 || (!drop && !f) || (!drop && twice && !second)) {
@@ -247,6 +251,10 @@ int netem_line_put(struct netem_line *l, uint64_t now_ns, const uint8_t *bytes, 
     l->bad = bad;
     l->stats.packets++;
     l->stats.bytes += len;
+    if (too_long) {
+        l->stats.too_long++;
+        return 0;
+    }
     if (overflow) {
         l->stats.overflowed++;
         return 0;

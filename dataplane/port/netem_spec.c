@@ -125,7 +125,7 @@ static int parse_depth(const char *text, struct netem_params *p)
     return rc;
 }
 
-enum { DELAY, JITTER, RATE, QUEUE, DROP, BURST, DUP, REORDER, DEPTH, CORRUPT, SEED, KEYS };
+enum { DELAY, JITTER, RATE, QUEUE, DROP, BURST, DUP, REORDER, DEPTH, CORRUPT, MTU, SEED, KEYS };
 
 #define FRACTION "a fraction: 1%, or .01"
 
@@ -144,6 +144,7 @@ static const struct {
     [REORDER] = {"reorder", FRACTION},
     [DEPTH] = {"depth", "how many packets may overtake a reordered one, 1 to 64: 4"},
     [CORRUPT] = {"corrupt", FRACTION},
+    [MTU] = {"mtu", "the longest packet that passes, in bytes, 68 to 65535: 1400"},
     [SEED] = {"seed", "a number: 7"},
 };
 
@@ -170,23 +171,28 @@ static int parse_value(int key, const char *value, struct netem_params *p)
         return parse_depth(value, p);
     case CORRUPT:
         return parse_fraction(value, &p->corrupt);
+    case MTU:
+        return parse_amount(value, plain, NETEM_MTU_MIN, NETEM_MTU_MAX, &p->mtu_bytes);
     default:
         return parse_seed(value, &p->seed);
     }
 }
 
-/* "rate@5s" or "delay@5s": its time is behind the "@". */
+/* "rate@5s", say: its time is behind the "@". */
 static int parse_change(const char *name, const char *value, struct netem_params *p)
 {
-    struct netem_change c = {.is_delay = name[0] == 'd'};
+    static const int key_of[] = {[NETEM_RATE] = RATE, [NETEM_DELAY] = DELAY, [NETEM_MTU] = MTU};
+    struct netem_change c = {.what = name[0] == 'd'   ? NETEM_DELAY
+                                     : name[0] == 'm' ? NETEM_MTU
+                                                      : NETEM_RATE};
     const struct netem_change *last = p->n_changes ? &p->changes[p->n_changes - 1] : NULL;
     struct netem_params at = {0};
 
     if (p->n_changes == NETEM_CHANGES_MAX ||
         parse_amount(strchr(name, '@') + 1, times_ns, 0, CHANGE_MAX_NS, &c.at_ns) < 0 ||
-        (last && c.at_ns < last->at_ns) || parse_value(c.is_delay ? DELAY : RATE, value, &at) < 0)
+        (last && c.at_ns < last->at_ns) || parse_value(key_of[c.what], value, &at) < 0)
         return -EINVAL;
-    c.value = c.is_delay ? at.delay_ns : at.rate_bit_per_s;
+    c.value = at.delay_ns + at.rate_bit_per_s + at.mtu_bytes; /* all but one are 0 */
     p->changes[p->n_changes++] = c;
     return 0;
 }
@@ -203,7 +209,7 @@ static int parse_item(const char *text, size_t len, struct netem_params *p, unsi
                       char *err)
 {
     static const char names[] = "keys are delay, jitter, rate, queue, drop, burst, dup, reorder, "
-                                "depth, corrupt, seed, each with = and joined by commas";
+                                "depth, corrupt, mtu, seed, each with = and joined by commas";
     char item[48];
     if (len >= sizeof item)
         return refuse(err, text, len, names, "");
@@ -213,12 +219,13 @@ static int parse_item(const char *text, size_t len, struct netem_params *p, unsi
     if (!value)
         return refuse(err, text, len, names, "");
     *value++ = '\0';
-    if (strncmp(item, "rate@", 5) == 0 || strncmp(item, "delay@", 6) == 0)
+    if (strncmp(item, "rate@", 5) == 0 || strncmp(item, "delay@", 6) == 0 ||
+        strncmp(item, "mtu@", 4) == 0)
         return parse_change(item, value, p) == 0
                    ? 0
                    : refuse(err, item, strlen(item),
-                            "a change is rate@TIME=RATE or delay@TIME=TIME, in order of time: "
-                            "rate@5s=4mbit",
+                            "a change is rate@TIME=RATE, delay@TIME=TIME or mtu@TIME=BYTES, in order "
+                            "of time: rate@5s=4mbit",
                             "");
     int key = 0;
     while (key < KEYS && strcmp(keys[key].name, item) != 0)
@@ -277,15 +284,19 @@ static const char *misfit(const struct netem_params *p)
     if (p->rate_bit_per_s &&
         (p->rate_bit_per_s < NETEM_RATE_MIN || p->rate_bit_per_s > NETEM_RATE_MAX))
         return "rate is 1kbit to 1000gbit";
+    if (p->mtu_bytes && (p->mtu_bytes < NETEM_MTU_MIN || p->mtu_bytes > NETEM_MTU_MAX))
+        return "mtu is 68 to 65535 bytes";
     if (p->n_changes > NETEM_CHANGES_MAX)
-        return "rate and delay change at most 32 times";
+        return "rate, delay and mtu change at most 32 times";
     for (uint32_t i = 0; i < p->n_changes; i++) {
         const struct netem_change *c = &p->changes[i];
-        if (!c->is_delay && !p->rate_bit_per_s)
+        if (c->what == NETEM_RATE && !p->rate_bit_per_s)
             return "rate@TIME is another rate than the one before: it needs rate=";
-        if (!c->is_delay && (c->value < NETEM_RATE_MIN || c->value > NETEM_RATE_MAX))
+        if (c->what == NETEM_RATE && (c->value < NETEM_RATE_MIN || c->value > NETEM_RATE_MAX))
             return "rate is 1kbit to 1000gbit";
-        if (c->is_delay && (c->value > NETEM_DELAY_MAX_NS || c->value < p->jitter_ns))
+        if (c->what == NETEM_MTU && (c->value < NETEM_MTU_MIN || c->value > NETEM_MTU_MAX))
+            return "mtu is 68 to 65535 bytes";
+        if (c->what == NETEM_DELAY && (c->value > NETEM_DELAY_MAX_NS || c->value < p->jitter_ns))
             return "delay is at most 60s, and no less than jitter";
     }
     if ((p->queue_bytes || p->queue_packets) && !p->rate_bit_per_s)
@@ -300,6 +311,15 @@ int netem_check(const struct netem_params *p, char *err)
         return 0;
     snprintf(err, NETEM_ERR, "netem: %s", why);
     return -EINVAL;
+}
+
+bool netem_is_narrow(const struct netem_params *p)
+{
+    bool narrow = p->mtu_bytes;
+
+    for (uint32_t i = 0; i < p->n_changes; i++)
+        narrow |= p->changes[i].what == NETEM_MTU;
+    return narrow;
 }
 
 bool netem_is_timed(const struct netem_params *p)

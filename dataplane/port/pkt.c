@@ -35,6 +35,27 @@ struct pkt_pool *pkt_pool_heap(uint32_t n, uint32_t room)
     return pool;
 }
 
+struct lone {
+    struct pkt_pool pool; /* first: all that it has is the packet */
+    struct pkt pkt;
+    uint8_t bytes[];
+};
+
+static void lone_free(struct pkt *p)
+{
+    free(p->pool);
+}
+
+struct pkt *pkt_lone(uint32_t room)
+{
+    struct lone *a = malloc(sizeof(*a) + room);
+    if (!a)
+        return NULL;
+    a->pool = (struct pkt_pool){.free = lone_free, .room = room, .n_total = 1};
+    a->pkt = (struct pkt){.data = a->bytes, .room = room, .refs = 1, .pool = &a->pool};
+    return &a->pkt;
+}
+
 void pkt_pool_heap_close(struct pkt_pool *pool)
 {
     if (!pool)

@@ -79,7 +79,6 @@ struct udp {
     int family; /* of the socket */
     uint16_t local_port;
     bool segments;  /* UDP_SEGMENT works */
-    bool fragments; /* the path is narrower than the MTU: the kernel may fragment */
     bool client;
     bool lost;     /* a client: the cloud's host says that nobody is there any more */
     char text[96]; /* the address, for people */
@@ -101,7 +100,7 @@ int udp_socket(struct udp *u, const struct port_uri *uri, enum port_role role, c
 /* Before a client is closed: where nothing was heard its name's next address has its turn. */
 void udp_turn_ends(const struct udp *u);
 /* Packets the kernel could not send: what to think of it. */
-void udp_send_failed(struct udp *u, int error, bool segmented);
+void udp_send_failed(struct udp *u, int error, const struct msghdr *msg);
 /* Read the socket's error queue: who is said to be gone. */
 void udp_read_errors(struct udp *u);
 /* "1.2.3.4:5" */

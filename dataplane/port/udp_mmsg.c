@@ -77,7 +77,7 @@ static int mmsg_send(struct udp *u, const struct udp_group *groups, int n)
         } else if (errno == EAGAIN || errno == ENOBUFS) {
             break;
         } else if (errno != EINTR) { /* the first is lost; the others are tried */
-            udp_send_failed(u, errno, groups[sent].n > 1);
+            udp_send_failed(u, errno, &headers[0].msg_hdr);
             sent++;
         }
     }

@@ -16,6 +16,7 @@
 
 #define SOCKET_BUFFER_BYTES (4 << 20)
 #define MTU_DEFAULT         1500u
+#define MTU_SURE            1280u /* IPv6 asks that of all links, and those of today have it */
 #define IPV6_EXTRA_BYTES    20u /* its header is that much longer than IPv4's */
 #define NAMES_MAX           16u
 #define IN_USE_WAIT_NS      1000000000u
@@ -48,14 +49,6 @@ static void set_option(int fd, int level, int name, int value)
     (void)setsockopt(fd, level, name, &value, sizeof(value));
 }
 
-static void fragment(const struct udp *u, bool may)
-{
-    set_option(u->fd, IPPROTO_IP, IP_MTU_DISCOVER, may ? IP_PMTUDISC_DONT : IP_PMTUDISC_DO);
-    if (u->family == AF_INET6)
-        set_option(u->fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER,
-                   may ? IPV6_PMTUDISC_DONT : IPV6_PMTUDISC_DO);
-}
-
 static void set_options(struct udp *u)
 {
     const int big = SOCKET_BUFFER_BYTES, zero = 0;
@@ -64,7 +57,10 @@ static void set_options(struct udp *u)
         set_option(u->fd, SOL_SOCKET, SO_RCVBUF, big);
     if (setsockopt(u->fd, SOL_SOCKET, SO_SNDBUFFORCE, &big, sizeof(big)) < 0)
         set_option(u->fd, SOL_SOCKET, SO_SNDBUF, big);
-    fragment(u, false);
+    /* Never fragmented, and what routers say of the path is not believed: the link asks the path. */
+    set_option(u->fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
+    if (u->family == AF_INET6)
+        set_option(u->fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE);
     set_option(u->fd, IPPROTO_IP, IP_RECVERR, 1);
     if (u->family == AF_INET6)
         set_option(u->fd, IPPROTO_IPV6, IPV6_RECVERR, 1);
@@ -102,6 +98,8 @@ static void choose_mtu(struct udp *u, const struct port_uri *uri, const struct a
     for (const struct addrinfo *a = found; a && u->client; a = a->ai_next)
         six |= a->ai_family == AF_INET6;
     u->port.caps.mtu_bytes = six ? mtu - IPV6_EXTRA_BYTES : mtu;
+    if (!u->port.caps.same_host && mtu > MTU_SURE)
+        u->port.caps.mtu_sure_bytes = six ? MTU_SURE - IPV6_EXTRA_BYTES : MTU_SURE;
 }
 
 static int bind_to(struct udp *u, const struct addrinfo *ai, enum port_role role, bool any)
@@ -276,16 +274,24 @@ int udp_socket(struct udp *u, const struct port_uri *uri, enum port_role role, c
     return rc;
 }
 
-void udp_send_failed(struct udp *u, int error, bool segmented)
+/* Longer than the interface's MTU: the link finds out. The kernel calls it EINVAL where packets were
+ * to be cut, too. */
+static bool is_too_long(const struct udp *u, int error, const struct msghdr *msg)
 {
+    const uint32_t sure = u->port.caps.mtu_sure_bytes;
+
+    return error == EMSGSIZE ||
+           (error == EINVAL && sure &&
+            msg->msg_iov[0].iov_len + OUTER_BYTES > sure + OUTER_ETHERNET_BYTES);
+}
+
+void udp_send_failed(struct udp *u, int error, const struct msghdr *msg)
+{
+    const bool segmented = msg->msg_controllen > 0;
+
     u->port.stats.tx_failed++;
-    if (error == EMSGSIZE && !u->fragments) {
-        u->fragments = true;
-        fragment(u, true);
-        port_tell("port udp: the path to the peer is narrower than %u bytes: packets are now "
-                  "fragmented on it; give both ends a smaller mtu=",
-                  u->port.caps.mtu_bytes);
-    } else if ((error == EIO || error == EINVAL) && segmented && u->segments) {
+    if ((error == EIO || error == EINVAL) && segmented && u->segments &&
+        !is_too_long(u, error, msg)) {
         u->segments = false;
         port_tell("port udp: this interface cannot send by UDP_SEGMENT: packets go one by one");
     }

@@ -84,7 +84,7 @@ static void sent(struct udp *u, struct uring *x, struct slot *s, int result)
     s->n = 0;
     x->busy--;
     if (result < 0 && result != -ECANCELED)
-        udp_send_failed(u, -result, n > 1);
+        udp_send_failed(u, -result, &s->message.msg);
 }
 
 static void received(struct udp *u, struct uring *x, const struct io_uring_cqe *cqe)

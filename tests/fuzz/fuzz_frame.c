@@ -2,15 +2,18 @@
 /*
  * Arbitrary frames into wire_open and a link. As most would stop at the tag, the input is also read
  * as a script of frames that are well sealed for the connection but otherwise anything, between
- * ordinary use of the link; with keys or without.
+ * ordinary use of the link, which looks for the path's MTU; with keys or without.
  */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "dataplane/link.h"
+#include "dataplane/link/bytes.h"
 
-#define ROOM 700u
+#define ROOM     1700u
+#define MTU_SURE 1120u
+#define MTU_MOST 1600u
 
 struct script {
     const uint8_t *p;
@@ -52,6 +55,21 @@ static struct keys *fresh_keys(bool initiator)
     return k;
 }
 
+/* Of a frame that is likely to be completed by others. */
+static uint16_t make_piece(struct script *s, uint8_t *payload)
+{
+    static const uint16_t bytes[] = {500, 1024, 2000, 16384};
+    const uint8_t which = next(s), i = next(s) % 3;
+    const uint16_t whole = bytes[which % 4], left = (uint16_t)(whole - 1024 * i);
+
+    memset(payload, next(s), 10 + 1024);
+    put_be32(payload, next(s));
+    put_be16(payload + 4, which / 4 % 4);
+    put_be16(payload + 6, whole);
+    put_be16(payload + 8, i);
+    return (uint16_t)(10 + (whole <= 1024 * i ? next(s) : left < 1024 ? left : 1024));
+}
+
 /* theirs: the peer's keys, or NULL. */
 static void give_sealed(struct link *l, struct pkt_pool *pool, struct script *s,
                         struct keys *theirs, bool from_initiator, uint64_t now)
@@ -63,7 +81,7 @@ static void give_sealed(struct link *l, struct pkt_pool *pool, struct script *s,
 
     if (!p)
         return;
-    h.type = next(s) % 8;
+    h.type = next(s) % 11;
     h.flags = (uint8_t)((next(s) & 3) | (from_initiator ? WIRE_FLAG_INITIATOR : 0));
     h.message = next(s) == 255 ? UINT32_MAX - next(s) : next(s);
     h.fragment = next(s) % 16;
@@ -75,6 +93,8 @@ static void give_sealed(struct link *l, struct pkt_pool *pool, struct script *s,
     h.payload_bytes = next(s);
     for (unsigned i = 0; i < h.payload_bytes; i++)
         p->data[WIRE_PAYLOAD_AT + i] = next(s);
+    if (h.type == WIRE_PIECE)
+        h.payload_bytes = make_piece(s, p->data + WIRE_PAYLOAD_AT);
     if (theirs && keys_worn(theirs) && keys_advance(theirs))
         abort();
     if (theirs)
@@ -88,7 +108,9 @@ static void use(struct link *l, struct pkt_pool *pool, struct script *s, uint64_
 {
     struct link_message m;
     struct pkt *pkts[8];
-    uint16_t bytes[4] = {4, 4, 4, 4}, n = (uint16_t)(1 + next(s) % 4);
+    const uint8_t how = next(s);
+    const uint16_t part = how & 4 ? 1450 : 4; /* a long one may be too long for the path */
+    uint16_t bytes[4] = {part, part, part, part}, n = (uint16_t)(1 + how % 4);
     uint64_t deadline;
     int count;
 
@@ -97,7 +119,7 @@ static void use(struct link *l, struct pkt_pool *pool, struct script *s, uint64_
             size_t len;
             const uint8_t *p = link_message_payload(&m, i, &len);
 
-            if (len > ROOM || (len && p[len - 1] == p[0] && !l))
+            if (len > UINT16_MAX || (len && p[len - 1] == p[0] && !l))
                 abort();
         }
         link_message_free(&m);
@@ -132,7 +154,9 @@ static void run_script(struct script s, bool initiator, bool keyed)
                                  .connection = initiator ? 7 : 0,
                                  .epoch = initiator ? 1 : 0,
                                  .keys = ours,
-                                 .rx_budget_packets = 20};
+                                 .rx_budget_packets = 20,
+                                 .mtu_bytes = MTU_MOST,
+                                 .mtu_sure_bytes = MTU_SURE};
     struct link *l;
     uint64_t now = 0;
 

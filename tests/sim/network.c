@@ -219,7 +219,11 @@ static void send_copies(struct network *n, struct side *to, const struct frame *
 
 static void send_one(struct network *n, struct side *to, const struct pkt *p)
 {
-    struct frame *f = translate(n, to, copy_frame(p->data, p->len));
+    struct frame *f;
+
+    if (n->p.mtu_bytes && p->len > n->p.mtu_bytes + OUTER_ETHERNET_BYTES)
+        return;
+    f = translate(n, to, copy_frame(p->data, p->len));
 
     if (f)
         send_copies(n, to, f);
@@ -291,8 +295,11 @@ struct network *network_open(uint64_t seed, const struct network_params *p, uint
     for (int i = 0; i < 2; i++) {
         n->sides[i].network = n;
         n->sides[i].port.ops = &side_ops;
-        n->sides[i].port.caps = (struct port_caps){
-            .name = "simulated", .mtu_bytes = mtu_bytes, .burst = 32, .tells_loss = true};
+        n->sides[i].port.caps = (struct port_caps){.name = "simulated",
+                                                   .mtu_bytes = mtu_bytes,
+                                                   .mtu_sure_bytes = p->mtu_sure_bytes,
+                                                   .burst = 32,
+                                                   .tells_loss = true};
         n->sides[i].port.pool = must(pkt_pool_heap(pool_packets, mtu_bytes + 14));
     }
     return n;

@@ -27,6 +27,8 @@ struct network_params {
     double rebind;    /* a NAT before side 0 takes another port; what goes to the old one is lost */
     double steal;     /* a copy of side 0's frame comes from another host, sooner than it */
     double refuse;    /* the port takes no more in this call */
+    uint32_t mtu_bytes;      /* of the path: longer packets are lost; 0: the ports' */
+    uint32_t mtu_sure_bytes; /* the ports say that it is at least this; 0: nothing. Of network_open */
     uint64_t delay_min_ns, delay_max_ns;
 };
 

@@ -10,7 +10,9 @@
  *   bounds;
  *   when sending stops, everything is soon acknowledged, and no packet is left anywhere;
  *   through a NAT that forgets, nothing goes to who sends copies of a peer's frames;
- *   no nonce of any key seals two different byte strings (ledger.h).
+ *   no nonce of any key seals two different byte strings (ledger.h);
+ *   where the path takes less than the ports, or comes to do so, all of that holds, too; but for
+ *   probes nothing is longer than what the path is known to take, and that is found.
  *
  *   sim_link [--seed N] [--runs R | --seconds S] [--steps M]
  */
@@ -30,8 +32,13 @@
 #define MS         1000000ull
 #define POOL       8192u
 #define MTU        700u
+#define MTU_LONG   4000u
+#define MTU_SURE   1280u
 #define SETTLE_NS  (600ull * 1000 * MS) /* virtual: far more than needed at 50 % loss */
-#define MARK_BYTES 16u
+#define MARK_BYTES 20u
+#define LONG_BYTES 12000u /* of payload, beyond any of the ports' packets */
+#define LONG_POOL  1024u
+#define PIECES     128u /* most that a link has to send */
 
 static struct seeds seeds = {.seed = 1, .runs = 40};
 static uint32_t steps = 4000;
@@ -45,10 +52,12 @@ static void fail(const char *what, uint64_t a, uint64_t b)
 struct peer {
     struct link *link;
     struct port *port;
+    struct pkt_pool *long_pool; /* of packets longer than the port's */
     struct link_params params;
     struct keys_params keys;
     uint64_t away_until_ns;      /* the owner computes and does not call the link */
     double recv_chance;          /* how eagerly it takes messages */
+    bool probes;                 /* the path may take less than the port */
     uint32_t sent[SESSIONS];     /* messages so far, by session */
     uint32_t received[SESSIONS]; /* by session */
     uint64_t n_sent, n_received, n_sent_packets, n_taken_packets;
@@ -61,19 +70,26 @@ static uint8_t pattern(uint32_t session, uint32_t ordinal, uint32_t fragment, ui
     return (uint8_t)((session * 131 + ordinal * 31 + fragment * 7 + i) * 0x9d + (ordinal >> 8));
 }
 
-static uint32_t fragment_bytes(uint32_t session, uint32_t ordinal, uint32_t fragment)
+/* Where the path is looked for, sometimes all that fits, or more: as the tiles of a history do. */
+static uint32_t fragment_bytes(const struct peer *p, struct dice *d)
 {
-    return MARK_BYTES + (session * 37 + ordinal * 11 + fragment * 5) % 500;
+    const uint32_t room = wire_payload_max(p->probes ? link_mtu(p->link) : MTU);
+
+    if (p->probes && link_heard(p->link) && p->long_pool->n_free && dice_chance(d, .02))
+        return (uint32_t)dice_between(d, MARK_BYTES, LONG_BYTES);
+    if (p->probes && dice_chance(d, .3))
+        return room - LINK_REPLY_PREFIX_BYTES;
+    return MARK_BYTES + (uint32_t)dice_below(d, 500);
 }
 
-/* Mark: session, ordinal within the session, fragment, fragments; then a pattern of all these. */
+/* Mark: session, ordinal within the session, fragment, fragments, bytes; then their pattern. */
 static void write_fragment(uint8_t *p, uint32_t session, uint32_t ordinal, uint32_t fragment,
-                           uint32_t n)
+                           uint32_t n, uint32_t bytes)
 {
-    uint32_t mark[4] = {session, ordinal, fragment, n};
+    uint32_t mark[5] = {session, ordinal, fragment, n, bytes};
 
     memcpy(p, mark, sizeof mark);
-    for (uint32_t i = MARK_BYTES; i < fragment_bytes(session, ordinal, fragment); i++)
+    for (uint32_t i = MARK_BYTES; i < bytes; i++)
         p[i] = pattern(session, ordinal, fragment, i);
 }
 
@@ -86,11 +102,13 @@ static void check_message(struct peer *to, struct link_message *m)
     for (uint16_t i = 0; i < m->n_fragments; i++) {
         size_t len;
         const uint8_t *p = link_message_payload(m, i, &len);
-        uint32_t mark[4];
+        uint32_t mark[5];
 
-        if (len != fragment_bytes(m->session, ordinal, i))
-            fail("length, so order or content", m->session, ordinal);
+        if (len < MARK_BYTES)
+            fail("length", m->session, ordinal);
         memcpy(mark, p, sizeof mark);
+        if (mark[4] != len)
+            fail("length, so order or content", m->session, ordinal);
         if (mark[0] != m->session || mark[1] != ordinal || mark[2] != i ||
             mark[3] != m->n_fragments)
             fail("order within a session", ordinal, mark[1]);
@@ -125,10 +143,14 @@ static void send_message(struct peer *p, struct dice *d, int64_t reply_to)
     if (p->port->pool->n_free < POOL / 2 + n)
         return;
     for (uint32_t i = 0; i < n; i++) {
-        pkts[i] = pkt_alloc(p->port->pool);
-        bytes[i] = (uint16_t)fragment_bytes(session, p->sent[session], i);
-        write_fragment(pkts[i]->data + WIRE_PAYLOAD_AT + link_payload_offset(reply_to >= 0, i),
-                       session, p->sent[session], i, n);
+        const uint32_t offset = link_payload_offset(reply_to >= 0, i);
+
+        bytes[i] = (uint16_t)fragment_bytes(p, d);
+        pkts[i] = bytes[i] + offset + WIRE_OVERHEAD > p->port->pool->room
+                      ? pkt_alloc(p->long_pool)
+                      : pkt_alloc(p->port->pool);
+        write_fragment(pkts[i]->data + WIRE_PAYLOAD_AT + offset, session, p->sent[session], i, n,
+                       bytes[i]);
     }
     number = link_send(p->link, session, (enum wire_class)dice_below(d, 4), reply_to, pkts, bytes,
                        (uint16_t)n);
@@ -144,13 +166,15 @@ static void send_message(struct peer *p, struct dice *d, int64_t reply_to)
 }
 
 /* Between two calls a side holds what it sent and is not acknowledged, and what came and is not
- * taken. Beyond the budget there is only the oldest message, without which nothing would go on. */
+ * taken. Beyond the budget there is only the oldest message, without which nothing would go on, and
+ * pieces to be sent. */
 static void check_bounds(struct peer *p, const struct peer *other)
 {
     struct link_stats s;
-    const struct pkt_pool *pool = p->port->pool;
+    const struct pkt_pool *pool = p->port->pool, *longs = p->long_pool;
     uint32_t window = p->params.window_packets;
-    uint32_t used = pool->n_total - pool->n_free, sent = link_unacknowledged(p->link), held;
+    uint32_t used = pool->n_total - pool->n_free + longs->n_total - longs->n_free;
+    uint32_t sent = link_unacknowledged(p->link), held;
 
     link_stats(p->link, &s);
     if (s.in_flight_packets > window + 8)
@@ -160,10 +184,17 @@ static void check_bounds(struct peer *p, const struct peer *other)
     if (sent > used)
         fail("packets to send that are not held", sent, used);
     held = used - sent;
-    if (held > p->params.rx_budget_packets + other->longest)
+    if (held > p->params.rx_budget_packets + other->longest + (p->probes ? PIECES : 0))
         fail("packets held above the budget", held, p->params.rx_budget_packets);
     if (held > p->held_max)
         p->held_max = held;
+}
+
+static void check_length(const struct peer *p, const struct pkt *f)
+{
+    if ((f->data[WIRE_L2L4_BYTES] & 15) != WIRE_PROBE &&
+        f->len - OUTER_ETHERNET_BYTES > link_mtu(p->link))
+        fail("longer than the path is known to take", f->len, link_mtu(p->link));
 }
 
 /* One call of the owner: packets in, messages out, time, packets out. The next deadline. */
@@ -188,6 +219,8 @@ static uint64_t service(struct peer *p, const struct peer *other, struct dice *d
         fail(link_why_dead(p->link), now, 0);
     do {
         n = link_output(p->link, pkts, 32, p->port->pool, now);
+        for (int i = 0; i < n; i++)
+            check_length(p, pkts[i]);
         taken = port_tx(p->port, pkts, n);
         for (int i = 0; i < taken; i++)
             pkt_unref(pkts[i]);
@@ -282,6 +315,34 @@ static bool settled(const struct peer *a, const struct peer *b)
            b->n_sent == a->n_received;
 }
 
+/* When it takes what it did for so long, and nothing is lost, that is known. */
+static void find_mtu(struct network *net, struct peer *peers, struct dice *d, uint32_t mtu)
+{
+    static const uint32_t usual[] = {1280, 1400, 1420, 1440, 1450, 1460, 1480,
+                                     1492, 1500, 2000, MTU_LONG};
+    const uint64_t end = network_now(net) + 1300ull * 1000 * MS; /* it looks anew in this time */
+    uint32_t most = 0;
+
+    for (size_t i = 0; i < sizeof usual / sizeof usual[0]; i++)
+        most = usual[i] <= mtu ? usual[i] : most;
+    while (network_now(net) < end) {
+        const uint64_t before = network_now(net);
+
+        if (step(net, peers, d) == before)
+            network_set_now(net, before + 100 * MS);
+    }
+    for (int i = 0; i < 2; i++) {
+        if (link_heard(peers[i].link) && link_mtu(peers[i].link) != most)
+            fail("the path's MTU is not found", link_mtu(peers[i].link), most);
+    }
+}
+
+static uint32_t any_mtu(struct dice *d)
+{
+    return (uint32_t)(dice_chance(d, .5) ? dice_between(d, MTU_SURE, 1600)
+                                         : dice_between(d, MTU_SURE, MTU_LONG));
+}
+
 static void run(void)
 {
     struct dice d = {seeds.seed};
@@ -306,8 +367,13 @@ static void run(void)
     uint64_t worn_least = np.rebind > 0 ? 2000 : 200;
     uint64_t worn_packets =
         dice_chance(&d, .7) ? dice_between(&d, worn_least, worn_least + 2800) : 0;
+    const bool probes = dice_chance(&d, .5);
+    const double change = probes && dice_chance(&d, .5) ? .002 : 0;
     uint32_t restarts = 0;
-    struct network *net = network_open(dice_next(&d), &np, POOL, MTU);
+
+    np.mtu_bytes = probes ? any_mtu(&d) : 0;
+    np.mtu_sure_bytes = probes ? MTU_SURE : 0;
+    struct network *net = network_open(dice_next(&d), &np, POOL, probes ? MTU_LONG : MTU);
     struct peer peers[2] = {0};
     uint64_t deadline = 0;
 
@@ -315,7 +381,10 @@ static void run(void)
         struct peer *p = &peers[i];
 
         p->port = network_port(net, i);
+        p->long_pool =
+            pkt_pool_heap(LONG_POOL, LONG_BYTES + WIRE_OVERHEAD + LINK_REPLY_PREFIX_BYTES);
         p->recv_chance = dice_chance(&d, .3) ? .3 : 1;
+        p->probes = probes;
         p->params = (struct link_params){
             .path = i ? &wire_path_cloud : &wire_path_edge,
             .initiator = i == 0,
@@ -324,6 +393,8 @@ static void run(void)
             .rx_budget_packets =
                 (uint32_t)(tiny ? dice_between(&d, 1, 16) : dice_between(&d, 64, 1024)),
             .dead_after_ns = 1000000 * MS,
+            .mtu_bytes = probes ? MTU_LONG : MTU,
+            .mtu_sure_bytes = np.mtu_sure_bytes,
         };
         p->keys = (struct keys_params){.initiator = i == 0, .worn_packets = worn_packets};
     }
@@ -340,6 +411,8 @@ static void run(void)
             restart(peers, &d, network_now(net));
             restarts++;
         }
+        if (dice_chance(&d, change))
+            np.mtu_bytes = any_mtu(&d);
         np.steal = link_heard(peers[1].link) ? steal : 0; /* its first word is believed here */
         network_set_params(net, &np);
         step(net, peers, &d);
@@ -348,6 +421,11 @@ static void run(void)
         if (step(net, peers, &d) > deadline)
             fail("no progress", peers[0].n_sent - peers[1].n_received,
                  peers[1].n_sent - peers[0].n_received);
+    }
+    if (probes && np.drop == 0 && np.flip == 0) {
+        np.rebind = np.steal = 0;
+        network_set_params(net, &np);
+        find_mtu(net, peers, &d, np.mtu_bytes);
     }
     if (network_misled(net))
         fail("sent where the peer never was", network_misled(net), 0);
@@ -360,12 +438,15 @@ static void run(void)
         printf("seed %" PRIu64 " side %d: drop %.2f tiny %d keyed %d restarts %u epoch %u: %" PRIu64
                " messages, %" PRIu64 " packets, %" PRIu64 " again, %" PRIu64 " duplicates, %" PRIu64
                " over budget, %" PRIu64
-               " bad, %u in flight and %u held of %u at most, %.3f s, rtt p50 %.3f ms\n",
+               " bad, %u in flight and %u held of %u at most, %.3f s, rtt p50 %.3f ms, mtu %" PRIu32
+               " of %" PRIu32 ", %" PRIu64 " falls, %" PRIu64 " cut\n",
                seeds.seed, i, np.drop, tiny, keyed, restarts, s.epoch, s.tx_messages, s.tx_packets,
                s.retransmits, s.duplicates, s.over_budget, s.bad_frames, peers[i].in_flight_max,
                peers[i].held_max, peers[i].params.rx_budget_packets,
-               (double)network_now(net) * 1e-9, (double)s.rtt_p50_ns * 1e-6);
+               (double)network_now(net) * 1e-9, (double)s.rtt_p50_ns * 1e-6, s.mtu_bytes,
+               np.mtu_bytes, s.mtu_falls, s.cut);
         disconnect(&peers[i]);
+        pkt_pool_heap_close(peers[i].long_pool);
     }
     network_close(net);
     ledger_clear();

@@ -83,6 +83,12 @@ static struct rig_params choose(struct dice *d)
         p.down_max_ns = dice_below(d, 2000 * RIG_MS);
         p.tell_crash = dice_chance(d, .5);
     }
+    if (dice_chance(d, .4)) {
+        p.mtu = dice_chance(d, .5) ? 1500 : 9000;
+        p.network.mtu_sure_bytes = 1280;
+        p.network.mtu_bytes = (uint32_t)dice_between(d, 1280, p.mtu);
+        p.mtu_change = dice_chance(d, .5) ? .001 : 0;
+    }
     if (p.more && dice_chance(d, .5))
         p.cloud_sessions = (uint32_t)dice_between(d, 1, p.sessions);
     if (p.more && dice_chance(d, .5))
@@ -216,11 +222,12 @@ static void run(void)
     printf("seed %" PRIu64 ": drop %.2f, %s, %u sessions, chunk %u, width %u, pool %u: %" PRIu64
            " tokens, %u cancelled, %" PRIu64 " packets, %" PRIu64
            " again, %u clouds, %u crashes, %" PRIu64 " moves, %" PRIu64 " rows replayed, %" PRIu64
-           " shared, %.2f s\n",
+           " shared, mtu %" PRIu32 ", %" PRIu64 " falls, %" PRIu64 " cut, %.2f s\n",
            seeds.seed, p.network.drop, stats.cipher, p.sessions, p.chunk_tokens,
            p.edge_stage.d_model, p.pool_packets, stats.tokens, cancelled, stats.link.tx_packets,
            stats.link.retransmits, 1 + p.more, r.crashes, stats.moved, stats.replayed_rows,
-           stats.shared_rows, (double)r.now_ns * 1e-9);
+           stats.shared_rows, p.mtu, stats.link.mtu_falls, stats.link.cut,
+           (double)r.now_ns * 1e-9);
     rig_close(&r);
     ledger_clear();
 }

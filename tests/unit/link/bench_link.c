@@ -40,8 +40,9 @@ int main(int argc, char **argv)
 {
     uint64_t rounds = argc > 1 ? strtoull(argv[1], NULL, 0) : 1000000, now = 0, from;
     struct pkt_pool *pool = pkt_pool_heap(256, 1600);
-    struct link_params pa = {.path = &wire_path_edge, .initiator = true, .connection = 1};
-    struct link_params pb = {.path = &wire_path_cloud};
+    struct link_params pa = {
+        .path = &wire_path_edge, .initiator = true, .connection = 1, .unpaced = true};
+    struct link_params pb = {.path = &wire_path_cloud, .unpaced = true};
     struct link_message m;
     struct link *a, *b;
     int64_t last = -1;

@@ -89,8 +89,10 @@ void rig_open(struct rig *r, const struct rig_params *p)
     for (uint32_t i = 0; i < p->more; i++) {
         struct rig_cloud *c = &r->more[i];
 
+        const uint32_t mtu = p->more_mtu ? p->more_mtu : p->mtu;
+
         c->network = network_open(p->seed + 1 + i, &p->network,
-                                  p->pool_packets ? p->pool_packets : 1024, p->mtu ? p->mtu : 1500);
+                                  p->pool_packets ? p->pool_packets : 1024, mtu ? mtu : 1500);
         network_set_now(c->network, r->now_ns);
         c->stage = fake_open(true, &r->p.cloud_stage, &c->info);
     }
@@ -334,6 +336,18 @@ static uint64_t step_more(struct rig *r, struct rig_cloud *c)
     return !c->cloud && c->back_ns ? sooner(at, c->back_ns) : at;
 }
 
+static void change_mtu(struct rig *r)
+{
+    struct network_params *p = &r->p.network;
+
+    if (!dice_chance(&r->fate, r->p.mtu_change))
+        return;
+    p->mtu_bytes = (uint32_t)dice_between(&r->fate, p->mtu_sure_bytes, r->p.mtu);
+    network_set_params(r->network, p);
+    for (uint32_t i = 0; i < r->p.more; i++)
+        network_set_params(r->more[i].network, p);
+}
+
 void rig_step(struct rig *r)
 {
     uint64_t edge_at, cloud_at = UINT64_MAX, next;
@@ -358,6 +372,7 @@ void rig_step(struct rig *r)
         next = r->now_ns + RIG_MS;
     r->now_ns = next > r->now_ns ? next : r->now_ns + 1000;
     play_fate(r);
+    change_mtu(r);
 }
 
 /* --- requests --------------------------------------------------------------------------------- */

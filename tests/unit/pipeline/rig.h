@@ -27,6 +27,7 @@ struct rig_params {
     uint64_t connect_timeout_ns;
     bool hook;               /* the links live during stage runs */
     struct edge_rejoin rejoin; /* say is the rig's own, arg the rig */
+    double mtu_change;       /* chance of a step that the path's MTU becomes another, up to the port's */
     double crash;            /* chance of a step that the cloud is killed in it */
     uint32_t crash_max;      /* so often at most; 0: no limit. A cloud that never lives for as long
                               * as a replay takes would let nobody get on */
@@ -36,6 +37,7 @@ struct rig_params {
     struct pipeline_security edge_security, cloud_security; /* instead of those */
     uint32_t more;           /* clouds beside the first, each as it, by a network of its own: uplinks
                               * 1 and so on. All have names: "c0" .. */
+    uint32_t more_mtu;       /* of the ports to these; 0: as mtu */
     bool late;               /* the edge is opened without a port: the first comes as the others */
     double drain;            /* chance of a step that another of the uplinks, or none, drains from it on */
     uint32_t cloud_sessions; /* that a cloud takes; 0: all */

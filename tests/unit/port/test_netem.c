@@ -174,6 +174,28 @@ static void delayed_ones_arrive_and_refusals_wait(void **state)
     port_close(b);
 }
 
+/* Of a path that may be narrow, what any takes is known; of one that is not, what it is. */
+static void a_narrow_path_has_to_be_found_out(void **state)
+{
+    static const struct {
+        struct netem_params p;
+        uint32_t mtu, sure;
+    } paths[] = {
+        {{.mtu_bytes = 1400}, 1500, 1280},
+        {{.n_changes = 1, .changes = {{.what = NETEM_MTU, .value = 1400}}}, 1500, 1280},
+        {{.mtu_bytes = 1400}, 1280, 0},
+        {{.drop = .1}, 1500, 0},
+    };
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        struct port *inner, *a, *b;
+        assert_int_equal(port_loop_pair(8, 8, paths[i].mtu, &inner, &b), 0);
+        assert_int_equal(port_netem(inner, &paths[i].p, &a), 0);
+        assert_int_equal(a->caps.mtu_sure_bytes, paths[i].sure);
+        port_close(a);
+        port_close(b);
+    }
+}
+
 static void text_is_parsed_or_refused(void **state)
 {
     struct netem_params p;
@@ -278,6 +300,7 @@ int main(void)
         cmocka_unit_test(the_last_packet_comes_out_and_is_a_copy),
         cmocka_unit_test(delayed_ones_arrive_and_refusals_wait),
         cmocka_unit_test(text_is_parsed_or_refused),
+        cmocka_unit_test(a_narrow_path_has_to_be_found_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -207,7 +207,36 @@ static void drops_come_alone_or_in_bursts(void **state)
         assert_true(first[i].index > first[i - 1].index + 1);
 }
 
-/* A lost frame was on the bottleneck all the same. */
+/* With its Ethernet header a frame is 14 bytes longer; what is lost so takes no time. */
+static void longer_than_the_mtu(void **state)
+{
+    (void)state;
+    char err[NETEM_ERR];
+    struct netem_params p;
+    struct netem_stats s;
+    assert_int_equal(netem_parse("mtu=986,rate=8mbit", &p, err), 0);
+    assert_true(netem_is_narrow(&p));
+    assert_int_equal(run(&p, 20, 0, 1000, first, &s), 20);
+    assert_int_equal(s.too_long, 0);
+    assert_int_equal(run(&p, 20, 0, 1001, first, &s), 0);
+    assert_int_equal(s.too_long, 20);
+    assert_int_equal(s.queue_max_packets, 0);
+    assert_int_equal(netem_parse("mtu@100ms=985,mtu@150ms=1500", &p, err), 0);
+    assert_true(netem_is_narrow(&p) && netem_is_timed(&p));
+    assert_int_equal(run(&p, 20, 10 * MS, 1000, first, &s), 15);
+    assert_int_equal(first[9].index, 9);
+    assert_int_equal(first[10].index, 15);
+    assert_int_equal(netem_parse("delay=1ms", &p, err), 0);
+    assert_false(netem_is_narrow(&p));
+    const char *bad[] = {"mtu=67", "mtu=65536", "mtu=1400B", "mtu=1400,mtu=1400", "mtu@1s=67", "mtu@1=1400"};
+    for (uint32_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(netem_parse(bad[i], &p, err), -EINVAL);
+        assert_true(strncmp(err, "netem: ", 7) == 0);
+    }
+    p = (struct netem_params){.mtu_bytes = 10};
+    assert_int_equal(netem_check(&p, err), -EINVAL);
+}
+
 /* 1,000 B take 1 ms, then 4; and 10 ms on the way, then 2: order is kept. */
 static void rate_and_delay_change(void **state)
 {
@@ -242,6 +271,7 @@ static void rate_and_delay_change(void **state)
     }
 }
 
+/* A lost frame was on the bottleneck all the same. */
 static void drops_use_the_rate(void **state)
 {
     const struct netem_params p = {
@@ -402,6 +432,7 @@ int main(void)
         cmocka_unit_test(jitter_stays_in_bounds_and_in_order),
         cmocka_unit_test(rate_is_exact),
         cmocka_unit_test(rate_and_delay_change),
+        cmocka_unit_test(longer_than_the_mtu),
         cmocka_unit_test(queue_is_full_where_it_says),
         cmocka_unit_test(drops_come_alone_or_in_bursts),
         cmocka_unit_test(drops_use_the_rate),

@@ -15,6 +15,8 @@
 #include <string.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -248,6 +250,7 @@ static void any_address_takes_all(void **state)
     snprintf(uri, sizeof(uri), "udp:*:%u", number);
     struct pair t = {.server = must_open(uri, PORT_SERVER)};
     assert_false(t.server->caps.same_host);
+    assert_int_equal(t.server->caps.mtu_bytes - t.server->caps.mtu_sure_bytes, 1500 - 1280);
     const char *hosts[] = {"127.0.0.1", "[::1]"};
     for (int i = 0; i < 2; i++) {
         if (!has_family(hosts[i]))
@@ -732,8 +735,102 @@ static void long_packets_go_where_asked_for(void **state)
     struct pair t;
     pair_open(&t, "127.0.0.1", ",mtu=9000");
     assert_int_equal(t.client->caps.mtu_bytes, 9000);
+    assert_int_equal(t.client->caps.mtu_sure_bytes, 0); /* loopback takes it */
     bounce(&t, 9000 + 14 - OUTER_BYTES, 1);
     pair_close(&t);
+}
+
+#define NO_NAMESPACE 78
+
+/* This process is a host of its own, of one interface, which is this address'. */
+static void become_host(struct ifreq *lo)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(0x0a4d0001)}};
+    const int fd = unshare(CLONE_NEWNET) < 0 ? -1 : socket(AF_INET, SOCK_DGRAM, 0);
+    bool up;
+
+    *lo = (struct ifreq){.ifr_name = "lo"};
+    memcpy(&lo->ifr_addr, &address, sizeof(address));
+    up = fd >= 0 && ioctl(fd, SIOCSIFADDR, lo) == 0;
+    lo->ifr_flags = IFF_UP;
+    if (!up || ioctl(fd, SIOCSIFFLAGS, lo) < 0)
+        _exit(NO_NAMESPACE);
+    close(fd);
+}
+
+static void set_mtu(struct ifreq *lo, int mtu)
+{
+    const int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    lo->ifr_mtu = mtu;
+    assert_int_equal(ioctl(fd, SIOCSIFMTU, lo), 0);
+    close(fd);
+}
+
+static void send_like(struct port *p, int n, uint32_t mtu)
+{
+    struct pkt *out[8];
+    for (int i = 0; i < n; i++)
+        out[i] = frame(p, p->path, mtu + 14 - OUTER_BYTES, (uint8_t)i);
+    send_all(p, out, n);
+    for (int i = 0; i < n; i++)
+        pkt_unref(out[i]);
+}
+
+static void arrive(struct pair *t, int n, uint32_t mtu)
+{
+    for (int i = 0; i < n; i++) {
+        struct pkt *in = receive(t->server);
+        check_frame(in, mtu + 14 - OUTER_BYTES, (uint8_t)i);
+        pkt_unref(in);
+    }
+}
+
+/* The interface comes to take less: what is longer is lost, one by one or many at once, and nothing
+ * is fragmented; the rest goes on, by UDP_SEGMENT too. */
+static void in_a_narrow_host(const char *io)
+{
+    struct ifreq lo;
+    struct pair t;
+    char uri[64];
+
+    become_host(&lo);
+    set_mtu(&lo, 1500);
+    t.server = must_open("udp:*:7300", PORT_SERVER);
+    snprintf(uri, sizeof(uri), "udp:10.77.0.1:7300,io=%s", io);
+    t.client = must_open(uri, PORT_CLIENT);
+    assert_int_equal(t.client->caps.mtu_bytes, 1500);
+    assert_int_equal(t.client->caps.mtu_sure_bytes, 1280);
+    send_like(t.client, 8, 1500);
+    arrive(&t, 8, 1500);
+    set_mtu(&lo, 1400);
+    for (int n = 1; n <= 8; n += 7) {
+        send_like(t.client, n, 1401);
+        send_like(t.client, n, 1400);
+        arrive(&t, n, 1400);
+        assert_true(t.client->stats.tx_failed >= (n > 1 ? 2 : 1));
+    }
+    assert_string_equal(news, "");
+    port_close(t.client);
+    port_close(t.server);
+}
+
+static void what_is_too_long_is_lost(void **state)
+{
+    const char *ios[] = {"io_uring", "syscalls"};
+    for (int i = 0; i < 2; i++) {
+        int status = -1;
+        pid_t pid = fork();
+        if (pid == 0) {
+            news[0] = '\0';
+            in_a_narrow_host(ios[i]);
+            _exit(0);
+        }
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        if (WIFEXITED(status) && WEXITSTATUS(status) == NO_NAMESPACE)
+            print_message("no network namespace may be made here: not tried\n");
+        else
+            assert_int_equal(status, 0);
+    }
 }
 
 #define NO_SECCOMP 77
@@ -834,6 +931,7 @@ int main(void)
         cmocka_unit_test(an_address_still_in_use_is_waited_for),
         cmocka_unit_test(bad_ports_are_named),
         cmocka_unit_test(long_packets_go_where_asked_for),
+        cmocka_unit_test(what_is_too_long_is_lost),
     };
 
     port_on_news(hear);
