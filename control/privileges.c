@@ -345,11 +345,11 @@ int privileges_drop(const struct privileges *p)
     rc = daemon_hand_over(w.uid, w.gid);
     if (p->hand_over)
         p->hand_over(w.uid, w.gid);
+    if (rc == 0)
+        rc = hand_over(p, &w); /* also where this process stays root: an edge may not */
     if (rc == 0 && !may_go(p, &w))
         return EXIT_OK;
     const struct kept k = kept_for(p);
-    if (rc == 0)
-        rc = hand_over(p, &w);
     if (rc == 0)
         rc = become(&w, &k);
     if (rc < 0) {
