@@ -61,7 +61,7 @@ static int terms_of(const struct gguf *g, const struct stage_params *p, const st
         .scratch = scratch_bytes(d, ff, kv_dim, p->max_rows),
         .logits = account_logits(d, n_vocab, p->max_rows, b->sessions),
         .history = b->history_bytes,
-        .ports = b->ports * BUDGET_PORT_BYTES,
+        .ports = b->ports_bytes,
         .program = b->program_bytes + BUDGET_GROWTH_BYTES,
     };
     if (p->head == STAGE_HEAD_WITH)

@@ -16,8 +16,6 @@
 /* --- at start -----------------------------------------------------------------------------------
  */
 
-/* Packet pools of a port at most, and DPDK with its own. */
-#define BUDGET_PORT_BYTES UINT64_C(14000000)
 /* What a program takes beside what is counted once it runs: threads, connections, answers. */
 #define BUDGET_GROWTH_BYTES UINT64_C(6000000)
 #define BUDGET_LINE         640
@@ -29,7 +27,8 @@ struct budget_plan {
     uint64_t budget_bytes;
     uint64_t program_bytes; /* resident before the weights */
     uint64_t history_bytes; /* of --history */
-    uint32_t ports, sessions;
+    uint64_t ports_bytes;   /* of all ports, as port_memory_bytes */
+    uint32_t sessions;
     bool has_head;
 };
 

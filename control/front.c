@@ -197,6 +197,18 @@ int front_open(struct front *f, const struct front_options *o)
     return f->prompt ? EXIT_OK : EXIT_FAILED;
 }
 
+/* Of the ports that are open at once: of several clouds' one, of a registry's all. */
+static uint64_t ports_bytes(const struct join_options *join)
+{
+    uint64_t most = 0;
+
+    for (unsigned i = 0; i < join->at.n; i++) {
+        const uint64_t bytes = port_memory_bytes(join->at.uris[i]);
+        most = bytes > most ? bytes : most;
+    }
+    return join->workers ? join->max_uplinks * port_memory_bytes(NULL) : most;
+}
+
 /* What --memory-budget leaves for the cache; or it is refused. */
 static int keep_budget(const struct front *f, bool whole, struct stage_params *params)
 {
@@ -204,7 +216,7 @@ static int keep_budget(const struct front *f, bool whole, struct stage_params *p
         .budget_bytes = f->o->memory_budget_bytes,
         .program_bytes = process_memory("VmRSS"),
         .history_bytes = f->join.reconnect_ns ? f->join.history_bytes : 0,
-        .ports = f->join.workers ? f->join.max_uplinks : !whole,
+        .ports_bytes = ports_bytes(&f->join),
         .sessions = f->o->parallel,
         .has_head = whole || params->head == STAGE_HEAD_WITH,
     };

@@ -96,6 +96,10 @@ bool port_lookup_failed(const char *uri);
 int port_loop_pair(uint32_t n, uint32_t depth, uint32_t mtu_bytes, struct port **a,
                    struct port **b);
 
+/* Bytes that a port of this name takes at most in this process once it is open: its packets, and
+ * the driver with them. NULL: of a name that is not known yet, memif or udp. Nothing is opened. */
+uint64_t port_memory_bytes(const char *uri);
+
 /*
  * Impairments (dataplane/netem.h) on what is sent into `inner`, which it owns from then on. Packets are
  * copied, so a held mbuf is never changed. What is due while the inner port refuses waits, and the

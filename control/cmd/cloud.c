@@ -196,7 +196,7 @@ static int plan_stage(const struct cloud_options *o, const struct model *m, stru
         rc = budget_begin(m, p,
                           &(struct budget_plan){.budget_bytes = o->memory_budget_bytes,
                                                 .program_bytes = process_memory("VmRSS"),
-                                                .ports = 1,
+                                                .ports_bytes = port_memory_bytes(o->port.uris[0]),
                                                 .sessions = o->max_sessions,
                                                 .has_head = o->head == HEAD_AT_CLOUD});
     return rc;

@@ -12,6 +12,7 @@
 #include "control/model.h"
 #include "control/plan_file.h"
 #include "control/plan_show.h"
+#include "dataplane/port/ether.h"
 #include "dataplane/port/uri.h"
 
 enum { EXIT_NO_PLAN = 3 };
@@ -523,8 +524,11 @@ static int choose_codecs(const struct plan_options *o, struct plan_wish *w)
 static int check_limits(const struct plan_options *o, const struct inputs *in)
 {
     const struct plan_wish *w = &o->wish;
-    const struct plan_memory_case none = {
-        .context = 1, .edge_threads = 1, .cloud_threads = 1, .port = w->port};
+    const struct plan_memory_case none = {.context = 1,
+                                          .edge_threads = 1,
+                                          .cloud_threads = 1,
+                                          .port = w->port,
+                                          .rx_queues = w->rx_queues};
     struct plan_memory edge, cloud;
 
     for (uint32_t i = 0; i < w->n_contexts; i++) {
@@ -564,14 +568,23 @@ static int check_limits(const struct plan_options *o, const struct inputs *in)
 /* --- the command
  * ----------------------------------------------------------------------------------- */
 
-static enum plan_port port_kind(const char *text)
+/* An interface of that name that is here stands for those of both hosts. */
+static void plan_port(const char *text, struct plan_wish *w)
 {
+    static const enum plan_port ports[] = {[URI_UDP] = PLAN_PORT_UDP,
+                                           [URI_MEMIF] = PLAN_PORT_MEMIF,
+                                           [URI_PACKET] = PLAN_PORT_PACKET,
+                                           [URI_XDP] = PLAN_PORT_XDP,
+                                           [URI_PCI] = PLAN_PORT_PACKET};
     struct port_uri uri;
     char err[PORT_ERR];
 
-    if (!text || port_uri_parse(text, &uri, err) < 0 || uri.kind == URI_UDP)
-        return PLAN_PORT_UDP;
-    return uri.kind == URI_MEMIF ? PLAN_PORT_MEMIF : PLAN_PORT_ETHER;
+    w->port = PLAN_PORT_UDP;
+    if (!text || port_uri_parse(text, &uri, err) < 0)
+        return;
+    w->port = ports[uri.kind];
+    if (uri.kind == URI_XDP)
+        w->rx_queues = ether_dev_shape(&uri).rx_queues;
 }
 
 static int read_inputs(struct plan_options *o, struct inputs *in)
@@ -622,7 +635,7 @@ static void fill_lists(struct plan_options *o, const struct inputs *in)
         w->split_min = 1;
         w->split_max = in->m.n_layers - 1;
     }
-    w->port = port_kind(o->port);
+    plan_port(o->port, w);
 }
 
 /* Where the edge finds the cloud if nobody said: the host that its profile names. */

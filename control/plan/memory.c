@@ -19,10 +19,12 @@
 
 /* Packets of a port that are touched, and its driver: UDP's lie in a heap and are taken from the
  * end that was given back last, so that few are; DPDK touches its pools when it makes them. */
+#define XDP_QUEUE_BYTES UINT64_C(4600000) /* of each receive queue but the first */
 static const uint64_t port_bytes[PLAN_PORTS] = {
     [PLAN_PORT_UDP] = 700000,
     [PLAN_PORT_MEMIF] = 8600000,
-    [PLAN_PORT_ETHER] = 18000000,
+    [PLAN_PORT_PACKET] = 15100000,
+    [PLAN_PORT_XDP] = 21200000,
 };
 
 const char *plan_memory_term_name(enum plan_memory_term t)
@@ -39,6 +41,13 @@ const char *plan_memory_term_name(enum plan_memory_term t)
 static uint64_t up_to(uint64_t n, uint64_t unit)
 {
     return (n + unit - 1) / unit * unit;
+}
+
+static uint64_t packet_bytes(const struct plan_memory_case *c)
+{
+    const uint64_t further = c->port == PLAN_PORT_XDP && c->rx_queues ? c->rx_queues - 1 : 0;
+
+    return port_bytes[c->port] + further * XDP_QUEUE_BYTES;
 }
 
 static uint32_t larger(uint32_t a, uint32_t b)
@@ -156,7 +165,7 @@ void plan_memory_edge(const struct plan_model *m, const struct plan_memory_case 
                               (uint64_t)rows * m->d_model * sizeof(float);
     out->term[PLAN_CODEC] = codec_bytes(m, c->profile);
     out->term[PLAN_HISTORY] = (uint64_t)(c->row_bytes * c->context * c->sessions);
-    out->term[PLAN_PACKETS] = port_bytes[c->port];
+    out->term[PLAN_PACKETS] = packet_bytes(c);
     sum(out);
 }
 
@@ -176,6 +185,6 @@ void plan_memory_cloud(const struct plan_model *m, const struct plan_memory_case
                               (uint64_t)rows * m->d_model * sizeof(float);
     out->term[PLAN_LOGITS] = (uint64_t)m->n_vocab * (c->sessions * sizeof(float) + 8);
     out->term[PLAN_CODEC] = codec_bytes(m, c->profile);
-    out->term[PLAN_PACKETS] = port_bytes[c->port];
+    out->term[PLAN_PACKETS] = packet_bytes(c);
     sum(out);
 }

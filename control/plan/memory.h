@@ -13,8 +13,9 @@
  * travel up for every row and those of the row back; this runtime can't, it is only planned. */
 enum plan_kv_home { PLAN_KV_CLOUD, PLAN_KV_EDGE, PLAN_KV_HOMES };
 
-/* Ports differ in what their packets and drivers take. */
-enum plan_port { PLAN_PORT_UDP, PLAN_PORT_MEMIF, PLAN_PORT_ETHER, PLAN_PORTS };
+/* Ports differ in what their packets and drivers take. A card's (pci:) is planned as an interface's
+ * by AF_PACKET sockets. */
+enum plan_port { PLAN_PORT_UDP, PLAN_PORT_MEMIF, PLAN_PORT_PACKET, PLAN_PORT_XDP, PLAN_PORTS };
 
 struct plan_memory_case {
     uint32_t split;
@@ -28,6 +29,7 @@ struct plan_memory_case {
     double row_bytes; /* of a coded row, as the history keeps it; 0: no histories */
     bool profile;     /* the codec has one: a transform of d_model */
     enum plan_port port;
+    uint32_t rx_queues; /* that PLAN_PORT_XDP reads; 0: one */
 };
 
 enum plan_memory_term {

@@ -24,6 +24,7 @@ static struct plan_memory_case memory_case(const struct plan_wish *w, const stru
         .row_bytes = p->row.decode_bytes,
         .profile = w->quality->codecs[p->codec].profile[0] != 0,
         .port = w->port,
+        .rx_queues = w->rx_queues,
     };
 }
 

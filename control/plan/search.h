@@ -29,6 +29,7 @@ struct plan_wish {
     const struct plan_link *link;
     const struct plan_quality *quality;
     enum plan_port port;
+    uint32_t rx_queues;         /* of the port; 0: one */
     bool beside;                /* both on one host */
     double limit[PLAN_METRICS]; /* bytes, nats, seconds; INFINITY: none */
     enum plan_metric

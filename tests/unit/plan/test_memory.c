@@ -52,6 +52,18 @@ static void golden(void **state)
         sum += edge.term[t];
     assert_int_equal(edge.bytes, sum);
 
+    /* Each receive queue of an AF_XDP port has packets of its own, at both halves. */
+    struct plan_memory one, four;
+    c.port = PLAN_PORT_XDP;
+    plan_memory_edge(&m, &c, &one);
+    c.rx_queues = 4;
+    plan_memory_edge(&m, &c, &four);
+    plan_memory_cloud(&m, &c, &cloud);
+    assert_true(four.term[PLAN_PACKETS] >= one.term[PLAN_PACKETS] + 3 * 2048 * 2048);
+    assert_int_equal(cloud.term[PLAN_PACKETS], four.term[PLAN_PACKETS]);
+    c.port = PLAN_PORT_UDP;
+    plan_memory_cloud(&m, &c, &cloud);
+
     /* I_kv: all keys and values at the edge. */
     c.home = PLAN_KV_EDGE;
     struct plan_memory edge_all, cloud_none;
