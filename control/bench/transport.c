@@ -3,7 +3,7 @@
  * `isthmus bench transport`: round trips and one-way streams between two processes.
  *
  * A case is a port, a message size and a number of sessions. All kinds take turns in it: messages
- * of the link, packets of the same port without it, plain UDP and TCP over loopback. The other
+ * of the link, packets of the same port without it, plain UDP, TCP and TLS over loopback. The other
  * process is this binary with --listen, started here unless --connect says that one is there.
  */
 #include <argp.h>
@@ -24,6 +24,7 @@
 #include "control/bench/bench.h"
 #include "control/bench/machine.h"
 #include "control/bench/transport_load.h"
+#include "control/bench/transport_tls.h"
 #include "control/child.h"
 #include "control/cmd.h"
 #include "control/commit.h"
@@ -95,8 +96,10 @@ static const struct argp_option option_list[] = {
      "With --listen or --connect: the core to run on, of those allowed, from 0 (default: any). The "
      "two processes started here get one each, where there are two",
      1},
-    {"kind", OPT_KIND, "link|raw|udp|tcp,...", 0, "Only these (default: all that there are)", 1},
-    {"floors", OPT_FLOORS, NULL, OPTION_HIDDEN, "With --listen: answer plain UDP and TCP, too", 1},
+    {"kind", OPT_KIND, "link|raw|udp|tcp|tls,...", 0, "Only these (default: all that there are)",
+     1},
+    {"floors", OPT_FLOORS, NULL, OPTION_HIDDEN, "With --listen: answer plain UDP, TCP and TLS, too",
+     1},
     {0},
 };
 
@@ -155,7 +158,7 @@ static void parse_kinds(struct argp_state *state, const char *arg, bool *kinds)
         while (k < TRANSPORT_KINDS && strcmp(word, transport_kind_name((enum transport_kind)k)))
             k++;
         if (k == TRANSPORT_KINDS)
-            argp_error(state, "--kind %s: each must be link, raw, udp or tcp", arg);
+            argp_error(state, "--kind %s: each must be link, raw, udp, tcp or tls", arg);
         kinds[k] = true;
     }
 }
@@ -222,14 +225,15 @@ static const struct argp argp = {
     "Round-trip times and one-way streams between two processes: messages of the link, encrypted "
     "as "
     "between edge and cloud, and beside them, in turns, packets of the same port without the link "
-    "(raw) and plain UDP and TCP over loopback.\v"
+    "(raw) and plain UDP, TCP and TLS 1.3 (OpenSSL's, AES-128-GCM) over loopback.\v"
     "Without --listen and --connect both processes are started here, with keys of their own. Half "
     "of "
     "the time goes to round trips, a message of each session under way, half to a stream one way; "
     "with --rate all of it to round trips, and a message that had to wait counts from when it was "
-    "due. raw, udp and tcp poll at both ends without a pause; the link waits as edge and cloud do. "
-    "CPU time is that of both processes. --netem impairs the port, so link and raw, not udp and "
-    "tcp. "
+    "due. raw, udp, tcp and tls poll at both ends without a pause; the link waits as edge and "
+    "cloud do. "
+    "CPU time is that of both processes. --netem impairs the port, so link and raw, not udp, tcp "
+    "and tls. "
     "A message longer than a packet has no raw, one longer than a datagram no udp.",
     children,
     NULL,
@@ -409,8 +413,10 @@ static int meet(struct bench *b)
     rc = way_udp_open(told.udp_port, bytes_max, &b->ways[TRANSPORT_UDP]);
     if (!rc)
         rc = way_tcp_open(told.tcp_port, bytes_max, &b->ways[TRANSPORT_TCP]);
+    if (!rc)
+        rc = way_tls_open(told.tls_port, bytes_max, &b->ways[TRANSPORT_TLS]);
     if (rc < 0)
-        log_error("plain UDP and TCP on 127.0.0.1: %s", strerror(-rc));
+        log_error("plain UDP, TCP and TLS on 127.0.0.1: %s", strerror(-rc));
     return rc < 0 ? EXIT_FAILED : EXIT_OK;
 }
 
@@ -447,6 +453,7 @@ static void port_down(struct bench *b)
 {
     way_kernel_close(b->ways[TRANSPORT_UDP]);
     way_kernel_close(b->ways[TRANSPORT_TCP]);
+    way_kernel_close(b->ways[TRANSPORT_TLS]);
     memset(b->ways, 0, sizeof b->ways);
     asker_close(b->asker);
     port_close(b->port);
@@ -511,7 +518,9 @@ static int print_row(const struct bench *b, const struct load *l, enum transport
     (cell++)->text = "transport";
     (cell++)->text = b->port->caps.name;
     (cell++)->text = transport_kind_name(k);
-    (cell++)->text = k == TRANSPORT_LINK ? asker_cipher(b->asker) : "none";
+    (cell++)->text = k == TRANSPORT_LINK  ? asker_cipher(b->asker)
+                     : k == TRANSPORT_TLS ? TLS_CIPHER
+                                          : "none";
     (cell++)->value = l->size_bytes;
     (cell++)->value = l->sessions;
     (cell++)->value = open ? l->rate_per_s : NAN;
@@ -666,7 +675,7 @@ int bench_transport(int argc, char **argv)
                         .sessions = {2, {1, 64}},
                         .time_s = 1,
                         .core = -1,
-                        .kinds = {true, true, true, true}};
+                        .kinds = {true, true, true, true, true}};
     struct bench b = {.o = &o, .child = {.report_fd = -1}};
 
     argp_parse(&argp, argc, argv, 0, NULL, &o);

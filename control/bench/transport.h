@@ -5,7 +5,8 @@
  * - transport.c: options, the other process, cases, results
  * - transport_load.c: what is asked of a way: round trips (closed or open loop), one-way streams
  * - transport_link.c: two ways: messages of the link, and packets of the port without it
- * - transport_kernel.c: two ways: plain UDP and TCP over loopback, and who answers them
+ * - transport_kernel.c: three ways: plain UDP, TCP and TLS over loopback, and who answers them
+ * - transport_tls.c: TLS over a socket
  * - transport_peer.c: the answering process
  */
 #ifndef ISTHMUS_CONTROL_BENCH_TRANSPORT_H
@@ -26,6 +27,7 @@ enum transport_kind {
     TRANSPORT_RAW,  /* packets of the same port, turned round by the peer without the link */
     TRANSPORT_UDP,  /* datagrams of a plain socket over loopback */
     TRANSPORT_TCP,  /* a plain stream over loopback */
+    TRANSPORT_TLS,  /* the same, encrypted */
     TRANSPORT_KINDS
 };
 const char *transport_kind_name(enum transport_kind k);
@@ -50,11 +52,11 @@ void transport_put_head(uint8_t *to, const struct transport_head *h);
 int transport_get_head(const uint8_t *from, struct transport_head *h);
 
 /* What the peer knows: sums since it started. */
-#define TRANSPORT_TOLD_BYTES (8u + 8u * TRANSPORT_KINDS + 4u)
+#define TRANSPORT_TOLD_BYTES (8u + 8u * TRANSPORT_KINDS + 6u)
 struct transport_told {
     uint64_t cpu_ns;                /* of the process */
     uint64_t sunk[TRANSPORT_KINDS]; /* messages that came to be counted */
-    uint16_t udp_port, tcp_port;    /* on 127.0.0.1; 0: not served */
+    uint16_t udp_port, tcp_port, tls_port; /* on 127.0.0.1; 0: not served */
 };
 void transport_put_told(uint8_t *to, const struct transport_told *t);
 void transport_get_told(const uint8_t *from, struct transport_told *t);
@@ -121,14 +123,15 @@ void asker_settle(struct asker *a);
 /* Ways of the kernel to a peer on 127.0.0.1; free() by way_kernel_close. 0 or -errno. */
 int way_udp_open(uint16_t port, uint32_t bytes_max, struct way **out);
 int way_tcp_open(uint16_t port, uint32_t bytes_max, struct way **out);
+int way_tls_open(uint16_t port, uint32_t bytes_max, struct way **out);
 void way_kernel_close(struct way *w);
 
 /* --- the peer ----------------------------------------------------------------------------------
  */
 
-/* Who answers the kernel's ways: two threads, which count into `sunk` (relaxed atomics). They end
- * with the process. 0 or -errno. */
-int floors_start(uint64_t *sunk_udp, uint64_t *sunk_tcp, uint16_t *udp_port, uint16_t *tcp_port);
+/* Who answers the kernel's ways: a thread each, which counts into its `sunk` (relaxed atomics).
+ * They end with the process. Fills in the ports. 0 or -errno. */
+int floors_start(struct transport_told *floors);
 
 /* Answer at a port until a signal comes. An exit code. */
 int transport_peer(const char *uri, const struct security *security,

@@ -174,6 +174,7 @@ static void tell(struct peer *p, struct pump *pump, const struct link_message *m
         .sunk = {[TRANSPORT_LINK] = p->sunk, [TRANSPORT_RAW] = p->bounce.sunk},
         .udp_port = p->floors.udp_port,
         .tcp_port = p->floors.tcp_port,
+        .tls_port = p->floors.tls_port,
     };
 
     for (unsigned k = TRANSPORT_UDP; k < TRANSPORT_KINDS; k++)
@@ -301,10 +302,9 @@ int transport_peer(const char *uri, const struct security *security,
 
     signals_catch(); /* from here on the port leaves something to clean up */
     if (floors)      /* before the port, for DPDK pins the threads that come after it */
-        rc = floors_start(&p.floors.sunk[TRANSPORT_UDP], &p.floors.sunk[TRANSPORT_TCP],
-                          &p.floors.udp_port, &p.floors.tcp_port);
+        rc = floors_start(&p.floors);
     if (rc < 0) {
-        log_error("plain UDP and TCP on 127.0.0.1: %s", strerror(-rc));
+        log_error("plain UDP, TCP and TLS on 127.0.0.1: %s", strerror(-rc));
         return EXIT_FAILED;
     }
     rc = port_arg_open(uri, PORT_SERVER, security, netem, &port);
