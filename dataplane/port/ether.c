@@ -27,7 +27,7 @@
 #define MS                1000000ull
 #define SLEEP_MAX_NS      (1000 * MS)
 #define STEP_NS           200000ull /* a driver without a socket to sleep on: look this often */
-#define EAL_BYTES         UINT64_C(3000000) /* what of DPDK is touched without ports, at most */
+#define EAL_BYTES         UINT64_C(4000000) /* what of DPDK is touched without ports, at most */
 #define DOWN_NS           (10 * MS) /* the interface is down: look this often */
 
 struct ether {

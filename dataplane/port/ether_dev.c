@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -320,14 +321,34 @@ static int add_queue(struct ether_dev *d, const struct port_uri *uri, uint32_t m
     return rc < 0 ? rc : set_up(&d->queues[i], d->kind, mtu, pool);
 }
 
+/* The kernel locks the pool once for each queue, and says no more than EINVAL where it may not. */
+static int check_locked(const struct port_uri *uri, unsigned queues, const struct pkt_pool *pool,
+                        char *err)
+{
+    struct rlimit limit;
+    uint64_t need = queues * mbuf_pool_bytes(pool->n_total, pool->room);
+    if (uri->kind != URI_XDP || netif_may(CAP_IPC_LOCK) || getrlimit(RLIMIT_MEMLOCK, &limit) < 0 ||
+        need <= limit.rlim_cur)
+        return 0;
+    snprintf(err, PORT_ERR,
+             "port xdp:%.15s: %u queues lock %llu kB of memory, and the limit is %llu: ulimit -l "
+             "%llu, or fewer queues (ethtool -L %.15s combined 1), or CAP_IPC_LOCK",
+             uri->name, queues, (unsigned long long)need / 1024,
+             (unsigned long long)limit.rlim_cur / 1024, (unsigned long long)need / 1024 + 1024,
+             uri->name);
+    return -EPERM;
+}
+
 int ether_dev_open(struct ether_dev *d, const struct port_uri *uri, const struct ether_shape *shape,
                    struct pkt_pool *pool, char *err)
 {
     bool before[OPEN_FDS_MAX];
     int family = uri->kind == URI_XDP ? AF_XDP : AF_PACKET;
     struct rte_ether_addr mac;
-    int rc = 0;
     *d = (struct ether_dev){.kind = uri->kind};
+    int rc = check_locked(uri, shape->rx_queues, pool, err);
+    if (rc < 0)
+        return rc;
     sockets(family, before);
     while (rc == 0 && d->n_queues < shape->rx_queues)
         rc = add_queue(d, uri, shape->mtu_bytes, pool);

@@ -246,6 +246,8 @@ def refusals(model):
         refused(0, good + ",mtu=9000", "1500")
         refused(0, good, "no cloud at", "--connect", "1")
         refused(1, "xdp:west,ip=10.9.0.2/24,peer=10.9.0.1", "mtu 1500")
+        refused(0, good.replace("packet", "xdp"), "ulimit -l", prefix=(
+            "prlimit", "--memlock=8388608", "setpriv", "--bounding-set", "-ipc_lock", "--inh-caps", "-ipc_lock"))
         ip("-n", net.names[0], "link", "set", "east", "down")
         refused(0, good, "east up")
         bare = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
