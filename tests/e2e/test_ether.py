@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ethernet ports between two network namespaces joined by veth, AF_PACKET and AF_XDP: the ids of
 --local, with losses and through a router; an interface that goes down and up; either half killed;
-the address answers pings; AF_XDP on all receive queues; what is refused. Where the host allows no namespaces, or no such sockets,
-that they are refused with the mend is all that can be tried, which is said."""
+the address answers pings; AF_XDP by all receive queues; what is refused. Where the host allows no
+namespaces, or no such sockets, that they are refused with the mend is all that can be tried, which
+is said."""
 import json
 import os
 import signal
