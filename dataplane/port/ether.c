@@ -371,9 +371,11 @@ static int ether_alive(struct port *port)
 static void ether_close(struct port *port)
 {
     struct ether *e = (struct ether *)port;
+    uint64_t rss = eal_rss_now();
     drop_stash(e);
     ether_dev_close(&e->dev);
     mbuf_pool_close(port->pool);
+    eal_rss_release(rss);
     free(e);
 }
 

@@ -336,7 +336,7 @@ static int check_locked(const struct port_uri *uri, unsigned queues, const struc
              uri->name, queues, (unsigned long long)need / 1024,
              (unsigned long long)limit.rlim_cur / 1024, (unsigned long long)need / 1024 + 1024,
              uri->name);
-    return -EPERM;
+    return -EACCES;
 }
 
 int ether_dev_open(struct ether_dev *d, const struct port_uri *uri, const struct ether_shape *shape,
