@@ -28,7 +28,8 @@ struct ether_dev {
     unsigned n_queues;
     uint8_t mac[6];
     int fds[ETHER_QUEUES_MAX]; /* one a queue, readable when packets came; the driver's */
-    unsigned n_fds;            /* or 0 */
+    unsigned n_fds;            /* to sleep on: all, or 0 */
+    unsigned n_opened;
 };
 
 /* What is there. */

@@ -230,15 +230,18 @@ uint32_t ether_dev_reserve(enum uri_kind kind, unsigned rx_queues)
 /* --- sockets -----------------------------------------------------------------------------------
  */
 
+static bool is_socket(int fd, int family)
+{
+    int domain;
+    socklen_t len = sizeof(domain);
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == family;
+}
+
 /* The open descriptors that are sockets of this family, in a set. */
 static void sockets(int family, bool set[OPEN_FDS_MAX])
 {
-    memset(set, 0, OPEN_FDS_MAX * sizeof(*set));
-    for (int fd = 0; fd < (int)OPEN_FDS_MAX; fd++) {
-        int domain;
-        socklen_t len = sizeof(domain);
-        set[fd] = getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == family;
-    }
+    for (int fd = 0; fd < (int)OPEN_FDS_MAX; fd++)
+        set[fd] = is_socket(fd, family);
 }
 
 /* The driver's, which it keeps to itself: those that were opened meanwhile. To sleep on, if they
@@ -251,8 +254,8 @@ static void find_sockets(struct ether_dev *d, int family, const bool before[OPEN
     for (unsigned fd = 0; fd < OPEN_FDS_MAX; fd++) {
         if (!after[fd] || before[fd])
             continue;
-        if (n < d->n_queues)
-            d->fds[n] = (int)fd;
+        if (n < ETHER_QUEUES_MAX)
+            d->fds[d->n_opened++] = (int)fd;
         n++;
     }
     d->n_fds = n == d->n_queues ? n : 0;
@@ -352,6 +355,8 @@ int ether_dev_open(struct ether_dev *d, const struct port_uri *uri, const struct
     sockets(family, before);
     while (rc == 0 && d->n_queues < shape->rx_queues)
         rc = add_queue(d, uri, shape->mtu_bytes, pool);
+    if (uri->kind != URI_PCI)
+        find_sockets(d, family, before);
     if (rc == 0)
         rc = rte_eth_macaddr_get(d->queues[0].id, &mac);
     if (rc < 0) {
@@ -361,8 +366,6 @@ int ether_dev_open(struct ether_dev *d, const struct port_uri *uri, const struct
         return rc == -ENODEV ? rc : -EIO;
     }
     memcpy(d->mac, mac.addr_bytes, 6);
-    if (uri->kind != URI_PCI)
-        find_sockets(d, family, before);
     return 0;
 }
 
@@ -377,5 +380,9 @@ void ether_dev_close(struct ether_dev *d)
         if (d->kind != URI_PCI)
             rte_vdev_uninit(q->name);
     }
+    /* The AF_XDP driver leaves them open, and so the queues taken, for as long as we live. */
+    for (unsigned i = 0; i < d->n_opened && d->kind == URI_XDP; i++)
+        if (is_socket(d->fds[i], AF_XDP))
+            close(d->fds[i]);
     *d = (struct ether_dev){0};
 }

@@ -218,6 +218,11 @@ def many_queues(model, asked, local):
                                  prefix=net.inside(1))
         halves.same_as_local(model, "xdp:west,ip=10.9.0.2/24,peer=10.9.0.1", asked[:1], local[:1], *EDGE,
                              prefix=net.inside(1))
+        # Nobody is at the first: the same queues are opened a second time.
+        done = halves.edge(model, "xdp:west,ip=10.9.0.2/24,peer=10.9.0.7", "--port",
+                           "xdp:west,ip=10.9.0.2/24,peer=10.9.0.1", *EDGE, "--split", "10", "--codec", "f32",
+                           "--connect", "20", "-p", "Hello", "-n", "2", prefix=net.inside(1))
+        e2e.check(done.returncode == 0, "the next port, on the same interface: %s" % done.stderr[-600:])
         e2e.check(cloud.stop() == 0, "the cloud ends well")
         left = net.run(0, "ip", "link", "show", "east").stdout
         e2e.check("prog/xdp" not in left, "nothing is left at the interface: %s" % left)
