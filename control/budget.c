@@ -35,7 +35,7 @@ static struct need_process process_of(const struct budget_plan *b, const struct 
     struct need_process with = b->with;
 
     with.full = true;
-    with.packet_bytes = b->ports * plan_port_bytes(b->port);
+    with.packet_bytes = b->ports * b->port_bytes;
     with.logit_rows = proto_wanted_rows(b->sessions, p->max_rows);
     return with;
 }
@@ -91,10 +91,10 @@ static int refuse(const struct room *r, const struct stage_params *p, uint32_t n
 /* What is left goes to the cache, and some to packets, which help paths that hold many at once. */
 static uint64_t more_packets(const struct budget_plan *b, uint64_t left, uint64_t cache_wants)
 {
-    const uint64_t most = b->ports * (BUDGET_PORT_BYTES - plan_port_bytes(PLAN_PORT_UDP));
+    const uint64_t most = b->ports * (BUDGET_PORT_BYTES - PLAN_UDP_BYTES);
     uint64_t more = left / PACKETS_SHARE;
 
-    if (b->port != PLAN_PORT_UDP) /* DPDK's are all there from the start */
+    if (b->port_bytes > PLAN_UDP_BYTES) /* DPDK's are all there from the start */
         return 0;
     if (cache_wants < left && left - cache_wants > more)
         more = left - cache_wants;

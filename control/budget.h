@@ -26,8 +26,8 @@
 
 struct budget_plan {
     uint64_t budget_bytes;
-    uint32_t ports; /* open at once */
-    enum plan_port port;
+    uint32_t ports;      /* open at once */
+    uint64_t port_bytes; /* of each, as port_arg_bytes */
     uint32_t sessions;
     struct need_process with; /* but packets and rows of logits, which follow from the above */
     uint64_t packet_bytes;    /* of each port, at most: budget_start's */

@@ -210,15 +210,15 @@ struct stage_params front_stage(const struct front *f, uint32_t first_layer, uin
 }
 
 /* Of the addresses that are tried one is open at a time; of workers nobody knows yet. */
-static enum plan_port port_of(const struct front *f)
+static uint64_t port_bytes(const struct front *f)
 {
     const struct port_options *at = &f->join.at;
-    enum plan_port most = PLAN_PORT_UDP;
+    uint64_t most = PLAN_UDP_BYTES;
     for (unsigned i = 0; i < at->n; i++) {
-        const enum plan_port kind = port_arg_kind(at->uris[i]);
-        most = kind > most ? kind : most;
+        const uint64_t bytes = port_arg_bytes(at->uris[i]);
+        most = bytes > most ? bytes : most;
     }
-    return f->o->both_halves ? PLAN_PORT_MEMIF : most;
+    return f->o->both_halves ? PLAN_MEMIF_BYTES : most;
 }
 
 static uint32_t ports_of(const struct front *f, const struct stage_params *p)
@@ -237,7 +237,7 @@ struct need_process front_process(const struct front *f, const struct stage_para
         .threads = threads,
         .logit_rows = f->o->parallel,
         .codec = split ? &f->plan.codec : NULL,
-        .packet_bytes = ports_of(f, p) * plan_port_bytes(port_of(f)),
+        .packet_bytes = ports_of(f, p) * port_bytes(f),
         .history_bytes = front && f->join.reconnect_ns ? f->join.history_bytes : 0,
     };
 }
@@ -253,7 +253,7 @@ static int plan_stage(const struct front *f, struct stage_params *params, uint32
     struct budget_plan plan = {
         .budget_bytes = f->o->memory_budget_bytes,
         .ports = ports_of(f, params),
-        .port = port_of(f),
+        .port_bytes = port_bytes(f),
         .sessions = f->o->parallel,
         .with = front_process(f, params, threads),
     };

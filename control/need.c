@@ -162,7 +162,7 @@ static struct need_process half_of(const struct need_process *with)
     if (with->codec)
         return half;
     half.codec = &f16;
-    half.packet_bytes = plan_port_bytes(PLAN_PORT_UDP);
+    half.packet_bytes = PLAN_UDP_BYTES;
     half.history_bytes = UINT64_MAX;
     return half;
 }

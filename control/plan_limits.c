@@ -52,8 +52,11 @@ static int check_times(const struct plan_wish *w)
 
 static int check_memory(const struct plan_wish *w)
 {
-    const struct plan_memory_case none = {
-        .context = 1, .edge_threads = 1, .cloud_threads = 1, .serves = w->serves, .port = w->port};
+    const struct plan_memory_case none = {.context = 1,
+                                          .edge_threads = 1,
+                                          .cloud_threads = 1,
+                                          .serves = w->serves,
+                                          .packet_bytes = w->packet_bytes};
     struct plan_memory edge, cloud;
 
     plan_memory_edge(w->m, &none, &edge);

@@ -10,6 +10,7 @@
 #include "control/cmd.h"
 #include "control/log.h"
 #include "control/options.h"
+#include "dataplane/port/ether.h"
 #include "dataplane/port/uri.h"
 
 #define NAME_NS UINT64_C(500000000) /* a name is waited for before another address is tried */
@@ -101,14 +102,14 @@ int port_arg_open(const char *uri, enum port_role role, const struct security *s
     return impair(inner, role, n, out);
 }
 
-enum plan_port port_arg_kind(const char *uri)
+uint64_t port_arg_bytes(const char *uri)
 {
     struct port_uri u;
     char err[PORT_ERR];
 
     if (!uri || port_uri_parse(uri, &u, err) < 0 || u.kind == URI_UDP)
-        return PLAN_PORT_UDP;
-    return u.kind == URI_MEMIF ? PLAN_PORT_MEMIF : PLAN_PORT_ETHER;
+        return PLAN_UDP_BYTES;
+    return u.kind == URI_MEMIF ? PLAN_MEMIF_BYTES : ether_memory_bytes(&u);
 }
 
 /* Of an address as text: whether it is of another host; of a name that is not known. */

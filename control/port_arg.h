@@ -34,8 +34,9 @@ int port_arg_open(const char *uri, enum port_role role, const struct security *s
  * looked up. EXIT_OK or EXIT_USAGE, said. */
 int port_arg_check(const char *uri, enum port_role role, bool insecure);
 
-/* What kind its memory is counted as; of NULL, or what is no port, UDP. */
-enum plan_port port_arg_kind(const char *uri);
+/* What its packets and driver take here once it is open, as the memory's account has it; of NULL, or
+ * what is no port, UDP's. */
+uint64_t port_arg_bytes(const char *uri);
 
 /* port_arg_open for an edge that looks for its cloud again and again: what was said last is not
  * said anew. NULL: it can't be opened now. */

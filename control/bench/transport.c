@@ -3,7 +3,7 @@
  * `isthmus bench transport`: round trips and one-way streams between two processes.
  *
  * A case is a port, a message size and a number of sessions. All kinds take turns in it: messages
- * of the link, packets of the same port without it, plain UDP and TCP over loopback. The other
+ * of the link, packets of the same port without it, plain UDP, TCP and TLS over loopback. The other
  * process is this binary with --listen, started here unless --connect says that one is there.
  */
 #include <argp.h>
@@ -24,6 +24,7 @@
 #include "control/bench/bench.h"
 #include "control/bench/machine.h"
 #include "control/bench/transport_load.h"
+#include "control/bench/transport_tls.h"
 #include "control/child.h"
 #include "control/cmd.h"
 #include "control/commit.h"
@@ -102,9 +103,10 @@ static const struct argp_option option_list[] = {
      "With --listen or --connect: the core to run on, of those allowed, from 0 (default: any). The "
      "two processes started here get one each, where there are two",
      1},
-    {"kind", OPT_KIND, "link|raw|udp|tcp,...", 0, "Only these (default: all that there are)", 1},
+    {"kind", OPT_KIND, "link|raw|udp|tcp|tls,...", 0, "Only these (default: all that there are)",
+     1},
     {"floors", OPT_FLOORS, "ADDRESS", 0,
-     "With --listen: serve plain UDP and TCP, too, at this IPv4 address of this host and for "
+     "With --listen: serve plain UDP, TCP and TLS, too, at this IPv4 address of this host and for "
      "anybody; --connect then measures them (default: not)",
      1},
     {"once", OPT_ONCE, NULL, OPTION_HIDDEN, "With --listen: end with the first who asks", 1},
@@ -172,7 +174,7 @@ static void parse_kinds(struct argp_state *state, const char *arg, bool *kinds)
         while (k < TRANSPORT_KINDS && strcmp(word, transport_kind_name((enum transport_kind)k)))
             k++;
         if (k == TRANSPORT_KINDS)
-            argp_error(state, "--kind %s: each must be link, raw, udp or tcp", arg);
+            argp_error(state, "--kind %s: each must be link, raw, udp, tcp or tls", arg);
         kinds[k] = true;
     }
 }
@@ -254,14 +256,15 @@ static const struct argp argp = {
     "Round-trip times and one-way streams between two processes: messages of the link, encrypted "
     "as "
     "between edge and cloud, and beside them, in turns, packets of the same port without the link "
-    "(raw) and plain UDP and TCP.\v"
+    "(raw) and plain UDP, TCP and TLS 1.3 (OpenSSL's, AES-128-GCM).\v"
     "Without --listen and --connect both processes are started here, with keys of their own. Half "
     "of "
     "the time goes to round trips, a message of each session under way, half to a stream one way; "
     "with --rate all of it to round trips, and a message that had to wait counts from when it was "
-    "due. raw, udp and tcp poll at both ends without a pause; the link waits as edge and cloud do. "
-    "CPU time is that of both processes. --netem impairs the port, so link and raw, not udp and "
-    "tcp. "
+    "due. raw, udp, tcp and tls poll at both ends without a pause; the link waits as edge and "
+    "cloud do. "
+    "CPU time is that of both processes. --netem impairs the port, so link and raw, not udp, tcp "
+    "and tls. "
     "A message longer than a packet has no raw, one longer than a datagram no udp.",
     children,
     NULL,
@@ -445,8 +448,11 @@ static int meet(struct bench *b)
     rc = way_udp_open(&told, far, bytes_max, &b->ways[TRANSPORT_UDP]);
     if (!rc)
         rc = way_tcp_open(&told, bytes_max, &b->ways[TRANSPORT_TCP]);
+    if (!rc)
+        rc = way_tls_open(&told, bytes_max, &b->ways[TRANSPORT_TLS]);
     if (rc < 0)
-        log_error("plain UDP and TCP at %s: %s", port_uri_ip(told.floors_ip, ip), strerror(-rc));
+        log_error("plain UDP, TCP and TLS at %s: %s", port_uri_ip(told.floors_ip, ip),
+                  strerror(-rc));
     return rc < 0 ? EXIT_FAILED : EXIT_OK;
 }
 
@@ -483,6 +489,7 @@ static void port_down(struct bench *b)
 {
     way_kernel_close(b->ways[TRANSPORT_UDP]);
     way_kernel_close(b->ways[TRANSPORT_TCP]);
+    way_kernel_close(b->ways[TRANSPORT_TLS]);
     memset(b->ways, 0, sizeof b->ways);
     asker_close(b->asker);
     port_close(b->port);
@@ -548,7 +555,9 @@ static int print_row(const struct bench *b, const struct load *l, enum transport
     (cell++)->text = "transport";
     (cell++)->text = b->port->caps.name;
     (cell++)->text = transport_kind_name(k);
-    (cell++)->text = k == TRANSPORT_LINK ? asker_cipher(b->asker) : "none";
+    (cell++)->text = k == TRANSPORT_LINK  ? asker_cipher(b->asker)
+                     : k == TRANSPORT_TLS ? TLS_CIPHER
+                                          : "none";
     (cell++)->value = l->size_bytes;
     (cell++)->value = l->sessions;
     (cell++)->value = open ? l->rate_per_s : NAN;
@@ -712,7 +721,7 @@ int bench_transport(int argc, char **argv)
                         .sessions = {2, {1, 64}},
                         .time_s = 1,
                         .core = -1,
-                        .kinds = {true, true, true, true}};
+                        .kinds = {true, true, true, true, true}};
     struct bench b = {.o = &o, .child = {.report_fd = -1}};
 
     argp_parse(&argp, argc, argv, 0, NULL, &o);

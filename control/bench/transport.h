@@ -5,7 +5,8 @@
  * - transport.c: options, the other process, cases, results
  * - transport_load.c: what is asked of a way: round trips (closed or open loop), one-way streams
  * - transport_link.c: two ways: messages of the link, and packets of the port without it
- * - transport_kernel.c: two ways: plain UDP and TCP, and who answers them
+ * - transport_kernel.c: three ways: plain UDP, TCP and TLS, and who answers them
+ * - transport_tls.c: TLS over a socket
  * - transport_peer.c: the answering process
  */
 #ifndef ISTHMUS_CONTROL_BENCH_TRANSPORT_H
@@ -26,6 +27,7 @@ enum transport_kind {
     TRANSPORT_RAW,  /* packets of the same port, turned round by the peer without the link */
     TRANSPORT_UDP,  /* datagrams of a plain socket */
     TRANSPORT_TCP,  /* a plain stream */
+    TRANSPORT_TLS,  /* the same, encrypted */
     TRANSPORT_KINDS
 };
 const char *transport_kind_name(enum transport_kind k);
@@ -50,12 +52,12 @@ void transport_put_head(uint8_t *to, const struct transport_head *h);
 int transport_get_head(const uint8_t *from, struct transport_head *h);
 
 /* What the peer knows: sums since it started. */
-#define TRANSPORT_TOLD_BYTES (8u + 8u * TRANSPORT_KINDS + 8u)
+#define TRANSPORT_TOLD_BYTES (8u + 8u * TRANSPORT_KINDS + 10u)
 struct transport_told {
-    uint64_t cpu_ns;                /* of the process */
-    uint64_t sunk[TRANSPORT_KINDS]; /* messages that came to be counted */
-    uint32_t floors_ip;             /* where plain UDP and TCP are served, */
-    uint16_t udp_port, tcp_port;    /* 0: they are not */
+    uint64_t cpu_ns;                       /* of the process */
+    uint64_t sunk[TRANSPORT_KINDS];        /* messages that came to be counted */
+    uint32_t floors_ip;                    /* where plain UDP, TCP and TLS are served, */
+    uint16_t udp_port, tcp_port, tls_port; /* 0: they are not */
 };
 void transport_put_told(uint8_t *to, const struct transport_told *t);
 void transport_get_told(const uint8_t *from, struct transport_told *t);
@@ -128,13 +130,14 @@ void asker_settle(struct asker *a);
  * way_kernel_close. 0 or -errno. */
 int way_udp_open(const struct transport_told *at, bool far, uint32_t bytes_max, struct way **out);
 int way_tcp_open(const struct transport_told *at, uint32_t bytes_max, struct way **out);
+int way_tls_open(const struct transport_told *at, uint32_t bytes_max, struct way **out);
 void way_kernel_close(struct way *w);
 
 /* --- the peer ----------------------------------------------------------------------------------
  */
 
-/* Who answers the kernel's ways, at floors->floors_ip: two threads, which count into `sunk`
- * (relaxed atomics) and end with the process. Their ports are put there. 0 or -errno. */
+/* Who answers the kernel's ways, at floors->floors_ip: a thread each, which counts into its `sunk`
+ * (relaxed atomics) and ends with the process. Their ports are put there. 0 or -errno. */
 int floors_start(struct transport_told *floors);
 
 /* Answer at a port until a signal comes; once: or until the first asker has gone. Plain UDP and TCP

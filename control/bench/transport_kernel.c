@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Plain UDP and TCP, as a program would use them that does nothing else: one system
- * call a message (TCP: as many as it takes), no acknowledgements or keys of its own. Both ends poll
+ * call a message (TCP: as many as it takes), no acknowledgements or keys of its own; and TCP with
+ * OpenSSL's TLS, a record a message (as many as it takes). Both ends poll
  * their sockets while something is under way, so that a floor is not the time that sleepers take to
  * wake.
  */
@@ -11,13 +12,14 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "control/bench/transport.h"
+#include "control/bench/transport_tls.h"
+#include "control/signals.h"
 
 #define DATAGRAM_MAX 65507u
 #define STREAM_ROOM  (1u << 18)
@@ -35,12 +37,24 @@ static int wait_for(int fd, short events, uint64_t deadline_ns)
                  NULL);
 }
 
+/* Of a stream, with TLS or without: as send and recv with MSG_DONTWAIT. */
+static ssize_t stream_send(int fd, struct tls *tls, const void *from, size_t n)
+{
+    return tls ? tls_write(tls, from, n) : send(fd, from, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+static ssize_t stream_recv(int fd, struct tls *tls, void *to, size_t room)
+{
+    return tls ? tls_read(tls, to, room) : recv(fd, to, room, MSG_DONTWAIT);
+}
+
 /* --- asking ------------------------------------------------------------------------------------
  */
 
 struct kernel_way {
     struct way way; /* first */
     int fd;
+    struct tls *tls;          /* NULL: without */
     uint8_t *out, *in;        /* TCP: what is under way */
     size_t out_at, out_bytes; /* of one message, not yet taken by the socket */
     size_t in_bytes;          /* of messages, not yet looked at */
@@ -95,7 +109,8 @@ static void kernel_wait(struct way *w, uint64_t deadline_ns)
 {
     struct kernel_way *k = (struct kernel_way *)w;
 
-    wait_for(k->fd, (short)(POLLIN | (k->out_bytes ? POLLOUT : 0)), deadline_ns);
+    if (!k->tls || !tls_has_more(k->tls))
+        wait_for(k->fd, (short)(POLLIN | (k->out_bytes ? POLLOUT : 0)), deadline_ns);
 }
 
 static int tcp_flush(struct way *w)
@@ -103,11 +118,10 @@ static int tcp_flush(struct way *w)
     struct kernel_way *k = (struct kernel_way *)w;
 
     while (k->out_bytes) {
-        const ssize_t n =
-            send(k->fd, k->out + k->out_at, k->out_bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+        const ssize_t n = stream_send(k->fd, k->tls, k->out + k->out_at, k->out_bytes);
 
         if (n < 0)
-            return is_full(errno) ? 0 : lost(k, "its plain TCP connection is gone");
+            return is_full(errno) ? 0 : lost(k, "its end of the stream is gone");
         k->out_at += (size_t)n;
         k->out_bytes -= (size_t)n;
     }
@@ -162,16 +176,16 @@ static int tcp_poll(struct way *w)
 {
     struct kernel_way *k = (struct kernel_way *)w;
     const size_t room = STREAM_ROOM + w->bytes_max;
-    const ssize_t got = recv(k->fd, k->in + k->in_bytes, room - k->in_bytes, MSG_DONTWAIT);
+    const ssize_t got = stream_recv(k->fd, k->tls, k->in + k->in_bytes, room - k->in_bytes);
 
     if (got < 0)
-        return is_full(errno) ? 0 : lost(k, "its plain TCP connection is gone");
+        return is_full(errno) ? 0 : lost(k, "its end of the stream is gone");
     if (got == 0)
-        return lost(k, "it closed the plain TCP connection");
+        return lost(k, "it closed the stream");
     k->in_bytes += (size_t)got;
     const size_t used = cut(k->in, k->in_bytes, w->bytes_max, tcp_answer, w);
     if (used == SIZE_MAX)
-        return lost(k, "it sent garbage over plain TCP");
+        return lost(k, "it sent garbage over the stream");
     memmove(k->in, k->in + used, k->in_bytes - used);
     k->in_bytes -= used;
     return 1;
@@ -179,6 +193,17 @@ static int tcp_poll(struct way *w)
 
 static const struct way_ops udp_ops = {udp_send, udp_flush, udp_poll, kernel_wait};
 static const struct way_ops tcp_ops = {tcp_send, tcp_flush, tcp_poll, kernel_wait};
+
+static int encrypt(struct kernel_way *k)
+{
+    struct tls_side *client = NULL;
+    int rc = tls_side_open(false, &client);
+
+    if (!rc)
+        rc = tls_open(client, k->fd, &k->tls);
+    tls_side_close(client);
+    return rc;
+}
 
 static int kernel_open(int type, uint32_t ip, uint16_t port, const struct way *way,
                        struct way **out)
@@ -200,6 +225,8 @@ static int kernel_open(int type, uint32_t ip, uint16_t port, const struct way *w
     if (!rc && type == SOCK_STREAM &&
         setsockopt(k->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int)) < 0)
         rc = -errno;
+    if (!rc && way->kind == TRANSPORT_TLS)
+        rc = encrypt(k);
     if (rc) {
         way_kernel_close(&k->way);
         return rc;
@@ -225,12 +252,20 @@ int way_tcp_open(const struct transport_told *at, uint32_t bytes_max, struct way
     return kernel_open(SOCK_STREAM, at->floors_ip, at->tcp_port, &w, out);
 }
 
+int way_tls_open(const struct transport_told *at, uint32_t bytes_max, struct way **out)
+{
+    const struct way w = {.ops = &tcp_ops, .kind = TRANSPORT_TLS, .bytes_max = bytes_max};
+
+    return kernel_open(SOCK_STREAM, at->floors_ip, at->tls_port, &w, out);
+}
+
 void way_kernel_close(struct way *w)
 {
     struct kernel_way *k = (struct kernel_way *)w;
 
     if (!k)
         return;
+    tls_close(k->tls);
     if (k->fd >= 0)
         close(k->fd);
     free(k->out);
@@ -244,16 +279,17 @@ void way_kernel_close(struct way *w)
 struct server {
     int fd;
     uint64_t *sunk;
+    struct tls_side *tls; /* NULL: without */
 };
 
-/* As recv, but polls for a moment after the last message before it sleeps. */
+/* As recvfrom, but polls for a moment after the last message before it sleeps. */
 static ssize_t receive(int fd, void *to, size_t room, struct sockaddr_in *from, uint64_t *last_ns)
 {
     for (;;) {
         socklen_t len = sizeof *from;
         const bool sleeps = port_now_ns() > *last_ns + POLL_NS;
-        const ssize_t n = recvfrom(fd, to, room, sleeps ? 0 : MSG_DONTWAIT, (struct sockaddr *)from,
-                                   from ? &len : NULL);
+        const ssize_t n =
+            recvfrom(fd, to, room, sleeps ? 0 : MSG_DONTWAIT, (struct sockaddr *)from, &len);
 
         if (n >= 0) {
             *last_ns = port_now_ns();
@@ -293,6 +329,7 @@ static void *serve_udp(void *arg)
 struct stream_peer {
     const struct server *server;
     int fd;
+    struct tls *tls;
     bool gone;
 };
 
@@ -303,12 +340,28 @@ static void stream_message(void *arg, const uint8_t *bytes, const struct transpo
     if (h->verb == TRANSPORT_SINK)
         count(p->server->sunk);
     for (size_t at = 0; h->verb == TRANSPORT_ECHO && at < h->bytes && !p->gone;) {
-        const ssize_t n = send(p->fd, bytes + at, h->bytes - at, MSG_NOSIGNAL);
+        const ssize_t n = stream_send(p->fd, p->tls, bytes + at, h->bytes - at);
 
         if (n >= 0)
             at += (size_t)n;
-        else if (errno != EINTR)
+        else if (is_full(errno))
+            wait_for(p->fd, POLLOUT, UINT64_MAX);
+        else
             p->gone = true;
+    }
+}
+
+static ssize_t stream_receive(const struct stream_peer *p, void *to, size_t room, uint64_t *last_ns)
+{
+    for (;;) {
+        const ssize_t n = stream_recv(p->fd, p->tls, to, room);
+
+        if (n >= 0)
+            *last_ns = port_now_ns();
+        if (n >= 0 || !is_full(errno))
+            return n;
+        if (port_now_ns() > *last_ns + POLL_NS)
+            wait_for(p->fd, POLLIN, UINT64_MAX);
     }
 }
 
@@ -318,7 +371,7 @@ static void serve_stream(struct stream_peer *p, uint8_t *bytes, size_t room)
     size_t have = 0;
 
     while (!p->gone) {
-        const ssize_t n = receive(p->fd, bytes + have, room - have, NULL, &last_ns);
+        const ssize_t n = stream_receive(p, bytes + have, room - have, &last_ns);
 
         if (n <= 0)
             return;
@@ -343,44 +396,46 @@ static void *serve_tcp(void *arg)
 
         if (fd < 0)
             continue;
-        if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int)) == 0)
+        if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int)) == 0 &&
+            (!s->tls || tls_open(s->tls, fd, &p.tls) == 0))
             serve_stream(&p, bytes, room);
+        tls_close(p.tls);
         close(fd);
     }
     return NULL;
 }
 
-static int start(int type, void *(*run)(void *arg), struct server *s, uint64_t *sunk, uint32_t ip,
+static int start(int type, const char *name, void *(*run)(void *arg), struct server *s, uint32_t ip,
                  uint16_t *port)
 {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(ip)};
     socklen_t len = sizeof at;
     pthread_t thread;
 
-    s->sunk = sunk;
     s->fd = socket(AF_INET, type | SOCK_CLOEXEC, 0);
     if (s->fd < 0 || bind(s->fd, (struct sockaddr *)&at, sizeof at) < 0 ||
         (type == SOCK_STREAM && listen(s->fd, 1) < 0) ||
         getsockname(s->fd, (struct sockaddr *)&at, &len) < 0)
         return -errno;
     *port = ntohs(at.sin_port);
-    sigset_t all, before; /* signals are for the thread that looks at them */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    const int rc = pthread_create(&thread, NULL, run, s);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    const int rc = signals_thread(&thread, name, run, s);
     if (!rc)
         pthread_detach(thread);
-    return -rc;
+    return rc;
 }
 
 int floors_start(struct transport_told *floors)
 {
-    static struct server udp, tcp;
-    const int rc = start(SOCK_DGRAM, serve_udp, &udp, &floors->sunk[TRANSPORT_UDP],
-                         floors->floors_ip, &floors->udp_port);
+    static struct server udp, tcp, tls;
+    const uint32_t ip = floors->floors_ip;
 
-    return rc ? rc
-              : start(SOCK_STREAM, serve_tcp, &tcp, &floors->sunk[TRANSPORT_TCP], floors->floors_ip,
-                      &floors->tcp_port);
+    udp.sunk = &floors->sunk[TRANSPORT_UDP];
+    tcp.sunk = &floors->sunk[TRANSPORT_TCP];
+    tls.sunk = &floors->sunk[TRANSPORT_TLS];
+    int rc = tls_side_open(true, &tls.tls);
+    if (!rc)
+        rc = start(SOCK_DGRAM, "plain-udp", serve_udp, &udp, ip, &floors->udp_port);
+    if (!rc)
+        rc = start(SOCK_STREAM, "plain-tcp", serve_tcp, &tcp, ip, &floors->tcp_port);
+    return rc ? rc : start(SOCK_STREAM, "tls", serve_tcp, &tls, ip, &floors->tls_port);
 }

@@ -23,7 +23,7 @@
 
 const char *transport_kind_name(enum transport_kind k)
 {
-    static const char *const names[TRANSPORT_KINDS] = {"link", "raw", "udp", "tcp"};
+    static const char *const names[TRANSPORT_KINDS] = {"link", "raw", "udp", "tcp", "tls"};
 
     return names[k];
 }
@@ -57,6 +57,7 @@ void transport_put_told(uint8_t *to, const struct transport_told *t)
     put_be32(to + 8 + 8 * TRANSPORT_KINDS, t->floors_ip);
     put_be16(to + 12 + 8 * TRANSPORT_KINDS, t->udp_port);
     put_be16(to + 14 + 8 * TRANSPORT_KINDS, t->tcp_port);
+    put_be16(to + 16 + 8 * TRANSPORT_KINDS, t->tls_port);
 }
 
 void transport_get_told(const uint8_t *from, struct transport_told *t)
@@ -67,6 +68,7 @@ void transport_get_told(const uint8_t *from, struct transport_told *t)
     t->floors_ip = get_be32(from + 8 + 8 * TRANSPORT_KINDS);
     t->udp_port = get_be16(from + 12 + 8 * TRANSPORT_KINDS);
     t->tcp_port = get_be16(from + 14 + 8 * TRANSPORT_KINDS);
+    t->tls_port = get_be16(from + 16 + 8 * TRANSPORT_KINDS);
 }
 
 uint64_t transport_cpu_ns(void)

@@ -176,6 +176,7 @@ static void tell(struct peer *p, struct pump *pump, const struct link_message *m
         .floors_ip = p->floors.floors_ip,
         .udp_port = p->floors.udp_port,
         .tcp_port = p->floors.tcp_port,
+        .tls_port = p->floors.tls_port,
     };
 
     for (unsigned k = TRANSPORT_UDP; k < TRANSPORT_KINDS; k++)
@@ -308,7 +309,7 @@ int transport_peer(const char *uri, const struct security *security,
     if (floors_ip)   /* before the port, for DPDK pins the threads that come after it */
         rc = floors_start(&p.floors);
     if (rc < 0) {
-        log_error("plain UDP and TCP at %s: %s", port_uri_ip(floors_ip, ip), strerror(-rc));
+        log_error("plain UDP, TCP and TLS at %s: %s", port_uri_ip(floors_ip, ip), strerror(-rc));
         return EXIT_FAILED;
     }
     rc = port_arg_open(uri, PORT_SERVER, security, netem, &port);
@@ -332,8 +333,9 @@ int transport_peer(const char *uri, const struct security *security,
     }
     p.links.clock = clock_ns;
     if (floors_ip && !once)
-        log_info("plain UDP and TCP at %s, ports %u and %u, for anybody",
-                 port_uri_ip(floors_ip, ip), p.floors.udp_port, p.floors.tcp_port);
+        log_info("plain UDP, TCP and TLS at %s, ports %u, %u and %u, for anybody",
+                 port_uri_ip(floors_ip, ip), p.floors.udp_port, p.floors.tcp_port,
+                 p.floors.tls_port);
     if (!once)
         log_info("answering at %s", uri);
     rc = serve(&p);

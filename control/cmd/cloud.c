@@ -194,7 +194,7 @@ static struct need_process process_of(const struct cloud_options *o, const struc
         .threads = threads,
         .logit_rows = o->max_sessions,
         .codec = &plan->codec,
-        .packet_bytes = plan_port_bytes(port_arg_kind(o->port.uris[0])),
+        .packet_bytes = port_arg_bytes(o->port.uris[0]),
     };
 }
 
@@ -208,7 +208,7 @@ static int plan_stage(const struct cloud_options *o, const struct model *m,
         return rc;
     struct budget_plan plan = {.budget_bytes = o->memory_budget_bytes,
                                .ports = 1,
-                               .port = port_arg_kind(o->port.uris[0]),
+                               .port_bytes = port_arg_bytes(o->port.uris[0]),
                                .sessions = o->max_sessions,
                                .with = *with};
     plan.with.other_formats = BUDGET_KV_LEAST; /* that edges' ladders lead to */

@@ -587,7 +587,7 @@ static void fill_lists(struct plan_options *o, const struct inputs *in)
         w->split_min = 1;
         w->split_max = in->m.n_layers - 1;
     }
-    w->port = port_arg_kind(o->port);
+    w->packet_bytes = port_arg_bytes(o->port); /* an interface of here stands for both hosts' */
     w->serves = o->listen != NULL;
     for (uint32_t i = 0; i < w->n_sessions; i++)
         w->serves |= o->folder && w->sessions[i] > 1; /* -o has it listen for them */

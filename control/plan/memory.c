@@ -19,14 +19,6 @@
 /* The thread's stack and what the C library keeps for it. */
 #define THREAD_BYTES UINT64_C(120000)
 
-/* Packets of a port that are touched, and its driver: UDP's lie in a heap and are taken from the
- * end that was given back last, so that few are; DPDK touches its pools when it makes them. */
-static const uint64_t port_bytes[PLAN_PORTS] = {
-    [PLAN_PORT_UDP] = 700000,
-    [PLAN_PORT_MEMIF] = 8600000,
-    [PLAN_PORT_ETHER] = 18000000,
-};
-
 const char *plan_memory_term_name(enum plan_memory_term t)
 {
     static const char *const names[PLAN_MEMORY_TERMS] = {
@@ -56,11 +48,6 @@ uint64_t plan_kv_bytes(const struct plan_model *m, uint32_t layers, enum kv_form
     const struct kv_shape shape = {
         .n_layers = layers, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim};
     return layers ? kv_bytes_for(&shape, kv, tokens) : 0;
-}
-
-uint64_t plan_port_bytes(enum plan_port port)
-{
-    return port_bytes[port];
 }
 
 /* Large pages are resident by whole huge ones; each format has its own. */
@@ -195,7 +182,7 @@ void plan_memory_edge(const struct plan_model *m, const struct plan_memory_case 
         .threads = c->edge_threads,
         .profile = c->profile,
         .history_bytes = plan_history_bytes(c->row_bytes, c->context, c->sessions),
-        .packet_bytes = port_bytes[c->port],
+        .packet_bytes = c->packet_bytes,
     };
 
     plan_memory_process(m, &p, out);
@@ -218,7 +205,7 @@ void plan_memory_cloud(const struct plan_model *m, const struct plan_memory_case
         .threads = c->cloud_threads,
         .logit_rows = c->sessions,
         .profile = c->profile,
-        .packet_bytes = port_bytes[c->port],
+        .packet_bytes = c->packet_bytes,
     };
 
     plan_memory_process(m, &p, out);

@@ -41,7 +41,7 @@ struct plan_wish {
     struct plan_speed *edge, *cloud;
     const struct plan_link *link;
     const struct plan_quality *quality;
-    enum plan_port port;
+    uint64_t packet_bytes;      /* of a host's port */
     bool beside;                /* both on one host */
     double limit[PLAN_METRICS]; /* plan_within of what was asked: bytes, nats, seconds; INFINITY:
                                  * none */

@@ -47,6 +47,14 @@ void eal_rss_account(uint64_t rss_before)
         atomic_fetch_add(&rss_bytes, now - rss_before);
 }
 
+void eal_rss_release(uint64_t rss_before)
+{
+    uint64_t now = eal_rss_now(), counted = atomic_load(&rss_bytes);
+    uint64_t less = rss_before > now ? rss_before - now : 0;
+    while (!atomic_compare_exchange_weak(&rss_bytes, &counted, counted > less ? counted - less : 0))
+        ;
+}
+
 const char *eal_last_words(void)
 {
     return last_words;

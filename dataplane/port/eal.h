@@ -14,8 +14,10 @@ int eal_start(const char *pci, char *err);
 /* What DPDK said last, for error messages; "" if nothing. */
 const char *eal_last_words(void);
 
-/* Count what this process grew by, from rss_before on, as DPDK's. */
+/* Count what this process grew by, from rss_before on, as DPDK's; or what it shrank by as no more.
+ */
 uint64_t eal_rss_now(void);
 void eal_rss_account(uint64_t rss_before);
+void eal_rss_release(uint64_t rss_before);
 
 #endif

@@ -16,6 +16,7 @@
 #include "dataplane/port/eal.h"
 #include "dataplane/port/echo.h"
 #include "dataplane/port/mbuf.h"
+#include "dataplane/port/nowait.h"
 #include "dataplane/port/rhythm.h"
 #include "dataplane/port/wait_any.h"
 
@@ -27,6 +28,7 @@
 #define MS                1000000ull
 #define SLEEP_MAX_NS      (1000 * MS)
 #define STEP_NS           200000ull /* a driver without a socket to sleep on: look this often */
+#define EAL_BYTES         UINT64_C(4000000) /* what of DPDK is touched without ports, at most */
 #define DOWN_NS           (10 * MS) /* the interface is down: look this often */
 
 struct ether {
@@ -35,6 +37,7 @@ struct ether {
     struct arp arp;
     uint32_t peer, next_hop, gateway; /* peer and its next hop: 0 if any may come */
     uint32_t frame_max;
+    unsigned turn;          /* the receive queue that is read next */
     bool found;             /* the next hop was resolved once */
     bool down;              /* the interface was found so, and it was said */
     uint64_t down_until_ns; /* its sockets are not slept on before */
@@ -64,7 +67,7 @@ static void hand_over(struct ether *e, struct pkt **pkts, int n)
         refs[i] = rte_mbuf_refcnt_update(b, 1);
         mbufs[i] = b;
     }
-    int sent = rte_eth_tx_burst(e->dev.id, 0, mbufs, (uint16_t)n);
+    int sent = rte_eth_tx_burst(e->dev.queues[0].id, 0, mbufs, (uint16_t)n);
     for (int i = 0; i < sent; i++) {
         e->port.stats.tx_packets++;
         e->port.stats.tx_bytes += pkts[i]->len;
@@ -179,22 +182,24 @@ static bool sort(struct ether *e, struct pkt *p)
 }
 
 /* As the device has found. */
-static bool is_broken(const struct ether *e, const struct rte_mbuf *m)
+static bool is_broken(const struct ether_queue *q, const struct rte_mbuf *m)
 {
-    return e->dev.checks_ip &&
+    return q->checks_ip &&
            (m->ol_flags & RTE_MBUF_F_RX_IP_CKSUM_MASK) == RTE_MBUF_F_RX_IP_CKSUM_BAD;
 }
 
-static int burst_in(struct ether *e, struct pkt **pkts, int n)
+static int queue_in(struct ether *e, const struct ether_queue *q, struct pkt **pkts, int n)
 {
     struct rte_mbuf *mbufs[BURST];
     int got = 0;
-    int k = rte_eth_rx_burst(e->dev.id, 0, mbufs, (uint16_t)(n < BURST ? n : BURST));
+    nowait_enter();
+    int k = rte_eth_rx_burst(q->id, 0, mbufs, (uint16_t)n);
+    nowait_leave();
     for (int i = 0; i < k; i++) {
         struct pkt *p = mbuf_received(e->port.pool, mbufs[i], e->frame_max + 4);
         if (!p)
             continue;
-        if (is_broken(e, mbufs[i])) {
+        if (is_broken(q, mbufs[i])) {
             e->port.stats.foreign++;
             pkt_unref(p);
             continue;
@@ -206,6 +211,19 @@ static int burst_in(struct ether *e, struct pkt **pkts, int n)
         e->port.stats.rx_packets++;
         e->port.stats.rx_bytes += p->len;
         pkts[got++] = p;
+    }
+    return got;
+}
+
+/* From all queues, in turns: a full one does not keep the others waiting. */
+static int burst_in(struct ether *e, struct pkt **pkts, int n)
+{
+    int got = 0;
+    if (n > BURST)
+        n = BURST;
+    for (unsigned i = 0; i < e->dev.n_queues && got < n; i++) {
+        got += queue_in(e, &e->dev.queues[e->turn], pkts + got, n - got);
+        e->turn = e->turn + 1 < e->dev.n_queues ? e->turn + 1 : 0;
     }
     return got;
 }
@@ -286,7 +304,7 @@ static void stirred(struct ether *e, const struct pollfd *fds, unsigned n)
 static int nap(void *arg, uint64_t now, uint64_t until)
 {
     struct ether *e = arg;
-    struct pollfd fds[ETHER_FDS + 1];
+    struct pollfd fds[ETHER_QUEUES_MAX + 1];
     unsigned n = pollfds(e, fds, now, &until);
     fds[n] = (struct pollfd){.fd = port_wake_fd(), .events = POLLIN};
     int k = sleep_for(fds, n + 1, until > now ? until - now : 0);
@@ -333,7 +351,7 @@ static void ether_woken(struct port *port, const struct pollfd *fds, unsigned n)
     stirred((struct ether *)port, fds, n);
 }
 
-_Static_assert(ETHER_FDS <= PORT_DOZE_FDS, "port_wait_any has no room");
+_Static_assert(ETHER_QUEUES_MAX <= PORT_DOZE_FDS, "port_wait_any has no room");
 static const struct port_waiter ether_waiter = {ether_begin,  ether_look, NULL,
                                                 ether_rhythm, ether_doze, ether_woken};
 
@@ -366,9 +384,11 @@ static int ether_alive(struct port *port)
 static void ether_close(struct port *port)
 {
     struct ether *e = (struct ether *)port;
+    uint64_t rss = eal_rss_now();
     drop_stash(e);
     ether_dev_close(&e->dev);
     mbuf_pool_close(port->pool);
+    eal_rss_release(rss);
     free(e);
 }
 
@@ -381,11 +401,14 @@ static void describe(struct ether *e, const struct port_uri *uri)
     static const char *const drivers[] = {[URI_PACKET] = "AF_PACKET sockets",
                                           [URI_XDP] = "AF_XDP sockets",
                                           [URI_PCI] = "DPDK's PCI driver"};
-    char ip[URI_IP_TEXT];
+    char ip[URI_IP_TEXT], queues[32] = "";
+    if (uri->kind == URI_XDP)
+        snprintf(queues, sizeof(queues), ", %u receive queue%s", e->dev.n_queues,
+                 e->dev.n_queues > 1 ? "s" : "");
     e->port.caps.name = names[uri->kind];
     e->port.caps.driver_copies = uri->kind == URI_PACKET; /* into and out of its ring */
-    snprintf(e->port.caps.how, sizeof(e->port.caps.how), "%s:%u on %.15s by %s, %s",
-             port_uri_ip(uri->ip, ip), uri->port, uri->name, drivers[uri->kind],
+    snprintf(e->port.caps.how, sizeof(e->port.caps.how), "%s:%u on %.15s by %s%s, %s",
+             port_uri_ip(uri->ip, ip), uri->port, uri->name, drivers[uri->kind], queues,
              e->dev.n_fds ? "sleeping until packets come" : "looking for packets all the time");
 }
 
@@ -393,18 +416,33 @@ static void describe_checksums(struct ether *e)
 {
     const size_t n = strlen(e->port.caps.how);
     snprintf(e->port.caps.how + n, sizeof(e->port.caps.how) - n, "; IPv4 checksums %s",
-             e->dev.checks_ip ? "checked by the card, written in software" : "in software");
+             e->dev.queues[0].checks_ip ? "checked by the card, written in software"
+                                        : "in software");
+}
+
+static uint32_t pool_packets(enum uri_kind kind, const struct ether_shape *shape)
+{
+    return (shape->mtu_bytes > MTU_USUAL ? POOL_PACKETS_LONG : POOL_PACKETS) +
+           ether_dev_reserve(kind, shape->rx_queues);
+}
+
+uint64_t ether_memory_bytes(const struct port_uri *uri)
+{
+    const struct ether_shape shape = ether_dev_shape(uri);
+    return mbuf_pool_bytes(pool_packets(uri->kind, &shape),
+                           ether_dev_room(uri->kind, shape.mtu_bytes)) +
+           ether_dev_bytes(uri->kind, &shape) + EAL_BYTES;
 }
 
 int ether_open(const struct port_uri *uri, enum port_role role, struct port **out, char *err)
 {
-    uint32_t mtu;
+    struct ether_shape shape;
     if (role == PORT_CLIENT && !uri->peer) {
         snprintf(err, PORT_ERR, "port on %.15s: the edge needs the cloud's address: peer=ADDR",
                  uri->name);
         return -EINVAL;
     }
-    int rc = ether_dev_check(uri, &mtu, err);
+    int rc = ether_dev_check(uri, &shape, err);
     if (rc < 0)
         return rc;
     struct ether *e = calloc(1, sizeof(*e));
@@ -414,21 +452,23 @@ int ether_open(const struct port_uri *uri, enum port_role role, struct port **ou
     }
     e->port.ops = &ether_ops;
     e->port.waiter = &ether_waiter;
-    e->frame_max = mtu + OUTER_ETHERNET_BYTES;
+    e->frame_max = shape.mtu_bytes + OUTER_ETHERNET_BYTES;
     e->port.caps = (struct port_caps){
-        .mtu_bytes = mtu, .mtu_sure_bytes = mtu > MTU_SURE ? MTU_SURE : 0, .burst = BURST};
+        .mtu_bytes = shape.mtu_bytes,
+        .mtu_sure_bytes = shape.mtu_bytes > MTU_SURE ? MTU_SURE : 0,
+        .burst = BURST};
     rc = eal_start(uri->kind == URI_PCI ? uri->name : NULL, err);
     uint64_t rss = eal_rss_now();
     if (rc == 0) {
-        rc = mbuf_pool_open((mtu > MTU_USUAL ? POOL_PACKETS_LONG : POOL_PACKETS) +
-                                ether_dev_reserve(uri->kind),
-                            ether_dev_room(uri->kind, mtu), &e->port.pool);
+        rc = mbuf_pool_open(pool_packets(uri->kind, &shape),
+                            ether_dev_room(uri->kind, shape.mtu_bytes),
+                            uri->kind == URI_PCI ? MBUF_OF_EAL : MBUF_OWN, &e->port.pool);
         if (rc < 0)
-            snprintf(err, PORT_ERR, "port on %.15s: no memory for packets of %u bytes", uri->name,
-                     mtu);
+            snprintf(err, PORT_ERR, "port on %.15s: no memory for %u packets of %u bytes",
+                     uri->name, pool_packets(uri->kind, &shape), shape.mtu_bytes);
     }
     if (rc == 0)
-        rc = ether_dev_open(&e->dev, uri, mtu, e->port.pool, err);
+        rc = ether_dev_open(&e->dev, uri, &shape, e->port.pool, err);
     if (rc < 0) {
         mbuf_pool_close(e->port.pool);
         free(e);

@@ -6,8 +6,11 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #define CACHE 64u
+#define PRIV  RTE_ALIGN(sizeof(struct pkt), RTE_MBUF_PRIV_ALIGN)
+#define FLAGS (RTE_MEMPOOL_F_NO_IOVA_CONTIG | RTE_MEMPOOL_F_NO_SPREAD)
 
 struct mbuf_pool {
     struct pkt_pool pool; /* first */
@@ -52,22 +55,51 @@ struct rte_mempool *mbuf_pool_mempool(struct pkt_pool *pool)
     return ((struct mbuf_pool *)pool)->mempool;
 }
 
+static uint32_t element_bytes(uint32_t room)
+{
+    return (uint32_t)(sizeof(struct rte_mbuf) + PRIV) + room + RTE_PKTMBUF_HEADROOM;
+}
+
+uint64_t mbuf_pool_bytes(uint32_t n, uint32_t room)
+{
+    return (uint64_t)n * rte_mempool_calc_obj_size(element_bytes(room), FLAGS, NULL);
+}
+
+static void unmap(struct rte_mempool_memhdr *chunk, void *arg)
+{
+    (void)arg;
+    munmap(chunk->addr, chunk->len);
+}
+
+/* In one piece, as the AF_XDP driver wants it; shared, so that no fork() copies what the kernel
+ * writes to. */
+static int populate_own(struct rte_mempool *mp, size_t bytes)
+{
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED)
+        return -ENOMEM;
+    int n = rte_mempool_populate_iova(mp, at, RTE_BAD_IOVA, bytes, unmap, NULL);
+    if (n < 0)
+        munmap(at, bytes);
+    return n == (int)mp->size ? 0 : -ENOMEM;
+}
+
 /* As rte_pktmbuf_pool_create(), but objects may cross pages: with 4 KB pages every packet would
  * take one of its own. Only pci: does DMA, and that by virtual addresses, behind an IOMMU (VFIO;
  * `isthmus doctor` looks for it), where pages need not lie together. */
-static struct rte_mempool *create(const char *name, uint32_t n, uint32_t room)
+static struct rte_mempool *create(const char *name, uint32_t n, uint32_t room,
+                                  enum mbuf_memory memory)
 {
-    const unsigned priv = RTE_ALIGN(sizeof(struct pkt), RTE_MBUF_PRIV_ALIGN);
     struct rte_pktmbuf_pool_private config = {.mbuf_data_room_size =
                                                   (uint16_t)(room + RTE_PKTMBUF_HEADROOM),
-                                              .mbuf_priv_size = (uint16_t)priv};
-    struct rte_mempool *mp = rte_mempool_create_empty(
-        name, n, (unsigned)sizeof(struct rte_mbuf) + priv + config.mbuf_data_room_size, CACHE,
-        sizeof(config), SOCKET_ID_ANY, RTE_MEMPOOL_F_NO_IOVA_CONTIG | RTE_MEMPOOL_F_NO_SPREAD);
+                                              .mbuf_priv_size = (uint16_t)PRIV};
+    struct rte_mempool *mp = rte_mempool_create_empty(name, n, element_bytes(room), CACHE,
+                                                      sizeof(config), SOCKET_ID_ANY, FLAGS);
     if (!mp)
         return NULL;
     rte_pktmbuf_pool_init(mp, &config);
-    if (rte_mempool_populate_default(mp) < 0) {
+    if (memory == MBUF_OWN ? populate_own(mp, mbuf_pool_bytes(n, room)) < 0
+                           : rte_mempool_populate_default(mp) < 0) {
         rte_mempool_free(mp);
         return NULL;
     }
@@ -75,7 +107,7 @@ static struct rte_mempool *create(const char *name, uint32_t n, uint32_t room)
     return mp;
 }
 
-int mbuf_pool_open(uint32_t n, uint32_t room, struct pkt_pool **out)
+int mbuf_pool_open(uint32_t n, uint32_t room, enum mbuf_memory memory, struct pkt_pool **out)
 {
     static atomic_uint serial;
     char name[RTE_MEMPOOL_NAMESIZE];
@@ -85,7 +117,7 @@ int mbuf_pool_open(uint32_t n, uint32_t room, struct pkt_pool **out)
         return -ENOMEM;
     *p = (struct mbuf_pool){
         .pool = {.alloc = pool_alloc, .free = pool_free, .room = room, .n_total = n, .n_free = n},
-        .mempool = create(name, n, room)};
+        .mempool = create(name, n, room, memory)};
     if (!p->mempool) {
         free(p);
         return -ENOMEM;

@@ -9,8 +9,14 @@
 
 #include "dataplane/pkt.h"
 
+/* Of EAL's memory, which drivers share with another process or a card, and which is no more than
+ * there was at its start; or the pool's own, of any size. */
+enum mbuf_memory { MBUF_OF_EAL, MBUF_OWN };
+
 /* A pool of n packets of `room` bytes; EAL must run. 0, -ENOMEM. */
-int mbuf_pool_open(uint32_t n, uint32_t room, struct pkt_pool **out);
+int mbuf_pool_open(uint32_t n, uint32_t room, enum mbuf_memory memory, struct pkt_pool **out);
+/* Bytes that such a pool takes; EAL need not run. */
+uint64_t mbuf_pool_bytes(uint32_t n, uint32_t room);
 /* A driver has taken packets for itself: count without them from now on. All others must be in. */
 void mbuf_pool_settle(struct pkt_pool *pool);
 void mbuf_pool_close(struct pkt_pool *pool); /* every packet must be back */

@@ -596,7 +596,7 @@ int memif_open(const char *text, enum port_role role, struct port **out, char *e
         rc = eal_start(NULL, err);
     if (rc == 0) {
         rss = eal_rss_now();
-        rc = mbuf_pool_open(POOL_PACKETS, ROOM, &m->port.pool);
+        rc = mbuf_pool_open(POOL_PACKETS, ROOM, MBUF_OF_EAL, &m->port.pool);
         if (rc < 0)
             snprintf(err, PORT_ERR, "memif:%s: no memory for %u packets", text, POOL_PACKETS);
     }

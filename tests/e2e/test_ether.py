@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ethernet ports between two network namespaces joined by veth, AF_PACKET and AF_XDP: the ids of
 --local, with losses, through a router and under a flood of garbage; an interface that goes down and
-up; either half killed; the address answers pings; what is refused. Where the host allows no
-namespaces, or no such sockets, that they are refused with the mend is all that can be tried, and the test counts as skipped."""
+up; either half killed; the address answers pings; AF_XDP by all receive queues; what is refused.
+Where the host allows no namespaces, or no such sockets, that they are refused with the mend is all
+that can be tried, and the test counts as skipped."""
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ NETEM = "drop=20%,dup=20%,reorder=20%"
 CLOUD = ("--split", "10", "--codec", "f32", "--first-core", "1", "--threads", "1")
 EDGE = ("--threads", "1")
 PID = os.getpid()
+QUEUES, QUEUES_MAX = 4, 8
 
 
 def ip(*args):
@@ -31,19 +33,20 @@ class Network:
     def __init__(self, count, **options):
         self.names = ["isthmus-test-%d-%d" % (PID, i) for i in range(count)]
         try:
-            self.build(count, options.get("mtu", 1500))
+            self.build(count, options.get("mtu", 1500), str(options.get("queues", 1)))
         except subprocess.CalledProcessError:
             self.remove()
             raise
 
-    def build(self, count, mtu):
+    def build(self, count, mtu, queues):
         for name in self.names:
             ip("netns", "add", name)
             ip("-n", name, "link", "set", "lo", "up")
         for i in range(count - 1):
             left, right = self.names[i], self.names[i + 1]
-            ip("link", "add", "east", "netns", left, "type", "veth", "peer", "name", "west", "netns",
-               right)
+            many = ("numrxqueues", queues, "numtxqueues", queues)
+            ip("link", "add", "east", "netns", left, *many, "type", "veth", "peer", "name", "west", "netns",
+               right, *many)
             for name, interface in ((left, "east"), (right, "west")):
                 ip("-n", name, "link", "set", interface, "mtu", str(mtu), "up")
 
@@ -189,6 +192,49 @@ def wide(kind, model, asked, local, mtu):
         cloud.stop()
 
 
+def send_by(net, i, interface, queue):
+    """What goes out there takes this queue, whichever CPU sends it; it comes in by the other end's of that number."""
+    cpus = os.cpu_count()  # 32 of them a word, the highest first
+    words = ["%x" % ((1 << cpus % 32) - 1)] * (cpus % 32 > 0) + ["ffffffff"] * (cpus // 32)
+    for q in range(QUEUES):
+        done = net.run(i, "sh", "-c", "echo %s >/sys/class/net/%s/queues/tx-%d/xps_cpus"
+                       % (",".join(words) if q == queue else 0, interface, q))
+        e2e.check(done.returncode == 0, "packets are sent by queue %d: %s" % (queue, done.stdout))
+
+
+def many_queues(model, asked, local):
+    """AF_XDP sockets get what comes in by their own receive queue only: all are read, and slept on."""
+    with Network(2, queues=QUEUES) as net:
+        if "xps_cpus" not in net.run(1, "ls", "/sys/class/net/west/queues/tx-0").stdout:
+            e2e.say("NOT TRIED HERE: receive queues, for this kernel can't steer packets to one (CONFIG_XPS)")
+            return
+        cloud = halves.Cloud(model, "xdp:east,ip=10.9.0.1/24", *CLOUD, prefix=net.inside(0))
+        e2e.check(cloud.ready() and "%d receive queues, sleeping" % QUEUES in cloud.said(), cloud.said())
+        ip("-n", net.names[1], "addr", "add", "10.9.0.9/24", "dev", "west")
+        for q in range(QUEUES):
+            send_by(net, 1, "west", q)
+            ip("-n", net.names[1], "neigh", "flush", "dev", "west")
+            pinged = net.run(1, "ping", "-c", "3", "-i", ".3", "-W", "2", "10.9.0.1")
+            e2e.check(pinged.returncode == 0 and " 0% packet loss" in pinged.stdout,
+                      "queue %d: pings: %s" % (q, pinged.stdout))
+            halves.same_as_local(model, "packet:west,ip=10.9.0.2/24,peer=10.9.0.1", asked[:1], local[:1], *EDGE,
+                                 prefix=net.inside(1))
+        halves.same_as_local(model, "xdp:west,ip=10.9.0.2/24,peer=10.9.0.1", asked[:1], local[:1], *EDGE,
+                             prefix=net.inside(1))
+        # Nobody is at the first: the same queues are opened a second time.
+        done = halves.edge(model, "xdp:west,ip=10.9.0.2/24,peer=10.9.0.7", "--port",
+                           "xdp:west,ip=10.9.0.2/24,peer=10.9.0.1", *EDGE, "--split", "10", "--codec", "f32",
+                           "--connect", "20", "-p", "Hello", "-n", "2", prefix=net.inside(1))
+        e2e.check(done.returncode == 0, "the next port, on the same interface: %s" % done.stderr[-600:])
+        e2e.check(cloud.stop() == 0, "the cloud ends well")
+        left = net.run(0, "ip", "link", "show", "east").stdout
+        e2e.check("prog/xdp" not in left, "nothing is left at the interface: %s" % left)
+    with Network(2, queues=QUEUES_MAX + 1) as net:
+        done = halves.edge(model, "xdp:west,ip=10.9.0.2/24,peer=10.9.0.1", "-p", "x", "-n", "2", prefix=net.inside(1))
+        e2e.check(done.returncode in (1, 2) and "ethtool -L west combined %d" % QUEUES_MAX in done.stderr,
+                  "%d queues are too many: %s" % (QUEUES_MAX + 1, done.stderr))
+
+
 def refusals(model):
     with Network(2) as net:
         ip("-n", net.names[0], "addr", "add", "10.9.0.9/24", "dev", "east")
@@ -209,6 +255,8 @@ def refusals(model):
         refused(0, good + ",mtu=9000", "1500")
         refused(0, good, "no cloud at", "--connect", "1")
         refused(1, "xdp:west,ip=10.9.0.2/24,peer=10.9.0.1", "mtu 1500")
+        refused(0, good.replace("packet", "xdp"), "ulimit -l", prefix=(
+            "prlimit", "--memlock=8388608", "setpriv", "--bounding-set", "-ipc_lock", "--inh-caps", "-ipc_lock"))
         ip("-n", net.names[0], "link", "set", "east", "down")
         refused(0, good, "east up")
         bare = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
@@ -284,6 +332,7 @@ def main():
         asked, local = halves.requests(quick=2, full=4)
     if kinds == ["packet", "xdp"]:
         refusals(model)
+        many_queues(model, asked, local)
     for kind in kinds or ():
         identity(kind, model, asked, local)
         bench(kind)

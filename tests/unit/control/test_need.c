@@ -23,6 +23,8 @@ static struct gguf *model;
 static char *path;
 static const struct codec_params f16 = {.mode = CODEC_F16};
 static const struct need_process alone = {.faces_users = true};
+/* Of kernel UDP, memif and an AF_XDP port of one queue. */
+static const uint64_t port_bytes[] = {PLAN_UDP_BYTES, PLAN_MEMIF_BYTES, 21200000};
 
 static int open_model(void **state)
 {
@@ -86,7 +88,7 @@ static void test_as_planned(void **state)
                                            .cloud_threads = threads,
                                            .row_bytes = row_bytes,
                                            .serves = i % 3 == 0,
-                                           .port = (enum plan_port)(i / 4 % 3)};
+                                           .packet_bytes = port_bytes[i / 4 % 3]};
         const struct stage_params edge = {.end_layer = split,
                                           .n_ctx = context,
                                           .max_rows = chunk + sessions,
@@ -101,13 +103,13 @@ static void test_as_planned(void **state)
              .serves = c.serves,
              .threads = threads,
              .codec = &f16,
-             .packet_bytes = plan_port_bytes(c.port),
+             .packet_bytes = c.packet_bytes,
              .history_bytes = plan_history_bytes(row_bytes, context, sessions),
              .full = true},
                                   cloud_with = {.threads = threads,
                                                 .logit_rows = sessions,
                                                 .codec = &f16,
-                                                .packet_bytes = plan_port_bytes(c.port)};
+                                                .packet_bytes = c.packet_bytes};
         struct plan_memory planned, is = terms(edge, &edge_with);
         plan_memory_edge(&m, &c, &planned);
         planned.term[PLAN_KV] /= sessions; /* the least is that of one */
@@ -214,7 +216,7 @@ static void test_split_of_a_whole(void **state)
     const struct tiny_params long_ctx = {.arch = "llama", .key = "context_length", .value = 16384};
     const struct need_process edge_with = {.faces_users = true,
                                            .codec = &f16,
-                                           .packet_bytes = plan_port_bytes(PLAN_PORT_UDP),
+                                           .packet_bytes = PLAN_UDP_BYTES,
                                            .history_bytes = UINT64_MAX};
     const struct stage_params whole = {.n_ctx = 8192}, edge = {.end_layer = 1, .n_ctx = 8192};
     char line[NEED_LINE], err[GGUF_ERR], *tiny_path = path;
@@ -292,12 +294,12 @@ static void test_model_errors_pass(void **state)
 
 /* --- --memory-budget ------------------------------------------------------------------------- */
 
-static struct budget_plan budget(uint64_t bytes, enum plan_port port)
+static struct budget_plan budget(uint64_t bytes, uint64_t of_a_port)
 {
     return (struct budget_plan){
         .budget_bytes = bytes,
         .ports = 1,
-        .port = port,
+        .port_bytes = of_a_port,
         .sessions = 2,
         .with = {.faces_users = true, .codec = &f16, .history_bytes = 3 * MB},
     };
@@ -315,7 +317,7 @@ static uint64_t least_of(const struct budget_plan *b, const struct stage_params 
     struct need_process with = b->with;
 
     with.full = true;
-    with.packet_bytes = b->ports * plan_port_bytes(b->port);
+    with.packet_bytes = b->ports * b->port_bytes;
     return terms(*p, &with).bytes;
 }
 
@@ -326,14 +328,14 @@ static void test_budget(void **state)
     struct stage_params p = edge;
     char line[BUDGET_LINE] = "", want[64];
 
-    for (unsigned port = 0; port < PLAN_PORTS; port++) {
-        struct budget_plan b = budget(0, (enum plan_port)port);
+    for (unsigned port = 0; port < 3; port++) {
+        struct budget_plan b = budget(0, port_bytes[port]);
         const uint64_t least = least_of(&b, &edge);
         b.budget_bytes = for_all(least);
         p = edge;
         assert_int_equal(budget_start(model, &p, TINY_LAYERS, &b, line), 0);
         assert_int_equal(p.kv_budget_bytes, kv);
-        assert_int_equal(b.packet_bytes, plan_port_bytes(b.port));
+        assert_int_equal(b.packet_bytes, b.port_bytes);
 
         b.budget_bytes = for_all(least) - 2;
         p = edge;
@@ -352,30 +354,30 @@ static void test_budget(void **state)
             p = edge;
             assert_int_equal(budget_start(model, &p, TINY_LAYERS, &b, line), 0);
             const uint64_t given = p.kv_budget_bytes - kv,
-                           packets = b.packet_bytes - plan_port_bytes(b.port);
+                           packets = b.packet_bytes - b.port_bytes;
             assert_true(given + packets <= more + 1);
-            assert_true(p.kv_budget_bytes <= 6 * kv && b.packet_bytes <= 18 * MB);
-            assert_true(port == PLAN_PORT_UDP ? more < 9 || packets >= more / 9 || more > 14 * MB
+            assert_true(p.kv_budget_bytes <= 6 * kv && b.packet_bytes <= 21200000);
+            assert_true(port == 0 ? more < 9 || packets >= more / 9 || more > 14 * MB
                                               : packets == 0);
         }
         assert_int_equal(p.kv_budget_bytes, 6 * kv);
-        if (port == PLAN_PORT_UDP)
+        if (port == 0)
             assert_int_equal(b.packet_bytes, BUDGET_PORT_BYTES);
     }
 
     /* A cache that is to have little leaves the rest to packets, and needs no more itself. */
-    struct budget_plan b = budget(0, PLAN_PORT_UDP);
+    struct budget_plan b = budget(0, PLAN_UDP_BYTES);
     p = edge;
     p.kv_budget_bytes = kv / 2;
     b.budget_bytes = for_all(least_of(&b, &p) + MB);
     assert_int_equal(budget_start(model, &p, TINY_LAYERS, &b, line), 0);
     assert_int_equal(p.kv_budget_bytes, kv / 2);
-    assert_int_equal(b.packet_bytes, plan_port_bytes(PLAN_PORT_UDP) + MB);
+    assert_int_equal(b.packet_bytes, PLAN_UDP_BYTES + MB);
     /* Several ports share. */
     b.ports = 4;
     b.budget_bytes = for_all(least_of(&b, &p) + 2 * MB);
     assert_int_equal(budget_start(model, &p, TINY_LAYERS, &b, line), 0);
-    assert_int_equal(b.packet_bytes, plan_port_bytes(PLAN_PORT_UDP) + MB / 2);
+    assert_int_equal(b.packet_bytes, PLAN_UDP_BYTES + MB / 2);
     /* None, no packets. */
     b.ports = 0;
     assert_int_equal(budget_start(model, &p, TINY_LAYERS, &b, line), 0);

@@ -128,7 +128,7 @@ void made_wish(const struct plan_model *m, struct plan_speed *edge, struct plan_
         .cloud = cloud,
         .link = link,
         .quality = q,
-        .port = PLAN_PORT_UDP,
+        .packet_bytes = PLAN_UDP_BYTES,
         .least = PLAN_TPOT,
         .prompt = 500,
         .n_contexts = 1,

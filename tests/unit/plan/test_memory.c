@@ -29,7 +29,8 @@ static void golden(void **state)
                                  .cloud_chunk = 64,
                                  .edge_threads = 1,
                                  .cloud_threads = 1,
-                                 .row_bytes = 1000};
+                                 .row_bytes = 1000,
+                                 .packet_bytes = PLAN_MEMIF_BYTES};
     struct plan_memory edge, cloud;
     const uint64_t layer = 177209344ull * 5 / 8 + 2 * 4096 * 4; /* weights of a layer, norms */
 
@@ -51,6 +52,9 @@ static void golden(void **state)
     for (unsigned t = 0; t < PLAN_MEMORY_TERMS; t++)
         sum += edge.term[t];
     assert_int_equal(edge.bytes, sum);
+
+    assert_int_equal(edge.term[PLAN_PACKETS], c.packet_bytes);
+    assert_int_equal(cloud.term[PLAN_PACKETS], c.packet_bytes);
 
     /* I_kv: all keys and values at the edge. */
     c.home = PLAN_KV_EDGE;
