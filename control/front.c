@@ -543,7 +543,10 @@ static int join(struct front *f, const struct join_options *j)
 int front_join(struct front *f, const struct join_options *j, unsigned threads, int first_core)
 {
     f->join = *j;
-    int rc = open_stage(f, f->plan.split, threads, first_core,
+    int rc = privileges_check(j->rights.user);
+    if (rc != EXIT_OK)
+        return rc;
+    rc = open_stage(f, f->plan.split, threads, first_core,
                         j->workers ? -1 : port_arg_numa_node("/sys", j->at.uris[0]));
     if (rc != EXIT_OK)
         return rc;

@@ -331,6 +331,8 @@ int cmd_cloud(int argc, char **argv)
     }
     rc = security_open(&o.security, true, &security);
     if (rc == EXIT_OK)
+        rc = privileges_check(o.security.user);
+    if (rc == EXIT_OK)
         rc = split_plan(&o.split, &m, &plan);
     if (rc == EXIT_OK)
         rc = model_team_near(&o.model, 1, 1, port_arg_numa_node("/sys", o.port.uris[0]), &team);
