@@ -338,7 +338,7 @@ def main():
         bench(kind)
         routed(kind, model, asked[:2], local[:2])
         garbage(kind, model, asked[:2], local[:2])
-        wide(kind, model, asked[:2], local[:2], {"packet": 9000, "xdp": 3470}[kind])
+        wide(kind, model, asked[:2], local[:2], {"packet": 9000, "xdp": 3462}[kind])
     e2e.finish()
 
 
