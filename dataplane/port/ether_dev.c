@@ -30,7 +30,7 @@
 /* An AF_XDP chunk is a packet with its mbuf, of 2,048 to 4,096 bytes; the kernel keeps 256 of them
  * free in front of a frame. */
 #define XDP_EXTRA     (256u + 16u) /* and Ethernet's header */
-#define XDP_MTU_MAX   3470u
+#define XDP_MTU_MAX   3462u
 #define XDP_FILL        2048u   /* packets the kernel has for each queue, */
 #define XDP_SENT        2048u   /* and of those that were sent */
 #define XDP_RINGS_BYTES 200000u /* of a queue */

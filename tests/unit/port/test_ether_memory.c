@@ -29,7 +29,7 @@ static void test_measured(void **state)
         {"packet:not-here,ip=192.0.2.1/24,peer=192.0.2.2", 15100000, 1510000},
         {"packet:not-here,ip=192.0.2.1/24,peer=192.0.2.2,mtu=9000", 28300000, 28300000},
         {"xdp:not-here,ip=192.0.2.1/24,peer=192.0.2.2", 21200000, 2120000},
-        {"xdp:not-here,ip=192.0.2.1/24,peer=192.0.2.2,mtu=3470", 28500000, 2850000},
+        {"xdp:not-here,ip=192.0.2.1/24,peer=192.0.2.2,mtu=3462", 28500000, 2850000},
     };
 
     (void)state;
