@@ -15,7 +15,7 @@ from namespaces import Network, ip
 
 SPLIT = ("--split", "10", "--codec", "f32")
 CORE = ("--first-core", "1", "--threads", "1")
-IDS = 100 if e2e.QUICK else 400
+IDS = 250 if e2e.QUICK else 400
 
 
 def requests():
