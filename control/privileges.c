@@ -113,14 +113,12 @@ static bool may_make(const struct who *w, const char *path)
     return can;
 }
 
-/* The socket of a memif: port, which an edge connects to again and a cloud removes. */
+/* The socket of a memif: port, which an edge connects to again and a cloud removes. Only the same
+ * user gets in: where a cloud has to stay root for its folder, an edge has to, too, whether or not
+ * the socket is there just now. */
 static bool may_meet(const struct who *w, const char *path, bool is_server)
 {
-    char *copy = strdup(path);
-    const bool folder = copy && may(w, dirname(copy), is_server ? W_OK | X_OK : X_OK);
-
-    free(copy);
-    return folder && (is_server || access(path, F_OK) < 0 || may(w, path, W_OK));
+    return may_make(w, path) && (is_server || access(path, F_OK) < 0 || may(w, path, W_OK));
 }
 
 static bool is_raw(enum uri_kind k)
@@ -345,11 +343,11 @@ int privileges_drop(const struct privileges *p)
     rc = daemon_hand_over(w.uid, w.gid);
     if (p->hand_over)
         p->hand_over(w.uid, w.gid);
-    if (rc == 0)
-        rc = hand_over(p, &w); /* also where this process stays root: an edge may not */
     if (rc == 0 && !may_go(p, &w))
         return EXIT_OK;
     const struct kept k = kept_for(p);
+    if (rc == 0)
+        rc = hand_over(p, &w);
     if (rc == 0)
         rc = become(&w, &k);
     if (rc < 0) {
