@@ -342,7 +342,7 @@ static int chat_turn(struct front *f, struct chat *c)
         rc = run_one(f, &g);
         putchar('\n');
         fflush(stdout);
-        if (rc == EXIT_INTERRUPTED && signals_caught() == SIGINT) {
+        if (rc == EXIT_INTERRUPTED && signals_only_interrupts()) {
             signals_forget(); /* ^C ends the answer, not the chat */
             rc = EXIT_OK;
         }

@@ -402,8 +402,7 @@ static struct port *next_port(void *arg)
     for (unsigned i = 1; i <= at->n; i++) {
         const unsigned next = (f->address + i) % at->n;
         const char *uri = at->uris[next];
-        if (port_looked_up(uri) &&
-            port_arg_replace(uri, &f->security, &f->o->netem, &f->port)) {
+        if (port_looked_up(uri) && port_arg_replace(uri, &f->security, &f->o->netem, &f->port)) {
             f->address = next;
             break;
         }
@@ -547,7 +546,7 @@ int front_join(struct front *f, const struct join_options *j, unsigned threads, 
     if (rc != EXIT_OK)
         return rc;
     rc = open_stage(f, f->plan.split, threads, first_core,
-                        j->workers ? -1 : port_arg_numa_node("/sys", j->at.uris[0]));
+                    j->workers ? -1 : port_arg_numa_node("/sys", j->at.uris[0]));
     if (rc != EXIT_OK)
         return rc;
     signals_catch(); /* from here on a port leaves something to clean up */

@@ -8,13 +8,14 @@
 #include <stdint.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t caught, n_caught;
+static volatile sig_atomic_t caught, n_caught, n_interrupts;
 static atomic_int wake_fd = -1, stops, reloads;
 
 static void on_signal(int sig)
 {
     caught = sig;
     n_caught++;
+    n_interrupts += sig == SIGINT;
 }
 
 static void on_serving_signal(int sig)
@@ -51,9 +52,14 @@ bool signals_let_end(void)
     return !n_caught || (n_caught == 1 && caught == SIGTERM);
 }
 
+bool signals_only_interrupts(void)
+{
+    return n_caught == n_interrupts;
+}
+
 void signals_forget(void)
 {
-    caught = n_caught = 0;
+    caught = n_caught = n_interrupts = 0;
 }
 
 void signals_serve(int fd)

@@ -15,6 +15,8 @@ void signals_catch(void);
 int signals_caught(void);
 /* Whether what is under way may end: nothing came, or one SIGTERM and no more. */
 bool signals_let_end(void);
+/* Whether nothing but ^C came. */
+bool signals_only_interrupts(void);
 void signals_forget(void);
 
 /*

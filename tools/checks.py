@@ -108,7 +108,8 @@ def explore(seed):
     for name, env in SIMULATIONS:
         argv = ["build/tests/sim/" + name, "--seed", str(seed), "--seconds", str(SIMULATED_S / len(SIMULATIONS))]
         start = time.monotonic()
-        done = subprocess.run(argv, cwd=ROOT, env={**os.environ, **env}, text=True, stdin=subprocess.DEVNULL,
+        done = subprocess.run(["timeout", "-s", "ABRT", "300", *argv],  # ABRT: it says the seed
+                              cwd=ROOT, env={**os.environ, **env}, text=True, stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         good = done.returncode == 0
         said = done.stdout.splitlines()

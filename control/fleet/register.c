@@ -265,9 +265,8 @@ int register_open(const struct register_options *o, const struct worker *self,
     }
     if (rc == EXIT_OK) {
         r->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        const int failed = r->wake_fd < 0
-                               ? -errno
-                               : signals_thread(&r->thread, "isthmus-lease", run, r);
+        const int failed =
+            r->wake_fd < 0 ? -errno : signals_thread(&r->thread, "isthmus-lease", run, r);
         if (failed) {
             log_error("--register: no thread for it: %s", strerror(-failed));
             rc = EXIT_FAILED;
