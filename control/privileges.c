@@ -216,7 +216,8 @@ static struct kept kept_for(const struct privileges *p)
         k = (struct kept){
             {CAP_NET_RAW}, 1, " with the capability that opening its ports again takes"};
     }
-    if (port && strtoul(port + 1, NULL, 10) < PORT_USERS) {
+    const unsigned long listened = port ? strtoul(port + 1, NULL, 10) : 0;
+    if (listened && listened < PORT_USERS) {
         k.what = k.n ? k.what : " with the capability that opening --listen's port takes";
         k.list[k.n++] = CAP_NET_BIND_SERVICE;
     }
@@ -351,13 +352,17 @@ int privileges_drop(const struct privileges *p)
     if (rc != EXIT_OK)
         return rc;
     rc = daemon_hand_over(w.uid, w.gid);
-    if (p->hand_over)
-        p->hand_over(w.uid, w.gid);
-    if (rc == 0 && !may_go(p, &w))
-        return EXIT_OK;
+    if (rc == 0 && !may_go(p, &w)) { /* the folder is ours again */
+        rc = daemon_hand_over(0, getegid());
+        if (rc < 0)
+            log_error("the runtime folder cannot be taken back: %s", strerror(-rc));
+        return rc < 0 ? EXIT_FAILED : EXIT_OK;
+    }
     const struct kept k = kept_for(p);
     if (rc == 0)
         rc = hand_over(p, &w);
+    if (rc == 0 && p->hand_over)
+        p->hand_over(w.uid, w.gid);
     if (rc == 0)
         rc = become(&w, &k);
     if (rc < 0) {

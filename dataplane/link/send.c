@@ -345,7 +345,7 @@ int send_output(struct link *l, struct pkt **out, int n, struct pkt_pool *pool)
         if (!p)
             break;
         replied = replied || reply;
-        if (p->len > l->mtu.frame_max) {
+        if (p->len > l->mtu.frame_max || !p->pool->alloc) { /* too long, or no port's */
             piece_cut(l, p, pool);
             pkt_unref(p);
             count += piece_output(l, out + count, n - count);

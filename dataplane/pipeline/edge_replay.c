@@ -236,11 +236,13 @@ static void count_replayed(struct edge *e, struct edge_uplink *u, uint32_t rows,
 }
 
 /* A tile may be of a path, or a port, that took longer packets. */
-static struct pkt *packet_for(const struct edge_uplink *u, size_t tile_bytes)
+static struct pkt *packet_for(const struct edge_uplink *u, uint32_t fragment, size_t tile_bytes)
 {
-    if (tile_bytes <= proto_tile_capacity(pump_payload_most(u->port)))
-        return pkt_alloc(u->port->pool);
-    return pkt_lone((uint32_t)(WIRE_OVERHEAD + LINK_PREFIX_BYTES + PROTO_ROWS_BYTES + tile_bytes));
+    const size_t frame_bytes = WIRE_OVERHEAD + link_payload_offset(false, fragment) +
+                               (fragment ? 0 : PROTO_ROWS_BYTES) + tile_bytes;
+
+    return frame_bytes <= u->port->pool->room ? pkt_alloc(u->port->pool)
+                                              : pkt_lone((uint32_t)frame_bytes);
 }
 
 /* 0, or the link's error. */
@@ -254,7 +256,7 @@ static int send_message(struct edge *e, struct edge_session *s, const struct gro
 
     for (size_t at = s->replayed; at < m->end; n++) {
         size_t head_bytes = 0, bytes = get_be16(s->history.bytes + at);
-        struct pkt *p = packet_for(u, bytes);
+        struct pkt *p = packet_for(u, n, bytes);
         uint8_t *to;
 
         if (!p) {

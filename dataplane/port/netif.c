@@ -67,6 +67,31 @@ bool netif_has_address(const char *name, uint32_t ip)
     return has;
 }
 
+static bool same_address(const struct sockaddr *a, const struct sockaddr *b)
+{
+    if (!b || a->sa_family != b->sa_family)
+        return false;
+    if (a->sa_family == AF_INET)
+        return ((const struct sockaddr_in *)(const void *)a)->sin_addr.s_addr ==
+               ((const struct sockaddr_in *)(const void *)b)->sin_addr.s_addr;
+    return a->sa_family == AF_INET6 &&
+           memcmp(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr,
+                  &((const struct sockaddr_in6 *)(const void *)b)->sin6_addr, 16) == 0;
+}
+
+uint32_t netif_mtu_of(const struct sockaddr *a)
+{
+    struct ifaddrs *list;
+    struct netif n = {0};
+    if (getifaddrs(&list) < 0)
+        return 0;
+    for (const struct ifaddrs *i = list; i && !n.mtu_bytes; i = i->ifa_next)
+        if (same_address(a, i->ifa_addr) && netif_read(i->ifa_name, &n) < 0)
+            n.mtu_bytes = 0;
+    freeifaddrs(list);
+    return n.mtu_bytes;
+}
+
 const char *netif_names(char *buf, size_t room)
 {
     struct if_nameindex *list = if_nameindex();

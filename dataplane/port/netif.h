@@ -20,6 +20,10 @@ int netif_read(const char *name, struct netif *n);
 /* Whether the kernel itself has this IPv4 address (host order) on the interface. */
 bool netif_has_address(const char *name, uint32_t ip);
 
+/* The MTU of the interface that has the IPv4 or IPv6 address of a; 0: there is none. */
+struct sockaddr;
+uint32_t netif_mtu_of(const struct sockaddr *a);
+
 /* The names of Ethernet interfaces, with commas, as far as there is room; "none". Returns buf. */
 const char *netif_names(char *buf, size_t room);
 

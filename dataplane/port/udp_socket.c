@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "dataplane/port/lookup.h"
+#include "dataplane/port/netif.h"
 #include "dataplane/port/udp.h"
 
 #define SOCKET_BUFFER_BYTES (4 << 20)
@@ -70,26 +71,27 @@ static void set_options(struct udp *u)
         set_option(u->fd, SOL_UDP, UDP_GRO, 1);
 }
 
-/* The longest packet on the way there; 0: not known. */
-static uint32_t mtu_towards(const struct sockaddr_in6 *sa, socklen_t len)
+/* The MTU of the interface by which packets go there; 0: not known. The kernel's own idea of the
+ * path (IP_MTU) has what routers said, which anybody may have forged. */
+static uint32_t mtu_towards(const struct sockaddr *sa, socklen_t len)
 {
-    int fd = socket(sa->sin6_family, SOCK_DGRAM | SOCK_CLOEXEC, 0), mtu = 0;
-    socklen_t n = sizeof(mtu);
-    bool v6 = sa->sin6_family == AF_INET6;
+    int fd = socket(sa->sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_storage from;
+    socklen_t n = sizeof(from);
+    uint32_t mtu = 0;
     if (fd < 0)
         return 0;
-    if (connect(fd, (const struct sockaddr *)sa, len) < 0 ||
-        getsockopt(fd, v6 ? IPPROTO_IPV6 : IPPROTO_IP, v6 ? IPV6_MTU : IP_MTU, &mtu, &n) < 0)
-        mtu = 0;
+    if (connect(fd, sa, len) == 0 && getsockname(fd, (struct sockaddr *)&from, &n) == 0)
+        mtu = netif_mtu_of((const struct sockaddr *)&from);
     close(fd);
-    return mtu > 0 ? (uint32_t)mtu : 0;
+    return mtu;
 }
 
 static void choose_mtu(struct udp *u, const struct port_uri *uri, const struct addrinfo *found,
                        const struct addrinfo *ai)
 {
     uint32_t mtu = uri->mtu_bytes ? uri->mtu_bytes : MTU_DEFAULT;
-    uint32_t way = uri->name[0] ? mtu_towards((const void *)ai->ai_addr, ai->ai_addrlen) : 0;
+    uint32_t way = uri->name[0] ? mtu_towards(ai->ai_addr, ai->ai_addrlen) : 0;
     if (way && way < mtu)
         mtu = way;
     /* Alike for all of a name's addresses: an edge keeps the length of its packets when it goes
