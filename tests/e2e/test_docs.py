@@ -147,7 +147,7 @@ class Session:
         command = command.replace("127.0.0.1:8080", "127.0.0.1:%d" % self.http)
         command = command.replace("memif:/tmp/", "memif:%s/" % self.folder)
         script = ". %s; %s\nrc=$?; %s exit $rc" % (shlex.quote(self.state), command, keep)
-        env = {**os.environ, "PATH": folder + ":" + os.environ["PATH"]}
+        env = {**os.environ, "PATH": folder + ":" + os.environ["PATH"], "ISTHMUS_SHARED": e2e.SHARED}
         if self.host and serves:  # as a unit would
             env["RUNTIME_DIRECTORY"] = self.host.host.path("/run/isthmus/edge")
         return subprocess.Popen(["bash", "-c", script], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out,
