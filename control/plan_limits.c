@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Limits that contradict the model or the link. */
-
 #include "control/cmd.h"
 #include "control/log.h"
 #include "control/plan_show.h"

@@ -86,8 +86,8 @@ uint32_t netif_mtu_of(const struct sockaddr *a)
     if (getifaddrs(&list) < 0)
         return 0;
     for (const struct ifaddrs *i = list; i && !n.mtu_bytes; i = i->ifa_next)
-        if (same_address(a, i->ifa_addr) && netif_read(i->ifa_name, &n) < 0)
-            n.mtu_bytes = 0;
+        if (same_address(a, i->ifa_addr))
+            (void)netif_read(i->ifa_name, &n); /* one that went meanwhile leaves n as it is */
     freeifaddrs(list);
     return n.mtu_bytes;
 }

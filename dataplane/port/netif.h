@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct sockaddr;
+
 struct netif {
     uint32_t mtu_bytes;
     uint8_t mac[6];
@@ -21,7 +23,6 @@ int netif_read(const char *name, struct netif *n);
 bool netif_has_address(const char *name, uint32_t ip);
 
 /* The MTU of the interface that has the IPv4 or IPv6 address of a; 0: there is none. */
-struct sockaddr;
 uint32_t netif_mtu_of(const struct sockaddr *a);
 
 /* The names of Ethernet interfaces, with commas, as far as there is room; "none". Returns buf. */
