@@ -42,10 +42,11 @@ struct link_params {
                                     * and to each new address that it proves to be at */
     struct keys *keys;             /* what frames are sealed with: borrowed; until they are ready
                                     * nothing is sent or taken. NULL: frames are not encrypted */
-    bool initiator;                /* the edge: chooses connection id and epoch */
+    bool initiator;                /* the edge: chooses the connection's number */
     uint32_t connection;           /* initiator: random, nonzero. Other side: the handshake's, or 0,
                                     * learnt from the first message */
-    uint16_t epoch;                /* without keys; with keys the epoch is the keys' */
+    uint16_t epoch;                /* without keys: of what the initiator sends until it hears the
+                                    * other side, which draws the connection's at link_open */
     uint8_t hop;
     bool unpaced;                  /* nothing between the peers can queue: only window and credit
                                     * bound what is under way */

@@ -16,7 +16,7 @@
 #include "dataplane/pkt.h"
 #include "dataplane/secure/keys.h"
 
-#define WIRE_VERSION       3u
+#define WIRE_VERSION       4u
 #define WIRE_L2L4_BYTES    OUTER_BYTES
 #define WIRE_HEADER_BYTES  24u
 #define WIRE_TAG_BYTES     16u

@@ -5,8 +5,10 @@
 
 --quick     one build and its tests, with few prompts: a developer's minute
 --fuzz N    seconds for each fuzz target (default 20)
---seed N    of the simulations' first runs, which go on from there for a minute in all (default: by the
-            time of day, so that each check tries others; a failure says the command that repeats it)
+--explore S nothing but the simulations, for S seconds in all, with seeds that nobody tried before: all other
+            checks always run the same ones, so that no change is refused for what it did not do. A failure
+            says the command that repeats it; mend it, and put its seed into tests/sim/meson.build
+--seed N    the first that --explore tries (default: by the time of day)
 
 With CI=true in the environment a skipped test counts as failed.
 """
@@ -26,7 +28,8 @@ COVERAGE_MIN = 90.0
 # the seeds that meson's tests run.
 SIMULATIONS = (("sim_link", {}), ("sim_pipeline", {}), ("sim_pipeline", {"HEAD": "edge"}), ("sim_edges", {}),
                ("sim_edges", {"HEAD": "edge"}))
-SIMULATED_S = 60
+# Of each of these in a check, beyond those of meson's tests: a minute in all.
+FIRST_SEED, RUNS = 1000, 100
 
 # Where nobody reads what was skipped, a test that could not run is a failure.
 SKIPPED = "failed" if os.environ.get("CI") == "true" else "skipped"
@@ -102,13 +105,12 @@ def meson_test(folder, *options, env=None):
                 test["result"], "failed"), name)
 
 
-def explore(seed):
-    """The simulations with seeds that nobody tried before."""
-    say("sim    the first seed is %d" % seed)
+def simulate(seed, *length, limit_s=300):
+    """The simulations from this seed on; length: an option for how long."""
     for name, env in SIMULATIONS:
-        argv = ["build/tests/sim/" + name, "--seed", str(seed), "--seconds", str(SIMULATED_S / len(SIMULATIONS))]
+        argv = ["build/tests/sim/" + name, "--seed", str(seed), *length]
         start = time.monotonic()
-        done = subprocess.run(["timeout", "-s", "ABRT", "300", *argv],  # ABRT: it says the seed
+        done = subprocess.run(["timeout", "-s", "ABRT", str(limit_s), *argv],  # ABRT: it says the seed
                               cwd=ROOT, env={**os.environ, **env}, text=True, stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         good = done.returncode == 0
@@ -118,6 +120,14 @@ def explore(seed):
         what = " ".join([*("%s=%s" % v for v in env.items()), *argv])
         say("%-6s %s (%.0f s)" % ("ok" if good else "FAILED", what, time.monotonic() - start))
         count("passed" if good else "failed", what)
+
+
+def explore(seconds, seed):
+    """The simulations with seeds that nobody tried before."""
+    if build("build", "--prefix=/usr", targets=sorted({"tests/sim/" + name for name, _ in SIMULATIONS})):
+        say("sim    the first seed is %d" % seed)
+        part_s = seconds / len(SIMULATIONS)
+        simulate(seed, "--seconds", str(part_s), limit_s=300 + part_s)
 
 
 def fuzz_target(binary, seconds):
@@ -191,15 +201,7 @@ def fetch_models():
             say("ok     model %s: %s" % (name, done.stdout.strip()))
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="tools/check", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--fuzz", type=int, default=20, metavar="N")
-    parser.add_argument("--seed", type=int, default=int(time.time()), metavar="N")
-    options = parser.parse_args()
-
-    start = time.monotonic()
+def check(options):
     fetch_models()
     # For the prefix of a package, so that one is packed from it without being compiled again.
     if build("build", "--prefix=/usr"):
@@ -208,7 +210,7 @@ def main():
         command("symbols", ["tools/check-symbols", "build"], quiet=False)
         meson_test("build", env={"ISTHMUS_QUICK": "1"} if options.quick else None)
         if not options.quick:
-            explore(options.seed)
+            simulate(FIRST_SEED, "--runs", str(RUNS))
     if not options.quick:
         if build("build-asan", "-Db_sanitize=address,undefined", "-Db_lundef=false",
                  "-Dbuildtype=debugoptimized"):
@@ -232,6 +234,25 @@ def main():
         coverage()
         fuzz(options.fuzz)
 
+
+def main():
+    parser = argparse.ArgumentParser(prog="tools/check", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--fuzz", type=int, default=20, metavar="N")
+    parser.add_argument("--explore", type=float, metavar="S")
+    parser.add_argument("--seed", type=int, metavar="N")
+    options = parser.parse_args()
+    if options.explore is not None and not options.explore > 0:
+        parser.error("--explore: %g seconds are none" % options.explore)
+    if options.seed is not None and options.explore is None:
+        parser.error("--seed is for --explore: all other checks have the same seeds each time")
+
+    start = time.monotonic()
+    if options.explore is None:
+        check(options)
+    else:
+        explore(options.explore, int(time.time()) if options.seed is None else options.seed)
     for name in failures:
         say("FAILED " + name)
     say("%.0f s" % (time.monotonic() - start))

@@ -114,6 +114,7 @@ struct link {
     uint64_t now_ns, heard_ns, pinged_ns, ticked_ns;
     enum link_end end;
     bool heard, idle;
+    uint16_t hello_epoch;   /* without keys, of a responder: in frames of who has not heard it */
     struct wire_path path;
     uint32_t moves;         /* changes of it */
     bool path_proved;       /* before anything was heard: by the handshake */

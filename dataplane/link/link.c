@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <openssl/rand.h>
+
 #include "dataplane/link/bytes.h"
 
 #define MS_NS 1000000ull
@@ -38,9 +40,24 @@ static bool mtu_fits(const struct link_params *p)
             p->mtu_sure_bytes + OUTER_ETHERNET_BYTES >= PIECE_FRAME_MAX);
 }
 
+/* What tells a responder from one that had the same connection before a restart. */
+static int draw_epoch(struct link *l)
+{
+    unsigned char bytes[2];
+
+    if (l->p.initiator || l->p.keys)
+        return 0;
+    if (RAND_bytes(bytes, sizeof bytes) != 1)
+        return -EIO;
+    l->hello_epoch = l->p.epoch;
+    l->p.epoch = get_be16(bytes);
+    return 0;
+}
+
 int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
 {
     struct link *l;
+    int rc;
 
     if (!p->path || (p->initiator && !p->connection))
         return -EINVAL;
@@ -53,6 +70,11 @@ int link_open(const struct link_params *p, uint64_t now_ns, struct link **out)
     if (l->p.rto_min_ns > l->p.rto_max_ns || !mtu_fits(&l->p)) {
         free(l);
         return -EINVAL;
+    }
+    rc = draw_epoch(l);
+    if (rc) {
+        free(l);
+        return rc;
     }
     l->now_ns = l->heard_ns = l->pinged_ns = l->ticked_ns = now_ns;
     l->tx_base = l->tx_next = l->rx_base = l->rx_end = 1;
@@ -173,6 +195,17 @@ bool link_contest(struct link *l)
     return link_contested(l);
 }
 
+/* Without keys. Who has not heard us closes, but sends no other control frame. */
+static bool is_epoch(const struct link *l, const struct wire_header *h)
+{
+    if (l->p.initiator && !l->heard && h->type != WIRE_RESET)
+        return true; /* it is learnt */
+    if (!l->p.initiator && h->flags & WIRE_FLAG_HELLO)
+        return h->epoch == l->hello_epoch;
+    return h->epoch == l->p.epoch ||
+           (!l->p.initiator && h->type == WIRE_CLOSE && h->epoch == l->hello_epoch);
+}
+
 /*
  * Whether the frame belongs to this connection. A responder takes the connection of the first
  * message 1 it sees. Later messages of a peer that has not heard us yet may overtake that one and
@@ -185,9 +218,9 @@ static bool is_ours(struct link *l, const struct wire_header *h, const uint8_t *
     if (h->hop == l->p.hop && h->connection && from_initiator != l->p.initiator) {
         if (!l->p.connection && h->type == WIRE_DATA && h->message == 1) {
             l->p.connection = h->connection;
-            l->p.epoch = h->epoch;
+            l->hello_epoch = h->epoch;
         }
-        if (h->connection == l->p.connection && (l->p.keys || h->epoch == l->p.epoch))
+        if (h->connection == l->p.connection && (l->p.keys || is_epoch(l, h)))
             return true;
         if (!l->p.keys && (h->flags & WIRE_FLAG_HELLO ? l->p.connection && !link_contest(l) : true))
             queue_reset(l, h, frame);
@@ -221,8 +254,10 @@ static bool is_replay(struct link *l, const struct wire_header *h)
 }
 
 /* It came just now, from a peer that lives: not an old frame that came again. */
-static void hear(struct link *l)
+static void hear(struct link *l, const struct wire_header *h)
 {
+    if (!l->heard && l->p.initiator)
+        l->p.epoch = h->epoch;
     l->heard = true;
     l->heard_ns = l->now_ns;
     l->backoff = 0; /* the peer is not busy or gone: what is missing was lost */
@@ -240,7 +275,7 @@ static int control_frame(struct link *l, const struct wire_header *h, const uint
     }
     if (newest && h->type != WIRE_RESET && h->type != WIRE_ANSWER)
         path_seen(l, frame);
-    hear(l);
+    hear(l, h);
     switch (h->type) {
     case WIRE_ACK:
         return loss_read_ack(l, h->message, payload, h->payload_bytes);
@@ -284,7 +319,7 @@ static int data_frame(struct link *l, struct pkt *p, const struct wire_header *h
     if (fresh || l->heard)
         path_seen(l, p->data);
     if (fresh)
-        hear(l);
+        hear(l, h);
     return receive_data(l, p, h, payload);
 }
 

@@ -82,7 +82,7 @@ int edge_join(struct edge_uplink *u, uint64_t now_ns)
     pump_expect(&u->pump, e->p.max_sessions);
     u->pump.clock = e->clock;
     u->pump.clock_arg = e->clock_arg;
-    e->p.link.epoch++; /* of the next one, where there are no keys */
+    e->p.link.epoch++; /* of the next one's first frames, where there are no keys */
     u->port_copied_before = u->port->stats.copied_bytes;
     edge_uplink_name_port(u);
     u->joined = e->ever_joined = true;

@@ -75,7 +75,8 @@ static void give_sealed(struct link *l, struct pkt_pool *pool, struct script *s,
                         struct keys *theirs, bool from_initiator, uint64_t now)
 {
     struct pkt *p = pkt_alloc(pool);
-    struct wire_header h = {.connection = 7, .epoch = 1};
+    struct wire_header h = {.connection = 7};
+    struct link_stats stats;
     struct wire_path path = wire_path_edge;
     uint8_t where;
 
@@ -97,8 +98,11 @@ static void give_sealed(struct link *l, struct pkt_pool *pool, struct script *s,
         h.payload_bytes = make_piece(s, p->data + WIRE_PAYLOAD_AT);
     if (theirs && keys_worn(theirs) && keys_advance(theirs))
         abort();
+    link_stats(l, &stats);
     if (theirs)
         h.epoch = keys_epoch(theirs);
+    else
+        h.epoch = h.flags & WIRE_FLAG_HELLO ? 1 : stats.epoch;
     if (wire_seal(theirs, p, &path, &h))
         abort();
     (void)link_input(l, p, now);

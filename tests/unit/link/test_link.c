@@ -932,14 +932,90 @@ static void test_strangers(void **state)
     pair_close(&t);
 }
 
-/* A frame of the connection with any content, well sealed. */
+/*
+ * A responder that restarted may get message 1 of the connection that it had: a late copy, or sent
+ * again since its acknowledgement was lost. The epoch tells it from the one before: neither end
+ * takes what is meant for that one, or comes from it, and both are told.
+ */
+static void test_restarted_responder(void **state)
+{
+    struct link *fresh;
+    struct pkt *p[4], *first;
+    struct link_stats s;
+    uint64_t deadline;
+    struct pair t;
+
+    pair_open(&t, edge_params, cloud_params);
+    send_one(&t, t.a, 1, 1);
+    assert_int_equal(take(&t, t.a, p, 4), 1);
+    first = copy(&t, p[0]);
+    give(&t, t.b, p[0]);
+    expect(t.b, 1, 1);
+    send_one(&t, t.b, 1, 2);
+    carry(&t);
+    expect(t.a, 1, 2);
+
+    assert_int_equal(link_open(&cloud_params, t.now, &fresh), 0);
+    give(&t, fresh, first);
+    expect(fresh, 1, 1);
+    send_one(&t, fresh, 1, 3);
+    send_one(&t, fresh, 2, 4); /* of a number that the one before has not used */
+    assert_int_equal(take(&t, fresh, p, 4), 2);
+    give(&t, t.a, p[0]);
+    give(&t, t.a, p[1]);
+    expect_none(t.a);
+    link_stats(t.a, &s);
+    assert_int_equal(s.strangers, 2);
+    assert_int_equal(take(&t, t.a, p, 4), 1);
+    assert_int_equal(type_of(p[0]), WIRE_RESET);
+
+    send_one(&t, t.a, 2, 5);
+    assert_int_equal(take(&t, t.a, p + 1, 3), 1);
+    give(&t, fresh, p[1]);
+    expect_none(fresh);
+    assert_int_equal(take(&t, fresh, p + 1, 3), 1);
+    assert_int_equal(type_of(p[1]), WIRE_RESET);
+
+    give(&t, fresh, p[0]);
+    assert_int_equal(link_tick(fresh, t.now, &deadline), -EPIPE);
+    assert_int_equal(link_tick(t.a, t.now, &deadline), 0);
+    give(&t, t.a, p[1]);
+    assert_int_equal(link_tick(t.a, t.now, &deadline), -EPIPE);
+    assert_non_null(strstr(link_why_dead(t.a), "does not know"));
+    link_close(fresh);
+    pair_close(&t);
+}
+
+/* Who heard nothing yet can take its leave all the same. */
+static void test_close_unheard(void **state)
+{
+    uint64_t deadline;
+    struct pair t;
+    struct pkt *p[4];
+
+    pair_open(&t, edge_params, cloud_params);
+    send_one(&t, t.a, 1, 1);
+    assert_int_equal(take(&t, t.a, p, 4), 1);
+    give(&t, t.b, p[0]);
+    link_shutdown(t.a);
+    assert_int_equal(take(&t, t.a, p, 4), 1);
+    assert_int_equal(type_of(p[0]), WIRE_CLOSE);
+    give(&t, t.b, p[0]);
+    assert_int_equal(link_tick(t.b, t.now, &deadline), -EPIPE);
+    assert_non_null(strstr(link_why_dead(t.b), "closed"));
+    pair_close(&t);
+}
+
+/* A frame of the connection with any content, well sealed, as if the responder had been heard. */
 static struct pkt *forged(struct pair *t, struct wire_header h, const void *payload, size_t n)
 {
     static uint32_t control_number = 1000;
     struct pkt *p = pkt_alloc(t->pool);
+    struct link_stats s;
 
+    link_stats(t->b, &s);
     h.connection = edge_params.connection;
-    h.epoch = edge_params.epoch;
+    h.epoch = s.epoch;
     if (h.type != WIRE_DATA)
         h.message = ++control_number;
     h.payload_bytes = (uint16_t)n;
@@ -1285,6 +1361,8 @@ int main(void)
         cmocka_unit_test(test_pings_keep_alive),
         cmocka_unit_test(test_shutdown),
         cmocka_unit_test(test_strangers),
+        cmocka_unit_test(test_restarted_responder),
+        cmocka_unit_test(test_close_unheard),
         cmocka_unit_test(test_bad_frames),
         cmocka_unit_test(test_send_errors),
         cmocka_unit_test(test_keyed),

@@ -542,15 +542,18 @@ static void test_pieces_dropped(void **state)
 static int give(uint8_t type, const uint8_t *payload, uint16_t n)
 {
     static uint32_t number = 1000;
-    const struct wire_header h = {.type = type,
-                                  .flags = WIRE_FLAG_INITIATOR,
-                                  .connection = 77,
-                                  .message = ++number,
-                                  .n_fragments = 1,
-                                  .cls = WIRE_CONTROL,
-                                  .payload_bytes = n};
+    struct wire_header h = {.type = type,
+                            .flags = WIRE_FLAG_INITIATOR,
+                            .connection = 77,
+                            .message = ++number,
+                            .n_fragments = 1,
+                            .cls = WIRE_CONTROL,
+                            .payload_bytes = n};
     struct pkt *p = pkt_alloc(pool);
+    struct link_stats s;
 
+    link_stats(side[1], &s);
+    h.epoch = s.epoch;
     memcpy(p->data + WIRE_PAYLOAD_AT, payload, n);
     assert_int_equal(wire_seal(NULL, p, &wire_path_edge, &h), 0);
     return link_input(side[1], p, now);

@@ -662,7 +662,7 @@ static void test_memory_is_short(void **state)
 static void send_part(struct port *port, uint32_t number, uint16_t fragment, uint16_t n)
 {
     const uint16_t head = (uint16_t)link_payload_offset(false, fragment);
-    const struct wire_header h = {.flags = WIRE_FLAG_INITIATOR,
+    const struct wire_header h = {.flags = WIRE_FLAG_INITIATOR | WIRE_FLAG_HELLO,
                                   .connection = 7,
                                   .message = number,
                                   .fragment = fragment,

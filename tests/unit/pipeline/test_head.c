@@ -298,7 +298,7 @@ static void harm_send(struct harm *h, uint32_t session, struct pkt **pkts, const
 {
     h->number++;
     for (uint16_t i = 0; i < n; i++) {
-        const struct wire_header head = {.flags = WIRE_FLAG_INITIATOR,
+        const struct wire_header head = {.flags = WIRE_FLAG_INITIATOR | WIRE_FLAG_HELLO,
                                          .connection = HARM_CONNECTION,
                                          .message = h->number,
                                          .fragment = i,

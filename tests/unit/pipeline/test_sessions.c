@@ -763,7 +763,7 @@ static void test_edge_floods(void **state)
     edge = network_port(r.network, 0);
     cloud = network_port(r.network, 1);
     do {
-        struct wire_header h = {.flags = WIRE_FLAG_INITIATOR,
+        struct wire_header h = {.flags = WIRE_FLAG_INITIATOR | WIRE_FLAG_HELLO,
                                 .connection = 7,
                                 .message = ++number,
                                 .n_fragments = 1,
