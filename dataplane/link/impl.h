@@ -131,6 +131,8 @@ struct link {
         bool pending;
     } answer;
     uint64_t contested_ns;  /* since when another initiator asks to be taken; 0: none does */
+    uint8_t ping_tag[WIRE_TAG_BYTES]; /* of the latest PING, */
+    bool has_pinged;                  /* which was sent */
 
     /* control frames to send */
     bool ack_now, ping_pending, close_pending, reset_pending;
