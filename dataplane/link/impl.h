@@ -116,6 +116,8 @@ struct link {
     bool heard, idle;
     struct wire_path path;
     uint32_t moves;         /* changes of it */
+    struct wire_path left;  /* the one before, */
+    uint64_t left_until_ns; /* from where frames may still come that were sent before the change */
     bool path_proved;       /* before anything was heard: by the handshake */
     bool has_path_secret;
     uint8_t path_secret[32];
