@@ -187,8 +187,13 @@ uint64_t link_silent_ns(const struct link *l);
  */
 bool link_contest(struct link *l);
 /* The peer seems to have forgotten us, but whoever says so has proved nothing: as above, on any port. */
-void link_doubt(struct link *l);
+void link_doubt(struct link *l, uint64_t now_ns);
 bool link_contested(const struct link *l);
+/* The peer has proved that it does not know this connection any more: link_tick says -EPIPE. */
+void link_forgotten(struct link *l);
+/* Whether a frame of ours that may be on its way has this tag: DATA not acknowledged, or the last PING.
+ * With keys who says that tag has seen the frame. */
+bool link_sent_tag(const struct link *l, const uint8_t tag[WIRE_TAG_BYTES]);
 /* Something for link_output to send. */
 bool link_has_output(const struct link *l);
 

@@ -117,6 +117,8 @@ struct link {
     uint16_t hello_epoch;   /* without keys, of a responder: in frames of who has not heard it */
     struct wire_path path;
     uint32_t moves;         /* changes of it */
+    struct wire_path left;  /* the one before, */
+    uint64_t left_until_ns; /* from where frames may still come that were sent before the change */
     bool path_proved;       /* before anything was heard: by the handshake */
     bool has_path_secret;
     uint8_t path_secret[32];
@@ -132,6 +134,8 @@ struct link {
         bool pending;
     } answer;
     uint64_t contested_ns;  /* since when another initiator asks to be taken; 0: none does */
+    uint8_t ping_tag[WIRE_TAG_BYTES]; /* of the latest PING, */
+    bool has_pinged;                  /* which was sent */
 
     /* control frames to send */
     bool ack_now, ping_pending, close_pending, reset_pending;

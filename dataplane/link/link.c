@@ -20,6 +20,12 @@ static uint64_t least(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+static void advance(struct link *l, uint64_t now_ns)
+{
+    if (now_ns > l->now_ns)
+        l->now_ns = now_ns;
+}
+
 static void set_defaults(struct link_params *p)
 {
     p->window_packets = p->window_packets ? p->window_packets : 2048;
@@ -129,6 +135,11 @@ const char *link_why_dead(const struct link *l)
     return why[l->end];
 }
 
+void link_forgotten(struct link *l)
+{
+    link_end(l, LINK_RESET);
+}
+
 void link_set_budget(struct link *l, uint32_t rx_packets)
 {
     if (rx_packets == l->p.rx_budget_packets)
@@ -175,8 +186,9 @@ bool link_contested(const struct link *l)
     return l->contested_ns && l->heard_ns <= l->contested_ns;
 }
 
-void link_doubt(struct link *l)
+void link_doubt(struct link *l, uint64_t now_ns)
 {
+    advance(l, now_ns);
     if (!l->contested_ns || l->now_ns - l->contested_ns > contest_ns(l)) {
         l->contested_ns = l->pinged_ns = l->now_ns;
         l->ping_pending = true;
@@ -191,7 +203,7 @@ bool link_contest(struct link *l)
 {
     if (!l->p.idle_dead_after_ns)
         return false;
-    link_doubt(l);
+    link_doubt(l, l->now_ns);
     return link_contested(l);
 }
 
@@ -302,12 +314,6 @@ static int control_frame(struct link *l, const struct wire_header *h, const uint
         link_end(l, LINK_CLOSED);
         return 0;
     }
-}
-
-static void advance(struct link *l, uint64_t now_ns)
-{
-    if (now_ns > l->now_ns)
-        l->now_ns = now_ns;
 }
 
 static int data_frame(struct link *l, struct pkt *p, const struct wire_header *h,
@@ -451,6 +457,10 @@ int link_seal_control(struct link *l, struct pkt *p, enum wire_type type, uint16
     rc = wire_seal(l->p.keys, p, path_of(l, type), &h);
     if (rc)
         return rc;
+    if (type == WIRE_PING) {
+        memcpy(l->ping_tag, p->data + p->len - WIRE_TAG_BYTES, WIRE_TAG_BYTES);
+        l->has_pinged = true;
+    }
     l->stats.tx_packets++;
     l->stats.tx_bytes += p->len;
     return 0;

@@ -20,6 +20,7 @@
 
 #define TRIES        2u /* challenges for one frame from there: no more bytes than came, by much */
 #define RETRY_MIN_NS (20u * 1000000ull)
+#define LEFT_MIN_NS  (100u * 1000000ull)
 
 static bool token_of(struct link *l, const struct wire_path *path, uint8_t token[PATH_TOKEN_BYTES])
 {
@@ -53,6 +54,8 @@ static void move_to(struct link *l, const struct wire_path *path)
 
     if (other)
         pace_forget(&l->pace);
+    l->left = l->path;
+    l->left_until_ns = l->now_ns + (4 * l->srtt_ns > LEFT_MIN_NS ? 4 * l->srtt_ns : LEFT_MIN_NS);
     l->path = *path;
     l->moves++;
     if (other && l->heard)
@@ -73,6 +76,10 @@ void path_seen(struct link *l, const uint8_t *frame)
         move_to(l, &path);
         return;
     }
+    /* Where a move is also one of ours in the peer's eyes, as by one wrong bit of our MAC, it follows.
+     * What it sent before it did must not make us move back, nor it follow again, and so on for ever. */
+    if (!l->p.initiator && l->now_ns < l->left_until_ns && outer_same_path(&path, &l->left))
+        return;
     if (l->asking.left && outer_same_path(&path, &l->asking.to) &&
         l->now_ns < l->asking.asked_ns + retry_ns(l))
         return;

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "dataplane/link/bytes.h"
 
@@ -403,4 +404,24 @@ uint32_t link_unacknowledged(const struct link *l)
 bool link_idle(const struct link *l)
 {
     return l->tx_base == l->tx_next;
+}
+
+static bool has_tag(const struct pkt *p, const uint8_t tag[WIRE_TAG_BYTES])
+{
+    return !memcmp(p->data + p->len - WIRE_TAG_BYTES, tag, WIRE_TAG_BYTES);
+}
+
+bool link_sent_tag(const struct link *l, const uint8_t tag[WIRE_TAG_BYTES])
+{
+    for (uint32_t number = l->tx_base; number < l->tx_next; number++) {
+        const struct tx_message *m = l->tx_ring[number & RING_MASK];
+
+        for (uint16_t i = m ? m->first_unacked : 0; m && i < m->n_started; i++) {
+            const struct tx_fragment *f = &m->fragments[i];
+
+            if (f->n_sent && f->state != TX_ACKED && has_tag(f->pkt, tag))
+                return true;
+        }
+    }
+    return l->has_pinged && !memcmp(l->ping_tag, tag, WIRE_TAG_BYTES);
 }

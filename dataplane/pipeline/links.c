@@ -157,7 +157,7 @@ static struct links_peer *join(struct links *l, uint32_t connection, uint16_t ep
 
 static void doubt(const struct links *l, struct links_peer *p)
 {
-    link_doubt(p->pump.link);
+    link_doubt(p->pump.link, l->now_ns);
     p->pump.now_ns = l->now_ns;
 }
 

@@ -36,8 +36,21 @@ void peer_meet(struct pump *p, struct handshake_result *r)
     p->met = *r;
 }
 
+/* Our cloud was started again, or somebody says so: it can be asked where that is not proved. */
+static void denied(struct pump *p, const struct handshake_denial *d)
+{
+    if (!link_heard(p->link))
+        return;
+    if (d->signature_bytes && link_sent_tag(p->link, d->tag) &&
+        handshake_denial_proved(p->handshake, d))
+        link_forgotten(p->link);
+    else
+        link_doubt(p->link, p->now_ns);
+}
+
 bool peer_input(struct pump *p, struct pkt *pkt)
 {
+    struct handshake_denial d;
     struct handshake_result r;
 
     if (!wire_is_handshake(pkt))
@@ -48,6 +61,8 @@ bool peer_input(struct pump *p, struct pkt *pkt)
             peer_meet(p, &r);
         handshake_wipe(&r);
     }
+    if (handshake_denied(p->handshake, &d))
+        denied(p, &d);
     return true;
 }
 
@@ -56,8 +71,6 @@ void peer_tick(struct pump *p)
     uint64_t deadline;
 
     handshake_tick(p->handshake, p->now_ns, &deadline);
-    if (handshake_denied(p->handshake) && link_heard(p->link))
-        link_doubt(p->link);
 }
 
 void peer_send(struct handshake *h, struct port *port, uint64_t now_ns)

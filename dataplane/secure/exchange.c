@@ -73,6 +73,8 @@ static int finish(struct handshake *h, struct exchange *e)
     if (session_result(e->session, e->connection, &e->result.peer, e->result.initiator,
                        e->result.responder))
         return -1;
+    if (h->p.initiator && !h->peer_key)
+        h->peer_key = session_peer_key(e->session);
     e->state = DONE;
     h->stats.finished++;
     return 1;

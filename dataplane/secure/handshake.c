@@ -5,18 +5,24 @@
 #include <string.h>
 
 #include <openssl/crypto.h>
+#include <openssl/evp.h>
 
 #include "dataplane/link/bytes.h"
 #include "dataplane/secure/handshake_impl.h"
 
 #define MS_NS         1000000ull
 #define GIVE_UP_NS    (5000 * MS_NS)
-#define DENY_NS       (100 * MS_NS)
+#define DENY_NS       (10 * MS_NS) /* a signature costs some 20 us */
+#define PROOF_NS      (10 * MS_NS) /* and to look at one 60 */
 #define EVICT_NS      (2000 * MS_NS) /* the least an unfinished one is given when many come */
 #define HALF_OPEN_MAX 64u
 #define ACK_BYTES     4u
 #define DATAGRAM_MAX  1400u
 #define PAYLOAD_MIN   300u
+#define DENIAL_LABEL  "isthmus: no such connection" /* with the zero */
+#define DENIAL_BYTES  (sizeof DENIAL_LABEL + 5 + WIRE_TAG_BYTES)
+
+_Static_assert(WIRE_TAG_BYTES + IDENTITY_SIGNATURE_MAX <= HANDSHAKE_ANSWER_BYTES, "a denial");
 
 static uint64_t least(uint64_t a, uint64_t b)
 {
@@ -93,6 +99,7 @@ void handshake_close(struct handshake *h)
     free(h->exchanges);
     session_close(h->listener);
     session_context_close(h->context);
+    EVP_PKEY_free(h->peer_key);
     free(h);
 }
 
@@ -215,11 +222,28 @@ static void knock(struct handshake *h, const struct wire_header *hd, const struc
     exchange_run(h, e);
 }
 
+/* --- denial --------------------------------------------------------------------------------------
+ */
+
+/* What is signed. */
+static void write_denial(const struct handshake *h, uint32_t connection,
+                         const uint8_t tag[WIRE_TAG_BYTES], uint8_t text[DENIAL_BYTES])
+{
+    memcpy(text, DENIAL_LABEL, sizeof DENIAL_LABEL);
+    text += sizeof DENIAL_LABEL;
+    put_be32(text, connection);
+    text[4] = h->p.hop;
+    memcpy(text + 5, tag, WIRE_TAG_BYTES);
+}
+
 /* Attempt 0 is nobody's: by it a responder says that it knows no such connection. */
 void handshake_deny(struct handshake *h, const struct pkt *frame)
 {
+    uint8_t text[DENIAL_BYTES];
     struct wire_header hd;
+    const uint8_t *tag;
     struct answer *a;
+    size_t n;
 
     if (h->p.initiator || h->now_ns < h->deny_ns || h->n_answers == HANDSHAKE_ANSWERS_MAX ||
         wire_peek(frame->data, frame->len, &hd) || hd.hop != h->p.hop || !hd.connection ||
@@ -229,15 +253,53 @@ void handshake_deny(struct handshake *h, const struct pkt *frame)
     a = &h->answers[h->n_answers++];
     *a = (struct answer){.connection = hd.connection};
     outer_way_back(frame->data, &a->path);
+    tag = frame->data + WIRE_PAYLOAD_AT + hd.payload_bytes;
+    write_denial(h, hd.connection, tag, text);
+    memcpy(a->datagram, tag, WIRE_TAG_BYTES);
+    n = identity_sign(h->p.identity, text, sizeof text, a->datagram + WIRE_TAG_BYTES);
+    a->bytes = (uint16_t)(n ? WIRE_TAG_BYTES + n : 0);
 }
 
-bool handshake_denied(struct handshake *h)
+static void read_denial(struct handshake *h, const uint8_t *bytes, size_t n)
+{
+    const size_t signature = n > WIRE_TAG_BYTES ? n - WIRE_TAG_BYTES : 0;
+
+    if (h->n_knocks == HANDSHAKE_KNOCKS_MAX)
+        return;
+    h->n_knocks++;
+    h->denied = true;
+    h->denial = (struct handshake_denial){0};
+    if (!signature || signature > sizeof h->denial.signature)
+        return;
+    memcpy(h->denial.tag, bytes, WIRE_TAG_BYTES);
+    memcpy(h->denial.signature, bytes + WIRE_TAG_BYTES, signature);
+    h->denial.signature_bytes = (uint16_t)signature;
+}
+
+bool handshake_denied(struct handshake *h, struct handshake_denial *d)
 {
     bool denied = h->denied;
 
+    *d = h->denial;
     h->denied = false;
     return denied;
 }
+
+bool handshake_denial_proved(struct handshake *h, const struct handshake_denial *d)
+{
+    uint8_t text[DENIAL_BYTES];
+
+    if (!h->peer_key || !d->signature_bytes || h->now_ns < h->proof_ns)
+        return false;
+    write_denial(h, h->p.connection, d->tag, text);
+    if (identity_signed(h->peer_key, text, sizeof text, d->signature, d->signature_bytes))
+        return true;
+    h->proof_ns = h->now_ns + PROOF_NS;
+    return false;
+}
+
+/* --- all ----------------------------------------------------------------------------------------
+ */
 
 static struct exchange *find(struct handshake *h, const struct wire_header *hd,
                              const struct wire_path *path)
@@ -267,7 +329,7 @@ void handshake_input(struct handshake *h, struct pkt *p, uint64_t now_ns)
     outer_way_back(p->data, &path);
     e = find(h, &hd, &path);
     if (h->p.initiator && hd.session == 0 && hd.connection == h->p.connection)
-        h->denied = true;
+        read_denial(h, payload + ACK_BYTES, hd.payload_bytes - ACK_BYTES);
     else if (e)
         exchange_take(h, e, hd.message, get_be32(payload), payload + ACK_BYTES,
                       hd.payload_bytes - ACK_BYTES);

@@ -70,13 +70,23 @@ void handshake_wipe(struct handshake_result *r);
  * lack is sent again until it is acknowledged, or give_up_ns have passed. */
 void handshake_confirm(struct handshake *h, uint32_t connection);
 
+/* "I know no such connection": the tag of the frame so answered, and the signature that the responder
+ * knew none; 0 bytes: unsigned. */
+struct handshake_denial {
+    uint8_t tag[WIRE_TAG_BYTES], signature[IDENTITY_SIGNATURE_MAX];
+    uint16_t signature_bytes;
+};
+
 /*
  * A responder that lost its keys, in a restart, says so: handshake_deny answers a frame of a connection
- * that is unknown, at most ten times a second; it proves nothing, and handshake_denied tells its
- * initiator, once, that it came.
+ * that is unknown, at most a hundred times a second. handshake_denied tells its initiator, once, that it
+ * came. By itself that proves nothing. But where the tag is that of a frame that the initiator sealed
+ * with the connection's keys, and handshake_denial_proved, the peer had those keys and has lost them.
  */
 void handshake_deny(struct handshake *h, const struct pkt *frame);
-bool handshake_denied(struct handshake *h);
+bool handshake_denied(struct handshake *h, struct handshake_denial *d);
+/* Whether the peer that was met signed it; false, too, for 10 ms after one that it did not. */
+bool handshake_denial_proved(struct handshake *h, const struct handshake_denial *d);
 
 /* Let time pass. *deadline_ns: when to call again at the latest; UINT64_MAX: never. */
 void handshake_tick(struct handshake *h, uint64_t now_ns, uint64_t *deadline_ns);

@@ -8,7 +8,7 @@
 
 #define HANDSHAKE_ANSWERS_MAX  64u /* verify requests that wait to be sent */
 #define HANDSHAKE_ANSWER_BYTES 128u
-#define HANDSHAKE_KNOCKS_MAX   64u /* first packets looked at between two outputs */
+#define HANDSHAKE_KNOCKS_MAX   64u /* first packets, and denials, looked at between two outputs */
 
 enum exchange_state { FRESH, RUNNING, DONE, TAKEN, FAILED };
 
@@ -47,8 +47,11 @@ struct handshake {
     struct answer answers[HANDSHAKE_ANSWERS_MAX];
     uint32_t n_answers;
     uint32_t n_knocks; /* since the last output */
-    bool denied;               /* initiator */
-    uint64_t deny_ns;          /* responder: when it may say so again */
+    bool denied;               /* initiator: by this one */
+    struct handshake_denial denial;
+    struct evp_pkey_st *peer_key; /* initiator: of the peer, once it was met */
+    uint64_t proof_ns;            /* initiator: when a signature may be looked at again */
+    uint64_t deny_ns;             /* responder: when it may say so again */
     uint64_t now_ns, retry_ns; /* initiator: when the next attempt begins; 0: one runs */
     uint32_t attempt, failures;
     const char *error; /* NULL or error_text */

@@ -16,6 +16,7 @@
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/ec.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
@@ -161,6 +162,31 @@ struct x509_st *identity_certificate(const struct identity *id)
 struct evp_pkey_st *identity_key(const struct identity *id)
 {
     return id->key;
+}
+
+size_t identity_sign(const struct identity *id, const uint8_t *text, size_t n,
+                     uint8_t signature[IDENTITY_SIGNATURE_MAX])
+{
+    EVP_MD_CTX *c = EVP_MD_CTX_new();
+    size_t bytes = IDENTITY_SIGNATURE_MAX;
+
+    if (!c || EVP_DigestSignInit(c, NULL, EVP_sha256(), NULL, id->key) != 1 ||
+        EVP_DigestSign(c, signature, &bytes, text, n) != 1)
+        bytes = 0;
+    EVP_MD_CTX_free(c);
+    return bytes;
+}
+
+bool identity_signed(struct evp_pkey_st *key, const uint8_t *text, size_t n,
+                     const uint8_t *signature, size_t n_signature)
+{
+    EVP_MD_CTX *c = EVP_MD_CTX_new();
+    bool good = c && EVP_DigestVerifyInit(c, NULL, EVP_sha256(), NULL, key) == 1 &&
+                EVP_DigestVerify(c, signature, n_signature, text, n) == 1;
+
+    EVP_MD_CTX_free(c);
+    ERR_clear_error(); /* of a forged one: it must not be taken for a session's */
+    return good;
 }
 
 /* --- files ---------------------------------------------------------------------------------------

@@ -53,6 +53,13 @@ void secure_memory_open(void);
 /* For the handshake: OpenSSL's X509 * and EVP_PKEY *, borrowed. */
 struct x509_st *identity_certificate(const struct identity *id);
 struct evp_pkey_st *identity_key(const struct identity *id);
+/* ECDSA with SHA-256, DER: its length, or 0 (OpenSSL can't). */
+#define IDENTITY_SIGNATURE_MAX 72u
+size_t identity_sign(const struct identity *id, const uint8_t *text, size_t n,
+                     uint8_t signature[IDENTITY_SIGNATURE_MAX]);
+/* Whether the owner of this key signed the text. */
+bool identity_signed(struct evp_pkey_st *key, const uint8_t *text, size_t n,
+                     const uint8_t *signature, size_t n_signature);
 /* Of a peer's certificate. 0 or -EINVAL. */
 int fingerprint_of_certificate(struct x509_st *certificate, struct fingerprint *out);
 

@@ -394,6 +394,13 @@ int session_result(struct session *s, uint32_t connection, struct fingerprint *p
     return rc;
 }
 
+struct evp_pkey_st *session_peer_key(const struct session *s)
+{
+    X509 *certificate = SSL_get0_peer_certificate(s->ssl);
+
+    return certificate ? X509_get_pubkey(certificate) : NULL;
+}
+
 bool session_refused(const struct session *s, struct fingerprint *peer)
 {
     if (s->peer_refused)

@@ -54,6 +54,8 @@ void session_forget(struct session *s, uint32_t up_to);
 /* After 1 of session_run. 0 or -EPROTO. */
 int session_result(struct session *s, uint32_t connection, struct fingerprint *peer,
                    uint8_t initiator[KEYS_SECRET_BYTES], uint8_t responder[KEYS_SECRET_BYTES]);
+/* Then: the peer's public key, with a reference; NULL: there is none. */
+struct evp_pkey_st *session_peer_key(const struct session *s);
 /* After it failed: the peer showed this identity, and was not admitted. */
 bool session_refused(const struct session *s, struct fingerprint *peer);
 void session_error(const struct session *s, char *text, size_t room);

@@ -99,7 +99,7 @@ static void take_all(struct link *l)
 
 static int setup(void **state)
 {
-    pool = pkt_pool_heap(64, ROOM);
+    pool = pkt_pool_heap(512, ROOM);
     now = 1000 * MS;
     return 0;
 }
@@ -317,6 +317,82 @@ static void idle_peers_are_asked(void **state)
     link_close(cloud);
 }
 
+#define WAY_MAX 128u
+
+/* Frames on the way to one side. */
+struct line {
+    uint64_t delay;
+    struct pkt *pkt[WAY_MAX];
+    uint64_t at[WAY_MAX];
+    unsigned first, n;
+};
+
+static void arrive(struct line *line, struct link *to)
+{
+    for (; line->n && line->at[line->first] <= now; line->n--) {
+        (void)link_input(to, line->pkt[line->first], now);
+        line->first = (line->first + 1) % WAY_MAX;
+    }
+}
+
+/* The flip-th frame gets another bit at that byte. Returns how many challenges went. */
+static unsigned depart(struct line *line, struct link *from, unsigned *count, unsigned flip,
+                       unsigned byte)
+{
+    unsigned challenges = 0;
+    struct pkt *p;
+
+    for (; (p = next(from)); (*count)++) {
+        challenges += (p->data[WIRE_L2L4_BYTES] & 15) == WIRE_CHALLENGE;
+        struct pkt *c = copy(p); /* what is sent again is as it was */
+        pkt_unref(p);
+        if (*count == flip)
+            c->data[byte] ^= 4;
+        assert_true(line->n < WAY_MAX);
+        line->pkt[(line->first + line->n) % WAY_MAX] = c;
+        line->at[(line->first + line->n++) % WAY_MAX] = now + line->delay;
+    }
+    return challenges;
+}
+
+/* The tag doesn't cover the outer headers: a bit that flips in one frame's MAC, and gets through for
+ * nobody looks at MACs, leaves two peers that find each other, and stop asking. */
+static void a_wrong_mac_is_forgotten(void **state)
+{
+    for (unsigned i = 0; i < 40 * 2 * 4; i++) {
+        static const uint64_t delays[] = {0, 1 * MS, 5 * MS, 60 * MS};
+        const unsigned flip = i / 8, byte = i / 4 % 2 * 6;
+        struct link *edge = open_edge(&wire_path_edge, 7), *cloud = open_cloud();
+        struct line to_edge = {delays[i % 4]}, to_cloud = {delays[i % 4]};
+        unsigned count = 0, challenges = 0;
+        const uint64_t begin = now;
+
+        for (; now < begin + 4000 * MS; now += MS) {
+            if ((now - begin) % (10 * MS) == 0 && now < begin + 3000 * MS) {
+                say(edge);
+                if (link_heard(cloud))
+                    say(cloud);
+            }
+            arrive(&to_edge, edge);
+            arrive(&to_cloud, cloud);
+            take_all(edge);
+            take_all(cloud);
+            if (now == begin + 2000 * MS)
+                challenges = 0;
+            challenges += depart(&to_cloud, edge, &count, flip, byte);
+            challenges += depart(&to_edge, cloud, &count, flip, byte);
+        }
+        if (challenges)
+            fail_msg("frame %u, byte %u, %u ms: %u challenges in the last 2 s", flip, byte,
+                     (unsigned)(to_edge.delay / MS), challenges);
+        now += to_edge.delay;
+        arrive(&to_edge, edge);
+        arrive(&to_cloud, cloud);
+        link_close(edge);
+        link_close(cloud);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -325,6 +401,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(strangers_are_answered_at_their_place, setup, teardown),
         cmocka_unit_test_setup_teardown(the_dead_make_room, setup, teardown),
         cmocka_unit_test_setup_teardown(idle_peers_are_asked, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_wrong_mac_is_forgotten, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
