@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hosts of their own: network namespaces around a router, one of which this program itself becomes.
+"""Hosts of their own: network namespaces around a router, one of which this program may become.
 
     10.9.1.1 east - router        10.9.2.1 east - router        ...
 
@@ -13,8 +13,10 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 
 import e2e
 
@@ -113,7 +115,10 @@ class Network:
             ip("-n", name, "route", "add", "default", "via", "10.9.%d.254" % i)
 
     def address(self, host):
-        return "10.9.%d.1" % (1 + self.hosts.index(host)) if self.real else "127.0.0.1"
+        """The router's is that towards the first host."""
+        if not self.real:
+            return "127.0.0.1"
+        return "10.9.1.254" if host == "router" else "10.9.%d.1" % (1 + self.hosts.index(host))
 
     def inside(self, host):
         """What a command begins with to run there."""
@@ -127,6 +132,19 @@ class Network:
         with open("/run/netns/" + self.namespace(host), "rb") as f:
             if libc.setns(f.fileno(), CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
+
+    def socket(self, host, family, kind):
+        """A socket of that host's, for this program."""
+        made = []
+
+        def there():
+            self.become(host)  # this thread alone
+            made.append(socket.socket(family, kind))
+
+        thread = threading.Thread(target=there)
+        thread.start()
+        thread.join()
+        return made[0]
 
     def cut(self, host, is_cut=True):
         """Its cable is pulled, at the router's end: the host itself sees that, too. Or it is plugged in."""

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Three edges with keys of their own at one cloud at once, over kernel UDP: the ids of --local for each; one
-killed while the others notice nothing; what the list of edges allows; a list and a configuration that are read
-again; strangers; draining."""
+"""Three edges with keys of their own at one cloud at once, over every kind of port but memif, where one waits for the
+other: the ids of --local for each; one killed while the others notice nothing; what the list of edges allows; a list
+and a configuration that are read again; strangers; draining."""
 import os
 import signal
 import tempfile
@@ -11,42 +11,45 @@ import time
 
 import e2e
 import halves
+import ports
 
 CORE = ("--first-core", "1", "--threads", "1")
 SPLIT = ("--split", "10", "--codec", "f32")
 PROMPT = "Once upon a time"
+ASK = ("--ignore-eos", "-p", PROMPT, "-n")
+EVERYBODY = {"one": "", "two": ""}
 
 
 class Site:
     """A cloud and its list of edges."""
 
-    def __init__(self, folder, model, limits, *args, listed=True):
-        self.model = model
-        self.port = "udp:127.0.0.1:%d" % halves.free_port()
+    def __init__(self, folder, model, place, limits, *args, listed=True):
+        self.model, self.place = model, place
         self.cloud_key, self.cloud_print = e2e.keygen("edges-cloud")
         self.keys = {}
         self.list = os.path.join(folder, "edges")
-        for name in ("one", "two", "three", "stranger"):
+        for name in (*ports.EDGES, "stranger"):
             self.keys[name] = e2e.keygen("edges-" + name)
         self.write(limits)
-        self.cloud = halves.Cloud(model, self.port, *SPLIT, *CORE, "--identity", self.cloud_key,
-                                  *(("--authorized", self.list) if listed else ()), *args)
-        e2e.check(self.cloud.ready(), "the cloud serves: " + self.cloud.said())
+        self.cloud = place.cloud(model, *SPLIT, *CORE, "--identity", self.cloud_key,
+                                 *(("--authorized", self.list) if listed else ()), *args)
 
     def write(self, limits):
         with open(self.list, "w", encoding="ascii") as f:
             for name, text in limits.items():
                 f.write("%s %s %s\n" % (name, self.keys[name][1], text))
 
-    def of(self, name):
-        return ("--identity", self.keys[name][0], "--peer", self.cloud_print)
+    def start(self, how, name, *args, **more):
+        """An edge, at a host of its own."""
+        host = name if name in ports.EDGES else "two"
+        return how(self.model, self.place.towards(edge=host), *SPLIT, "--identity", self.keys[name][0],
+                   "--peer", self.cloud_print, *args, prefix=self.place.inside(host), **more)
 
     def ask(self, name, *args, n=8):
-        return halves.edge(self.model, self.port, *SPLIT, "-p", PROMPT, "-n", n, "--ignore-eos", "--json",
-                           *self.of(name), *args)
+        return self.start(halves.edge, name, *ASK, n, "--json", *args)
 
     def begun(self, name, *args):
-        return halves.edge_started(self.model, self.port, *SPLIT, *self.of(name), *args)
+        return self.start(halves.edge_started, name, *args)
 
     def says(self, words):
         e2e.check(e2e.wait_for(lambda: words in self.cloud.said(), 60),
@@ -58,8 +61,8 @@ def answers(site, names, asked):
     results = {}
 
     def answer(name):
-        done = halves.edge(site.model, site.port, *SPLIT, "--ignore-eos", "--parallel", "4", "--threads",
-                           "1", "--requests", "-", *site.of(name), text_in=e2e.lines_of(asked))
+        done = site.start(halves.edge, name, "--ignore-eos", "--parallel", "4", "--threads", "1", "--requests", "-",
+                          text_in=e2e.lines_of(asked))
         results[name] = [r["ids"] for r in e2e.json_lines(done, "edge " + name)]
 
     threads = [threading.Thread(target=answer, args=(name,)) for name in names]
@@ -92,10 +95,23 @@ def together(site, asked, local):
     site.says("fell silent")
 
 
-def limits(folder, model):
+def in_turn(site, asked, local):
+    """By memif the second waits until the first has gone, by whatever."""
+    first = site.begun("one", "--reconnect", "0")
+    second = site.start(halves.Edge, "two", *ASK, 8, "--connect", "60", stdin=halves.subprocess.DEVNULL)
+    time.sleep(1)
+    e2e.check(first.some() != b"" and second.process.poll() is None and ": 2 edges" not in site.cloud.said(),
+              "one edge at a time: " + site.cloud.said()[-600:])
+    first.stop(signal.SIGKILL)
+    code, text = second.end()
+    e2e.check(code == 0 and text != "", "the second is served then: %d, %s" % (code, second.said()[-600:]))
+    e2e.check(answers(site, ("three",), asked) == [local], "and the next: the ids of --local")
+
+
+def limits(folder, model, place):
     """sessions=1, kv= and rate= of one edge; the others have none of it."""
-    site = Site(folder, model, {"one": "sessions=1 tokens=5000 kv=500MB", "two": "kv=2MB",
-                                "three": "rate=20rows/s"})
+    site = Site(folder, model, place, {"one": "sessions=1 tokens=5000 kv=500MB", "two": "kv=2MB",
+                                       "three": "rate=20rows/s"})
     first = site.begun("one")
     done = site.ask("one", "--connect", "3")
     e2e.check(done.returncode == 1 and "one may have 1 sessions at once" in done.stderr,
@@ -138,7 +154,7 @@ def limits(folder, model):
     e2e.check(site.cloud.stop() == 0, "the cloud ends well: " + site.cloud.said()[-300:])
 
 
-def configured(folder, model):
+def configured(folder, model, place):
     """A configuration file that is read again: what changes, what needs a restart, what is wrong, and a
     list of edges that goes and comes back."""
     config, edges = os.path.join(folder, "cloud.ini"), os.path.join(folder, "edges")
@@ -154,7 +170,7 @@ def configured(folder, model):
     listed = "authorized = " + edges
     write(listed, "drain-timeout = 60")
     control = os.path.join(folder, "control.sock")
-    site = Site(folder, model, {"one": ""}, "--config", config, "--control", control, listed=False)
+    site = Site(folder, model, place, {"one": ""}, "--config", config, "--control", control, listed=False)
     write(listed, "drain-timeout = 1", "log-level = debug", "max-edges = 3")
     hang_up("reload: max-edges: (default) -> 3 needs a restart")
     site.says("reload: drain-timeout: 60 -> 1")
@@ -183,14 +199,12 @@ def configured(folder, model):
               "the time to drain is the new one: " + site.cloud.said()[-300:])
 
 
-def drained(folder, model):
-    """What runs ends in peace; nothing new begins; a second signal, or the time, ends it."""
-    everybody = {"one": "", "two": ""}
-    site = Site(folder, model, everybody)
+def drained(folder, model, place):
+    """What runs ends in peace, and nothing new begins."""
+    site = Site(folder, model, place, EVERYBODY)
     n = 60
-    local = e2e.isthmus("run", "-m", model, "--local", "-p", PROMPT, "-n", str(n), "--ignore-eos").stdout
-    edge = halves.Edge(model, site.port, *SPLIT, "-p", PROMPT, "-n", str(n), "--ignore-eos", *site.of("one"),
-                       stdin=halves.subprocess.DEVNULL)
+    local = e2e.isthmus("run", "-m", model, "--local", *ASK, str(n)).stdout
+    edge = site.start(halves.Edge, "one", *ASK, n, stdin=halves.subprocess.DEVNULL)
     said = edge.some()
     e2e.check(said != b"", "an answer begins: " + edge.said()[-300:])
     site.cloud.process.send_signal(signal.SIGTERM)
@@ -203,14 +217,17 @@ def drained(folder, model):
     with halves.within("the cloud's end after draining"):
         e2e.check(site.cloud.process.wait() == 0, "and the cloud ends: " + site.cloud.said()[-300:])
 
-    site = Site(folder, model, everybody)
+
+def cut_off(folder, model, place):
+    """A second signal, or the time, ends draining."""
+    site = Site(folder, model, place, EVERYBODY)
     site.begun("one", "--reconnect", "0")
     site.cloud.process.send_signal(signal.SIGTERM)
     site.says("draining")
     e2e.check(site.cloud.stop() == 0 and "cut off" in site.cloud.said(),
               "a second signal ends it at once: " + site.cloud.said()[-300:])
 
-    site = Site(folder, model, everybody, "--drain-timeout", "1")
+    site = Site(folder, model, place, EVERYBODY, "--drain-timeout", "1")
     site.begun("one", "--reconnect", "0")
     start = time.monotonic()
     e2e.check(site.cloud.stop() == 0 and "cut off" in site.cloud.said(),
@@ -223,12 +240,18 @@ def main():
     model = e2e.model("smollm2")
     asked, local = halves.requests()
     with tempfile.TemporaryDirectory() as folder:
-        site = Site(folder, model, {"one": "", "two": "", "three": ""})
-        together(site, asked, local)
-        e2e.check(site.cloud.stop() == 0, "the cloud ends well: " + site.cloud.said()[-300:])
-        limits(folder, model)
-        configured(folder, model)
-        drained(folder, model)
+        os.chmod(folder, 0o777)  # one who gave up root reads the list again, and makes a control socket
+        for place in ports.places():
+            start = time.monotonic()
+            site = Site(folder, model, place, dict.fromkeys(ports.EDGES, ""))
+            (in_turn if place.alone else together)(site, asked, local)
+            e2e.check(site.cloud.stop() == 0, "the cloud ends well: " + site.cloud.said()[-300:])
+            drained(folder, model, place)
+            e2e.say("%s: %.1f s" % (place.kind, time.monotonic() - start))
+            if place.kind == "udp":
+                limits(folder, model, place)
+                configured(folder, model, place)
+                cut_off(folder, model, place)
     e2e.finish()
 
 

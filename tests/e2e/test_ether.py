@@ -5,7 +5,6 @@
 up; either half killed; the address answers pings; AF_XDP by all receive queues; what is refused.
 Where the host allows no namespaces, or no such sockets, that they are refused with the mend is all
 that can be tried, and the test counts as skipped."""
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import time
 import e2e
 import flood
 import halves
+import ports
 
 NETEM = "drop=20%,dup=20%,reorder=20%"
 CLOUD = ("--split", "10", "--codec", "f32", "--first-core", "1", "--threads", "1")
@@ -264,6 +264,21 @@ def refusals(model):
         refused(0, good.replace("packet", "xdp"), "cap_bpf", prefix=bare)
 
 
+def unchanged(model, asked, local):
+    """packet: changes nothing at the interface, and needs no CAP_NET_ADMIN: the package's units have none."""
+    bare = ("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin")
+    with Network(2) as net:
+        for name, interface in zip(net.names, ("east", "west")):
+            ip("-n", name, "link", "set", interface, "promisc", "on")
+        cloud = halves.Cloud(model, "packet:east,ip=10.9.0.1/24", *CLOUD, prefix=(*net.inside(0), *bare))
+        e2e.check(cloud.ready(), "without CAP_NET_ADMIN: " + cloud.said())
+        halves.same_as_local(model, "packet:west,ip=10.9.0.2/24,peer=10.9.0.1", asked[:1], local[:1], *EDGE,
+                             prefix=(*net.inside(1), *bare))
+        e2e.check(cloud.stop() == 0, "the cloud ends well: " + cloud.said()[-300:])
+        for i, interface in enumerate(("east", "west")):
+            e2e.check("PROMISC" in net.run(i, "ip", "link", "show", interface).stdout, "flags stay as they were")
+
+
 def bench(kind):
     """`isthmus bench transport`, an end in each namespace."""
     def command(half, i, address, *args):
@@ -307,11 +322,8 @@ def offered():
         return None
     kinds = []
     with Network(2) as net:
-        done = subprocess.run([*net.inside(0), e2e.BINARY, "doctor", "--json"], text=True, check=False,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        found = {c["name"]: c for c in json.loads(done.stdout)["checks"]}
         for kind in ("packet", "xdp"):
-            said = found["port " + kind]
+            said = ports.doctor(kind, net.inside(0))
             if said["status"] == "ok":
                 kinds.append(kind)
                 continue
@@ -332,6 +344,7 @@ def main():
         asked, local = halves.requests(quick=2, full=4)
     if kinds == ["packet", "xdp"]:
         refusals(model)
+        unchanged(model, asked, local)
         many_queues(model, asked, local)
     for kind in kinds or ():
         identity(kind, model, asked, local)

@@ -1,26 +1,32 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The cloud is killed in mid-answer, restarted, or replaced by another: the edge goes on by itself, with
-the ids of --local, and says that there was a pause. And when nobody comes back it says that, too."""
+"""The cloud is killed in mid-answer, restarted, or replaced by another, over every kind of port: the edge goes on by
+itself, with the ids of --local, and says that there was a pause. Either half dies with packets in its rings. And when
+nobody comes back the edge says that, too."""
 import json
 import signal
+import tempfile
 import time
 
 import e2e
 import halves
+import ports
 
 CORE = ("--first-core", "1", "--threads", "1")
 SPLIT = ("--split", "10")
+NETEM = "drop=20%,dup=20%,reorder=20%"
+BEGUN = time.monotonic()
 IDS = 60 if e2e.QUICK else 200
 
 
 class Edge(halves.Edge):
     """An edge with requests of which the first is answered at once, so that one knows where it is."""
 
-    def __init__(self, model, ports, asked, *args):
-        more = [x for p in ports[1:] for x in ("--port", p)]
-        super().__init__(model, ports[0], *more, *SPLIT, "--threads", "1", "--ignore-eos", "--parallel", "4",
-                         "--json", "--requests", "-", *args)
+    def __init__(self, model, place, asked, *args, clouds=("cloud",)):
+        first, *more = [place.towards(cloud) for cloud in clouds]
+        super().__init__(model, first, *[x for p in more for x in ("--port", p)], *SPLIT, "--threads", "1",
+                         "--ignore-eos", "--parallel", "4", "--json", "--requests", "-", *args,
+                         prefix=place.inside("one"))
         self.write(e2e.lines_of(asked))
         self.process.stdin.close()
         self.first = self.line()
@@ -50,58 +56,67 @@ def requests(codec="f32"):
 
 def same(what, edge, expected, reconnections):
     code, ids, totals = edge.results()
-    e2e.say("%-34s %d of %d the same, %s reconnections, %s bytes replayed"
-            % (what, sum(a == b for a, b in zip(ids, expected)), len(expected),
+    e2e.say("%5.1f s %-34s %d of %d the same, %s reconnections, %s bytes replayed"
+            % (time.monotonic() - BEGUN, what, sum(a == b for a, b in zip(ids, expected)), len(expected),
                totals and totals["reconnections"], totals and totals["replayed_bytes"]))
     e2e.check(code == 0 and ids == expected, "%s: exit %d: %s" % (what, code, edge.said()[-600:]))
     e2e.check(totals and totals["reconnections"] >= reconnections, "%s: %s" % (what, edge.said()[-600:]))
     return totals
 
 
-def killed(model, port, asked, expected, *args, kills=1, codec="f32", sig=signal.SIGKILL, head=()):
-    """At the same place, as often as wanted."""
+def killed(model, place, asked, expected, *args, kills=1, codec="f32", sig=signal.SIGKILL, head=()):
+    """At the same place, as often as wanted; every second time it had stopped, and dies with packets that it never read:
+    what is not acknowledged the edge sends again within milliseconds."""
     def serve():
-        cloud = halves.Cloud(model, port, *SPLIT, "--codec", codec, *CORE, *head, "--drain-timeout", "1")
-        e2e.check(cloud.ready(), "the cloud serves: " + cloud.said())
-        return cloud
+        return place.cloud(model, *SPLIT, "--codec", codec, *CORE, *head, "--drain-timeout", "1")
 
     cloud = serve()
-    edge = Edge(model, [port], asked, "--codec", codec, *head, *args)
+    edge = Edge(model, place, asked, "--codec", codec, *head, *args)
     for i in range(kills):
         if sig == signal.SIGTERM: # it would drain; the second ends it at once, however fast the answers are
             cloud.process.send_signal(sig)
             e2e.wait_for(lambda: "draining" in cloud.said(), 10)
+        if i % 2:
+            cloud.process.send_signal(signal.SIGSTOP)
+            time.sleep(.2)
         cloud.stop(sig)
-        e2e.check(edge.hears("the cloud is lost", i + 1), "the loss is said: " + edge.said())
-        cloud = serve()
-        e2e.check(edge.hears("connected again", i + 1), "and the end of it: " + edge.said())
-    totals = same("%s %s %s" % (port[:5], codec, " ".join((*head, *args))), edge, expected, kills)
+        cloud = serve()  # which says by itself that it knows nothing: who waits for silence waits for 10 s
+        for words in ("the cloud is lost", "connected again"):
+            e2e.check(edge.hears(words, i + 1), "%s: it says %r: %s" % (place.kind, words, edge.said()[-600:]))
+    totals = same("%s %s %s" % (place.kind, codec, " ".join((*head, *args))), edge, expected, kills)
     e2e.check(cloud.stop() == 0, "the cloud ends well")
     return totals
 
 
-def replaced(model, asked, expected):
+def dead_edge(model, place, asked, expected, control):
+    """With packets that it never read: it had stopped, and the cloud sent more. The next one gets its own."""
+    cloud = place.cloud(model, *SPLIT, "--codec", "f32", *CORE, "--control", control)
+    edge = Edge(model, place, asked, "--codec", "f32")
+    edge.process.send_signal(signal.SIGSTOP)
+    before = ports.sent(control)
+    e2e.check(e2e.wait_for(lambda: ports.sent(control) > before, halves.LIMIT_S), "packets wait for one that stopped")
+    edge.stop(signal.SIGKILL)
+    same(place.kind + " after a dead edge", Edge(model, place, asked[:1], "--codec", "f32"), expected[:1], 0)
+    e2e.check(cloud.stop() == 0, "the cloud ends well: " + cloud.said()[-600:])
+
+
+def replaced(model, place, asked, expected, *args):
     """Two clouds with a key each; the first is killed and stays away."""
-    ports = ["udp:127.0.0.1:%d" % halves.free_port() for _ in range(2)]
     edge_key, edge_print = e2e.keygen("edge-of-two")
-    keys = [e2e.keygen("cloud-%d" % i) for i in range(2)]
-    clouds = [halves.Cloud(model, p, *SPLIT, "--codec", "f32", *CORE, "--identity", key, "--peer", edge_print)
-              for p, (key, _) in zip(ports, keys)]
-    for c in clouds:
-        e2e.check(c.ready(), "the clouds serve: " + c.said())
-    peers = ["--identity", edge_key] + [x for _, print_ in keys for x in ("--peer", print_)]
-    edge = Edge(model, ports, asked, "--codec", "f32", *peers)
+    keys = {name: e2e.keygen("cloud-" + name) for name in ports.CLOUDS}
+    clouds = [place.cloud(model, *SPLIT, "--codec", "f32", *CORE, "--identity", key, "--peer", edge_print, name=name)
+              for name, (key, _) in keys.items()]
+    peers = ["--identity", edge_key] + [x for _, print_ in keys.values() for x in ("--peer", print_)]
+    edge = Edge(model, place, asked, "--codec", "f32", *peers, *args, clouds=ports.CLOUDS)
     clouds[0].stop(signal.SIGKILL)
-    same("another cloud", edge, expected, 1)
-    clouds[1].stop()
+    same("%s another cloud %s" % (place.kind, " ".join(args)), edge, expected, 1)
+    e2e.check(clouds[1].stop() == 0, "the other cloud ends well: " + clouds[1].said()[-600:])
 
 
-def in_vain(model, asked):
-    port = "udp:127.0.0.1:%d" % halves.free_port()
+def in_vain(model, place, asked):
     for seconds, words in ((0, "the cloud is lost"), (2, "none answered within 2 s")):
-        cloud = halves.Cloud(model, port, *SPLIT, "--codec", "f32", *CORE)
-        e2e.check(cloud.ready(), "the cloud serves")
-        edge = Edge(model, [port], asked, "--codec", "f32", "--reconnect", seconds)
+        cloud = place.cloud(model, *SPLIT, "--codec", "f32", *CORE)
+        edge = Edge(model, place, asked, "--codec", "f32", "--reconnect", seconds)
         cloud.stop(signal.SIGKILL)
         start = time.monotonic()
         code = edge.results()[0]
@@ -109,17 +124,14 @@ def in_vain(model, asked):
         e2e.check(code == 1 and words in edge.said(), "--reconnect %d: %d, %s" % (seconds, code, edge.said()))
 
 
-def idle(model):
+def idle(model, place):
     """The cloud is restarted while the user thinks."""
-    port = "udp:127.0.0.1:%d" % halves.free_port()
-    cloud = halves.Cloud(model, port, *SPLIT, *CORE)
-    e2e.check(cloud.ready(), "the cloud serves")
-    chat = halves.Edge(model, port, *SPLIT, "-n", "8")
+    cloud = place.cloud(model, *SPLIT, *CORE)
+    chat = halves.Edge(model, place.towards(), *SPLIT, "-n", "8", prefix=place.inside("one"))
     chat.write("Hello\n")
     e2e.check(chat.line() != "", "an answer")
     cloud.stop()
-    cloud = halves.Cloud(model, port, *SPLIT, *CORE)
-    e2e.check(cloud.ready(), "the cloud serves again")
+    cloud = place.cloud(model, *SPLIT, *CORE)
     chat.write("And now?\n")
     chat.process.stdin.close()
     code, answer = chat.end()
@@ -127,22 +139,29 @@ def idle(model):
     cloud.stop()
 
 
+def at_length(model, place, asked, local):
+    """What a port has no part in, over one of them."""
+    killed(model, place, asked, local, sig=signal.SIGTERM)
+    totals = killed(model, place, asked, local, "--history", "0")
+    e2e.check(totals and totals["replayed_bytes"] == 0, "without a history nothing is replayed")
+    killed(model, place, asked, local, "--netem", "drop=10%", head=("--head", "edge"))
+    # A lossy codec too: what was lost the first time is lost the same way again.
+    killed(model, place, *requests("tsq"), codec="tsq")
+    in_vain(model, place, asked)
+
+
 def main():
     model = e2e.model("smollm2")
     asked, local = requests()
-    port = "udp:127.0.0.1:%d" % halves.free_port()
-    killed(model, port, asked, local, kills=1 if e2e.QUICK else 4)
-    killed(model, "memif:@isthmus-test-%d" % halves.free_port(), asked, local)
-    killed(model, port, asked, local, sig=signal.SIGTERM)
-    totals = killed(model, port, asked, local, "--history", "0")
-    e2e.check(totals and totals["replayed_bytes"] == 0, "without a history nothing is replayed")
-    killed(model, port, asked, local, "--netem", "drop=20%,dup=20%,reorder=20%")
-    killed(model, port, asked, local, "--netem", "drop=10%", head=("--head", "edge"))
-    # A lossy codec too: what was lost the first time is lost the same way again.
-    killed(model, port, *requests("tsq"), codec="tsq")
-    replaced(model, asked, local)
-    in_vain(model, asked)
-    idle(model)
+    with tempfile.TemporaryDirectory(prefix="isthmus-test-") as folder:
+        for place in ports.places():
+            killed(model, place, asked, local, kills=4 if place.kind == "udp" and not e2e.QUICK else 2)
+            dead_edge(model, place, asked, local, ports.control_socket(folder, place.kind))
+            replaced(model, place, asked, local, "--netem", NETEM)
+            if place.kind == "memif":  # which tells at once that its peer is gone
+                at_length(model, place, asked, local)
+            elif place.kind == "udp":
+                idle(model, place)
     e2e.finish()
 
 

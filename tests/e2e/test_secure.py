@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Who is let in and who isn't, over kernel UDP on loopback; what is said; that nothing readable is sent and
-no secret shown."""
+"""Who is let in and who isn't, over every kind of port; what is said; garbage, damaged and repeated packets; that
+nothing readable is sent and no secret shown."""
 import os
 import shutil
 import signal
@@ -14,6 +14,7 @@ import time
 
 import e2e
 import halves
+import ports
 
 PROMPT = "The capital of France is"
 CORE = ("--first-core", "1", "--threads", "1")
@@ -79,14 +80,14 @@ def refusals(folder, model):
 
 
 class Ear:
-    """A forwarder between the halves that keeps what it hears."""
+    """A forwarder between the halves that keeps what it hears: at the router, where hosts are their own."""
 
-    def __init__(self, to):
-        self.edge_side = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.cloud_side = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.edge_side.bind(("127.0.0.1", 0))
-        self.cloud_side.connect(("127.0.0.1", to))
-        self.port = self.edge_side.getsockname()[1]
+    def __init__(self, place):
+        here = place.net.address("router")
+        self.edge_side, self.cloud_side = (place.net.socket("router", socket.AF_INET, socket.SOCK_DGRAM) for _ in "ec")
+        self.edge_side.bind((here, 0))
+        self.cloud_side.connect((place.address("cloud"), place.numbers["cloud"]))
+        self.port = place.by("one", here, self.edge_side.getsockname()[1])
         self.edge = None
         self.heard = []
         self.spoil = False
@@ -116,27 +117,41 @@ class Ear:
                 self.edge_side.sendto(packet, self.edge)
 
 
-def meet(folder, model):
-    edge, edge_print = keygen(folder, "edge.key")
-    cloud, cloud_print = keygen(folder, "cloud.key")
-    stranger, stranger_print = keygen(folder, "stranger.key")
+def strangers(place):
+    """Others of this user at memif's socket: nonsense instead of a READY, too many, and gone without a word."""
+    name = "\0" + place.port()[len("memif:@"):]
+    for said in (b"nonsense", b"R" * 70000, b"", None):
+        several = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
+        for s in several:
+            try:
+                s.settimeout(5)
+                s.connect(name)
+                if said is not None:
+                    s.send(said)
+            except OSError:
+                pass  # turned away at once
+        for s in several:
+            s.close()
+
+
+def meet(folder, model, place):
+    edge, edge_print = e2e.keygen("secure-edge")
+    cloud, cloud_print = e2e.keygen("secure-cloud")
+    stranger, stranger_print = e2e.keygen("secure-stranger")
     authorized = os.path.join(folder, "edges")
     with open(authorized, "w", encoding="ascii") as f:
         f.write("# edges\ngateway-1 %s sessions=2 tokens=200\n" % edge_print)
-    number = halves.free_port()
-    port = "udp:127.0.0.1:%d" % number
-    served = halves.Cloud(model, port, "--split", "10", "--codec", "f16", *CORE, "--identity", cloud,
-                          "--authorized", authorized)
-    e2e.check(served.ready() and cloud_print in served.said() and "AES-128-GCM by" in served.said(),
+    served = place.cloud(model, "--split", "10", "--codec", "f16", *CORE, "--identity", cloud, "--authorized", authorized)
+    e2e.check(cloud_print in served.said() and "AES-128-GCM by" in served.said(),
               "the cloud says who it is: " + served.said())
 
-    def ask(what, code, words, *args, at=port, n="4"):
+    def ask(what, code, words, *args, at=None, n="4"):
         start = time.monotonic()
-        done = halves.edge(model, at, "--split", "10", "--codec", "f16", "-p", PROMPT, "-n", n, "--json",
-                           *args)
+        done = halves.edge(model, at or place.towards(), "--split", "10", "--codec", "f16", "-p", PROMPT, "-n", n,
+                           "--json", *args, prefix=place.inside("one"))
         e2e.check(done.returncode == code and all(w in done.stdout + done.stderr for w in words),
-                  "%s: %d, %s" % (what, done.returncode, done.stdout[-300:] + done.stderr[-500:]))
-        e2e.say("%-24s exit %d in %.1f s" % (what, done.returncode, time.monotonic() - start))
+                  "%s: %s: %d, %s" % (place.kind, what, done.returncode, done.stdout[-300:] + done.stderr[-500:]))
+        e2e.say("%-6s %-24s exit %d in %.1f s" % (place.kind, what, done.returncode, time.monotonic() - start))
 
     good = ("--identity", edge, "--peer", cloud_print)
     ask("the right edge", 0, ("Paris", '"cipher":"AES-128-GCM"'), *good)
@@ -146,11 +161,30 @@ def meet(folder, model):
               "the cloud says whom it refused: " + served.said())
     ask("another cloud expected", 1, ("not the one asked for", cloud_print),
         "--identity", edge, "--peer", stranger_print)
-    ask("an edge in the clear", 1, ("no cloud answered",), "--insecure", "--connect", "2")
+    if place.same_host:
+        ask("an edge in the clear", 1, ("no cloud answered",), "--insecure", "--connect", "2")
+    else:
+        ask("an edge in the clear", 2, ("beyond this host",), "--insecure")
     ask("a session too long", 1, ("gateway-1", "200 tokens"), *good, n="300")
-    ear = Ear(number)
+    ask("damaged on the way", 0, ("Paris",), *good, "--netem", "corrupt=20%,dup=20%")
+    if place.alone:
+        strangers(place)
+        ask("after strangers", 0, ("Paris",), *good)
+    else:
+        overheard(place, ask, good)
+
+    # No secret in a log.
+    with open(cloud, encoding="ascii") as f:
+        secret = f.read().splitlines()[1]
+    e2e.check(secret not in served.said(), "no key in the log")
+    e2e.check(served.stop() == 0, "the cloud ends well: " + served.said())
+
+
+def overheard(place, ask, good):
+    """By one between the halves. Between memif's there is only the memory that they share."""
+    ear = Ear(place)
     ear.spoil = True
-    ask("a forger on the way", 0, ("Paris",), *good, at="udp:127.0.0.1:%d" % ear.port)
+    ask("a forger on the way", 0, ("Paris",), *good, at=ear.port)
     secrets = (b"Paris", b"capital")
     e2e.check(len(ear.heard) > 10 and not any(s in p for s in secrets for p in ear.heard),
               "nothing readable")
@@ -158,12 +192,6 @@ def meet(folder, model):
     for packet in ear.heard:
         ear.cloud_side.send(packet)
     ask("after a replay of it all", 0, ("Paris",), *good)
-
-    # No secret in a log.
-    with open(cloud, encoding="ascii") as f:
-        secret = f.read().splitlines()[1]
-    e2e.check(secret not in served.said(), "no key in the log")
-    e2e.check(served.stop() == 0, "the cloud ends well: " + served.said())
 
 
 def owner_in_proc(pid):
@@ -229,7 +257,9 @@ def main():
     with tempfile.TemporaryDirectory(prefix="isthmus-test-") as folder:
         keys(folder)
         refusals(folder, model)
-        meet(folder, model)
+        os.chmod(folder, 0o755)  # one who gave up root reads the list again
+        for place in ports.places():
+            meet(folder, model, place)
         if "ASAN_OPTIONS" not in os.environ:  # which must be able to look
             not_dumped(folder, model)
     run_shows_no_key(model)
