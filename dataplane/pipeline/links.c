@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BURST        32
-#define BURSTS_MAX   64          /* a flood must not keep the stage from running */
 #define LEAVE_NS     5000000000u /* how long a CLOSE is repeated to who goes on */
 #define PORT_FULL_NS 50000u      /* when to try a full port again */
 #define SILENT_NS    500000000u  /* who was heard since then need not be asked */
@@ -388,18 +386,22 @@ uint32_t links_share(const struct links *l, const struct links_peer *p, uint32_t
 
 void links_in(struct links *l, uint64_t now_ns)
 {
-    struct pkt *pkts[BURST];
+    const int burst = pump_burst(l->p.port);
+    struct pkt *pkts[PUMP_BURST];
 
     if (now_ns > l->now_ns)
         l->now_ns = now_ns;
     share(l);
-    for (int i = 0; i < BURSTS_MAX; i++) {
-        int n = port_rx(l->p.port, pkts, BURST);
+    for (int total = 0; total < PUMP_IN_MAX; total += burst) {
+        const int n = port_rx(l->p.port, pkts, burst);
 
         for (int k = 0; k < n; k++)
             dispatch(l, pkts[k]);
-        if (n < BURST)
+        if (n < burst)
             break;
+        for (uint32_t i = 0; i < l->n_used; i++)
+            if (l->peers[i].pump.link)
+                pump_amid(&l->peers[i].pump);
     }
     tick(l);
 }

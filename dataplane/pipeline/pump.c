@@ -6,8 +6,6 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define BURST        32
-#define BURSTS_MAX   64                /* a flood must not keep the stage from running */
 #define PORT_FULL_NS 50000u            /* when to try a full port again */
 #define IDLE_PING_NS 5000000000u       /* often enough for what NATs remember */
 #define IDLE_DEAD_NS 15000000000u      /* what an idle edge may be silent */
@@ -151,19 +149,21 @@ uint64_t pump_now(struct pump *p)
 
 void pump_in(struct pump *p, uint64_t now_ns)
 {
-    struct pkt *pkts[BURST];
+    const int burst = pump_burst(p->port);
+    struct pkt *pkts[PUMP_BURST];
 
     if (now_ns > p->now_ns)
         p->now_ns = now_ns;
-    for (int i = 0; i < BURSTS_MAX; i++) {
-        int n = port_rx(p->port, pkts, BURST);
+    for (int total = 0; total < PUMP_IN_MAX; total += burst) {
+        const int n = port_rx(p->port, pkts, burst);
 
         for (int k = 0; k < n; k++) {
             if (!p->handshake || !peer_input(p, pkts[k]))
                 (void)link_input(p->link, pkts[k], p->now_ns); /* bad frames are counted there */
         }
-        if (n < BURST)
+        if (n < burst)
             break;
+        pump_amid(p);
     }
     if (p->handshake)
         peer_tick(p);
@@ -234,11 +234,34 @@ void pump_link_ended(struct pump *p)
         p->dead = why ? why : "the link takes no more messages";
 }
 
-void pump_out(struct pump *p)
+/* Until the link has no more or the port takes none. */
+static void send_bursts(struct pump *p)
 {
-    struct pkt *pkts[BURST];
+    const int burst = pump_burst(p->port);
+    struct pkt *pkts[PUMP_BURST];
     int n, taken;
 
+    do {
+        n = link_output(p->link, pkts, burst, p->port->pool, p->now_ns);
+        taken = n ? port_tx(p->port, pkts, n) : 0;
+        for (int i = 0; i < taken; i++)
+            pkt_unref(pkts[i]);
+        for (int i = taken; i < n; i++)
+            link_output_refused(p->link, pkts[i], p->now_ns);
+    } while (n && taken == n);
+    p->port_full = taken < n;
+}
+
+void pump_amid(struct pump *p)
+{
+    if (!link_has_output(p->link))
+        return;
+    (void)pump_now(p);
+    send_bursts(p);
+}
+
+void pump_out(struct pump *p)
+{
     while (p->first && !p->dead && send_small(p, p->first)) {
         struct pump_small *s = p->first;
 
@@ -251,15 +274,7 @@ void pump_out(struct pump *p)
     (void)pump_now(p);
     if (p->handshake)
         peer_output(p);
-    do {
-        n = link_output(p->link, pkts, BURST, p->port->pool, p->now_ns);
-        taken = n ? port_tx(p->port, pkts, n) : 0;
-        for (int i = 0; i < taken; i++)
-            pkt_unref(pkts[i]);
-        for (int i = taken; i < n; i++)
-            link_output_refused(p->link, pkts[i], p->now_ns);
-    } while (n && taken == n);
-    p->port_full = taken < n;
+    send_bursts(p);
 }
 
 void pump_during_run(void *arg)

@@ -60,8 +60,19 @@ int pump_open_met(struct pump *p, struct port *port, const struct link_params *p
                   struct handshake_result *met, const struct wire_path *path, uint64_t now_ns);
 void pump_close(struct pump *p);
 
+/* Packets that go through the link between two calls of a port: as many as it likes. */
+#define PUMP_BURST 32u
+static inline int pump_burst(const struct port *port)
+{
+    return (int)(port->caps.burst ? smaller(port->caps.burst, PUMP_BURST) : PUMP_BURST);
+}
+#define PUMP_IN_MAX 2048 /* packets that come in at once: a flood must not keep the stage from running */
+
 void pump_in(struct pump *p, uint64_t now_ns); /* an edge's: links_in receives for a cloud's */
 void pump_out(struct pump *p);
+/* Between two bursts of a flood that comes in: what the link can send by now goes, small messages
+ * aside. The peer, who may have nothing left that it may send, does not wait for the flood's end. */
+void pump_amid(struct pump *p);
 /* For stage_set_poll; arg is an edge's pump. */
 void pump_during_run(void *arg);
 /* Let the link's time pass. */
