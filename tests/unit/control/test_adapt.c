@@ -45,7 +45,7 @@ static bool window(struct adapt *a, struct plant *p)
     for (uint32_t i = 0; i < n; i++) {
         const uint32_t own = (uint32_t)(c->bytes * (1 + .1 * ((int)(i * 7 % 5) - 2) / 2));
         const uint32_t before = (uint32_t)(i % p->sessions * (c->bytes + 100));
-        const double more = i < p->lost ? 60e6 : p->storm ? (i * 5 % 8) * 100e6 : 0;
+        const double more = i < p->lost ? 60e6 : p->storm ? (5 - i * 7 % 5) * 100e6 : 0;
         p->now_ns += (uint64_t)(step_ns / p->sessions);
         turns[i] = (struct adapt_turn){
             .at_ns = p->now_ns,
@@ -156,7 +156,7 @@ static void learns_after_a_storm(void **state)
     adapt_init(&a, &usual);
     settle(&a, &p, 20);
     assert_int_equal(adapt_choice(&a)->level, 0);
-    p.ns_per_byte = 22e6 / 340;
+    p.ns_per_byte = 32e6 / 340; /* 72 ms at the finest */
     p.storm = true;
     settle(&a, &p, 1);
     p.storm = false;
@@ -164,7 +164,6 @@ static void learns_after_a_storm(void **state)
     assert_true(adapt_choice(&a)->level > 0 && step_ms(&a, &p) <= 60);
     settle(&a, &p, 60);
     assert_true(adapt_choice(&a)->holds);
-    assert_true(step_ms(&a, &p) <= 60 && step_ms(&a, &p) > 51);
     p.ns_per_byte = 8e3;
     settle(&a, &p, 60);
     assert_int_equal(adapt_choice(&a)->level, 0);
