@@ -21,8 +21,8 @@
 #define SIDE  .3
 
 #define DRIFT       .5   /* part by which the price of a byte may change between two windows, */
-#define DRIFT_LEAST .1   /* of this part of the highest that can be at least */
-#define NOISE_SHARE .1   /* of what a window tells of noise, believed at once */
+#define DRIFT_LEAST .2   /* of this part of the highest that can be at least */
+#define NOISE_SHARE .1   /* of what a window tells of noise, by its logarithm, believed at once */
 #define NOISE_LEAST 1e10 /* ns^2 */
 #define ALONE       1.5  /* messages a run: with fewer, messages of several runs are compared */
 
@@ -189,8 +189,10 @@ static void learn_price(struct adapt *a, const struct adapt_turn *const *turns, 
         return;
     const double seen = fmin(fmax(s.xy / s.xx, 0), most);
     const double noise = fmax(NOISE_LEAST, (s.yy - seen * s.xy) / (s.n - 1));
-    a->noise_var = towards(a->noise_var, noise, NOISE_SHARE);
-    const double var = a->noise_var / s.xx, off = seen - a->price;
+    /* The window in which a rate falls, with what was sent twice in it, has a thousand times the
+     * usual noise: it tells little of the price, and of the noise of those to come. */
+    a->noise_var = a->noise_var > 0 ? a->noise_var * pow(noise / a->noise_var, NOISE_SHARE) : noise;
+    const double var = fmax(a->noise_var, noise) / s.xx, off = seen - a->price;
     const double drift = DRIFT * fmax(a->price, DRIFT_LEAST * most);
     a->price_var += drift * drift;
     const double gain = a->price_var / (a->price_var + var);

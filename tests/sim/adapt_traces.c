@@ -96,13 +96,48 @@ static void make_radio(struct moment *m, uint32_t i, void *memory)
     m->loss = *fade < .15 ? .03 : .002;
 }
 
+/* One session; where the rate falls what was on the way holds it up first. */
+static void make_alone(struct moment *m, uint32_t i, void *memory)
+{
+    (void)memory;
+    m->sessions = 1;
+    if (i / 100 % 2)
+        m->byte_per_s = i % 100 < 2 ? 600 : 5e3;
+}
+
+static void make_alone_ramp(struct moment *m, uint32_t i, void *memory)
+{
+    const double phase = fabs((double)(i % 400) / 200 - 1); /* 1 .. 0 .. 1 */
+
+    (void)memory;
+    m->sessions = 1;
+    m->byte_per_s = 125e3 * pow(.04, 1 - phase);
+}
+
+static void make_alone_walk(struct moment *m, uint32_t i, void *memory)
+{
+    double *at = memory;
+    (void)i;
+    *at = fmin(fmax(*at + .12 * random_normal(), -3.2), -2);
+    m->sessions = 1;
+    m->byte_per_s *= exp(*at);
+}
+
+/* Its round trips move, which is not to be taken for the rate's doing. */
+static void make_alone_far(struct moment *m, uint32_t i, void *memory)
+{
+    make_alone_walk(m, i, memory);
+    if (i / 150 % 2)
+        m->rtt_ns = 40 * MS;
+}
+
 struct made {
     const char *name;
     double limit_ms, first_ms, prompts_per_s;
     void (*make)(struct moment *m, uint32_t i, void *memory);
 };
 
-static const struct made made[TRACES + TRACES_PROMPTED] = {
+static const struct made made[TRACES_MADE] = {
     {"steps, 1 and 1/3 Mbit/s", 75, 0, 0, make_step},
     {"ramps, 1 to 1/4 Mbit/s", 75, 0, 0, make_ramp},
     {"random walk of the rate", 75, 0, 0, make_walk},
@@ -117,13 +152,17 @@ static const struct made made[TRACES + TRACES_PROMPTED] = {
     {"ramps, and prompts", 90, 4000, .2, make_ramp},
     {"random walk, and prompts", 90, 4000, .2, make_walk},
     {"radio, and prompts", 95, 4000, .2, make_radio},
+    {"steps, 1 Mbit/s and 40 kbit/s", 88, 0, 0, make_alone},
+    {"ramps, 1 Mbit/s to 40 kbit/s", 88, 0, 0, make_alone_ramp},
+    {"random walk, 40 to 135 kbit/s", 80, 0, 0, make_alone_walk},
+    {"the same, round trips 20 and 40 ms", 88, 0, 0, make_alone_far},
 };
 
 const struct trace *traces_made(uint64_t seed)
 {
-    static struct trace traces[TRACES + TRACES_PROMPTED];
+    static struct trace traces[TRACES_MADE];
 
-    for (uint32_t k = 0; k < TRACES + TRACES_PROMPTED; k++) {
+    for (uint32_t k = 0; k < TRACES_MADE; k++) {
         const struct made *of = &made[k];
         struct trace *t = &traces[k];
         double memory = 0;
@@ -131,6 +170,7 @@ const struct trace *traces_made(uint64_t seed)
         t->limit_ms = of->limit_ms;
         t->first_ms = of->first_ms;
         t->prompts_per_s = of->prompts_per_s;
+        t->sizes = k < TRACES_MADE - TRACES_ALONE ? SIZES : SIZES_ALONE;
         t->n = TICKS;
         random_from(seed * 1000 + k);
         for (uint32_t i = 0; i < TICKS; i++) {
@@ -167,7 +207,7 @@ int trace_recorded(const char *path, double limit_ms, uint32_t sessions, bool ba
     const double end_ms = l.at[l.n - 1].at_ms;
     const char *slash = strrchr(path, '/');
     const double share = (double)sessions / calm.sessions;
-    *t = (struct trace){.name = slash ? slash + 1 : path, .limit_ms = limit_ms};
+    *t = (struct trace){.name = slash ? slash + 1 : path, .limit_ms = limit_ms, .sizes = SIZES};
     for (uint32_t i = 0, k = 0; i < TICKS && i * TICK_S * 1e3 <= end_ms; i++) {
         while (k + 1 < l.n && l.at[k + 1].at_ms <= i * TICK_S * 1e3)
             k++;

@@ -26,9 +26,10 @@ static const struct adapt_params usual = {.curve = &curve,
 
 struct plant {
     uint64_t now_ns;
-    double ns_per_byte, base_ms; /* base: all but the bytes */
+    double ns_per_byte, base_ms;          /* base: all but the bytes */
     uint32_t sessions, bulk, lost, turns; /* turns of a window; 0: 12 */
     bool reading;
+    bool storm; /* a window in which the path was taken by what was sent twice */
 };
 
 /* A window of tokens, as the plant has them with what is chosen. */
@@ -44,7 +45,7 @@ static bool window(struct adapt *a, struct plant *p)
     for (uint32_t i = 0; i < n; i++) {
         const uint32_t own = (uint32_t)(c->bytes * (1 + .1 * ((int)(i * 7 % 5) - 2) / 2));
         const uint32_t before = (uint32_t)(i % p->sessions * (c->bytes + 100));
-        const double more = i < p->lost ? 60e6 : 0;
+        const double more = i < p->lost ? 60e6 : p->storm ? (5 - i * 7 % 5) * 100e6 : 0;
         p->now_ns += (uint64_t)(step_ns / p->sessions);
         turns[i] = (struct adapt_turn){
             .at_ns = p->now_ns,
@@ -143,6 +144,29 @@ static void finds_the_level(void **state)
         settle(&a, &p, 60);
         assert_int_equal(adapt_choice(&a)->level, 0);
     }
+}
+
+/* A session alone, and the window in which the rate fell had gaps of all lengths: that window
+ * tells nothing, but those after it are believed as ever. */
+static void learns_after_a_storm(void **state)
+{
+    (void)state;
+    struct adapt a;
+    struct plant p = {.sessions = 1, .base_ms = 40, .ns_per_byte = 8e3, .turns = 6};
+    adapt_init(&a, &usual);
+    settle(&a, &p, 20);
+    assert_int_equal(adapt_choice(&a)->level, 0);
+    p.ns_per_byte = 32e6 / 340; /* 72 ms at the finest */
+    p.storm = true;
+    settle(&a, &p, 1);
+    p.storm = false;
+    settle(&a, &p, 6);
+    assert_true(adapt_choice(&a)->level > 0 && step_ms(&a, &p) <= 60);
+    settle(&a, &p, 60);
+    assert_true(adapt_choice(&a)->holds);
+    p.ns_per_byte = 8e3;
+    settle(&a, &p, 60);
+    assert_int_equal(adapt_choice(&a)->level, 0);
 }
 
 /* A round trip that no quality mends: the best is sent, and it is said that nothing holds. */
@@ -367,6 +391,7 @@ int main(void)
         cmocka_unit_test(bad_params),
         cmocka_unit_test(levels_are_in_order),
         cmocka_unit_test(finds_the_level),
+        cmocka_unit_test(learns_after_a_storm),
         cmocka_unit_test(leaves_a_long_path_alone),
         cmocka_unit_test(takes_the_cheapest),
         cmocka_unit_test(slow_tokens),
