@@ -29,7 +29,7 @@ COVERAGE_MIN = 90.0
 SIMULATIONS = (("sim_link", {}), ("sim_pipeline", {}), ("sim_pipeline", {"HEAD": "edge"}), ("sim_edges", {}),
                ("sim_edges", {"HEAD": "edge"}))
 # Of each of these in a check, beyond those of meson's tests: a minute in all.
-FIRST_SEED, RUNS = 1000, 100
+FIRST_SEED, RUNS = 1000, 250
 
 # Where nobody reads what was skipped, a test that could not run is a failure.
 SKIPPED = "failed" if os.environ.get("CI") == "true" else "skipped"
