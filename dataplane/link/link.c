@@ -236,6 +236,7 @@ static bool is_replay(struct link *l, const struct wire_header *h)
 static void hear(struct link *l)
 {
     l->heard = true;
+    l->mtu.heard = true;
     l->heard_ns = l->now_ns;
     l->backoff = 0; /* the peer is not busy or gone: what is missing was lost */
 }
