@@ -156,11 +156,10 @@ __attribute__((format(printf, 2, 3))) static void add(struct obstacles *o, const
     o->n = o->n + (size_t)n < sizeof o->text ? o->n + (size_t)n : sizeof o->text - 1;
 }
 
-static void look_for_obstacles(const struct privileges *p, const struct who *w, struct obstacles *o)
+static void look_for_obstacles(const struct privileges *p, const struct port_uri *ports,
+                               const struct who *w, struct obstacles *o)
 {
     const char *manager = child_is() ? NULL : getenv("NOTIFY_SOCKET");
-    char err[PORT_ERR];
-    struct port_uri u;
 
     *o = (struct obstacles){.n = 0};
     for (unsigned i = 0; i < PRIVILEGES_READS; i++) {
@@ -174,10 +173,11 @@ static void look_for_obstacles(const struct privileges *p, const struct who *w, 
     if (p->group != PRIVILEGES_NO_GROUP && p->group != w->gid)
         add(o, "give the control socket to another group than its own");
     for (unsigned i = 0; i < p->n_ports; i++) {
-        if (port_uri_parse(p->ports[i], &u, err) < 0 || u.kind != URI_MEMIF || is_own(p->ports[i]))
+        const char *name = ports[i].name;
+        if (ports[i].kind != URI_MEMIF || is_own(p->ports[i]))
             continue;
-        if (u.name[0] == '@' ? !p->is_server : !may_meet(w, u.name, p->is_server))
-            add(o, "%s the socket %s", p->is_server ? "remove" : "connect again to", u.name);
+        if (name[0] == '@' ? !p->is_server : !may_meet(w, name, p->is_server))
+            add(o, "%s the socket %s", p->is_server ? "remove" : "connect again to", name);
     }
 }
 
@@ -190,19 +190,15 @@ struct kept {
     const char *what; /* for people */
 };
 
-static struct kept kept_for(const struct privileges *p)
+static struct kept kept_for(const struct privileges *p, const struct port_uri *ports)
 {
     struct kept k = {.what = ""};
     bool packet = false, xdp = false;
     const char *port = p->listens ? strrchr(p->listens, ':') : NULL;
 
     for (unsigned i = 0; i < p->n_ports; i++) {
-        char err[PORT_ERR];
-        struct port_uri u;
-        if (port_uri_parse(p->ports[i], &u, err) < 0)
-            continue;
-        xdp |= u.kind == URI_XDP;
-        packet |= u.kind == URI_PACKET;
+        xdp |= ports[i].kind == URI_XDP;
+        packet |= ports[i].kind == URI_PACKET;
     }
     if (xdp) {
         k = (struct kept){{CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF},
@@ -284,38 +280,33 @@ static int hand_over_socket(const char *path, const struct who *w)
     return rc;
 }
 
-static int hand_over(const struct privileges *p, const struct who *w)
+static int hand_over(const struct privileges *p, const struct port_uri *ports, const struct who *w)
 {
-    char err[PORT_ERR];
-    struct port_uri u;
     int rc = 0;
 
     for (unsigned i = 0; i < p->n_ports && p->is_server && rc == 0; i++) {
-        if (port_uri_parse(p->ports[i], &u, err) == 0 && u.kind == URI_MEMIF && u.name[0] != '@')
-            rc = hand_over_socket(u.name, w);
+        if (ports[i].kind == URI_MEMIF && ports[i].name[0] != '@')
+            rc = hand_over_socket(ports[i].name, w);
     }
     return rc;
 }
 
 /* Whether nothing that comes later keeps root; what will fail is said. */
-static bool may_go(const struct privileges *p, const struct who *w)
+static bool may_go(const struct privileges *p, const struct port_uri *ports, const struct who *w)
 {
     const char *name = w->name ? w->name : "that user";
     bool raw = false, pci = false;
     struct obstacles o;
 
     for (unsigned i = 0; i < p->n_ports; i++) {
-        char err[PORT_ERR];
-        struct port_uri u;
-        const bool read = port_uri_parse(p->ports[i], &u, err) == 0;
-        raw |= read && is_raw(u.kind);
-        pci |= read && u.kind == URI_PCI;
+        raw |= is_raw(ports[i].kind);
+        pci |= ports[i].kind == URI_PCI;
     }
     if (pci && p->n_ports > 1) {
         log_warn("root is kept: a pci: port among several may have to be opened again");
         return false;
     }
-    look_for_obstacles(p, w, &o);
+    look_for_obstacles(p, ports, w, &o);
     if (o.n && !p->user && !raw) {
         log_warn("root is kept: %s (uid %u) could not %s: permit that, or name another user by "
                  "--user",
@@ -339,28 +330,22 @@ void privileges_begin(void)
         (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); /* become() looks whether it did */
 }
 
-int privileges_drop(const struct privileges *p)
+static int drop(const struct privileges *p, const struct port_uri *ports)
 {
     struct who w;
-
-    if (geteuid() != 0) {
-        if (p->user)
-            log_warn("--user %s: this is not root, so it stays who it is", p->user);
-        return EXIT_OK;
-    }
     int rc = find(p->user, &w);
     if (rc != EXIT_OK)
         return rc;
     rc = daemon_hand_over(w.uid, w.gid);
-    if (rc == 0 && !may_go(p, &w)) { /* the folder is ours again */
+    if (rc == 0 && !may_go(p, ports, &w)) { /* the folder is ours again */
         rc = daemon_hand_over(0, getegid());
         if (rc < 0)
             log_error("the runtime folder cannot be taken back: %s", strerror(-rc));
         return rc < 0 ? EXIT_FAILED : EXIT_OK;
     }
-    const struct kept k = kept_for(p);
+    const struct kept k = kept_for(p, ports);
     if (rc == 0)
-        rc = hand_over(p, &w);
+        rc = hand_over(p, ports, &w);
     if (rc == 0 && p->hand_over)
         p->hand_over(w.uid, w.gid);
     if (rc == 0)
@@ -373,6 +358,34 @@ int privileges_drop(const struct privileges *p)
         log_info("the port is open: root is given up, %s (uid %u) goes on%s",
                  w.name ? w.name : "user", (unsigned)w.uid, k.what);
     return EXIT_OK;
+}
+
+int privileges_drop(const struct privileges *p)
+{
+    struct port_uri *ports;
+    char err[PORT_ERR];
+    int rc = EXIT_OK;
+
+    if (geteuid() != 0) {
+        if (p->user)
+            log_warn("--user %s: this is not root, so it stays who it is", p->user);
+        return EXIT_OK;
+    }
+    ports = calloc(p->n_ports ? p->n_ports : 1, sizeof *ports);
+    if (!ports) {
+        log_error("cannot give up root: out of memory");
+        return EXIT_FAILED;
+    }
+    for (unsigned i = 0; i < p->n_ports && rc == EXIT_OK; i++) {
+        if (port_uri_parse(p->ports[i], &ports[i], err) < 0) {
+            log_error("cannot give up root: %s", err);
+            rc = EXIT_USAGE;
+        }
+    }
+    if (rc == EXIT_OK)
+        rc = drop(p, ports);
+    free(ports);
+    return rc;
 }
 
 int privileges_drop_brief(const char *port, const char *user)

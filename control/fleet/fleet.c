@@ -391,7 +391,7 @@ uint32_t fleet_joined(const struct fleet *f, const struct edge *e, size_t *known
     return n;
 }
 
-static enum fleet_state uplink_state(const struct edge_uplink_stats *u)
+enum fleet_state fleet_uplink_state(const struct edge_uplink_stats *u)
 {
     if (u->state == EDGE_UPLINK_UNFIT)
         return FLEET_UNFIT;
@@ -410,7 +410,7 @@ static void see_berth(const struct fleet *f, const struct berth *b, struct fleet
     w->in_list = at < f->list.n && worker_same(&f->list.list[at], &b->worker);
     w->worker.draining = w->in_list && f->list.list[at].draining;
     w->drained = w->in_list && f->notes[at].drained;
-    w->state = uplink_state(&w->uplink);
+    w->state = fleet_uplink_state(&w->uplink);
     if (w->drained || w->worker.draining || !w->in_list)
         w->state = FLEET_DRAINING;
     if (!*why && w->in_list)
@@ -484,7 +484,7 @@ void fleet_count(const struct fleet *f, const struct edge *e, struct fleet_count
     for (uint32_t i = 0; !f && i < EDGE_UPLINKS_MAX; i++) {
         struct edge_uplink_stats s;
         if (edge_uplink_stats(e, i, &s) == 0)
-            c->n[uplink_state(&s)]++;
+            c->n[fleet_uplink_state(&s)]++;
     }
     for (size_t i = 0; f && i < EDGE_UPLINKS_MAX + f->list.n; i++) {
         struct fleet_worker w;

@@ -52,6 +52,8 @@ struct fleet_worker {
 /* Up to max of them, those joined first; returns how many there are. */
 size_t fleet_list(const struct fleet *f, const struct edge *e, struct fleet_worker *list,
                   size_t max);
+/* Of an uplink, whether a registry knows it or not. */
+enum fleet_state fleet_uplink_state(const struct edge_uplink_stats *u);
 /* How many there are of each, and those that this edge is joined to or tries, by name. */
 struct fleet_counts {
     uint32_t n[FLEET_STATES], n_uplinks;

@@ -337,18 +337,6 @@ static json_t *codec_set(struct rpc_call *c)
 /* --- workers ------------------------------------------------------------------------------------
  */
 
-static const char *uplink_state(const struct edge_uplink_stats *u)
-{
-    static const char *const names[] = {
-        [EDGE_UPLINK_APART] = "apart",
-        [EDGE_UPLINK_JOINING] = "joining",
-        [EDGE_UPLINK_JOINED] = "joined",
-        [EDGE_UPLINK_UNFIT] = "unfit",
-    };
-    return u->state == EDGE_UPLINK_JOINED && (u->draining || u->drains) ? "draining"
-                                                                        : names[u->state];
-}
-
 static json_t *worker_json(const struct edge_uplink_stats *u, const char *state)
 {
     json_t *o = json_pack("{s:s, s:s, s:s, s:i, s:o}", "name", u->name, "port", u->port, "state",
@@ -377,7 +365,6 @@ static json_t *member_json(const struct fleet_worker *w)
     const char *state = fleet_state_name(w->state);
     if (w->joined) {
         u = w->uplink;
-        state = w->state == FLEET_DRAINING ? "draining" : uplink_state(&u);
     } else {
         snprintf(u.name, sizeof u.name, "%s", w->worker.name);
         snprintf(u.port, sizeof u.port, "%.*s", (int)sizeof u.port - 1, w->worker.port);
@@ -396,7 +383,7 @@ static json_t *workers_called(const struct rpc_call *c, const char *name)
     struct edge_uplink_stats u;
     for (uint32_t i = 0; edge && !fleet && i < EDGE_UPLINKS_MAX; i++)
         if (edge_uplink_stats(edge, i, &u) == 0 && (!name || strcmp(u.name, name) == 0))
-            json_array_append_new(list, worker_json(&u, uplink_state(&u)));
+            json_array_append_new(list, worker_json(&u, fleet_state_name(fleet_uplink_state(&u))));
     const size_t n = edge && fleet ? fleet_list(fleet, edge, NULL, 0) : 0;
     struct fleet_worker *all = n ? calloc(n, sizeof *all) : NULL;
     if (n && !all) {

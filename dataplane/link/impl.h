@@ -93,7 +93,7 @@ struct mtu {
     bool waiting;                   /* one was */
     bool doubting;                  /* the known one is tried */
     uint64_t due_ns;                /* lost if not answered by then; or, not waiting, when to begin */
-    uint64_t sent_ns;               /* the latest */
+    bool heard;                     /* something was, since the latest was sent */
     uint64_t doubted_ns;            /* the latest doubt began, or ended well */
     bool answer_pending;
     uint32_t answer;                /* number of the peer's PROBE */

@@ -271,6 +271,7 @@ static void hear(struct link *l, const struct wire_header *h)
     if (!l->heard && l->p.initiator)
         l->p.epoch = h->epoch;
     l->heard = true;
+    l->mtu.heard = true;
     l->heard_ns = l->now_ns;
     l->backoff = 0; /* the peer is not busy or gone: what is missing was lost */
 }

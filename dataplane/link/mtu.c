@@ -149,7 +149,7 @@ void mtu_probe_sent(struct link *l)
     if (!m->first_number)
         m->first_number = m->number;
     m->waiting = true;
-    m->sent_ns = l->now_ns;
+    m->heard = false;
     m->due_ns = l->now_ns + wait_ns;
     l->stats.mtu_probes++;
 }
@@ -203,7 +203,7 @@ void mtu_tick(struct link *l)
         return;
     }
     m->waiting = false;
-    m->tries += l->heard_ns >= m->sent_ns; /* else nothing gets through, or the peer is busy */
+    m->tries += m->heard; /* else nothing gets through, or the peer is busy */
     if (m->tries == TRIES) {
         failed(l);
     } else {

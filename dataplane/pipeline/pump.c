@@ -6,7 +6,8 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define PORT_FULL_NS 50000u            /* when to try a full port again */
+#define STUCK_MIN_NS 50000u            /* when to try a full port again: after as long as it was */
+#define STUCK_MAX_NS 1000000u          /* full, within these */
 #define IDLE_PING_NS 5000000000u       /* often enough for what NATs remember */
 #define IDLE_DEAD_NS 15000000000u      /* what an idle edge may be silent */
 #define SMALL_SHARE  8u /* they leave this part of the pool free: acknowledgements come by it */
@@ -234,22 +235,33 @@ void pump_link_ended(struct pump *p)
         p->dead = why ? why : "the link takes no more messages";
 }
 
+static bool has_output(const struct pump *p)
+{
+    return (p->first && !is_full(p)) || link_has_output(p->link) ||
+           (p->handshake && handshake_has_output(p->handshake));
+}
+
 /* Until the link has no more or the port takes none. */
 static void send_bursts(struct pump *p)
 {
     const int burst = pump_burst(p->port);
     struct pkt *pkts[PUMP_BURST];
+    bool sent = false;
     int n, taken;
 
     do {
         n = link_output(p->link, pkts, burst, p->port->pool, p->now_ns);
         taken = n ? port_tx(p->port, pkts, n) : 0;
+        sent |= taken > 0;
         for (int i = 0; i < taken; i++)
             pkt_unref(pkts[i]);
         for (int i = taken; i < n; i++)
             link_output_refused(p->link, pkts[i], p->now_ns);
     } while (n && taken == n);
-    p->port_full = taken < n;
+    if (taken == n && !has_output(p))
+        p->stuck_ns = 0;
+    else if (!p->stuck_ns || sent)
+        p->stuck_ns = p->now_ns;
 }
 
 void pump_amid(struct pump *p)
@@ -293,10 +305,13 @@ uint64_t pump_deadline(const struct pump *p)
     uint64_t shake = p->handshake ? handshake_deadline(p->handshake) : UINT64_MAX;
 
     at = shake < at ? shake : at;
-    if (p->port_full || (p->first && !is_full(p)) || link_has_output(p->link) ||
-        (p->handshake && handshake_has_output(p->handshake))) {
-        if (at > p->now_ns + PORT_FULL_NS)
-            at = p->now_ns + PORT_FULL_NS;
+    if (p->stuck_ns || has_output(p)) {
+        const uint64_t for_ns = p->stuck_ns ? p->now_ns - p->stuck_ns : 0;
+        const uint64_t wait_ns = for_ns < STUCK_MIN_NS   ? STUCK_MIN_NS
+                                 : for_ns > STUCK_MAX_NS ? STUCK_MAX_NS
+                                                         : for_ns;
+
+        at = p->now_ns + wait_ns < at ? p->now_ns + wait_ns : at;
     }
     return at;
 }

@@ -28,7 +28,8 @@ struct pump {
     void *clock_arg;
     uint64_t now_ns;
     const char *dead;                /* why nothing goes on, in a few words; NULL: it does */
-    bool port_full;                  /* the last burst was cut short */
+    uint64_t stuck_ns;               /* since when the port, or its pool, takes nothing of what waits;
+                                      * 0: it does */
     uint32_t mtu_told;               /* the path's, as it was said last; 0: nothing was */
     struct pump_small *first, **end; /* small messages that wait for a packet */
     uint32_t n_small, small_max;     /* so many may wait */

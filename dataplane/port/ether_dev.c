@@ -31,12 +31,20 @@
  * free in front of a frame. */
 #define XDP_EXTRA     (256u + 16u) /* and Ethernet's header */
 #define XDP_MTU_MAX   3462u
+#define XDP_CHUNK_MAX 4096u
 #define XDP_FILL        2048u   /* packets the kernel has for each queue, */
 #define XDP_SENT        2048u   /* and of those that were sent */
 #define XDP_RINGS_BYTES 200000u /* of a queue */
 #define PCI_RESERVE   1024u
 #define OPEN_FDS_MAX  1024u
 #define FRAMES_PACKET 512u
+
+/* The mempool's header, the mbuf, our packet, and the frame. */
+_Static_assert(RTE_ALIGN_CEIL(sizeof(struct rte_mempool_objhdr), RTE_MEMPOOL_ALIGN) +
+                       sizeof(struct rte_mbuf) + MBUF_PRIV_BYTES + RTE_PKTMBUF_HEADROOM +
+                       XDP_MTU_MAX + XDP_EXTRA <=
+                   XDP_CHUNK_MAX,
+               "the longest packet of xdp: in a chunk");
 
 static const char *scheme(enum uri_kind kind)
 {

@@ -9,7 +9,6 @@
 #include <sys/mman.h>
 
 #define CACHE 64u
-#define PRIV  RTE_ALIGN(sizeof(struct pkt), RTE_MBUF_PRIV_ALIGN)
 #define FLAGS (RTE_MEMPOOL_F_NO_IOVA_CONTIG | RTE_MEMPOOL_F_NO_SPREAD)
 
 struct mbuf_pool {
@@ -57,7 +56,7 @@ struct rte_mempool *mbuf_pool_mempool(struct pkt_pool *pool)
 
 static uint32_t element_bytes(uint32_t room)
 {
-    return (uint32_t)(sizeof(struct rte_mbuf) + PRIV) + room + RTE_PKTMBUF_HEADROOM;
+    return (uint32_t)(sizeof(struct rte_mbuf) + MBUF_PRIV_BYTES) + room + RTE_PKTMBUF_HEADROOM;
 }
 
 uint64_t mbuf_pool_bytes(uint32_t n, uint32_t room)
@@ -92,7 +91,7 @@ static struct rte_mempool *create(const char *name, uint32_t n, uint32_t room,
 {
     struct rte_pktmbuf_pool_private config = {.mbuf_data_room_size =
                                                   (uint16_t)(room + RTE_PKTMBUF_HEADROOM),
-                                              .mbuf_priv_size = (uint16_t)PRIV};
+                                              .mbuf_priv_size = (uint16_t)MBUF_PRIV_BYTES};
     struct rte_mempool *mp = rte_mempool_create_empty(name, n, element_bytes(room), CACHE,
                                                       sizeof(config), SOCKET_ID_ANY, FLAGS);
     if (!mp)

@@ -9,6 +9,9 @@
 
 #include "dataplane/pkt.h"
 
+/* Of an mbuf's private area: where the struct pkt lies. */
+#define MBUF_PRIV_BYTES RTE_ALIGN(sizeof(struct pkt), RTE_MBUF_PRIV_ALIGN)
+
 /* Of EAL's memory, which drivers share with another process or a card, and which is no more than
  * there was at its start; or the pool's own, of any size. */
 enum mbuf_memory { MBUF_OF_EAL, MBUF_OWN };

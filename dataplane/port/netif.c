@@ -54,19 +54,6 @@ int netif_read(const char *name, struct netif *n)
     return 0;
 }
 
-bool netif_has_address(const char *name, uint32_t ip)
-{
-    struct ifaddrs *list;
-    bool has = false;
-    if (getifaddrs(&list) < 0)
-        return false;
-    for (const struct ifaddrs *a = list; a && !has; a = a->ifa_next)
-        has = a->ifa_addr && a->ifa_addr->sa_family == AF_INET && !strcmp(a->ifa_name, name) &&
-              ntohl(((const struct sockaddr_in *)(const void *)a->ifa_addr)->sin_addr.s_addr) == ip;
-    freeifaddrs(list);
-    return has;
-}
-
 static bool same_address(const struct sockaddr *a, const struct sockaddr *b)
 {
     if (!b || a->sa_family != b->sa_family)
@@ -79,17 +66,40 @@ static bool same_address(const struct sockaddr *a, const struct sockaddr *b)
                   &((const struct sockaddr_in6 *)(const void *)b)->sin6_addr, 16) == 0;
 }
 
-uint32_t netif_mtu_of(const struct sockaddr *a)
+/* Calls of(arg, name) for each interface that has the address until that is true: whether it was. */
+static bool any_with(const struct sockaddr *a, bool (*of)(void *arg, const char *name), void *arg)
 {
     struct ifaddrs *list;
-    struct netif n = {0};
+    bool found = false;
     if (getifaddrs(&list) < 0)
-        return 0;
-    for (const struct ifaddrs *i = list; i && !n.mtu_bytes; i = i->ifa_next)
-        if (same_address(a, i->ifa_addr))
-            (void)netif_read(i->ifa_name, &n); /* one that went meanwhile leaves n as it is */
+        return false;
+    for (const struct ifaddrs *i = list; i && !found; i = i->ifa_next)
+        found = same_address(a, i->ifa_addr) && of(arg, i->ifa_name);
     freeifaddrs(list);
-    return n.mtu_bytes;
+    return found;
+}
+
+static bool is_called(void *arg, const char *name)
+{
+    return strcmp(arg, name) == 0;
+}
+
+bool netif_has_address(const char *name, uint32_t ip)
+{
+    const struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr = {htonl(ip)}};
+    return any_with((const struct sockaddr *)(const void *)&a, is_called, (void *)name);
+}
+
+/* One that went meanwhile is passed over. */
+static bool reads(void *arg, const char *name)
+{
+    return netif_read(name, arg) == 0;
+}
+
+uint32_t netif_mtu_of(const struct sockaddr *a)
+{
+    struct netif n;
+    return any_with(a, reads, &n) ? n.mtu_bytes : 0;
 }
 
 const char *netif_names(char *buf, size_t room)

@@ -544,7 +544,7 @@ def by_name(model):
     e2e.say("a name that nobody knows yet     answers of %.2f s at most beside it, and its worker joined later" % slowest)
     dns.answers = False
     w2.kill()  # it comes back where it was, though nobody says that it is there
-    e2e.check(e2e.wait_for(lambda: state() in ("apart", "joining"), 60), "w2 is lost: " + edge.said()[-800:])
+    e2e.check(e2e.wait_for(lambda: state() == "away", 60), "w2 is lost: " + edge.said()[-800:])
     w2.start()
     e2e.check(e2e.wait_for(lambda: state() == "joined", 30), "w2 is joined where it was: " + edge.said()[-1500:])
     dns.answers = True

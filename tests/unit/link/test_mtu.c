@@ -306,6 +306,34 @@ static void test_probes_lost(void **state)
     assert_int_equal(link_mtu(side[1]), 1500);
 }
 
+static bool is_silent;
+
+static bool long_probes_or_all(const struct pkt *p)
+{
+    const bool probe = type_of(p) == WIRE_PROBE && p->len > SURE + OUTER_ETHERNET_BYTES;
+
+    n_lost += probe && p->len == MOST + OUTER_ETHERNET_BYTES;
+    return probe || is_silent;
+}
+
+/* A probe counts as lost where something was heard after it, not at the time it was sent. */
+static void test_heard_before(void **state)
+{
+    begin(MOST, SURE, MOST);
+    way.loses = long_probes_or_all;
+    n_lost = 0;
+    is_silent = false;
+    send(0, 8, 1);
+    for (int i = 0; i < 10 && !n_lost; i++) /* no time passes */
+        (void)turn();
+    is_silent = true;
+    pass(150 * MS);
+    is_silent = false;
+    pass(2000 * MS);
+    assert_int_equal(n_lost, 2 + 3); /* of which the first two fell into the silence */
+    expect(1, 8, 1);
+}
+
 static void test_raise(void **state)
 {
     begin(MOST, 1500, MOST);
@@ -611,6 +639,7 @@ int main(void)
         TEST(test_falls_and_rises), TEST(test_longer_than_the_port),
         TEST(test_pieces_lost),     TEST(test_pieces_refused),
         TEST(test_pieces_dropped),  TEST(test_bad),
+        TEST(test_heard_before),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
