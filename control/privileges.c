@@ -186,7 +186,7 @@ static void look_for_obstacles(const struct privileges *p, const struct port_uri
 
 /* Capabilities that stay. */
 struct kept {
-    unsigned list[5], n;
+    unsigned list[6], n;
     const char *what; /* for people */
 };
 
@@ -206,6 +206,7 @@ static struct kept kept_for(const struct privileges *p, const struct port_uri *p
                           " with the capabilities that detaching from the interface takes"};
         if (p->n_ports > 1) {
             k.list[k.n++] = CAP_IPC_LOCK;
+            k.list[k.n++] = CAP_SYS_ADMIN; /* to find the program's map: CAP_BPF may not */
             k.what = " with the capabilities that opening its ports again takes";
         }
     } else if (packet && p->n_ports > 1) {

@@ -221,7 +221,7 @@ static void check_udp(struct report *r)
 }
 
 static const char *rights_mend = "run it as root, or once: sudo setcap "
-                                 "cap_net_raw,cap_net_admin,cap_bpf+ep on the isthmus binary";
+                                 "cap_net_raw,cap_net_admin,cap_sys_admin+ep on the isthmus binary";
 
 static void check_packet(struct report *r)
 {
@@ -241,15 +241,15 @@ static void check_xdp(struct report *r)
     char names[128];
     netif_names(names, sizeof names);
     const bool none = strcmp(names, "none") == 0;
-    const bool may = netif_may(CAP_NET_RAW) && netif_may(CAP_NET_ADMIN) &&
-                     (netif_may(CAP_BPF) || netif_may(CAP_SYS_ADMIN));
+    const bool may =
+        netif_may(CAP_NET_RAW) && netif_may(CAP_NET_ADMIN) && netif_may(CAP_SYS_ADMIN);
     const int fd = may ? socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0) : -1;
     const int error = errno;
     if (fd >= 0)
         close(fd);
     if (!may)
         doctor_say(r, "port xdp", UNUSABLE, rights_mend,
-                   "CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF are needed");
+                   "CAP_NET_RAW, CAP_NET_ADMIN and CAP_SYS_ADMIN are needed");
     else if (fd < 0)
         doctor_say(r, "port xdp", UNUSABLE,
                    "a kernel with CONFIG_XDP_SOCKETS; packet: works without",

@@ -61,8 +61,8 @@ static int lacks(const struct port_uri *uri, const char *capabilities, const cha
     ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
     exe[n > 0 ? n : 0] = '\0';
     snprintf(err, PORT_ERR,
-             "port %s:%.15s needs %.40s: run it as root, or once `sudo setcap %s+ep %.64s`; "
-             "udp:HOST:PORT needs no privileges",
+             "port %s:%.15s needs %.48s: run it as root, or once `sudo setcap %s+ep %.64s`; "
+             "udp:HOST:PORT needs none",
              scheme(uri->kind), uri->name, capabilities, setcap, n > 0 ? exe : "isthmus");
     return -EACCES;
 }
@@ -72,10 +72,11 @@ static int check_rights(const struct port_uri *uri, char *err)
     bool raw = netif_may(CAP_NET_RAW);
     if (uri->kind == URI_PACKET)
         return raw ? 0 : lacks(uri, "CAP_NET_RAW", "cap_net_raw", err);
-    bool bpf = netif_may(CAP_BPF) || netif_may(CAP_SYS_ADMIN);
-    if (!raw || !bpf || !netif_may(CAP_NET_ADMIN))
-        return lacks(uri, "CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF",
-                     "cap_net_raw,cap_net_admin,cap_bpf", err);
+    /* libxdp finds the map of the program that it has loaded by the map's number, which CAP_BPF alone
+     * may not. */
+    if (!raw || !netif_may(CAP_SYS_ADMIN) || !netif_may(CAP_NET_ADMIN))
+        return lacks(uri, "CAP_NET_RAW, CAP_NET_ADMIN and CAP_SYS_ADMIN",
+                     "cap_net_raw,cap_net_admin,cap_sys_admin", err);
     int fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
     if (fd < 0) {
         snprintf(err, PORT_ERR,

@@ -261,7 +261,7 @@ def refusals(model):
         refused(0, good, "east up")
         bare = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
         refused(0, good, "cap_net_raw", prefix=bare)
-        refused(0, good.replace("packet", "xdp"), "cap_bpf", prefix=bare)
+        refused(0, good.replace("packet", "xdp"), "cap_sys_admin", prefix=bare)
 
 
 def unchanged(model, asked, local):

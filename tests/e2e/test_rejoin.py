@@ -65,8 +65,8 @@ def same(what, edge, expected, reconnections):
 
 
 def killed(model, place, asked, expected, *args, kills=1, codec="f32", sig=signal.SIGKILL, head=()):
-    """At the same place, as often as wanted; every second time it had stopped, and dies with packets that it never read:
-    what is not acknowledged the edge sends again within milliseconds."""
+    """At the same place, as often as wanted; every second time it had stopped, and dies with packets that it never
+    read: what is not acknowledged the edge sends again within milliseconds."""
     def serve():
         return place.cloud(model, *SPLIT, "--codec", codec, *CORE, *head, "--drain-timeout", "1")
 

@@ -141,7 +141,8 @@ def meet(folder, model, place):
     authorized = os.path.join(folder, "edges")
     with open(authorized, "w", encoding="ascii") as f:
         f.write("# edges\ngateway-1 %s sessions=2 tokens=200\n" % edge_print)
-    served = place.cloud(model, "--split", "10", "--codec", "f16", *CORE, "--identity", cloud, "--authorized", authorized)
+    served = place.cloud(model, "--split", "10", "--codec", "f16", *CORE, "--identity", cloud,
+                         "--authorized", authorized)
     e2e.check(cloud_print in served.said() and "AES-128-GCM by" in served.said(),
               "the cloud says who it is: " + served.said())
 
