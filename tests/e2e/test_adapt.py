@@ -71,6 +71,7 @@ def falls_and_rises(model, folder):
     e2e.say("the finest takes %.0f ms, the limit is %.0f; %d changes, delta up to %.3g; late: %d before coarser ones were "
             "sent, %d of %d while they were" % (slow_ms, a["max_tpot_ms"], a["changes"], coarsest, coarse[0][1], late, tokens))
     e2e.check(a["changes"] >= 2 and coarsest > .08, "it was changed, and announced: %s, %s" % (coarsest, a))
+    e2e.check(coarse[0][1] < tokens / 3, "it was soon: %d late before, %d coarser" % (coarse[0][1], tokens))
     e2e.check(tokens > 20 and late < tokens / 2, "most are in time with it: %d of %d late" % (late, tokens))
     levels = [int(n) for n in re.findall(r"quality (\d) of 0 [(]best[)] to 8: parameter", half.said())]
     e2e.check(any(n >= HALF for n in levels), "it is logged: %s" % half.said()[-500:])
