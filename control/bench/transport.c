@@ -6,7 +6,6 @@
  * of the link, packets of the same port without it, plain UDP, TCP and TLS over loopback. The other
  * process is this binary with --listen, started here unless --connect says that one is there.
  */
-#include <argp.h>
 #include <arpa/inet.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -24,24 +23,19 @@
 #include "control/bench/bench.h"
 #include "control/bench/machine.h"
 #include "control/bench/transport_load.h"
-#include "control/bench/transport_tls.h"
+#include "control/bench/transport_options.h"
+#include "control/bench/transport_report.h"
 #include "control/child.h"
 #include "control/cmd.h"
 #include "control/commit.h"
 #include "control/log.h"
-#include "control/options.h"
 #include "control/port_arg.h"
 #include "control/privileges.h"
 #include "control/progress.h"
 #include "control/signals.h"
-#include "control/table.h"
 #include "dataplane/port/uri.h"
 
 #define URI_BYTES       96
-#define SESSIONS_MAX    2000u /* the link has no more messages under way */
-#define SIZE_MAX_BYTES  (1u << 20)
-#define RATE_MAX        1e7
-#define TRANSFER_MAX    1000000u
 #define TURNS           4u         /* of each kind, at least */
 #define TURN_MAX_NS     500000000u /* longer, and the link's peer might think us dead meanwhile */
 #define TURNS_FAR       2u /* over a path of --connect or --netem: it takes a while to be filled */
@@ -50,232 +44,11 @@
 #define CONNECT_NS      20000000000u
 #define CONNECT_WAIT_NS 120000000000u /* for a peer that somebody else starts */
 
-enum {
-    OPT_LISTEN = OPT_OWN,
-    OPT_CONNECT,
-    OPT_SIZE,
-    OPT_SESSIONS,
-    OPT_MESSAGES,
-    OPT_TIME,
-    OPT_FORMAT,
-    OPT_CORE,
-    OPT_KIND,
-    OPT_FLOORS,
-    OPT_ONCE,
-    OPT_TRANSFER
-};
-
-struct options {
-    struct security_options security;
-    struct netem_options netem;
-    const char *ports[PORTS_MAX];
-    unsigned n_ports;
-    bool listen, connect, once;
-    uint32_t floors_ip; /* 0: none */
-    int core;           /* -1: any */
-    bool kinds[TRANSPORT_KINDS];
-    struct opt_list sizes, sessions;
-    double rate_per_s, time_s;
-    uint32_t transfer;
-    enum table_format format;
-};
-
-static const struct argp_option option_list[] = {
-    {"port", OPT_PORT, "URI", 0,
-     "memif or udp: one of its own, on this host (default: both, one after the other); or as with "
-     "`isthmus edge`: memif:PATH, udp:HOST:PORT, packet:IF,..., xdp:IF,..., pci:ADDRESS,...; may "
-     "be "
-     "given many times",
-     1},
-    {"listen", OPT_LISTEN, NULL, 0,
-     "Only be the answering process, at --port, until a signal comes", 1},
-    {"connect", OPT_CONNECT, NULL, 0, "The answering process is there already, at --port", 1},
-    {"size", OPT_SIZE, "N,...", 0, "Bytes of a message (default 300,1400,65536)", 1},
-    {"sessions", OPT_SESSIONS, "N,...", 0,
-     "Sessions over the one link, with a message under way each (default 1,64)", 1},
-    {"rate", OPT_MESSAGES, "N", 0,
-     "Open loop: N messages a second, all sessions together, each timed from when it was due", 1},
-    {"transfer", OPT_TRANSFER, "N", 0,
-     "Only this, once: N messages one way, on a connection that has carried nothing yet", 1},
-    {"time", OPT_TIME, "S", 0, "Seconds for each port, size and number of sessions (default 1)", 1},
-    {"format", OPT_FORMAT, "md|csv|jsonl", 0, "A Markdown table (default), CSV or JSON lines", 1},
-    {"core", OPT_CORE, "N", 0,
-     "With --listen or --connect: the core to run on, of those allowed, from 0 (default: any). The "
-     "two processes started here get one each, where there are two",
-     1},
-    {"kind", OPT_KIND, "link|raw|udp|tcp|tls,...", 0, "Only these (default: all that there are)",
-     1},
-    {"floors", OPT_FLOORS, "ADDRESS", 0,
-     "With --listen: serve plain UDP, TCP and TLS, too, at this IPv4 address of this host and for "
-     "anybody; --connect then measures them (default: not)",
-     1},
-    {"once", OPT_ONCE, NULL, OPTION_HIDDEN, "With --listen: end with the first who asks", 1},
-    {0},
-};
-
-static void check_ports(struct argp_state *state, const struct options *o)
-{
-    struct port_uri uri;
-    char err[PORT_ERR];
-
-    for (unsigned i = 0; i < o->n_ports; i++) {
-        const char *p = o->ports[i];
-        const bool own = !strcmp(p, "memif") || !strcmp(p, "udp");
-
-        if (own && (o->listen || o->connect))
-            argp_error(state, "--port %s: --listen and --connect need the whole name, as %s", p,
-                       *p == 'm' ? "memif:/tmp/bench.sock" : "udp:127.0.0.1:7300");
-        if (own)
-            continue;
-        if (port_uri_parse(p, &uri, err) < 0)
-            argp_error(state, "--port: %s", err);
-        if (!o->listen && !o->connect && uri.kind != URI_MEMIF && uri.kind != URI_UDP)
-            argp_error(state,
-                       "--port %s: its two ends have different names: start one with "
-                       "--listen and one with --connect",
-                       p);
-    }
-}
-
-static void check_all(struct argp_state *state, const struct options *o)
-{
-    if (o->listen && o->connect)
-        argp_error(state, "--listen and --connect are the two ends: give one of them");
-    if ((o->listen || o->connect) && o->n_ports != 1)
-        argp_error(state, "--listen and --connect need one --port: where they meet");
-    if (!o->listen && !o->connect && (o->security.identity || o->security.n_peers))
-        argp_error(state, "--identity and --peer are for --listen and --connect: the two processes "
-                          "started here make keys of their own");
-    if (o->core >= 0 && !o->listen && !o->connect)
-        argp_error(state,
-                   "--core is for --listen and --connect: the two processes started here get "
-                   "a core each");
-    if (o->floors_ip && !o->listen)
-        argp_error(state, "--floors is for --listen, which tells --connect");
-    if (o->transfer && o->rate_per_s > 0)
-        argp_error(state, "--transfer goes as fast as it can, --rate does not: give one of them");
-    if (o->transfer && (o->n_ports != 1 || o->sizes.n != 1 || o->sessions.n != 1))
-        argp_error(state, "--transfer: the connection of one --port, --size and --sessions");
-    if (o->once && !o->listen)
-        argp_error(state, "--once is for --listen");
-    check_ports(state, o);
-}
-
-static void parse_kinds(struct argp_state *state, const char *arg, bool *kinds)
-{
-    char text[32], *rest = text;
-
-    if (snprintf(text, sizeof text, "%s", arg) >= (int)sizeof text)
-        argp_error(state, "--kind %s: too long", arg);
-    memset(kinds, 0, TRANSPORT_KINDS * sizeof *kinds);
-    for (const char *word; (word = strsep(&rest, ","));) {
-        unsigned k = 0;
-
-        while (k < TRANSPORT_KINDS && strcmp(word, transport_kind_name((enum transport_kind)k)))
-            k++;
-        if (k == TRANSPORT_KINDS)
-            argp_error(state, "--kind %s: each must be link, raw, udp, tcp or tls", arg);
-        kinds[k] = true;
-    }
-}
-
-static uint32_t parse_address(struct argp_state *state, const char *arg)
-{
-    struct in_addr at;
-
-    if (inet_pton(AF_INET, arg, &at) != 1 || !at.s_addr)
-        argp_error(state, "--floors %s: must be an IPv4 address of this host, as 192.0.2.7", arg);
-    return ntohl(at.s_addr);
-}
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-    struct options *o = state->input;
-
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->netem;
-        state->child_inputs[1] = &o->security;
-        return 0;
-    case OPT_PORT:
-        if (o->n_ports == PORTS_MAX)
-            argp_error(state, "--port: %u of them are enough", PORTS_MAX);
-        o->ports[o->n_ports++] = arg;
-        return 0;
-    case OPT_LISTEN:
-        o->listen = true;
-        return 0;
-    case OPT_CONNECT:
-        o->connect = true;
-        return 0;
-    case OPT_FLOORS:
-        o->floors_ip = parse_address(state, arg);
-        return 0;
-    case OPT_ONCE:
-        o->once = true;
-        return 0;
-    case OPT_CORE:
-        o->core = (int)opt_u32(state, "--core", arg, 0, 4095);
-        return 0;
-    case OPT_KIND:
-        parse_kinds(state, arg, o->kinds);
-        return 0;
-    case OPT_SIZE:
-        opt_u32_list(state, "--size", arg, TRANSPORT_HEAD_BYTES, SIZE_MAX_BYTES, &o->sizes);
-        return 0;
-    case OPT_SESSIONS:
-        opt_u32_list(state, "--sessions", arg, 1, SESSIONS_MAX, &o->sessions);
-        return 0;
-    case OPT_MESSAGES:
-        o->rate_per_s = opt_f64(state, "--rate", arg, 1, RATE_MAX);
-        return 0;
-    case OPT_TRANSFER:
-        o->transfer = opt_u32(state, "--transfer", arg, 1, TRANSFER_MAX);
-        return 0;
-    case OPT_TIME:
-        o->time_s = opt_f64(state, "--time", arg, .01, 3600);
-        return 0;
-    case OPT_FORMAT:
-        opt_table_format(state, arg, &o->format);
-        return 0;
-    case ARGP_KEY_END:
-        check_all(state, o);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
-static const struct argp_child children[] = {
-    {&netem_argp, 0, NULL, 0}, {&security_argp, 0, NULL, 0}, {0}};
-
-static const struct argp argp = {
-    option_list,
-    parse,
-    NULL,
-    "Round-trip times and one-way streams between two processes: messages of the link, encrypted "
-    "as "
-    "between edge and cloud, and beside them, in turns, packets of the same port without the link "
-    "(raw) and plain UDP, TCP and TLS 1.3 (OpenSSL's, AES-128-GCM).\v"
-    "Without --listen and --connect both processes are started here, with keys of their own. Half "
-    "of "
-    "the time goes to round trips, a message of each session under way, half to a stream one way; "
-    "with --rate all of it to round trips, and a message that had to wait counts from when it was "
-    "due. raw, udp, tcp and tls poll at both ends without a pause; the link waits as edge and "
-    "cloud do. "
-    "CPU time is that of both processes. --netem impairs the port, so link and raw, not udp, tcp "
-    "and tls. "
-    "A message longer than a packet has no raw, one longer than a datagram no udp.",
-    children,
-    NULL,
-    NULL,
-};
-
 /* --- the two processes -------------------------------------------------------------------------
  */
 
 struct bench {
-    const struct options *o;
+    const struct transport_options *o;
     char cpu[MACHINE_NAME_MAX], kernel[80];
     unsigned cores;
     struct progress progress;
@@ -500,101 +273,16 @@ static void port_down(struct bench *b)
     sched_setaffinity(0, sizeof b->cpus, &b->cpus);
 }
 
-/* --- results -----------------------------------------------------------------------------------
- */
-
-static const struct table_column columns[] = {
-    {"bench", NULL, TABLE_TEXT},
-    {"port", "port", TABLE_TEXT},
-    {"kind", "kind", TABLE_TEXT},
-    {"cipher", "cipher", TABLE_TEXT},
-    {"size_bytes", "bytes", TABLE_COUNT},
-    {"sessions", "sessions", TABLE_COUNT},
-    {"rate_per_s", NULL, TABLE_REAL},
-    {"rtt_ns_min", "RTT ns min", TABLE_COUNT},
-    {"rtt_ns_p50", "p50", TABLE_COUNT},
-    {"rtt_ns_p90", "p90", TABLE_COUNT},
-    {"rtt_ns_p99", "p99", TABLE_COUNT},
-    {"rtt_ns_p999", "p99.9", TABLE_COUNT},
-    {"rtt_ns_max", "max", TABLE_COUNT},
-    {"round_trips", NULL, TABLE_COUNT},
-    {"round_trips_per_s", "round trips/s", TABLE_COUNT},
-    {"lost", "lost", TABLE_COUNT},
-    {"messages_per_s", "messages/s", TABLE_COUNT},
-    {"goodput_bit_per_s", "goodput bit/s", TABLE_REAL},
-    {"cpu_ns_per_message", "CPU ns/message", TABLE_COUNT},
-    {"retransmits", "sent again", TABLE_COUNT},
-    {"copied_bytes", "copied", TABLE_COUNT},
-    {"driver_copied_bytes", "copied by the driver", TABLE_COUNT},
-    {"time_s", NULL, TABLE_REAL},
-    {"netem", NULL, TABLE_TEXT},
-    {"cpu", NULL, TABLE_TEXT},
-    {"cores", NULL, TABLE_COUNT},
-    {"kernel", NULL, TABLE_TEXT},
-    {"version", NULL, TABLE_TEXT},
-    {"commit", NULL, TABLE_TEXT},
-    {0},
-};
-#define N_COLUMNS (sizeof(columns) / sizeof(columns[0]) - 1)
-
-struct link_counts { /* while its turns lasted */
-    uint64_t retransmits, copied_bytes, driver_copied_bytes;
-};
-
-static int print_row(const struct bench *b, const struct load *l, enum transport_kind k,
-                     const struct load_result *r, const struct link_counts *link)
-{
-    const bool open = l->rate_per_s > 0;
-    const double trips_per_s =
-        r->round_trip_ns ? (double)r->round_trips * 1e9 / (double)r->round_trip_ns : NAN;
-    const double per_s = open            ? trips_per_s
-                         : r->message_ns ? (double)r->messages * 1e9 / (double)r->message_ns
-                                         : NAN;
-    struct table_cell cells[N_COLUMNS] = {0}, *cell = cells;
-
-    (cell++)->text = "transport";
-    (cell++)->text = b->port->caps.name;
-    (cell++)->text = transport_kind_name(k);
-    (cell++)->text = k == TRANSPORT_LINK  ? asker_cipher(b->asker)
-                     : k == TRANSPORT_TLS ? TLS_CIPHER
-                                          : "none";
-    (cell++)->value = l->size_bytes;
-    (cell++)->value = l->sessions;
-    (cell++)->value = open ? l->rate_per_s : NAN;
-    (cell++)->value = r->rtt.n ? (double)r->rtt.min_ns : NAN;
-    (cell++)->value = histogram_at(&r->rtt, .5);
-    (cell++)->value = histogram_at(&r->rtt, .9);
-    (cell++)->value = histogram_at(&r->rtt, .99);
-    (cell++)->value = histogram_at(&r->rtt, .999);
-    (cell++)->value = r->rtt.n ? (double)r->rtt.max_ns : NAN;
-    (cell++)->value = (double)r->round_trips;
-    (cell++)->value = round(trips_per_s);
-    (cell++)->value = (double)r->lost;
-    (cell++)->value = round(per_s);
-    (cell++)->value = per_s * 8 * l->size_bytes;
-    (cell++)->value = r->cpu_messages ? round((double)r->cpu_ns / (double)r->cpu_messages) : NAN;
-    (cell++)->value = k == TRANSPORT_LINK ? (double)link->retransmits : NAN;
-    (cell++)->value = k == TRANSPORT_LINK ? (double)link->copied_bytes : NAN;
-    (cell++)->value = k == TRANSPORT_LINK && b->port->caps.driver_copies
-                          ? (double)link->driver_copied_bytes
-                          : NAN;
-    (cell++)->value = (double)(r->round_trip_ns + r->message_ns) / 1e9;
-    (cell++)->text = b->o->netem.text && k < TRANSPORT_UDP ? b->o->netem.text : NULL;
-    (cell++)->text = b->cpu;
-    (cell++)->value = b->cores;
-    (cell++)->text = b->kernel;
-    (cell++)->text = ISTHMUS_VERSION;
-    (cell++)->text = ISTHMUS_COMMIT;
-    return table_row(b->o->format, columns, cells);
-}
-
 /* --- cases -------------------------------------------------------------------------------------
  */
 
 static int take_turn(struct bench *b, struct way *w, const struct load *l, uint64_t time_ns,
                      struct load_result *r)
 {
-    const struct load_env env = {.asker = b->asker, .gone = over, .arg = b};
+    /* --netem's port does not tell when it sleeps. */
+    const bool one_clock = (!b->o->connect || b->port->caps.same_host) && !b->o->netem.text;
+    const struct load_env env = {
+        .asker = b->asker, .one_clock = one_clock, .gone = over, .arg = b};
     const bool open = l->rate_per_s > 0;
     const char *why = NULL;
 
@@ -664,9 +352,16 @@ static int run_case(struct bench *b, uint32_t size_bytes, uint32_t sessions)
         }
     }
     progress_clear(&b->progress);
+    const struct transport_report report = {.format = b->o->format,
+                                            .caps = &b->port->caps,
+                                            .cipher = asker_cipher(b->asker),
+                                            .netem = b->o->netem.text,
+                                            .cpu = b->cpu,
+                                            .kernel = b->kernel,
+                                            .cores = b->cores};
     for (unsigned k = 0; k < TRANSPORT_KINDS && rc == EXIT_OK; k++)
         if (is_measured(b, k, size_bytes))
-            rc = print_row(b, &l, (enum transport_kind)k, &results[k], &counts);
+            rc = transport_report_row(&report, &l, (enum transport_kind)k, &results[k], &counts);
     free(results);
     progress_step(&b->progress);
     return rc;
@@ -674,7 +369,7 @@ static int run_case(struct bench *b, uint32_t size_bytes, uint32_t sessions)
 
 static int run_port(struct bench *b, const char *port)
 {
-    const struct options *o = b->o;
+    const struct transport_options *o = b->o;
     int rc = port_up(b, port);
 
     for (unsigned s = 0; s < o->sizes.n; s++)
@@ -687,7 +382,7 @@ static int run_port(struct bench *b, const char *port)
 /* --- the command -------------------------------------------------------------------------------
  */
 
-static int listen_at(const struct options *o)
+static int listen_at(const struct transport_options *o)
 {
     struct security security;
     int rc = security_open(&o->security, true, &security);
@@ -716,25 +411,18 @@ static void look_around(struct bench *b)
 
 int bench_transport(int argc, char **argv)
 {
-    static const char *const own[] = {"memif", "udp"};
-    struct options o = {.sizes = {3, {300, 1400, 65536}},
-                        .sessions = {2, {1, 64}},
-                        .time_s = 1,
-                        .core = -1,
-                        .kinds = {true, true, true, true, true}};
+    struct transport_options o;
     struct bench b = {.o = &o, .child = {.report_fd = -1}};
 
-    argp_parse(&argp, argc, argv, 0, NULL, &o);
+    transport_options_parse(argc, argv, &o);
     if (o.listen)
         return listen_at(&o);
-    for (; o.n_ports < 2 && (o.n_ports == 0 || o.ports[0] == own[0]); o.n_ports++)
-        o.ports[o.n_ports] = own[o.n_ports];
     look_around(&b);
     signals_catch();
     if (o.format == TABLE_MD)
         printf("%s, %u cores; %s; isthmus %s (%s)\n\n", b.cpu, b.cores, b.kernel, ISTHMUS_VERSION,
                ISTHMUS_COMMIT);
-    int rc = table_head(o.format, columns);
+    int rc = transport_report_head(o.format);
     progress_start(&b.progress, "bench transport", o.n_ports * o.sizes.n * o.sessions.n);
     for (unsigned i = 0; i < o.n_ports && rc == EXIT_OK; i++)
         rc = run_port(&b, o.ports[i]);

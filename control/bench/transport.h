@@ -2,8 +2,11 @@
 /*
  * `isthmus bench transport`: what its two processes say to each other, and its parts.
  *
- * - transport.c: options, the other process, cases, results
+ * - transport.c: the other process, cases
+ * - transport_options.c: the command line
+ * - transport_report.c: results
  * - transport_load.c: what is asked of a way: round trips (closed or open loop), one-way streams
+ * - transport_gaps.c: whether a process had its core
  * - transport_link.c: two ways: messages of the link, and packets of the port without it
  * - transport_kernel.c: three ways: plain UDP, TCP and TLS, and who answers them
  * - transport_tls.c: TLS over a socket
@@ -15,6 +18,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "control/bench/transport_gaps.h"
 #include "control/netem_arg.h"
 #include "control/security_arg.h"
 #include "dataplane/port.h"
@@ -52,12 +56,15 @@ void transport_put_head(uint8_t *to, const struct transport_head *h);
 int transport_get_head(const uint8_t *from, struct transport_head *h);
 
 /* What the peer knows: sums since it started. */
-#define TRANSPORT_TOLD_BYTES (8u + 8u * TRANSPORT_KINDS + 10u)
+#define TRANSPORT_TOLD_GAPS  32u
+#define TRANSPORT_TOLD_BYTES (8u + 8u * TRANSPORT_KINDS + 12u + 16u * TRANSPORT_TOLD_GAPS)
 struct transport_told {
     uint64_t cpu_ns;                       /* of the process */
     uint64_t sunk[TRANSPORT_KINDS];        /* messages that came to be counted */
     uint32_t floors_ip;                    /* where plain UDP, TCP and TLS are served, */
     uint16_t udp_port, tcp_port, tls_port; /* 0: they are not */
+    uint16_t n_gaps;                       /* the oldest that it has not told; */
+    struct gap gaps[TRANSPORT_TOLD_GAPS];  /* all of these: there may be more */
 };
 void transport_put_told(uint8_t *to, const struct transport_told *t);
 void transport_get_told(const uint8_t *from, struct transport_told *t);

@@ -58,6 +58,11 @@ void transport_put_told(uint8_t *to, const struct transport_told *t)
     put_be16(to + 12 + 8 * TRANSPORT_KINDS, t->udp_port);
     put_be16(to + 14 + 8 * TRANSPORT_KINDS, t->tcp_port);
     put_be16(to + 16 + 8 * TRANSPORT_KINDS, t->tls_port);
+    put_be16(to + 18 + 8 * TRANSPORT_KINDS, t->n_gaps);
+    for (unsigned i = 0; i < TRANSPORT_TOLD_GAPS; i++) {
+        put_be64(to + 20 + 8 * TRANSPORT_KINDS + 16 * i, t->gaps[i].from_ns);
+        put_be64(to + 28 + 8 * TRANSPORT_KINDS + 16 * i, t->gaps[i].to_ns);
+    }
 }
 
 void transport_get_told(const uint8_t *from, struct transport_told *t)
@@ -69,6 +74,11 @@ void transport_get_told(const uint8_t *from, struct transport_told *t)
     t->udp_port = get_be16(from + 12 + 8 * TRANSPORT_KINDS);
     t->tcp_port = get_be16(from + 14 + 8 * TRANSPORT_KINDS);
     t->tls_port = get_be16(from + 16 + 8 * TRANSPORT_KINDS);
+    t->n_gaps = (uint16_t)smaller(get_be16(from + 18 + 8 * TRANSPORT_KINDS), TRANSPORT_TOLD_GAPS);
+    for (unsigned i = 0; i < TRANSPORT_TOLD_GAPS; i++) {
+        t->gaps[i].from_ns = get_be64(from + 20 + 8 * TRANSPORT_KINDS + 16 * i);
+        t->gaps[i].to_ns = get_be64(from + 28 + 8 * TRANSPORT_KINDS + 16 * i);
+    }
 }
 
 uint64_t transport_cpu_ns(void)

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define DRAIN_NS 2000000000u /* what answers may take when nothing is sent any more */
 #define LOOK_NS  10000000u   /* between two looks at whether the peer lives */
@@ -20,6 +21,9 @@ struct loop {
     const struct load_env *env;
     const char **why;
     uint64_t now_ns, look_ns, heard_ns;
+    struct gaps gaps; /* of this process */
+    uint64_t packets; /* since it was looked at last */
+    bool slept;
 };
 
 static int fail(const struct loop *o, const char *why)
@@ -33,6 +37,7 @@ static int loop_start(struct loop *o, struct way *w, const struct load_env *env,
     *o = (struct loop){.w = w, .env = env, .why = why, .now_ns = port_now_ns()};
     o->look_ns = o->now_ns + LOOK_NS;
     o->heard_ns = o->now_ns;
+    gaps_begin(&o->gaps, o->now_ns);
     return 0;
 }
 
@@ -44,6 +49,9 @@ static int loop_poll(struct loop *o)
     if (n < 0)
         return fail(o, o->w->trouble);
     o->now_ns = port_now_ns();
+    gaps_turn(&o->gaps, o->now_ns, o->packets + (uint64_t)n, o->slept);
+    o->slept = false;
+    o->packets = 0;
     if (n)
         o->heard_ns = o->now_ns;
     if (o->now_ns >= o->look_ns) {
@@ -65,8 +73,10 @@ static int loop_rest(struct loop *o, uint64_t next_ns, bool waiting)
         return fail(o, o->w->trouble);
     /* The link waits as edge and cloud do; the floors poll, for a floor is what can be had. */
     if (waiting && (o->w->kind == TRANSPORT_LINK || o->now_ns > o->heard_ns + SPIN_NS) &&
-        next_ns > o->now_ns + EARLY_NS)
+        next_ns > o->now_ns + EARLY_NS) {
         o->w->ops->wait(o->w, next_ns < step ? next_ns : step);
+        o->slept = true;
+    }
     return 0;
 }
 
@@ -195,25 +205,27 @@ struct open_loop {
     struct load_result *r;
     uint64_t start_ns;
     uint32_t total, sent, answered;
-    uint8_t *done; /* of each message */
+    struct flight *flights; /* due_ns: from the start; rtt_ns 0: not answered */
 };
 
 /* A message is due then whatever became of those before it, and its time runs from there: a stall
  * shows in all that it held up. */
 static uint64_t due_ns(const struct open_loop *o, uint32_t i)
 {
-    return o->start_ns + (uint64_t)((double)i * 1e9 / o->l->rate_per_s);
+    return o->start_ns + o->flights[i].due_ns;
 }
 
 static void open_answer(void *arg, const struct transport_head *h)
 {
     struct open_loop *o = arg;
 
-    if (h->slot >= o->sent || h->stamp_ns != due_ns(o, h->slot) || o->done[h->slot])
+    if (h->slot >= o->sent || h->stamp_ns != due_ns(o, h->slot) || o->flights[h->slot].rtt_ns)
         return;
-    o->done[h->slot] = 1;
+    const uint64_t rtt_ns = port_now_ns() - h->stamp_ns;
+
+    o->flights[h->slot].rtt_ns = rtt_ns ? rtt_ns : 1;
     o->answered++;
-    histogram_add(&o->r->rtt, port_now_ns() - h->stamp_ns);
+    histogram_add(&o->r->rtt, rtt_ns);
     o->r->round_trips++;
 }
 
@@ -231,13 +243,14 @@ static int open_send(struct open_loop *o)
         if (!rc)
             return 0;
         o->sent++;
+        o->loop.packets++;
     }
     return 0;
 }
 
 static int open_run(struct open_loop *o)
 {
-    const uint64_t until = due_ns(o, o->total);
+    const uint64_t until = o->start_ns + (uint64_t)((double)o->total * 1e9 / o->l->rate_per_s);
     const uint64_t end = until + (o->loop.w->lost_ns ? o->loop.w->lost_ns : DRAIN_NS);
     int rc = 0;
 
@@ -252,15 +265,61 @@ static int open_run(struct open_loop *o)
     }
     /* Left out, those that never came would make a bad path look good. */
     for (uint32_t i = 0; i < o->total && rc >= 0; i++) {
-        if (o->done[i])
+        if (o->flights[i].rtt_ns)
             continue;
-        histogram_add(&o->r->rtt,
-                      o->loop.now_ns > due_ns(o, i) ? o->loop.now_ns - due_ns(o, i) : 0);
+        o->flights[i].rtt_ns = o->loop.now_ns > due_ns(o, i) ? o->loop.now_ns - due_ns(o, i) : 0;
+        histogram_add(&o->r->rtt, o->flights[i].rtt_ns);
         o->r->lost++;
     }
     o->r->round_trip_ns +=
         o->loop.now_ns > until ? o->loop.now_ns - o->start_ns : until - o->start_ns;
     return rc < 0 ? rc : 0;
+}
+
+/* The peer's gaps while this lasted, all that it has to tell, and room for ours. */
+static int peers_gaps(struct open_loop *o, struct gap **at, size_t *n)
+{
+    const struct load_env *env = o->loop.env;
+    struct transport_told told;
+
+    do {
+        struct gap *more;
+        int rc = asker_ask(env->asker, ASK_NS, env->gone, env->arg, &told, o->loop.why);
+
+        if (rc)
+            return rc;
+        more = realloc(*at, (*n + TRANSPORT_TOLD_GAPS + GAPS_MAX) * sizeof *more);
+        if (!more)
+            return -ENOMEM;
+        *at = more;
+        memcpy(*at + *n, told.gaps, told.n_gaps * sizeof told.gaps[0]);
+        *n += told.n_gaps;
+    } while (told.n_gaps == TRANSPORT_TOLD_GAPS);
+    return 0;
+}
+
+/* Those messages that no process without its core held up. */
+static int open_undisturbed(struct open_loop *o)
+{
+    struct gap *at = NULL;
+    size_t n = 0, next = 0;
+    int rc = peers_gaps(o, &at, &n);
+
+    for (uint32_t i = 0; i < o->total; i++)
+        o->flights[i].due_ns += o->start_ns;
+    if (!rc) {
+        n = gaps_since_due(at, n, o->flights, o->total);
+        n += gaps_take(&o->loop.gaps, at + n, GAPS_MAX);
+        n = gaps_merge(at, n);
+        o->r->gaps_known = true;
+        o->r->lost_core_ns += gaps_within(at, n, o->start_ns, o->loop.now_ns);
+        n = gaps_until_caught_up(at, n, o->flights, o->total);
+        for (uint32_t i = 0; i < o->total; i++)
+            if (!gaps_touch(at, n, &o->flights[i], &next))
+                histogram_add(&o->r->kept, o->flights[i].rtt_ns);
+    }
+    free(at);
+    return rc;
 }
 
 static int open_loop(struct way *w, const struct load *l, uint64_t time_ns,
@@ -270,16 +329,20 @@ static int open_loop(struct way *w, const struct load *l, uint64_t time_ns,
     struct open_loop o = {.l = l, .r = r, .total = total < 1 ? 1 : (uint32_t)total};
     int rc = -ENOMEM;
 
-    o.done = calloc(o.total, 1);
-    if (o.done) {
+    o.flights = calloc(o.total, sizeof *o.flights);
+    if (o.flights) {
         w->answer = open_answer;
         w->arg = &o;
+        for (uint32_t i = 0; i < o.total; i++)
+            o.flights[i].due_ns = (uint64_t)((double)i * 1e9 / l->rate_per_s);
         loop_start(&o.loop, w, env, why);
         o.start_ns = o.loop.now_ns;
         rc = open_run(&o);
         w->answer = NULL;
+        if (!rc && env->one_clock && (w->kind == TRANSPORT_LINK || w->kind == TRANSPORT_RAW))
+            rc = open_undisturbed(&o);
     }
-    free(o.done);
+    free(o.flights);
     return rc;
 }
 

@@ -20,10 +20,14 @@ struct load_result {
     uint64_t lost;                       /* not answered */
     uint64_t messages, message_ns;       /* one way */
     uint64_t cpu_ns, cpu_messages;       /* of both processes */
+    bool gaps_known;                     /* of link and raw's open loop on one host, and so are */
+    uint64_t lost_core_ns;               /* time of it without the core of either process, */
+    struct histogram kept;               /* and those of rtt that no such time held up */
 };
 
 struct load_env {
     struct asker *asker; /* who asks the peer what came */
+    bool one_clock;      /* the peer's is ours */
     const char *(*gone)(void *arg);
     void *arg;
 };

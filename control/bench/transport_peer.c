@@ -32,6 +32,7 @@ struct bounce {
     struct port *inner;
     const struct links *links;
     uint64_t sunk;
+    struct gaps gaps;
 };
 
 static bool is_raw(const struct pkt *p)
@@ -110,11 +111,14 @@ static int bounce_rx(struct port *port, struct pkt **pkts, int n)
     if (n > BURST)
         n = BURST;
     do {
+        const int came = port_rx(b->inner, pkts, n);
         bool any;
 
-        kept = keep_from(b, pkts, port_rx(b->inner, pkts, n), &any);
+        kept = keep_from(b, pkts, came, &any);
         if (any)
             until_ns = port_now_ns() + BOUNCE_NS;
+        if (until_ns) /* else whoever receives looks at the clock */
+            gaps_turn(&b->gaps, port_now_ns(), (uint64_t)came, false);
     } while (!kept && ++rounds < BOUNCES_MAX && until_ns && port_now_ns() < until_ns);
     return kept;
 }
@@ -179,6 +183,7 @@ static void tell(struct peer *p, struct pump *pump, const struct link_message *m
         .tls_port = p->floors.tls_port,
     };
 
+    t.n_gaps = (uint16_t)gaps_take(&p->bounce.gaps, t.gaps, TRANSPORT_TOLD_GAPS);
     for (unsigned k = TRANSPORT_UDP; k < TRANSPORT_KINDS; k++)
         t.sunk[k] = __atomic_load_n(&p->floors.sunk[k], __ATOMIC_RELAXED);
     transport_put_head(bytes,
@@ -275,12 +280,34 @@ static bool serve_one(struct peer *p, uint32_t i, bool port_gone)
     return heard;
 }
 
+struct turn {
+    uint64_t from_ns;
+    uint64_t sleeps, received, packets; /* of the port, at its end */
+    uint64_t work;                      /* packets that came and went in it */
+};
+
+/* The turn before this one ended with a wait. What it waited for may just not have been sent,
+ * unless several packets were there then. */
+static void look_back(struct peer *p, struct turn *t)
+{
+    const struct port_stats *s = &p->bounce.inner->stats;
+    const uint64_t packets = s->rx_packets + s->tx_packets;
+    const bool idle = s->sleeps != t->sleeps || s->rx_packets - t->received < 2;
+
+    gaps_turn(&p->bounce.gaps, t->from_ns, t->work, idle);
+    t->sleeps = s->sleeps;
+    t->received = s->rx_packets;
+    t->work = packets - t->packets;
+    t->packets = packets;
+}
+
 static int serve(struct peer *p)
 {
     struct port *port = &p->bounce.port;
+    struct turn turn = {.from_ns = port_now_ns()};
 
     while (!signals_caught()) {
-        links_in(&p->links, port_now_ns());
+        links_in(&p->links, turn.from_ns);
         const bool gone = port_alive(port) == -EPIPE;
         for (uint32_t i = 0; i < p->links.n_used; i++)
             if (links_is_live(&p->links.peers[i]) && serve_one(p, i, gone) && p->once)
@@ -290,7 +317,9 @@ static int serve(struct peer *p)
         const uint64_t now_ns = port_now_ns();
         if (at > now_ns + STEP_NS)
             at = now_ns + STEP_NS;
+        look_back(p, &turn);
         port_wait(port, at);
+        turn.from_ns = port_now_ns();
     }
     return EXIT_OK;
 }

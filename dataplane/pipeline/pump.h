@@ -67,7 +67,8 @@ static inline int pump_burst(const struct port *port)
 {
     return (int)(port->caps.burst ? smaller(port->caps.burst, PUMP_BURST) : PUMP_BURST);
 }
-#define PUMP_IN_MAX 2048 /* packets that come in at once: a flood must not keep the stage from running */
+/* Packets that come in at once: a flood must not keep the stage from running. */
+#define PUMP_IN_MAX 2048
 
 void pump_in(struct pump *p, uint64_t now_ns); /* an edge's: links_in receives for a cloud's */
 void pump_out(struct pump *p);

@@ -12,7 +12,9 @@
   xdp       round trip of 300 B over xdp between network namespaces, encrypted, beside the port without the link and
             the kernel's UDP and TCP over a second pair of the same kind: <= raw + 1.5 us
   sessions  1,000 sessions of 300 B over one memif link: what it carries at most (closed loop), and in an open loop
-            at half of that p99 <= 5 x p50, that rate being kept
+            at half of that p99 <= 5 x p50, that rate being kept. Beside it the same of the messages that no process
+            without its core held up (core_lost, p99 kept of `isthmus bench transport`), which is what is judged where
+            cores were taken for more than .5 % of the time: then the plain ratio is the machine's
 
 usage: tests/bench/dataplane.py [--only PART,...] [--rounds N] [--format md|jsonl] [--quick]
        (--quick: short, only see that it runs: no figure is judged)
@@ -45,6 +47,7 @@ RATE_BIT_PER_S = 20e6
 NETEM = "rate=20mbit,delay=10ms"
 HISTORY, BEFORE, AFTER = 512, 64, 64  # tokens when the cloud is killed, those of them that were generated, and more
 IDLE_PERCENT = 3
+CORE_LOST_MAX = .005  # of the time: 1 % of late messages are then the machine's, for catching up doubles it
 
 
 # --- kill --------------------------------------------------------------------------------------------------------
@@ -266,7 +269,7 @@ def xdp(o, goals):
 
 
 def sessions(o, goals):
-    most, ratios, times, kept = [], [], [], []
+    most, ratios, times, kept, undisturbed, lost = [], [], [], [], [], []
     for _ in range(o.rounds):
         common = ("--port", "memif", "--kind", "link", "--sessions", "1000", "--time", o.time_s)
         most.append(transport(*common)["link"]["round_trips_per_s"])
@@ -274,10 +277,16 @@ def sessions(o, goals):
         kept.append(row["messages_per_s"] / row["rate_per_s"])
         times.append((row["rtt_ns_p50"] * 1e-3, row["rtt_ns_p99"] * 1e-3))
         ratios.append(times[-1][1] / times[-1][0])
+        undisturbed.append((row["rtt_ns_p99_kept"] or float("inf")) / (row["rtt_ns_p50_kept"] or 1))
+        lost.append(row["core_lost"])
     p50, p99 = (statistics.median(t) for t in zip(*times))
-    goals.judge("1,000 sessions, 300 B, memif, half of capacity: p99 / p50", statistics.median(ratios), "<=", 5, "x",
-                rounds=[round(r, 2) for r in ratios], p50_us=p50, p99_us=p99,
-                capacity_per_s=round(statistics.median(most)))
+    share = statistics.median(lost)
+    disturbed = share > CORE_LOST_MAX
+    goals.judge("1,000 sessions, 300 B, memif, half of capacity: p99 / p50"
+                + (", of messages that kept their cores (taken for %.2g %% of the time)" % (100 * share) if disturbed
+                   else ""), statistics.median(undisturbed if disturbed else ratios), "<=", 5, "x",
+                of_all=[round(r, 2) for r in ratios], of_undisturbed=[round(r, 2) for r in undisturbed],
+                core_lost=share, p50_us=p50, p99_us=p99, capacity_per_s=round(statistics.median(most)))
     goals.judge("1,000 sessions: of that rate, answered in time", min(kept), ">=", .98, "")
 
 

@@ -17,6 +17,7 @@ ENCRYPTED = ("link", "tls")
 KEYS = {"bench", "port", "kind", "cipher", "size_bytes", "sessions", "rate_per_s", "rtt_ns_min",
         "rtt_ns_p50", "rtt_ns_p90", "rtt_ns_p99", "rtt_ns_p999", "rtt_ns_max", "round_trips",
         "round_trips_per_s", "lost", "messages_per_s", "goodput_bit_per_s", "cpu_ns_per_message",
+        "core_lost", "rtt_ns_p50_kept", "rtt_ns_p99_kept", "kept",
         "retransmits", "copied_bytes", "driver_copied_bytes", "time_s",
         "netem", "cpu", "cores", "kernel", "version", "commit"}
 COMMAND = ("bench", "transport")
@@ -69,6 +70,10 @@ def closed_loop():
 def open_loop():
     for r in rows("--rate", "2000", "--size", "300", "--sessions", "100", "--port", "memif"):
         agree(r, 2000)
+        known = r["kind"] in ("link", "raw")
+        e2e.check((r["core_lost"] is not None) == known and (r["kept"] is not None) == known, "known: %s" % r)
+        e2e.check(not known or (0 <= r["core_lost"] <= 1 and 0 <= r["kept"] <= r["round_trips"] + r["lost"]),
+                  "cores and what is kept: %s" % r)
         e2e.check(r["round_trips"] + r["lost"] == 4 * 20, "all that were due in four turns: %s" % r)
 
 
