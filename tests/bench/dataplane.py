@@ -269,7 +269,7 @@ def xdp(o, goals):
 
 
 def sessions(o, goals):
-    most, ratios, times, kept, undisturbed, lost = [], [], [], [], [], []
+    most, ratios, times, kept, undisturbed, lost, left = ([] for _ in range(7))
     for _ in range(o.rounds):
         common = ("--port", "memif", "--kind", "link", "--sessions", "1000", "--time", o.time_s)
         most.append(transport(*common)["link"]["round_trips_per_s"])
@@ -279,6 +279,7 @@ def sessions(o, goals):
         ratios.append(times[-1][1] / times[-1][0])
         undisturbed.append((row["rtt_ns_p99_kept"] or float("inf")) / (row["rtt_ns_p50_kept"] or 1))
         lost.append(row["core_lost"])
+        left.append(row["kept"] / row["round_trips"])
     p50, p99 = (statistics.median(t) for t in zip(*times))
     share = statistics.median(lost)
     disturbed = share > CORE_LOST_MAX
@@ -286,7 +287,7 @@ def sessions(o, goals):
                 + (", of messages that kept their cores (taken for %.2g %% of the time)" % (100 * share) if disturbed
                    else ""), statistics.median(undisturbed if disturbed else ratios), "<=", 5, "x",
                 of_all=[round(r, 2) for r in ratios], of_undisturbed=[round(r, 2) for r in undisturbed],
-                core_lost=share, p50_us=p50, p99_us=p99, capacity_per_s=round(statistics.median(most)))
+                core_lost=share, undisturbed_share=statistics.median(left), p50_us=p50, p99_us=p99, capacity_per_s=round(statistics.median(most)))
     goals.judge("1,000 sessions: of that rate, answered in time", min(kept), ">=", .98, "")
 
 
