@@ -92,6 +92,7 @@ struct mtu {
     bool pending;                   /* one is to be sent */
     bool waiting;                   /* one was */
     bool doubting;                  /* the known one is tried */
+    bool raising;                   /* ... before greater ones, after a rest */
     uint64_t due_ns;                /* lost if not answered by then; or, not waiting, when to begin */
     bool heard;                     /* something was, since the latest was sent */
     uint64_t doubted_ns;            /* the latest doubt began, or ended well */

@@ -19,7 +19,7 @@
 #define MS_NS     1000000ull
 #define TRIES     3u
 #define ANSWER_NS (100 * MS_NS)           /* a PROBE is given that long, or four round trips */
-#define RAISE_NS  (600ull * 1000 * MS_NS) /* until greater sizes are tried again */
+#define RAISE_NS  (600ull * 1000 * MS_NS) /* until it and greater sizes are tried again */
 #define DOUBT_NS  (1000 * MS_NS)          /* between two doubts */
 
 /* Above the sure size, which of IPv4 and of IPv6 is 1,280: 1400, 1420 (WireGuard), 1440, 1450
@@ -63,11 +63,9 @@ static void go_on(struct link *l)
 {
     struct mtu *m = &l->mtu;
 
-    if (m->low == m->n)
-        rest(m, UINT64_MAX);
-    else if (m->high > m->n)
+    if (m->low < m->n && m->high > m->n)
         try_size(m, m->n);
-    else if (m->high - m->low > 1)
+    else if (m->low < m->n && m->high - m->low > 1)
         try_size(m, (m->low + m->high) / 2);
     else
         rest(m, l->now_ns + RAISE_NS);
@@ -76,7 +74,7 @@ static void go_on(struct link *l)
 static void begin(struct link *l)
 {
     l->mtu.high = l->mtu.n + 1;
-    l->mtu.doubting = false;
+    l->mtu.doubting = l->mtu.raising = false;
     go_on(l);
 }
 
@@ -165,13 +163,16 @@ int mtu_read_probed(struct link *l, const uint8_t *payload, size_t n)
     if (!m->first_number || number < m->first_number || number > m->number)
         return 0; /* of a size that is not tried any more */
     if (m->doubting) {
-        m->doubting = false; /* the packets were lost by chance */
+        m->doubting = false; /* the packets were lost by chance, or it was only asked again */
         m->doubted_ns = l->now_ns;
     } else {
         know(l, m->at);
     }
     m->first_number = 0;
-    go_on(l);
+    if (m->raising)
+        begin(l);
+    else
+        go_on(l);
     return 0;
 }
 
@@ -192,6 +193,19 @@ static void failed(struct link *l)
     }
 }
 
+/* An idle link sends nothing long, so that it would not see that its path has become narrower. */
+static void look_anew(struct link *l)
+{
+    struct mtu *m = &l->mtu;
+
+    if (!m->low) {
+        begin(l);
+        return;
+    }
+    m->doubting = m->raising = true;
+    try_size(m, m->low);
+}
+
 void mtu_tick(struct link *l)
 {
     struct mtu *m = &l->mtu;
@@ -199,7 +213,7 @@ void mtu_tick(struct link *l)
     if (l->now_ns < mtu_deadline(l))
         return;
     if (!m->waiting) {
-        begin(l);
+        look_anew(l);
         return;
     }
     m->waiting = false;

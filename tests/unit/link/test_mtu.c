@@ -192,8 +192,23 @@ static void test_whole(void **state)
         assert_int_equal(stats(i).mtu_probes, 1);
         assert_int_equal(stats(i).mtu_bytes, MOST);
     }
-    pass(3600ull * 1000 * MS); /* there is no more to look for */
-    assert_int_equal(stats(0).mtu_probes, 1);
+    pass(3600ull * 1000 * MS); /* there is no more to look for; each ten minutes, whether it still is so */
+    assert_in_range(stats(0).mtu_probes, 5, 7);
+    assert_int_equal(link_mtu(side[0]), MOST);
+}
+
+/* An idle link sends nothing long that could be lost. */
+static void test_narrower_while_idle(void **state)
+{
+    begin(MOST, MOST, MOST);
+    meet();
+    pass(1000 * MS);
+    assert_int_equal(link_mtu(side[0]), MOST);
+    way.mtu[0] = 1400;
+    pass(610ull * 1000 * MS);
+    assert_int_equal(link_mtu(side[0]), 1400);
+    assert_int_equal(link_mtu(side[1]), MOST);
+    assert_int_equal(stats(0).mtu_falls, 1);
 }
 
 /* What the port takes is known: nobody asks. */
@@ -639,7 +654,7 @@ int main(void)
         TEST(test_falls_and_rises), TEST(test_longer_than_the_port),
         TEST(test_pieces_lost),     TEST(test_pieces_refused),
         TEST(test_pieces_dropped),  TEST(test_bad),
-        TEST(test_heard_before),
+        TEST(test_heard_before),    TEST(test_narrower_while_idle),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
