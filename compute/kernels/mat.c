@@ -64,9 +64,7 @@ static void prefetch_sparse(const struct mat *w, size_t p)
     if (!w->sparse.n)
         return;
     const struct sparse_panel *of = sparse_panel(&w->sparse, p);
-    const bool last = p + 1 == n_panels(w->rows);
-    const uint32_t *at = w->sparse.entries + of->first,
-                   *to = w->sparse.entries + (last ? w->sparse.n : of[1].first);
+    const uint32_t *at = w->sparse.entries + of->first, *to = at + of->n_entries;
 
     __builtin_prefetch(of + 2);
     for (; at < to; at += 16)

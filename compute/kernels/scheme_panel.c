@@ -204,10 +204,10 @@ void kernels_scheme_pack(const struct scheme_panel *s, enum scheme_part part, ui
 
 /* --- the sparse part -------------------------------------------------------------------------- */
 
-/* Rows of a panel by falling number of entries. */
-static struct sparse_panel sort_rows(const uint32_t *starts, size_t rows)
+/* Rows of a panel by falling number of entries; to row[i] the row in place i. */
+static struct sparse_panel sort_rows(const uint32_t *starts, size_t rows, uint8_t row[PANEL_ROWS])
 {
-    struct sparse_panel p = {.first = starts[0]};
+    struct sparse_panel p = {.first = starts[0], .n_entries = starts[rows] - starts[0]};
 
     for (size_t r = 0; r < PANEL_ROWS; r++) {
         const uint16_t n = r < rows ? (uint16_t)(starts[r + 1] - starts[r]) : 0;
@@ -215,10 +215,14 @@ static struct sparse_panel sort_rows(const uint32_t *starts, size_t rows)
 
         for (; i > 0 && p.n[i - 1] < n; i--) {
             p.n[i] = p.n[i - 1];
-            p.row[i] = p.row[i - 1];
+            row[i] = row[i - 1];
         }
         p.n[i] = n;
-        p.row[i] = (uint8_t)r;
+        row[i] = (uint8_t)r;
+    }
+    for (uint64_t i = 0; i < PANEL_ROWS; i++) {
+        p.rows |= (uint64_t)row[i] << 4 * i;
+        p.places |= i << 4 * row[i];
     }
     return p;
 }
@@ -232,24 +236,29 @@ int kernels_order_sparse(struct sparse *s, uint32_t rows)
         const uint32_t n = all[rows - r < PANEL_ROWS ? rows : r + PANEL_ROWS] - all[r];
         most = n > most ? n : most;
     }
-    uint32_t *entries = malloc((size_t)most * sizeof(*entries));
-    if (most && !entries)
+    uint16_t *parts = malloc((size_t)most * 2 * sizeof(*parts));
+    if (most && !parts)
         return -ENOMEM;
     for (uint32_t r = 0; r < rows; r += PANEL_ROWS) {
         const uint32_t n = rows - r < PANEL_ROWS ? rows - r : PANEL_ROWS;
-        uint32_t starts[PANEL_ROWS + 1], *at = entries;
+        uint32_t starts[PANEL_ROWS + 1];
+        uint8_t row[PANEL_ROWS];
 
         memcpy(starts, all + r, (n + 1) * sizeof(*starts)); /* the panel comes to stand before them */
-        const struct sparse_panel p = sort_rows(starts, n);
-        for (size_t i = 0; i < PANEL_ROWS; i += 4)
-            for (uint32_t k = 0; k < p.n[i]; k++)
-                for (size_t j = i; j < i + 4 && p.n[j] > k; j++)
-                    *at++ = s->entries[starts[p.row[j]] + k];
-        memcpy(s->entries + starts[0], entries, (size_t)(at - entries) * sizeof(*entries));
+        const struct sparse_panel p = sort_rows(starts, n, row);
+        uint16_t *column = parts, *value = parts + p.n_entries;
+        for (uint32_t k = 0; k < p.n[0]; k++)
+            for (size_t i = 0; i < PANEL_ROWS && p.n[i] > k; i++) {
+                const uint32_t entry = s->entries[starts[row[i]] + k];
+                *column++ = (uint16_t)entry;
+                *value++ = (uint16_t)(entry >> 16);
+            }
+        if (p.n_entries)
+            memcpy(s->entries + p.first, parts, (size_t)p.n_entries * 2 * sizeof(*parts));
         memcpy(&panels[r / PANEL_ROWS], &p, sizeof(p));
     }
     memset(s->entries + s->n, 0, SPARSE_PAST * sizeof(*s->entries));
-    free(entries);
+    free(parts);
     return 0;
 }
 

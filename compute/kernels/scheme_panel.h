@@ -56,27 +56,39 @@ struct scheme_panel {
     uint32_t bytes;
 };
 
-/* The entries of a panel. Its rows stand in falling order of how many entries they have, and go four
- * by four: the first entries of the four, their second ones, and so on, of those that have as many.
- * So four rows are added at once, whose entries follow one another. */
+/* The entries of a panel. Its rows stand in falling order of how many entries they have: so the first
+ * entries of all rows that have one, then their second ones, and so on, are each time those of the
+ * first so many places, and follow one another in memory. */
 struct sparse_panel {
-    uint32_t first; /* of the entries */
-    uint16_t n[PANEL_ROWS];
-    uint8_t row[PANEL_ROWS];
+    uint32_t first;         /* of the entries */
+    uint32_t n_entries;
+    uint16_t n[PANEL_ROWS]; /* of the row in each place */
+    uint64_t rows, places;  /* four bits each: the row in place i, the place of row i */
 };
 
-/* An entry is a column and, 16 bits up, a value in f16. */
+/* While it is loaded an entry is a column and, 16 bits up, a value in f16; afterwards, in the same
+ * bytes, a panel has all its columns, then all its values. */
 struct sparse {
     uint32_t n;     /* entries; 0: there is no such part, nor memory */
     void *memory;   /* while it is loaded: u32[rows + 1], where the entries of each row begin */
-    uint32_t *entries; /* SPARSE_PAST more than n, zeros: four are read at once */
+    uint32_t *entries; /* SPARSE_PAST more than n, zeros: 16 values are read at once */
 };
 
-#define SPARSE_PAST 3u
+#define SPARSE_PAST 8u
 
 static inline const struct sparse_panel *sparse_panel(const struct sparse *s, size_t p)
 {
     return (const struct sparse_panel *)s->memory + p;
+}
+
+static inline const uint16_t *sparse_columns(const struct sparse *s, const struct sparse_panel *p)
+{
+    return (const uint16_t *)(const void *)(s->entries + p->first);
+}
+
+static inline const uint16_t *sparse_values(const struct sparse *s, const struct sparse_panel *p)
+{
+    return sparse_columns(s, p) + p->n_entries;
 }
 
 /* Tokens [t0, t0 + nt) of `a` times n panels: acc f32[n][nt][16]. */

@@ -59,17 +59,15 @@ static void sparse_add(const struct sparse *s, size_t p, const struct acts *a, s
                        float *acc)
 {
     const struct sparse_panel *of = sparse_panel(s, p);
-    const uint32_t *entry = s->entries + of->first;
+    const uint16_t *column = sparse_columns(s, of), *value = sparse_values(s, of);
 
-    for (size_t i = 0; i < PANEL_ROWS; i += 4)
-        for (size_t k = 0; k < of->n[i]; k++)
-            for (size_t j = i; j < i + 4 && of->n[j] > k; j++, entry++)
-                for (size_t t = 0; t < nt; t++) {
-                    float *y = &acc[t * PANEL_ROWS + of->row[j]];
+    for (size_t k = 0; k < of->n[0]; k++)
+        for (size_t i = 0; i < PANEL_ROWS && of->n[i] > k; i++, column++, value++)
+            for (size_t t = 0; t < nt; t++) {
+                float *y = &acc[t * PANEL_ROWS + (of->rows >> 4 * i & 15)];
 
-                    *y = fmaf(f32_from_f16((uint16_t)(*entry >> 16)),
-                              a->x[(t0 + t) * a->cols + (*entry & 0xffff)], *y);
-                }
+                *y = fmaf(f32_from_f16(*value), a->x[(t0 + t) * a->cols + *column], *y);
+            }
 }
 
 /* One for all: a scheme is read, not compiled in. */

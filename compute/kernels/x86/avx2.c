@@ -270,6 +270,51 @@ ROWS_FN vb vb_bcast128(const void *p)
 
 BINARY(vb_lookup, _mm256_shuffle_epi8)
 
+/* Of eight lanes of a: those that an index below eight asks for, of both halves. */
+ROWS_FN __m256 permute_half(v16 a, __m256i lanes)
+{
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(a.l, lanes),
+                            _mm256_permutevar8x32_ps(a.h, lanes),
+                            _mm256_castsi256_ps(_mm256_slli_epi32(lanes, 28)));
+}
+
+ROWS_FN v16 v_permute(v16 a, vb lanes)
+{
+    return V(permute_half(a, lanes.l), permute_half(a, lanes.h));
+}
+
+ROWS_FN vb vb_nibbles(uint64_t x)
+{
+    const __m256i at = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+
+    return B(_mm256_srlv_epi32(_mm256_set1_epi32((int32_t)x), at),
+             _mm256_srlv_epi32(_mm256_set1_epi32((int32_t)(x >> 32)), at));
+}
+
+ROWS_FN vb vb_load_u16(const uint16_t *p)
+{
+    return B(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)),
+             _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8))));
+}
+
+ROWS_FN __m256 above(__m256i n, size_t k)
+{
+    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(n, _mm256_set1_epi32((int)k)));
+}
+
+ROWS_FN size_t vb_count_above(vb n, size_t k)
+{
+    const int low = _mm256_movemask_ps(above(n.l, k)), high = _mm256_movemask_ps(above(n.h, k));
+
+    return (size_t)__builtin_popcount((unsigned)(low | high << 8));
+}
+
+ROWS_FN v16 v_fma_above(vb n, size_t k, v16 a, v16 b, v16 y)
+{
+    return V(_mm256_blendv_ps(y.l, _mm256_fmadd_ps(a.l, b.l, y.l), above(n.l, k)),
+             _mm256_blendv_ps(y.h, _mm256_fmadd_ps(a.h, b.h, y.h), above(n.h, k)));
+}
+
 /* Halves of 64 bytes, for what needs all registers for one at a time. */
 #define HALVES     2u
 #define HALF_BYTES 32u

@@ -314,6 +314,35 @@ ROWS_FN vb vb_odd(vb a, vb b)
         _mm512_shuffle_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), 0xdd));
 }
 
+ROWS_FN v16 v_permute(v16 a, vb lanes)
+{
+    return _mm512_permutexvar_ps(lanes, a);
+}
+
+ROWS_FN vb vb_nibbles(uint64_t x)
+{
+    const vb at = _mm512_set_epi32(28, 24, 20, 16, 12, 8, 4, 0, 28, 24, 20, 16, 12, 8, 4, 0);
+    const vb low = _mm512_set1_epi32((int32_t)x), high = _mm512_set1_epi32((int32_t)(x >> 32));
+
+    return _mm512_srlv_epi32(_mm512_mask_mov_epi32(low, 0xff00, high), at);
+}
+
+ROWS_FN vb vb_load_u16(const uint16_t *p)
+{
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+}
+
+ROWS_FN size_t vb_count_above(vb n, size_t k)
+{
+    return (size_t)__builtin_popcount(_mm512_cmpgt_epi32_mask(n, _mm512_set1_epi32((int)k)));
+}
+
+ROWS_FN v16 v_fma_above(vb n, size_t k, v16 a, v16 b, v16 y)
+{
+    return _mm512_mask_mov_ps(y, _mm512_cmpgt_epi32_mask(n, _mm512_set1_epi32((int)k)),
+                              v_fma(a, b, y));
+}
+
 #define HALVES     1u
 #define HALF_BYTES 64u
 typedef vb vh;

@@ -189,12 +189,14 @@ KFN vb kept(vb code, uint8_t *keep, size_t i)
 }
 
 /* What a stream reads 1 KiB on: the processor's own look-ahead ends with each page of memory. It
- * pays where few tokens share what is read. */
+ * pays where few tokens share what is read; 8 bits, that take the least work, it slows. */
 KFN void fetch_ahead(enum layout_id id, const uint8_t *panel, size_t b)
 {
     const struct layout *l = &kernels_layouts[id];
     const size_t bytes = l->unit_bytes * 32u / l->unit_cols;
 
+    if (l->bits == 8)
+        return;
     for (size_t i = 0; i < bytes; i += 64)
         __builtin_prefetch(panel + b * bytes + 1024 + i);
 }

@@ -7,6 +7,11 @@
  *   vb_lookup(t, i)     bytes i of the lane's table t, by their low four bits; bit 7 of i is 0
  *   vb_even(a, b)       a lane: dwords 0 and 2 of a's, then of b's
  *   vb_odd(a, b)        1 and 3
+ *   v_permute(a, i)     lane j is a's lane i[j], of which the low four bits count
+ *   vb_nibbles(x)       dword j: the j'th four bits of x, whatever above them
+ *   vb_load_u16(p)      16 words at p to dwords
+ *   vb_count_above(n, k)        how many dwords of n are above k
+ *   v_fma_above(n, k, a, b, y)  a * b + y there, else y
  *   vh, vh_*            the same and vb_'s others for one of HALVES parts of HALF_BYTES: of a vb
  * what a register holds vh_join(halves)     a vb of them
  *
@@ -214,6 +219,14 @@ KFN void scale_rows(const unsigned bits, const struct scheme_panel *s, const uin
     }
 }
 
+/* As fetch_ahead. 4 bits take too little work to each byte. */
+KFN void fetch_unit(const struct kind k, const uint8_t *codes)
+{
+    if (k.bits == 4)
+        return;
+    EACH(i, k.bits == 3 ? 6u : 4u) __builtin_prefetch(codes + 1024 + 64 * i);
+}
+
 /* One unit of a panel against T tokens: acts of them, y their accumulators. */
 KFN void unit_few(const struct kind k, const size_t T, const struct scheme_panel *s,
                   const uint8_t *panel, size_t unit, const uint8_t *tables, const uint8_t *acts,
@@ -223,6 +236,7 @@ KFN void unit_few(const struct kind k, const size_t T, const struct scheme_panel
     const size_t b = unit * (k.bits == 4 ? 1 : 2);
     vh sum0[4][HALVES], sum1[4][HALVES]; /* of each block */
 
+    fetch_unit(k, codes);
     EACH(h, HALVES)
     {
         vh first[4], low[4], u[4];
@@ -492,67 +506,47 @@ KFN void groups_float(enum layout_id id, const struct scheme_panel *s, const uin
 /* --- the sparse part -----------------------------------------------------------------------------
  */
 
-/* Four rows' next entries; `there` are those of the rows that have one, the first of the four. */
-struct entries {
-    __m128 values, there;
-    size_t col[4], n;
-};
+/* Activations that are brought together at once; vectors read past them. */
+#define GATHERED 256u
 
-KFN struct entries read_entries(const uint32_t *at, __m128i n, size_t k)
+/* x of n columns. A few at a time, and the last few once more where they are not as many: loads and
+ * stores of floats one by one are faster than the gathering instructions. */
+KFN void gather(const float *x, const uint16_t *columns, size_t n, float *to)
 {
-    const __m128i there = _mm_cmpgt_epi32(n, _mm_set1_epi32((int)k));
-    const __m128i value = _mm_srli_epi32(_mm_loadu_si128((const __m128i *)(const void *)at), 16);
+    const size_t step = 8;
 
-    return (struct entries){
-        .values = _mm_cvtph_ps(_mm_packus_epi32(value, value)),
-        .there = _mm_castsi128_ps(there),
-        .col = {at[0] & 0xffff, at[1] & 0xffff, at[2] & 0xffff, at[3] & 0xffff},
-        .n = (size_t)__builtin_popcount((unsigned)_mm_movemask_ps(_mm_castsi128_ps(there))),
-    };
-}
-
-KFN __m128 add_entries(const struct entries *e, const float *x, __m128 y)
-{
-    const __m128 x01 = _mm_insert_ps(_mm_load_ss(x + e->col[0]), _mm_load_ss(x + e->col[1]), 0x10);
-    const __m128 x23 = _mm_insert_ps(_mm_load_ss(x + e->col[2]), _mm_load_ss(x + e->col[3]), 0x10);
-
-    return _mm_blendv_ps(y, _mm_fmadd_ps(e->values, _mm_movelh_ps(x01, x23), y), e->there);
-}
-
-KFN __m128 rows_of(const float *acc, const uint8_t *row)
-{
-    return _mm_setr_ps(acc[row[0]], acc[row[1]], acc[row[2]], acc[row[3]]);
-}
-
-KFN void to_rows(__m128 y, const uint8_t *row, float *acc)
-{
-    float of[4];
-
-    _mm_storeu_ps(of, y);
-    for (size_t i = 0; i < 4; i++)
-        acc[row[i]] = of[i];
+    for (size_t i = 0; i < n; i += step) {
+        if (n < step) {
+            for (; i < n; i++)
+                to[i] = x[columns[i]];
+            return;
+        }
+        const size_t at = n - i < step ? n - step : i;
+        EACH(k, step) to[at + k] = x[columns[at + k]];
+    }
 }
 
 static void sparse_add(const struct sparse *s, size_t p, const struct acts *a, size_t t0, size_t nt,
                        float *acc)
 {
     const struct sparse_panel *of = sparse_panel(s, p);
+    const uint16_t *columns = sparse_columns(s, of), *values = sparse_values(s, of);
+    const vb rows = vb_nibbles(of->rows), places = vb_nibbles(of->places), n = vb_load_u16(of->n);
+    _Alignas(64) float x[GATHERED + PANEL_ROWS];
 
     for (size_t t = 0; t < nt; t++, acc += PANEL_ROWS) {
-        const float *x = a->x + (t0 + t) * a->cols;
-        const uint32_t *at = s->entries + of->first;
+        v16 y = v_permute(v_load(acc), rows);
 
-        for (size_t i = 0; i < PANEL_ROWS && of->n[i]; i += 4) {
-            const __m128i n = _mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i *)(of->n + i)));
-            __m128 y = rows_of(acc, of->row + i);
+        for (size_t k = 0, done = 0; k < of->n[0];) {
+            const size_t left = of->n_entries - done, here = left < GATHERED ? left : GATHERED;
+            size_t i = 0, next;
 
-            for (size_t k = 0; k < of->n[i]; k++) {
-                const struct entries e = read_entries(at, n, k);
-                y = add_entries(&e, x, y);
-                at += e.n;
-            }
-            to_rows(y, of->row + i, acc);
+            gather(a->x + (t0 + t) * a->cols, columns + done, here, x);
+            for (; k < of->n[0] && (next = i + vb_count_above(n, k)) <= here; k++, i = next)
+                y = v_fma_above(n, k, v_loadh(values + done + i), v_load(x + i), y);
+            done += i;
         }
+        v_store(acc, v_permute(y, places));
     }
 }
 
