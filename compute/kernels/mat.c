@@ -57,20 +57,6 @@ static void finish(const struct call *c, const struct product *of, size_t p, con
                    of->bias ? of->bias + row : NULL, c->add, of->y + c->t * of->ldy + row, of->ldy);
 }
 
-/* The sparse entries of panel p come from elsewhere in memory, and few: they are asked for before
- * the dense part is read, and the next panel's place with them. */
-static void prefetch_sparse(const struct mat *w, size_t p)
-{
-    if (!w->sparse.n)
-        return;
-    const struct sparse_panel *of = sparse_panel(&w->sparse, p);
-    const uint32_t *at = w->sparse.entries + of->first, *to = at + of->n_entries;
-
-    __builtin_prefetch(of + 2);
-    for (; at < to; at += 16)
-        __builtin_prefetch(at);
-}
-
 /* The product that panel *p of all stands in; *p becomes its number there. */
 static const struct product *find(const struct call *c, size_t *p)
 {
@@ -81,46 +67,60 @@ static const struct product *find(const struct call *c, size_t *p)
     return of;
 }
 
-/* Panels p, p + step, .. (n of them) at once, as streams that run on side by side. */
-static void mul_panels(const struct call *c, size_t p, size_t step, size_t n)
+/* Panels p, p + step, .. (n of them) at once, as streams that run on side by side: what is dense of
+ * them to acc f32[n][nt][16]. */
+static void mul_panels(const struct call *c, size_t p, size_t step, size_t n, float *acc)
 {
-    _Alignas(64) float acc[TILE_TOKENS * PANEL_ROWS];
-    const struct product *of[STREAMS];
+    const struct product *of = NULL;
     const uint8_t *panels[STREAMS] = {NULL};
-    size_t at[STREAMS];
 
     for (size_t j = 0; j < n; j++) {
-        at[j] = p + j * step;
-        of[j] = find(c, &at[j]);
-        panels[j] = of[j]->w->panels + at[j] * of[j]->w->panel_bytes;
-        prefetch_sparse(of[j]->w, at[j]);
+        size_t at = p + j * step;
+        of = find(c, &at);
+        panels[j] = of->w->panels + at * of->w->panel_bytes;
     }
     if (c->scheme)
-        c->scheme(&of[0]->w->scheme, panels, n, c->acts, c->t, c->nt, acc);
+        c->scheme(&of->w->scheme, panels, n, c->acts, c->t, c->nt, acc);
     else
         c->mul(panels, n, c->acts, c->t, c->nt, acc);
-    for (size_t j = 0; j < n; j++)
-        if (of[j]->w->sparse.n)
-            c->isa->sparse(&of[j]->w->sparse, at[j], c->acts, c->t, c->nt,
-                           acc + j * c->nt * PANEL_ROWS);
-    for (size_t j = 0; j < n; j++)
-        finish(c, of[j], at[j], acc + j * c->nt * PANEL_ROWS);
+}
+
+/* What is left to do of panel p. */
+static void close_panel(const struct call *c, size_t p, float *acc)
+{
+    const struct product *of = find(c, &p);
+
+    if (of->w->sparse.n)
+        c->isa->sparse(&of->w->sparse, p, c->acts, c->t, c->nt, acc);
+    finish(c, of, p, acc);
 }
 
 /*
  * Panels [first, end). A core reads memory a third faster in several streams, far from each other,
  * than in one: few tokens go through the quarters of the range at once. Many tokens take far longer
- * to compute than to read.
+ * to compute than to read. What else is read or written after a panel breaks the streams off, the
+ * sparse parts most: it waits for as many panels as there is room for.
  */
 static void mul_range(const struct call *c, size_t first, size_t end)
 {
-    size_t streams = c->nt * STREAMS <= TILE_TOKENS ? STREAMS : 1;
-    size_t each = (end - first) / streams;
+    _Alignas(64) float acc[TILE_TOKENS * PANEL_ROWS];
+    const size_t streams = c->nt * STREAMS <= TILE_TOKENS ? STREAMS : 1;
+    const size_t each = (end - first) / streams, past = first + each * streams;
+    const size_t panel_acc = c->nt * PANEL_ROWS, room = TILE_TOKENS / (c->nt * streams);
 
-    for (size_t i = 0; i < each; i++)
-        mul_panels(c, first + i, each, streams);
-    if (first + each * streams < end)
-        mul_panels(c, first + each * streams, 1, end - first - each * streams);
+    for (size_t i = 0; i < each; i += room) {
+        const size_t n = each - i < room ? each - i : room;
+
+        for (size_t k = 0; k < n; k++)
+            mul_panels(c, first + i + k, each, streams, acc + k * streams * panel_acc);
+        for (size_t j = 0; j < streams; j++)
+            for (size_t k = 0; k < n; k++)
+                close_panel(c, first + j * each + i + k, acc + (k * streams + j) * panel_acc);
+    }
+    if (past < end)
+        mul_panels(c, past, 1, end - past, acc);
+    for (size_t p = past; p < end; p++)
+        close_panel(c, p, acc + (p - past) * panel_acc);
 }
 
 /* Products of one layout and width. */
