@@ -220,7 +220,7 @@ static bool is_epoch(const struct link *l, const struct wire_header *h)
 
 /*
  * Whether the frame belongs to this connection. A responder takes the connection of the first
- * message 1 it sees. Later messages of a peer that has not heard us yet may overtake that one and
+ * message 1 it sees, of a sender that has not heard it. Later messages of a peer that has not heard us yet may overtake that one and
  * are dropped (they will be sent again); anything else is from a connection we don't know.
  */
 static bool is_ours(struct link *l, const struct wire_header *h, const uint8_t *frame)
@@ -228,7 +228,8 @@ static bool is_ours(struct link *l, const struct wire_header *h, const uint8_t *
     bool from_initiator = h->flags & WIRE_FLAG_INITIATOR;
 
     if (h->hop == l->p.hop && h->connection && from_initiator != l->p.initiator) {
-        if (!l->p.connection && h->type == WIRE_DATA && h->message == 1) {
+        if (!l->p.connection && h->type == WIRE_DATA && h->message == 1 &&
+            (l->p.keys || h->flags & WIRE_FLAG_HELLO)) {
             l->p.connection = h->connection;
             l->hello_epoch = h->epoch;
         }

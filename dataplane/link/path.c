@@ -21,6 +21,7 @@
 #define TRIES        2u /* challenges for one frame from there: no more bytes than came, by much */
 #define RETRY_MIN_NS (20u * 1000000ull)
 #define LEFT_MIN_NS  (100u * 1000000ull)
+#define LEFT_MAX_NS  1000000000u
 
 static bool token_of(struct link *l, const struct wire_path *path, uint8_t token[PATH_TOKEN_BYTES])
 {
@@ -48,6 +49,14 @@ static uint64_t retry_ns(const struct link *l)
     return 2 * l->srtt_ns > RETRY_MIN_NS ? 2 * l->srtt_ns : RETRY_MIN_NS;
 }
 
+/* How long frames of the way that was left may still come; who holds them up can't make that long. */
+static uint64_t left_ns(const struct link *l)
+{
+    const uint64_t ns = 4 * l->srtt_ns;
+
+    return ns < LEFT_MIN_NS ? LEFT_MIN_NS : ns > LEFT_MAX_NS ? LEFT_MAX_NS : ns;
+}
+
 static void move_to(struct link *l, const struct wire_path *path)
 {
     const bool other = path->dst_ip != l->path.dst_ip; /* else a NAT forgot: the same path */
@@ -55,7 +64,7 @@ static void move_to(struct link *l, const struct wire_path *path)
     if (other)
         pace_forget(&l->pace);
     l->left = l->path;
-    l->left_until_ns = l->now_ns + (4 * l->srtt_ns > LEFT_MIN_NS ? 4 * l->srtt_ns : LEFT_MIN_NS);
+    l->left_until_ns = l->now_ns + left_ns(l);
     l->path = *path;
     l->moves++;
     if (other && l->heard)

@@ -247,8 +247,8 @@ static bool has_ended(const struct links *l, uint32_t connection)
 }
 
 /*
- * Without encryption. The first message of a connection opens it; others that its sender sent
- * before it heard us come again; to all else we say that we know no such connection. Takes the
+ * Without encryption. The first message of a connection, sent before its sender heard us, opens it;
+ * others that were sent so come again; to all else we say that we know no such connection. Takes the
  * packet over where it returns the link that it is for.
  */
 static struct links_peer *stranger(struct links *l, struct pkt *pkt)
@@ -261,7 +261,7 @@ static struct links_peer *stranger(struct links *l, struct pkt *pkt)
         !(h.flags & WIRE_FLAG_INITIATOR) || h.hop != l->p.link.hop)
         return NULL;
     ended = has_ended(l, h.connection);
-    if (h.type == WIRE_DATA && h.message == 1 && !ended) {
+    if (h.type == WIRE_DATA && h.message == 1 && h.flags & WIRE_FLAG_HELLO && !ended) {
         if (l->n_live < l->p.max)
             return join(l, h.connection, h.epoch, NULL);
         l->turned_away++;

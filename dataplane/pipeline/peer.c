@@ -4,8 +4,6 @@
 
 #include "dataplane/pipeline/pump.h"
 
-#define BURST 32
-
 static bool admits(void *arg, const struct fingerprint *peer)
 {
     return authorized_find(arg, peer);
@@ -41,8 +39,8 @@ static void denied(struct pump *p, const struct handshake_denial *d)
 {
     if (!link_heard(p->link))
         return;
-    if (d->signature_bytes && link_sent_tag(p->link, d->tag) &&
-        handshake_denial_proved(p->handshake, d))
+    if (handshake_denial_counts(p->handshake, d) &&
+        handshake_denial_proved(p->handshake, d, link_sent_tag(p->link, d->tag)))
         link_forgotten(p->link);
     else
         link_doubt(p->link, p->now_ns);
@@ -75,10 +73,10 @@ void peer_tick(struct pump *p)
 
 void peer_send(struct handshake *h, struct port *port, uint64_t now_ns)
 {
-    struct pkt *pkts[BURST];
+    struct pkt *pkts[PUMP_BURST];
     int n;
 
-    while ((n = handshake_output(h, pkts, BURST, port->pool, now_ns)) > 0) {
+    while ((n = handshake_output(h, pkts, PUMP_BURST, port->pool, now_ns)) > 0) {
         (void)port_tx(port, pkts, n);
         for (int i = 0; i < n; i++)
             pkt_unref(pkts[i]);

@@ -24,6 +24,7 @@
 #include "dataplane/port/eal.h"
 #include "dataplane/port/ether.h"
 #include "dataplane/port/mbuf.h"
+#include "dataplane/port/ifflags.h"
 #include "dataplane/port/netif.h"
 
 #define RING 512
@@ -328,8 +329,11 @@ static int set_up(struct ether_queue *q, enum uri_kind kind, uint32_t mtu, struc
                                     mbuf_pool_mempool(pool));
     if (rc == 0)
         rc = rte_eth_tx_queue_setup(q->id, 0, RING, (unsigned)SOCKET_ID_ANY, NULL);
-    if (rc == 0)
+    if (rc == 0) {
+        ifflags_keep(true);
         rc = rte_eth_dev_start(q->id);
+        ifflags_keep(false);
+    }
     return rc;
 }
 

@@ -285,14 +285,17 @@ bool handshake_denied(struct handshake *h, struct handshake_denial *d)
     return denied;
 }
 
-bool handshake_denial_proved(struct handshake *h, const struct handshake_denial *d)
+bool handshake_denial_counts(const struct handshake *h, const struct handshake_denial *d)
+{
+    return h->peer_key && d->signature_bytes && h->now_ns >= h->proof_ns;
+}
+
+bool handshake_denial_proved(struct handshake *h, const struct handshake_denial *d, bool sent)
 {
     uint8_t text[DENIAL_BYTES];
 
-    if (!h->peer_key || !d->signature_bytes || h->now_ns < h->proof_ns)
-        return false;
     write_denial(h, h->p.connection, d->tag, text);
-    if (identity_signed(h->peer_key, text, sizeof text, d->signature, d->signature_bytes))
+    if (sent && identity_signed(h->peer_key, text, sizeof text, d->signature, d->signature_bytes))
         return true;
     h->proof_ns = h->now_ns + PROOF_NS;
     return false;

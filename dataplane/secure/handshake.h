@@ -81,12 +81,15 @@ struct handshake_denial {
  * A responder that lost its keys, in a restart, says so: handshake_deny answers a frame of a connection
  * that is unknown, at most a hundred times a second. handshake_denied tells its initiator, once, that it
  * came. By itself that proves nothing. But where the tag is that of a frame that the initiator sealed
- * with the connection's keys, and handshake_denial_proved, the peer had those keys and has lost them.
+ * with the connection's keys, and handshake_denial_proved, the peer had those keys and has lost them: if
+ * its identity is one process's. Of two that share one, each denies what the other has.
  */
 void handshake_deny(struct handshake *h, const struct pkt *frame);
 bool handshake_denied(struct handshake *h, struct handshake_denial *d);
-/* Whether the peer that was met signed it; false, too, for 10 ms after one that it did not. */
-bool handshake_denial_proved(struct handshake *h, const struct handshake_denial *d);
+/* Whether it is worth looking at: signed, and not within 10 ms of one that proved nothing. */
+bool handshake_denial_counts(const struct handshake *h, const struct handshake_denial *d);
+/* Whether the peer that was met signed it, one that counts; `sent`: its tag is that of such a frame. */
+bool handshake_denial_proved(struct handshake *h, const struct handshake_denial *d, bool sent);
 
 /* Let time pass. *deadline_ns: when to call again at the latest; UINT64_MAX: never. */
 void handshake_tick(struct handshake *h, uint64_t now_ns, uint64_t *deadline_ns);

@@ -658,12 +658,13 @@ static void test_memory_is_short(void **state)
     crowd_close(&c);
 }
 
-/* One fragment of a message of connection 7: with rows of no session. */
-static void send_part(struct port *port, uint32_t number, uint16_t fragment, uint16_t n)
+/* One fragment of a message: with rows of no session. */
+static void send_part(struct port *port, uint32_t connection, uint32_t number, uint8_t flags,
+                      uint16_t fragment, uint16_t n)
 {
     const uint16_t head = (uint16_t)link_payload_offset(false, fragment);
-    const struct wire_header h = {.flags = WIRE_FLAG_INITIATOR | WIRE_FLAG_HELLO,
-                                  .connection = 7,
+    const struct wire_header h = {.flags = WIRE_FLAG_INITIATOR | flags,
+                                  .connection = connection,
                                   .message = number,
                                   .fragment = fragment,
                                   .n_fragments = n,
@@ -681,7 +682,7 @@ static void send_part(struct port *port, uint32_t number, uint16_t fragment, uin
 /* It makes the cloud speak: rows of no session are answered by an ERROR each. */
 static void flood(struct port *port, uint32_t number)
 {
-    send_part(port, number, 0, 1);
+    send_part(port, 7, number, WIRE_FLAG_HELLO, 0, 1);
 }
 
 /* One that asks much and acknowledges nothing takes neither the packets nor the others' time, and
@@ -717,9 +718,36 @@ static void test_one_never_acknowledges(void **state)
         expect_right(&c, 1 + i, &q[i]);
     crowd_close(&c);
 }
+
+/* A connection begins with a frame of who has heard nothing. What is left of one that a cloud before us
+ * had is no edge: it would hold its place for ever. */
+static void test_left_over(void **state)
+{
+    struct crowd_params p = plain(2, false);
+    struct rig_request q;
+    struct port *port;
+    struct crowd c;
+
+    p.max_edges = 2;
+    crowd_open(&c, &p);
+    crowd_kill_edge(&c, 0);
+    port = network_port(c.edges[0].network, 0);
+    ask(&c, 1, &q, 1, 20, 200);
+    finish(&c, &q, 1, 10 * SECOND);
+    const uint64_t joined = stats_of(&c).edges_joined;
+    send_part(port, 8, 1, 0, 0, 2);
+    crowd_run_for(&c, 200 * RIG_MS);
+    assert_int_equal(stats_of(&c).edges_joined, joined);
+    send_part(port, 7, 1, WIRE_FLAG_HELLO, 0, 2);
+    crowd_run_for(&c, 200 * RIG_MS);
+    assert_int_equal(stats_of(&c).edges_joined, joined + 1);
+    crowd_close(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_left_over),
         cmocka_unit_test(test_together),
         cmocka_unit_test(test_one_dies),
         cmocka_unit_test(test_one_leaves),

@@ -753,8 +753,7 @@ static void become_host(struct ifreq *lo)
     memcpy(&lo->ifr_addr, &address, sizeof(address));
     up = fd >= 0 && ioctl(fd, SIOCSIFADDR, lo) == 0;
     lo->ifr_flags = IFF_UP;
-    /* not ioctl(), which here leaves flags as they are (ifflags.c) */
-    if (!up || syscall(__NR_ioctl, fd, SIOCSIFFLAGS, lo) < 0)
+    if (!up || ioctl(fd, SIOCSIFFLAGS, lo) < 0)
         _exit(NO_NAMESPACE);
     close(fd);
 }
