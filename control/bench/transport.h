@@ -57,7 +57,7 @@ int transport_get_head(const uint8_t *from, struct transport_head *h);
 
 /* What the peer knows: sums since it started. */
 #define TRANSPORT_TOLD_GAPS  32u
-#define TRANSPORT_TOLD_BYTES (8u + 8u * TRANSPORT_KINDS + 12u + 16u * TRANSPORT_TOLD_GAPS)
+#define TRANSPORT_TOLD_BYTES (8u + 8u * TRANSPORT_KINDS + 14u + 16u * TRANSPORT_TOLD_GAPS)
 struct transport_told {
     uint64_t cpu_ns;                       /* of the process */
     uint64_t sunk[TRANSPORT_KINDS];        /* messages that came to be counted */
@@ -65,6 +65,7 @@ struct transport_told {
     uint16_t udp_port, tcp_port, tls_port; /* 0: they are not */
     uint16_t n_gaps;                       /* the oldest that it has not told; */
     struct gap gaps[TRANSPORT_TOLD_GAPS];  /* all of these: there may be more */
+    bool gaps_known;                       /* false: its kernel does not count what it needs */
 };
 void transport_put_told(uint8_t *to, const struct transport_told *t);
 void transport_get_told(const uint8_t *from, struct transport_told *t);

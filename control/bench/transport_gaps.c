@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/bench/transport_gaps.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -9,25 +10,28 @@
 
 /* --- seen ------------------------------------------------------------------------------------- */
 
-/* 0 where the kernel does not count it (CONFIG_SCHED_INFO). */
-static uint64_t queued_ns(void)
+int gaps_queued(uint64_t *ns)
 {
     static _Thread_local int fd = -1;
     char text[80];
     ssize_t n;
-    uint64_t ran, queued;
+    uint64_t ran;
 
     if (fd < 0)
         fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
     n = fd < 0 ? -1 : pread(fd, text, sizeof text - 1, 0);
     text[n > 0 ? n : 0] = 0;
-    return sscanf(text, "%" SCNu64 " %" SCNu64, &ran, &queued) == 2 ? queued : 0;
+    /* A kernel that was told not to count says zeros. */
+    if (sscanf(text, "%" SCNu64 " %" SCNu64, &ran, ns) == 2 && ran)
+        return 0;
+    *ns = 0;
+    return -ENOTSUP;
 }
 
 void gaps_begin(struct gaps *g, uint64_t now_ns)
 {
     if (!g->looked_ns)
-        g->queued_ns = queued_ns();
+        g->known = !g->queued(&g->queued_ns);
     g->looked_ns = now_ns;
 }
 
@@ -42,14 +46,22 @@ static void add(struct gaps *g, uint64_t from_ns, uint64_t to_ns)
 
 void gaps_turn(struct gaps *g, uint64_t now_ns, uint64_t packets, bool idle)
 {
-    const uint64_t took_ns = now_ns - g->looked_ns;
-
     if (!g->looked_ns) {
         gaps_begin(g, now_ns);
         return;
     }
+    if (now_ns <= g->looked_ns) /* somebody looked within that turn */
+        return;
+    const uint64_t took_ns = now_ns - g->looked_ns;
+
     if (took_ns > GAP_NS) {
-        const uint64_t all_ns = queued_ns(), wait_ns = all_ns - g->queued_ns;
+        uint64_t all_ns;
+
+        if (g->queued(&all_ns)) {
+            g->known = false;
+            all_ns = g->queued_ns;
+        }
+        const uint64_t wait_ns = all_ns - g->queued_ns;
 
         if (idle && wait_ns > GAP_NS)
             add(g, now_ns - (wait_ns < took_ns ? wait_ns : took_ns), now_ns);

@@ -19,10 +19,17 @@ struct gap {
     uint64_t from_ns, to_ns;
 };
 
-/* All zero: nothing seen. Of more than there is room for the oldest are forgotten. */
+/* How long the kernel has let this thread wait for a core so far. -ENOTSUP: it does not count that,
+ * or does not show it (CONFIG_SCHED_INFO). */
+int gaps_queued(uint64_t *ns);
+
+/* All zero but for `queued`: nothing seen. Of more than there is room for the oldest are
+ * forgotten. */
 struct gaps {
-    uint64_t looked_ns; /* 0: the time before does not count */
-    uint64_t queued_ns; /* that the kernel let it wait for a core, so far */
+    int (*queued)(uint64_t *ns); /* gaps_queued, or a test's */
+    bool known;                  /* `queued` has told each time */
+    uint64_t looked_ns;          /* 0: the time before does not count */
+    uint64_t queued_ns;          /* as `queued` said last */
     uint32_t first, n;
     struct gap at[GAPS_MAX]; /* from first on, round */
 };
@@ -30,7 +37,8 @@ struct gaps {
 /* The time from now on counts: before, it did something else. */
 void gaps_begin(struct gaps *g, uint64_t now_ns);
 /*
- * A turn ended at now_ns, or a little ago, in which so many packets came or went. If it was long
+ * A turn ended at now_ns, or a little ago, in which so many packets came or went; one that ended
+ * before the last look at the clock was looked at within, and says no more. If it was long
  * and the kernel says that the thread was ready to run and did not they explain nothing. Where it
  * may have been idle only the kernel can tell.
  */

@@ -59,9 +59,10 @@ void transport_put_told(uint8_t *to, const struct transport_told *t)
     put_be16(to + 14 + 8 * TRANSPORT_KINDS, t->tcp_port);
     put_be16(to + 16 + 8 * TRANSPORT_KINDS, t->tls_port);
     put_be16(to + 18 + 8 * TRANSPORT_KINDS, t->n_gaps);
+    put_be16(to + 20 + 8 * TRANSPORT_KINDS, t->gaps_known);
     for (unsigned i = 0; i < TRANSPORT_TOLD_GAPS; i++) {
-        put_be64(to + 20 + 8 * TRANSPORT_KINDS + 16 * i, t->gaps[i].from_ns);
-        put_be64(to + 28 + 8 * TRANSPORT_KINDS + 16 * i, t->gaps[i].to_ns);
+        put_be64(to + 22 + 8 * TRANSPORT_KINDS + 16 * i, t->gaps[i].from_ns);
+        put_be64(to + 30 + 8 * TRANSPORT_KINDS + 16 * i, t->gaps[i].to_ns);
     }
 }
 
@@ -75,9 +76,10 @@ void transport_get_told(const uint8_t *from, struct transport_told *t)
     t->tcp_port = get_be16(from + 14 + 8 * TRANSPORT_KINDS);
     t->tls_port = get_be16(from + 16 + 8 * TRANSPORT_KINDS);
     t->n_gaps = (uint16_t)smaller(get_be16(from + 18 + 8 * TRANSPORT_KINDS), TRANSPORT_TOLD_GAPS);
+    t->gaps_known = get_be16(from + 20 + 8 * TRANSPORT_KINDS) != 0;
     for (unsigned i = 0; i < TRANSPORT_TOLD_GAPS; i++) {
-        t->gaps[i].from_ns = get_be64(from + 20 + 8 * TRANSPORT_KINDS + 16 * i);
-        t->gaps[i].to_ns = get_be64(from + 28 + 8 * TRANSPORT_KINDS + 16 * i);
+        t->gaps[i].from_ns = get_be64(from + 22 + 8 * TRANSPORT_KINDS + 16 * i);
+        t->gaps[i].to_ns = get_be64(from + 30 + 8 * TRANSPORT_KINDS + 16 * i);
     }
 }
 

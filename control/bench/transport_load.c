@@ -34,7 +34,8 @@ static int fail(const struct loop *o, const char *why)
 
 static int loop_start(struct loop *o, struct way *w, const struct load_env *env, const char **why)
 {
-    *o = (struct loop){.w = w, .env = env, .why = why, .now_ns = port_now_ns()};
+    *o = (struct loop){
+        .w = w, .env = env, .why = why, .now_ns = port_now_ns(), .gaps.queued = gaps_queued};
     o->look_ns = o->now_ns + LOOK_NS;
     o->heard_ns = o->now_ns;
     gaps_begin(&o->gaps, o->now_ns);
@@ -276,38 +277,39 @@ static int open_run(struct open_loop *o)
     return rc < 0 ? rc : 0;
 }
 
-/* The peer's gaps while this lasted, all that it has to tell, and room for ours. */
-static int peers_gaps(struct open_loop *o, struct gap **at, size_t *n)
+/* The peer's gaps while this lasted: at[GAPS_MAX], for it keeps no more, and what it sees while it
+ * is asked comes behind them. */
+static int peers_gaps(struct open_loop *o, struct gap *at, size_t *n, bool *known)
 {
     const struct load_env *env = o->loop.env;
     struct transport_told told;
 
+    *n = 0;
     do {
-        struct gap *more;
         int rc = asker_ask(env->asker, ASK_NS, env->gone, env->arg, &told, o->loop.why);
 
         if (rc)
             return rc;
-        more = realloc(*at, (*n + TRANSPORT_TOLD_GAPS + GAPS_MAX) * sizeof *more);
-        if (!more)
-            return -ENOMEM;
-        *at = more;
-        memcpy(*at + *n, told.gaps, told.n_gaps * sizeof told.gaps[0]);
+        memcpy(at + *n, told.gaps, told.n_gaps * sizeof told.gaps[0]);
         *n += told.n_gaps;
-    } while (told.n_gaps == TRANSPORT_TOLD_GAPS);
+    } while (told.n_gaps == TRANSPORT_TOLD_GAPS && *n + TRANSPORT_TOLD_GAPS <= GAPS_MAX);
+    *known = told.gaps_known;
     return 0;
 }
 
 /* Those messages that no process without its core held up. */
 static int open_undisturbed(struct open_loop *o)
 {
-    struct gap *at = NULL;
-    size_t n = 0, next = 0;
-    int rc = peers_gaps(o, &at, &n);
+    struct gap *at = malloc(2 * GAPS_MAX * sizeof *at); /* the peer's and ours */
+    size_t n, next = 0;
+    bool known;
 
+    if (!at)
+        return -ENOMEM;
+    const int rc = peers_gaps(o, at, &n, &known);
     for (uint32_t i = 0; i < o->total; i++)
         o->flights[i].due_ns += o->start_ns;
-    if (!rc) {
+    if (!rc && known && o->loop.gaps.known) {
         n = gaps_since_due(at, n, o->flights, o->total);
         n += gaps_take(&o->loop.gaps, at + n, GAPS_MAX);
         n = gaps_merge(at, n);

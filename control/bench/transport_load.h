@@ -20,7 +20,8 @@ struct load_result {
     uint64_t lost;                       /* not answered */
     uint64_t messages, message_ns;       /* one way */
     uint64_t cpu_ns, cpu_messages;       /* of both processes */
-    bool gaps_known;                     /* of link and raw's open loop on one host, and so are */
+    bool gaps_known;                     /* of link and raw's open loop on one host whose kernel
+                                          * counts waits for a core, and so are */
     uint64_t lost_core_ns;               /* time of it without the core of either process, */
     struct histogram kept;               /* and those of rtt that no such time held up */
 };

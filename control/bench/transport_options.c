@@ -213,8 +213,8 @@ static const struct argp argp = {
     "the time goes to round trips, a message of each session under way, half to a stream one way; "
     "with --rate all of it to round trips, and a message that had to wait counts from when it was "
     "due; core_lost is then the share of time in which either process did not have its core "
-    "(for 10 us or more), and p50 and p99 kept are of the messages that this did not hold up. raw, udp, tcp and tls poll at both ends without a pause; the link waits as edge and "
-    "cloud do. "
+    "(for 10 us or more), and p50 and p99 kept are of the messages that this did not hold up. "
+    "raw, udp, tcp and tls poll at both ends without a pause; the link waits as edge and cloud do. "
     "CPU time is that of both processes. --netem impairs the port, so link and raw, not udp, tcp "
     "and tls. "
     "A message longer than a packet has no raw, one longer than a datagram no udp.",

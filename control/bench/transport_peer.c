@@ -183,6 +183,7 @@ static void tell(struct peer *p, struct pump *pump, const struct link_message *m
         .tls_port = p->floors.tls_port,
     };
 
+    t.gaps_known = p->bounce.gaps.known;
     t.n_gaps = (uint16_t)gaps_take(&p->bounce.gaps, t.gaps, TRANSPORT_TOLD_GAPS);
     for (unsigned k = TRANSPORT_UDP; k < TRANSPORT_KINDS; k++)
         t.sunk[k] = __atomic_load_n(&p->floors.sunk[k], __ATOMIC_RELAXED);
@@ -351,7 +352,8 @@ int transport_peer(const char *uri, const struct security *security,
     p.bounce = (struct bounce){
         .port = {.ops = &bounce_ops, .caps = port->caps, .pool = port->pool, .path = port->path},
         .inner = port,
-        .links = &p.links};
+        .links = &p.links,
+        .gaps.queued = gaps_queued};
     const struct links_params params = {
         .port = &p.bounce.port, .security = security_of(security), .max = ASKERS_MAX};
     rc = links_open(&p.links, &params, port_now_ns());

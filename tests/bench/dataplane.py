@@ -12,9 +12,9 @@
   xdp       round trip of 300 B over xdp between network namespaces, encrypted, beside the port without the link and
             the kernel's UDP and TCP over a second pair of the same kind: <= raw + 1.5 us
   sessions  1,000 sessions of 300 B over one memif link: what it carries at most (closed loop), and in an open loop
-            at half of that p99 <= 5 x p50, that rate being kept. Beside it the same of the messages that no process
-            without its core held up (core_lost, p99 kept of `isthmus bench transport`), which is what is judged where
-            cores were taken for more than .5 % of the time: then the plain ratio is the machine's
+            at half of that p99 <= 5 x p50 of all messages, that rate being kept. Beside it, and not judged: core_lost
+            of `isthmus bench transport`, the same ratio of the messages that no such time held up, and their share. A
+            slow turn of our own may count as a lost core, so these say where to look, and excuse nothing
 
 usage: tests/bench/dataplane.py [--only PART,...] [--rounds N] [--format md|jsonl] [--quick]
        (--quick: short, only see that it runs: no figure is judged)
@@ -47,7 +47,6 @@ RATE_BIT_PER_S = 20e6
 NETEM = "rate=20mbit,delay=10ms"
 HISTORY, BEFORE, AFTER = 512, 64, 64  # tokens when the cloud is killed, those of them that were generated, and more
 IDLE_PERCENT = 3
-CORE_LOST_MAX = .005  # of the time: 1 % of late messages are then the machine's, for catching up doubles it
 
 
 # --- kill --------------------------------------------------------------------------------------------------------
@@ -268,8 +267,15 @@ def xdp(o, goals):
                     **{k + "_us": statistics.median(v) for k, v in p50.items()})
 
 
+def undisturbed(row):
+    """What is beside the ratio of all messages; None: not known, or there were no such messages."""
+    ratio = row["rtt_ns_p99_kept"] and row["rtt_ns_p99_kept"] / row["rtt_ns_p50_kept"]
+    share = row["kept"] if row["kept"] is None else row["kept"] / (row["round_trips"] + row["lost"])
+    return {"undisturbed": ratio, "undisturbed_share": share, "core_lost": row["core_lost"]}
+
+
 def sessions(o, goals):
-    most, ratios, times, kept, undisturbed, lost, left = ([] for _ in range(7))
+    most, ratios, times, kept, beside = ([] for _ in range(5))
     for _ in range(o.rounds):
         common = ("--port", "memif", "--kind", "link", "--sessions", "1000", "--time", o.time_s)
         most.append(transport(*common)["link"]["round_trips_per_s"])
@@ -277,17 +283,12 @@ def sessions(o, goals):
         kept.append(row["messages_per_s"] / row["rate_per_s"])
         times.append((row["rtt_ns_p50"] * 1e-3, row["rtt_ns_p99"] * 1e-3))
         ratios.append(times[-1][1] / times[-1][0])
-        undisturbed.append((row["rtt_ns_p99_kept"] or float("inf")) / (row["rtt_ns_p50_kept"] or 1))
-        lost.append(row["core_lost"])
-        left.append(row["kept"] / row["round_trips"])
+        beside.append(undisturbed(row))
     p50, p99 = (statistics.median(t) for t in zip(*times))
-    share = statistics.median(lost)
-    disturbed = share > CORE_LOST_MAX
-    goals.judge("1,000 sessions, 300 B, memif, half of capacity: p99 / p50"
-                + (", of messages that kept their cores (taken for %.2g %% of the time)" % (100 * share) if disturbed
-                   else ""), statistics.median(undisturbed if disturbed else ratios), "<=", 5, "x",
-                of_all=[round(r, 2) for r in ratios], of_undisturbed=[round(r, 2) for r in undisturbed],
-                core_lost=share, undisturbed_share=statistics.median(left), p50_us=p50, p99_us=p99, capacity_per_s=round(statistics.median(most)))
+    goals.judge("1,000 sessions, 300 B, memif, half of capacity: p99 / p50", statistics.median(ratios), "<=", 5, "x",
+                rounds=[round(r, 2) for r in ratios], p50_us=p50, p99_us=p99,
+                capacity_per_s=round(statistics.median(most)),
+                **{k: [b[k] for b in beside] for k in beside[0]})
     goals.judge("1,000 sessions: of that rate, answered in time", min(kept), ">=", .98, "")
 
 

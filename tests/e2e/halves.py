@@ -143,8 +143,9 @@ def free_port():
     while True:
         number = random.randrange(20000, 32000)
         try:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-                s.bind(("", number))
+            for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                with socket.socket(socket.AF_INET, kind) as s:
+                    s.bind(("", number))
             return number
         except OSError:
             pass

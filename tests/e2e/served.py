@@ -38,35 +38,31 @@ class Control:
 
 
 class Answer(threading.Thread):
-    """An answer by HTTP, in the making; `text` and `finish` when it has ended."""
+    """An answer by HTTP, in the making; `status` and `body` when it has ended."""
 
-    def __init__(self, port, n=LONG):
+    def __init__(self, port, n=LONG, prompt="Once upon a time there was a"):
         super().__init__(daemon=True)
-        self.port, self.n, self.status, self.body = port, n, 0, None
+        self.port, self.n, self.prompt, self.status, self.body = port, n, prompt, 0, None
         self.start()
 
     def run(self):
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=e2e.TIMEOUT_S)
         try:
-            c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=180)
             c.request("GET", "/v1/models")
             name = json.loads(c.getresponse().read())["data"][0]["id"]
             c.request("POST", "/v1/completions", json.dumps({
-                "model": name, "prompt": "Once upon a time there was a", "max_tokens": self.n, "ignore_eos": True}),
+                "model": name, "prompt": self.prompt, "max_tokens": self.n, "temperature": 0, "ignore_eos": True}),
                 {"Content-Type": "application/json"})
             r = c.getresponse()
             self.status, self.body = r.status, r.read().decode()
-        except (OSError, ValueError, LookupError) as error:
+        except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
             self.body = repr(error)
+        finally:
+            c.close()
 
     def ended(self, seconds=60):
         self.join(seconds)
         return not self.is_alive()
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def answers(path):
@@ -79,7 +75,7 @@ def answers(path):
 
 
 def serving(path, model, *args):
-    port = free_port()
+    port = halves.free_port()
     half = halves.Half("run", "-m", model, "--listen", "127.0.0.1:%d" % port, "--control", path,
                        *e2e.ONE_CORE, *args)
     if not e2e.wait_for(lambda: answers(path) or half.process.poll() is not None, 120) \

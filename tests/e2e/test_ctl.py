@@ -15,7 +15,7 @@ import time
 
 import e2e
 import halves
-from served import Answer, Control, LONG, answers, free_port, serving
+from served import Answer, Control, LONG, answers, serving
 
 
 def ctl(path, *args):
@@ -85,7 +85,7 @@ def sessions(path, model):
     e2e.check(control.code("codec.set", rate=150) == -32003, "no profile, no targets")
 
     # A second process does not get its socket; what a dead one left is replaced.
-    done = e2e.isthmus("run", "-m", model, "--listen", "127.0.0.1:%d" % free_port(), "--control", path,
+    done = e2e.isthmus("run", "-m", model, "--listen", "127.0.0.1:%d" % halves.free_port(), "--control", path,
                        *e2e.ONE_CORE, timeout=120)
     e2e.check(done.returncode == 2 and "another process" in done.stderr, "taken: %s" % done.stderr)
     half.process.kill()

@@ -3,15 +3,12 @@
 """The ladder of --memory-budget on the real program: coarser activations, for histories; shorter contexts; no new
 sessions; each logged, shown by the control socket, and left when what it was for has ended. That of keys and values is
 test_kv.py's, all of it under load test_soak.py's."""
-import http.client
-import json
 import os
 import tempfile
-import threading
 
 import e2e
 import halves
-from served import Control
+from served import Answer, Control
 
 N_CTX = 1024
 SESSION = 256  # tokens: whole pages
@@ -20,35 +17,12 @@ SESSION = 256  # tokens: whole pages
 KV_BUDGET, HISTORY = 16000000, "400kB"
 
 
-class Asked(threading.Thread):
-    """A request under way."""
-
-    def __init__(self, serving, prompt, max_tokens):
-        super().__init__(daemon=True)
-        self.serving, self.status, self.said = serving, None, ""
-        self.body = {"model": serving.name, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0,
-                     "ignore_eos": True}
-        self.start()
-
-    def run(self):
-        connection = http.client.HTTPConnection("127.0.0.1", self.serving.http, timeout=e2e.TIMEOUT_S)
-        try:
-            connection.request("POST", "/v1/completions", json.dumps(self.body), {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            self.said, self.status = answer.read().decode(), answer.status
-        except (OSError, http.client.HTTPException) as e:
-            self.said = str(e)
-        finally:
-            connection.close()
-
-
 class Serving:
     """An edge that serves, with its cloud, at a distance: answers last."""
 
     def __init__(self, model, folder, *args):
         port = "udp:127.0.0.1:%d" % halves.free_port()
         self.http, path = halves.free_port(), os.path.join(folder, "edge.sock")
-        self.name = os.path.basename(model)[:-len(".gguf")]
         self.cloud = halves.Cloud(model, port, "--split", 10, "--max-sessions", 10)
         e2e.check(self.cloud.ready(), "the cloud serves: " + self.cloud.said()[-500:])
         self.edge = halves.Edge(model, port, "--split", 10, "--ctx", N_CTX, "--kv-least", "f16", "--kv-budget",
@@ -87,7 +61,7 @@ def activations(model, folder):
     """A history that fills up: what is kept in it becomes coarser, whatever the limit of time would allow."""
     s = Serving(model, folder, "--history", HISTORY, "--max-tpot", 60000)
     e2e.check(s.control.result("stats")["adaptation"]["floor"] == 0, "any quality at first")
-    asked = Asked(s, "The river " * 250, 500)
+    asked = Answer(s.http, 500, "The river " * 250)
     stats = s.await_step("coarser activations", lambda stats: stats["adaptation"]["level"] > 0)
     a = stats["adaptation"]
     e2e.check(a["level"] == a["floor"], "as coarse as memory asks for: %s" % a)
@@ -103,21 +77,21 @@ def activations(model, folder):
 def sessions(model, folder):
     """A cache that is promised: new sessions have a quarter of the context, then there are none."""
     s = Serving(model, folder, "--max-waiting", 1)
-    asked = [Asked(s, "Story %d:" % i, SESSION - 8) for i in range(7)]
+    asked = [Answer(s.http, SESSION - 8, "Story %d:" % i) for i in range(7)]
     s.await_step("shorter contexts")
-    long = Asked(s, "The river " * 200, 8)
+    long = Answer(s.http, 8, "The river " * 200)
     long.join(e2e.TIMEOUT_S)
-    e2e.check(long.status == 503, "a long prompt is for later: %s %s" % (long.status, long.said))
-    asked.append(Asked(s, "Story 8:", SESSION - 8))
+    e2e.check(long.status == 503, "a long prompt is for later: %s %s" % (long.status, long.body))
+    asked.append(Answer(s.http, SESSION - 8, "Story 8:"))
     s.await_step("no new sessions")
     e2e.check(len(s.control.result("sessions.list")) == 8, "those that were taken go on")
-    waits = Asked(s, "One that waits:", 4)
+    waits = Answer(s.http, 4, "One that waits:")
     e2e.check(e2e.wait_for(lambda: s.control.result("stats")["waiting"] == 1, 30), "it waits")
-    none = Asked(s, "One too many:", 4)
+    none = Answer(s.http, 4, "One too many:")
     none.join(e2e.TIMEOUT_S)
-    e2e.check(none.status == 429, "no more may wait: %s %s" % (none.status, none.said))
+    e2e.check(none.status == 429, "no more may wait: %s %s" % (none.status, none.body))
     s.end(asked + [waits], "shorter contexts", "no new sessions")
-    e2e.check(waits.status == 200, "who waited was served: %s %s" % (waits.status, waits.said))
+    e2e.check(waits.status == 200, "who waited was served: %s %s" % (waits.status, waits.body))
 
 
 def main():

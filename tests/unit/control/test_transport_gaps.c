@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control/bench/transport_gaps.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,9 +10,22 @@
 
 #define US 1000ull
 
+static uint64_t waited_ns; /* for a core, as the kernel would say */
+static int told(uint64_t *ns)
+{
+    *ns = waited_ns;
+    return 0;
+}
+
+static int not_told(uint64_t *ns)
+{
+    *ns = 0;
+    return -ENOTSUP;
+}
+
 static void test_turns(void **state)
 {
-    static struct gaps g;
+    static struct gaps g = {.queued = told};
     struct gap at[4];
 
     (void)state;
@@ -28,9 +42,65 @@ static void test_turns(void **state)
     assert_int_equal(gaps_take(&g, at, 4), 0);
 }
 
+/* Where the kernel counted a wait, packets explain nothing; of an idle turn the wait alone is one. */
+static void test_waits(void **state)
+{
+    static struct gaps g = {.queued = told};
+    struct gap at[4];
+
+    (void)state;
+    waited_ns = 700 * US; /* before */
+    gaps_begin(&g, 1000 * US);
+    gaps_turn(&g, 1100 * US, 100, false);
+    waited_ns += 9 * US; /* short */
+    gaps_turn(&g, 1200 * US, 100, false);
+    waited_ns += 30 * US;
+    gaps_turn(&g, 1300 * US, 100, false);
+    waited_ns += 40 * US;
+    gaps_turn(&g, 9300 * US, 0, true);
+    waited_ns += 500 * US; /* no gap is longer than the turn */
+    gaps_turn(&g, 9400 * US, 0, true);
+    assert_true(g.known);
+    assert_int_equal(gaps_take(&g, at, 4), 3);
+    assert_true(at[0].from_ns == 1200 * US && at[0].to_ns == 1300 * US);
+    assert_true(at[1].from_ns == 9260 * US && at[1].to_ns == 9300 * US);
+    assert_true(at[2].from_ns == 9300 * US && at[2].to_ns == 9400 * US);
+}
+
+/* A turn that ended before the last look: no gap, and time does not go back. */
+static void test_earlier(void **state)
+{
+    static struct gaps g = {.queued = told};
+    struct gap at[4];
+
+    (void)state;
+    gaps_begin(&g, 1000 * US);
+    gaps_turn(&g, 900 * US, 0, false);
+    gaps_turn(&g, 1000 * US, 0, false);
+    assert_int_equal(g.looked_ns, 1000 * US);
+    assert_int_equal(gaps_take(&g, at, 4), 0);
+    gaps_turn(&g, 1050 * US, 0, false);
+    assert_int_equal(gaps_take(&g, at, 4), 1);
+    assert_true(at[0].from_ns == 1000 * US && at[0].to_ns == 1050 * US);
+}
+
+static void test_not_known(void **state)
+{
+    static struct gaps never = {.queued = not_told}, later = {.queued = told};
+
+    (void)state;
+    gaps_begin(&never, 1000 * US);
+    assert_false(never.known);
+    gaps_begin(&later, 1000 * US);
+    assert_true(later.known);
+    later.queued = not_told;
+    gaps_turn(&later, 2000 * US, 0, false);
+    assert_false(later.known);
+}
+
 static void test_full(void **state)
 {
-    static struct gaps g;
+    static struct gaps g = {.queued = told};
     struct gap at;
 
     (void)state;
@@ -130,9 +200,11 @@ static void test_since_due(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_turns),     cmocka_unit_test(test_full),
-        cmocka_unit_test(test_merge),     cmocka_unit_test(test_caught_up),
-        cmocka_unit_test(test_slow_itself), cmocka_unit_test(test_since_due),
+        cmocka_unit_test(test_turns),       cmocka_unit_test(test_waits),
+        cmocka_unit_test(test_earlier),     cmocka_unit_test(test_not_known),
+        cmocka_unit_test(test_full),        cmocka_unit_test(test_merge),
+        cmocka_unit_test(test_caught_up),   cmocka_unit_test(test_slow_itself),
+        cmocka_unit_test(test_since_due),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
