@@ -330,9 +330,9 @@ static int set_up(struct ether_queue *q, enum uri_kind kind, uint32_t mtu, struc
     if (rc == 0)
         rc = rte_eth_tx_queue_setup(q->id, 0, RING, (unsigned)SOCKET_ID_ANY, NULL);
     if (rc == 0) {
-        ifflags_keep(true);
+        port_keep_ifflags(true);
         rc = rte_eth_dev_start(q->id);
-        ifflags_keep(false);
+        port_keep_ifflags(false);
     }
     return rc;
 }

@@ -15,7 +15,7 @@ int __wrap_ioctl(int fd, unsigned long request, ...);
 
 static _Thread_local bool kept;
 
-void ifflags_keep(bool keep)
+void port_keep_ifflags(bool keep)
 {
     kept = keep;
 }

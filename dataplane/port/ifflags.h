@@ -5,6 +5,6 @@
 #include <stdbool.h>
 
 /* While true, what this thread's ioctl() calls would make of interfaces' flags is left out: they return 0. */
-void ifflags_keep(bool keep);
+void port_keep_ifflags(bool keep);
 
 #endif
