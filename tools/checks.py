@@ -218,7 +218,7 @@ def check(options):
             # unit tests run its statistics, fuzzers its profiles.
             names = [n for n in tests_named("build-asan", "")
                      if n not in ("e2e score", "e2e quality", "e2e edge_memory", "e2e bench runs",
-                                  "e2e dataplane goals", "e2e netem goals",
+                                  "e2e dataplane goals", "e2e netem goals", "e2e adapt",
                                   "e2e figures", "e2e calibrate", "e2e profile", "e2e docs",
                                   "e2e package", "e2e plan", "e2e quantize", "e2e quantize_files",
                                   "e2e soak", "e2e soak_split", "e2e kv")]

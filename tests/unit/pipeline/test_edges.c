@@ -741,6 +741,7 @@ static void test_left_over(void **state)
     send_part(port, 7, 1, WIRE_FLAG_HELLO, 0, 2);
     crowd_run_for(&c, 200 * RIG_MS);
     assert_int_equal(stats_of(&c).edges_joined, joined + 1);
+    expect_right(&c, 1, &q);
     crowd_close(&c);
 }
 
