@@ -43,6 +43,7 @@ LEFT_OUT = [
     ("docs/adaptation.md", r"^isthmus edge [.][.][.]", "a part of a command"),
     ("docs/performance.md", r"^tests/bench/peer.py", "another engine, built by hand"),
     ("docs/planner.md", r"^isthmus plan ", "the profiles before it take minutes; test_plan.py runs both"),
+    ("docs/planner.md", r"^(isthmus calibrate|tools/quality-table) ", "an hour; test_calibrate.py makes a profile"),
     ("docs/codec.md", r"^isthmus eval .*--plot docs/", "minutes, with a profile of the whole text; test_eval.py draws one"),
     ("docs/quantize.md", r"^isthmus (quantize|run -m pair|eval -m pair) ", "takes minutes; test_quantize.py and test_pair.py run them"),
     ("docs/security.md", r"^(echo|isthmus (cloud|edge)) ", "others' keys and hosts; test_secure.py has such"),
