@@ -275,4 +275,9 @@ void receive_replied(struct link *l);
 uint32_t receive_credit(const struct link *l);
 uint64_t receive_ack_deadline(const struct link *l);
 
+static inline uint64_t clamp(uint64_t v, uint64_t low, uint64_t high)
+{
+    return v < low ? low : v > high ? high : v;
+}
+
 #endif

@@ -220,8 +220,9 @@ static bool is_epoch(const struct link *l, const struct wire_header *h)
 
 /*
  * Whether the frame belongs to this connection. A responder takes the connection of the first
- * message 1 it sees, of a sender that has not heard it. Later messages of a peer that has not heard us yet may overtake that one and
- * are dropped (they will be sent again); anything else is from a connection we don't know.
+ * message 1 it sees, of a sender that has not heard it. Later messages of a peer that has not heard
+ * us yet may overtake that one and are dropped (they will be sent again); anything else is from a
+ * connection we don't know.
  */
 static bool is_ours(struct link *l, const struct wire_header *h, const uint8_t *frame)
 {

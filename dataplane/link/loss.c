@@ -264,11 +264,6 @@ int loss_read_ack(struct link *l, uint32_t control_number, const uint8_t *payloa
 
 /* --- lost ------------------------------------------------------------------------------------- */
 
-static uint64_t clamp(uint64_t v, uint64_t low, uint64_t high)
-{
-    return v < low ? low : v > high ? high : v;
-}
-
 /* The least: of a probe as late as the peer has been found to be, of what follows it rto_min_ns. */
 static uint64_t rto_least(const struct link *l)
 {

@@ -52,9 +52,7 @@ static uint64_t retry_ns(const struct link *l)
 /* How long frames of the way that was left may still come; who holds them up can't make that long. */
 static uint64_t left_ns(const struct link *l)
 {
-    const uint64_t ns = 4 * l->srtt_ns;
-
-    return ns < LEFT_MIN_NS ? LEFT_MIN_NS : ns > LEFT_MAX_NS ? LEFT_MAX_NS : ns;
+    return clamp(4 * l->srtt_ns, LEFT_MIN_NS, LEFT_MAX_NS);
 }
 
 static void move_to(struct link *l, const struct wire_path *path)

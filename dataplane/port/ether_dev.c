@@ -23,8 +23,8 @@
 
 #include "dataplane/port/eal.h"
 #include "dataplane/port/ether.h"
-#include "dataplane/port/mbuf.h"
 #include "dataplane/port/ifflags.h"
+#include "dataplane/port/mbuf.h"
 #include "dataplane/port/netif.h"
 
 #define RING 512

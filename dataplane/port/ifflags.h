@@ -4,7 +4,8 @@
 
 #include <stdbool.h>
 
-/* While true, what this thread's ioctl() calls would make of interfaces' flags is left out: they return 0. */
+/* While true, what this thread's ioctl() calls would make of interfaces' flags is left out: they
+ * return 0. */
 void port_keep_ifflags(bool keep);
 
 #endif
