@@ -296,16 +296,17 @@ def starts_under_its_limit():
 
 def beside_resident(where, wish, split, kv, sessions, tokens):
     """Planned memory beside that of real halves (run's options `where`, plan's `wish`), which a prompt of so many
-    tokens fills."""
+    tokens fills. Several answer long enough that the first is not at its end before the last has been read."""
+    answered = 24 if sessions == 1 else 160
     with open(e2e.shared("eval/wikitext2-valid.txt"), encoding="utf-8") as f:
         words = f.read(200000).split()
-    requests = [{"prompt": " ".join(words[i * 900:i * 900 + tokens * 2 // 3]), "n_predict": 24}
+    requests = [{"prompt": " ".join(words[i * 900:i * 900 + tokens * 2 // 3]), "n_predict": answered}
                 for i in range(sessions)]
     results, edge, cloud = resident.run_requests(
         requests, *where, "--kv", kv, "--ctx", 1024, "--threads", 1, "--parallel", sessions, "--ignore-eos", "--json",
         "--no-prefix-cache")
-    longest = max(len(a["prompt_ids"]) for a in results) + 24
-    p = planned("--context", longest, "--prompt", longest - 24, "--sessions", sessions, "--split", split, "--kv", kv,
+    longest = max(len(a["prompt_ids"]) for a in results) + answered
+    p = planned("--context", longest, "--prompt", longest - answered, "--sessions", sessions, "--split", split, "--kv", kv,
                 "--codec", TSQ, "--chunk", 64, "--back", "keep", "--max-kl", 9, "-o", folder + "/x", "--port",
                 "memif:/x", *wish)
     for half, is_, should in (("edge", edge, p["edge_bytes"]), ("cloud", cloud, p["cloud_bytes"])):
