@@ -44,6 +44,13 @@ int measure_failed(int rc, const char *what)
 /* --- layers and head ---------------------------------------------------------------------------
  */
 
+void measure_trim(double *s, uint32_t n)
+{
+    for (uint32_t i = n; i-- > 1;)
+        if (s[i - 1] > s[i])
+            s[i - 1] = s[i];
+}
+
 /* Steps without logits; with the head also what logits of all rows add. */
 static int time_rows(const struct measure_params *p, struct stage *stage, struct plan_host *h)
 {
@@ -51,7 +58,6 @@ static int time_rows(const struct measure_params *p, struct stage *stage, struct
     const struct stage_info *info = stage_info(stage);
     const bool head = info->end_layer == info->n_layers;
     struct measure_stage *steps;
-    double with_s;
     int rc = measure_stage_open(stage, &steps);
 
     for (uint32_t i = 0; i < h->n_rows && rc == 0; i++) {
@@ -60,14 +66,17 @@ static int time_rows(const struct measure_params *p, struct stage *stage, struct
         rested_s[i] = s[i];
         if (rc == 0 && rows <= RESTED_MAX)
             rc = measure_step(steps, 0, rows, 0, MEASURE_RESTED, p->time_s, &rested_s[i]);
-        if (rc || !head)
-            continue;
-        rc =
-            measure_step(steps, 0, rows, rows,
-                         rows <= RESTED_MAX ? MEASURE_RESTED : MEASURE_AT_ONCE, p->time_s, &with_s);
-        h->head_s[i] = with_s > rested_s[i] ? with_s - rested_s[i] : 0;
+        if (rc == 0 && head) /* the step with it, as yet */
+            rc = measure_step(steps, 0, rows, rows,
+                              rows <= RESTED_MAX ? MEASURE_RESTED : MEASURE_AT_ONCE, p->time_s,
+                              &h->head_s[i]);
     }
     measure_stage_close(steps);
+    measure_trim(s, h->n_rows);
+    measure_trim(rested_s, h->n_rows);
+    measure_trim(h->head_s, head ? h->n_rows : 0);
+    for (uint32_t i = 0; i < h->n_rows && head; i++)
+        h->head_s[i] = h->head_s[i] > rested_s[i] ? h->head_s[i] - rested_s[i] : 0;
     return rc ? measure_failed(rc, "a step of the model") : EXIT_OK;
 }
 

@@ -53,10 +53,13 @@ static int time_format(const struct measure_params *p, const struct plan_host *h
         rc = matmul_set(m, h->rows[k]);
         if (rc == 0)
             rc = turns_take(&job, 1, p->time_s / 2);
-        /* One thread's; those of a team share the rows. */
-        s[k] = job.median_ns * 1e-9 / ((double)rows * cols * h->rows[k] * h->threads);
+        s[k] = job.median_ns * 1e-9;
     }
     matmul_close(m);
+    measure_trim(s, h->n_rows);
+    /* One thread's; those of a team share the rows. */
+    for (uint32_t k = 0; k < h->n_rows; k++)
+        s[k] /= (double)rows * cols * h->rows[k] * h->threads;
     return rc;
 }
 

@@ -16,8 +16,8 @@
 #define ANSWER_BYTES     (PACKET_BYTES + 32)
 
 /* While a session decodes, the link forgets what its path can carry (link/pace.c: RATE_KEPT_NS); a
- * prompt of more than it sends without knowing (LEAST_BYTES) waits until it has learned it again.
- * Round trips, measured over paths of 4 to 60 ms. */
+ * prompt of which more is made in a round trip than it sends without knowing (LEAST_BYTES) waits
+ * while that is doubled in each, up to so many: measured over paths of 4 to 60 ms. */
 #define LEARN_BYTES 6000.0
 #define LEARN_RTTS  1.5
 
@@ -165,9 +165,16 @@ static uint32_t next_rows(const struct plan_latency_case *c, uint32_t done)
     return left <= c->chunk ? left : done || c->chunk < 2 ? c->chunk : c->chunk / 2;
 }
 
-static double learn_s(const struct plan_latency_case *c)
+/* The edge makes the first chunk in edge_s. */
+static double learn_s(const struct plan_latency_case *c, double edge_s)
 {
-    return c->prompt * c->prefill_bytes > LEARN_BYTES ? LEARN_RTTS * c->link->rtt_s : 0;
+    const double first_bytes = chunk_bytes(c, next_rows(c, 0));
+    const double rtts_of_first = larger(edge_s, up_s(c->link, first_bytes)) / c->link->rtt_s;
+    const double made_bytes = first_bytes / fmin(1, rtts_of_first);
+    const double bytes = fmin(made_bytes, c->prompt * c->prefill_bytes);
+    const double doublings = log2(bytes / LEARN_BYTES);
+
+    return doublings > 0 ? fmin(doublings, LEARN_RTTS) * c->link->rtt_s : 0;
 }
 
 /* From the cloud's end to the edge's token. */
@@ -182,7 +189,7 @@ int plan_latency_prompt(const struct plan_model *m, const struct plan_latency_ca
 {
     const double half_s = c->link->rtt_s / 2;
     double edge_s = 0, link_s = 0, cloud_s = 0, answered_s[AHEAD] = {0};
-    const double learning_s = learn_s(c);
+    double learning_s = 0;
     struct chunk_times t = {.rows = 0};
     uint32_t n = 0;
 
@@ -191,6 +198,8 @@ int plan_latency_prompt(const struct plan_model *m, const struct plan_latency_ca
         const int rc = time_chunk(m, c, rows, &t);
         if (rc)
             return rc;
+        if (n == 0)
+            learning_s = learn_s(c, t.edge_s);
         /* After the first, both are at work at once. */
         const double edge_slow = c->beside && n ? plan_speed_host(c->edge)->beside : 1;
         const bool last = done + rows == c->prompt;
@@ -304,7 +313,7 @@ void plan_part_link(const struct plan_model *m, const struct plan_latency_case *
 double plan_latency_least_prompt(const struct plan_latency_case *c, const struct plan_part *edge,
                                  const struct plan_part *link, const struct plan_part *cloud)
 {
-    const double opened_s = larger(edge->first_s, c->link->rtt_s) + learn_s(c);
+    const double opened_s = larger(edge->first_s, c->link->rtt_s) + learn_s(c, edge->first_s);
     const double wake_s = plan_speed_host(c->edge)->wake_s + plan_speed_host(c->cloud)->wake_s;
     double least_s = edge->all_s + link->last_s + cloud->last_s;
 

@@ -88,6 +88,16 @@ static void one_chunk(void **state)
     const double rows = 1 + 63 / 16.0, wire = 64 * 1000 + 64 * 91 + 12;
     NEAR(t.ttft_s, fmax(2e-3 * rows, .01) + 1.5 * .01 + wire * 8 / 1e7 + 6e-3 * rows + 5e-3 + .01 +
                        114 * 8 / 1e9 + 1e-4);
+    /* Of hardly more than the link sends at once, a part of a doubling is waited for. */
+    x->c.prefill_bytes = 100;
+    assert_int_equal(plan_latency(&x->m, &x->c, &t), 0);
+    NEAR(t.ttft_s, fmax(2e-3 * rows, .01) + log2(6400 / 6e3) * .01 +
+                       plan_wire_bytes(&x->link, 64, 100) * 8 / 1e7 + 6e-3 * rows + 5e-3 + .01 +
+                       114 * 8 / 1e9 + 1e-4);
+    x->c.prefill_bytes = 93;
+    assert_int_equal(plan_latency(&x->m, &x->c, &t), 0);
+    NEAR(t.ttft_s, fmax(2e-3 * rows, .01) + plan_wire_bytes(&x->link, 64, 93) * 8 / 1e7 +
+                       6e-3 * rows + 5e-3 + .01 + 114 * 8 / 1e9 + 1e-4);
 }
 
 /* Of many chunks the slowest of edge, link and cloud sets the pace. */
