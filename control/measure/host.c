@@ -44,13 +44,6 @@ int measure_failed(int rc, const char *what)
 /* --- layers and head ---------------------------------------------------------------------------
  */
 
-void measure_trim(double *s, uint32_t n)
-{
-    for (uint32_t i = n; i-- > 1;)
-        if (s[i - 1] > s[i])
-            s[i - 1] = s[i];
-}
-
 /* Steps without logits; with the head also what logits of all rows add. */
 static int time_rows(const struct measure_params *p, struct stage *stage, struct plan_host *h)
 {
@@ -72,9 +65,9 @@ static int time_rows(const struct measure_params *p, struct stage *stage, struct
                               &h->head_s[i]);
     }
     measure_stage_close(steps);
-    measure_trim(s, h->n_rows);
-    measure_trim(rested_s, h->n_rows);
-    measure_trim(h->head_s, head ? h->n_rows : 0);
+    plan_trim_steps(s, h->n_rows);
+    plan_trim_steps(rested_s, h->n_rows);
+    plan_trim_steps(h->head_s, head ? h->n_rows : 0);
     for (uint32_t i = 0; i < h->n_rows && head; i++)
         h->head_s[i] = h->head_s[i] > rested_s[i] ? h->head_s[i] - rested_s[i] : 0;
     return rc ? measure_failed(rc, "a step of the model") : EXIT_OK;

@@ -56,10 +56,6 @@ void measure_stage_close(struct measure_stage *s);
 int measure_step(struct measure_stage *s, uint32_t depth, uint32_t rows, uint32_t n_logits,
                  enum measure_before before, double time_s, double *quarter_s);
 
-/* Steps of n ascending numbers of rows, s[n]: one of more rows does the work of fewer, so that what
- * took longer with fewer was held up by others, and becomes no more. */
-void measure_trim(double *s, uint32_t n);
-
 /* A stage of the first `layers` layers on the team, with room for a step of `rows` and depth tokens
  * before it. EXIT_OK or an exit code, said. */
 int measure_open_layers(const struct measure_params *p, struct team *team, uint32_t layers,

@@ -56,7 +56,7 @@ static int time_format(const struct measure_params *p, const struct plan_host *h
         s[k] = job.median_ns * 1e-9;
     }
     matmul_close(m);
-    measure_trim(s, h->n_rows);
+    plan_trim_steps(s, h->n_rows);
     /* One thread's; those of a team share the rows. */
     for (uint32_t k = 0; k < h->n_rows; k++)
         s[k] /= (double)rows * cols * h->rows[k] * h->threads;

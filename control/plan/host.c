@@ -259,6 +259,13 @@ char *plan_link_format(const struct plan_link *l)
                           l->rtt_s, "loss", l->loss, "mtu_bytes", (int)l->mtu_bytes));
 }
 
+void plan_trim_steps(double *s, uint32_t n)
+{
+    for (uint32_t i = n; i-- > 1;)
+        if (s[i - 1] > s[i])
+            s[i - 1] = s[i];
+}
+
 /* --- whose it is ----------------------------------------------------------------------------- */
 
 struct mark {

@@ -88,4 +88,8 @@ int plan_host_check(const struct plan_host *h, const char *name, const struct pl
 int plan_link_check(const struct plan_link *l, const char *name, const struct plan_host *here,
                     char *err);
 
+/* Steps of n ascending numbers of rows, s[n]: one of more rows does the work of fewer, so that what
+ * took longer with fewer was held up by others, and becomes no more. */
+void plan_trim_steps(double *s, uint32_t n);
+
 #endif

@@ -16,10 +16,12 @@
 #define ANSWER_BYTES     (PACKET_BYTES + 32)
 
 /* While a session decodes, the link forgets what its path can carry (link/pace.c: RATE_KEPT_NS); a
- * prompt of which more is made in a round trip than it sends without knowing (LEAST_BYTES) waits
- * while that is doubled in each, up to so many: measured over paths of 4 to 60 ms. */
-#define LEARN_BYTES 6000.0
-#define LEARN_RTTS  1.5
+ * prompt of which more goes in a round trip than it sends without knowing (LEAST_BYTES) waits while
+ * that is doubled in each, up to so many: where the link is what the others wait for, and where it
+ * never was full. Measured over paths of 4 to 60 ms. */
+#define LEARN_BYTES      6000.0
+#define LEARN_RTTS       1.5
+#define LEARN_SPARE_RTTS .75
 
 double plan_wire_bytes(const struct plan_link *l, uint32_t n, double row_bytes)
 {
@@ -165,16 +167,18 @@ static uint32_t next_rows(const struct plan_latency_case *c, uint32_t done)
     return left <= c->chunk ? left : done || c->chunk < 2 ? c->chunk : c->chunk / 2;
 }
 
-/* The edge makes the first chunk in edge_s. */
-static double learn_s(const struct plan_latency_case *c, double edge_s)
+/* The slower half takes halves_s for the first chunk. */
+static double learn_s(const struct plan_latency_case *c, double halves_s)
 {
     const double first_bytes = chunk_bytes(c, next_rows(c, 0));
-    const double rtts_of_first = larger(edge_s, up_s(c->link, first_bytes)) / c->link->rtt_s;
-    const double made_bytes = first_bytes / fmin(1, rtts_of_first);
-    const double bytes = fmin(made_bytes, c->prompt * c->prefill_bytes);
+    const double link_s = up_s(c->link, first_bytes);
+    const double rtts_of_first = larger(halves_s, link_s) / c->link->rtt_s;
+    const double bytes =
+        fmin(first_bytes / fmin(1, rtts_of_first), c->prompt * c->prefill_bytes);
+    const double most = link_s > halves_s ? LEARN_RTTS : LEARN_SPARE_RTTS;
     const double doublings = log2(bytes / LEARN_BYTES);
 
-    return doublings > 0 ? fmin(doublings, LEARN_RTTS) * c->link->rtt_s : 0;
+    return doublings > 0 ? fmin(doublings, most) * c->link->rtt_s : 0;
 }
 
 /* From the cloud's end to the edge's token. */
@@ -199,7 +203,7 @@ int plan_latency_prompt(const struct plan_model *m, const struct plan_latency_ca
         if (rc)
             return rc;
         if (n == 0)
-            learning_s = learn_s(c, t.edge_s);
+            learning_s = learn_s(c, larger(t.edge_s, t.cloud_s));
         /* After the first, both are at work at once. */
         const double edge_slow = c->beside && n ? plan_speed_host(c->edge)->beside : 1;
         const bool last = done + rows == c->prompt;
@@ -313,7 +317,8 @@ void plan_part_link(const struct plan_model *m, const struct plan_latency_case *
 double plan_latency_least_prompt(const struct plan_latency_case *c, const struct plan_part *edge,
                                  const struct plan_part *link, const struct plan_part *cloud)
 {
-    const double opened_s = larger(edge->first_s, c->link->rtt_s) + learn_s(c, edge->first_s);
+    const double learning_s = learn_s(c, larger(edge->first_s, cloud->first_s));
+    const double opened_s = larger(edge->first_s, c->link->rtt_s) + learning_s;
     const double wake_s = plan_speed_host(c->edge)->wake_s + plan_speed_host(c->cloud)->wake_s;
     double least_s = edge->all_s + link->last_s + cloud->last_s;
 

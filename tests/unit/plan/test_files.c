@@ -11,8 +11,6 @@
 
 #include <cmocka.h>
 
-#include "control/measure/measure.h"
-
 #include "models.h"
 
 static void host_again(void **state)
@@ -116,12 +114,12 @@ static void held_up(void **state)
     double s[] = {5, 2, 3, 9, 8}, one[] = {1};
 
     (void)state;
-    measure_trim(s, 5);
+    plan_trim_steps(s, 5);
     const double want[] = {2, 2, 3, 8, 8};
     assert_memory_equal(s, want, sizeof want);
-    measure_trim(one, 1);
+    plan_trim_steps(one, 1);
     assert_true(one[0] == 1);
-    measure_trim(NULL, 0);
+    plan_trim_steps(NULL, 0);
 }
 
 static void links(void **state)
