@@ -90,8 +90,9 @@ static struct prefix_search search(struct edge *e, const struct edge_session *s,
             continue;
         if (o->state == EDGE_LINGERING)
             prefix_consider(&p, o, o->ids, there, there, false);
-        else
-            prefix_consider(&p, o, o->ids, o->n_ids, there, o->id < s->id && !o->give_up_ns);
+        else /* one without a sequence may be waiting for the room that s has */
+            prefix_consider(&p, o, o->ids, o->n_ids, there,
+                            o->id < s->id && o->seq >= 0 && !o->give_up_ns);
     }
     return p;
 }
@@ -293,6 +294,7 @@ static void go_on(struct edge *e, struct edge_session *s)
             return;
         }
         stage_seq_close(e->p.stage, s->seq); /* what it had reserved is enough */
+        e->news = true;                      /* if it is not: nobody waits for s any more */
     }
     err = take(e, s, &p);
     if (err == -ENOSPC && busy > 1)
@@ -308,12 +310,13 @@ static void go_on(struct edge *e, struct edge_session *s)
 void edge_share_step(struct edge *e)
 {
     const uint32_t n = e->any_waiting ? e->n_places : 0;
+    const bool news = e->news;
 
-    e->any_waiting = false;
+    e->any_waiting = e->news = false;
     for (uint32_t i = 0; i < n; i++) {
         struct edge_session *s = &e->sessions[i];
 
-        if (s->state == EDGE_WAITING && e->news)
+        if (s->state == EDGE_WAITING && news)
             go_on(e, s);
         if (s->state == EDGE_OPENING && s->retry_ns && e->now_ns >= s->retry_ns) {
             s->retry_ns = 0;
@@ -321,7 +324,6 @@ void edge_share_step(struct edge *e)
         }
         e->any_waiting |= s->state == EDGE_WAITING || s->retry_ns;
     }
-    e->news = false;
 }
 
 uint64_t edge_share_deadline(const struct edge *e)
