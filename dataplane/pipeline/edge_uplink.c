@@ -231,8 +231,8 @@ static void say_kv(struct edge_uplink *u)
     if (asked == KV_F16)
         edge_say(e, "the cloud asks for no coarser keys and values any more (port %s)", u->where);
     else if (gets == asked)
-        edge_say(e, "the cloud asks for keys and values in %s (port %s): new sessions get them",
-                 kv_format_name(asked), u->where);
+        edge_say(e, "the cloud asks for keys and values in %s (port %s): new sessions get them, or "
+                 "coarser ones", kv_format_name(asked), u->where);
     else
         edge_say(e, "the cloud asks for keys and values in %s (port %s): new sessions get %s, the "
                  "coarsest that they may have", kv_format_name(asked), u->where,

@@ -69,9 +69,10 @@ static void test_asked(void **state)
     } want[] = {
         {KV_F16, KV_F16, KV_Q4, all, KV_F16, NULL},
         {KV_F16, KV_Q8, KV_K8V4, all, KV_Q8, "in q8 (port"},
-        {KV_F16, KV_Q4, KV_Q4, all, KV_Q4, "new sessions get them"},
+        {KV_F16, KV_Q4, KV_Q4, all, KV_Q4, "new sessions get them, or coarser ones"},
         {KV_F16, KV_Q4, KV_Q8, all, KV_Q8, "new sessions get q8, the coarsest that they may have"},
         {KV_F16, KV_Q8, KV_F16, all, KV_F16, NULL},
+        {KV_K8V4, KV_Q8, KV_Q4, all, KV_K8V4, "new sessions get them, or coarser ones"},
         {KV_K8V4, KV_Q8, KV_K8V4, all, KV_K8V4, NULL},
         {KV_Q8, KV_K8V4, KV_F16, all, KV_Q8, NULL},
         {KV_F16, KV_Q8, KV_K8V4, no_q8, KV_F16, "new sessions get f16"},
