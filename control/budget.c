@@ -181,6 +181,11 @@ enum kv_format budget_kv(const struct budget *b)
     return b->kv[b->kv_steps];
 }
 
+enum kv_format budget_kv_asked(const struct budget *b)
+{
+    return b->kv_steps ? budget_kv(b) : KV_F16;
+}
+
 static double part(uint64_t of, uint64_t limit)
 {
     return limit ? (double)of / (double)limit : 0;

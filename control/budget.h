@@ -3,7 +3,8 @@
  * --memory-budget: what a process may take in all. At start each term is put beside it and what
  * cannot fit is refused; what is left is the cache's. While it runs a ladder keeps it: coarser
  * activations, for the histories that they are kept in; coarser keys and values for new sessions,
- * whose format is a session's own at both halves; shorter contexts for them; no new sessions.
+ * whose format is a session's own at both halves; shorter contexts for them; no new sessions. A cloud
+ * has no activations to make coarser, and asks edges for coarser keys and values.
  */
 #ifndef ISTHMUS_CONTROL_BUDGET_H
 #define ISTHMUS_CONTROL_BUDGET_H
@@ -23,6 +24,11 @@
 /* The coarsest keys and values that new sessions get when memory is short, unless told otherwise:
  * those of q4 cost a text a good deal more. */
 #define BUDGET_KV_LEAST KV_K8V4
+/* The same where --kv-least may be given: 1 + the format, 0: not given. */
+static inline enum kv_format budget_kv_least(uint32_t given)
+{
+    return given ? (enum kv_format)(given - 1) : BUDGET_KV_LEAST;
+}
 
 struct budget_plan {
     uint64_t budget_bytes;
@@ -85,6 +91,8 @@ bool budget_look(struct budget *b, const struct account *a);
 
 /* That new sessions have. */
 enum kv_format budget_kv(const struct budget *b);
+/* That a cloud asks for: the same, but KV_F16, any, while it has taken no step. */
+enum kv_format budget_kv_asked(const struct budget *b);
 /* Of a context of n_ctx tokens, those that new sessions may have. */
 uint32_t budget_context(const struct budget *b, uint32_t n_ctx);
 

@@ -150,11 +150,12 @@ static void wake(void *arg)
 
 #define BUDGET_LOOK_NS (SECOND_NS / 10)
 
-/* Ten times a second. What new sessions' keys and values are kept in their edges decide. */
+/* Ten times a second. What new sessions' keys and values are kept in their edges decide: they are
+ * asked. */
 static void look_at_budget(struct cloud_serve *s, uint64_t now_ns, uint64_t *look_ns)
 {
     struct budget *b = &s->budget;
-    const enum budget_rung before = b->rung;
+    const struct budget before = *b;
     struct account a;
 
     if (!s->budget_bytes || now_ns < *look_ns)
@@ -163,13 +164,16 @@ static void look_at_budget(struct cloud_serve *s, uint64_t now_ns, uint64_t *loo
     account_of_cloud(s->cloud, s->stage, s->port, s->max_sessions, s->budget_bytes, &a);
     while (budget_is_full(b, &a) && cloud_make_room(s->cloud))
         account_of_cloud(s->cloud, s->stage, s->port, s->max_sessions, s->budget_bytes, &a);
-    if (!budget_look(b, &a) || b->rung == before)
+    if (!budget_look(b, &a) || (b->rung == before.rung && b->kv_steps == before.kv_steps))
         return;
+    const enum kv_format asked = budget_kv_asked(b);
     const uint32_t n_ctx = stage_info(s->stage)->n_ctx, tokens = budget_context(b, n_ctx);
     cloud_set_limits(s->cloud, tokens, b->rung == BUDGET_REFUSE);
-    log_info("memory: %s (step %u of %u), sessions of up to %u tokens: %.1f MB of %.1f resident, "
-             "cache promised %.1f of %.1f",
-             budget_rung_name(b->rung), b->rung, BUDGET_RUNGS - 1, tokens,
+    cloud_ask_kv(s->cloud, asked);
+    log_info("memory: %s (step %u of %u), new keys and values %s, sessions of up to %u tokens: "
+             "%.1f MB of %.1f resident, cache promised %.1f of %.1f",
+             budget_rung_name(b->rung), b->rung, BUDGET_RUNGS - 1,
+             asked ? kv_format_name(asked) : "of any format", tokens,
              (double)a.resident_bytes * 1e-6, (double)a.budget_bytes * 1e-6,
              (double)a.kv_busy_bytes * 1e-6, (double)a.limits[ACCOUNT_KV] * 1e-6);
 }

@@ -32,6 +32,7 @@ struct engine_stats {
 
 struct engine_session {
     uint32_t n_shared;
+    enum kv_format kv; /* of its keys and values */
     uint64_t tile_bytes_up, rows_up;
     double parameter; /* of its codec now, under a target; else 0 */
     char worker[64];  /* the cloud that it is at */

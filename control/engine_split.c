@@ -108,6 +108,7 @@ static bool split_session(const struct engine *e, int64_t session, struct engine
     if (edge_progress(edge, session, &r, &parameter) < 0)
         return false;
     *out = (struct engine_session){.n_shared = r.n_shared,
+                                   .kv = r.kv,
                                    .tile_bytes_up = r.tile_bytes_up,
                                    .rows_up = r.rows_up,
                                    .parameter = (double)parameter};

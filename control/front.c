@@ -242,6 +242,12 @@ struct need_process front_process(const struct front *f, const struct stage_para
     };
 }
 
+enum kv_format front_kv_least(const struct front *f)
+{
+    const enum kv_format own = f->o->model.kv, least = budget_kv_least(f->o->kv_least);
+    return f->o->serves && least > own ? least : own;
+}
+
 /* Its cache, and what --memory-budget leaves for it; or it is refused. */
 static int plan_stage(const struct front *f, struct stage_params *params, uint32_t threads)
 {
@@ -257,9 +263,7 @@ static int plan_stage(const struct front *f, struct stage_params *params, uint32
         .sessions = f->o->parallel,
         .with = front_process(f, params, threads),
     };
-    const uint32_t least = f->o->kv_least ? f->o->kv_least - 1 : BUDGET_KV_LEAST;
-    if (f->o->serves && least > params->kv_format) /* its ladder leads there */
-        plan.with.other_formats = least - params->kv_format;
+    plan.with.other_formats = front_kv_least(f) - params->kv_format;
     return budget_begin(&f->model, params, &plan);
 }
 
@@ -509,6 +513,7 @@ static int join(struct front *f, const struct join_options *j)
         .chunk_tokens = o->chunk_tokens,
         .max_sessions = o->parallel,
         .no_prefix = o->no_prefix,
+        .kv_most = front_kv_least(f),
         .connect_timeout_ns = j->connect_ns,
         .rejoin = {.timeout_ns = j->reconnect_ns,
                    .history_bytes = j->history_bytes,

@@ -44,7 +44,7 @@ struct front_options {
     bool no_prefix;           /* sessions share no cache */
     uint64_t kv_budget_bytes; /* 0: not given */
     uint64_t memory_budget_bytes; /* of this process in all; 0: none */
-    uint32_t kv_least; /* 1 + the coarsest enum kv_format that it may lead to; 0: not given */
+    uint32_t kv_least; /* 1 + the coarsest enum kv_format of new sessions; 0: not given */
     bool stats;                   /* print the account of memory at the end */
 };
 /* All of the above, for a command's argp as a child. */
@@ -84,6 +84,9 @@ struct front {
 /* Read and check everything that can be wrong before a stage is loaded. EXIT_OK or an exit code,
  * the error said; front_close is due in either case. */
 int front_open(struct front *f, const struct front_options *o);
+/* The coarsest keys and values that sessions may get, by the ladder of --memory-budget or because
+ * their cloud asks for them; where it does not serve, its own. */
+enum kv_format front_kv_least(const struct front *f);
 
 /*
  * For --check-config: all of the above, the cut, the cache, the budget and the cores, as they would

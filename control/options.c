@@ -102,6 +102,13 @@ enum kv_format opt_kv_format(struct argp_state *state, const char *arg)
     return (enum kv_format)f;
 }
 
+void opt_check_kv_least(struct argp_state *state, uint32_t kv_least, enum kv_format kv)
+{
+    if (kv_least && kv_least - 1 < (uint32_t)kv)
+        argp_error(state, "--kv-least %s: --kv %s is coarser",
+                   kv_format_name((enum kv_format)(kv_least - 1)), kv_format_name(kv));
+}
+
 /* --- model ---------------------------------------------------------------------------------------
  */
 

@@ -120,6 +120,8 @@ void opt_u32_list(struct argp_state *state, const char *name, char *text, uint32
 
 /* f16, q8, k8v4 or q4, or argp_error. */
 enum kv_format opt_kv_format(struct argp_state *state, const char *arg);
+/* --kv-least, 1 + the format, 0: not given, is not finer than --kv; or argp_error. */
+void opt_check_kv_least(struct argp_state *state, uint32_t kv_least, enum kv_format kv);
 
 /* --format: md, csv or jsonl, or argp_error. */
 void opt_table_format(struct argp_state *state, const char *arg, enum table_format *format);

@@ -29,6 +29,7 @@ enum {
     OPT_CHUNK,
     OPT_LEASE,
     OPT_MEMORY_BUDGET,
+    OPT_KV_LEAST,
     OPT_DRAIN_TIMEOUT
 };
 
@@ -46,6 +47,7 @@ struct cloud_options {
     bool once;
     uint32_t max_sessions, max_edges, chunk_tokens, lease_s, drain_timeout_s;
     uint64_t kv_budget_bytes, memory_budget_bytes;
+    uint32_t kv_least; /* 1 + the coarsest enum kv_format that edges are asked for; 0: not given */
 };
 
 static const struct argp_option options[] = {
@@ -65,6 +67,10 @@ static const struct argp_option options[] = {
      "Most memory for all of this process: 200MB. Refused at start where it cannot be kept; the "
      "cache "
      "gets what is left",
+     0},
+    {"kv-least", OPT_KV_LEAST, "f16|q8|k8v4|q4", 0,
+     "With --memory-budget: the coarsest keys and values that edges are asked for when the cache "
+     "is nearly full (default k8v4)",
      0},
     {"lease", OPT_LEASE, "SECONDS", 0,
      "How long sessions are kept for an edge that is not heard (default 10)", 0},
@@ -114,12 +120,18 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_MEMORY_BUDGET:
         o->memory_budget_bytes = opt_size(state, "--memory-budget", arg);
         return 0;
+    case OPT_KV_LEAST:
+        o->kv_least = 1 + (uint32_t)opt_kv_format(state, arg);
+        return 0;
     case OPT_LEASE:
         o->lease_s = opt_u32(state, "--lease", arg, 2, 86400);
         return 0;
     case ARGP_KEY_END:
         if (o->port.n > 1)
             argp_error(state, "--port: a cloud serves at one port; start another for another");
+        if (o->kv_least && !o->memory_budget_bytes)
+            argp_error(state, "--kv-least is for --memory-budget");
+        opt_check_kv_least(state, o->kv_least, o->model.kv);
         if (o->split.target.kind)
             argp_error(state, "--quality and --rate are for the edge: leave them out");
         if (o->authorized && (o->security.n_peers || o->security.insecure))
@@ -211,7 +223,9 @@ static int plan_stage(const struct cloud_options *o, const struct model *m,
                                .port_bytes = port_arg_bytes(o->port.uris[0]),
                                .sessions = o->max_sessions,
                                .with = *with};
-    plan.with.other_formats = BUDGET_KV_LEAST; /* that edges' ladders lead to */
+    /* That edges' ladders lead to, or its own. */
+    const enum kv_format least = budget_kv_least(o->kv_least);
+    plan.with.other_formats = least > BUDGET_KV_LEAST ? least : BUDGET_KV_LEAST;
     return budget_begin(m, p, &plan);
 }
 
@@ -387,6 +401,7 @@ int cmd_cloud(int argc, char **argv)
         .max_sessions = o.max_sessions,
         .budget_bytes = o.memory_budget_bytes,
     };
+    budget_formats(&serve.budget, stage_info(stage), o.model.kv, budget_kv_least(o.kv_least));
     rc = cloud_serve_reloads(&serve, &reload);
     if (rc != EXIT_OK)
         goto out;

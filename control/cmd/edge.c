@@ -54,8 +54,8 @@ static const struct argp_option options[] = {
      "gets what is left",
      0},
     {"kv-least", OPT_KV_LEAST, "f16|q8|k8v4|q4", 0,
-     "With --memory-budget: the coarsest keys and values that new sessions get when the cache is "
-     "nearly full (default k8v4)",
+     "With --listen: the coarsest keys and values that new sessions get when the cache of a "
+     "--memory-budget, here or at their cloud, is nearly full (default k8v4)",
      0},
     {"stats", OPT_STATS, NULL, 0, "Print at the end where the memory was", 0},
     {0},
@@ -109,12 +109,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (o->workers && !o->reconnect_s)
             argp_error(state, "--workers come and go: --reconnect 0 does not go with them");
-        if (o->front.kv_least && !o->front.memory_budget_bytes)
-            argp_error(state, "--kv-least is for --memory-budget");
-        if (o->front.kv_least && o->front.kv_least - 1 < (uint32_t)o->front.model.kv)
-            argp_error(state, "--kv-least %s: --kv %s is coarser",
-                       kv_format_name((enum kv_format)(o->front.kv_least - 1)),
-                       kv_format_name(o->front.model.kv));
+        opt_check_kv_least(state, o->front.kv_least, o->front.model.kv);
         serve_check_options(state, &o->serve, &o->front);
         return 0;
     default:

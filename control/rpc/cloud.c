@@ -22,6 +22,7 @@ static json_t *stats(struct rpc_call *c)
 {
     const struct rpc_cloud *r = c->arg;
     const struct stage_info *info = stage_info(r->stage);
+    const enum kv_format asked = r->budget ? budget_kv_asked(r->budget) : KV_F16;
     struct fingerprint last;
     struct cloud_stats s;
     cloud_stats(r->cloud, &s);
@@ -41,6 +42,7 @@ static json_t *stats(struct rpc_call *c)
         {"strangers", rpc_count(cloud_strangers(r->cloud, &last))},
         {"kv_bytes", rpc_count(info->kv_bytes)},
         {"kv_budget_bytes", rpc_count(info->kv_budget_bytes)},
+        {"kv_asked", asked ? json_string(kv_format_name(asked)) : json_null()},
         {"memory_step", r->budget ? json_string(budget_rung_name(r->budget->rung)) : json_null()},
         {"memory_steps", rpc_count(r->budget ? r->budget->steps : 0)},
         {"edges", rpc_count(s.edges)},

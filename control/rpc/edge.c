@@ -348,6 +348,7 @@ static json_t *worker_json(const struct edge_uplink_stats *u, const char *state)
     } values[] = {
         {"free_sessions", u->has_status ? rpc_count(u->free_sessions) : json_null()},
         {"free_tokens", u->has_status ? rpc_count(u->free_tokens) : json_null()},
+        {"kv_asked", u->kv_asked ? json_string(kv_format_name(u->kv_asked)) : json_null()},
         {"loss", rpc_ratio((double)link_lost_packets(&u->link), (double)u->link.tx_packets)},
         {"reconnections", rpc_count(u->reconnections)},
         {"moved_here", rpc_count(u->moved)},

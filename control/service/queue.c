@@ -424,7 +424,8 @@ static bool begin_one(struct service *s)
     s->chosen = NULL;
     j->session = session;
     j->shown.running = true;
-    j->shown.kv = kv;
+    j->shown.kv = kv; /* unless its cloud asked for a coarser one */
+    service_look_at(s, j);
     s->stats.waiting--;
     s->stats.running++;
     free((int32_t *)j->r.prompt_ids);

@@ -114,6 +114,7 @@ void serve_check_options(struct argp_state *state, const struct serve_options *o
                             : o->max_connections    ? "--max-connections"
                             : o->max_sessions       ? "--max-sessions"
                             : o->request_timeout_s  ? "--request-timeout"
+                            : front->kv_least       ? "--kv-least"
                             : o->daemon.control     ? "--control"
                             : o->daemon.runtime_dir ? "--runtime-dir"
                                                     : NULL;
@@ -352,7 +353,7 @@ int serve(struct front *f, const struct serve_options *o)
 {
     struct serving v = {.front = f, .target = f->plan.target.kind};
     budget_formats(&v.budget, f->engine->info, f->engine->info->kv_format,
-                   f->o->kv_least ? (enum kv_format)(f->o->kv_least - 1) : BUDGET_KV_LEAST);
+                   front_kv_least(f));
     int rc = open_service(&v, o);
     if (rc == EXIT_OK)
         rc = open_gateway(&v, o);

@@ -87,5 +87,8 @@ void service_stats_done(struct service *s, const struct service_job *j,
 enum service_health service_health_now(const struct service *s, const char **why);
 /* stats.c; it is not. Ask the engine how it is. */
 void service_look(struct service *s, uint64_t now_ns);
+/* What the engine says of one. The lock is held, in the engine's thread: this question calls nobody
+ * back. */
+void service_look_at(struct service *s, struct service_job *j);
 
 #endif

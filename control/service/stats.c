@@ -59,20 +59,18 @@ void service_stats_done(struct service *s, const struct service_job *j, const st
 /* --- the engine ----------------------------------------------------------------------------------
  */
 
-/* The lock is held, in the engine's thread: this question of the engine's calls nobody back. */
-static void look_at_sessions(struct service *s)
+void service_look_at(struct service *s, struct service_job *j)
 {
     const struct engine *engine = s->front->engine;
-    for (struct service_job *j = s->first; j && engine->ops->session; j = j->next) {
-        struct engine_session e;
-        if (!j->session || !engine->ops->session(engine, j->session, &e))
-            continue;
-        j->shown.n_shared = e.n_shared;
-        j->shown.tile_bytes_up = e.tile_bytes_up;
-        j->shown.rows_up = e.rows_up;
-        j->shown.parameter = e.parameter;
-        memcpy(j->shown.worker, e.worker, sizeof j->shown.worker);
-    }
+    struct engine_session e;
+    if (!j->session || !engine->ops->session || !engine->ops->session(engine, j->session, &e))
+        return;
+    j->shown.n_shared = e.n_shared;
+    j->shown.kv = e.kv;
+    j->shown.tile_bytes_up = e.tile_bytes_up;
+    j->shown.rows_up = e.rows_up;
+    j->shown.parameter = e.parameter;
+    memcpy(j->shown.worker, e.worker, sizeof j->shown.worker);
 }
 
 void service_look(struct service *s, uint64_t now_ns)
@@ -88,7 +86,8 @@ void service_look(struct service *s, uint64_t now_ns)
     if (edge)
         fleet_count(s->front->fleet, edge, &fleet);
     pthread_mutex_lock(&s->lock);
-    look_at_sessions(s);
+    for (struct service_job *j = s->first; j; j = j->next)
+        service_look_at(s, j);
     s->stats.engine = e;
     s->stats.fleet = fleet;
     s->stats.kv_bytes = s->info->kv_bytes;

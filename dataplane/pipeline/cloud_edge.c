@@ -210,6 +210,7 @@ static struct proto_status status_of(struct cloud *c, const struct cloud_edge *e
     struct proto_status s = cloud_serves(c);
 
     s.draining = c->draining;
+    s.kv_asked = c->kv_asked;
     s.sessions_free = c->draining || (c->full && c->n_sessions) ? 0
                                                                 : c->p.max_sessions - c->n_sessions;
     s.tokens_total = saturate(i->kv_budget_bytes / token);
@@ -255,7 +256,8 @@ static uint64_t told_again_ns(const struct cloud_edge *e)
 static bool differs(const struct proto_status *a, const struct proto_status *b)
 {
     return a->sessions_free != b->sessions_free || a->tokens_free != b->tokens_free ||
-           a->sessions_open != b->sessions_open || a->tokens_max != b->tokens_max;
+           a->sessions_open != b->sessions_open || a->tokens_max != b->tokens_max ||
+           a->kv_asked != b->kv_asked;
 }
 
 /* When it is to be told: 0: now, UINT64_MAX: what it was told is true. */
@@ -309,6 +311,12 @@ void cloud_set_limits(struct cloud *c, uint32_t tokens, bool full)
 {
     c->tokens_max = tokens < c->info->n_ctx ? tokens : 0;
     c->full = full;
+    c->version++;
+}
+
+void cloud_ask_kv(struct cloud *c, enum kv_format f)
+{
+    c->kv_asked = f;
     c->version++;
 }
 

@@ -94,6 +94,7 @@ struct cloud {
     bool draining;
     bool full;           /* cloud_set_limits */
     uint32_t tokens_max; /* of a new session beside others; 0: all that the stage takes */
+    enum kv_format kv_asked; /* cloud_ask_kv */
     uint64_t version;         /* of what STATUS tells, counted from 1 */
     uint64_t tell_at_ns;      /* when somebody is due a STATUS again */
     uint64_t rate_at_ns;      /* when one that waits by its rate= may go on; UINT64_MAX: none waits */

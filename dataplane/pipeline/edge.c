@@ -388,6 +388,7 @@ int64_t edge_submit(struct edge *e, const struct edge_request *r, uint64_t now_n
         goto fail;
     }
     s->result.n_prompt = r->n_prompt;
+    s->result.kv = s->kv;
     s->result.submitted_ns = now_ns;
     e->last_id = s->id;
     if (!e->n_busy++) {

@@ -44,6 +44,7 @@ struct edge_session {
     uint32_t number;          /* that it has there; no other ever has. 0: nowhere */
     int seq;                  /* of the stage */
     enum kv_format kv;        /* of its cache here and at every cloud */
+    bool kv_settled;          /* it was placed: kv is what it will always be */
     struct edge_request r;    /* prompt_ids points at ids, drafts at a copy */
     int32_t *ids;             /* prompt, then what was generated */
     int32_t *drafts;
@@ -283,8 +284,14 @@ bool edge_uplink_leave_out(struct edge_uplink *u, const char *why);
 /* The uplink that takes the session, or NULL: none now. */
 struct edge_uplink *edge_choose(struct edge *e, struct edge_session *s);
 bool edge_uplink_full(const struct edge_uplink *u);
+/* The format that the cloud asks new sessions to have, as far as they may; KV_F16: any. */
+enum kv_format edge_kv_asked(const struct edge_uplink *u);
+/* That the session has, or would have if it began there. */
+enum kv_format edge_kv_at(const struct edge_session *s, const struct edge_uplink *u);
 /* Tokens of sessions of this format that its cloud has room for, as it says of its own format. */
 uint64_t edge_free_tokens(const struct edge_uplink *u, enum kv_format kv);
+/* There it is from now on. The first time that settles its format: where that becomes another, a
+ * sequence that it had is given up. */
 void edge_place(struct edge *e, struct edge_session *s, struct edge_uplink *u);
 void edge_unplace(struct edge_session *s);
 /* The session is to go on elsewhere, or at a new connection: back to what was sent, at no uplink.

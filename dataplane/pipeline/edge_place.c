@@ -53,6 +53,25 @@ static int place_default(const struct edge_uplink_view *views, uint32_t n)
     return (int)best;
 }
 
+enum kv_format edge_kv_asked(const struct edge_uplink *u)
+{
+    const struct edge *e = u->edge;
+    enum kv_format f = u->has_status ? u->status.kv_asked : KV_F16;
+
+    if (f > e->p.kv_most)
+        f = e->p.kv_most;
+    while (f > KV_F16 && !stage_has_kv(e->info, f))
+        f--;
+    return f;
+}
+
+enum kv_format edge_kv_at(const struct edge_session *s, const struct edge_uplink *u)
+{
+    const enum kv_format asked = s->kv_settled ? s->kv : edge_kv_asked(u);
+
+    return asked > s->kv ? asked : s->kv;
+}
+
 uint64_t edge_free_tokens(const struct edge_uplink *u, enum kv_format kv)
 {
     const struct edge *e = u->edge;
@@ -85,7 +104,7 @@ struct edge_uplink *edge_choose(struct edge *e, struct edge_session *s)
             .full = edge_uplink_full(u),
             .has_status = u->has_status,
             .free_sessions = u->status.sessions_free,
-            .free_tokens = edge_free_tokens(u, s->kv),
+            .free_tokens = edge_free_tokens(u, edge_kv_at(s, u)),
         };
     }
     if (!n)
@@ -96,8 +115,21 @@ struct edge_uplink *edge_choose(struct edge *e, struct edge_session *s)
 
 /* --- to and fro ------------------------------------------------------------------------------- */
 
+static void settle_kv(struct edge *e, struct edge_session *s, const struct edge_uplink *u)
+{
+    const enum kv_format kv = edge_kv_at(s, u);
+
+    if (s->kv != kv && s->seq >= 0) { /* it had no cloud yet, and so no rows: it gets another */
+        stage_seq_close(e->p.stage, s->seq);
+        s->seq = -1;
+    }
+    s->kv = s->result.kv = kv;
+    s->kv_settled = true;
+}
+
 void edge_place(struct edge *e, struct edge_session *s, struct edge_uplink *u)
 {
+    settle_kv(e, s, u);
     s->uplink = u;
     s->nowhere_ns = 0;
     s->number = ++e->last_number;

@@ -69,9 +69,9 @@ static bool may_share(const struct edge *e, const struct edge_session *s)
     return !e->p.no_prefix && s->plain && !s->alone && s->n_ids == s->r.n_prompt;
 }
 
-static bool may_be_like(const struct edge_session *o, const struct edge_session *s)
+static bool may_be_like(const struct edge_session *o, enum kv_format kv)
 {
-    return o->state != EDGE_FREE && o->plain && o->kv == s->kv;
+    return o->state != EDGE_FREE && o->plain && o->kv == kv;
 }
 
 /* Among the sessions of an uplink. */
@@ -79,6 +79,7 @@ static struct prefix_search search(struct edge *e, const struct edge_session *s,
                                    const struct edge_uplink *at)
 {
     struct prefix_search p = {.prompt = s->ids, .n_prompt = s->r.n_prompt};
+    const enum kv_format kv = at ? edge_kv_at(s, at) : s->kv;
 
     if (!at || !may_share(e, s))
         return p;
@@ -86,7 +87,7 @@ static struct prefix_search search(struct edge *e, const struct edge_session *s,
         struct edge_session *o = &e->sessions[i];
         uint32_t there = o->reviving ? 0 : o->confirmed;
 
-        if (o == s || !may_be_like(o, s) || o->cancelled || o->uplink != at)
+        if (o == s || !may_be_like(o, kv) || o->cancelled || o->uplink != at)
             continue;
         if (o->state == EDGE_LINGERING)
             prefix_consider(&p, o, o->ids, there, there, false);
@@ -106,7 +107,7 @@ static struct prefix_search search_elsewhere(struct edge *e, const struct edge_s
     for (uint32_t i = 0; i < e->n_places && e->n_uplinks > 1 && may_share(e, s); i++) {
         struct edge_session *o = &e->sessions[i];
 
-        if (o != s && may_be_like(o, s) && o->uplink != s->uplink && !o->history.dropped)
+        if (o != s && may_be_like(o, s->kv) && o->uplink != s->uplink && !o->history.dropped)
             prefix_consider(&p, o, o->ids, o->confirmed, o->confirmed, false);
     }
     return p;

@@ -220,17 +220,40 @@ bool edge_uplink_open(const struct edge_uplink *u)
     return is_known(u) && !u->draining && !u->unfit && !(u->has_status && u->status.draining);
 }
 
+/* What its cloud asks for has changed. */
+static void say_kv(struct edge_uplink *u)
+{
+    struct edge *e = u->edge;
+    const enum kv_format asked = u->status.kv_asked, gets = edge_kv_asked(u);
+
+    if (e->p.kv_most <= e->info->kv_format) /* nothing follows from it */
+        return;
+    if (asked == KV_F16)
+        edge_say(e, "the cloud asks for no coarser keys and values any more (port %s)", u->where);
+    else if (gets == asked)
+        edge_say(e, "the cloud asks for keys and values in %s (port %s): new sessions get them, or "
+                 "coarser ones", kv_format_name(asked), u->where);
+    else
+        edge_say(e, "the cloud asks for keys and values in %s (port %s): new sessions get %s, the "
+                 "coarsest that they may have", kv_format_name(asked), u->where,
+                 kv_format_name(gets));
+}
+
 void edge_on_status(struct edge_uplink *u, const uint8_t *p, size_t len)
 {
     struct proto_status m;
+    bool other_kv;
 
     if (proto_read_status(p, len, &m))
         return; /* news, no more */
     if (m.draining && !(u->has_status && u->status.draining) && u->edge->n_uplinks > 1)
         edge_say(u->edge, "the cloud drains (port %s): its %u answers go on at others", u->where,
                  u->n_sessions);
+    other_kv = m.kv_asked != u->status.kv_asked;
     u->status = m;
     u->has_status = true;
+    if (other_kv)
+        say_kv(u);
     judge(u);
     u->edge->news = true;
 }
@@ -270,6 +293,7 @@ int edge_uplink_stats(const struct edge *e, uint32_t index, struct edge_uplink_s
         .has_status = u->has_status,
         .free_sessions = u->status.sessions_free,
         .free_tokens = edge_free_tokens(u, e->info->kv_format),
+        .kv_asked = u->has_status ? u->status.kv_asked : KV_F16,
     };
     if (u->joined)
         link_stats(u->pump.link, &s->link);

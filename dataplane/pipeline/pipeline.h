@@ -105,6 +105,7 @@ struct edge_uplink_stats {
     bool has_status; /* the cloud said: */
     uint32_t free_sessions;
     uint64_t free_tokens;
+    enum kv_format kv_asked; /* of new sessions, at least; KV_F16: any */
     char why[PIPELINE_ERR]; /* why it was last lost, or is unfit; "": it never was */
 };
 
@@ -144,6 +145,9 @@ struct edge_params {
     uint32_t chunk_tokens;         /* prefill chunk; 0: 64 */
     uint32_t max_sessions;         /* 0: 1 */
     bool no_prefix;                /* sessions share nothing, and none lingers to be begun like */
+    enum kv_format kv_most;        /* the coarsest that sessions get where their first cloud asks for
+                                    * coarser keys and values than their request; KV_F16: none get
+                                    * any other than that */
     uint64_t connect_timeout_ns;   /* no peer by then: error; 0: 10 s */
     struct edge_rejoin rejoin;     /* next_port and several: of uplink 0 */
     /*
@@ -162,6 +166,7 @@ struct edge_result {
     enum edge_finish finish;
     char error[PIPELINE_ERR];      /* EDGE_REFUSED, EDGE_LOST: why, in one line */
     uint32_t n_prompt, n_generated;
+    enum kv_format kv;             /* of its cache: for good once it was at a cloud */
     uint32_t n_shared;             /* of the prompt: begun as another session's, not computed */
     uint64_t submitted_ns, first_token_ns, last_token_ns; /* in now_ns's clock */
     uint64_t tile_bytes_up;        /* tiles with their headers, no other heads */
@@ -181,8 +186,9 @@ struct edge_request {
     void (*on_done)(void *arg, const struct edge_result *r);
     void *arg;
     struct codec_rate_target target; /* of this session; CODEC_RATE_NONE: the edge's */
-    uint32_t kv;                     /* 1 + the enum kv_format of its cache, at both halves; 0: that of
-                                      * the edge's stage. Only sessions of one format share */
+    uint32_t kv;                     /* 1 + the enum kv_format of its cache, at both halves, unless its
+                                      * cloud asks for a coarser one (kv_most); 0: that of the edge's
+                                      * stage. Only sessions of one format share */
     const int32_t *drafts;         /* tests: guessed continuation, NULL: none. */
     uint32_t n_drafts, draft_len;  /* guesses sent per ROWS message */
 };
@@ -349,6 +355,9 @@ void cloud_drain(struct cloud *c, bool draining);
 /* While sessions are there, new ones of more tokens wait, or all, of which edges are told: for a
  * budget of memory. tokens 0, at first: all that the stage takes. */
 void cloud_set_limits(struct cloud *c, uint32_t tokens, bool full);
+/* New sessions should keep keys and values in this format, or a coarser one, of which edges are told;
+ * those that may not are let in all the same. KV_F16, at first: in any. */
+void cloud_ask_kv(struct cloud *c, enum kv_format f);
 /* A session that has ended gives up its cache; false: there is none. */
 bool cloud_make_room(struct cloud *c);
 /* Another list of edges admitted, with other limits, borrowed from now on; who is not on it is cut off

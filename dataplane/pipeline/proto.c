@@ -279,7 +279,7 @@ int proto_read_ids(const uint8_t *p, size_t len, struct proto_ids *m)
 size_t proto_write_status(uint8_t *p, const struct proto_status *m)
 {
     put_be32(p, (uint32_t)PROTO_STATUS << 24 | (uint32_t)m->draining << 16 |
-                    (uint32_t)m->headless << 8);
+                    (uint32_t)m->headless << 8 | (uint32_t)m->kv_asked);
     put_be32(p + 4, m->sessions_free);
     put_be32(p + 8, m->tokens_free);
     put_be32(p + 12, m->tokens_total);
@@ -295,10 +295,12 @@ size_t proto_write_status(uint8_t *p, const struct proto_status *m)
 
 int proto_read_status(const uint8_t *p, size_t len, struct proto_status *m)
 {
-    if (len != PROTO_STATUS_BYTES || p[0] != PROTO_STATUS || p[1] > 1 || p[2] > 1 || p[3])
+    if (len != PROTO_STATUS_BYTES || p[0] != PROTO_STATUS || p[1] > 1 || p[2] > 1 ||
+        p[3] >= KV_FORMATS)
         return -EBADMSG;
     m->draining = p[1];
     m->headless = p[2];
+    m->kv_asked = (enum kv_format)p[3];
     m->sessions_free = get_be32(p + 4);
     m->tokens_free = get_be32(p + 8);
     m->tokens_total = get_be32(p + 12);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The messages between edge and cloud, version 6, big-endian. docs/wire.md has the byte tables.
+ * The messages between edge and cloud, version 7, big-endian. docs/wire.md has the byte tables.
  *
  * OPEN and CLOSE travel as the link's session 0, so that they keep their order among each other: a
  * place given up by a CLOSE is free when the next OPEN comes. So do STATUS and ASK, of no session.
@@ -15,10 +15,11 @@
 #include <stdint.h>
 
 #include "codec/codec.h"
+#include "compute/kernels/attend.h"
 #include "compute/sampler.h"
 #include "dataplane/link.h"
 
-#define PROTO_VERSION        6u
+#define PROTO_VERSION        7u
 #define PROTO_DRAFTS_MAX     15u
 #define PROTO_TEXT_MAX       224u
 #define PROTO_OPEN_BYTES     104u
@@ -163,6 +164,7 @@ struct proto_ids {
 struct proto_status {
     bool draining;          /* it takes no new sessions, and those that it has should move */
     bool headless;          /* only edges that have the head */
+    enum kv_format kv_asked; /* new sessions should have it, or a coarser one; KV_F16: any */
     uint32_t sessions_free; /* that this edge may open now, as far as their number goes */
     uint32_t tokens_free;   /* that find room in its cache now, in all */
     uint32_t tokens_total;  /* of its cache */

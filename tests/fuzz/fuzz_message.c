@@ -212,10 +212,11 @@ static void against_edge(struct script s)
                              .port = network_port(net, 0),
                              .codec = codec_params_default(CODEC_F32),
                              .link = {.connection = 7},
+                             .kv_most = KV_K8V4,
                              .max_sessions = 2};
     struct link_params lp = {.path = &wire_path_cloud};
     int32_t prompt[20] = {1, 2, 3};
-    int done = 0;
+    int done = 0, asked = 2;
     struct edge_request r = {.prompt_ids = prompt,
                              .n_prompt = 20,
                              .n_predict = 9,
@@ -240,13 +241,15 @@ static void against_edge(struct script s)
     for (uint64_t now = 0; now < 40; now++) {
         network_set_now(net, now * 1000000);
         (void)edge_poll(e, now * 1000000, &deadline);
+        if (now == 20) /* in the format that it was told meanwhile */
+            asked += edge_submit(e, &r, now * 1000000) > 0;
         if (s.left && link_heard(l))
             send_any(l, network_port(net, 1), &s);
         pump(l, network_port(net, 1), now * 1000000);
     }
     edge_close(e);
     link_close(l);
-    if (done != 2 || fake_counts(ep.stage)->open_seqs)
+    if (done != asked || fake_counts(ep.stage)->open_seqs)
         abort();
     stage_close(ep.stage);
     network_close(net);

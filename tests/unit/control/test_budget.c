@@ -95,6 +95,7 @@ static void keys_and_values(void **state)
     assert_int_equal(look(&b, 50, 65, 59), BUDGET_COARSER);
     assert_int_equal(look(&b, 50, 65, 61), BUDGET_KV);
     assert_int_equal(budget_kv(&b), KV_Q8);
+    assert_int_equal(budget_kv_asked(&b), KV_Q8);
     assert_true(b.coarser >= 1); /* a rung has those before it */
     assert_int_equal(budget_context(&b, 4096), 4096);
     const uint64_t steps = b.steps;
@@ -159,6 +160,7 @@ static void formats_there_are(void **state)
     budget_formats(&b, &all_formats, KV_K8V4, KV_K8V4); /* as coarse as is allowed from the start */
     assert_int_equal(look(&b, 50, 10, 79), BUDGET_EASY);
     assert_int_equal(budget_kv(&b), KV_K8V4);
+    assert_int_equal(budget_kv_asked(&b), KV_F16);
     assert_int_equal(look(&b, 50, 10, 85), BUDGET_SHORTER);
     while (b.rung != BUDGET_EASY) {
         assert_true(b.rung == BUDGET_SHORTER); /* no rung on the way that does nothing */

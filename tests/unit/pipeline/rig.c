@@ -125,6 +125,7 @@ void rig_start_edge(struct rig *r)
         .security = r->p.edge_security,
         .max_sessions = r->p.sessions,
         .no_prefix = r->p.no_prefix,
+        .kv_most = r->p.kv_most,
         .connect_timeout_ns = r->p.connect_timeout_ns,
         .rejoin = r->p.rejoin,
         .name = r->p.more ? "c0" : NULL,
@@ -490,7 +491,8 @@ bool rig_right(const struct rig *r, const struct rig_request *q)
     int32_t ids[FAKE_CTX];
     const size_t top_bytes = (size_t)q->n_top * sizeof(struct sampler_top);
     struct sampler_top *top = q->n_top ? malloc(q->n_predict * top_bytes) : NULL;
-    const enum kv_format kv = q->kv ? (enum kv_format)(q->kv - 1) : r->p.edge_stage.kv;
+    const enum kv_format asked = q->kv ? (enum kv_format)(q->kv - 1) : r->p.edge_stage.kv;
+    const enum kv_format kv = r->p.kv_most ? q->result.kv : asked; /* a cloud may have asked, too */
     uint32_t n = fake_reference_as(kv, q->prompt, q->n_prompt, q->n_predict, &q->sampler, q->stop,
                                    r->p.edge_stage.d_model, ids, top, q->n_top);
     bool right = n == q->n_ids && !memcmp(ids, q->ids, n * sizeof ids[0]);

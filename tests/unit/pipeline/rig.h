@@ -21,6 +21,7 @@ struct rig_params {
     uint32_t max_edges;      /* 0: the cloud's default */
     uint32_t lingering;      /* sequences of the stages beyond those */
     bool no_prefix;
+    enum kv_format kv_most;
     uint32_t chunk_tokens;
     uint32_t pool_packets;   /* 0: 1024 */
     uint32_t mtu;            /* 0: 1500 */

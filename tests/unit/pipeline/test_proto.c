@@ -312,6 +312,7 @@ static void test_status(void **state)
 {
     static struct proto_status in = {.draining = true,
                                      .headless = true,
+                                     .kv_asked = KV_Q4,
                                      .sessions_free = 3,
                                      .tokens_free = 0x10000,
                                      .tokens_total = 0x20000,
@@ -340,7 +341,10 @@ static void test_status(void **state)
     b[2] = 0;
     assert_int_equal(proto_read_status(b, n, &out), 0);
     assert_false(out.headless);
-    b[3] = 1;
+    b[3] = KV_K8V4;
+    assert_int_equal(proto_read_status(b, n, &out), 0);
+    assert_int_equal(out.kv_asked, KV_K8V4);
+    b[3] = KV_FORMATS;
     assert_int_equal(proto_read_status(b, n, &out), -EBADMSG);
     in.tokens_free = in.tokens_total + 1; /* more than there are */
     n = proto_write_status(b, &in);

@@ -118,7 +118,9 @@ static bool session(const struct engine *e, int64_t id, struct engine_session *o
     const struct fake_engine *f = (const struct fake_engine *)e;
     for (unsigned i = 0; i < FAKE_SESSIONS; i++)
         if (f->sessions[i].id == id) {
-            *out = (struct engine_session){.tile_bytes_up = f->sessions[i].n * 100u,
+            const int own = (int)f->sessions[i].r.kv - 1, asked = atomic_load(&f->kv_asked);
+            *out = (struct engine_session){.kv = (enum kv_format)(asked > own ? asked : own),
+                                           .tile_bytes_up = f->sessions[i].n * 100u,
                                            .rows_up = f->sessions[i].n,
                                            .worker = "fake"};
             return true;

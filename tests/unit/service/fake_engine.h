@@ -33,6 +33,7 @@ struct fake_engine {
     atomic_bool held;         /* no ids for now: sessions stay busy */
     atomic_bool apart;        /* no cloud */
     atomic_int no_room_above; /* busy sessions beyond which it has no room (-EAGAIN); 0: none */
+    atomic_int kv_asked;      /* by the cloud, of sessions: enum kv_format */
     atomic_bool fails;        /* the next step */
 };
 

@@ -186,12 +186,13 @@ static void test_holds_one_at_a_time(struct rig *r)
     assert_int_equal(rig_end(r), EXIT_OK);
 }
 
-/* Another format of keys and values is for those that begin from then on. */
+/* Another format of keys and values is for those that begin from then on; shown is what they got, as
+ * their cloud may have asked for a coarser one. */
 static void test_formats(struct rig *r)
 {
-    struct service_session list[2];
+    struct service_session list[3];
     struct service_stats st;
-    struct answer a[2];
+    struct answer a[3];
     rig_start(r, 4, 8);
     atomic_store(&r->engine.held, true);
     submit(r->service, &a[0], 0, 2);
@@ -206,9 +207,15 @@ static void test_formats(struct rig *r)
     assert_int_equal(r->engine.sessions[1].r.kv, 1 + KV_K8V4);
     service_stats(r->service, &st);
     assert_int_equal(st.kv, KV_K8V4);
+    atomic_store(&r->engine.kv_asked, KV_Q4);
+    submit(r->service, &a[2], 2, 2);
+    await_running(r, 3, 0);
+    assert_int_equal(service_sessions(r->service, list, 3), 3);
+    assert_int_equal(list[2].kv, KV_Q4);
+    assert_int_equal(r->engine.sessions[2].r.kv, 1 + KV_K8V4);
     atomic_store(&r->engine.held, false);
     service_call(r->service, nothing, NULL);
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 3; i++)
         assert_int_equal(await_done(&a[i]), EDGE_LENGTH);
     assert_int_equal(rig_end(r), EXIT_OK);
 }
