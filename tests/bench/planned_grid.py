@@ -4,9 +4,9 @@
 of the cache, chunks and, with --pair, a front of fewer bits; both halves on this host, a core each, over one emulated
 link. For each wish (an objective and its limits) it prints the choice's measured time over the best measured one.
 
-    tests/bench/planned_grid.py --quality docs/quality/smollm2-135m.json --profile host.json --results grid.jsonl \\
-        --seconds 80                                   (an idle machine; again and again until it says that all ran)
-    tests/bench/planned_grid.py --quality ... --profile host.json --results grid.jsonl --summarize [--plot FILE.png]
+    tests/bench/planned_grid.py --pair 10:sq3:pair     (an idle machine, for half an hour: all of it)
+    tests/bench/planned_grid.py --pair 10:sq3:pair --results grid.jsonl --seconds 80   (in parts, until all ran)
+    tests/bench/planned_grid.py --pair 10:sq3:pair --results grid.jsonl --summarize [--plot FILE.png]
     tests/bench/planned_grid.py --quick      (a minute: that it works, with few configurations; nothing is judged)
 
 Every configuration runs --rounds times, in an order that is drawn anew for each round; a run is a short prompt, by
@@ -14,8 +14,8 @@ which the link learns its path's rate, and then two that count. Then the finalis
 three of the grid and the plan's choice, run --finals times more, in turns. A time is that which a quarter of a
 configuration's prompts kept below: others on the machine only ever make one slower, as `isthmus profile` has it.
 Memory is the most that the kernel counted. KL is not measured here: it is the table's, of the grid's configurations
-and of the plan alike. Exit code of --summarize, 1: a choice is more than 10 % off the best, or needed more memory than
-it may.
+and of the plan alike. What --results keeps is gone on with, its profile of this host (FILE.host.json) too. Exit code 1
+of what summarizes: a choice is more than 10 % off the best, or needed more memory than it may.
 """
 import argparse
 import json
@@ -29,6 +29,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
 import e2e  # noqa: E402  pylint: disable=wrong-import-position
+import planning  # noqa: E402  pylint: disable=wrong-import-position
 import resident  # noqa: E402  pylint: disable=wrong-import-position
 
 TSQ = "tsq:tau=4,delta=0.08,qmin=2,qmax=8"
@@ -242,7 +243,6 @@ def quick(o):
     global SPLITS, CODECS, CACHES, CHUNKS
     SPLITS, CODECS, CACHES, CHUNKS = (10,), ("f16", TSQ), ("f16",), (32,)
     o.rounds, o.finals, o.seconds, o.prompt = 1, 1, float("inf"), 48
-    o.quality = o.quality or os.path.join(e2e.ROOT, "docs", "quality", "smollm2-135m.json")
     with tempfile.TemporaryDirectory(prefix="isthmus-grid-") as o.folder:
         o.results = os.path.join(o.folder, "grid.jsonl")
         o.profile = e2e.quick_profile(o.model, os.path.join(o.folder, "host.json"))
@@ -251,14 +251,32 @@ def quick(o):
     return 0
 
 
+def at_once(o):
+    """All of it, of which nothing is kept."""
+    with tempfile.TemporaryDirectory(prefix="isthmus-grid-") as o.folder:
+        o.results, o.seconds = os.path.join(o.folder, "grid.jsonl"), float("inf")
+        o.profile = o.profile or planning.host_profile(o.model, os.path.join(o.folder, "host.json"))
+        measure(o)
+        return summarize(o)
+
+
+def in_parts(o):
+    o.folder = os.path.dirname(os.path.abspath(o.results))
+    if not o.profile:
+        o.profile = o.results + ".host.json"
+        if not os.path.exists(o.profile):
+            planning.host_profile(o.model, o.profile)
+    return summarize(o) if o.summarize else measure(o)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model")
-    p.add_argument("--quality", help="the model's table (tools/quality-table)")
-    p.add_argument("--profile", help="of this host (isthmus profile)")
-    p.add_argument("--pair", action="append", default=[], metavar="SPLIT:SCHEME:DIR",
+    p.add_argument("--quality", default=planning.QUALITY, help="the model's table (default: %(default)s)")
+    p.add_argument("--profile", help="of this host (isthmus profile; default: made now)")
+    p.add_argument("--pair", action="append", default=[], type=planning.pair, metavar="SPLIT:SCHEME:DIR",
                    help="halves of isthmus quantize with that front, the back kept; may be given again")
-    p.add_argument("--results", help="JSON lines, appended to")
+    p.add_argument("--results", help="JSON lines, appended to; default: all is run at once, and none kept")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--finals", type=int, default=4, help="rounds of the finalists")
     p.add_argument("--seconds", type=float, default=80, help="then it stops, to go on when it is called again")
@@ -266,17 +284,16 @@ def main():
     p.add_argument("--plot", help="FILE.png, by gnuplot")
     p.add_argument("--quick", action="store_true")
     o = p.parse_args()
-    if not o.quick and not (o.quality and o.profile and o.results):
-        p.error("--quality, --profile and --results are missing")
+    if o.summarize and not o.results:
+        p.error("--summarize needs --results, of which it is to be")
     o.model = o.model or e2e.model("smollm2")
     o.prompt, o.round = PROMPT, 0
-    o.pairs = {(int(split), scheme): path for split, scheme, path in (t.split(":", 2) for t in o.pair)}
+    o.pairs = dict(o.pair)
     with open(e2e.shared("eval/wikitext2-valid.txt"), encoding="utf-8") as f:
         o.words = f.read(300000).split()
     if o.quick:
         return quick(o)
-    o.folder = os.path.dirname(os.path.abspath(o.results))
-    return summarize(o) if o.summarize else measure(o)
+    return in_parts(o) if o.results else at_once(o)
 
 
 sys.exit(main())

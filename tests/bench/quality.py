@@ -6,13 +6,14 @@ Perplexity and mean KL divergence by `isthmus eval --reference`, multiple choice
 
     tests/bench/quality.py -m MODEL --text wikitext2-valid.txt --calibration PROFILE --results FILE.jsonl \\
         --front sq3 --front Q4_0 --splits 5,10,15,20,25 --uniform sq3 --uniform Q4_0
-    tests/bench/quality.py --calibrate 60-91 --chunks 0-7 --exact --front sq3 --splits 10
+    tests/bench/quality.py --calibrate 60-91 --chunks 0-7 --exact --front sq3 --splits 10 --most-kl .10
     tests/bench/quality.py --quick            (minutes of one core: that it works, with few tokens)
 
 Minutes a scheme, and more for the suites (--suites FOLDER: hellaswag-dev.jsonl, arc-easy-dev.jsonl,
 piqa-dev.jsonl, for the cells that --suite-cells names and the model as it is). What was measured is in
 --results and is not measured again, whatever ended the run before; --work keeps the quantized halves.
 Intervals are of 95 % (Wilson's). "bits": of the edge's matrices, tables and exact weights counted in.
+Exit code 1: a row's mean KL is above --most-kl, or its bits above --most-bits, as the table shows them.
 """
 import argparse
 import math
@@ -68,6 +69,8 @@ def named(row, n_layers):
 
 
 def table(o, made, results, n_layers, weights):
+    """0; 1 where a row is beyond what was asked."""
+    beyond = 0
     deepest = n_layers - 1
     wanted = set(o.suite_cells)
     head = ["layers, scheme", "edge MB", "bits", "perplexity", "mean KL", "top-1"]
@@ -82,13 +85,18 @@ def table(o, made, results, n_layers, weights):
         r = made.measure(results, front, back, split, deep, o.text, o.chunks, options, o.exact)
         layers = split if back == "keep" else n_layers
         size = r["edge_bytes"] if back == "keep" else r["all_bytes"]
-        cells = [named(row, n_layers), "%.1f" % (size / 1e6), "%.2f" % (8 * size / weights / layers * n_layers),
-                 "%.2f (%.2f)" % (r["half_ppl"], r["half_ppl_ref"]), "%.3f" % r["half_kl_mean"],
-                 "%.3f" % r["half_top1"]]
+        bits, kl = round(8 * size / weights / layers * n_layers, 3), round(r["half_kl_mean"], 3)
+        cells = [named(row, n_layers), "%.1f" % (size / 1e6), "%.3f" % bits,
+                 "%.2f (%.2f)" % (r["half_ppl"], r["half_ppl_ref"]), "%.3f" % kl, "%.3f" % r["half_top1"]]
         if o.suites:
             asked = "%s:%d" % (front, split) in wanted or (back != "keep" and front in wanted)
             cells += suite_text(o, made, results, row, deep) if asked else ["-"] * len(SUITES)
         print("| " + " | ".join(cells) + " |", flush=True)
+        for what, is_, most in (("mean KL", kl, o.most_kl), ("bits", bits, o.most_bits)):
+            if most is not None and is_ > most:
+                beyond = 1
+                print("%s: %s of %.3f, at most %g wanted" % (cells[0], what, is_, most), file=sys.stderr)
+    return beyond
 
 
 def main():
@@ -107,6 +115,8 @@ def main():
     p.add_argument("--suites", metavar="FOLDER")
     p.add_argument("--suite-cells", default="", help="sq3:10,sq3: front sq3 at split 10, and all layers sq3")
     p.add_argument("--items", type=int, default=0, help="only the first of a suite (default: all)")
+    p.add_argument("--most-kl", type=float, help="mean KL that no row may pass")
+    p.add_argument("--most-bits", type=float, help="bits a weight that no row may pass")
     p.add_argument("--results", help="JSON lines")
     p.add_argument("--work", help="folder")
     p.add_argument("--threads", default=1)
@@ -130,7 +140,7 @@ def main():
             made.calibration = os.path.join(made.folder, "calibration-" + o.calibrate)
             pairs.run("calibrate", "-m", o.model, "--text", o.text, "--chunks", o.calibrate, "--split", n_layers - 1,
                       "--samples", 1, "--classes", 0, "--threads", o.threads, "-o", made.calibration)
-        table(o, made, pairs.Results(o.results), n_layers, weights)
+        return table(o, made, pairs.Results(o.results), n_layers, weights)
 
 
-main()
+sys.exit(main())

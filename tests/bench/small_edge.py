@@ -4,7 +4,7 @@
 that `isthmus plan` chooses for it runs; and how many tokens of a prompt a second it reads over an uplink of 4 Mbit/s
 with a round trip of 20 ms, beside the same split with rows as f16, alternately.
 
-    sudo tests/bench/small_edge.py --quality docs/quality/smollm2-135m.json --profile host.json    (an idle machine)
+    sudo tests/bench/small_edge.py             (an idle machine; --profile host.json where it has been measured before)
     sudo tests/bench/small_edge.py --quick
 
 Edge and cloud start from the files that plan writes, over UDP on this host, a core each; the edge in a memory cgroup,
@@ -24,6 +24,7 @@ import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
 import e2e  # noqa: E402  pylint: disable=wrong-import-position
+import planning  # noqa: E402  pylint: disable=wrong-import-position
 import resident  # noqa: E402  pylint: disable=wrong-import-position
 
 SHARE, GOAL = .4, 1.49
@@ -91,8 +92,8 @@ def refusal(o, group, *more):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model")
-    p.add_argument("--quality", help="the model's table (tools/quality-table)")
-    p.add_argument("--profile", help="of this host (isthmus profile)")
+    p.add_argument("--quality", default=planning.QUALITY, help="the model's table (default: %(default)s)")
+    p.add_argument("--profile", help="of this host (isthmus profile; default: made now)")
     p.add_argument("--prompt", type=int, default=400, help="tokens of a prompt, about")
     p.add_argument("--max-kl", type=float, default=.02)
     p.add_argument("--front", default="keep", help="schemes that plan may choose from; their halves by --pair")
@@ -100,16 +101,14 @@ def main():
     p.add_argument("--rounds", type=int, default=6)
     p.add_argument("--quick", action="store_true", help="a minute: that it works; how fast is not judged")
     o = p.parse_args()
-    if not o.quick and not (o.quality and o.profile):
-        p.error("--quality and --profile are missing")
     o.model = os.path.abspath(o.model or e2e.model("smollm2"))
     o.limit = int(os.path.getsize(o.model) * SHARE)
     with tempfile.TemporaryDirectory(prefix="isthmus-small-") as folder, \
             resident.Group("small-edge", o.limit) as group:
         if o.quick:
-            o.quality = o.quality or os.path.join(e2e.ROOT, "docs", "quality", "smollm2-135m.json")
             o.profile = e2e.quick_profile(o.model, os.path.join(folder, "host.json"))
             o.prompt, o.rounds = 60, 1
+        o.profile = o.profile or planning.host_profile(o.model, os.path.join(folder, "host.json"))
         return compare(o, folder, group)
 
 

@@ -41,9 +41,10 @@ LEFT_OUT = [
     ("docs/operations.md", r"apt-get install", "test_package.py installs it"),
     ("docs/operations.md", r"^(sudo )?meson ", "done for this test, into a folder"),
     ("docs/adaptation.md", r"^isthmus edge [.][.][.]", "a part of a command"),
+    ("docs/adaptation.md", r"^sudo tests/e2e/test_soak.py ", "root; a test of its own"),
     ("docs/performance.md", r"^tests/bench/peer.py", "another engine, built by hand"),
     ("docs/planner.md", r"^isthmus plan ", "the profiles before it take minutes; test_plan.py runs both"),
-    ("docs/planner.md", r"^(isthmus calibrate|tools/quality-table) ", "an hour; test_calibrate.py makes a profile"),
+    ("docs/planner.md", r"^(isthmus (calibrate|quantize)|tools/quality-table) ", "an hour; test_plan.py makes such halves"),
     ("docs/codec.md", r"^isthmus eval .*--plot docs/", "minutes, with a profile of the whole text; test_eval.py draws one"),
     ("docs/quantize.md", r"^isthmus (quantize|run -m pair|eval -m pair) ", "takes minutes; test_quantize.py and test_pair.py run them"),
     ("docs/security.md", r"^(echo|isthmus (cloud|edge)) ", "others' keys and hosts; test_secure.py has such"),
@@ -52,6 +53,7 @@ LEFT_OUT = [
 
 # (document, pattern, what is run instead, once): the same program, over little, where a command takes an hour.
 SHORT = [
+    ("docs/planner.md", r"^tests/bench/planned[.]py", "tests/bench/planned.py --quick"),
     ("docs/planner.md", r"^tests/bench/planned_grid", "tests/bench/planned_grid.py --quick"),
     ("docs/planner.md", r"^sudo tests/bench/small_edge", "tests/bench/small_edge.py --quick"),
     ("docs/quantize.md", r"^tests/bench/quality", "tests/bench/quality.py --quick"),
@@ -65,7 +67,7 @@ if e2e.QUICK:
     LEFT_OUT += [(*entry[:2], "quick: minutes") for entry in SHORT]
     SHORT = []
 elif os.geteuid() != 0:
-    LEFT_OUT.append((*SHORT.pop(1)[:2], "root"))
+    LEFT_OUT.append((*SHORT.pop(2)[:2], "root"))
 
 # What takes minutes, or runs until it is told to end: it must take its options and its files, and go on.
 BEGUN = [

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 
 import e2e
 import halves
@@ -302,9 +303,9 @@ def beside_resident(where, wish, split, kv, sessions, tokens):
         words = f.read(200000).split()
     requests = [{"prompt": " ".join(words[i * 900:i * 900 + tokens * 2 // 3]), "n_predict": answered}
                 for i in range(sessions)]
-    results, edge, cloud = resident.run_requests(
-        requests, *where, "--kv", kv, "--ctx", 1024, "--threads", 1, "--parallel", sessions, "--ignore-eos", "--json",
-        "--no-prefix-cache")
+    how = (*where, "--kv", kv, "--ctx", 1024, "--chunk", 64, "--threads", 1)
+    asked = ("--parallel", sessions, "--ignore-eos", "--json", "--no-prefix-cache")
+    results, edge, cloud = resident.run_requests(requests, *how, *asked)
     longest = max(len(a["prompt_ids"]) for a in results) + answered
     p = planned("--context", longest, "--prompt", longest - answered, "--sessions", sessions, "--split", split, "--kv", kv,
                 "--codec", TSQ, "--chunk", 64, "--back", "keep", "--max-kl", 9, "-o", folder + "/x", "--port",
@@ -313,6 +314,52 @@ def beside_resident(where, wish, split, kv, sessions, tokens):
         e2e.say("split %d, %s, %s, %d sessions of %d tokens: %s %.1f MB planned, %.1f resident: %+.1f %%"
                 % (split, p["front"], kv, sessions, longest, half, should / 1e6, is_ / 1e6, 100 * (should / is_ - 1)))
         e2e.check(abs(should / is_ - 1) <= .05, "planned memory within 5 %")
+    if sessions == 1:  # a plan of several is of an edge that serves HTTP, with 3 MB for that
+        beside_account(p, *accounts(how, asked, requests))
+
+
+def accounts(how, asked, requests):
+    """What edge and cloud say of their own memory, in bytes by item: the edge at its end, when its sessions' keys and
+    values are gone; the cloud the most of each that it had."""
+    _, *how = how  # -m, which halves give
+    port, socket = "memif:%s/terms.sock" % folder, os.path.join(folder, "terms.control")
+    seen, over = {}, threading.Event()
+
+    def watch():
+        while not over.wait(.05):
+            done = e2e.isthmus("ctl", "--json", "--socket", socket, "memory")
+            for item in json.loads(done.stdout)["items"] if done.returncode == 0 else ():
+                seen[item["what"]] = max(seen.get(item["what"], 0), item["bytes"])
+
+    cloud = halves.Cloud(how[0], port, *how[1:], "--control", socket)
+    watcher = threading.Thread(target=watch, daemon=True)
+    try:
+        e2e.check(cloud.ready(), "a cloud: " + cloud.said()[-500:])
+        watcher.start()
+        done = halves.edge(how[0], port, *how[1:], *asked, "--stats", "--requests", "-",
+                           text_in=e2e.lines_of(requests))
+    finally:
+        over.set()
+        watcher.join()
+        cloud.stop()
+    last = e2e.json_lines(done, "edge --stats")[-1]
+    return {i["what"]: i["bytes"] for i in last["memory"]["items"]}, seen
+
+
+def beside_account(p, edge, cloud):
+    """Each term of a plan beside what the account has of it, within 5 % or what is said here. Not seen so: histories,
+    .2 MB, that are gone at the end; and logits of a cloud, whose account has room for drafts', never touched here."""
+    huge, small = 2 << 20, 1e6  # weights and caches are planned in whole huge pages, and counted to the byte
+    process = ("program", "tokenizer", "codec", "packets"), ("program", "heap beside", "DPDK")  # EAL's pages are in both
+    terms = (("weights", "head"), ("weights",), huge), (("scratch",), ("scratch",), small), (*process, small)
+    for half, planned_terms, items, more in (
+            ("edge", p["edge_memory"], edge, ()),
+            ("cloud", p["cloud_memory"], cloud, ((("keys and values",), ("kv cache",), huge),))):
+        for ours, theirs, least in (*terms, *more):
+            should, is_ = sum(planned_terms[t] for t in ours), sum(items[t] for t in theirs)
+            e2e.say("  %s, %s: %.2f MB planned, %.2f by the account" % (half, " + ".join(ours), should / 1e6, is_ / 1e6))
+            e2e.check(abs(should - is_) <= max(.05 * is_, least), "%s, %s: within 5 %% or %.1f MB"
+                      % (half, ours, least / 1e6))
 
 
 def three_bits():

@@ -121,22 +121,36 @@ def killed(folder, edge_bytes):
                       "left behind: %s, %d bytes" % (os.listdir(where + "/pair"), taken()))
 
 
-def memory(folder):
-    """Of two layers and of twelve: the same."""
-    peaks = []
-    for split in (2, 12):
-        process = subprocess.Popen([e2e.BINARY, "quantize", "-m", MODEL, "--split", str(split), "--front", "Q8_0", "-o",
+def peaks(folder, splits, *args):
+    """The most resident while so many layers are quantized, for each of two numbers of them."""
+    found = []
+    for split in splits:
+        process = subprocess.Popen([e2e.BINARY, "quantize", "-m", MODEL, "--split", str(split), *args, "-o",
                                     os.path.join(folder, "peak")], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         peak = 0
         while process.poll() is None:
             peak = max(peak, resident.peak_bytes(process.pid))
             time.sleep(.01)
-        e2e.check(process.returncode == 0, "quantize --split %d" % split)
-        peaks.append(peak)
+        e2e.check(process.returncode == 0, "quantize --split %d %s" % (split, args))
+        found.append(peak)
+    e2e.say("%s: most resident: %.1f MB for %d layers, %.1f for %d"
+            % (args[1], found[0] / MB, splits[0], found[1] / MB, splits[1]))
+    return found
+
+
+def memory(folder):
+    """More layers take no more of it: blocks, and what is calibrated, with its second moments."""
     layer = 4 * 3538944  # its seven matrices in f32
-    e2e.say("most resident: %.1f MB for 2 layers, %.1f for 12" % (peaks[0] / MB, peaks[1] / MB))
-    e2e.check(abs(peaks[1] - peaks[0]) < layer / 2, "no more for ten layers more: %s" % peaks)
-    e2e.check(0 < max(peaks) < 40 * MB + layer, "a layer, and the program: %s" % peaks)
+    few, many = peaks(folder, (2, 12), "--front", "Q8_0")
+    e2e.check(abs(many - few) < layer / 2, "no more for ten layers more: %d, %d" % (few, many))
+    e2e.check(0 < max(few, many) < 40 * MB + layer, "a layer, and the program: %d, %d" % (few, many))
+    text = os.path.join(folder, "text.profile")
+    done = e2e.isthmus("calibrate", "-m", MODEL, "--text", e2e.shared("eval/wikitext2-valid.txt"), "--chunks", "60-67",
+                       "--split", 29, "--samples", 1, "--classes", 0, *e2e.ONE_CORE, "-o", text)
+    if e2e.check(done.returncode == 0, "calibrate: " + done.stderr[-2000:]):
+        few, many = peaks(folder, (2, 4), "--front", "sq3", "--calibration", text, *e2e.ONE_CORE)
+        e2e.check(abs(many - few) < layer / 2, "no more for two layers more: %d, %d" % (few, many))
+        e2e.check(0 < max(few, many) < 200 * MB, "the text's rows, a layer and its moments: %d, %d" % (few, many))
 
 
 def progress(folder):

@@ -5,10 +5,13 @@
  * with a threshold, and beside one that knows the future. For each trace the share of tokens that
  * came later than the limit, where first tokens have one theirs, and the mean KL that was paid.
  *
- *   sim_adapt [--seed N] [--runs R | --seconds S]
- *   sim_adapt [--seed N] [--runs R | --seconds S] [--limit MS] [--sessions N]
+ *   sim_adapt [--seed N] [--runs R | --seconds S] [--figures]
+ *   sim_adapt [--seed N] [--runs R | --seconds S] [--figures] [--limit MS] [--sessions N]
  *             --trace FILE | --backwards FILE ...
  *     of recorded links instead (trace.h), with the limit and the sessions that stand before
+ *
+ * Figures are means of the seeds; what is asked, each seed has to do, and the first that does not
+ * ends it. --figures: that is said, and ends nothing.
  *
  * Fails where the controller is not better than the rule (fewer late at no more KL; where first
  * tokens have a limit, fewer late of both; where a session is alone, fewer late in every trace), or
@@ -397,44 +400,99 @@ static int judge(const struct mean *m, bool first, bool alone)
     return bad;
 }
 
+/* Sums over the seeds so far. */
+static struct mean sums[TRACES_MADE][DECIDERS];
+
+static void add(struct mean *to, const struct mean *m, double share)
+{
+    to->late += m->late * share;
+    to->first += m->first * share;
+    to->kl += m->kl * share;
+}
+
+/* Everybody on each of the traces, with this seed. 0, or 1, said. */
 static int play_all(const struct trace *list, uint32_t n, uint32_t first_k, bool alone)
 {
     struct mean m[DECIDERS] = {{0}};
-    const bool first = list[0].first_ms > 0;
-    bool reads = false;
     int bad = 0;
 
-    print_head("trace");
     for (uint32_t k = 0; k < n; k++) {
         struct mean row[DECIDERS];
-        char limits[48] = "";
-        reads |= list[k].prompts_per_s > 0;
         for (uint32_t i = 0; i < DECIDERS; i++) {
             const struct decider d = decider(i);
             const struct outcome o = play(&list[k], first_k + k, &d);
             row[i] = mean_of(&o);
-            m[i].late += row[i].late / n;
-            m[i].first += row[i].first / n;
-            m[i].kl += row[i].kl / n;
+            add(&m[i], &row[i], 1. / n);
+            add(&sums[first_k + k][i], &row[i], 1);
         }
+        if (alone && row[OURS_AT].late >= row[RULE].late && row[RULE].late > 0) {
+            fprintf(stderr, "FAILED: not better than the rule in %s (seed %" PRIu64 ")\n",
+                    list[k].name, seeds.seed);
+            bad = 1;
+        }
+    }
+    return bad | judge(m, list[0].first_ms > 0, alone);
+}
+
+/* What all played so far, in the mean of the seeds. */
+static void print_all(const struct trace *list, uint32_t n, uint32_t first_k)
+{
+    const double share = 1. / (double)seeds.n_runs;
+    const bool first = list[0].first_ms > 0;
+    struct mean m[DECIDERS] = {{0}};
+    char what[64] = "trace";
+    bool reads = false;
+
+    if (seeds.n_runs > 1)
+        snprintf(what, sizeof what, "trace, mean of %" PRIu64 " seeds", seeds.n_runs);
+    print_head(what);
+    for (uint32_t k = 0; k < n; k++) {
+        char limits[48] = "";
+        reads |= list[k].prompts_per_s > 0;
         if (first)
             snprintf(limits, sizeof limits, ", %g s to the first", list[k].first_ms * 1e-3);
         printf("| %.60s; %g ms%s |", list[k].name, list[k].limit_ms, limits);
-        for (uint32_t i = 0; i < COLUMNS; i++)
-            print_mean(&row[columns[i].of], first, 1);
-        printf("\n");
-        if (alone && row[OURS_AT].late >= row[RULE].late && row[RULE].late > 0) {
-            fprintf(stderr, "FAILED: not better than the rule in this trace (seed %" PRIu64 ")\n",
-                    seeds.seed);
-            bad = 1;
+        for (uint32_t i = 0; i < DECIDERS; i++)
+            add(&m[i], &sums[first_k + k][i], share / n);
+        for (uint32_t i = 0; i < COLUMNS; i++) {
+            struct mean of_seeds = {0};
+            add(&of_seeds, &sums[first_k + k][columns[i].of], share);
+            print_mean(&of_seeds, first, 1);
         }
+        printf("\n");
     }
     printf("| mean |");
     for (uint32_t i = 0; i < COLUMNS; i++)
         print_mean(&m[columns[i].of], first, 2);
     printf("\n");
     print_fixed(m, first, reads);
-    return bad | judge(m, first, alone);
+}
+
+/* The groups of traces_made. */
+static const struct group {
+    uint32_t n, first_k;
+    bool alone;
+} groups[] = {{TRACES, 0, false},
+              {TRACES_PROMPTED, TRACES, false},
+              {TRACES_ALONE, TRACES + TRACES_PROMPTED, true}};
+#define GROUPS (sizeof groups / sizeof *groups)
+
+static int play_made(void)
+{
+    const struct trace *all = traces_made(seeds.seed);
+    int bad = 0;
+
+    for (uint32_t g = 0; g < GROUPS; g++)
+        bad |= play_all(all + groups[g].first_k, groups[g].n, groups[g].first_k, groups[g].alone);
+    return bad;
+}
+
+static void print_made(void)
+{
+    const struct trace *all = traces_made(seeds.seed);
+
+    for (uint32_t g = 0; g < GROUPS; g++)
+        print_all(all + groups[g].first_k, groups[g].n, groups[g].first_k);
 }
 
 int main(int argc, char **argv)
@@ -445,16 +503,21 @@ int main(int argc, char **argv)
         {"sessions", required_argument, NULL, 'n'},
         {"trace", required_argument, NULL, 'f'},
         {"backwards", required_argument, NULL, 'b'},
+        {"figures", no_argument, NULL, 'F'},
         {0},
     };
     static struct trace recorded[RECORDED_MAX];
     double limit_ms = 110;
     uint32_t sessions = TRACE_SESSIONS, n_recorded = 0;
+    bool figures = false;
+    int bad = 0;
 
     seeds.argv = argv;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) >= 0;) {
         if (c == 'l')
             limit_ms = strtod(optarg, NULL);
+        else if (c == 'F')
+            figures = true;
         else if (c == 'n')
             sessions = (uint32_t)strtoul(optarg, NULL, 10);
         else if (c == 'f' || c == 'b') {
@@ -464,16 +527,14 @@ int main(int argc, char **argv)
         } else if (!seeds_option(&seeds, c, optarg))
             return 2;
     }
-    while (seeds_next(&seeds)) {
-        const struct trace *const all = n_recorded ? recorded : traces_made(seeds.seed);
-        const int bad = n_recorded ? play_all(all, n_recorded, 0, false)
-                                   : play_all(all, TRACES, 0, false) |
-                                         play_all(all + TRACES, TRACES_PROMPTED, TRACES, false) |
-                                         play_all(all + TRACES + TRACES_PROMPTED, TRACES_ALONE,
-                                                  TRACES + TRACES_PROMPTED, true);
-        if (bad)
-            seeds_failed();
-    }
+    while ((figures || !bad) && seeds_next(&seeds))
+        bad = n_recorded ? play_all(recorded, n_recorded, 0, false) : play_made();
+    if (n_recorded && seeds.n_runs)
+        print_all(recorded, n_recorded, 0);
+    else if (seeds.n_runs)
+        print_made();
+    if (bad && !figures)
+        seeds_failed();
     seeds_report(&seeds);
     return 0;
 }
