@@ -201,8 +201,8 @@ KFN void fetch_ahead(enum layout_id id, const uint8_t *panel, size_t b)
         __builtin_prefetch(panel + b * bytes + 1024 + i);
 }
 
-/* One token: the processor's look-ahead does better by itself, with two blocks of a stream at a turn
- * where a unit is one; but for 5 and 6 bits in units of 8. All of it is measured (Zen 4). */
+/* One token: the processor's look-ahead does better by itself, with two blocks of a stream at a
+ * turn where a unit is one; but for 5 and 6 bits in units of 8. Measured on Zen 4. */
 KFN bool in_pairs(enum layout_id id)
 {
     return kernels_layouts[id].unit_cols == 32 && kernels_layouts[id].bits < 8;
