@@ -189,7 +189,7 @@ KFN vb kept(vb code, uint8_t *keep, size_t i)
 }
 
 /* What a stream reads 1 KiB on: the processor's own look-ahead ends with each page of memory. It
- * pays where few tokens share what is read; 8 bits, that take the least work, it slows. */
+ * pays where a few tokens share what is read; 8 bits, that take the least work, it slows. */
 KFN void fetch_ahead(enum layout_id id, const uint8_t *panel, size_t b)
 {
     const struct layout *l = &kernels_layouts[id];
@@ -201,14 +201,28 @@ KFN void fetch_ahead(enum layout_id id, const uint8_t *panel, size_t b)
         __builtin_prefetch(panel + b * bytes + 1024 + i);
 }
 
-#define EACH_BLOCK(...)                                                                            \
-    for (size_t b = 0; b < a->cols / 32; b++)                                                      \
-        for (size_t j = 0; j < n; j++) {                                                           \
-            const struct place p = place_of(id, panels[j], b);                                     \
-            const size_t i = b * a->n_tokens + t0;                                                 \
-            float *y = acc + j * nt * PANEL_ROWS;                                                  \
-            __VA_ARGS__;                                                                           \
-        }
+/* One token: the processor's look-ahead does better by itself, with two blocks of a stream at a
+ * turn where a unit is one; but for 5 and 6 bits in units of 8. Measured on Zen 4. */
+KFN bool in_pairs(enum layout_id id)
+{
+    return kernels_layouts[id].unit_cols == 32 && kernels_layouts[id].bits < 8;
+}
+
+KFN void fetch_alone(enum layout_id id, const uint8_t *panel, size_t b)
+{
+    if (id == LAYOUT_Q5_K || id == LAYOUT_Q6_K)
+        fetch_ahead(id, panel, b);
+}
+
+#define EACH_BLOCK(turn, ...)                                                                      \
+    for (size_t first = 0; first < a->cols / 32; first += (turn))                                  \
+        for (size_t j = 0; j < n; j++)                                                             \
+            for (size_t b = first; b < first + (turn) && b < a->cols / 32; b++) {                  \
+                const struct place p = place_of(id, panels[j], b);                                 \
+                const size_t i = b * a->n_tokens + t0;                                             \
+                float *y = acc + j * nt * PANEL_ROWS;                                              \
+                __VA_ARGS__;                                                                       \
+            }
 #define FEW(kind, n)                                                                               \
     fetch_ahead(id, panels[j], b);                                                                 \
     kind##_packed_##n(id, p, a, i, y, NULL)
@@ -257,17 +271,18 @@ KFN void fetch_ahead(enum layout_id id, const uint8_t *panel, size_t b)
     {                                                                                              \
         memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));                                        \
         if (nt == 1) {                                                                             \
-            EACH_BLOCK(FEW(kind, 1))                                                               \
+            EACH_BLOCK(in_pairs(id) ? 2 : 1, fetch_alone(id, panels[j], b);                        \
+                       kind##_packed_1(id, p, a, i, y, NULL))                                      \
         } else if (nt == 2) {                                                                      \
-            EACH_BLOCK(FEW(kind, 2))                                                               \
+            EACH_BLOCK(1, FEW(kind, 2))                                                            \
         } else if (nt == 3 && FOURS(kind)) {                                                       \
-            EACH_BLOCK(FEW(kind, 3))                                                               \
+            EACH_BLOCK(1, FEW(kind, 3))                                                            \
         } else if (nt == 4 && FOURS(kind)) {                                                       \
-            EACH_BLOCK(FEW(kind, 4))                                                               \
+            EACH_BLOCK(1, FEW(kind, 4))                                                            \
         } else if (nt == 5 && FOURS(kind)) {                                                       \
-            EACH_BLOCK(FEW(kind, 5))                                                               \
+            EACH_BLOCK(1, FEW(kind, 5))                                                            \
         } else {                                                                                   \
-            EACH_BLOCK(kind##_block(id, p, a, i, nt, y))                                           \
+            EACH_BLOCK(1, kind##_block(id, p, a, i, nt, y))                                        \
         }                                                                                          \
     }
 
@@ -494,15 +509,24 @@ KFN const float *weights_at(enum layout_id id, struct place p, float *w)
     return w;
 }
 
+/* Column c of a float type's panel. */
+KFN v16 column_of(enum layout_id id, const uint8_t *panel, size_t c)
+{
+    const uint16_t *h = (const uint16_t *)panel + c * PANEL_ROWS;
+
+    return id == LAYOUT_F32   ? v_load((const float *)panel + c * PANEL_ROWS)
+           : id == LAYOUT_F16 ? v_loadh(h)
+                              : v_load_bf16(h);
+}
+
 /* Block b as plain weights f32[32][16], in `w` unless the panel holds them so. */
 KFN const float *weights_of(enum layout_id id, const uint8_t *panel, size_t b, float *w)
 {
     if (id == LAYOUT_F32)
         return (const float *)panel + b * 32 * PANEL_ROWS;
     if (kernels_layouts[id].bits == 0) {
-        const uint16_t *h = (const uint16_t *)panel + b * 32 * PANEL_ROWS;
         for (size_t k = 0; k < 32; k++)
-            v_store(w + 16 * k, id == LAYOUT_F16 ? v_loadh(h + 16 * k) : v_load_bf16(h + 16 * k));
+            v_store(w + 16 * k, column_of(id, panel, b * 32 + k));
         return w;
     }
     return weights_at(id, place_of(id, panel, b), w);
@@ -532,11 +556,36 @@ KFN void mul_float_6(const float *w, const float *x, size_t ldx, float *acc)
     v_store(acc + 80, a5);
 }
 
-KFN void mul_float(enum layout_id id, const uint8_t *const *panels, size_t n,
-                   const struct acts *a, size_t t0, size_t nt, float *acc)
+/* One token times four panels of a float type: a row's sum is a chain of additions, of which
+ * four go on while each waits for its last. */
+KFN void mul_columns_4(enum layout_id id, const uint8_t *const *panels, const float *x, size_t cols,
+                       float *acc)
+{
+    const uint8_t *p0 = panels[0], *p1 = panels[1], *p2 = panels[2], *p3 = panels[3];
+    v16 a0 = v_set1(0.f), a1 = a0, a2 = a0, a3 = a0;
+
+    for (size_t c = 0; c < cols; c++) {
+        const v16 xc = v_set1(x[c]);
+        a0 = v_fma(column_of(id, p0, c), xc, a0);
+        a1 = v_fma(column_of(id, p1, c), xc, a1);
+        a2 = v_fma(column_of(id, p2, c), xc, a2);
+        a3 = v_fma(column_of(id, p3, c), xc, a3);
+    }
+    v_store(acc, a0);
+    v_store(acc + 16, a1);
+    v_store(acc + 32, a2);
+    v_store(acc + 48, a3);
+}
+
+KFN void mul_float(enum layout_id id, const uint8_t *const *panels, size_t n, const struct acts *a,
+                   size_t t0, size_t nt, float *acc)
 {
     _Alignas(64) float scratch[32 * PANEL_ROWS];
 
+    if (kernels_layouts[id].bits == 0 && nt == 1 && n == 4) {
+        mul_columns_4(id, panels, a->x + t0 * a->cols, a->cols, acc);
+        return;
+    }
     memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
     for (size_t b = 0; b < a->cols / 32; b++) {
         const float *x = a->x + t0 * a->cols + b * 32;
