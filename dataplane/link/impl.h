@@ -6,6 +6,7 @@
 #include "dataplane/link.h"
 #include "dataplane/link/list.h"
 #include "dataplane/link/pace.h"
+#include "dataplane/range.h"
 
 #define RING_MASK       (LINK_MESSAGES_MAX - 1u)
 #define N_CLASSES       4u
@@ -274,10 +275,5 @@ uint32_t receive_answered(struct link *l, uint32_t message);
 void receive_replied(struct link *l);
 uint32_t receive_credit(const struct link *l);
 uint64_t receive_ack_deadline(const struct link *l);
-
-static inline uint64_t clamp(uint64_t v, uint64_t low, uint64_t high)
-{
-    return v < low ? low : v > high ? high : v;
-}
 
 #endif
