@@ -79,7 +79,8 @@ struct handshake_denial {
 
 /*
  * A responder that lost its keys, in a restart, says so: handshake_deny answers a frame of a connection
- * that is unknown, at most a hundred times a second. handshake_denied tells its initiator, once, that it
+ * that is unknown. It does so a hundred times a second at most; where more come, a frame of each host
+ * waits for its turn, and handshake_output sends the answer. handshake_denied tells its initiator, once, that it
  * came. By itself that proves nothing. But where the tag is that of a frame that the initiator sealed
  * with the connection's keys, and handshake_denial_proved, the peer had those keys and has lost them: if
  * its identity is one process's. Of two that share one, each denies what the other has.
