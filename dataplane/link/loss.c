@@ -119,6 +119,7 @@ void loss_acked(struct link *l, struct tx_fragment *f, uint64_t hold_ns, bool sa
     f->pkt = NULL;
     m->n_acked++;
     l->in_flight--;
+    l->in_flight_more -= f->more;
     l->sealed[f->epoch % 2]--;
     l->backoff = 0;
     l->rto_from_ns = l->now_ns;
