@@ -6,7 +6,8 @@
  *
  * A pure state machine like the link: packets and time go in, packets come out. DTLS has timers of
  * its own that read the wall clock; so its packets travel here as numbered HANDSHAKE frames that are
- * acknowledged, sent again by our time and handed to it in order, and those timers never fire.
+ * acknowledged, sent again by our time and handed to it in order, and those timers
+ * are an hour long: only a step of that clock makes one fire, which costs a flight more.
  *
  * A responder keeps nothing for an initiator that has not shown, by a cookie, that it gets what is
  * sent to its address; and then half_open_max at most. docs/wire.md has the frames.

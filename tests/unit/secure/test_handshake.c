@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
+#include <time.h>
 
 #include <cmocka.h>
 #include <openssl/ssl.h>
@@ -309,6 +311,57 @@ static void test_late_responder(void **state)
     assert_true(finishes(&t, SECOND));
     assert_same_secrets(&t);
     pair_close(&t);
+}
+
+static unsigned clock_steps_each; /* so often it was looked at; 0: never */
+
+static time_t some_time(void)
+{
+    static uint64_t n, steps = 1;
+
+    if (clock_steps_each && ++n % clock_steps_each == 0)
+        steps++;
+    return (time_t)(steps * 0x9e3779b97f4a7c15u >> 30);
+}
+
+/* In place of libc's, for OpenSSL, which looks at the clock on the wall. */
+#define SEEN_BY_LIBRARIES __attribute__((visibility("default")))
+
+SEEN_BY_LIBRARIES time_t time(time_t *to)
+{
+    const time_t now = some_time();
+
+    if (to)
+        *to = now;
+    return now;
+}
+
+static unsigned n_looked;
+
+SEEN_BY_LIBRARIES int gettimeofday(struct timeval *tv, void *zone)
+{
+    n_looked++;
+    *tv = (struct timeval){.tv_sec = some_time()};
+    return 0;
+}
+
+/* It steps, to anywhere from 1970 to 2500, while hands are shaken, again and again: that costs packets at
+ * most. */
+static void test_clock_on_the_wall(void **state)
+{
+    const struct network_params lossy = {.drop = .3, .delay_min_ns = MS, .delay_max_ns = 2 * MS};
+
+    for (unsigned i = 0; i < 20; i++) {
+        struct pair t;
+
+        clock_steps_each = 3 + i % 10;
+        pair_open(&t, 500 + i, &lossy, 1500, initiator(7, 1500), responder(1500));
+        assert_true(finishes(&t, 60 * SECOND));
+        clock_steps_each = 0;
+        assert_same_secrets(&t);
+        pair_close(&t);
+    }
+    assert_true(n_looked > 0); /* else these would not be OpenSSL's */
 }
 
 /* --- floods --------------------------------------------------------------------------------------
@@ -806,6 +859,7 @@ int main(void)
         cmocka_unit_test(test_cookie),         cmocka_unit_test(test_garbage),
         cmocka_unit_test(test_old_age),        cmocka_unit_test(test_long_certificate),
         cmocka_unit_test(test_no_secrets),     cmocka_unit_test(test_knocks),
+        cmocka_unit_test(test_clock_on_the_wall),
         cmocka_unit_test(test_denials_in_turn), cmocka_unit_test(test_denials_of_many),
         cmocka_unit_test(test_bad_params),
     };
