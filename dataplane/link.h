@@ -51,8 +51,9 @@ struct link_params {
     bool unpaced;                  /* nothing between the peers can queue: only window and credit
                                     * bound what is under way */
     uint32_t window_packets;       /* most packets in flight; 0: 2,048 */
-    uint32_t rx_budget_packets;    /* most received packets held for incomplete or undelivered
-                                    * messages; beyond it they are dropped (and sent again); 0: 2,048 */
+    uint32_t rx_budget_packets;    /* most received packets, or pieces of such, held for incomplete or
+                                    * undelivered messages; beyond it they are dropped (and sent
+                                    * again); 0: 2,048 */
     uint64_t rto_min_ns;           /* of timeouts but the first after an acknowledgement; 0: 20 ms */
     uint64_t rto_max_ns;           /* to which they double; where round trips are longer they are, too,
                                     * up to ten times it; 0: 300 ms */
@@ -107,6 +108,7 @@ struct link_message {
     bool is_reply;
     uint32_t reply_to;
     uint16_t n_fragments;
+    uint32_t n_packets;   /* that came for it: more than fragments where some came in pieces */
     struct pkt **pkts;    /* owned by the message: link_message_free */
 };
 

@@ -41,5 +41,7 @@ bool outer_check(const uint8_t *frame, size_t len, size_t *udp_bytes);
 void outer_way_back(const uint8_t *frame, struct wire_path *path);
 
 bool outer_same_path(const struct wire_path *a, const struct wire_path *b);
+/* The same, whatever the ports are. */
+bool outer_same_hosts(const struct wire_path *a, const struct wire_path *b);
 
 #endif

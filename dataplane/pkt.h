@@ -11,6 +11,7 @@
 #define ISTHMUS_DATAPLANE_PKT_H
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stddef.h>
 
@@ -71,5 +72,9 @@ void pkt_pool_heap_close(struct pkt_pool *pool);
 /* A packet of its own, of no pool that it would have to outlive, and no port's: the link sends it in
  * pieces, and makes one of those that come. NULL: out of memory. */
 struct pkt *pkt_lone(uint32_t room);
+static inline bool pkt_is_lone(const struct pkt *p)
+{
+    return !p->pool->alloc;
+}
 
 #endif

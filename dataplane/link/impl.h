@@ -6,6 +6,7 @@
 #include "dataplane/link.h"
 #include "dataplane/link/list.h"
 #include "dataplane/link/pace.h"
+#include "dataplane/range.h"
 
 #define RING_MASK       (LINK_MESSAGES_MAX - 1u)
 #define N_CLASSES       4u
@@ -44,6 +45,7 @@ struct tx_fragment {
     uint16_t fragment, payload_bytes;
     uint16_t epoch; /* sealed in */
     uint8_t state;
+    uint8_t more; /* pieces that it went in, beyond one */
     struct pace_mark mark;
 };
 
@@ -62,6 +64,7 @@ struct rx_message {
     uint8_t cls;
     bool is_reply;
     uint16_t n, n_have;
+    uint32_t n_packets; /* that it counts as: fragments, and pieces where these came in such */
     uint16_t leading;        /* fragments below this have all arrived */
     uint16_t end;            /* no fragment at or above this has arrived */
     struct rx_message *next; /* in a ready queue */
@@ -153,6 +156,7 @@ struct link {
     uint32_t newest[SESSION_BUCKETS];
     struct list_node queued[N_CLASSES], lost[N_CLASSES], refused, sent;
     uint32_t n_queued, in_flight;
+    uint32_t in_flight_more; /* of those in flight, pieces beyond one: the receiver counts each */
     uint64_t queued_bytes; /* of payload */
     uint64_t gone_bytes;   /* all that was sent, again or not */
     uint64_t served_at[N_CLASSES]; /* gone_bytes when the class last sent, or began to wait */
@@ -254,6 +258,7 @@ uint64_t mtu_deadline(const struct link *l);
 /* piece.c */
 /* A frame with so much payload can go in pieces. */
 bool piece_takes(const struct link *l, uint32_t payload_bytes);
+uint32_t piece_count(const struct pkt *frame);
 /* Queue the pieces of a sealed frame; where packets are short it is lost. */
 void piece_cut(struct link *l, const struct pkt *frame, struct pkt_pool *pool);
 int piece_output(struct link *l, struct pkt **out, int n);
@@ -274,10 +279,5 @@ uint32_t receive_answered(struct link *l, uint32_t message);
 void receive_replied(struct link *l);
 uint32_t receive_credit(const struct link *l);
 uint64_t receive_ack_deadline(const struct link *l);
-
-static inline uint64_t clamp(uint64_t v, uint64_t low, uint64_t high)
-{
-    return v < low ? low : v > high ? high : v;
-}
 
 #endif

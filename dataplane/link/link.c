@@ -15,11 +15,6 @@
 /* A peer that another wants to replace has this many ping intervals to say that it is there. */
 #define CONTEST_PINGS 4u
 
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
 static void advance(struct link *l, uint64_t now_ns)
 {
     if (now_ns > l->now_ns)

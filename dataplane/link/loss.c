@@ -38,16 +38,6 @@
 #define PROBES               2u  /* packets sent again at a timeout: one may be lost too */
 #define ACK_ENTRY_BYTES      8u
 
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
-static uint64_t most(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
-
 static void rtt_sample(struct link *l, uint64_t rtt)
 {
     l->rtt_samples[l->n_rtt_samples++ % RTT_SAMPLES] = rtt;
@@ -129,6 +119,7 @@ void loss_acked(struct link *l, struct tx_fragment *f, uint64_t hold_ns, bool sa
     f->pkt = NULL;
     m->n_acked++;
     l->in_flight--;
+    l->in_flight_more -= f->more;
     l->sealed[f->epoch % 2]--;
     l->backoff = 0;
     l->rto_from_ns = l->now_ns;

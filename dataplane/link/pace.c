@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "dataplane/link/pace.h"
 
+#include "dataplane/range.h"
+
 #define MS           1000000ull
 #define NS_PER_S     1000000000ull
 #define PACKET       1500u          /* a full one, for bounds */
@@ -30,16 +32,6 @@
 
 /* One part up, to see whether there is more; one down, so that its queue goes; six as they are. */
 static const uint32_t cycle_gain[8] = {320, 192, ONE, ONE, ONE, ONE, ONE, ONE};
-
-static uint64_t most(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
-
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
 
 /* Bytes in a time at the known rate. */
 static uint64_t bytes_in(const struct pace *p, uint64_t ns)

@@ -32,6 +32,11 @@ bool piece_takes(const struct link *l, uint32_t payload_bytes)
            WIRE_HEADER_BYTES + payload_bytes + WIRE_TAG_BYTES <= PIECES_MAX * PIECE_BYTES;
 }
 
+uint32_t piece_count(const struct pkt *frame)
+{
+    return pieces_of(frame->len - WIRE_L2L4_BYTES);
+}
+
 /* --- out -------------------------------------------------------------------------------------- */
 
 static void queue(struct link *l, struct pkt *p)

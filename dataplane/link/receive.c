@@ -73,7 +73,7 @@ bool link_recv(struct link *l, struct link_message *out)
     q->head = m->next;
     if (!q->head)
         q->tail = &q->head;
-    l->rx_held -= m->n;
+    l->rx_held -= m->n_packets;
     if (l->credit_told < l->p.rx_budget_packets / 4 &&
         receive_credit(l) >= l->p.rx_budget_packets / 2)
         l->ack_now = true; /* the sender may be waiting for this */
@@ -84,6 +84,7 @@ bool link_recv(struct link *l, struct link_message *out)
         .is_reply = m->is_reply,
         .reply_to = m->reply_to,
         .n_fragments = m->n,
+        .n_packets = m->n_packets,
         .pkts = m->pkts,
     };
     return true;
@@ -377,6 +378,8 @@ bool receive_is_new(struct link *l, const struct wire_header *h)
 static void take(struct link *l, struct rx_message *m, struct pkt *p, const struct wire_header *h,
                  const uint8_t *payload)
 {
+    const uint32_t n_packets = pkt_is_lone(p) ? piece_count(p) : 1;
+
     m->pkts[h->fragment] = p;
     m->have[h->fragment / 64] |= 1ull << h->fragment % 64;
     m->n_have++;
@@ -393,7 +396,8 @@ static void take(struct link *l, struct rx_message *m, struct pkt *p, const stru
         m->is_reply = h->flags & WIRE_FLAG_REPLY;
         m->reply_to = m->is_reply ? get_be32(payload + 4) : 0;
     }
-    l->rx_held++;
+    m->n_packets += n_packets;
+    l->rx_held += n_packets;
 }
 
 /* Takes over p. -EBADMSG when the frame is not what a link of this version sends. */

@@ -167,7 +167,7 @@ void send_drop_all(struct link *l)
     list_init(&l->refused);
     list_init(&l->sent);
     piece_drop_queued(l);
-    l->n_queued = l->in_flight = l->probes = 0;
+    l->n_queued = l->in_flight = l->in_flight_more = l->probes = 0;
     l->queued_bytes = 0;
     l->sealed[0] = l->sealed[1] = 0;
 }
@@ -311,7 +311,7 @@ static struct tx_fragment *next_of_classes(struct link *l, bool open)
  * oldest message only. */
 static struct tx_fragment *next_fragment(struct link *l)
 {
-    bool open = l->in_flight < window(l) && may_start(l);
+    bool open = l->in_flight + l->in_flight_more < window(l) && may_start(l);
     struct tx_fragment *next;
 
     if (!list_empty(&l->refused))
@@ -346,7 +346,10 @@ int send_output(struct link *l, struct pkt **out, int n, struct pkt_pool *pool)
         if (!p)
             break;
         replied = replied || reply;
-        if (p->len > l->mtu.frame_max || !p->pool->alloc) { /* too long, or no port's */
+        if (p->len > l->mtu.frame_max || pkt_is_lone(p)) {
+            l->in_flight_more -= f->more;
+            f->more = (uint8_t)(piece_count(p) - 1);
+            l->in_flight_more += f->more;
             piece_cut(l, p, pool);
             pkt_unref(p);
             count += piece_output(l, out + count, n - count);
@@ -389,7 +392,7 @@ bool send_has_output(const struct link *l)
 /* Beyond what the path takes at once as much again may wait: it goes when that is acknowledged. */
 uint32_t link_window_left(const struct link *l)
 {
-    uint32_t used = l->in_flight + l->n_queued, all = window(l);
+    uint32_t used = l->in_flight + l->in_flight_more + l->n_queued, all = window(l);
 
     if (l->pace.pipe_bytes + l->queued_bytes >= 2 * l->pace.window_bytes)
         return 0;

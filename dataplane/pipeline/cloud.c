@@ -153,8 +153,8 @@ static void drop_queue(struct cloud *c, struct cloud_session *s)
     for (uint32_t i = 0; i < s->queue_count; i++) {
         struct link_message *m = &s->queue[(s->queue_head + i) % CLOUD_QUEUE];
 
-        c->held -= m->n_fragments;
-        c->edges[s->edge].held -= m->n_fragments;
+        c->held -= m->n_packets;
+        c->edges[s->edge].held -= m->n_packets;
         link_message_free(m);
     }
     s->queue_count = 0;
@@ -291,8 +291,8 @@ static bool on_rows(struct cloud *c, struct cloud_edge *e, const struct link_mes
         return false;
     }
     s->queue[(s->queue_head + s->queue_count++) % CLOUD_QUEUE] = *m;
-    c->held += m->n_fragments;
-    e->held += m->n_fragments;
+    c->held += m->n_packets;
+    e->held += m->n_packets;
     cloud_note(c, s);
     return true;
 }

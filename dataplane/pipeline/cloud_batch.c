@@ -21,8 +21,8 @@ static void drop_first(struct cloud *c, struct cloud_session *s)
 {
     struct link_message *m = &s->queue[s->queue_head];
 
-    c->held -= m->n_fragments;
-    c->edges[s->edge].held -= m->n_fragments;
+    c->held -= m->n_packets;
+    c->edges[s->edge].held -= m->n_packets;
     link_message_free(m);
     s->queue_head = (s->queue_head + 1) % CLOUD_QUEUE;
     s->queue_count--;

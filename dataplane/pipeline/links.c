@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dataplane/range.h"
+
 #define LEAVE_NS     5000000000u /* how long a CLOSE is repeated to who goes on */
-#define PORT_FULL_NS 50000u      /* when to try a full port again */
 #define SILENT_NS    500000000u  /* who was heard since then need not be asked */
 #define SHARE_MIN    4u
 #define SHARE_IDLE   32u /* what an edge may send before it knows our credit */
@@ -384,6 +385,18 @@ uint32_t links_share(const struct links *l, const struct links_peer *p, uint32_t
     return part > SHARE_MIN ? part : SHARE_MIN;
 }
 
+/* All that have a link, another one first each time, as the port may not have room for all. */
+static void in_turn(struct links *l, uint32_t *first, void (*visit)(struct pump *p))
+{
+    for (uint32_t i = 0; i < l->n_used; i++) {
+        struct links_peer *p = &l->peers[(*first + i) % l->n_used];
+
+        if (p->pump.link)
+            visit(&p->pump);
+    }
+    *first = l->n_used ? (*first + 1) % l->n_used : 0;
+}
+
 void links_in(struct links *l, uint64_t now_ns)
 {
     const int burst = pump_burst(l->p.port);
@@ -399,14 +412,18 @@ void links_in(struct links *l, uint64_t now_ns)
             dispatch(l, pkts[k]);
         if (n < burst)
             break;
-        for (uint32_t i = 0; i < l->n_used; i++)
-            if (l->peers[i].pump.link)
-                pump_amid(&l->peers[i].pump);
+        in_turn(l, &l->first_amid, pump_amid);
     }
     tick(l);
 }
 
 /* --- departure -------------------------------------------------------------------------------- */
+
+/* Beside what the peers' pumps have. */
+static bool has_output(const struct links *l)
+{
+    return l->reset.pending || (l->handshake && handshake_has_output(l->handshake));
+}
 
 void links_out(struct links *l)
 {
@@ -415,13 +432,11 @@ void links_out(struct links *l)
         peer_send(l->handshake, l->p.port, l->now_ns);
     if (l->reset.pending)
         send_reset(l);
-    for (uint32_t i = 0; i < l->n_used; i++) {
-        struct links_peer *p = &l->peers[(l->first + i) % l->n_used];
-
-        if (p->pump.link)
-            pump_out(&p->pump);
-    }
-    l->first = l->n_used ? (l->first + 1) % l->n_used : 0;
+    if (!has_output(l))
+        l->stuck_ns = 0;
+    else if (!l->stuck_ns)
+        l->stuck_ns = l->now_ns;
+    in_turn(l, &l->first, pump_out);
 }
 
 void links_during_run(void *arg)
@@ -445,23 +460,20 @@ uint64_t links_now(struct links *l)
     return l->now_ns;
 }
 
-static uint64_t deadline_of(const struct links *l, const struct links_peer *p)
+static uint64_t deadline_of(const struct links_peer *p)
 {
-    if (!p->leaving)
-        return pump_deadline(&p->pump);
-    return link_has_output(p->pump.link) ? l->now_ns + PORT_FULL_NS : p->until_ns;
+    return p->leaving ? least(pump_retry(&p->pump), p->until_ns) : pump_deadline(&p->pump);
 }
 
 uint64_t links_deadline(const struct links *l)
 {
     uint64_t at = l->handshake ? handshake_deadline(l->handshake) : UINT64_MAX;
 
-    if (l->reset.pending || (l->handshake && handshake_has_output(l->handshake)))
-        at = l->now_ns + PORT_FULL_NS < at ? l->now_ns + PORT_FULL_NS : at;
+    if (has_output(l))
+        at = least(at, pump_retry_at(l->now_ns, l->stuck_ns));
     for (uint32_t i = 0; i < l->n_used; i++) {
-        const uint64_t of = l->peers[i].pump.link ? deadline_of(l, &l->peers[i]) : UINT64_MAX;
-
-        at = of < at ? of : at;
+        if (l->peers[i].pump.link)
+            at = least(at, deadline_of(&l->peers[i]));
     }
     return at;
 }

@@ -40,7 +40,7 @@ struct links {
     struct links_peer *peers;    /* [n_places]; those from n_used on are free */
     uint32_t n_places, n_used, n_live, n_active;
     uint64_t n_joined;
-    uint32_t first;              /* whose turn it is to send */
+    uint32_t first, first_amid;  /* whose turn it is to send, at the end and amid what comes in */
     uint64_t now_ns;
     uint64_t (*clock)(void *arg); /* may be NULL */
     void *clock_arg;
@@ -51,6 +51,7 @@ struct links {
         uint16_t epoch;
     } reset; /* without encryption: to whom we know no connection with */
     uint32_t n_resets;
+    uint64_t stuck_ns; /* as a pump's, of the reset and of what the handshake has to send */
     uint32_t ended[LINKS_ENDED], n_ended;
     uint64_t turned_away, bad_frames, strangers;
 };

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "dataplane/range.h"
+
 #define STUCK_MIN_NS 50000u            /* when to try a full port again: after as long as it was */
 #define STUCK_MAX_NS 1000000u          /* full, within these */
 #define IDLE_PING_NS 5000000000u       /* often enough for what NATs remember */
@@ -237,7 +239,7 @@ void pump_link_ended(struct pump *p)
 
 static bool has_output(const struct pump *p)
 {
-    return (p->first && !is_full(p)) || link_has_output(p->link) ||
+    return (p->first && !p->dead && !is_full(p)) || link_has_output(p->link) ||
            (p->handshake && handshake_has_output(p->handshake));
 }
 
@@ -299,21 +301,22 @@ void pump_during_run(void *arg)
     pump_out(p);
 }
 
+uint64_t pump_retry_at(uint64_t now_ns, uint64_t stuck_ns)
+{
+    return now_ns + clamp(stuck_ns ? now_ns - stuck_ns : 0, STUCK_MIN_NS, STUCK_MAX_NS);
+}
+
+uint64_t pump_retry(const struct pump *p)
+{
+    return p->stuck_ns || has_output(p) ? pump_retry_at(p->now_ns, p->stuck_ns) : UINT64_MAX;
+}
+
 uint64_t pump_deadline(const struct pump *p)
 {
-    uint64_t at = p->dead ? p->now_ns : link_deadline(p->link);
-    uint64_t shake = p->handshake ? handshake_deadline(p->handshake) : UINT64_MAX;
+    const uint64_t at = p->dead ? p->now_ns : link_deadline(p->link);
 
-    at = shake < at ? shake : at;
-    if (p->stuck_ns || has_output(p)) {
-        const uint64_t for_ns = p->stuck_ns ? p->now_ns - p->stuck_ns : 0;
-        const uint64_t wait_ns = for_ns < STUCK_MIN_NS   ? STUCK_MIN_NS
-                                 : for_ns > STUCK_MAX_NS ? STUCK_MAX_NS
-                                                         : for_ns;
-
-        at = p->now_ns + wait_ns < at ? p->now_ns + wait_ns : at;
-    }
-    return at;
+    return least(least(at, pump_retry(p)),
+                 p->handshake ? handshake_deadline(p->handshake) : UINT64_MAX);
 }
 
 bool pump_can_alloc(const struct pump *p, uint32_t n)

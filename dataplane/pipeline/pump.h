@@ -96,6 +96,11 @@ void peer_send(struct handshake *h, struct port *port, uint64_t now_ns);
 /* Why an edge's handshake was given up; NULL: it was not. */
 const char *pump_refused(const struct pump *p);
 
+/* When to try a port again that took not all at now_ns, and nothing since stuck_ns (0: it just took
+ * some): after as long as that, within bounds. */
+uint64_t pump_retry_at(uint64_t now_ns, uint64_t stuck_ns);
+/* Then, where something waits for the port; else UINT64_MAX. */
+uint64_t pump_retry(const struct pump *p);
 /* When to call again if no packet comes. */
 uint64_t pump_deadline(const struct pump *p);
 

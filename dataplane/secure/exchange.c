@@ -6,6 +6,7 @@
  */
 #include <string.h>
 
+#include "dataplane/range.h"
 #include "dataplane/secure/handshake_impl.h"
 
 #define MS_NS      1000000ull
@@ -14,11 +15,6 @@
 #define AGAIN_NS   (300 * MS_NS) /* from a refusal to the next try */
 #define TRIES      3u
 #define AGE_FACTOR 4u /* a responder's exchange lives this many times the silence it may keep */
-
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
 
 void exchange_forget(struct handshake *h, struct exchange *e)
 {

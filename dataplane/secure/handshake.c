@@ -8,6 +8,7 @@
 #include <openssl/evp.h>
 
 #include "dataplane/link/bytes.h"
+#include "dataplane/range.h"
 #include "dataplane/secure/handshake_impl.h"
 
 #define MS_NS         1000000ull
@@ -21,13 +22,6 @@
 #define PAYLOAD_MIN   300u
 #define DENIAL_LABEL  "isthmus: no such connection" /* with the zero */
 #define DENIAL_BYTES  (sizeof DENIAL_LABEL + 5 + WIRE_TAG_BYTES)
-
-_Static_assert(WIRE_TAG_BYTES + IDENTITY_SIGNATURE_MAX <= HANDSHAKE_ANSWER_BYTES, "a denial");
-
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
 
 static void advance(struct handshake *h, uint64_t now_ns)
 {
@@ -236,28 +230,28 @@ static void write_denial(const struct handshake *h, uint32_t connection,
     memcpy(text + 5, tag, WIRE_TAG_BYTES);
 }
 
-/* Attempt 0 is nobody's: by it a responder says that it knows no such connection. */
 void handshake_deny(struct handshake *h, const struct pkt *frame)
 {
-    uint8_t text[DENIAL_BYTES];
     struct wire_header hd;
-    const uint8_t *tag;
-    struct answer *a;
-    size_t n;
+    struct stray s;
 
-    if (h->p.initiator || h->now_ns < h->deny_ns || h->n_answers == HANDSHAKE_ANSWERS_MAX ||
+    if (h->p.initiator || h->n_strays == HANDSHAKE_DENIALS_MAX ||
         wire_peek(frame->data, frame->len, &hd) || hd.hop != h->p.hop || !hd.connection ||
         !(hd.flags & WIRE_FLAG_INITIATOR) || (hd.type != WIRE_DATA && hd.type != WIRE_PING))
         return;
-    h->deny_ns = h->now_ns + DENY_NS;
-    a = &h->answers[h->n_answers++];
-    *a = (struct answer){.connection = hd.connection};
-    outer_way_back(frame->data, &a->path);
-    tag = frame->data + WIRE_PAYLOAD_AT + hd.payload_bytes;
-    write_denial(h, hd.connection, tag, text);
-    memcpy(a->datagram, tag, WIRE_TAG_BYTES);
-    n = identity_sign(h->p.identity, text, sizeof text, a->datagram + WIRE_TAG_BYTES);
-    a->bytes = (uint16_t)(n ? WIRE_TAG_BYTES + n : 0);
+    outer_way_back(frame->data, &s.path);
+    for (uint32_t i = 0; i < h->n_strays; i++) {
+        if (outer_same_hosts(&h->strays[i].path, &s.path))
+            return;
+    }
+    s.connection = hd.connection;
+    memcpy(s.tag, frame->data + WIRE_PAYLOAD_AT + hd.payload_bytes, WIRE_TAG_BYTES);
+    h->strays[h->n_strays++] = s;
+}
+
+static bool may_deny(const struct handshake *h)
+{
+    return h->n_strays && h->now_ns >= h->deny_ns;
 }
 
 static void read_denial(struct handshake *h, const uint8_t *bytes, size_t n)
@@ -359,6 +353,8 @@ uint64_t handshake_deadline(const struct handshake *h)
 {
     uint64_t at = h->retry_ns ? h->retry_ns : UINT64_MAX;
 
+    if (h->n_strays)
+        at = least(at, h->deny_ns);
     for (uint32_t i = 0; h->n_busy && i < h->n; i++)
         at = least(at, exchange_deadline(h, &h->exchanges[i]));
     return at;
@@ -394,6 +390,21 @@ static struct pkt *frame(struct handshake *h, struct pkt_pool *pool, const struc
     return p;
 }
 
+/* Attempt 0 is nobody's: by it a responder says that it knows no such connection. */
+static struct pkt *deny_oldest(struct handshake *h, struct pkt_pool *pool)
+{
+    const struct stray s = h->strays[0];
+    uint8_t text[DENIAL_BYTES], bytes[WIRE_TAG_BYTES + IDENTITY_SIGNATURE_MAX];
+    size_t n;
+
+    h->deny_ns = h->now_ns + DENY_NS;
+    memmove(h->strays, h->strays + 1, --h->n_strays * sizeof s);
+    write_denial(h, s.connection, s.tag, text);
+    memcpy(bytes, s.tag, WIRE_TAG_BYTES);
+    n = identity_sign(h->p.identity, text, sizeof text, bytes + WIRE_TAG_BYTES);
+    return frame(h, pool, &s.path, s.connection, 0, 0, 0, bytes, n ? WIRE_TAG_BYTES + n : 0);
+}
+
 static struct pkt *next_of(struct handshake *h, struct exchange *e, struct pkt_pool *pool)
 {
     uint32_t number = exchange_next(e);
@@ -418,6 +429,10 @@ int handshake_output(struct handshake *h, struct pkt **out, int n, struct pkt_po
 
     advance(h, now_ns);
     h->n_knocks = 0;
+    if (n && may_deny(h)) {
+        out[0] = deny_oldest(h, pool);
+        count += out[0] != NULL;
+    }
     while (count < n && h->n_answers) {
         const struct answer *a = &h->answers[h->n_answers - 1];
         struct pkt *p = frame(h, pool, &a->path, a->connection, a->attempt, 0, a->number,
@@ -444,7 +459,7 @@ int handshake_output(struct handshake *h, struct pkt **out, int n, struct pkt_po
 
 bool handshake_has_output(const struct handshake *h)
 {
-    if (h->n_answers)
+    if (h->n_answers || may_deny(h))
         return true;
     for (uint32_t i = 0; h->n_busy && i < h->n; i++) {
         if (exchange_has_output(&h->exchanges[i]))

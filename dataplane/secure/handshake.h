@@ -6,7 +6,8 @@
  *
  * A pure state machine like the link: packets and time go in, packets come out. DTLS has timers of
  * its own that read the wall clock; so its packets travel here as numbered HANDSHAKE frames that are
- * acknowledged, sent again by our time and handed to it in order, and those timers never fire.
+ * acknowledged, sent again by our time and handed to it in order, and those timers are an hour long:
+ * only a step of that clock makes one fire, which costs a flight more.
  *
  * A responder keeps nothing for an initiator that has not shown, by a cookie, that it gets what is
  * sent to its address; and then half_open_max at most. docs/wire.md has the frames.
@@ -79,10 +80,12 @@ struct handshake_denial {
 
 /*
  * A responder that lost its keys, in a restart, says so: handshake_deny answers a frame of a connection
- * that is unknown, at most a hundred times a second. handshake_denied tells its initiator, once, that it
- * came. By itself that proves nothing. But where the tag is that of a frame that the initiator sealed
- * with the connection's keys, and handshake_denial_proved, the peer had those keys and has lost them: if
- * its identity is one process's. Of two that share one, each denies what the other has.
+ * that is unknown. It does so a hundred times a second at most; where more come, a frame of each host
+ * waits for its turn, and handshake_output sends the answer. handshake_denied tells its initiator,
+ * once, that it came. By itself that proves nothing. But where the tag is that of a frame that the
+ * initiator sealed with the connection's keys, and handshake_denial_proved, the peer had those keys and
+ * has lost them: if its identity is one process's. Of two that share one, each denies what the other
+ * has.
  */
 void handshake_deny(struct handshake *h, const struct pkt *frame);
 bool handshake_denied(struct handshake *h, struct handshake_denial *d);

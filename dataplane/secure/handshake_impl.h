@@ -9,6 +9,7 @@
 #define HANDSHAKE_ANSWERS_MAX  64u /* verify requests that wait to be sent */
 #define HANDSHAKE_ANSWER_BYTES 128u
 #define HANDSHAKE_KNOCKS_MAX   64u /* first packets, and denials, looked at between two outputs */
+#define HANDSHAKE_DENIALS_MAX  64u /* hosts whose frame of an unknown connection waits for its denial */
 
 enum exchange_state { FRESH, RUNNING, DONE, TAKEN, FAILED };
 
@@ -36,6 +37,13 @@ struct answer {
     uint8_t datagram[HANDSHAKE_ANSWER_BYTES];
 };
 
+/* A frame of an unknown connection. */
+struct stray {
+    struct wire_path path; /* back to where it came from */
+    uint32_t connection;
+    uint8_t tag[WIRE_TAG_BYTES];
+};
+
 struct handshake {
     struct handshake_params p;
     struct wire_path path;
@@ -52,6 +60,8 @@ struct handshake {
     struct evp_pkey_st *peer_key; /* initiator: of the peer, once it was met */
     uint64_t proof_ns;            /* initiator: when a signature may be looked at again */
     uint64_t deny_ns;             /* responder: when it may say so again */
+    struct stray strays[HANDSHAKE_DENIALS_MAX]; /* one of a host, the oldest first */
+    uint32_t n_strays;
     uint64_t now_ns, retry_ns; /* initiator: when the next attempt begins; 0: one runs */
     uint32_t attempt, failures;
     const char *error; /* NULL or error_text */

@@ -38,7 +38,7 @@ struct sim_worker {
     uint64_t since_ms;
     uint32_t sessions, replaying, generation; /* another after each start */
     uint64_t tokens;
-    uint32_t most; /* sessions that it ever had */
+    uint32_t most_replays; /* at once, since the last report */
 };
 
 struct uplink {
@@ -74,7 +74,6 @@ struct sim {
     struct session *sessions;
     uint64_t finished, moved, refused;
     uint64_t longest_stall_ms;
-    uint32_t most_replays; /* at one worker at once */
 };
 
 static uint64_t draw(struct sim *s, uint64_t below)
@@ -167,10 +166,8 @@ static void place(struct sim *s, struct session *c)
     w->sessions++;
     w->replaying++;
     w->tokens += c->need;
-    if (w->sessions > w->most)
-        w->most = w->sessions;
-    if (w->replaying > s->most_replays)
-        s->most_replays = w->replaying;
+    if (w->replaying > w->most_replays)
+        w->most_replays = w->replaying;
     note(s, u->worker, c->number);
 }
 
@@ -338,50 +335,56 @@ static void audit(const struct sim *s)
     }
 }
 
-/* The load of a worker that a part of those that are up don't exceed. */
-static uint32_t load_of(const struct sim *s, double part, uint32_t *up)
+/* Of n workers by a number of theirs: the number that so large a part of them does not exceed. */
+static uint32_t quantile(const uint32_t with[CAPACITY + 1], uint32_t n, double part)
 {
-    uint32_t with[CAPACITY + 1] = {0}, below = 0, load = 0;
-    *up = 0;
-    for (uint32_t i = 0; i < s->n_workers; i++)
-        if (s->workers[i].state == UP) {
-            with[s->workers[i].sessions]++;
-            (*up)++;
-        }
-    for (below = with[0]; below < part * *up; below += with[load])
-        load++;
-    return load;
+    uint32_t number = 0;
+    for (uint32_t below = with[0]; below < part * n; below += with[number])
+        number++;
+    return number;
 }
 
-/* A worker is full at 2.4 times the mean, so that the busiest tells little; that 19 of 20 stay
- * below 1.9 times it does: with one random choice instead of the better of two they don't. */
+/*
+ * The extremes tell little: a worker is full at 2.4 times the mean, and some worker is always one that
+ * many edges chose. What 19 in 20 have, or 99 in 100, is much the same for every seed. With one random
+ * choice instead of the better of two 19 in 20 stay below 2.0 to 2.2 times the mean, not below 1.8;
+ * where all go to the worker that has most room, one in 100 replays 22 at once when a tenth joins, not 6.
+ */
 static void report(struct sim *s, const char *what, double p95_over_mean, uint64_t stall_ms,
-                   uint32_t replays)
+                   uint32_t p99_replays)
 {
-    uint32_t up, placed = 0;
+    uint32_t loads[CAPACITY + 1] = {0}, replays[CAPACITY + 1] = {0}, up = 0, placed = 0;
     audit(s);
-    const uint32_t p95 = load_of(s, .95, &up), most = load_of(s, 1, &up);
+    for (uint32_t i = 0; i < s->n_workers; i++) {
+        struct sim_worker *w = &s->workers[i];
+        replays[w->most_replays]++;
+        w->most_replays = 0;
+        if (w->state == UP) {
+            loads[w->sessions]++;
+            up++;
+        }
+    }
     for (uint32_t i = 0; i < s->n_sessions; i++) {
         const struct session *c = &s->sessions[i];
         placed += c->uplink >= 0;
         if (s->now_ms - c->progress_ms > s->longest_stall_ms)
             s->longest_stall_ms = s->now_ms - c->progress_ms;
     }
+    const uint32_t p95 = quantile(loads, up, .95), p99 = quantile(replays, s->n_workers, .99);
     const double mean = (double)placed / up, ratio = p95 / mean;
     printf("%-17s %4u up, %5u placed, load mean %4.1f p95 %2u (%.2f x) most %2u, %5" PRIu64
-           " moved, longest pause %5.2f s, replays at one worker <= %2u\n",
-           what, up, placed, mean, p95, ratio, most, s->moved, (double)s->longest_stall_ms / 1e3,
-           s->most_replays);
+           " moved, longest pause %5.2f s, replays at one worker p99 %2u most %2u\n",
+           what, up, placed, mean, p95, ratio, quantile(loads, up, 1), s->moved,
+           (double)s->longest_stall_ms / 1e3, p99, quantile(replays, s->n_workers, 1));
     if (placed < s->n_sessions - s->n_sessions / 100)
         fail("sessions wait");
     if (ratio > p95_over_mean)
         fail("the load is uneven");
     if (s->longest_stall_ms > stall_ms)
         fail("a session stood still for too long");
-    if (s->most_replays > replays)
+    if (p99 > p99_replays)
         fail("too many replays at one worker");
     s->longest_stall_ms = 0;
-    s->most_replays = 0;
     s->moved = 0;
 }
 
@@ -448,21 +451,21 @@ static uint64_t simulate(struct sim s)
     for (uint32_t i = 0; i < tenth; i++)
         s.workers[i].since_ms = 0;
     run(&s, 20000);
-    report(&s, "a start", 1.7, 6000, CAPACITY);
+    report(&s, "a start", 1.8, 6000, CAPACITY);
     for (uint32_t i = 0; i < tenth; i++)
         become(&s, i, UP);
     run(&s, 30000);
-    report(&s, "a tenth joins", 1.9, 6000, 20);
+    report(&s, "a tenth joins", 1.9, 7000, 10);
     for (uint32_t i = 0; i < tenth / 2; i++)
         become(&s, (uint32_t)draw(&s, s.n_workers), DOWN);
     run(&s, 20000);
-    report(&s, "a twentieth dies", 1.9, 7000, 16);
+    report(&s, "a twentieth dies", 1.9, 7000, 9);
     for (uint32_t i = 0; i < s.n_workers; i += 3)
         become(&s, i, DOWN);
     run(&s, 20000);
-    report(&s, "a third dies", 1.9, 15000, 36);
+    report(&s, "a third dies", 1.9, 18000, 26);
     upgrade(&s, 5);
-    report(&s, "all are upgraded", 1.9, 10000, 36);
+    report(&s, "all are upgraded", 2.0, 12000, 28);
     const uint64_t hash = s.hash;
     printf("%" PRIu64 " answers, %" PRIu64 " refusals, hash %016" PRIx64 "\n", s.finished,
            s.refused, hash);

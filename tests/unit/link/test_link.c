@@ -1216,6 +1216,142 @@ static void test_keys_come_later(void **state)
     keyed_close(&t, &a, &b);
 }
 
+/*
+ * A flood between each two messages of two that speak with each other: all that one that listens has heard
+ * comes again, at where it went and at where it came from, also cut short and with a bit flipped. Each
+ * message arrives once, in order; no memory is taken; what is said for it is no more than an
+ * acknowledgement a turn; and both go on.
+ */
+#define HEARD 64u
+
+struct listener {
+    struct pkt *heard[HEARD];
+    bool from_a[HEARD];
+    unsigned n;
+};
+
+static void hear(struct pair *t, struct listener *o, struct pkt *p, bool from_a)
+{
+    if (o->heard[o->n % HEARD])
+        pkt_unref(o->heard[o->n % HEARD]);
+    o->from_a[o->n % HEARD] = from_a;
+    o->heard[o->n++ % HEARD] = copy(t, p);
+}
+
+static void flood(struct pair *t, const struct listener *o)
+{
+    for (unsigned i = 0; i < 4 * HEARD; i++) {
+        const struct pkt *p = o->heard[i % HEARD];
+        const bool back = i / HEARD == 1;
+        struct pkt *c = p ? copy(t, p) : NULL;
+
+        if (!c)
+            continue;
+        if (i / HEARD == 2)
+            c->len -= 1 + i % (c->len - 1);
+        else if (i / HEARD == 3)
+            c->data[WIRE_L2L4_BYTES + i * 7 % (c->len - WIRE_L2L4_BYTES)] ^= 1u << i % 8;
+        (void)link_input(o->from_a[i % HEARD] == back ? t->a : t->b, c, t->now);
+    }
+}
+
+/* How many frames a has to say. */
+static unsigned pass_on(struct pair *t, struct listener *o, bool from_a)
+{
+    struct pkt *p[64];
+    const int n = take(t, from_a ? t->a : t->b, p, 64);
+
+    for (int i = 0; i < n; i++) {
+        hear(t, o, p[i], from_a);
+        give(t, from_a ? t->b : t->a, p[i]);
+    }
+    return (unsigned)n;
+}
+
+static void test_flood_of_the_heard(void **state)
+{
+    for (unsigned keyed = 0; keyed < 2; keyed++) {
+        struct link_params a = edge_params, b = cloud_params;
+        struct listener o = {.n = 0};
+        struct link_stats s;
+        unsigned most = 0;
+        struct pair t;
+
+        if (keyed)
+            keyed_open(&t, &a, &b, 100); /* and keys that change now and then */
+        else
+            pair_open(&t, a, b);
+        connect_pair(&t);
+        for (unsigned i = 0; i < 500; i++) {
+            send_one(&t, t.a, 1, (uint8_t)i);
+            send_one(&t, t.b, 2, (uint8_t)i);
+            for (unsigned turn = 0; turn < 3; turn++) {
+                unsigned n;
+
+                flood(&t, &o);
+                n = pass_on(&t, &o, true);
+                most = n > most ? n : most;
+                flood(&t, &o);
+                n = pass_on(&t, &o, false);
+                most = n > most ? n : most;
+                t.now += MS;
+            }
+            expect(t.b, 1, (uint8_t)i);
+            expect(t.a, 2, (uint8_t)i);
+            expect_none(t.a);
+            expect_none(t.b);
+            assert_in_range(t.pool->n_free, t.pool->n_total - HEARD - 16, t.pool->n_total);
+        }
+        assert_in_range(most, 1, 4); /* a message, an acknowledgement, and what the MTU or a lost key asks */
+        link_stats(t.b, &s);
+        assert_true(s.duplicates > 10000 && s.bad_frames + s.strangers > 10000);
+        assert_null(link_why_dead(t.a));
+        assert_null(link_why_dead(t.b));
+        for (unsigned i = 0; i < HEARD; i++)
+            pkt_unref(o.heard[i]);
+        if (keyed)
+            keyed_close(&t, &a, &b);
+        else
+            pair_close(&t);
+    }
+}
+
+/* A clock that goes back, or on by an hour, as when the machine slept: what was sent arrives, nobody is
+ * taken for dead, and timers still end. */
+static void test_clock_steps(void **state)
+{
+    static const int64_t steps[] = {-4000, 3600 * 1000, -3600 * 1000, 1, 86400 * 1000, -86400 * 1000};
+    struct link_params a, b;
+    struct link_stats s;
+    uint64_t deadline;
+    struct pair t;
+
+    keyed_open(&t, &a, &b, 0);
+    t.now += 100ull * 86400 * 1000 * MS;
+    connect_pair(&t);
+    for (unsigned i = 0; i < 60; i++) {
+        const uint64_t before = t.now;
+
+        send_one(&t, t.a, 1, (uint8_t)i);
+        send_one(&t, t.b, 2, (uint8_t)i);
+        if (i % 2)
+            drop_output(&t, t.a); /* lost: only a timer brings it */
+        t.now += (uint64_t)(steps[i % 6] * (int64_t)MS);
+        carry(&t);
+        for (unsigned k = 0; k < 400 && !(link_idle(t.a) && link_idle(t.b)); k++) {
+            t.now = (t.now > before ? t.now : before) + MS;
+            carry(&t);
+        }
+        assert_int_equal(link_tick(t.a, t.now, &deadline), 0);
+        assert_int_equal(link_tick(t.b, t.now, &deadline), 0);
+        expect(t.b, 1, (uint8_t)i);
+        expect(t.a, 2, (uint8_t)i);
+    }
+    link_stats(t.a, &s);
+    assert_in_range(s.retransmits, 30, 90);
+    keyed_close(&t, &a, &b);
+}
+
 /* Old frames that come again change nothing, and don't make a silent peer look alive. */
 static void test_replays(void **state)
 {
@@ -1368,6 +1504,8 @@ int main(void)
         cmocka_unit_test(test_keyed),
         cmocka_unit_test(test_keys_come_later),
         cmocka_unit_test(test_replays),
+        cmocka_unit_test(test_flood_of_the_heard),
+        cmocka_unit_test(test_clock_steps),
         cmocka_unit_test(test_key_update),
         cmocka_unit_test(test_keys_spent),
     };

@@ -641,6 +641,96 @@ static void test_bad(void **state)
     expect_none(1);
 }
 
+/* A DATA frame of this length in pieces, as its sender would cut it. */
+static void give_in_pieces(uint32_t message, uint16_t bytes)
+{
+    const uint16_t payload = bytes - WIRE_HEADER_BYTES - WIRE_TAG_BYTES;
+    struct wire_header h = {.type = WIRE_DATA,
+                            .flags = WIRE_FLAG_INITIATOR,
+                            .connection = 77,
+                            .epoch = stats(1).epoch,
+                            .message = message,
+                            .n_fragments = 1,
+                            .session = message,
+                            .cls = WIRE_PREFILL,
+                            .payload_bytes = payload};
+    struct pkt *whole = pkt_lone(WIRE_L2L4_BYTES + bytes);
+
+    memset(whole->data, 0, WIRE_L2L4_BYTES + bytes);
+    assert_int_equal(wire_seal(NULL, whole, &wire_path_edge, &h), 0);
+    for (uint16_t i = 0; i * 1024 < bytes; i++) {
+        const uint16_t n = bytes - i * 1024 < 1024 ? bytes - i * 1024 : 1024;
+        uint8_t piece[10 + 1024] = {0};
+
+        put_be32(piece, message);
+        put_be16(piece + 6, bytes);
+        put_be16(piece + 8, i);
+        memcpy(piece + 10, whole->data + WIRE_L2L4_BYTES + i * 1024, n);
+        assert_int_equal(give(WIRE_PIECE, piece, 10 + n), 0);
+    }
+    pkt_unref(whole);
+}
+
+static void begin_with_budget(uint32_t packets)
+{
+    begin(1500, 1500, 1500);
+    for (int i = 0; i < 2; i++) {
+        struct link_params p = params(i == 0, SURE, 1500);
+
+        p.rx_budget_packets = packets;
+        p.unpaced = true;
+        link_close(side[i]);
+        assert_int_equal(link_open(&p, now, &side[i]), 0);
+    }
+    meet();
+}
+
+/* Frames in pieces are memory beside the pool: who sends such without end, and keeps back the message
+ * that would be let in whatever there is, has its budget of them and no more. */
+static void test_budget_of_pieces(void **state)
+{
+    struct link_message m;
+    uint32_t n = 0, packets = 0;
+
+    begin_with_budget(64);
+    for (uint32_t i = 0; i < 100; i++)
+        give_in_pieces(3 + i, 16384);
+    assert_int_equal(stats(1).over_budget, 96);
+    for (; link_recv(side[1], &m); n++) {
+        packets += m.n_packets;
+        link_message_free(&m);
+    }
+    assert_int_equal(n, 4);
+    assert_int_equal(packets, 64);
+    for (uint32_t i = 0; i < 100; i++) /* shorter ones count for less */
+        give_in_pieces(503 + i, 2000);
+    assert_int_equal(stats(1).over_budget, 96 + 68);
+}
+
+/* And an honest sender counts them so, too, and sends none in vain. */
+static void test_credit_of_pieces(void **state)
+{
+    begin_with_budget(32);
+    for (uint8_t i = 0; i < 20; i++)
+        send(0, 8000, i);
+    for (uint8_t i = 0; i < 20;) {
+        struct link_message m;
+
+        while (turn())
+            ;
+        assert_true(stats(0).in_flight_packets <= 32 / 8);
+        for (now += DELAY; link_recv(side[1], &m); i++) {
+            assert_int_equal(m.n_packets, 8);
+            link_message_free(&m);
+        }
+    }
+    pass(50 * MS);
+    assert_true(link_idle(side[0]));
+    assert_int_equal(stats(0).in_flight_packets, 0);
+    assert_int_equal(stats(1).over_budget, 0);
+    assert_int_equal(stats(0).retransmits, 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -655,6 +745,7 @@ int main(void)
         TEST(test_pieces_lost),     TEST(test_pieces_refused),
         TEST(test_pieces_dropped),  TEST(test_bad),
         TEST(test_heard_before),    TEST(test_narrower_while_idle),
+        TEST(test_budget_of_pieces), TEST(test_credit_of_pieces),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
+#include <time.h>
 
 #include <cmocka.h>
 #include <openssl/ssl.h>
@@ -309,6 +311,57 @@ static void test_late_responder(void **state)
     assert_true(finishes(&t, SECOND));
     assert_same_secrets(&t);
     pair_close(&t);
+}
+
+static unsigned clock_steps_each; /* so often it was looked at; 0: never */
+
+static time_t some_time(void)
+{
+    static uint64_t n, steps = 1;
+
+    if (clock_steps_each && ++n % clock_steps_each == 0)
+        steps++;
+    return (time_t)(steps * 0x9e3779b97f4a7c15u >> 30);
+}
+
+/* In place of libc's, for OpenSSL, which looks at the clock on the wall. */
+#define SEEN_BY_LIBRARIES __attribute__((visibility("default")))
+
+SEEN_BY_LIBRARIES time_t time(time_t *to)
+{
+    const time_t now = some_time();
+
+    if (to)
+        *to = now;
+    return now;
+}
+
+static unsigned n_looked;
+
+SEEN_BY_LIBRARIES int gettimeofday(struct timeval *tv, void *zone)
+{
+    n_looked++;
+    *tv = (struct timeval){.tv_sec = some_time()};
+    return 0;
+}
+
+/* It steps, to anywhere from 1970 to 2500, while hands are shaken, again and again: that costs packets at
+ * most. */
+static void test_clock_on_the_wall(void **state)
+{
+    const struct network_params lossy = {.drop = .3, .delay_min_ns = MS, .delay_max_ns = 2 * MS};
+
+    for (unsigned i = 0; i < 20; i++) {
+        struct pair t;
+
+        clock_steps_each = 3 + i % 10;
+        pair_open(&t, 500 + i, &lossy, 1500, initiator(7, 1500), responder(1500));
+        assert_true(finishes(&t, 60 * SECOND));
+        clock_steps_each = 0;
+        assert_same_secrets(&t);
+        pair_close(&t);
+    }
+    assert_true(n_looked > 0); /* else these would not be OpenSSL's */
 }
 
 /* --- floods --------------------------------------------------------------------------------------
@@ -689,6 +742,114 @@ static void test_bad_params(void **state)
     handshake_close(NULL);
 }
 
+/* --- denials -------------------------------------------------------------------------------------
+ */
+
+#define HOSTS 200u
+
+/* A frame of a connection that nobody has; its tag is in the last bytes. */
+static struct pkt *stray(uint32_t host, uint16_t port, uint32_t number)
+{
+    const struct wire_header h = {.type = WIRE_PING,
+                                  .flags = WIRE_FLAG_INITIATOR,
+                                  .connection = 1000 + host,
+                                  .message = number,
+                                  .n_fragments = 1,
+                                  .cls = WIRE_CONTROL};
+    struct wire_path path = wire_path_edge;
+    struct pkt *p = pkt_alloc(pool);
+
+    path.src_ip += host;
+    path.src_port = port;
+    assert_int_equal(wire_seal(NULL, p, &path, &h), 0);
+    return p;
+}
+
+/* Denials that go now, by the host that they go to; how many. */
+static unsigned denials(struct handshake *b, uint64_t now, unsigned to[HOSTS])
+{
+    uint64_t deadline;
+    struct pkt *p[32];
+    int n;
+
+    handshake_tick(b, now, &deadline);
+    n = handshake_output(b, p, 32, pool, now);
+    for (int i = 0; i < n; i++) {
+        struct wire_path back;
+
+        outer_way_back(p[i]->data, &back); /* back to us: where it goes is its source */
+        to[back.src_ip - wire_path_edge.src_ip]++;
+        pkt_unref(p[i]);
+    }
+    return (unsigned)n;
+}
+
+static void deny(struct handshake *b, struct pkt *p)
+{
+    handshake_deny(b, p);
+    pkt_unref(p);
+}
+
+/* One host floods, from whatever ports; another, whose frame comes now and then and always after one
+ * of the flood, has its turn. */
+static void test_denials_in_turn(void **state)
+{
+    struct handshake_params bp = responder(1500);
+    unsigned to[HOSTS] = {0}, sent = 0;
+    uint64_t now = SECOND;
+    struct handshake *b;
+
+    pool = pkt_pool_heap(64, 1600);
+    assert_int_equal(handshake_open(&bp, now, &b), 0);
+    for (uint32_t i = 0; i < 1000; i++, now += MS) {
+        for (uint16_t k = 0; k < 50; k++)
+            deny(b, stray(1, k, i * 50 + k));
+        if (i % 100 == 50)
+            deny(b, stray(2, 7, i));
+        sent += denials(b, now, to);
+        if (i % 100 == 50 + 20) /* its turn comes within two of theirs */
+            assert_int_equal(to[2], i / 100 + 1);
+    }
+    assert_in_range(sent, 99, 101);
+    assert_int_equal(to[1] + to[2], sent); /* and the turns that nobody else wants are the flood's */
+    handshake_close(b);
+    assert_int_equal(pool->n_free, pool->n_total);
+    pkt_pool_heap_close(pool);
+}
+
+/* Of more hosts than wait at once the others come again, and each is told; nobody waits for ever, and
+ * who waits is told the time. */
+static void test_denials_of_many(void **state)
+{
+    struct handshake_params bp = responder(1500);
+    unsigned to[HOSTS] = {0}, told = 0;
+    uint64_t now = SECOND, deadline;
+    struct handshake *b;
+
+    pool = pkt_pool_heap(64, 1600);
+    assert_int_equal(handshake_open(&bp, now, &b), 0);
+    for (uint32_t i = 0; told < HOSTS && i < 4 * HOSTS; i++) {
+        for (uint32_t host = 0; host < HOSTS; host++) {
+            if (!to[host]) /* who was told is gone */
+                deny(b, stray(host, 7, i));
+        }
+        told += denials(b, now, to);
+        deadline = handshake_deadline(b);
+        if (deadline == UINT64_MAX)
+            break;
+        assert_in_range(deadline, now + 1, now + 10 * MS);
+        now = deadline;
+    }
+    for (uint32_t host = 0; host < HOSTS; host++)
+        assert_int_equal(to[host], 1);
+    assert_int_equal(handshake_deadline(b), UINT64_MAX);
+    assert_false(handshake_has_output(b));
+    assert_true(now <= SECOND + HOSTS * 10 * MS);
+    handshake_close(b);
+    assert_int_equal(pool->n_free, pool->n_total);
+    pkt_pool_heap_close(pool);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -698,6 +859,8 @@ int main(void)
         cmocka_unit_test(test_cookie),         cmocka_unit_test(test_garbage),
         cmocka_unit_test(test_old_age),        cmocka_unit_test(test_long_certificate),
         cmocka_unit_test(test_no_secrets),     cmocka_unit_test(test_knocks),
+        cmocka_unit_test(test_clock_on_the_wall),
+        cmocka_unit_test(test_denials_in_turn), cmocka_unit_test(test_denials_of_many),
         cmocka_unit_test(test_bad_params),
     };
     return cmocka_run_group_tests(tests, make_identities, drop_identities);
