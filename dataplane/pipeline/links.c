@@ -410,9 +410,8 @@ void links_in(struct links *l, uint64_t now_ns)
 
 void links_out(struct links *l)
 {
-    (void)links_now(l);
-    if (l->handshake)
-        peer_send(l->handshake, l->p.port, l->now_ns);
+    if (l->handshake && handshake_has_output(l->handshake))
+        peer_send(l->handshake, l->p.port, links_now(l));
     if (l->reset.pending)
         send_reset(l);
     for (uint32_t i = 0; i < l->n_used; i++) {

@@ -188,9 +188,7 @@ static void tell_mtu(struct pump *p)
 
 void pump_tick(struct pump *p)
 {
-    uint64_t deadline;
-
-    if (link_tick(p->link, p->now_ns, &deadline))
+    if (link_tick(p->link, p->now_ns, NULL)) /* pump_deadline is asked when all is sent */
         p->dead = link_why_dead(p->link);
     tell_mtu(p);
 }
