@@ -10,6 +10,9 @@
 #define STUCK_MAX_NS 1000000u          /* full, within these */
 #define IDLE_PING_NS 5000000000u       /* often enough for what NATs remember */
 #define IDLE_DEAD_NS 15000000000u      /* what an idle edge may be silent */
+/* Where nothing queues so many under way keep both sides busy, and stay in a core's cache; the rows
+ * of a run go at once. */
+#define UNQUEUED_PACKETS 256u
 #define SMALL_SHARE  8u /* they leave this part of the pool free: acknowledgements come by it */
 
 struct pump_small {
@@ -68,7 +71,7 @@ static int prepare(struct pump *p, struct port *port, const struct link_params *
     if (!p->params.rx_budget_packets)
         p->params.rx_budget_packets = smaller(2048, share);
     if (!p->params.window_packets)
-        p->params.window_packets = smaller(2048, share);
+        p->params.window_packets = smaller(port->caps.unqueued ? UNQUEUED_PACKETS : 2048, share);
     p->params.mtu_bytes = mtu_of(port);
     p->params.mtu_sure_bytes = mtu_sure_of(port);
     p->params.keys = NULL;
