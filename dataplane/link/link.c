@@ -651,7 +651,8 @@ int link_tick(struct link *l, uint64_t now_ns, uint64_t *deadline_ns)
 
     advance(l, now_ns);
     l->ticked_ns = l->now_ns;
-    *deadline_ns = UINT64_MAX;
+    if (deadline_ns)
+        *deadline_ns = UINT64_MAX;
     if (l->end != LINK_ALIVE)
         return -EPIPE;
     tick_silence(l, l->now_ns - before);
@@ -662,7 +663,8 @@ int link_tick(struct link *l, uint64_t now_ns, uint64_t *deadline_ns)
     mtu_tick(l);
     if (l->now_ns >= receive_ack_deadline(l))
         l->ack_now = true;
-    *deadline_ns = link_deadline(l);
+    if (deadline_ns)
+        *deadline_ns = link_deadline(l);
     return 0;
 }
 

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "dataplane/link/bytes.h"
 
@@ -320,14 +321,13 @@ size_t receive_write_ack(struct link *l, uint8_t *payload, size_t capacity)
 
 static struct rx_message *begin_message(struct link *l, const struct wire_header *h)
 {
-    struct rx_message *m = calloc(1, sizeof *m + h->n_fragments * sizeof m->pkts[0]);
+    struct rx_message *m = malloc(sizeof *m + h->n_fragments * sizeof m->pkts[0]);
 
     if (!m)
         return NULL;
-    m->number = h->message;
-    m->session = h->session;
-    m->cls = h->cls;
-    m->n = h->n_fragments;
+    *m = (struct rx_message){
+        .number = h->message, .session = h->session, .cls = h->cls, .n = h->n_fragments};
+    memset(m->pkts, 0, h->n_fragments * sizeof m->pkts[0]);
     slot_of(l, h->message)->message = m;
     if (h->message >= l->rx_end)
         l->rx_end = h->message + 1;

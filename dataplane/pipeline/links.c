@@ -427,9 +427,8 @@ static bool has_output(const struct links *l)
 
 void links_out(struct links *l)
 {
-    (void)links_now(l);
-    if (l->handshake)
-        peer_send(l->handshake, l->p.port, l->now_ns);
+    if (l->handshake && handshake_has_output(l->handshake))
+        peer_send(l->handshake, l->p.port, links_now(l));
     if (l->reset.pending)
         send_reset(l);
     if (!has_output(l))

@@ -12,6 +12,9 @@
 #define STUCK_MAX_NS 1000000u          /* full, within these */
 #define IDLE_PING_NS 5000000000u       /* often enough for what NATs remember */
 #define IDLE_DEAD_NS 15000000000u      /* what an idle edge may be silent */
+/* Where nothing queues so many under way keep both sides busy, and stay in a core's cache; the rows
+ * of a run go at once. */
+#define UNQUEUED_PACKETS 256u
 #define SMALL_SHARE  8u /* they leave this part of the pool free: acknowledgements come by it */
 
 struct pump_small {
@@ -70,7 +73,7 @@ static int prepare(struct pump *p, struct port *port, const struct link_params *
     if (!p->params.rx_budget_packets)
         p->params.rx_budget_packets = smaller(2048, share);
     if (!p->params.window_packets)
-        p->params.window_packets = smaller(2048, share);
+        p->params.window_packets = smaller(port->caps.unqueued ? UNQUEUED_PACKETS : 2048, share);
     p->params.mtu_bytes = mtu_of(port);
     p->params.mtu_sure_bytes = mtu_sure_of(port);
     p->params.keys = NULL;
@@ -190,9 +193,7 @@ static void tell_mtu(struct pump *p)
 
 void pump_tick(struct pump *p)
 {
-    uint64_t deadline;
-
-    if (link_tick(p->link, p->now_ns, &deadline))
+    if (link_tick(p->link, p->now_ns, NULL)) /* pump_deadline is asked when all is sent */
         p->dead = link_why_dead(p->link);
     tell_mtu(p);
 }

@@ -322,7 +322,7 @@ static int ether_wait(struct port *port, uint64_t deadline_ns)
     arp_work(e, now);
     if (deadline_ns <= now || look(e))
         return 0;
-    return rhythm_wait(&e->rhythm, &rhythm_ops, e, now, deadline_ns);
+    return rhythm_wait(&e->rhythm, &rhythm_ops, e, &now, deadline_ns);
 }
 
 static bool ether_begin(struct port *port, uint64_t now)

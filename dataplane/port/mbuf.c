@@ -83,9 +83,11 @@ static int populate_own(struct rte_mempool *mp, size_t bytes)
     return n == (int)mp->size ? 0 : -ENOMEM;
 }
 
-/* As rte_pktmbuf_pool_create(), but objects may cross pages: with 4 KB pages every packet would
- * take one of its own. Only pci: does DMA, and that by virtual addresses, behind an IOMMU (VFIO;
- * `isthmus doctor` looks for it), where pages need not lie together. */
+/* As rte_pktmbuf_pool_create(), but what was used last is used next, so that few packets are in use
+ * and stay in the core's cache: a ring would go through all of them. And objects may cross pages:
+ * with 4 KB pages every packet would take one of its own. Only pci: does DMA, and that by virtual
+ * addresses, behind an IOMMU (VFIO; `isthmus doctor` looks for it), where pages need not lie
+ * together. */
 static struct rte_mempool *create(const char *name, uint32_t n, uint32_t room,
                                   enum mbuf_memory memory)
 {
@@ -97,8 +99,9 @@ static struct rte_mempool *create(const char *name, uint32_t n, uint32_t room,
     if (!mp)
         return NULL;
     rte_pktmbuf_pool_init(mp, &config);
-    if (memory == MBUF_OWN ? populate_own(mp, mbuf_pool_bytes(n, room)) < 0
-                           : rte_mempool_populate_default(mp) < 0) {
+    if (rte_mempool_set_ops_byname(mp, "stack", NULL) < 0 ||
+        (memory == MBUF_OWN ? populate_own(mp, mbuf_pool_bytes(n, room)) < 0
+                            : rte_mempool_populate_default(mp) < 0)) {
         rte_mempool_free(mp);
         return NULL;
     }

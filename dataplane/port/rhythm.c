@@ -30,11 +30,11 @@ void rhythm_received(struct rhythm *r, uint64_t now_ns)
     if (!r->sent_ns)
         return;
     r->gap_ns[1] = r->gap_ns[0];
-    r->gap_ns[0] = now_ns - r->sent_ns;
+    r->gap_ns[0] = now_ns > r->sent_ns ? now_ns - r->sent_ns : 0;
     r->sent_ns = 0;
 }
 
-static bool spin(const struct rhythm_ops *ops, void *arg, uint64_t until)
+static bool spin(const struct rhythm_ops *ops, void *arg, uint64_t *now, uint64_t until)
 {
     if (ops->may_spin && !ops->may_spin(arg))
         return ops->look(arg);
@@ -44,30 +44,28 @@ static bool spin(const struct rhythm_ops *ops, void *arg, uint64_t until)
                 return true;
             relax();
         }
-    } while (port_now_ns() < until);
+        *now = port_now_ns();
+    } while (*now < until);
     return false;
 }
 
-int rhythm_wait(const struct rhythm *r, const struct rhythm_ops *ops, void *arg, uint64_t now,
+int rhythm_wait(const struct rhythm *r, const struct rhythm_ops *ops, void *arg, uint64_t *now,
                 uint64_t deadline_ns)
 {
     uint64_t gap = sooner(r->gap_ns[0], r->gap_ns[1]);
     uint64_t due = r->sent_ns && gap > LEAD_NS ? r->sent_ns + gap : 0;
     uint64_t awake = due ? due - LEAD_NS : 0;
 
-    if (spin(ops, arg, sooner(now + SPIN_NS, deadline_ns)))
+    if (spin(ops, arg, now, sooner(*now + SPIN_NS, deadline_ns)))
         return 0;
-    now = port_now_ns();
-    if (now < awake && awake < deadline_ns) {
-        int rc = ops->sleep(arg, now, awake);
-        now = port_now_ns();
-        if (rc || ops->look(arg) || now < awake)
+    if (*now < awake && awake < deadline_ns) {
+        int rc = ops->sleep(arg, *now, awake);
+        *now = port_now_ns();
+        if (rc || ops->look(arg) || *now < awake)
             return rc;
     }
-    if (now >= awake && now < due + LEAD_NS) {
-        if (spin(ops, arg, sooner(due + LEAD_NS, deadline_ns)))
-            return 0;
-        now = port_now_ns();
-    }
-    return now < deadline_ns ? ops->sleep(arg, now, deadline_ns) : 0;
+    if (*now >= awake && *now < due + LEAD_NS &&
+        spin(ops, arg, now, sooner(due + LEAD_NS, deadline_ns)))
+        return 0;
+    return *now < deadline_ns ? ops->sleep(arg, *now, deadline_ns) : 0;
 }

@@ -26,10 +26,12 @@ struct rhythm_ops {
 };
 
 void rhythm_sent(struct rhythm *r, uint64_t now_ns);
+/* What came then was looked at only now: it may be older than what was sent since. */
 void rhythm_received(struct rhythm *r, uint64_t now_ns);
 
-/* port_wait, when there was nothing at now_ns. */
-int rhythm_wait(const struct rhythm *r, const struct rhythm_ops *ops, void *arg, uint64_t now_ns,
+/* port_wait, when there was nothing at *now_ns, which becomes the latest time that it knows: of what
+ * it found while it spun, a moment before that came. */
+int rhythm_wait(const struct rhythm *r, const struct rhythm_ops *ops, void *arg, uint64_t *now_ns,
                 uint64_t deadline_ns);
 
 #endif

@@ -282,7 +282,7 @@ static int udp_wait(struct port *port, uint64_t deadline_ns)
     uint64_t now = port_now_ns();
     if (deadline_ns <= now || next_received(u) || u->lost)
         return 0;
-    return rhythm_wait(&u->rhythm, &rhythm_ops, u, now, deadline_ns);
+    return rhythm_wait(&u->rhythm, &rhythm_ops, u, &now, deadline_ns);
 }
 
 static bool udp_begin(struct port *port, uint64_t now)

@@ -106,7 +106,7 @@ int port_wait_any(struct port *const *ports, uint32_t n, uint64_t deadline_ns)
     static const struct rhythm_ops ops = {look, may_spin, nap};
     static bool said;
     struct any a = {.ports = ports, .n = n};
-    const uint64_t now_ns = port_now_ns();
+    uint64_t now_ns = port_now_ns();
     bool something = false;
 
     if (!n)
@@ -127,5 +127,5 @@ int port_wait_any(struct port *const *ports, uint32_t n, uint64_t deadline_ns)
     }
     if (something || deadline_ns <= now_ns || look(&a))
         return 0;
-    return rhythm_wait(leading(&a), &ops, &a, now_ns, deadline_ns);
+    return rhythm_wait(leading(&a), &ops, &a, &now_ns, deadline_ns);
 }

@@ -48,7 +48,7 @@ static struct port *must_open(const char *uri, enum port_role role)
     int rc = port_open(uri, role, &p, err);
     if (rc < 0)
         fail_msg("port_open(%s): %d, %s", uri, rc, err);
-    assert_non_null(strstr(p->caps.how, "a ring of 512 buffers of 1664 bytes each way"));
+    assert_non_null(strstr(p->caps.how, "a ring of 1024 buffers of 1664 bytes each way"));
     return p;
 }
 
@@ -308,6 +308,32 @@ static void bad_names_are_refused(void **state)
 }
 
 /* A name with what would be arguments in DPDK's eyes is just a name. */
+/* More than a core keeps by itself go and come: else a stream would go through all there are. */
+static void what_was_used_last_is_used_next(void **state)
+{
+    enum { N = 300 };
+    struct port *p = must_open(abstract_uri, PORT_SERVER);
+    const uint32_t all = p->pool->n_total;
+    struct pkt *used[N];
+    const uint8_t *low = NULL, *high = NULL;
+    uint32_t rounds = 0;
+    (void)state;
+    assert_true(all > 4 * N);
+    for (; rounds < all / N + 2; rounds++) {
+        for (int i = 0; i < N; i++) {
+            used[i] = pkt_alloc(p->pool);
+            assert_non_null(used[i]);
+            low = !low || used[i]->data < low ? used[i]->data : low;
+            high = used[i]->data > high ? used[i]->data : high;
+        }
+        for (int i = 0; i < N; i++)
+            pkt_unref(used[i]);
+    }
+    /* All lie side by side. */
+    assert_true((size_t)(high - low) < (size_t)all / 2 * p->pool->room);
+    port_close(p);
+}
+
 static void odd_names_are_just_names(void **state)
 {
     char uri[160];
@@ -608,6 +634,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(one_name_one_server_one_client),
         cmocka_unit_test(a_loss_nobody_asks_about_passes),
         cmocka_unit_test(stale_sockets_go_other_files_stay),
+        cmocka_unit_test(what_was_used_last_is_used_next),
         cmocka_unit_test(odd_names_are_just_names),
         cmocka_unit_test(wrong_lengths_vanish),
         cmocka_unit_test(strangers_are_turned_away),
