@@ -35,9 +35,10 @@ int acts_alloc(uint32_t max_tokens, uint32_t max_cols, enum acts_kind kind, stru
     if (kind == ACTS_INT8) {
         a->q = alloc64(a, n);
         a->neg = alloc64(a, blocks * 6 * sizeof(*a->neg));
+        a->neg_all = alloc64(a, blocks * 4 * sizeof(*a->neg_all));
     }
     if (!a->x || (kind != ACTS_F32 && (!a->w || !a->d || !a->s)) ||
-        (kind == ACTS_INT8 && (!a->q || !a->neg))) {
+        (kind == ACTS_INT8 && (!a->q || !a->neg || !a->neg_all))) {
         acts_free(a);
         return -ENOMEM;
     }
@@ -55,6 +56,7 @@ void acts_free(struct acts *a)
     free(a->d);
     free(a->s);
     free(a->neg);
+    free(a->neg_all);
     free(a);
 }
 

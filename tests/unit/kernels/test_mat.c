@@ -158,6 +158,10 @@ static void check_quantized(enum acts_kind kind, int most)
                 assert_int_equal(a->neg[6 * at + 2 + p], -sum[0][p]);
                 assert_int_equal(a->neg[6 * at + 4 + p], -sum[1][p]);
             }
+            if (kind == ACTS_INT8)
+                for (size_t i = 0; i < 3; i++)
+                    assert_int_equal(a->neg_all[4 * at + i],
+                                     a->neg[6 * at + 2 * i] + a->neg[6 * at + 2 * i + 1]);
         }
     }
     acts_free(a);
