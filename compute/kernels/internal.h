@@ -142,7 +142,8 @@ struct acts {
                      the k / 16 == h */
     int32_t *neg_all; /* int8 only: the same of dwords. neg_all[4i]: minus the sum of all;
                          [4i + 1 + h]: of those the k / 16 == h */
-    float *x;     /* x[t * cols + c] */
+    const float *x; /* x[t * ldx + c]: the caller's */
+    size_t ldx;
 };
 
 /* --- one ISA ----------------------------------------------------------------------------------- */

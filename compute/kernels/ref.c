@@ -352,7 +352,7 @@ static void mul_float(enum layout_id id, const uint8_t *panel, const struct acts
 
         read_weights(id, panel, b, w);
         for (size_t t = 0; t < nt; t++) {
-            const float *x = a->x + (t0 + t) * a->cols + b * 32;
+            const float *x = a->x + (t0 + t) * a->ldx + b * 32;
 
             for (size_t k = 0; k < 32; k++)
                 for (size_t lane = 0; lane < PANEL_ROWS; lane++)

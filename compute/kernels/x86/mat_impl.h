@@ -538,7 +538,7 @@ KFN void mul_float(enum layout_id id, const uint8_t *const *panels, size_t n,
 
     memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
     for (size_t b = 0; b < a->cols / 32; b++) {
-        const float *x = a->x + t0 * a->cols + b * 32;
+        const float *x = a->x + t0 * a->ldx + b * 32;
 
         for (size_t j = 0; j < n; j++) {
             const float *w = weights_of(id, panels[j], b, scratch);
@@ -546,11 +546,11 @@ KFN void mul_float(enum layout_id id, const uint8_t *const *panels, size_t n,
             size_t t = 0;
 
             for (; t + 6 <= nt; t += 6)
-                mul_float_6(w, x + t * a->cols, a->cols, y + t * 16);
+                mul_float_6(w, x + t * a->ldx, a->ldx, y + t * 16);
             for (; t < nt; t++) {
                 v16 sum = v_load(y + t * 16);
                 for (size_t k = 0; k < 32; k++)
-                    sum = v_fma(v_load(w + 16 * k), v_set1(x[t * a->cols + k]), sum);
+                    sum = v_fma(v_load(w + 16 * k), v_set1(x[t * a->ldx + k]), sum);
                 v_store(y + t * 16, sum);
             }
         }
