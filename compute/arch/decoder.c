@@ -7,6 +7,9 @@
 
 #include "compute/arch/attention.h"
 
+/* Rows that a thread takes through a feed-forward block at once: as many as leave what is between its
+ * products in the L2 cache, and are still worth the unpacking of a panel. */
+#define FEED_ROWS 64u
 /* About a millisecond of one core's work: how often the leader polls. */
 #define POLL_WORK_MACS 6000000u
 
@@ -23,7 +26,7 @@ struct decoder {
     float *q;         /* [max_rows][n_heads][head_dim]; then attention's result in its place */
     float *keys;      /* [max_rows][n_kv_heads][head_dim] */
     float *values;    /* [max_rows][n_kv_heads][head_dim] */
-    float *gate, *up; /* [max_rows][n_ff] */
+    float *gate, *up; /* [feed_rows][n_ff] */
     struct acts *acts, *fine; /* of 8 bits, and of 15 */
     size_t bytes;
 
@@ -52,7 +55,8 @@ static float *alloc_f32(struct decoder *d, size_t n)
 static int alloc_scratch(struct decoder *d, uint32_t max_rows, int exact)
 {
     const struct hparams *hp = d->hp;
-    size_t rows = max_rows;
+    const size_t rows = max_rows, feed_most = 3ull * FEED_ROWS * team_size(d->team) / 2;
+    const size_t feed_rows = rows < feed_most ? rows : feed_most;
     uint32_t q_dim = hp->n_heads * hp->head_dim, kv_dim = hp->n_kv_heads * hp->head_dim;
     uint32_t widest = hp->d_model > hp->n_ff ? hp->d_model : hp->n_ff;
 
@@ -61,8 +65,8 @@ static int alloc_scratch(struct decoder *d, uint32_t max_rows, int exact)
     d->q = alloc_f32(d, rows * q_dim);
     d->keys = alloc_f32(d, rows * kv_dim);
     d->values = alloc_f32(d, rows * kv_dim);
-    d->gate = alloc_f32(d, rows * hp->n_ff);
-    d->up = alloc_f32(d, rows * hp->n_ff);
+    d->gate = alloc_f32(d, feed_rows * hp->n_ff);
+    d->up = alloc_f32(d, feed_rows * hp->n_ff);
     if (!d->x || !d->n || !d->q || !d->keys || !d->values || !d->gate || !d->up)
         return -ENOMEM;
     int rc = acts_alloc(max_rows, widest > q_dim ? widest : q_dim, exact ? ACTS_F32 : ACTS_INT8,
@@ -188,15 +192,15 @@ static void quantize(struct decoder *d, struct acts *a, const float *x, uint32_t
     team_barrier(d->team);
 }
 
-/* Norm rows of x and make them the activations. */
-static void norm_quantize(struct decoder *d, struct acts *a, const float *weight, uint32_t n_rows,
-                          unsigned part, unsigned parts)
+/* Norm rows of x, which is the residual stream or a part of it, and make them the activations. */
+static void norm_quantize(struct decoder *d, struct acts *a, const float *weight, const float *x,
+                          uint32_t n_rows, unsigned part, unsigned parts)
 {
     size_t from, to, width = d->hp->d_model;
 
     team_share(n_rows, 1, part, parts, &from, &to);
     for (size_t i = from; i < to; i++)
-        d->k->rmsnorm(d->n + i * width, d->x + i * width, weight, width, d->hp->rms_eps);
+        d->k->rmsnorm(d->n + i * width, x + i * width, weight, width, d->hp->rms_eps);
     quantize(d, a, d->n, (uint32_t)width, n_rows, part, parts);
 }
 
@@ -220,7 +224,7 @@ static void attention_block(struct decoder *d, uint32_t layer, unsigned part, un
     const struct product qkv[] = {product(w->q, w->q_bias, d->q), product(w->k, w->k_bias, d->keys),
                                   product(w->v, w->v_bias, d->values)};
 
-    norm_quantize(d, d->fine, w->attn_norm, d->n_rows, part, parts);
+    norm_quantize(d, d->fine, w->attn_norm, d->x, d->n_rows, part, parts);
     multiply(d, qkv, 3, d->fine, 0, d->n_rows, part, parts);
     team_barrier(d->team);
     attention_keep(d->attention, layer, d->keys, d->values, part, parts);
@@ -240,7 +244,7 @@ static void last_attention_block(struct decoder *d, uint32_t layer, unsigned par
                                  product(w->v, w->v_bias, d->values)};
     const size_t width = d->hp->d_model;
 
-    norm_quantize(d, d->fine, w->attn_norm, d->n_rows, part, parts);
+    norm_quantize(d, d->fine, w->attn_norm, d->x, d->n_rows, part, parts);
     multiply(d, kv, 2, d->fine, 0, d->n_rows, part, parts);
     for (uint32_t i = 0; part == 0 && i < d->n_wanted; i++)
         memmove(d->x + i * width, d->x + d->wanted[i] * width, width * sizeof(*d->x));
@@ -248,22 +252,22 @@ static void last_attention_block(struct decoder *d, uint32_t layer, unsigned par
     attention_keep(d->attention, layer, d->keys, d->values, part, parts);
     if (d->n_wanted == 0)
         return;
-    norm_quantize(d, d->fine, w->attn_norm, d->n_wanted, part, parts);
+    norm_quantize(d, d->fine, w->attn_norm, d->x, d->n_wanted, part, parts);
     multiply(d, &q, 1, d->fine, 0, d->n_wanted, part, parts);
     team_barrier(d->team);
     attention_ask(d->attention, layer, true, d->q, part, parts);
     attention_end(d, layer, d->n_wanted, part, parts);
 }
 
-static void feed_forward_block(struct decoder *d, uint32_t layer, uint32_t n_rows, unsigned part,
-                               unsigned parts)
+static void feed_forward_rows(struct decoder *d, uint32_t layer, float *x, uint32_t n_rows,
+                              unsigned part, unsigned parts)
 {
     const struct layer_weights *w = &d->w->layers[layer];
-    const struct product down = product(w->down, NULL, d->x),
+    const struct product down = product(w->down, NULL, x),
                          gate_up[] = {product(w->gate, NULL, d->gate), product(w->up, NULL, d->up)};
     size_t from, to;
 
-    norm_quantize(d, d->acts, w->ffn_norm, n_rows, part, parts);
+    norm_quantize(d, d->acts, w->ffn_norm, x, n_rows, part, parts);
     multiply(d, gate_up, 2, d->acts, 0, n_rows, part, parts);
     team_barrier(d->team);
     team_share(n_rows, 1, part, parts, &from, &to);
@@ -274,12 +278,24 @@ static void feed_forward_block(struct decoder *d, uint32_t layer, uint32_t n_row
     team_barrier(d->team);
 }
 
+/* In equal parts, of half as many rows again as should be at most: few rows are dearer each. */
+static void feed_forward_block(struct decoder *d, uint32_t layer, uint32_t n_rows, unsigned part,
+                               unsigned parts)
+{
+    const uint32_t most = FEED_ROWS * parts, n = (n_rows + most / 2) / most;
+    const uint32_t each = n > 1 ? (n_rows + n - 1) / n : n_rows;
+
+    for (uint32_t row = 0; row < n_rows; row += each)
+        feed_forward_rows(d, layer, d->x + (size_t)row * d->hp->d_model,
+                          n_rows - row < each ? n_rows - row : each, part, parts);
+}
+
 static void head_step(void *arg, unsigned part, unsigned parts)
 {
     struct decoder *d = arg;
     const struct product head = product(d->w->head, NULL, d->logits);
 
-    norm_quantize(d, d->fine, d->w->out_norm, d->n_wanted, part, parts);
+    norm_quantize(d, d->fine, d->w->out_norm, d->x, d->n_wanted, part, parts);
     multiply(d, &head, 1, d->fine, 0, d->n_wanted, part, parts);
 }
 

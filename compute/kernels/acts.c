@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "compute/kernels/internal.h"
 #include "compute/team.h"
@@ -26,7 +25,6 @@ int acts_alloc(uint32_t max_tokens, uint32_t max_cols, enum acts_kind kind, stru
     a->max_cols = max_cols;
     a->kind = kind;
     size_t n = (size_t)max_tokens * max_cols, blocks = n / ACT_BLOCK;
-    a->x = alloc64(a, n * sizeof(*a->x));
     if (kind != ACTS_F32) {
         a->w = alloc64(a, n * sizeof(*a->w));
         a->d = alloc64(a, blocks * sizeof(*a->d));
@@ -35,9 +33,10 @@ int acts_alloc(uint32_t max_tokens, uint32_t max_cols, enum acts_kind kind, stru
     if (kind == ACTS_INT8) {
         a->q = alloc64(a, n);
         a->neg = alloc64(a, blocks * 6 * sizeof(*a->neg));
+        a->neg_all = alloc64(a, blocks * 4 * sizeof(*a->neg_all));
     }
-    if (!a->x || (kind != ACTS_F32 && (!a->w || !a->d || !a->s)) ||
-        (kind == ACTS_INT8 && (!a->q || !a->neg))) {
+    if ((kind != ACTS_F32 && (!a->w || !a->d || !a->s)) ||
+        (kind == ACTS_INT8 && (!a->q || !a->neg || !a->neg_all))) {
         acts_free(a);
         return -ENOMEM;
     }
@@ -49,12 +48,12 @@ void acts_free(struct acts *a)
 {
     if (!a)
         return;
-    free(a->x);
     free(a->q);
     free(a->w);
     free(a->d);
     free(a->s);
     free(a->neg);
+    free(a->neg_all);
     free(a);
 }
 
@@ -71,13 +70,12 @@ void kernels_acts_set(const struct kernels_isa *isa, struct acts *a, const float
     if (part == 0) {
         a->n_tokens = n_tokens;
         a->cols = cols;
+        a->x = x;
+        a->ldx = ldx;
     }
     team_share(n_tokens, 1, part, parts, &from, &to);
-    for (size_t t = from; t < to; t++) {
-        memcpy(a->x + t * cols, x + t * ldx, cols * sizeof(*x));
-        if (a->kind != ACTS_F32) /* a->n_tokens may not be set yet */
-            isa->quantize(x + t * ldx, cols / ACT_BLOCK, a, n_tokens, t);
-    }
+    for (size_t t = from; t < to && a->kind != ACTS_F32; t++) /* a->n_tokens may not be set yet */
+        isa->quantize(x + t * ldx, cols / ACT_BLOCK, a, n_tokens, t);
 }
 
 void acts_set(struct acts *a, const float *x, size_t ldx, uint32_t n_tokens, uint32_t cols,

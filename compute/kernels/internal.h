@@ -140,7 +140,10 @@ struct acts {
     int16_t *neg; /* int8 only: what an offset of 1 takes from the words that products are summed
                      to. neg[6i + p]: minus the sum over k / 2 % 2 == p; [6i + 2 + 2h + p]: of those
                      the k / 16 == h */
-    float *x;     /* x[t * cols + c] */
+    int32_t *neg_all; /* int8 only: the same of dwords. neg_all[4i]: minus the sum of all;
+                         [4i + 1 + h]: of those the k / 16 == h */
+    const float *x; /* x[t * ldx + c]: the caller's */
+    size_t ldx;
 };
 
 /* --- one ISA ----------------------------------------------------------------------------------- */

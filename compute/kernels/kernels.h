@@ -78,8 +78,8 @@ size_t mat_bytes_for_scheme(const struct scheme *s, uint32_t rows, uint32_t cols
 
 /*
  * n_tokens rows of `cols` activations, quantized for mat_mul: per block of 32, int8 values q, a
- * scale d with x ~ d * q, and sums of q. The f32 values are kept beside them for matrices of float
- * types, which always use f32 arithmetic.
+ * scale d with x ~ d * q, and sums of q. Matrices of float types, which always use f32 arithmetic,
+ * take the f32 values from where they stand.
  *
  * For the few inputs that decide a model's accuracy there are values of 15 bits instead: two thirds
  * dearer in products of 4 to 6 bit types, the same in others.
@@ -97,7 +97,8 @@ size_t acts_bytes(const struct acts *a);
 
 /* Quantize x f32[n_tokens][ldx] into a: this part's share, the tokens that team_share(n_tokens, 1)
  * gives it; so a part may fill just those rows of x and go on without a barrier. All parts must be done
- * (team_barrier) before mat_mul. n_tokens and cols are taken from the call. */
+ * (team_barrier) before mat_mul, and x stays as it is until products are done. n_tokens and cols are
+ * taken from the call. */
 void acts_set(struct acts *a, const float *x, size_t ldx, uint32_t n_tokens, uint32_t cols,
               unsigned part, unsigned parts);
 

@@ -117,7 +117,7 @@ ROWS_FN float v_sum(v16 a)
     return a.l[0];
 }
 
-ROWS_FN float v_neg_sums(int16_t neg[6], v16 x, v16 y)
+ROWS_FN float v_neg_sums(int16_t neg[6], int32_t neg_all[4], v16 x, v16 y)
 {
     int sum[2][2] = {{0}};
 
@@ -130,7 +130,9 @@ ROWS_FN float v_neg_sums(int16_t neg[6], v16 x, v16 y)
         neg[2 + p] = (int16_t)-sum[0][p];
         neg[4 + p] = (int16_t)-sum[1][p];
     }
-    return (float)-(neg[0] + neg[1]);
+    for (int i = 0; i < 3; i++)
+        neg_all[i] = neg[2 * i] + neg[2 * i + 1];
+    return (float)-neg_all[0];
 }
 
 ROWS_FN float v_hmax(v16 a)
@@ -350,7 +352,7 @@ static void mul_float(enum layout_id id, const uint8_t *panel, const struct acts
 
         read_weights(id, panel, b, w);
         for (size_t t = 0; t < nt; t++) {
-            const float *x = a->x + (t0 + t) * a->cols + b * 32;
+            const float *x = a->x + (t0 + t) * a->ldx + b * 32;
 
             for (size_t k = 0; k < 32; k++)
                 for (size_t lane = 0; lane < PANEL_ROWS; lane++)

@@ -15,8 +15,9 @@
  *   v_zero_below(x, lo, y)      x < lo ? 0 : y
  *   v_sum                       halves added: lane i + lane i + 8, then + 4, + 2, + 1
  *   v_hmax                      the greatest lane
- *   v_neg_sums(neg, x, y)       the sum of all lanes, integers of 8 bits; minus the sums over lanes
- *                               i / 2 % 2 == 0 and 1 of both, of x, of y to neg[6]
+ *   v_neg_sums(neg, all, x, y)  the sum of all lanes, integers of 8 bits; minus the sums over lanes
+ *                               i / 2 % 2 == 0 and 1 of both, of x, of y to neg[6], over all lanes
+ *                               to all[3]; all[4] may be written
  *   v_store_i8(p, x)            integers in [-128, 127]
  *   v_store_words(p, x)         integers of 16 bits, of each four in the order 0, 2, 1, 3
  *   ROWS_FN                     attributes of every function
@@ -216,7 +217,7 @@ ROWS_FN void quantize(const float *x, size_t n_blocks, const struct acts *a, siz
         }
         v_store_i8(a->q + at * 32, q0);
         v_store_i8(a->q + at * 32 + 16, q1);
-        a->s[at] = d[b % 16] * v_neg_sums(a->neg + at * 6, q0, q1);
+        a->s[at] = d[b % 16] * v_neg_sums(a->neg + at * 6, a->neg_all + at * 4, q0, q1);
     }
 }
 

@@ -10,7 +10,7 @@ static float scheme_row(const struct scheme_panel *s, const uint8_t *panel, size
 
     for (size_t b = 0; b < s->blocks; b++) {
         const size_t at = b * a->n_tokens + t;
-        const float *x = a->x + t * a->cols + b * SCHEME_BLOCK;
+        const float *x = a->x + t * a->ldx + b * SCHEME_BLOCK;
         uint8_t u[SCHEME_BLOCK];
 
         kernels_scheme_read(s, panel, lane, b, u, &d, &m);
@@ -66,7 +66,7 @@ static void sparse_add(const struct sparse *s, size_t p, const struct acts *a, s
             for (size_t t = 0; t < nt; t++) {
                 float *y = &acc[t * PANEL_ROWS + (of->rows >> 4 * i & 15)];
 
-                *y = fmaf(f32_from_f16(*value), a->x[(t0 + t) * a->cols + *column], *y);
+                *y = fmaf(f32_from_f16(*value), a->x[(t0 + t) * a->ldx + *column], *y);
             }
 }
 

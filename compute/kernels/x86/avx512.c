@@ -226,6 +226,11 @@ ROWS_FN vb vb_dot16(vb acc, vb a, vb b)
     return _mm512_dpwssd_epi32(acc, a, b);
 }
 
+ROWS_FN vb vb_sll32(vb a, int n)
+{
+    return _mm512_slli_epi32(a, (unsigned)n);
+}
+
 ROWS_FN vb vb_mul_low16(vb a, vb b)
 {
     return _mm512_mullo_epi32(a, _mm512_srai_epi32(_mm512_slli_epi32(b, 16), 16));

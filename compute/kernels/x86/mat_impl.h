@@ -26,6 +26,7 @@
  * and either, with HAVE_DPBUSD,
  *   vb_dot(acc, u, s)           acc + the sum of four products of unsigned u and signed s
  *   vb_mul_low16(a, b)          dword a times the low word of b
+ *   vb_sll32                    shift in dwords
  * or
  *   vb_add16
  *   vb_maddubs(u, s)            a word: the sum of two products, saturating
@@ -358,10 +359,6 @@ DEFINE_MUL(word)
 #ifdef HAVE_DPBUSD
 
 /* Codes are unsigned to the dot products; the sums start from what this adds. */
-KFN int code_offset(enum layout_id id)
-{
-    return id == LAYOUT_Q8_0 ? 128 : kernels_layouts[id].offset;
-}
 
 KFN vb byte_code(enum layout_id id, const uint8_t *codes, vb sc, size_t g)
 {
@@ -370,22 +367,24 @@ KFN vb byte_code(enum layout_id id, const uint8_t *codes, vb sc, size_t g)
     return id == LAYOUT_Q8_0 ? vb_xor(c, vb_set8((char)0x80)) : c;
 }
 
-KFN vb start_of(enum layout_id id, const int16_t *neg)
+/* By a shift: the multipliers are what all else waits for. */
+KFN vb start_of(enum layout_id id, const int32_t *neg)
 {
-    return code_offset(id) ? vb_madd16(vb_bcast(neg), vb_set16((int16_t)code_offset(id)))
-                           : vb_set8(0);
+    const int offset = id == LAYOUT_Q8_0 ? 128 : kernels_layouts[id].offset;
+
+    return offset ? vb_sll32(vb_bcast(neg), __builtin_ctz((unsigned)offset)) : vb_set8(0);
 }
 
 /* Sums in dwords cannot overflow; w0 .. w4 serve only the halves that Q6_K scales. */
-#define BEGIN_(j, x)   s##j = start_of(id, neg + 6 * (j));
+#define BEGIN_(j, x)   s##j = start_of(id, neg + 4 * (j));
 #define STEP_(j, g)    s##j = vb_dot(s##j, c_, vb_bcast(q + 32 * (j) + 4 * (g)));
-#define HALF_(j, h)    s##j = start_of(id, neg + 6 * (j) + 2 + 2 * (h));
+#define HALF_(j, h)    s##j = start_of(id, neg + 4 * (j) + 1 + (h));
 #define SCALE_(j, f)   const vb w##j = vb_mul_low16(s##j, f);
 #define SCALE2_(j, f)  s##j = vb_add32(w##j, vb_mul_low16(s##j, f));
 
 #define DOT_byte(T)                                                                                \
     const int8_t *q = a->q + i * 32;                                                               \
-    const int16_t *neg = a->neg + i * 6;                                                           \
+    const int32_t *neg = a->neg_all + i * 4;                                                       \
     if (kernels_layouts[id].bits == 6) {                                                           \
         T(HALF_, 0) STEPS(T) T(SCALE_, vb_dup_low16(sc))                                           \
         T(HALF_, 1) STEPS_HIGH(T) T(SCALE2_, vb_dup_high16(sc))                                    \
@@ -588,7 +587,7 @@ KFN void mul_float(enum layout_id id, const uint8_t *const *panels, size_t n, co
     }
     memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));
     for (size_t b = 0; b < a->cols / 32; b++) {
-        const float *x = a->x + t0 * a->cols + b * 32;
+        const float *x = a->x + t0 * a->ldx + b * 32;
 
         for (size_t j = 0; j < n; j++) {
             const float *w = weights_of(id, panels[j], b, scratch);
@@ -596,11 +595,11 @@ KFN void mul_float(enum layout_id id, const uint8_t *const *panels, size_t n, co
             size_t t = 0;
 
             for (; t + 6 <= nt; t += 6)
-                mul_float_6(w, x + t * a->cols, a->cols, y + t * 16);
+                mul_float_6(w, x + t * a->ldx, a->ldx, y + t * 16);
             for (; t < nt; t++) {
                 v16 sum = v_load(y + t * 16);
                 for (size_t k = 0; k < 32; k++)
-                    sum = v_fma(v_load(w + 16 * k), v_set1(x[t * a->cols + k]), sum);
+                    sum = v_fma(v_load(w + 16 * k), v_set1(x[t * a->ldx + k]), sum);
                 v_store(y + t * 16, sum);
             }
         }

@@ -413,15 +413,15 @@ KFN void mul_scheme(const struct kind k, const struct scheme_panel *s, const uin
 KFN void mul_block_float(const float *w, const struct acts *a, size_t t0, size_t nt, size_t b,
                          float *y)
 {
-    const float *x = a->x + t0 * a->cols + b * SCHEME_BLOCK;
+    const float *x = a->x + t0 * a->ldx + b * SCHEME_BLOCK;
     size_t t = 0;
 
     for (; t + 6 <= nt; t += 6)
-        mul_float_6(w, x + t * a->cols, a->cols, y + t * 16);
+        mul_float_6(w, x + t * a->ldx, a->ldx, y + t * 16);
     for (; t < nt; t++) {
         v16 sum = v_load(y + t * 16);
         for (size_t i = 0; i < SCHEME_BLOCK; i++)
-            sum = v_fma(v_load(w + 16 * i), v_set1(x[t * a->cols + i]), sum);
+            sum = v_fma(v_load(w + 16 * i), v_set1(x[t * a->ldx + i]), sum);
         v_store(y + t * 16, sum);
     }
 }
@@ -541,7 +541,7 @@ static void sparse_add(const struct sparse *s, size_t p, const struct acts *a, s
             const size_t left = of->n_entries - done, here = left < GATHERED ? left : GATHERED;
             size_t i = 0, next;
 
-            gather(a->x + (t0 + t) * a->cols, columns + done, here, x);
+            gather(a->x + (t0 + t) * a->ldx, columns + done, here, x);
             for (; k < of->n[0] && (next = i + vb_count_above(n, k)) <= here; k++, i = next)
                 y = v_fma_above(n, k, v_loadh(values + done + i), v_load(x + i), y);
             done += i;

@@ -16,7 +16,7 @@ ROWS_FN void v_store_i8(int8_t *p, v16 a)
                      _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
 }
 
-ROWS_FN float v_neg_sums(int16_t neg[6], v16 x, v16 y)
+ROWS_FN float v_neg_sums(int16_t neg[6], int32_t neg_all[4], v16 x, v16 y)
 {
     const __m256i one = _mm256_set1_epi16(1);
     __m256i both = _mm256_packs_epi32(_mm256_madd_epi16(v_pack_words(x), one),
@@ -25,7 +25,10 @@ ROWS_FN float v_neg_sums(int16_t neg[6], v16 x, v16 y)
     __m128i sum = _mm_add_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
     sum = _mm_sub_epi16(_mm_setzero_si128(), _mm_add_epi16(sum, _mm_srli_epi64(sum, 32)));
     __m128i of_y = _mm_srli_si128(sum, 8), all = _mm_add_epi16(sum, of_y);
-    _mm_storel_epi64((__m128i *)neg, _mm_unpacklo_epi32(all, sum));
+    sum = _mm_unpacklo_epi32(all, sum);
+    _mm_storel_epi64((__m128i *)neg, sum);
     _mm_storeu_si32(neg + 4, of_y);
-    return _mm_cvtss_f32(_mm_cvtepi32_ps(_mm_madd_epi16(all, _mm_set1_epi16(-1))));
+    all = _mm_madd_epi16(_mm_unpacklo_epi64(sum, of_y), _mm256_castsi256_si128(one));
+    _mm_storeu_si128((__m128i *)neg_all, all);
+    return 0.f - _mm_cvtss_f32(_mm_cvtepi32_ps(all));
 }

@@ -244,6 +244,8 @@ static void test_quantize(void **state)
             if (kind == ACTS_INT8) {
                 assert_memory_equal(a->q, b->q, T * COLS);
                 assert_memory_equal(a->neg, b->neg, T * COLS / 32 * 12);
+                for (size_t i = 0; i < T * COLS / 32; i++)
+                    assert_memory_equal(a->neg_all + 4 * i, b->neg_all + 4 * i, 12);
             }
             assert_same(isas[s].name, "quantize d", a->d, b->d, T * COLS / 32);
             assert_same(isas[s].name, "quantize s", a->s, b->s, T * COLS / 32);
