@@ -257,7 +257,7 @@ static int plan_stage(const struct front *f, struct stage_params *params, uint32
         .sessions = f->o->parallel,
         .with = front_process(f, params, threads),
     };
-    const uint32_t least = f->o->kv_least ? f->o->kv_least - 1 : BUDGET_KV_LEAST;
+    const uint32_t least = f->o->kv_least ? f->o->kv_least - 1 : PLAN_KV_LEAST;
     if (f->o->serves && least > params->kv_format) /* its ladder leads there */
         plan.with.other_formats = least - params->kv_format;
     return budget_begin(&f->model, params, &plan);
@@ -315,6 +315,7 @@ int front_check(const struct front_options *o, const struct join_options *join, 
 {
     struct front_options look = *o;
     struct stage_params params;
+    uint32_t threads = 0;
     struct front f;
     if ((o->prompt && strcmp(o->prompt, "-") == 0) ||
         (o->requests && strcmp(o->requests, "-") == 0))
@@ -326,14 +327,14 @@ int front_check(const struct front_options *o, const struct join_options *join, 
     if (rc == EXIT_OK)
         rc = local ? check_whole(&f) : front_plan(&f);
     if (rc == EXIT_OK)
-        rc = model_check_team(&o->model);
+        rc = model_check_team(&o->model, join ? 1 : 0, &threads);
     if (rc == EXIT_OK) {
         params = front_stage(&f, 0, local ? 0 : f.plan.split);
-        rc = plan_stage(&f, &params, o->model.threads);
+        rc = plan_stage(&f, &params, threads);
     }
     if (rc == EXIT_OK && !local && !join) {
         params = front_stage(&f, f.plan.split, 0);
-        rc = plan_stage(&f, &params, o->model.threads);
+        rc = plan_stage(&f, &params, threads);
     }
     front_close(&f);
     return rc;

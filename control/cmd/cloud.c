@@ -211,7 +211,7 @@ static int plan_stage(const struct cloud_options *o, const struct model *m,
                                .port_bytes = port_arg_bytes(o->port.uris[0]),
                                .sessions = o->max_sessions,
                                .with = *with};
-    plan.with.other_formats = BUDGET_KV_LEAST; /* that edges' ladders lead to */
+    plan.with.other_formats = PLAN_KV_LEAST; /* that edges' ladders lead to */
     return budget_begin(m, p, &plan);
 }
 
@@ -219,14 +219,15 @@ static int check_model(const struct cloud_options *o)
 {
     struct split_plan plan = {0};
     struct model m;
+    uint32_t threads = 0;
     int rc = model_open_as(MODEL_CLOUD, o->model.path, false, &m);
     if (rc != EXIT_OK)
         return rc;
     rc = split_plan(&o->split, &m, &plan);
     if (rc == EXIT_OK)
-        rc = model_check_team(&o->model);
+        rc = model_check_team(&o->model, 1, &threads);
     struct stage_params params = stage_of(o, &plan);
-    const struct need_process with = process_of(o, &plan, o->model.threads);
+    const struct need_process with = process_of(o, &plan, threads);
     if (rc == EXIT_OK)
         rc = plan_stage(o, &m, &with, &params);
     split_plan_free(&plan);
@@ -387,6 +388,7 @@ int cmd_cloud(int argc, char **argv)
         .max_sessions = o.max_sessions,
         .budget_bytes = o.memory_budget_bytes,
     };
+    budget_cache(&serve.budget, stage, KV_F16, o.max_sessions);
     rc = cloud_serve_reloads(&serve, &reload);
     if (rc != EXIT_OK)
         goto out;

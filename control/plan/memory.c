@@ -2,6 +2,7 @@
 #include "control/plan/memory.h"
 
 #include "compute/kv.h"
+#include "dataplane/pipeline/proto.h"
 
 #define HUGE_BYTES (UINT64_C(2) << 20)
 /* Pages of the cache from here on lie on huge pages (compute/kv.c). */
@@ -192,18 +193,20 @@ void plan_memory_cloud(const struct plan_model *m, const struct plan_memory_case
                        struct plan_memory *out)
 {
     const uint32_t layers = m->n_layers - c->split,
-                   kv_layers = c->home == PLAN_KV_EDGE ? 0 : layers;
+                   kv_layers = c->home == PLAN_KV_EDGE ? 0 : layers,
+                   rows = c->cloud_chunk + c->sessions;
     const struct plan_process p = {
         .layers = layers,
         .weight_bytes = panel_bytes(m, c->split, m->n_layers, c->back),
         .head_bytes = plan_matrix_bytes(&m->head, PLAN_KEEP) + m->d_model * sizeof(float),
         .kv_layers = kv_layers,
         .kv = c->kv,
+        .other_formats = c->cloud_held ? PLAN_KV_LEAST : 0,
         .kv_bytes = c->sessions * plan_kv_bytes(m, kv_layers, c->kv, c->context),
-        .rows = c->cloud_chunk + c->sessions,
+        .rows = rows,
         .context = c->context,
         .threads = c->cloud_threads,
-        .logit_rows = c->sessions,
+        .logit_rows = c->cloud_held ? proto_wanted_rows(c->sessions, rows) : c->sessions,
         .profile = c->profile,
         .packet_bytes = c->packet_bytes,
     };

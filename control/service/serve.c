@@ -352,7 +352,8 @@ int serve(struct front *f, const struct serve_options *o)
 {
     struct serving v = {.front = f, .target = f->plan.target.kind};
     budget_formats(&v.budget, f->engine->info, f->engine->info->kv_format,
-                   f->o->kv_least ? (enum kv_format)(f->o->kv_least - 1) : BUDGET_KV_LEAST);
+                   f->o->kv_least ? (enum kv_format)(f->o->kv_least - 1) : PLAN_KV_LEAST);
+    budget_cache(&v.budget, f->stage, f->engine->info->kv_format, f->o->parallel);
     int rc = open_service(&v, o);
     if (rc == EXIT_OK)
         rc = open_gateway(&v, o);
