@@ -4,9 +4,8 @@
 #include "compute/kv.h"
 #include "dataplane/pipeline/proto.h"
 
-#define HUGE_BYTES (UINT64_C(2) << 20)
 /* Pages of the cache from here on lie on huge pages (compute/kv.c). */
-#define KV_HUGE_FROM (HUGE_BYTES / 8)
+#define KV_HUGE_FROM (PLAN_HUGE_BYTES / 8)
 
 /*
  * Measured, of an edge and a cloud that answered over an encrypted link (tests/bench/planned.py
@@ -56,7 +55,8 @@ static uint64_t cache_bytes(const struct plan_model *m, const struct plan_proces
 {
     const bool huge = plan_kv_bytes(m, p->kv_layers, p->kv, 1) >= KV_HUGE_FROM;
 
-    return (huge ? up_to(p->kv_bytes, HUGE_BYTES) : p->kv_bytes) + p->other_formats * HUGE_BYTES;
+    return (huge ? up_to(p->kv_bytes, PLAN_HUGE_BYTES) : p->kv_bytes) +
+           p->other_formats * PLAN_HUGE_BYTES;
 }
 
 /* With the head, the sampler's table; and hidden states that come back to it from a cloud. */
@@ -147,7 +147,7 @@ uint64_t plan_history_bytes(double row_bytes, uint32_t context, uint32_t session
 void plan_memory_process(const struct plan_model *m, const struct plan_process *p,
                          struct plan_memory *out)
 {
-    const uint64_t weights = up_to(p->weight_bytes + p->head_bytes, HUGE_BYTES);
+    const uint64_t weights = up_to(p->weight_bytes + p->head_bytes, PLAN_HUGE_BYTES);
 
     *out = (struct plan_memory){{0}, 0};
     out->term[PLAN_PROGRAM] = (p->faces_users ? EDGE_PROGRAM_BYTES : CLOUD_PROGRAM_BYTES) +

@@ -23,6 +23,9 @@ enum plan_kv_home { PLAN_KV_CLOUD, PLAN_KV_EDGE, PLAN_KV_HOMES };
  * otherwise: those of q4 cost a text a good deal more. */
 #define PLAN_KV_LEAST KV_K8V4
 
+/* Caches whose pages are large lie on these, and are resident by whole ones. */
+#define PLAN_HUGE_BYTES (UINT64_C(2) << 20)
+
 /* Of the program's and its libraries' files, what is resident: processes of one host share it. */
 #define PLAN_CODE_BYTES UINT64_C(15300000)
 
