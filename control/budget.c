@@ -123,11 +123,10 @@ int budget_start(const struct gguf *g, struct stage_params *p, uint32_t n_layers
     const uint64_t wanted = given ? given : all, least = given && given < kv_one ? given : kv_one;
     /* Of the huge pages that one session begins; all that it may come to is whole ones, too. */
     const uint64_t spare = need.term[PLAN_KV] - with.other_formats * PLAN_HUGE_BYTES - least;
-    const uint64_t wants = wanted > least + spare ? wanted - least - spare : 0;
-    const uint64_t packets = more_packets(b, left, wants, given != 0);
-    uint64_t room = least + spare + left - packets;
-    if (spare)
-        room = room / PLAN_HUGE_BYTES * PLAN_HUGE_BYTES;
+    const uint64_t unit = spare ? PLAN_HUGE_BYTES : 1, begun = least + spare;
+    const uint64_t whole = (wanted + unit - 1) / unit * unit;
+    const uint64_t packets = more_packets(b, left, whole - begun, given != 0);
+    const uint64_t room = (begun + left - packets) / unit * unit;
     p->kv_budget_bytes = wanted < room ? wanted : room;
     b->packet_bytes = b->ports ? with.packet_bytes / b->ports + packets / b->ports : 0;
     return 0;
