@@ -53,7 +53,7 @@ static bool one_fits(const void *arg, const struct stage_params *p)
 static enum kv_format format_that_fits(const struct room *r, const struct stage_params *p)
 {
     struct stage_params other = *p;
-    for (unsigned f = p->kv_format + 1u; f <= BUDGET_KV_LEAST; f++) {
+    for (unsigned f = p->kv_format + 1u; f <= PLAN_KV_LEAST; f++) {
         other.kv_format = (enum kv_format)f;
         if (one_fits(r, &other))
             return other.kv_format;
@@ -88,11 +88,13 @@ static int refuse(const struct room *r, const struct stage_params *p, uint32_t n
     return -ENOMEM;
 }
 
-/* What is left goes to the cache, and some to packets, which help paths that hold many at once. */
-static uint64_t more_packets(const struct budget_plan *b, uint64_t left, uint64_t cache_wants)
+/* What is left goes to the cache, and some to packets, which help paths that hold many at once; but
+ * a cache whose size was given gets all of that, where it fits. */
+static uint64_t more_packets(const struct budget_plan *b, uint64_t left, uint64_t cache_wants,
+                             bool cache_given)
 {
     const uint64_t most = b->ports * (BUDGET_PORT_BYTES - PLAN_UDP_BYTES);
-    uint64_t more = left / PACKETS_SHARE;
+    uint64_t more = cache_given && cache_wants <= left ? 0 : left / PACKETS_SHARE;
 
     if (b->port_bytes > PLAN_UDP_BYTES) /* DPDK's are all there from the start */
         return 0;
@@ -119,9 +121,13 @@ int budget_start(const struct gguf *g, struct stage_params *p, uint32_t n_layers
     const uint64_t given = p->kv_budget_bytes, left = most - need.bytes;
     const uint64_t all = (uint64_t)kv_one * (p->max_seqs ? p->max_seqs : 1);
     const uint64_t wanted = given ? given : all, least = given && given < kv_one ? given : kv_one;
-    const uint64_t packets = more_packets(b, left, wanted - least);
-    p->kv_budget_bytes =
-        least + (wanted - least < left - packets ? wanted - least : left - packets);
+    /* Of the huge pages that one session begins; all that it may come to is whole ones, too. */
+    const uint64_t spare = need.term[PLAN_KV] - with.other_formats * PLAN_HUGE_BYTES - least;
+    const uint64_t unit = spare ? PLAN_HUGE_BYTES : 1, begun = least + spare;
+    const uint64_t whole = (wanted + unit - 1) / unit * unit;
+    const uint64_t packets = more_packets(b, left, whole - begun, given != 0);
+    const uint64_t room = (begun + left - packets) / unit * unit;
+    p->kv_budget_bytes = wanted < room ? wanted : room;
     b->packet_bytes = b->ports ? with.packet_bytes / b->ports + packets / b->ports : 0;
     return 0;
 }
@@ -176,6 +182,13 @@ void budget_formats(struct budget *b, const struct stage_info *info, enum kv_for
             b->kv[++b->kv_most] = (enum kv_format)f;
 }
 
+void budget_cache(struct budget *b, const struct stage *s, enum kv_format finest, uint32_t sessions)
+{
+    const struct stage_info *info = stage_info(s);
+
+    b->kv_for_all = sessions * stage_seq_bytes_as(s, finest, info->n_ctx) <= info->kv_budget_bytes;
+}
+
 enum kv_format budget_kv(const struct budget *b)
 {
     return b->kv[b->kv_steps];
@@ -197,6 +210,11 @@ static bool is_full(const struct account *a, bool ease)
     return a->budget_bytes && (double)a->resident_bytes > part * (double)a->budget_bytes;
 }
 
+static double kv_part(const struct budget *b, const struct account *a)
+{
+    return b->kv_for_all ? 0 : part(a->kv_busy_bytes, a->limits[ACCOUNT_KV]);
+}
+
 bool budget_is_full(const struct budget *b, const struct account *a)
 {
     return is_full(a, b->rung == BUDGET_REFUSE);
@@ -206,7 +224,7 @@ bool budget_is_full(const struct budget *b, const struct account *a)
 static enum budget_rung asked(const struct budget *b, const struct account *a, double ease)
 {
     const double history = part(a->history_busy_bytes, a->limits[ACCOUNT_HISTORY]);
-    const double kv = part(a->kv_busy_bytes, a->limits[ACCOUNT_KV]);
+    const double kv = kv_part(b, a);
     const double full = FULL - ease;
     if (is_full(a, ease > 0) || history > full || kv > full)
         return BUDGET_REFUSE;
@@ -255,7 +273,7 @@ bool budget_look(struct budget *b, const struct account *a)
 {
     const struct budget before = *b;
     const double history = part(a->history_busy_bytes, a->limits[ACCOUNT_HISTORY]);
-    const double kv = part(a->kv_busy_bytes, a->limits[ACCOUNT_KV]);
+    const double kv = kv_part(b, a);
     const double all = part(a->resident_bytes, a->budget_bytes);
 
     step_kv(b, kv);

@@ -14,6 +14,7 @@
 
 #include "control/account.h"
 #include "control/need.h"
+#include "control/plan/memory.h"
 
 /* --- at start -----------------------------------------------------------------------------------
  */
@@ -21,13 +22,11 @@
 /* All packets that a UDP port has where no budget says less. */
 #define BUDGET_PORT_BYTES UINT64_C(14000000)
 #define BUDGET_LINE       NEED_LINE
-/* The coarsest keys and values that new sessions get when memory is short, unless told otherwise:
- * those of q4 cost a text a good deal more. */
-#define BUDGET_KV_LEAST KV_K8V4
-/* The same where --kv-least may be given: 1 + the format, 0: not given. */
+/* The coarsest keys and values that new sessions get when memory is short: where --kv-least may be
+ * given 1 + the format, 0: not given. */
 static inline enum kv_format budget_kv_least(uint32_t given)
 {
-    return given ? (enum kv_format)(given - 1) : BUDGET_KV_LEAST;
+    return given ? (enum kv_format)(given - 1) : PLAN_KV_LEAST;
 }
 
 struct budget_plan {
@@ -68,6 +67,7 @@ const char *budget_rung_name(enum budget_rung r);
 struct budget {
     enum budget_rung rung;
     bool can_coarsen;              /* somebody adapts activations */
+    bool kv_for_all;               /* the cache is never tight: budget_cache */
     uint32_t coarser;              /* steps of activations that are asked for */
     uint32_t calm;                 /* looks in a row that would have allowed less */
     enum kv_format kv[KV_FORMATS]; /* of new sessions, after 0 .. kv_most steps: budget_formats */
@@ -80,6 +80,11 @@ struct budget {
  * to `least`, the coarsest that is allowed, those that the stage has. Without it they keep one. */
 void budget_formats(struct budget *b, const struct stage_info *info, enum kv_format from,
                     enum kv_format least);
+
+/* Where the cache has room for so many sessions at their longest, in `finest`, all that there can
+ * be, it is no reason to climb. */
+void budget_cache(struct budget *b, const struct stage *s, enum kv_format finest,
+                  uint32_t sessions);
 
 /* Whether so much is resident that caches of sessions that have ended are to be given up, before
  * the ladder is climbed for it. */

@@ -319,6 +319,7 @@ int front_check(const struct front_options *o, const struct join_options *join, 
 {
     struct front_options look = *o;
     struct stage_params params;
+    uint32_t threads = 0;
     struct front f;
     if ((o->prompt && strcmp(o->prompt, "-") == 0) ||
         (o->requests && strcmp(o->requests, "-") == 0))
@@ -330,14 +331,14 @@ int front_check(const struct front_options *o, const struct join_options *join, 
     if (rc == EXIT_OK)
         rc = local ? check_whole(&f) : front_plan(&f);
     if (rc == EXIT_OK)
-        rc = model_check_team(&o->model);
+        rc = model_check_team(&o->model, join ? 1 : 0, &threads);
     if (rc == EXIT_OK) {
         params = front_stage(&f, 0, local ? 0 : f.plan.split);
-        rc = plan_stage(&f, &params, o->model.threads);
+        rc = plan_stage(&f, &params, threads);
     }
     if (rc == EXIT_OK && !local && !join) {
         params = front_stage(&f, f.plan.split, 0);
-        rc = plan_stage(&f, &params, o->model.threads);
+        rc = plan_stage(&f, &params, threads);
     }
     front_close(&f);
     return rc;

@@ -51,6 +51,26 @@ static int name_half(enum model_kind kind, struct model *m)
     return EXIT_OK;
 }
 
+/* Whether the file has the name of a half, as `isthmus quantize` gives it. */
+static bool is_half_name(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    return strcmp(name, EDGE_FILE) == 0 || strcmp(name, CLOUD_FILE) == 0;
+}
+
+static const char *missing_mend(const struct model *m)
+{
+    if (is_half_name(m->path))
+        return ": `isthmus quantize -m MODEL --split N --front SCHEME -o DIR` writes the halves (a "
+               "plan's edge.ini and cloud.ini name the whole command)";
+    const char *dot = strrchr(m->path, '.');
+    if (dot && strcmp(dot, ".gguf") == 0)
+        return ": `tools/fetch-model smollm2` fetches a small model and prints its path";
+    return ": `tools/fetch-model smollm2` fetches a small model and prints its path; a directory "
+           "of "
+           "halves is written by `isthmus quantize`";
+}
+
 static int check_path(enum model_kind kind, struct model *m)
 {
     struct stat st;
@@ -60,11 +80,7 @@ static int check_path(enum model_kind kind, struct model *m)
     if (rc != EXIT_OK)
         return rc;
     if (stat(m->path, &st) < 0) {
-        log_error("%s: %s%s", m->path, strerror(errno),
-                  errno != ENOENT ? ""
-                  : m->named
-                      ? ": a directory must be one that `isthmus quantize` has written"
-                      : ": `tools/fetch-model smollm2` fetches a small model and prints its path");
+        log_error("%s: %s%s", m->path, strerror(errno), errno == ENOENT ? missing_mend(m) : "");
         return EXIT_USAGE;
     }
     if (!S_ISREG(st.st_mode)) {
@@ -105,7 +121,8 @@ static int check_kind(enum model_kind kind, const struct model *m)
 static int refuse_pair(const struct model *edge, const struct model *cloud)
 {
     char a[33], b[33], of_a[33], of_b[33];
-    log_error("%s and %s are not halves of one pair: %s (a half of %s) and %s (a half of %s)",
+    log_error("%s and %s are not halves of one pair: %s (a half of %s) and %s (a half of %s): "
+              "quantize again, and copy both",
               edge->path, cloud->path, profile_hex(edge->half.pair, a),
               profile_hex(edge->half.parent, of_a), profile_hex(cloud->half.pair, b),
               profile_hex(cloud->half.parent, of_b));
@@ -149,6 +166,11 @@ int model_open_as(enum model_kind kind, const char *path, bool want_tokenizer, s
     if (rc != EXIT_OK)
         goto out;
     rc = gguf_open(m->path, &m->gguf, err);
+    if (rc == -EBADMSG && is_half_name(m->path)) {
+        log_error("%s: cut short or damaged: copy it again, or quantize again", err);
+        rc = EXIT_USAGE;
+        goto out;
+    }
     if (rc < 0)
         goto fail;
     rc = stage_file_read(m->gguf, &m->half, err);
@@ -269,12 +291,15 @@ int model_team(const struct model_options *o, unsigned default_threads, int defa
     return model_team_near(o, default_threads, default_first_core, -1, team);
 }
 
-int model_check_team(const struct model_options *o)
+int model_check_team(const struct model_options *o, unsigned default_threads, uint32_t *threads)
 {
-    const struct team_params p = model_team_params(o);
+    struct team_params p = model_team_params(o);
     struct team_plan plan;
     char err[TEAM_ERR];
+    if (!o->threads && !o->cpus)
+        p.n_threads = default_threads;
     const int rc = team_plan(&p, &plan, err);
+    *threads = plan.threads;
     return rc < 0 ? refuse_team(o, rc, err) : EXIT_OK;
 }
 

@@ -69,9 +69,9 @@ struct model_halves {
 /* EXIT_OK or an exit code. */
 int model_place_halves(const struct model_options *o, struct model_halves *h);
 
-/* For --check-config: whether they name CPUs, or a node, that may be used. EXIT_OK or an exit code.
- */
-int model_check_team(const struct model_options *o);
+/* For --check-config: whether they name CPUs, or a node, that may be used, and how many threads the
+ * team of model_team would have. EXIT_OK or an exit code. */
+int model_check_team(const struct model_options *o, unsigned default_threads, uint32_t *threads);
 
 /* team_params of options, all threads and first cores as they are given. */
 struct team_params model_team_params(const struct model_options *o);

@@ -18,6 +18,8 @@
 #include "control/profile.h"
 #include "control/replace_file.h"
 #include "dataplane/pipeline/mix.h"
+#include "dataplane/port.h"
+#include "dataplane/port/uri.h"
 #include "dataplane/secure/identity.h"
 
 struct text {
@@ -84,8 +86,8 @@ struct half {
     const char *name; /* "edge" */
     char folder[PATH_MAX / 2];
     uint32_t layers, threads;
-    uint64_t bytes;
-    char peer[FINGERPRINT_TEXT]; /* the other's */
+    uint64_t bytes, budget_bytes; /* planned; 0: nothing to keep */
+    char peer[FINGERPRINT_TEXT];  /* the other's */
 };
 
 static void add_common(struct text *t, const struct plan_paper *p, const struct half *h)
@@ -114,6 +116,8 @@ static void add_common(struct text *t, const struct plan_paper *p, const struct 
         b->context,
         (unsigned long long)(b->sessions * plan_kv_bytes(p->w->m, h->layers, b->kv, b->context)),
         b->chunk, h->threads);
+    if (h->budget_bytes)
+        add(t, "memory-budget = %llu\n", (unsigned long long)h->budget_bytes);
     add(t, "identity = %s/%s.key\npeer = %s\n", h->folder, h->name, h->peer);
 }
 
@@ -218,7 +222,9 @@ static int write_edge(const struct plan_paper *p, const struct half *h)
     if (rc != EXIT_OK)
         return rc;
     add_common(&t, p, h);
-    add(&t, "history = %llukB\nport = %s\n", (unsigned long long)history / 1000 + 1, p->connect);
+    add(&t, "history = %lluB\nport = %s\n", (unsigned long long)history, p->connect);
+    if (h->budget_bytes) /* sessions stay as they were planned */
+        add(&t, "kv-least = %s\n", kv_format_name(b->kv));
     if (p->listen)
         add(&t, "listen = %s\nmax-sessions = %u\n", p->listen, b->sessions);
     add_held(&t, &held);
@@ -234,17 +240,54 @@ static int write_cloud(const struct plan_paper *p, const struct half *h)
     return write_half(&t, h);
 }
 
+int plan_connect(const char *port, const char *host, char to[PLAN_CONNECT_MAX])
+{
+    struct port_uri uri, own;
+    char err[PORT_ERR], mtu[24] = "";
+
+    if (!port)
+        port = PLAN_PORT;
+    if (port_uri_parse(port, &uri, err) < 0) {
+        log_error("--port: %s", err);
+        return EXIT_USAGE;
+    }
+    if (uri.kind == URI_MEMIF) {
+        snprintf(to, PLAN_CONNECT_MAX, "%s", port);
+        return EXIT_OK;
+    }
+    if (uri.kind != URI_UDP) {
+        log_error("--port %s does not say how the edge reaches it: say it by --connect, e.g. "
+                  "packet:IF,ip=ADDR/LEN,peer=ADDR",
+                  port);
+        return EXIT_USAGE;
+    }
+    if (uri.mtu_bytes)
+        snprintf(mtu, sizeof mtu, ",mtu=%u", uri.mtu_bytes);
+    const char *at = *uri.name ? uri.name : host;
+    const bool ipv6 = *uri.name && strchr(at, ':');
+    snprintf(to, PLAN_CONNECT_MAX, "udp:%s%s%s:%u%s", ipv6 ? "[" : "", at, ipv6 ? "]" : "",
+             uri.port, mtu);
+    if (port_uri_parse(to, &own, err) == 0)
+        return EXIT_OK;
+    log_error("\"%s\", of which the cloud's profile is, is no name to connect to: say where the "
+              "cloud is by --connect",
+              host);
+    return EXIT_USAGE;
+}
+
 int plan_write_config(const struct plan_paper *p)
 {
     const struct plan *b = &p->a->best;
     struct half edge = {.name = "edge",
                         .layers = b->split,
                         .threads = plan_speed_host(p->w->edge)->threads,
-                        .bytes = b->edge.bytes};
+                        .bytes = b->edge.bytes,
+                        .budget_bytes = p->edge_budget_bytes};
     struct half cloud = {.name = "cloud",
                          .layers = p->w->m->n_layers - b->split,
                          .threads = plan_speed_host(p->w->cloud)->threads,
-                         .bytes = b->cloud.bytes};
+                         .bytes = b->cloud.bytes,
+                         .budget_bytes = p->cloud_budget_bytes};
     char why[PLAN_ERR], note[PLAN_ERR], path[PATH_MAX], command[PLAN_COMMAND];
 
     if (!plan_is_runnable(b, why)) {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Limits that contradict the model or the link. */
+#include <errno.h>
+#include <math.h>
+
 #include "control/cmd.h"
 #include "control/log.h"
 #include "control/plan_show.h"
@@ -41,6 +44,7 @@ static int check_memory(const struct plan_wish *w)
                                           .edge_threads = 1,
                                           .cloud_threads = 1,
                                           .serves = w->serves,
+                                          .cloud_held = w->cloud_held,
                                           .packet_bytes = w->packet_bytes};
     struct plan_memory edge, cloud;
 
@@ -59,6 +63,32 @@ static int check_memory(const struct plan_wish *w)
         return EXIT_USAGE;
     }
     return EXIT_OK;
+}
+
+/* What less is a reason to give up quality. */
+#define WORTH_SAYING .05
+
+int plan_with_more_kl(const struct plan_wish *w, const struct plan_answer *a, bool *found,
+                      struct plan *more)
+{
+    static struct plan_answer beyond;
+    struct plan_wish wish = *w;
+
+    *found = false;
+    if (!a->found || a->best.front != PLAN_KEEP || w->least == PLAN_KL)
+        return 0;
+    wish.limit[PLAN_KL] = INFINITY;
+    wish.limit[w->least] = a->best.metric[w->least] * (1 - WORTH_SAYING);
+    wish.least = PLAN_KL;
+    wish.front[PLAN_KEEP] = false;
+    wish.n_contexts = wish.n_sessions = 1;
+    wish.contexts[0] = a->best.context;
+    wish.sessions[0] = a->best.sessions;
+    if (plan_search(&wish, &beyond) < 0)
+        return -ENOMEM;
+    *found = beyond.found;
+    *more = beyond.best;
+    return 0;
 }
 
 int plan_check_limits(const struct plan_paper *p)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a plan that is wished for lacks, where nothing of it could be computed. */
+#include <stdarg.h>
 #include <stdio.h>
 
 #include "control/plan_show.h"
@@ -77,46 +78,113 @@ static bool some(const struct asked *a, measured_fn *measured, const bool *mask,
     return false;
 }
 
-char *plan_missing(const struct plan_wish *w, char *why)
+/* --- and the mend --------------------------------------------------------------------------------
+ */
+
+enum lack { NO_ROW, NO_EDGE_TIMES, NO_CLOUD_TIMES, NO_TIMES };
+static const char *const lacks[] = {
+    [NO_ROW] = "row in the table",
+    [NO_EDGE_TIMES] = "times in the edge's profile",
+    [NO_CLOUD_TIMES] = "times in the cloud's profile",
+    [NO_TIMES] = "times in both profiles",
+};
+
+struct need {
+    const char *option;
+    const struct asked *a;
+    measured_fn *measured;
+    const char *(*name)(const struct plan_wish *w, unsigned i);
+    const bool *mask;
+    unsigned n;
+    enum lack lack;
+};
+
+__attribute__((format(printf, 3, 4))) static size_t add(char *why, size_t at, const char *fmt, ...)
 {
+    va_list ap;
+
+    if (at >= PLAN_MISSING)
+        return at;
+    va_start(ap, fmt);
+    const int n = vsnprintf(why + at, PLAN_MISSING - at, fmt, ap);
+    va_end(ap);
+    return n > 0 ? at + (size_t)n : at;
+}
+
+/* Of schemes: those that are asked for, at the splits that are. */
+static size_t add_schemes(const struct plan_wish *w, const struct need *n, char *why, size_t at)
+{
+    bool calibrated = false;
+
+    for (unsigned i = 0; i < n->n; i++) {
+        if (!n->mask[i] || i == PLAN_KEEP)
+            continue;
+        at = add(why, at, " %s %s", n->option, n->name(w, i));
+        calibrated |= !plan_scheme_is_standard((enum plan_scheme)i);
+    }
+    if (calibrated)
+        at = add(why, at, " --calibration PROFILE");
+    if (w->split_min == w->split_max)
+        return add(why, at, " --scheme-splits %u", w->split_min);
+    return w->split_min > 1 || w->split_max + 1 < w->m->n_layers
+               ? add(why, at, " --scheme-splits %u,%u", w->split_min, w->split_max)
+               : at;
+}
+
+static void add_mend(const struct plan_paper *p, const struct need *n, char *why, size_t at)
+{
+    const struct plan_wish *w = p->w;
+    const bool schemes = n->measured == scheme_kl;
+
+    if (n->lack != NO_ROW) {
+        add(why, at, ": `isthmus profile -m %s -o FILE` there measures them", p->model);
+        return;
+    }
+    at = add(why, at, ": `tools/quality-table -m %s --text TEXT", p->model);
+    if (schemes)
+        at = add_schemes(w, n, why, at);
+    add(why, at, "%s -o %s` measures %s%s", schemes && p->quality ? " --only-schemes" : "",
+        p->quality ? p->quality : "FILE", schemes ? "it" : "codecs and caches",
+        p->quality ? "" : ", for --quality FILE");
+}
+
+char *plan_missing(const struct plan_paper *p, char *why)
+{
+    const struct plan_wish *w = p->w;
     const struct asked front = {w, PLAN_FRONT}, back = {w, PLAN_BACK};
-    const struct {
-        const char *option;
-        const struct asked *a;
-        measured_fn *measured;
-        const char *(*name)(const struct plan_wish *w, unsigned i);
-        const bool *mask;
-        unsigned n;
-        const char *what;
-    } needs[] = {
-        {"--front", &front, scheme_kl, name_of_scheme, w->front, PLAN_SCHEMES, "row in the table"},
-        {"--back", &back, scheme_kl, name_of_scheme, w->back, PLAN_SCHEMES, "row in the table"},
-        {"--kv", &front, kv_kl, kv_name, w->kv, KV_FORMATS, "row in the table"},
-        {"--codec", &front, codec_kl, codec_name, w->codec, w->quality->n_codecs,
-         "row in the table"},
-        {"--front", &front, scheme_time, name_of_scheme, w->front, PLAN_SCHEMES,
-         "times in the edge's profile"},
-        {"--back", &back, scheme_time, name_of_scheme, w->back, PLAN_SCHEMES,
-         "times in the cloud's profile"},
-        {"--kv", &front, kv_time, kv_name, w->kv, KV_FORMATS, "times in both profiles"},
+    const struct need needs[] = {
+        {"--front", &front, scheme_kl, name_of_scheme, w->front, PLAN_SCHEMES, NO_ROW},
+        {"--back", &back, scheme_kl, name_of_scheme, w->back, PLAN_SCHEMES, NO_ROW},
+        {"--kv", &front, kv_kl, kv_name, w->kv, KV_FORMATS, NO_ROW},
+        {"--codec", &front, codec_kl, codec_name, w->codec, w->quality->n_codecs, NO_ROW},
+        {"--front", &front, scheme_time, name_of_scheme, w->front, PLAN_SCHEMES, NO_EDGE_TIMES},
+        {"--back", &back, scheme_time, name_of_scheme, w->back, PLAN_SCHEMES, NO_CLOUD_TIMES},
+        {"--kv", &front, kv_time, kv_name, w->kv, KV_FORMATS, NO_TIMES},
     };
 
     for (unsigned k = 0; k < sizeof needs / sizeof *needs; k++) {
-        char names[PLAN_ERR / 2] = "";
-        size_t at = 0;
-        if (some(needs[k].a, needs[k].measured, needs[k].mask, needs[k].n))
+        const struct need *n = &needs[k];
+        bool any = false;
+        if (some(n->a, n->measured, n->mask, n->n))
             continue;
-        for (unsigned i = 0; i < needs[k].n && at < sizeof names; i++)
-            if (needs[k].mask[i])
-                at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", at ? "," : "",
-                                       needs[k].name(w, i));
-        snprintf(why, PLAN_ERR, "%s %s: no %s for splits %u to %u", needs[k].option, names,
-                 needs[k].what, w->split_min, w->split_max);
+        size_t at = add(why, 0, "%s ", n->option);
+        for (unsigned i = 0; i < n->n; i++) {
+            if (!n->mask[i])
+                continue;
+            at = add(why, at, "%s%s", any ? "," : "", n->name(w, i));
+            any = true;
+        }
+        at = add(why, at, ": no %s for split%s %u", lacks[n->lack],
+                 w->split_min < w->split_max ? "s" : "", w->split_min);
+        if (w->split_min < w->split_max)
+            at = add(why, at, " to %u", w->split_max);
+        add_mend(p, n, why, at);
         return why;
     }
-    snprintf(why, PLAN_ERR,
-             "no split from %u to %u has rows in the table and times in the profiles "
-             "for --front, --back, --kv and --codec together",
-             w->split_min, w->split_max);
+    add(why, 0,
+        "no split from %u to %u has rows in the table and times in the profiles "
+        "for --front, --back, --kv and --codec together: `tools/quality-table` and `isthmus "
+        "profile` measure them",
+        w->split_min, w->split_max);
     return why;
 }

@@ -96,6 +96,20 @@ static void show_choice(const struct plan_paper *p, const struct plan *b)
         printf("its weights: %s%s\n", command, plan_calibration_note(p, b, why));
 }
 
+/* In one line, since nobody asked for that limit. */
+static void show_more_kl(const struct plan_paper *p, const struct plan *b)
+{
+    const enum plan_metric m = p->w->least;
+    char kl[PLAN_AMOUNT], limit[PLAN_AMOUNT], now[PLAN_AMOUNT], then[PLAN_AMOUNT];
+
+    printf("--max-kl is its default, %s: from %s on a front in %s fits, at split %u, with %s %s "
+           "instead of %s\n",
+           plan_amount(PLAN_KL, p->w->limit[PLAN_KL], limit),
+           plan_amount(PLAN_KL, ceil(b->metric[PLAN_KL] * 1e4) * 1e-4, kl),
+           plan_scheme_name(b->front), b->split, metrics[m].name,
+           plan_amount(m, b->metric[m], then), plan_amount(m, p->a->best.metric[m], now));
+}
+
 /* As it was asked for. */
 static char *limit_text(const struct plan_paper *p, enum plan_metric m, char to[PLAN_AMOUNT])
 {
@@ -192,6 +206,8 @@ static void show_found(const struct plan_paper *p)
     char what[64];
 
     show_choice(p, &p->a->best);
+    if (p->more_kl)
+        show_more_kl(p, p->more_kl);
     show_memory(p, &p->a->best);
     show_time(p, &p->a->best);
     show_quality(p, &p->a->best);
@@ -214,8 +230,8 @@ static void show_none(const struct plan_paper *p)
     bool any = false;
 
     if (!a->has_nearest) {
-        char why[PLAN_ERR];
-        printf("nothing to choose from: %s\n", plan_missing(p->w, why));
+        static char why[PLAN_MISSING];
+        printf("nothing to choose from: %s\n", plan_missing(p, why));
         return;
     }
     printf("no configuration fits: %s %s leaves none of those that keep the limits before it\n",

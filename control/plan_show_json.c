@@ -86,7 +86,7 @@ int plan_show_json(const struct plan_paper *p)
 {
     const struct plan_answer *a = p->a;
     json_t *limits = json_object(), *o = json_object();
-    char why[PLAN_ERR];
+    static char why[PLAN_MISSING];
 
     for (unsigned m = 0; m < PLAN_METRICS; m++)
         json_object_set_new(limits, keys[m],
@@ -99,9 +99,10 @@ int plan_show_json(const struct plan_paper *p)
     json_object_set_new(o, "plan", a->found ? one(p, &a->best) : json_null());
     if (a->found) {
         json_object_set_new(o, "neighbours", some(p, a->has_next, a->next));
+        json_object_set_new(o, "with_more_kl", p->more_kl ? one(p, p->more_kl) : json_null());
     } else if (!a->has_nearest) {
         json_object_set_new(o, "ruled_out_by", json_null());
-        json_object_set_new(o, "missing", json_string(plan_missing(p->w, why)));
+        json_object_set_new(o, "missing", json_string(plan_missing(p, why)));
     } else {
         json_object_set_new(o, "ruled_out_by", json_string(keys[a->ruled_out]));
         json_object_set_new(o, "would_fit", changes(p, a));

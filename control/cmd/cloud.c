@@ -225,7 +225,7 @@ static int plan_stage(const struct cloud_options *o, const struct model *m,
                                .with = *with};
     /* That edges' ladders lead to, or its own. */
     const enum kv_format least = budget_kv_least(o->kv_least);
-    plan.with.other_formats = least > BUDGET_KV_LEAST ? least : BUDGET_KV_LEAST;
+    plan.with.other_formats = least > PLAN_KV_LEAST ? least : PLAN_KV_LEAST;
     return budget_begin(m, p, &plan);
 }
 
@@ -233,14 +233,15 @@ static int check_model(const struct cloud_options *o)
 {
     struct split_plan plan = {0};
     struct model m;
+    uint32_t threads = 0;
     int rc = model_open_as(MODEL_CLOUD, o->model.path, false, &m);
     if (rc != EXIT_OK)
         return rc;
     rc = split_plan(&o->split, &m, &plan);
     if (rc == EXIT_OK)
-        rc = model_check_team(&o->model);
+        rc = model_check_team(&o->model, 1, &threads);
     struct stage_params params = stage_of(o, &plan);
-    const struct need_process with = process_of(o, &plan, o->model.threads);
+    const struct need_process with = process_of(o, &plan, threads);
     if (rc == EXIT_OK)
         rc = plan_stage(o, &m, &with, &params);
     split_plan_free(&plan);
@@ -402,6 +403,7 @@ int cmd_cloud(int argc, char **argv)
         .budget_bytes = o.memory_budget_bytes,
     };
     budget_formats(&serve.budget, stage_info(stage), o.model.kv, budget_kv_least(o.kv_least));
+    budget_cache(&serve.budget, stage, KV_F16, o.max_sessions);
     rc = cloud_serve_reloads(&serve, &reload);
     if (rc != EXIT_OK)
         goto out;

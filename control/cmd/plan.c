@@ -6,10 +6,10 @@
 #include <string.h>
 
 #include "control/cmd.h"
-#include "control/codec_arg.h"
 #include "control/log.h"
 #include "control/measure/measure.h"
 #include "control/model.h"
+#include "control/plan_codecs.h"
 #include "control/plan_file.h"
 #include "control/plan_show.h"
 #include "control/port_arg.h"
@@ -48,8 +48,9 @@ struct plan_options {
     const char *model, *edge, *cloud, *link, *quality, *folder, *port, *connect, *listen;
     const char *codecs[PLAN_LIST_MAX];
     unsigned n_codecs;
-    uint64_t edge_bytes; /* 0: edge names a profile */
-    bool json, here_edge, here_cloud;
+    uint64_t edge_bytes;                         /* 0: edge names a profile */
+    uint64_t budget_bytes[PLAN_CLOUD_BYTES + 1]; /* of memory, as given; 0: not given */
+    bool max_kl, json, here_edge, here_cloud;
     struct opt_list contexts, sessions, chunks;
     struct plan_wish wish; /* limits, lists, masks */
 };
@@ -84,7 +85,9 @@ static const struct argp_option options[] = {
     {"max-kl", OPT_MAX_KL, "KL", 0,
      "Mean KL divergence from the model as it is, at most (default .02)", 2},
     {"edge-memory", OPT_EDGE_MEMORY, "SIZE", 0,
-     "Most memory of the edge, 2 % of which is kept in reserve (default: its profile's)", 2},
+     "Most memory of the edge, 2 % of which is kept in reserve; the files of -o hold it to that "
+     "(default: its profile's, held by nobody)",
+     2},
     {"cloud-memory", OPT_CLOUD_MEMORY, "SIZE", 0, "Most memory of the cloud, likewise", 2},
     {"least", OPT_LEAST, "WHAT", 0,
      "Of what fits: the least tpot (default), ttft, kl, edge or cloud memory", 2},
@@ -100,15 +103,13 @@ static const struct argp_option options[] = {
      "Where the cloud's keys and values are: with it (default), or at the edge, which is computed "
      "but can't be run",
      3},
-    {"codec", OPT_CODECS, "CODEC", 0, "Only this codec, as the table has it; may be given again",
-     3},
+    {"codec", OPT_CODECS, "CODEC", 0,
+     "Only this codec of the table: tsq:delta=.2; may be given again", 3},
     {"chunk", OPT_CHUNKS, "N,...", 0, "Chunks of a prompt to be tried (default 32,64,128)", 3},
     {"out", 'o', "DIR", 0, "Write edge.ini and cloud.ini there, from which both start", 4},
     {"port", OPT_PORT, "URI", 0, "The cloud's port (default udp:*:7300)", 4},
     {"connect", OPT_CONNECT, "URI", 0,
-     "The edge's (default: udp, to the host of the cloud's "
-     "profile)",
-     4},
+     "The edge's (default: as --port says; udp:* is at the host of the cloud's profile)", 4},
     {"listen", OPT_LISTEN, "HOST:PORT", 0,
      "Where the edge serves OpenAI's API (default, for several sessions, 127.0.0.1:8080)", 4},
     {"json", OPT_JSON, NULL, 0, "One JSON object instead of tables", 4},
@@ -213,6 +214,13 @@ static void home_arg(struct argp_state *state, const char *arg, struct plan_wish
         argp_error(state, "--kv-home %s: must be cloud, edge or any", arg);
 }
 
+static void memory_arg(struct argp_state *state, const char *option, const char *arg,
+                       enum plan_metric m, struct plan_options *o)
+{
+    o->budget_bytes[m] = opt_size(state, option, arg);
+    o->wish.limit[m] = plan_within(m, (double)o->budget_bytes[m]);
+}
+
 static void uri_arg(struct argp_state *state, const char *option, const char *arg, const char **to)
 {
     struct port_uri uri;
@@ -278,14 +286,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_MAX_KL:
         w->limit[PLAN_KL] = opt_f64(state, "--max-kl", arg, 0, 100);
+        o->max_kl = true;
         return 0;
     case OPT_EDGE_MEMORY:
-        w->limit[PLAN_EDGE_BYTES] =
-            plan_within(PLAN_EDGE_BYTES, (double)opt_size(state, "--edge-memory", arg));
+        memory_arg(state, "--edge-memory", arg, PLAN_EDGE_BYTES, o);
         return 0;
     case OPT_CLOUD_MEMORY:
-        w->limit[PLAN_CLOUD_BYTES] =
-            plan_within(PLAN_CLOUD_BYTES, (double)opt_size(state, "--cloud-memory", arg));
+        memory_arg(state, "--cloud-memory", arg, PLAN_CLOUD_BYTES, o);
+        w->cloud_held = true;
         return 0;
     case OPT_CONTEXT:
         opt_u32_list(state, "--context", arg, 2, 1u << 20, &o->contexts);
@@ -396,10 +404,11 @@ static int read_model(const char *path, struct plan_model *m)
     return rc;
 }
 
-static void warn_commit(const char *path, const char *version, const char *commit,
-                        const struct plan_host *us)
+/* A version is refused by --here; else what it measured may do. */
+static void warn_build(const char *path, const char *version, const char *commit,
+                       const struct plan_host *us)
 {
-    if (strcmp(commit, us->commit) != 0)
+    if (strcmp(version, us->version) != 0 || strcmp(commit, us->commit) != 0)
         log_warn("%s: was made by isthmus %s (%s), this is %s (%s): its times may differ", path,
                  version, commit, us->version, us->commit);
 }
@@ -419,7 +428,7 @@ static int read_host(const char *path, const struct plan_model *m, bool here, st
         log_error("%s", err);
         rc = EXIT_USAGE;
     } else {
-        warn_commit(path, h->version, h->commit, &us);
+        warn_build(path, h->version, h->commit, &us);
     }
     free(text);
     return rc;
@@ -470,25 +479,10 @@ static int read_link(const char *text, bool here, struct plan_link *l)
         log_error("%s", err);
         rc = EXIT_USAGE;
     } else {
-        warn_commit(text, l->version, l->commit, &us);
+        warn_build(text, l->version, l->commit, &us);
     }
     free(file);
     return rc;
-}
-
-/* The table's codecs are what halves are started with. */
-static int check_codecs(const char *path, const struct plan_quality *q)
-{
-    struct codec_params params;
-    char err[CODEC_ARG_ERR];
-
-    for (uint32_t i = 0; i < q->n_codecs; i++) {
-        if (codec_arg_parse(q->codecs[i].text, &params, err) == 0)
-            continue;
-        log_error("%s: %s", path, err);
-        return EXIT_USAGE;
-    }
-    return EXIT_OK;
 }
 
 static int read_quality(const char *path, const struct plan_model *m, struct plan_quality *q)
@@ -511,29 +505,7 @@ static int read_quality(const char *path, const struct plan_model *m, struct pla
         rc = EXIT_USAGE;
     }
     free(text);
-    return rc == EXIT_OK ? check_codecs(path, q) : rc;
-}
-
-static int choose_codecs(const struct plan_options *o, struct plan_wish *w)
-{
-    const struct plan_quality *q = w->quality;
-
-    for (uint32_t i = 0; i < q->n_codecs; i++)
-        w->codec[i] = o->n_codecs == 0;
-    for (unsigned k = 0; k < o->n_codecs; k++) {
-        bool found = false;
-        for (uint32_t i = 0; i < q->n_codecs; i++) {
-            if (strcmp(q->codecs[i].text, o->codecs[k]) != 0)
-                continue;
-            w->codec[i] = found = true;
-        }
-        if (!found) {
-            log_error("--codec %s: %s has no such entry", o->codecs[k],
-                      o->quality ? o->quality : "a table (--quality) is needed, which");
-            return EXIT_USAGE;
-        }
-    }
-    return EXIT_OK;
+    return rc == EXIT_OK ? plan_codecs_check(path, q) : rc;
 }
 
 /* --- the command
@@ -593,38 +565,34 @@ static void fill_lists(struct plan_options *o, const struct inputs *in)
         w->serves |= o->folder && w->sessions[i] > 1; /* -o has it listen for them */
 }
 
-/* Where the edge finds the cloud if nobody said: the host that its profile names. */
-static int default_connect(const struct plan_options *o, const char *host, char to[URI_NAME_MAX])
-{
-    struct port_uri uri;
-    char err[PORT_ERR];
-
-    snprintf(to, URI_NAME_MAX, "udp:%s:%u", host, URI_DEFAULT_PORT);
-    if (!o->folder || o->connect || port_uri_parse(to, &uri, err) == 0)
-        return EXIT_OK;
-    log_error("%s: its host \"%s\" is no name to connect to: say where the cloud is by --connect",
-              o->cloud, host);
-    return EXIT_USAGE;
-}
-
 static int plan(struct plan_options *o, const struct inputs *in)
 {
     static struct plan_answer a;
-    char connect[URI_NAME_MAX];
-    int rc = default_connect(o, in->cloud.host, connect);
+    static struct plan more_kl;
+    char connect[PLAN_CONNECT_MAX];
+    bool has_more = false;
+    int rc = EXIT_OK;
 
+    if (o->folder && !o->connect)
+        rc = plan_connect(o->port, in->cloud.host, connect);
     if (rc != EXIT_OK)
         return rc;
-    if (plan_search(&o->wish, &a) < 0) {
+    if (plan_search(&o->wish, &a) < 0 ||
+        (!o->max_kl && plan_with_more_kl(&o->wish, &a, &has_more, &more_kl) < 0)) {
         log_error("out of memory");
         return EXIT_FAILED;
     }
     const struct plan_paper paper = {
         .w = &o->wish,
         .a = &a,
+        .more_kl = has_more ? &more_kl : NULL,
         .model = o->model,
+        .quality = o->quality,
         .folder = o->folder,
-        .port = o->port ? o->port : "udp:*:7300",
+        .edge_budget_bytes =
+            o->budget_bytes[PLAN_EDGE_BYTES] ? o->budget_bytes[PLAN_EDGE_BYTES] : o->edge_bytes,
+        .cloud_budget_bytes = o->budget_bytes[PLAN_CLOUD_BYTES],
+        .port = o->port ? o->port : PLAN_PORT,
         .connect = o->connect ? o->connect : connect,
         .listen = o->listen                        ? o->listen
                   : a.found && a.best.sessions > 1 ? "127.0.0.1:8080"
@@ -651,7 +619,7 @@ int cmd_plan(int argc, char **argv)
     int rc = read_inputs(&o, &in);
     if (rc == EXIT_OK) {
         fill_lists(&o, &in);
-        rc = choose_codecs(&o, &o.wish);
+        rc = plan_codecs_choose(o.quality, o.codecs, o.n_codecs, &o.wish);
     }
     if (rc == EXIT_OK)
         rc = plan_check_limits(&(struct plan_paper){.w = &o.wish, .model = o.model});

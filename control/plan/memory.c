@@ -2,10 +2,10 @@
 #include "control/plan/memory.h"
 
 #include "compute/kv.h"
+#include "dataplane/pipeline/proto.h"
 
-#define HUGE_BYTES (UINT64_C(2) << 20)
 /* Pages of the cache from here on lie on huge pages (compute/kv.c). */
-#define KV_HUGE_FROM (HUGE_BYTES / 8)
+#define KV_HUGE_FROM (PLAN_HUGE_BYTES / 8)
 
 /*
  * Measured, of an edge and a cloud that answered over an encrypted link (tests/bench/planned.py
@@ -55,7 +55,8 @@ static uint64_t cache_bytes(const struct plan_model *m, const struct plan_proces
 {
     const bool huge = plan_kv_bytes(m, p->kv_layers, p->kv, 1) >= KV_HUGE_FROM;
 
-    return (huge ? up_to(p->kv_bytes, HUGE_BYTES) : p->kv_bytes) + p->other_formats * HUGE_BYTES;
+    return (huge ? up_to(p->kv_bytes, PLAN_HUGE_BYTES) : p->kv_bytes) +
+           p->other_formats * PLAN_HUGE_BYTES;
 }
 
 /* With the head, the sampler's table; and hidden states that come back to it from a cloud. */
@@ -146,7 +147,7 @@ uint64_t plan_history_bytes(double row_bytes, uint32_t context, uint32_t session
 void plan_memory_process(const struct plan_model *m, const struct plan_process *p,
                          struct plan_memory *out)
 {
-    const uint64_t weights = up_to(p->weight_bytes + p->head_bytes, HUGE_BYTES);
+    const uint64_t weights = up_to(p->weight_bytes + p->head_bytes, PLAN_HUGE_BYTES);
 
     *out = (struct plan_memory){{0}, 0};
     out->term[PLAN_PROGRAM] = (p->faces_users ? EDGE_PROGRAM_BYTES : CLOUD_PROGRAM_BYTES) +
@@ -192,18 +193,20 @@ void plan_memory_cloud(const struct plan_model *m, const struct plan_memory_case
                        struct plan_memory *out)
 {
     const uint32_t layers = m->n_layers - c->split,
-                   kv_layers = c->home == PLAN_KV_EDGE ? 0 : layers;
+                   kv_layers = c->home == PLAN_KV_EDGE ? 0 : layers,
+                   rows = c->cloud_chunk + c->sessions;
     const struct plan_process p = {
         .layers = layers,
         .weight_bytes = panel_bytes(m, c->split, m->n_layers, c->back),
         .head_bytes = plan_matrix_bytes(&m->head, PLAN_KEEP) + m->d_model * sizeof(float),
         .kv_layers = kv_layers,
         .kv = c->kv,
+        .other_formats = c->cloud_held ? PLAN_KV_LEAST : 0,
         .kv_bytes = c->sessions * plan_kv_bytes(m, kv_layers, c->kv, c->context),
-        .rows = c->cloud_chunk + c->sessions,
+        .rows = rows,
         .context = c->context,
         .threads = c->cloud_threads,
-        .logit_rows = c->sessions,
+        .logit_rows = c->cloud_held ? proto_wanted_rows(c->sessions, rows) : c->sessions,
         .profile = c->profile,
         .packet_bytes = c->packet_bytes,
     };

@@ -19,6 +19,13 @@ enum plan_kv_home { PLAN_KV_CLOUD, PLAN_KV_EDGE, PLAN_KV_HOMES };
 #define PLAN_UDP_BYTES   UINT64_C(700000)
 #define PLAN_MEMIF_BYTES UINT64_C(8600000)
 
+/* The coarsest keys and values that new sessions get when --memory-budget is short, unless told
+ * otherwise: those of q4 cost a text a good deal more. */
+#define PLAN_KV_LEAST KV_K8V4
+
+/* Caches whose pages are large lie on these, and are resident by whole ones. */
+#define PLAN_HUGE_BYTES (UINT64_C(2) << 20)
+
 /* Of the program's and its libraries' files, what is resident: processes of one host share it. */
 #define PLAN_CODE_BYTES UINT64_C(15300000)
 
@@ -34,6 +41,8 @@ struct plan_memory_case {
     double row_bytes; /* of a coded row, as the history keeps it; 0: no histories */
     bool profile;     /* the codec has one: a transform of d_model */
     bool serves;      /* the edge, HTTP */
+    bool cloud_held; /* by --memory-budget, which keeps room for drafts' logits, and for sessions of
+                      * other formats than kv */
     uint64_t packet_bytes; /* of each half's port */
 };
 

@@ -25,6 +25,7 @@ static struct plan_memory_case memory_case(const struct plan_wish *w, const stru
         .row_bytes = p->row.decode_bytes,
         .profile = w->quality->codecs[p->codec].profile[0] != 0,
         .serves = w->serves,
+        .cloud_held = w->cloud_held,
         .packet_bytes = w->packet_bytes,
     };
 }

@@ -46,6 +46,7 @@ struct plan_wish {
     double limit[PLAN_METRICS]; /* plan_within of what was asked: bytes, nats, seconds; INFINITY:
                                  * none */
     bool serves;                /* the edge, HTTP */
+    bool cloud_held;            /* to its limit, by --memory-budget */
     enum plan_metric
         least;       /* the objective; ties by KL, TPOT, TTFT, memory, then the order below */
     uint32_t prompt; /* tokens; 0: all of the context but one */

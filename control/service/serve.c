@@ -352,8 +352,8 @@ struct privileges serve_rights(const struct serve_options *o)
 int serve(struct front *f, const struct serve_options *o)
 {
     struct serving v = {.front = f, .target = f->plan.target.kind};
-    budget_formats(&v.budget, f->engine->info, f->engine->info->kv_format,
-                   front_kv_least(f));
+    budget_formats(&v.budget, f->engine->info, f->engine->info->kv_format, front_kv_least(f));
+    budget_cache(&v.budget, f->stage, f->engine->info->kv_format, f->o->parallel);
     int rc = open_service(&v, o);
     if (rc == EXIT_OK)
         rc = open_gateway(&v, o);

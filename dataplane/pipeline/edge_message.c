@@ -71,17 +71,23 @@ static void on_text(struct edge *e, struct edge_session *s, const uint8_t *p, si
 {
     struct proto_text m = {0};
     bool refused = proto_kind(p, len) == PROTO_REFUSED;
+    char why[PIPELINE_ERR];
 
     if (proto_read_text(p, len, &m))
         snprintf(m.text, sizeof m.text,
                  "the cloud broke the session off without a readable reason");
-    if (refused && m.reason == PROTO_BAD_MODEL && e->info->is_half) /* the cloud knows its own */
+    const bool other_pair = refused && m.reason == PROTO_BAD_MODEL && e->info->is_half;
+    if (other_pair) /* the cloud knows its own */
         fit_add_parent(m.text, sizeof m.text, "the edge's", e->info->parent);
     if (refused && m.reason == PROTO_BUSY && edge_share_busy(e, s))
         return;
     if (refused && goes_elsewhere(e, s, &m))
         return;
-    edge_end_session(e, s, refused ? EDGE_REFUSED : EDGE_LOST, m.text);
+    snprintf(why, sizeof why, "%s%s", m.text,
+             other_pair ? ": both halves must be of one `isthmus quantize`: quantize again, and "
+                          "copy both"
+                        : "");
+    edge_end_session(e, s, refused ? EDGE_REFUSED : EDGE_LOST, why);
 }
 
 /* One generated id: true when the session ended by it. */

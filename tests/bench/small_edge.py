@@ -8,7 +8,7 @@ with a round trip of 20 ms, beside the same split with rows as f16, alternately.
     sudo tests/bench/small_edge.py --quick
 
 Edge and cloud start from the files that plan writes, over UDP on this host, a core each; the edge in a memory cgroup,
-and with --memory-budget of its limit, which says the same of packets as the plan does.
+and held by the memory-budget of its file.
 --pair is given where the plan's front is one of fewer bits, for halves that are there already. Exit code 1: the whole
 model was not refused, the edge hit its limit and was killed, or less than 1.49 times the tokens.
 What counts is the speed that a quarter of the prompts passed: others on the machine only ever make one slower.
@@ -35,7 +35,7 @@ def plan(o, folder, port):
     done = e2e.isthmus("plan", "-m", o.model, "--edge", o.profile, "--cloud", o.profile, "--link",
                        "rate=%s,rtt=%gms" % (RATE, RTT_MS), "--context", o.prompt + 64, "--prompt", o.prompt, "--least",
                        "ttft", "--quality", o.quality, "--edge-memory", o.limit, "--max-kl", o.max_kl, "--front",
-                       o.front, "--back", "keep", "--port", port, "--connect", port, "-o", folder, "--json")
+                       o.front, "--back", "keep", "--port", port, "-o", folder, "--json")
     if done.returncode != 0:
         sys.exit("plan: exit code %d: %s%s" % (done.returncode, done.stdout, done.stderr))
     return json.loads(done.stdout)["plan"]
@@ -54,7 +54,7 @@ def halves(o, group, folder, requests, codec):
             begun.append(subprocess.Popen(
                 [*group.prefix(), e2e.BINARY, "edge", "--config", folder + "/edge.ini", "--requests", "-",
                  "--ignore-eos", "--json", "--no-prefix-cache", "--first-core", "0",
-                 "--memory-budget", str(o.limit), *more, "--netem", "rate=%s,%s" % (RATE, netem)],
+                 *more, "--netem", "rate=%s,%s" % (RATE, netem)],
                 stdin=lines, stdout=subprocess.PIPE, stderr=err, text=True))
             edge, most = begun[1], [0]
             out = reading(edge, lambda: most.__setitem__(0, max(most[0], resident.peak_bytes(edge.pid))))

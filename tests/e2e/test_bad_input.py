@@ -58,7 +58,7 @@ def files(folder, model):
         return ["run", "-m", path, "-p", "x", "-n", "1"]
 
     refused("no such file", run(os.path.join(folder, "none.gguf")), 2, "none.gguf", "fetch-model")
-    refused("a folder", run(folder), 2, "edge.gguf: No such file or directory: a directory must be")
+    refused("a folder", run(folder), 2, "edge.gguf: No such file or directory: `isthmus quantize ")
     refused("an empty file", run(write(folder, "empty.gguf", b"")), 2, "empty.gguf")
     refused("not GGUF", run(write(folder, "text.gguf", b"hello world, " * 100)), 2, "text.gguf")
     refused("truncated in the header", run(write(folder, "short.gguf", head[:5000])), 2, "short.gguf")

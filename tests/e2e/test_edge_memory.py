@@ -112,11 +112,27 @@ def too_little_memory():
         os.rmdir(folder)
 
 
+def one_figure():
+    """What a budget would have to be does not depend on what was given, nor on whether it is only looked at."""
+    edge = ("edge", "-m", e2e.model("smollm2"), "-p", "x", "--split", "10", "--ctx", "512", "--history", "1",
+            "--insecure", "--port", "udp:127.0.0.1:9", "--cpus", ",".join(map(str, sorted(os.sched_getaffinity(0)))))
+    figures = set()
+    for budget in ("30MB", "51MB"):
+        for more in ((), ("--check-config",)):
+            done = e2e.isthmus(*edge, "--memory-budget", budget, *more)
+            said = re.search(r"needed are at least ([0-9.]+), .* program ([0-9.]+),", done.stderr)
+            e2e.check(done.returncode == 2 and said, "%s %s: exit %d, %s"
+                      % (budget, more, done.returncode, done.stderr))
+            figures.add(said and said.groups())
+    e2e.check(len(figures) == 1, "one figure: %s" % figures)
+
+
 def main():
     edge_beside_local()
     whole_model("smollm2")
     whole_model("qwen05")
     too_little_memory()
+    one_figure()
     e2e.finish()
 
 

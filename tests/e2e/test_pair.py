@@ -78,7 +78,7 @@ def main():
         meet(folder, same, same)
         meet(folder, os.path.join(same, "cloud.gguf"), os.path.join(same, "edge.gguf"))
         meet(folder, same, other, "model mismatch", first, second, "half of " + "0123456789abcdef" * 2,
-             "half of " + "f" * 32)
+             "half of " + "f" * 32, "quantize again")
         meet(folder, path, same, "model mismatch", first, "half of " + "0123456789abcdef" * 2)
 
         text = os.path.join(folder, "text")
@@ -108,9 +108,16 @@ def main():
         os.mkdir(mixed)
         os.link(edge, os.path.join(mixed, "edge.gguf"))
         os.link(os.path.join(other, "cloud.gguf"), os.path.join(mixed, "cloud.gguf"))
-        refused("halves of two pairs", ["run", "-m", mixed, "-p", "x"], 2, first, second, "f" * 32)
+        refused("halves of two pairs", ["run", "-m", mixed, "-p", "x"], 2, first, second, "f" * 32,
+                "quantize again")
         os.unlink(os.path.join(mixed, "cloud.gguf"))
-        refused("half a pair", ["run", "-m", mixed, "-p", "x"], 2, "cloud.gguf")
+        refused("half a pair", ["run", "-m", mixed, "-p", "x"], 2, "cloud.gguf", "`isthmus quantize ")
+        refused("no half yet", ["edge", "-m", os.path.join(folder, "new", "edge.gguf"), "--port", "memif:/tmp/x",
+                                "--insecure", "-p", "x"], 2, "edge.gguf: No such file", "`isthmus quantize ")
+        for n_bytes in (0, 300000, os.path.getsize(cloud) // 2):
+            with open(cloud, "rb") as whole, open(os.path.join(mixed, "cloud.gguf"), "wb") as part:
+                part.write(whole.read(n_bytes))
+            refused("a copy of %d bytes" % n_bytes, ["run", "-m", mixed, "-p", "x"], 2, "cloud.gguf", "copy it again")
     e2e.finish()
 
 

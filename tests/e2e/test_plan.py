@@ -88,6 +88,9 @@ def link_over(netem, least, most):
         done = e2e.isthmus("plan", *args, "--link", path + key, "--here", "edge")
         e2e.check(done.returncode == 2 and says in done.stderr, "a link's %s: exit %d, %s"
                   % (key, done.returncode, done.stderr))
+    done = e2e.isthmus("plan", *args, "--link", path + "version")
+    e2e.check(done.returncode == 0 and path + "version: was made by isthmus 0 " in done.stderr,
+              "a link of another version is said: exit %d, %s" % (done.returncode, done.stderr))
 
 
 def prints():
@@ -116,7 +119,10 @@ def refuses():
              (("--context", 512, "--edge-memory", "10MiB"), "size such as"),
              (("--context", 512, "--prompt", 512), "no room"), (("--context", 512, "--max-kl", "-1"), "max-kl"),
              (("--context", 512, "--link", "rate=4,rtt=20ms"), "rate such as"), ((), "--context is missing"),
-             (("--context", 512, "--codec", "zip"), "no such entry"), (("--context", 512, "--kv", "q7"), "no such"),
+             (("--context", 512, "--codec", "zip"), "unknown mode"),
+             (("--context", 512, "--codec", "tsq"), "without a table (--quality) there is no such entry, only f32"),
+             (("--context", 512, "--quality", QUALITY, "--codec", "tsq:delta=.3"), "no such entry; it has f32 f16 tsq:"),
+             (("--context", 512, "--kv", "q7"), "no such"),
              (("--context", 512, "--edge", folder + "/none.json"), "No such file"),
              (("--context", 512, "--link", host), "kind"),
              (("--context", 512, "--front", ","), "must be names"), (("--context", 512, "--kv", ""), "must be names"),
@@ -128,7 +134,7 @@ def refuses():
              (("--context", 512, "--edge", "1.5.2GB"), "size such as"),
              *((("--context", 512, "--edge", name), "No such file") for name in ("nan", "infGB", "-1GB", "0x10", "1e30"))]
     for key, value, says in (("model", "0" * 32, "another model"), ("format", 1, "version 1"), ("format", 9, "version 9"),
-                             ("cpu", "another", None)):
+                             ("cpu", "another", None), ("version", "0", None)):
         with open(other + key + str(value), "w", encoding="utf-8") as f:
             json.dump({**h, key: value}, f)
         if says:
@@ -157,6 +163,9 @@ def refuses():
     e2e.check(done.returncode == 0, "with --connect: exit %d, %s" % (done.returncode, done.stderr))
     done = plan("--context", 512, "--edge", other + "cpuanother")
     e2e.check(done.returncode == 0, "of another machine, as a remote one: %s" % done.stderr)
+    done = plan("--context", 512, "--edge", other + "version0")
+    e2e.check(done.returncode == 0 and other + "version0: was made by isthmus 0 " in done.stderr,
+              "of another version, said: exit %d, %s" % (done.returncode, done.stderr))
     done = plan("--context", 512, "--here", "edge", "--here", "cloud")
     e2e.check(done.returncode == 0, "of this machine: %s" % done.stderr)
 
@@ -186,8 +195,15 @@ def table_with_sq3():
 
 
 def not_measured():
-    for args, says in ((("--front", "sq3"), "--front sq3: no row in the table"),
-                       (("--kv", "q4"), "--kv q4: no row in the table")):
+    table = "`tools/quality-table -m %s --text TEXT" % model
+    for args, says in ((("--front", "sq3"), "--front sq3: no row in the table for splits 1 to 29: " + table
+                        + " --front sq3 --calibration PROFILE -o FILE` measures it, for --quality FILE"),
+                       (("--front", "Q8_0", "--split", 10, "--quality", QUALITY), "--front Q8_0: no row in the table "
+                        "for split 10: %s --front Q8_0 --scheme-splits 10 --only-schemes -o %s` measures it"
+                        % (table, QUALITY)),
+                       (("--back", "g4,sq3", "--split", "5-10", "--quality", QUALITY), table + " --back g4 --back sq3 "
+                        "--calibration PROFILE --scheme-splits 5,10 --only-schemes -o %s`" % QUALITY),
+                       (("--kv", "q4"), "--kv q4: no row in the table for splits 1 to 29: %s -o FILE`" % table)):
         done = plan("--context", 512, "--edge-memory", "200MB", *args)
         e2e.check(done.returncode == 3 and says in done.stdout and "--edge-memory" not in done.stdout,
                   "plan %s: exit %d, %s" % (args, done.returncode, done.stdout))
@@ -199,8 +215,94 @@ def not_measured():
     with open(without, "w", encoding="utf-8") as f:
         json.dump({**h, "schemes": {}}, f)
     done = plan("--context", 512, "--quality", table_with_sq3(), "--front", "sq3", "--edge", without)
-    e2e.check(done.returncode == 3 and "--front sq3: no times in the edge's profile" in done.stdout,
+    e2e.check(done.returncode == 3 and "--front sq3: no times in the edge's profile for splits 1 to 29: `isthmus "
+              "profile -m %s -o FILE` there measures them" % model in done.stdout,
               "a scheme without times: exit %d, %s" % (done.returncode, done.stdout))
+
+
+def spellings():
+    """A codec as halves take it is the table's entry, whatever its table's text."""
+    for text, entry in (("tsq", TSQ), ("tsq:delta=.2", TSQ.replace("0.08", "0.2")), ("tsq:qmax=8,delta=8e-2", TSQ),
+                        (TSQ, TSQ), ("f16", "f16")):
+        e2e.check(planned("--context", 512, "--max-kl", ".2", "--codec", text)["codec"] == entry, text)
+
+
+def more_kl():
+    """Of a table in which a front of fewer bits is much faster, and costs more than the default allows, one line."""
+    table, fast = os.path.join(folder, "costly.json"), os.path.join(folder, "fast.json")
+    with open(QUALITY, encoding="utf-8") as f:
+        t = json.load(f)
+    t["schemes"] = [{"stage": "front", "scheme": "sq3", "split": s, "kl": .0301} for s in (1, 29)]
+    with open(table, "w", encoding="utf-8") as f:
+        json.dump(t, f)
+    with open(host, encoding="utf-8") as f:
+        h = json.load(f)
+    h["schemes"]["sq3"] = [s * .01 for s in h["schemes"]["sq3"]]
+    with open(fast, "w", encoding="utf-8") as f:
+        json.dump(h, f)
+    args = ("--context", 512, "--edge", fast, "--quality", table, "--link", "rate=1gbit,rtt=.01ms", "--split", "25-29",
+            "--codec", "f32")
+    done = plan(*args)
+    e2e.check(done.returncode == 0 and done.stdout.count("\n--max-kl is its default, 0.0200: from 0.0301 on a front in "
+                                                         "sq3 fits, at split ") == 1, "one line: %s" % done.stdout[:600])
+    more = json.loads(plan(*args, "--json").stdout)["with_more_kl"]
+    e2e.check(more["front"] == "sq3" and abs(more["kl"] - .0301) < 1e-9, "as JSON: %s" % more)
+    for wish in (("--max-kl", ".02"), ("--front", "keep"), ("--least", "kl")):
+        done = plan(*args, *wish)
+        e2e.check(done.returncode == 0 and "is its default" not in done.stdout, "%s: %s" % (wish, done.stdout[:600]))
+    done = plan(*args, "--max-kl", ".0301")
+    e2e.check(done.returncode == 0 and "weights sq3 and keep" in done.stdout, "with that: %s" % done.stdout[:600])
+
+
+def keys(path):
+    """Of a configuration file with one section."""
+    with open(path, encoding="utf-8") as f:
+        return dict(line.rstrip("\n").split(" = ", 1) for line in f if " = " in line and line[0] not in ";[")
+
+
+def finds_the_cloud():
+    """Where the edge connects to follows from the cloud's port, or is asked for."""
+    out = os.path.join(folder, "ports")
+    with open(host, encoding="utf-8") as f:
+        name = json.load(f)["host"]
+    for args, cloud, edge in (((), "udp:*:7300", "udp:%s:7300" % name),
+                              (("--port", "udp:*:9000"), "udp:*:9000", "udp:%s:9000" % name),
+                              (("--port", "udp:[::1]:9000,mtu=1400"),) + ("udp:[::1]:9000,mtu=1400",) * 2,
+                              (("--port", "memif:/tmp/a.sock"),) + ("memif:/tmp/a.sock",) * 2,
+                              (("--port", "udp:*:9000", "--connect", "udp:b:9001"), "udp:*:9000", "udp:b:9001")):
+        done = plan("--context", 256, "-o", out, *args)
+        e2e.check(done.returncode == 0, "%s: exit %d, %s" % (args, done.returncode, done.stderr))
+        got = [keys("%s/%s.ini" % (out, half))["port"] for half in ("cloud", "edge")]
+        e2e.check(got == [cloud, edge], "%s: %s" % (args, got))
+        e2e.check("memory-budget" not in keys(out + "/edge.ini"), "no limit of memory given, none held")
+    for port in ("packet:none0,ip=10.0.0.1/24", "xdp:none0,ip=10.0.0.1/24", "pci:0000:01:00.0,ip=10.0.0.1/24"):
+        done = plan("--context", 256, "-o", out, "--port", port)
+        e2e.check(done.returncode == 2 and port in done.stderr and "--connect" in done.stderr and not done.stdout,
+                  "%s: exit %d, %s" % (port, done.returncode, done.stderr))
+
+
+def starts_at_the_limit():
+    """The least limit that a plan fits, to the byte: both files are good for a start, with a little less they are not."""
+    out = os.path.join(folder, "limit")
+    for sessions, kv, port, listen in ((1, "f16", "udp:127.0.0.1:9000", ()), (4, "q8", "udp:127.0.0.1:9000", ()),
+                                       (17, "k8v4", "memif:/tmp/b.sock", ("--listen", "127.0.0.1:8080"))):
+        args = ("--context", 448, "--sessions", sessions, "--split", 10, "--kv", kv, "--codec", "tsq", "--chunk", 64,
+                "--front", "keep", "--back", "keep", "--max-kl", 9, "--port", port, "-o", out, *listen)
+        p = planned(*args, "--cloud-memory", "1GB")
+        least = [-int(-p[half + "_bytes"] // .98) for half in ("edge", "cloud")]
+        planned(*args, "--edge-memory", least[0], "--cloud-memory", least[1])
+        for half, limit in zip(("edge", "cloud"), least):
+            path = "%s/%s.ini" % (out, half)
+            e2e.check(keys(path)["memory-budget"] == str(limit), "%s: %s" % (half, keys(path)))
+            checked = e2e.isthmus(half, "--config", path, "--check-config")
+            e2e.check(checked.returncode == 0 and "the cache may take %.1f" % (int(keys(path)["kv-budget"]) / 1e6)
+                      in checked.stderr, "%s of %d sessions, %s, at its limit: exit %d, %s"
+                      % (half, sessions, kv, checked.returncode, checked.stderr))
+            others = int(keys(path)["kv-budget"]) * (sessions - 1) / sessions  # a start is content with one
+            checked = e2e.isthmus(half, "--config", path, "--check-config", "--memory-budget",
+                                  limit - int((others + 2.2e6) / .98))
+            e2e.check(checked.returncode == 2 and "needed are at least" in checked.stderr, "%s of %d sessions, %s, "
+                      "below it: exit %d, %s" % (half, sessions, kv, checked.returncode, checked.stderr))
 
 
 def answers(out):
@@ -256,43 +358,51 @@ def holds(more, codec, wants):
 
 
 def starts_under_its_limit():
-    """An edge of 40 % of the model, held by the kernel 5 % above it, and by --memory-budget: what is planned for so much
-    starts and answers; of two layers more the start refuses it."""
+    """An edge of 40 % of the model, and a cloud of what that leaves it, each held by the kernel 5 % above its limit and
+    by the file that plan wrote: what is planned for so much starts and answers; of two layers more the start refuses
+    it."""
     if os.geteuid() != 0:
         e2e.say("a cgroup needs root: no edge is started under its limit")
         return
     limit, port = int(os.path.getsize(model) * .4), "udp:127.0.0.1:%d" % halves.free_port()
     out = os.path.join(folder, "small")
     wish = ("--context", 256, "--prompt", 128, "--least", "ttft", "--max-kl", ".05", "--front", "keep", "--back", "keep",
-            "--edge-memory", limit, "-o", out, "--port", port, "--connect", port)
+            "--edge-memory", limit, "-o", out, "--port", port)
     # As many layers as fit: which would be the fastest depends on how busy the machine was when it was measured.
     split = next(s for s in range(12, 0, -1)
                  if plan("--quality", QUALITY, "--json", "--split", s, *wish).returncode == 0)
-    p = planned("--split", split, *wish)
+    roomy = planned("--split", split, *wish, "--cloud-memory", "1GB")
+    cloud_limit = -int(-roomy["cloud_bytes"] // .98)
+    p = planned("--split", split, *wish, "--cloud-memory", cloud_limit)
     e2e.check(p["edge_bytes"] <= .98 * limit, "2 %% of %d are kept: %.0f" % (limit, p["edge_bytes"]))
     with open(e2e.shared("eval/wikitext2-valid.txt"), encoding="utf-8") as f:
         words = f.read(20000).split()[:110]
-    with resident.Group("plan-edge", int(1.05 * limit)) as group:
+    with resident.Group("plan-edge", int(1.05 * limit)) as group, \
+            resident.Group("plan-cloud", int(1.05 * cloud_limit)) as cloud_group:
         def edge(*more):
             return e2e.isthmus("edge", "--config", out + "/edge.ini", "-p", " ".join(words), "-n", 8, "--json",
                                "--ignore-eos", "--stats", *more, prefix=group.prefix())
-        for more in ((), ("--memory-budget", limit)):
-            cloud = subprocess.Popen([e2e.BINARY, "cloud", "--config", out + "/cloud.ini"], stdout=subprocess.PIPE,
-                                     stderr=subprocess.DEVNULL)
-            try:
-                answer = e2e.json_lines(edge(*more), "edge in %d bytes %s" % (limit, more))[0]
-            finally:
-                e2e.end(cloud, "cloud")
-            e2e.say("split %d under %.1f MB %s: %.1f MB planned, %.1f at the peak"
-                    % (p["split"], limit / 1e6, more, p["edge_bytes"] / 1e6, answer["memory"]["peak_rss_bytes"] / 1e6))
-            e2e.check(len(answer["ids"]) == 8, "it answers")
-            e2e.check(abs(p["edge_bytes"] / answer["memory"]["peak_rss_bytes"] - 1) <= .05, "planned within 5 %")
-            packets = [i for i in answer["memory"]["items"] if i["what"] == "packets"][0]
-            e2e.check(not more or packets["limit_bytes"] < 3e6, "packets are held: %s" % packets)
-        for more in ((), ("--memory-budget", limit)):
+        cloud = subprocess.Popen([*cloud_group.prefix(), e2e.BINARY, "cloud", "--config", out + "/cloud.ini"],
+                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        try:
+            answer = e2e.json_lines(edge(), "edge in %d bytes" % limit)[0]
+            cloud_most = resident.peak_bytes(cloud.pid)
+        finally:
+            e2e.end(cloud, "cloud")
+        for half, should, most, of in (("edge", p["edge_bytes"], answer["memory"]["peak_rss_bytes"], limit),
+                                       ("cloud", p["cloud_bytes"], cloud_most, cloud_limit)):
+            e2e.say("split %d, %s under %.1f MB: %.1f MB planned, %.1f at the peak"
+                    % (p["split"], half, of / 1e6, should / 1e6, most / 1e6))
+            e2e.check(most <= 1.03 * of, "%s: no more than its limit" % half)
+        e2e.check(len(answer["ids"]) == 8, "it answers")
+        e2e.check(abs(p["edge_bytes"] / answer["memory"]["peak_rss_bytes"] - 1) <= .05, "planned within 5 %")
+        e2e.check(answer["memory"]["budget_bytes"] == limit, "held by its file: %s" % answer["memory"]["budget_bytes"])
+        packets = [i for i in answer["memory"]["items"] if i["what"] == "packets"][0]
+        e2e.check(packets["limit_bytes"] < 3e6, "packets are held: %s" % packets)
+        for more, says in (((), "would fit"), (("--memory-budget", "1GB"), "is the most that fits here")):
             done = edge("--split", p["split"] + 2, *more)
-            e2e.check(done.returncode == 2 and ("would fit" in done.stderr or "is the most that fits here" in done.stderr),
-                      "two layers more: exit %d, %s" % (done.returncode, done.stderr[-600:]))
+            e2e.check(done.returncode == 2 and says in done.stderr, "two layers more: exit %d, %s"
+                      % (done.returncode, done.stderr[-600:]))
 
 
 def beside_resident(where, wish, split, kv, sessions, tokens):
@@ -411,6 +521,10 @@ def main():
         refuses()
         nothing_fits()
         not_measured()
+        spellings()
+        more_kl()
+        finds_the_cloud()
+        starts_at_the_limit()
         starts()
         holds(("--quality", QUALITY), TSQ, {"max-tpot", "max-ttft"})
         holds(("--quality", QUALITY), "f16", {})

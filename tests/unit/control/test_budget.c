@@ -50,6 +50,17 @@ static void up_at_once(void **state)
     assert_int_equal(look(&b, 10, 98, 0), BUDGET_REFUSE);
 }
 
+/* A cache with room for all sessions is no reason; all else is. */
+static void room_for_all(void **state)
+{
+    (void)state;
+    struct budget b = {.kv_for_all = true};
+    assert_int_equal(look(&b, 50, 10, 100), BUDGET_EASY);
+    assert_int_equal(b.kv_steps, 0);
+    assert_int_equal(look(&b, 50, 65, 100), BUDGET_SHORTER);
+    assert_int_equal(look(&b, 100, 65, 100), BUDGET_REFUSE);
+}
+
 /* Nobody adapts activations: contexts are next. */
 static void without_coarser(void **state)
 {
@@ -168,7 +179,8 @@ static void formats_there_are(void **state)
     }
 }
 
-/* All that was given away is resident, up to the reserve: a spike is climbed for, and left behind. */
+/* All that was given away is resident, up to the reserve: a spike is climbed for, and left behind.
+ */
 static void a_spike_beside_weights(void **state)
 {
     (void)state;
@@ -223,6 +235,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(up_at_once),
+        cmocka_unit_test(room_for_all),
         cmocka_unit_test(without_coarser),
         cmocka_unit_test(down_slowly),
         cmocka_unit_test(keys_and_values),

@@ -384,6 +384,73 @@ static void test_budget(void **state)
     assert_int_equal(b.packet_bytes, 0);
 }
 
+/* What is planned for a limit starts under it as a budget, all sessions in the cache; no less does. */
+static void test_budget_as_planned(void **state)
+{
+    const uint32_t context = 96, chunk = 16, threads = 2;
+    const double row_bytes = 100;
+    char err[GGUF_ERR], line[BUDGET_LINE];
+    struct plan_model m;
+
+    assert_int_equal(plan_model_read(model, &m, err), 0);
+    for (uint32_t i = 0; i < 24; i++) {
+        const uint32_t split = 1 + i % 2, sessions = 1 + i / 8 * 10;
+        const enum kv_format kv = i / 2 % 2 ? KV_Q8 : KV_F16;
+        const bool is_edge = i / 4 % 2;
+        const uint32_t layers = is_edge ? split : TINY_LAYERS - split;
+        const uint64_t one = plan_kv_bytes(&m, layers, kv, context);
+        struct plan_memory_case c = {.split = split,
+                                     .kv = kv,
+                                     .context = context,
+                                     .sessions = sessions,
+                                     .edge_chunk = chunk,
+                                     .cloud_chunk = chunk,
+                                     .edge_threads = threads,
+                                     .cloud_threads = threads,
+                                     .row_bytes = row_bytes,
+                                     .serves = true,
+                                     .cloud_held = true,
+                                     .packet_bytes = port_bytes[i % 3]};
+        struct plan_memory planned, unheld;
+        (is_edge ? plan_memory_edge : plan_memory_cloud)(&m, &c, &planned);
+        c.cloud_held = false;
+        (is_edge ? plan_memory_edge : plan_memory_cloud)(&m, &c, &unheld);
+        /* sixteen rows of logits at least, and pages for two other formats */
+        const uint64_t rows = sessions < 16 ? 16 - sessions : 0;
+        assert_int_equal(planned.bytes - unheld.bytes,
+                         is_edge ? 0 : rows * TINY_VOCAB * sizeof(float) + 2 * (2u << 20));
+
+        const struct stage_params half = {.first_layer = is_edge ? 0 : split,
+                                          .end_layer = is_edge ? split : 0,
+                                          .n_ctx = context,
+                                          .max_rows = chunk + sessions,
+                                          .kv_format = kv,
+                                          .kv_budget_bytes = sessions * one,
+                                          .max_seqs = sessions + 4};
+        struct budget_plan b = {
+            .budget_bytes = for_all(planned.bytes),
+            .ports = 1,
+            .port_bytes = c.packet_bytes,
+            .sessions = sessions,
+            .with = {.faces_users = is_edge,
+                     .serves = is_edge,
+                     .threads = threads,
+                     .logit_rows = sessions,
+                     .other_formats = is_edge ? 0 : PLAN_KV_LEAST,
+                     .codec = &f16,
+                     .history_bytes =
+                         is_edge ? plan_history_bytes(row_bytes, context, sessions) : 0}};
+        struct stage_params p = half;
+        assert_int_equal(budget_start(model, &p, TINY_LAYERS, &b, line), 0);
+        assert_int_equal(p.kv_budget_bytes, sessions * one);
+        assert_in_range(b.packet_bytes, c.packet_bytes, c.packet_bytes + 1);
+        p = half;
+        b.budget_bytes = for_all(planned.bytes - (sessions - 1) * one) - 2;
+        assert_int_equal(budget_start(model, &p, TINY_LAYERS, &b, line), -ENOMEM);
+    }
+    plan_model_free(&m);
+}
+
 /* Last: from then on nothing is refused. */
 static void test_skip(void **state)
 {
@@ -423,6 +490,7 @@ int main(void)
         cmocka_unit_test(test_cache_without_budget),
         cmocka_unit_test(test_model_errors_pass),
         cmocka_unit_test(test_budget),
+        cmocka_unit_test(test_budget_as_planned),
         cmocka_unit_test(test_skip),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);

@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "control/plan_show.h"
 #include "models.h"
 
 struct world {
@@ -434,6 +435,52 @@ static void reserve(void **state)
     }
 }
 
+struct cheapest {
+    const struct plan_wish *w;
+    double most; /* of what is to be least */
+    double kl;
+};
+
+static void look_beyond(void *arg, const struct plan *p)
+{
+    struct cheapest *c = arg;
+
+    if (p->front == PLAN_KEEP || p->metric[c->w->least] > c->most)
+        return;
+    for (unsigned m = 0; m < PLAN_METRICS; m++)
+        if (m != PLAN_KL && p->metric[m] > c->w->limit[m])
+            return;
+    c->kl = fmin(c->kl, p->metric[PLAN_KL]);
+}
+
+/* What a greater limit of KL would allow: the least of all that are a twentieth better. */
+static void more_kl(void **state)
+{
+    struct world *x = world_of(6);
+    static struct plan_answer a;
+    unsigned n_more = 0, n_none = 0;
+    struct plan more;
+    bool found;
+
+    for (unsigned i = 0; i < 12; i++) {
+        x->w.least = (enum plan_metric)(i % PLAN_METRICS);
+        x->w.limit[PLAN_KL] = .0004;
+        x->w.limit[PLAN_EDGE_BYTES] = i < PLAN_METRICS ? INFINITY : 5e8 + 1e8 * i;
+        assert_int_equal(plan_search(&x->w, &a), 0);
+        assert_int_equal(plan_with_more_kl(&x->w, &a, &found, &more), 0);
+        struct cheapest c = {&x->w, .95 * a.best.metric[x->w.least], INFINITY};
+        if (a.found && a.best.front == PLAN_KEEP && x->w.least != PLAN_KL)
+            try_all(&x->w, look_beyond, &c);
+        assert_int_equal(found, c.kl < INFINITY);
+        if (found)
+            assert_true(more.metric[PLAN_KL] == c.kl && c.kl > .0004);
+        n_more += found;
+        n_none += !found;
+    }
+    assert_true(n_more >= 4 && n_none >= 2);
+    end(x);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -441,7 +488,7 @@ int main(void)
         cmocka_unit_test(least_change),  cmocka_unit_test(longest_context),
         cmocka_unit_test(most_load),     cmocka_unit_test(in_time),
         cmocka_unit_test(golden_plan),   cmocka_unit_test(reserve),
-        cmocka_unit_test(tight_edge),
+        cmocka_unit_test(tight_edge),    cmocka_unit_test(more_kl),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
