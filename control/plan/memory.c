@@ -68,15 +68,15 @@ static uint64_t logits_bytes(const struct plan_model *m, const struct plan_proce
     return p->logit_rows ? p->logit_rows * row * sizeof(float) + m->n_vocab * UINT64_C(8) : 0;
 }
 
-/* compute/kernels/acts.c: values, their integers, scales and sums by block of 32. */
+/* compute/kernels/acts.c: integers of values, scales and sums by block of 32. */
 static uint64_t acts_int8(uint64_t n)
 {
-    return 7 * n + 20 * (n / 32);
+    return 3 * n + 36 * (n / 32);
 }
 
 static uint64_t acts_int16(uint64_t n)
 {
-    return 6 * n + 8 * (n / 32);
+    return 2 * n + 8 * (n / 32);
 }
 
 /* compute/arch/attention.c. */
@@ -104,7 +104,10 @@ uint64_t plan_scratch_bytes(const struct plan_model *m, uint32_t layers, uint32_
     const uint64_t q = (uint64_t)m->n_heads * m->head_dim,
                    k = (uint64_t)m->n_kv_heads * m->head_dim;
     const uint64_t widest = larger(larger(m->d_model, m->n_ff), (uint32_t)q);
-    const uint64_t f32 = rows * (2 * d + q + 2 * k + 2 * ff) * sizeof(float);
+    /* compute/arch/decoder.c: FEED_ROWS. */
+    const uint64_t feed_most = UINT64_C(96) * threads;
+    const uint64_t feed_rows = rows < feed_most ? rows : feed_most;
+    const uint64_t f32 = (rows * (2 * d + q + 2 * k) + feed_rows * 2 * ff) * sizeof(float);
 
     return f32 + acts_int8(rows * widest) + acts_int16(rows * d) +
            attention_scratch(m, layers, rows, context, threads);
