@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benches of the planner share: the table of the small model, a profile of this host, and halves in fewer
+"""What the benches of the planner share: the models' tables, a profile of this host, and halves in fewer
 bits that are there already."""
 import argparse
 import os
@@ -7,7 +7,14 @@ import sys
 
 import e2e
 
-QUALITY = os.path.join(e2e.ROOT, "docs", "quality", "smollm2-135m.json")
+TABLES = {"smollm2": "smollm2-135m.json", "qwen05": "qwen05.json"}
+
+
+def quality(model):
+    return os.path.join(e2e.ROOT, "docs", "quality", TABLES[model])
+
+
+QUALITY = quality("smollm2")
 
 
 def host_profile(model, path):
