@@ -64,6 +64,7 @@ void account_take(const struct account_source *s, struct account *a)
         .locked_bytes = process_memory("VmLck"),
         .budget_bytes = s->budget_bytes,
         .kv_busy_bytes = s->kv_busy_bytes,
+        .busy = s->busy,
         .history_busy_bytes = s->history_busy_bytes,
     };
     uint64_t *bytes = a->bytes, *limits = a->limits;

@@ -34,6 +34,7 @@ struct account {
     uint64_t resident_bytes, peak_bytes, locked_bytes;
     uint64_t kv_reserved_bytes, kv_shared_bytes;
     uint64_t kv_busy_bytes, history_busy_bytes; /* of sessions that have not ended */
+    uint32_t busy;                              /* how many these are */
     enum kv_format kv_format;
     uint64_t budget_bytes; /* --memory-budget; 0: none */
 };
@@ -45,6 +46,7 @@ struct account_source {
     uint32_t n_ports;
     uint64_t history_bytes, history_busy_bytes, history_limit_bytes;
     uint64_t kv_busy_bytes;
+    uint32_t busy;
     uint64_t dpdk_bytes; /* port_eal_rss_bytes */
     uint64_t logits_bytes; /* account_logits */
     uint64_t budget_bytes;

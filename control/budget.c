@@ -120,10 +120,10 @@ int budget_start(const struct gguf *g, struct stage_params *p, uint32_t n_layers
         return refuse(&(struct room){g, &with, most}, p, n_layers, &need, b->budget_bytes, line);
     const uint64_t given = p->kv_budget_bytes, left = most - need.bytes;
     const uint64_t all = (uint64_t)kv_one * (p->max_seqs ? p->max_seqs : 1);
-    const uint64_t wanted = given ? given : all, least = given && given < kv_one ? given : kv_one;
+    const uint64_t wanted = given ? given : all;
     /* Of the huge pages that one session begins; all that it may come to is whole ones, too. */
-    const uint64_t spare = need.term[PLAN_KV] - with.other_formats * PLAN_HUGE_BYTES - least;
-    const uint64_t unit = spare ? PLAN_HUGE_BYTES : 1, begun = least + spare;
+    const uint64_t begun = need.term[PLAN_KV] - with.other_formats * PLAN_HUGE_BYTES;
+    const uint64_t unit = need.kv_unit_bytes;
     const uint64_t whole = (wanted + unit - 1) / unit * unit;
     const uint64_t packets = more_packets(b, left, whole - begun, given != 0);
     const uint64_t room = (begun + left - packets) / unit * unit;
@@ -182,11 +182,10 @@ void budget_formats(struct budget *b, const struct stage_info *info, enum kv_for
             b->kv[++b->kv_most] = (enum kv_format)f;
 }
 
-void budget_cache(struct budget *b, const struct stage *s, enum kv_format finest, uint32_t sessions)
+void budget_cache(struct budget *b, const struct stage *s, enum kv_format own, uint32_t sessions)
 {
-    const struct stage_info *info = stage_info(s);
-
-    b->kv_for_all = sessions * stage_seq_bytes_as(s, finest, info->n_ctx) <= info->kv_budget_bytes;
+    b->kv_one_bytes = stage_seq_bytes_as(s, own, stage_info(s)->n_ctx);
+    b->sessions = sessions;
 }
 
 enum kv_format budget_kv(const struct budget *b)
@@ -212,7 +211,11 @@ static bool is_full(const struct account *a, bool ease)
 
 static double kv_part(const struct budget *b, const struct account *a)
 {
-    return b->kv_for_all ? 0 : part(a->kv_busy_bytes, a->limits[ACCOUNT_KV]);
+    const uint64_t more = b->sessions > a->busy ? b->sessions - a->busy : 0;
+    const uint64_t all_bytes = a->kv_busy_bytes + more * b->kv_one_bytes;
+    const bool for_all = b->sessions && all_bytes <= a->limits[ACCOUNT_KV];
+
+    return for_all ? 0 : part(a->kv_busy_bytes, a->limits[ACCOUNT_KV]);
 }
 
 bool budget_is_full(const struct budget *b, const struct account *a)

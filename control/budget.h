@@ -67,7 +67,8 @@ const char *budget_rung_name(enum budget_rung r);
 struct budget {
     enum budget_rung rung;
     bool can_coarsen;              /* somebody adapts activations */
-    bool kv_for_all;               /* the cache is never tight: budget_cache */
+    uint64_t kv_one_bytes;         /* of a session at its longest, and how many of these there */
+    uint32_t sessions;             /* can be: budget_cache. 0: not known */
     uint32_t coarser;              /* steps of activations that are asked for */
     uint32_t calm;                 /* looks in a row that would have allowed less */
     enum kv_format kv[KV_FORMATS]; /* of new sessions, after 0 .. kv_most steps: budget_formats */
@@ -81,10 +82,9 @@ struct budget {
 void budget_formats(struct budget *b, const struct stage_info *info, enum kv_format from,
                     enum kv_format least);
 
-/* Where the cache has room for so many sessions at their longest, in `finest`, all that there can
- * be, it is no reason to climb. */
-void budget_cache(struct budget *b, const struct stage *s, enum kv_format finest,
-                  uint32_t sessions);
+/* There can be so many sessions, new ones in `own` format. While the cache has room for as many more
+ * at their longest as may still come, it is no reason to climb. */
+void budget_cache(struct budget *b, const struct stage *s, enum kv_format own, uint32_t sessions);
 
 /* Whether so much is resident that caches of sessions that have ended are to be given up, before
  * the ladder is climbed for it. */

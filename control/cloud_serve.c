@@ -292,6 +292,7 @@ void account_of_cloud(const struct cloud *c, const struct stage *stage, struct p
                                           .ports = &port,
                                           .n_ports = 1,
                                           .kv_busy_bytes = s.kv_bytes,
+                                          .busy = s.sessions,
                                           .dpdk_bytes = port_eal_rss_bytes(),
                                           .logits_bytes = account_logits(
                                               info->d_model, info->has_head ? info->n_vocab : 0,

@@ -592,6 +592,7 @@ void front_account(const struct front *f, struct account *a)
         from.history_busy_bytes = s.history_busy_bytes;
         from.history_limit_bytes = f->join.reconnect_ns ? f->join.history_bytes : 0;
         from.kv_busy_bytes = s.kv_busy_bytes;
+        from.busy = s.sessions;
         if (info->has_head)
             from.logits_bytes += account_hidden(info->d_model, info->max_rows, f->o->parallel);
     }

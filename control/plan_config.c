@@ -223,10 +223,9 @@ static int write_edge(const struct plan_paper *p, const struct half *h)
         return rc;
     add_common(&t, p, h);
     add(&t, "history = %lluB\nport = %s\n", (unsigned long long)history, p->connect);
-    if (h->budget_bytes) /* sessions stay as they were planned */
-        add(&t, "kv-least = %s\n", kv_format_name(b->kv));
-    if (p->listen)
-        add(&t, "listen = %s\nmax-sessions = %u\n", p->listen, b->sessions);
+    if (p->listen) /* sessions stay as they were planned */
+        add(&t, "listen = %s\nmax-sessions = %u\nkv-least = %s\n", p->listen, b->sessions,
+            kv_format_name(b->kv));
     add_held(&t, &held);
     return write_half(&t, h);
 }

@@ -161,9 +161,9 @@ void link_output_refused(struct link *l, struct pkt *p, uint64_t now_ns);
 
 /* Let time pass: retransmissions, delayed acknowledgements, pings, death. Call it after link_input
  * and before link_output. Silence counts only while the link is called: time the owner was away
- * (longer than ping_interval_ns between two calls, idle_ping_ns while idle) does not. *deadline_ns (may be NULL): when to call
- * again at the latest (UINT64_MAX: never), unless link_output sends something meanwhile: then
- * link_deadline(). 0, or -EPIPE when the peer is dead, closed, or reset. */
+ * (longer than ping_interval_ns between two calls, idle_ping_ns while idle) does not. *deadline_ns
+ * (may be NULL): when to call again at the latest (UINT64_MAX: never), unless link_output sends
+ * something meanwhile: then link_deadline(). 0, or -EPIPE when the peer is dead, closed, or reset. */
 int link_tick(struct link *l, uint64_t now_ns, uint64_t *deadline_ns);
 uint64_t link_deadline(const struct link *l);
 

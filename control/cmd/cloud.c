@@ -403,7 +403,7 @@ int cmd_cloud(int argc, char **argv)
         .budget_bytes = o.memory_budget_bytes,
     };
     budget_formats(&serve.budget, stage_info(stage), o.model.kv, budget_kv_least(o.kv_least));
-    budget_cache(&serve.budget, stage, KV_F16, o.max_sessions);
+    budget_cache(&serve.budget, stage, o.model.kv, o.max_sessions);
     rc = cloud_serve_reloads(&serve, &reload);
     if (rc != EXIT_OK)
         goto out;

@@ -569,7 +569,7 @@ static int plan(struct plan_options *o, const struct inputs *in)
 {
     static struct plan_answer a;
     static struct plan more_kl;
-    char connect[PLAN_CONNECT_MAX];
+    char connect[PLAN_CONNECT_MAX] = "";
     bool has_more = false;
     int rc = EXIT_OK;
 

@@ -51,10 +51,12 @@ static int time_rows(const struct measure_params *p, struct stage *stage, struct
     const struct stage_info *info = stage_info(stage);
     const bool head = info->end_layer == info->n_layers;
     struct measure_stage *steps;
+    uint32_t n_rested = 0;
     int rc = measure_stage_open(stage, &steps);
 
     for (uint32_t i = 0; i < h->n_rows && rc == 0; i++) {
         const uint32_t rows = h->rows[i];
+        n_rested += rows <= RESTED_MAX;
         rc = measure_step(steps, 0, rows, 0, MEASURE_AT_ONCE, p->time_s, &s[i]);
         rested_s[i] = s[i];
         if (rc == 0 && rows <= RESTED_MAX)
@@ -65,12 +67,17 @@ static int time_rows(const struct measure_params *p, struct stage *stage, struct
                               &h->head_s[i]);
     }
     measure_stage_close(steps);
+    if (rc)
+        return measure_failed(rc, "a step of the model");
+    const uint32_t n_others = h->n_rows - n_rested; /* of these a rest is no part */
     plan_trim_steps(s, h->n_rows);
-    plan_trim_steps(rested_s, h->n_rows);
-    plan_trim_steps(h->head_s, head ? h->n_rows : 0);
+    plan_trim_steps(rested_s, n_rested);
+    memcpy(rested_s + n_rested, s + n_rested, n_others * sizeof *s);
+    plan_trim_steps(h->head_s, head ? n_rested : 0);
+    plan_trim_steps(h->head_s + n_rested, head ? n_others : 0);
     for (uint32_t i = 0; i < h->n_rows && head; i++)
         h->head_s[i] = h->head_s[i] > rested_s[i] ? h->head_s[i] - rested_s[i] : 0;
-    return rc ? measure_failed(rc, "a step of the model") : EXIT_OK;
+    return EXIT_OK;
 }
 
 static int time_stages(const struct measure_params *p, struct team *team, struct plan_host *h)

@@ -51,12 +51,9 @@ uint64_t plan_kv_bytes(const struct plan_model *m, uint32_t layers, enum kv_form
 }
 
 /* Large pages are resident by whole huge ones; each format has its own. */
-static uint64_t cache_bytes(const struct plan_model *m, const struct plan_process *p)
+static uint64_t cache_unit_bytes(const struct plan_model *m, const struct plan_process *p)
 {
-    const bool huge = plan_kv_bytes(m, p->kv_layers, p->kv, 1) >= KV_HUGE_FROM;
-
-    return (huge ? up_to(p->kv_bytes, PLAN_HUGE_BYTES) : p->kv_bytes) +
-           p->other_formats * PLAN_HUGE_BYTES;
+    return plan_kv_bytes(m, p->kv_layers, p->kv, 1) >= KV_HUGE_FROM ? PLAN_HUGE_BYTES : 1;
 }
 
 /* With the head, the sampler's table; and hidden states that come back to it from a cloud. */
@@ -141,7 +138,7 @@ static uint64_t panel_bytes(const struct plan_model *m, uint32_t first, uint32_t
 /* Rows are of different lengths, and grow from the mean's: a tenth more. */
 uint64_t plan_history_bytes(double row_bytes, uint32_t context, uint32_t sessions)
 {
-    return (uint64_t)(1.1 * row_bytes * context * sessions);
+    return (uint64_t)(1.9 * row_bytes * context * sessions);
 }
 
 /* --- a process, and the two of a split ---------------------------------------------------------
@@ -152,13 +149,14 @@ void plan_memory_process(const struct plan_model *m, const struct plan_process *
 {
     const uint64_t weights = up_to(p->weight_bytes + p->head_bytes, PLAN_HUGE_BYTES);
 
-    *out = (struct plan_memory){{0}, 0};
+    *out = (struct plan_memory){.kv_unit_bytes = cache_unit_bytes(m, p)};
     out->term[PLAN_PROGRAM] = (p->faces_users ? EDGE_PROGRAM_BYTES : CLOUD_PROGRAM_BYTES) +
                               (p->serves ? SERVICE_BYTES : 0) + (p->threads - 1) * THREAD_BYTES;
     out->term[PLAN_TOKENIZER] = p->faces_users ? tokenizer_bytes(m) : 0;
     out->term[PLAN_PANELS] = weights - p->head_bytes; /* they lie together */
     out->term[PLAN_HEAD] = p->head_bytes;
-    out->term[PLAN_KV] = cache_bytes(m, p);
+    out->term[PLAN_KV] =
+        up_to(p->kv_bytes, out->kv_unit_bytes) + p->other_formats * PLAN_HUGE_BYTES;
     out->term[PLAN_SCRATCH] = plan_scratch_bytes(m, p->layers, p->rows, p->context, p->threads) +
                               (uint64_t)p->rows * m->d_model * sizeof(float);
     out->term[PLAN_LOGITS] = logits_bytes(m, p);

@@ -63,7 +63,8 @@ const char *plan_memory_term_name(enum plan_memory_term t);
 
 struct plan_memory {
     uint64_t term[PLAN_MEMORY_TERMS];
-    uint64_t bytes; /* their sum */
+    uint64_t bytes;         /* their sum */
+    uint64_t kv_unit_bytes; /* the cache is resident by whole ones: huge pages, or 1 */
 };
 
 /* One process, a half of a model or all of it, by what it is to hold: the one account that `plan`,

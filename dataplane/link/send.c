@@ -346,10 +346,11 @@ int send_output(struct link *l, struct pkt **out, int n, struct pkt_pool *pool)
         if (!p)
             break;
         replied = replied || reply;
-        if (p->len > l->mtu.frame_max || pkt_is_lone(p)) {
-            l->in_flight_more -= f->more;
-            f->more = (uint8_t)(piece_count(p) - 1);
-            l->in_flight_more += f->more;
+        const bool cut = p->len > l->mtu.frame_max || pkt_is_lone(p);
+        l->in_flight_more -= f->more;
+        f->more = cut ? (uint8_t)(piece_count(p) - 1) : 0;
+        l->in_flight_more += f->more;
+        if (cut) {
             piece_cut(l, p, pool);
             pkt_unref(p);
             count += piece_output(l, out + count, n - count);

@@ -644,7 +644,7 @@ void edge_stats(const struct edge *e, struct edge_stats *s)
         const struct edge_session *o = &e->sessions[i];
 
         s->lingering += o->state == EDGE_LINGERING;
-        s->history_busy_bytes += edge_is_busy(o) ? o->history.room : 0;
+        s->history_busy_bytes += edge_is_busy(o) ? o->history.n : 0;
         s->reading += o->state == EDGE_RUNNING && o->computed < o->prefill_end;
         s->decoding += o->state == EDGE_RUNNING && o->computed >= o->prefill_end;
     }

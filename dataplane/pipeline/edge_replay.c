@@ -36,30 +36,55 @@ static void drop(struct edge *e, struct edge_session *s)
     e->history_full = true;
 }
 
+/* What the budget has for this one. */
+static size_t most_room(const struct edge *e, const struct edge_history *h)
+{
+    const size_t others = e->history_bytes - h->room;
+
+    return e->p.rejoin.history_bytes > others ? e->p.rejoin.history_bytes - others : 0;
+}
+
+static bool set_room(struct edge *e, struct edge_history *h, size_t room)
+{
+    uint8_t *bytes = realloc(h->bytes, room);
+
+    if (!bytes)
+        return false;
+    e->history_bytes = e->history_bytes - h->room + room;
+    h->bytes = bytes;
+    h->room = room;
+    return true;
+}
+
+/* Room that others have ahead of what they keep. */
+static void fit_others(struct edge *e, const struct edge_session *s)
+{
+    for (uint32_t i = 0; i < e->n_places; i++) {
+        struct edge_history *h = &e->sessions[i].history;
+
+        if (&e->sessions[i] != s && h->n && h->room > h->n)
+            set_room(e, h, h->n);
+    }
+}
+
 /* Room for so many bytes more: twice as much as before, or what the budget still has. */
 static bool make_room(struct edge *e, struct edge_session *s, size_t more)
 {
     struct edge_history *h = &s->history;
-    size_t need = h->n + more, others = e->history_bytes - h->room;
-    size_t most = e->p.rejoin.history_bytes > others ? e->p.rejoin.history_bytes - others : 0;
+    const size_t need = h->n + more;
     size_t room = h->room ? 2 * h->room : ROOM_MIN;
-    uint8_t *bytes;
 
     if (need <= h->room)
         return true;
-    room = room < need ? need : room;
-    while (need > most && edge_evict(e)) { /* those that have ended need theirs less */
-        others = e->history_bytes - h->room;
-        most = e->p.rejoin.history_bytes > others ? e->p.rejoin.history_bytes - others : 0;
+    while (need > most_room(e, h) && edge_evict(e)) {
+        /* those that have ended need theirs less */
     }
-    room = room > most ? most : room;
-    bytes = room >= need ? realloc(h->bytes, room) : NULL;
-    if (!bytes)
-        return false;
-    e->history_bytes = others + room;
-    h->bytes = bytes;
-    h->room = room;
-    return true;
+    if (need > most_room(e, h))
+        fit_others(e, s);
+    room = room < need ? need : room;
+    if (room > most_room(e, h))
+        room = most_room(e, h);
+    return room >= need && set_room(e, h, room);
 }
 
 void edge_history_keep(struct edge *e, struct edge_session *s, const struct proto_rows *head,

@@ -390,19 +390,23 @@ static struct pkt *frame(struct handshake *h, struct pkt_pool *pool, const struc
     return p;
 }
 
-/* Attempt 0 is nobody's: by it a responder says that it knows no such connection. */
+/* Attempt 0 is nobody's: by it a responder says that it knows no such connection. Without a packet
+ * the stray keeps its place. */
 static struct pkt *deny_oldest(struct handshake *h, struct pkt_pool *pool)
 {
     const struct stray s = h->strays[0];
     uint8_t text[DENIAL_BYTES], bytes[WIRE_TAG_BYTES + IDENTITY_SIGNATURE_MAX];
+    struct pkt *p;
     size_t n;
 
     h->deny_ns = h->now_ns + DENY_NS;
-    memmove(h->strays, h->strays + 1, --h->n_strays * sizeof s);
     write_denial(h, s.connection, s.tag, text);
     memcpy(bytes, s.tag, WIRE_TAG_BYTES);
     n = identity_sign(h->p.identity, text, sizeof text, bytes + WIRE_TAG_BYTES);
-    return frame(h, pool, &s.path, s.connection, 0, 0, 0, bytes, n ? WIRE_TAG_BYTES + n : 0);
+    p = frame(h, pool, &s.path, s.connection, 0, 0, 0, bytes, n ? WIRE_TAG_BYTES + n : 0);
+    if (p)
+        memmove(h->strays, h->strays + 1, --h->n_strays * sizeof s);
+    return p;
 }
 
 static struct pkt *next_of(struct handshake *h, struct exchange *e, struct pkt_pool *pool)

@@ -263,7 +263,8 @@ def targets(path, model, folder):
               and len(dump["profile"]["curves"]["xform"]) > 3, "the profile: %s" % dump)
 
     answer = Answer(port)
-    e2e.check(e2e.wait_for(lambda: any(s["generated_tokens"] > 20 for s in
+    # Bytes are looked at now and then, tokens are counted at once.
+    e2e.check(e2e.wait_for(lambda: any(s["generated_tokens"] > 20 and s["bytes_per_token"] for s in
                                        control.result("sessions.list")), 60), "a session runs")
     session = control.result("sessions.list")[0]["id"]
 

@@ -358,8 +358,6 @@ DEFINE_MUL(word)
 
 #ifdef HAVE_DPBUSD
 
-/* Codes are unsigned to the dot products; the sums start from what this adds. */
-
 KFN vb byte_code(enum layout_id id, const uint8_t *codes, vb sc, size_t g)
 {
     vb c = codes_of(id, codes, g);
@@ -367,7 +365,8 @@ KFN vb byte_code(enum layout_id id, const uint8_t *codes, vb sc, size_t g)
     return id == LAYOUT_Q8_0 ? vb_xor(c, vb_set8((char)0x80)) : c;
 }
 
-/* By a shift: the multipliers are what all else waits for. */
+/* Codes are unsigned to the dot products: sums start from what that adds. By a shift, for the
+ * multipliers are what all else waits for. */
 KFN vb start_of(enum layout_id id, const int32_t *neg)
 {
     const int offset = id == LAYOUT_Q8_0 ? 128 : kernels_layouts[id].offset;
@@ -582,7 +581,7 @@ KFN void mul_float(enum layout_id id, const uint8_t *const *panels, size_t n, co
     _Alignas(64) float scratch[32 * PANEL_ROWS];
 
     if (kernels_layouts[id].bits == 0 && nt == 1 && n == 4) {
-        mul_columns_4(id, panels, a->x + t0 * a->cols, a->cols, acc);
+        mul_columns_4(id, panels, a->x + t0 * a->ldx, a->cols, acc);
         return;
     }
     memset(acc, 0, n * nt * PANEL_ROWS * sizeof(*acc));

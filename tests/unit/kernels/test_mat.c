@@ -24,11 +24,13 @@ static struct acts *random_acts(uint32_t tokens, uint32_t cols, enum acts_kind k
     static float *x;
     struct acts *a;
 
+    const size_t ldx = cols + 16;
+
     free(x);
-    x = malloc((size_t)tokens * cols * sizeof(*x));
+    x = malloc(tokens * ldx * sizeof(*x));
     assert_int_equal(acts_alloc(tokens, cols, kind, &a), 0);
-    random_floats(x, (size_t)tokens * cols);
-    kernels_acts_set(&kernels_isa_c, a, x, cols, tokens, cols, 0, 1);
+    random_floats(x, tokens * ldx);
+    kernels_acts_set(&kernels_isa_c, a, x, ldx, tokens, cols, 0, 1);
     return a;
 }
 
@@ -103,7 +105,7 @@ static void test_reference_is_near_double(void **state)
                 double sum = 0, mag = 0;
                 for (size_t c = 0; c < cols; c++) {
                     size_t at = c / 32 * tokens + t;
-                    double x = plain ? (double)a->x[t * cols + c]
+                    double x = plain ? (double)a->x[t * a->ldx + c]
                                      : (double)a->d[at] * a->w[at * 32 + word_of(c % 32)];
                     sum += (double)w[r * cols + c] * x;
                     mag += fabs((double)w[r * cols + c] * x);

@@ -43,7 +43,9 @@ static void golden(void **state)
     /* 2 T H_kv d_head 16 bits / 8, of each layer and session: whole pages here */
     assert_int_equal(edge.term[PLAN_KV], 2ull * 10 * 2 * 1024 * 8 * 128 * 2);
     assert_int_equal(cloud.term[PLAN_KV], 2ull * 22 * 2 * 1024 * 8 * 128 * 2);
-    assert_int_equal(edge.term[PLAN_HISTORY], 2 * 1024 * 1100); /* a tenth above the mean */
+    assert_int_equal(edge.term[PLAN_KV] % huge, 0); /* and of huge ones, though none is begun */
+    assert_int_equal(edge.kv_unit_bytes, huge);
+    assert_int_equal(edge.term[PLAN_HISTORY], 2 * 1024 * 1900); /* .6 of it is the rows */
     assert_int_equal(edge.term[PLAN_HEAD] + edge.term[PLAN_LOGITS] + cloud.term[PLAN_HISTORY], 0);
     assert_int_equal(cloud.term[PLAN_HEAD],
                      mat_bytes_for(QTYPE_Q6_K, 32000, 4096) + 4096 * sizeof(float));

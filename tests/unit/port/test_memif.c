@@ -307,7 +307,6 @@ static void bad_names_are_refused(void **state)
     }
 }
 
-/* A name with what would be arguments in DPDK's eyes is just a name. */
 /* More than a core keeps by itself go and come: else a stream would go through all there are. */
 static void what_was_used_last_is_used_next(void **state)
 {
@@ -334,6 +333,7 @@ static void what_was_used_last_is_used_next(void **state)
     port_close(p);
 }
 
+/* A name with what would be arguments in DPDK's eyes is just a name. */
 static void odd_names_are_just_names(void **state)
 {
     char uri[160];
