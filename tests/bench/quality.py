@@ -127,6 +127,8 @@ def main():
         o.suites, o.suite_cells, o.items = e2e.shared("eval"), "Q4_0:10,Q4_0", 5
     o.model = o.model or e2e.model("smollm2")
     o.text = o.text or e2e.shared("eval/wikitext2-valid.txt")
+    if not o.front + o.uniform:
+        p.error("no rows: --front or --uniform names a scheme")
     o.splits = sorted(int(s) for s in o.splits.split(","))
     o.suite_cells = o.suite_cells.split(",")
     whole = pair.Model(o.model)
