@@ -211,11 +211,10 @@ static bool is_full(const struct account *a, bool ease)
 
 static double kv_part(const struct budget *b, const struct account *a)
 {
-    const uint64_t more = b->sessions > a->busy ? b->sessions - a->busy : 0;
-    const uint64_t all_bytes = a->kv_busy_bytes + more * b->kv_one_bytes;
-    const bool for_all = b->sessions && all_bytes <= a->limits[ACCOUNT_KV];
+    const bool all_fit = b->sessions && b->sessions * b->kv_one_bytes <= a->limits[ACCOUNT_KV];
+    const bool none_larger = a->kv_busy_bytes <= a->busy * b->kv_one_bytes;
 
-    return for_all ? 0 : part(a->kv_busy_bytes, a->limits[ACCOUNT_KV]);
+    return all_fit && none_larger ? 0 : part(a->kv_busy_bytes, a->limits[ACCOUNT_KV]);
 }
 
 bool budget_is_full(const struct budget *b, const struct account *a)

@@ -82,8 +82,9 @@ struct budget {
 void budget_formats(struct budget *b, const struct stage_info *info, enum kv_format from,
                     enum kv_format least);
 
-/* There can be so many sessions, new ones in `own` format. While the cache has room for as many more
- * at their longest as may still come, it is no reason to climb. */
+/* There can be so many sessions, new ones in `own` format. Where the cache has room for all of them
+ * at their longest it is no reason to climb, unless those that are there take more than in that
+ * format: a cloud's edges choose theirs. */
 void budget_cache(struct budget *b, const struct stage *s, enum kv_format own, uint32_t sessions);
 
 /* Whether so much is resident that caches of sessions that have ended are to be given up, before

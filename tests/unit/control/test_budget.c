@@ -63,11 +63,22 @@ static void room_for_all(void **state)
     a.busy = 8; /* some of them take more than a new one does */
     budget_look(&b, &a);
     assert_int_equal(b.rung, BUDGET_SHORTER);
-    b = (struct budget){.sessions = 10};
-    assert_int_equal(look(&b, 50, 10, 100), BUDGET_EASY);
+    b = (struct budget){.kv_one_bytes = 10 * MB, .sessions = 11}; /* one too many */
+    a.busy = 10;
+    budget_look(&b, &a);
+    assert_int_equal(b.rung, BUDGET_SHORTER);
+    b = (struct budget){.sessions = 10, .kv_one_bytes = 10 * MB};
+    a = account(50, 10, 100);
+    a.busy = 10;
+    budget_look(&b, &a);
+    assert_int_equal(b.rung, BUDGET_EASY);
     assert_int_equal(b.kv_steps, 0);
-    assert_int_equal(look(&b, 50, 65, 100), BUDGET_SHORTER);
-    assert_int_equal(look(&b, 100, 65, 100), BUDGET_REFUSE);
+    a.history_busy_bytes = 65 * MB;
+    budget_look(&b, &a);
+    assert_int_equal(b.rung, BUDGET_SHORTER);
+    a.resident_bytes = a.budget_bytes;
+    budget_look(&b, &a);
+    assert_int_equal(b.rung, BUDGET_REFUSE);
 }
 
 /* Nobody adapts activations: contexts are next. */
