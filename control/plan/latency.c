@@ -21,7 +21,7 @@
  * never was full. Measured over paths of 4 to 60 ms. */
 #define LEARN_BYTES      6000.0
 #define LEARN_RTTS       1.5
-#define LEARN_SPARE_RTTS .75
+#define LEARN_SPARE_RTTS .5
 
 double plan_wire_bytes(const struct plan_link *l, uint32_t n, double row_bytes)
 {
