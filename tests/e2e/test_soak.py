@@ -26,10 +26,10 @@ EDGE_MB, CLOUD_MB = 81, 149  # hardly more than both refuse to start with
 CTX = 2048
 ABOVE = 1.05
 # How far the account may be from what is resident: at the end, and at any moment, for what a session was just given may
-# not be touched yet. 5 % of a cloud; of an edge, which has half as much, more: each format in use has a pool on huge
+# not be touched yet. 7 % of a cloud; of an edge, which has half as much, more: each format in use has a pool on huge
 # pages, of which those hardly begun are resident whole and counted by what is held, up to 2 MB a format.
-NEAR = {"edge": .10, "cloud": .05}
-WORST = {"edge": .15, "cloud": .08}
+NEAR = {"edge": .10, "cloud": .07}
+WORST = {"edge": .15, "cloud": .10}
 PACKETS_MB = 2  # of all buffers, those that are touched
 CLIENTS = 10
 
