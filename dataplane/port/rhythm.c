@@ -2,14 +2,10 @@
 #include "dataplane/port/rhythm.h"
 
 #include "dataplane/port.h"
+#include "dataplane/range.h"
 
 #define SPIN_NS 25000ull
 #define LEAD_NS 500000ull /* spin this long before and after a packet is due */
-
-static uint64_t sooner(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
 
 static void relax(void)
 {
@@ -52,11 +48,11 @@ static bool spin(const struct rhythm_ops *ops, void *arg, uint64_t *now, uint64_
 int rhythm_wait(const struct rhythm *r, const struct rhythm_ops *ops, void *arg, uint64_t *now,
                 uint64_t deadline_ns)
 {
-    uint64_t gap = sooner(r->gap_ns[0], r->gap_ns[1]);
+    uint64_t gap = least(r->gap_ns[0], r->gap_ns[1]);
     uint64_t due = r->sent_ns && gap > LEAD_NS ? r->sent_ns + gap : 0;
     uint64_t awake = due ? due - LEAD_NS : 0;
 
-    if (spin(ops, arg, now, sooner(*now + SPIN_NS, deadline_ns)))
+    if (spin(ops, arg, now, least(*now + SPIN_NS, deadline_ns)))
         return 0;
     if (*now < awake && awake < deadline_ns) {
         int rc = ops->sleep(arg, *now, awake);
@@ -65,7 +61,7 @@ int rhythm_wait(const struct rhythm *r, const struct rhythm_ops *ops, void *arg,
             return rc;
     }
     if (*now >= awake && *now < due + LEAD_NS &&
-        spin(ops, arg, now, sooner(due + LEAD_NS, deadline_ns)))
+        spin(ops, arg, now, least(due + LEAD_NS, deadline_ns)))
         return 0;
     return *now < deadline_ns ? ops->sleep(arg, *now, deadline_ns) : 0;
 }

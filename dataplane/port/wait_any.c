@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <time.h>
 
+#include "dataplane/range.h"
+
 #define PORTS_MAX 64u
 #define STEP_NS   1000000u /* between two looks at a port that can't wake us */
 
@@ -12,11 +14,6 @@ struct any {
     uint32_t n;
     bool stepped; /* some port has no waiter */
 };
-
-static uint64_t sooner(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
 
 static bool look(void *arg)
 {
@@ -59,7 +56,7 @@ static int nap(void *arg, uint64_t now_ns, uint64_t until_ns)
     int rc = 0;
 
     if (a->stepped)
-        until_ns = sooner(until_ns, now_ns + STEP_NS);
+        until_ns = least(until_ns, now_ns + STEP_NS);
     for (uint32_t i = 0; i < a->n; i++) {
         at[i] = n;
         if (a->ports[i]->waiter)
@@ -91,7 +88,7 @@ static const struct rhythm *leading(const struct any *a)
         const struct port_waiter *w = a->ports[i]->waiter;
         const struct rhythm *r = w ? w->rhythm(a->ports[i]) : NULL;
         const uint64_t due_ns =
-            r && r->sent_ns ? r->sent_ns + sooner(r->gap_ns[0], r->gap_ns[1]) : UINT64_MAX;
+            r && r->sent_ns ? r->sent_ns + least(r->gap_ns[0], r->gap_ns[1]) : UINT64_MAX;
 
         if (due_ns < best_ns) {
             best_ns = due_ns;
